@@ -1,0 +1,218 @@
+"""The whole configuration: one tree of dataclasses, the same for YAML files, command-line flags and Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
+
+
+@dataclass
+class DataConfig:
+    """Where the preference pairs come from and how they become tokens.
+
+    Args:
+        path: JSONL file (also .gz), Parquet or Arrow file, folder saved by `datasets`, or hub id.
+        split: Split of a hub data set or of a saved folder that holds several.
+        eval_path: Held-out pairs, in any of the same forms. Without it a part of `path` is held out.
+        eval_split: Split of `eval_path`; with no `eval_path`, another split of `path`.
+        eval_fraction: Fraction of the prompts of `path` held out when no evaluation data is named.
+        limit: Use only the first so many rows of `path`; null uses all.
+        columns: Names of your columns for ours, such as {chosen: preferred, rejected: other}.
+        max_length: Longest prompt + completion, in tokens.
+        truncation: What happens to a pair longer than `max_length`.
+        on_prefix_mismatch: What happens to a row whose prompt tokens do not begin prompt + completion tokens.
+        chat_template: Path of a Jinja file that replaces the tokenizer's chat template; null keeps it.
+        add_eos: End each plain-text completion with the end-of-sequence token.
+        cache_dir: Folder for tokenised data and reference log-probs; null takes ~/.cache/iwpo_fast.
+    """
+
+    path: str
+    split: str = "train"
+    eval_path: str | None = None
+    eval_split: str | None = None
+    eval_fraction: float = 0.05
+    limit: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    max_length: int = 1024
+    truncation: TruncationPolicy = "truncate_prompt_left"
+    on_prefix_mismatch: Literal["error", "drop"] = "error"
+    chat_template: str | None = None
+    add_eos: bool = True
+    cache_dir: str | None = None
+
+
+@dataclass
+class TinyConfig:
+    """Shape of the built-in `tiny` model, a Llama with random weights and a tokenizer trained on your data.
+
+    Args:
+        vocab_size: Entries of the byte-level BPE vocabulary.
+        hidden_size: Width of the model; a multiple of 32.
+        layers: Number of decoder layers.
+        heads: Number of attention heads.
+    """
+
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    layers: int = 2
+    heads: int = 4
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters instead of full fine-tuning.
+
+    Args:
+        rank: Rank of the update matrices.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Dropout on the input of the adapters.
+        target_modules: Names of the adapted linear layers; `all-linear` takes all but the LM head.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+@dataclass
+class ModelConfig:
+    """The policy.
+
+    Args:
+        path: Local folder, hub id, or `tiny` (see `tiny`).
+        lora: Adapter settings; null trains all weights.
+        batch_layout: `flat` runs sequences end to end, `padded` pads inside the model wrapper, `auto` takes flat
+            wherever the model can.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
+        revision: Revision of a hub model.
+        tiny: Shape of the built-in model.
+    """
+
+    path: str = "tiny"
+    lora: LoraConfig | None = None
+    batch_layout: Literal["auto", "flat", "padded"] = "auto"
+    gradient_checkpointing: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    revision: str | None = None
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+
+@dataclass
+class ObjectiveConfig:
+    """The preference objective.
+
+    Args:
+        name: Name of the objective, such as `sigmoid` (DPO) or `ipo`.
+        beta: Strength of the pull towards the reference.
+        label_smoothing: Probability that a label is flipped, for pairs without a `label_smoothing` column.
+        normalize: Divide the weighted loss by the number of pairs (`count`) or by the sum of weights (`weights`).
+    """
+
+    name: str = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    normalize: Literal["count", "weights"] = "count"
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule.
+
+    Args:
+        lr: Peak learning rate.
+        epochs: Passes over the training pairs.
+        max_steps: Stop after so many optimiser steps; null runs all epochs.
+        pairs_per_step: Pairs of one optimiser step, over all ranks and micro-batches.
+        tokens_per_batch: Token budget of one micro-batch; a single longer pair runs alone.
+        max_pairs_per_batch: Cap on the pairs of one micro-batch; null leaves it to the token budget.
+        schedule: Decay after the warm-up.
+        warmup_fraction: Fraction of all steps over which the learning rate rises.
+        min_lr_fraction: The learning rate ends at this fraction of `lr`.
+        betas: AdamW's running-average coefficients.
+        eps: AdamW's denominator offset.
+        weight_decay: Decoupled weight decay of matrices; vectors (norms, biases) have none.
+        max_grad_norm: Gradients are scaled down to this global norm; null leaves them alone.
+    """
+
+    lr: float = 1e-6
+    epochs: float = 1.0
+    max_steps: int | None = None
+    pairs_per_step: int = 32
+    tokens_per_batch: int = 16384
+    max_pairs_per_batch: int | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: float = 0.1
+    min_lr_fraction: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+
+
+@dataclass
+class LogConfig:
+    """What is reported, and how often.
+
+    Args:
+        every: Optimiser steps between step-lines.
+        eval_every: Optimiser steps between evaluations; null evaluates before the first and after the last step.
+        trackers: Where metrics go beside `metrics.jsonl`.
+        project: Project name for the trackers.
+    """
+
+    every: int = 10
+    eval_every: int | None = None
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = field(default_factory=list)
+    project: str = "iwpo_fast"
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state is saved.
+
+    Args:
+        every: Optimiser steps between checkpoints; null saves only the final one.
+        keep: Number of newest checkpoints kept.
+    """
+
+    every: int | None = 100
+    keep: int = 2
+
+
+@dataclass
+class TrainConfig:
+    """Train on preference pairs: tokenise, compute reference log-probs, optimise, evaluate, save.
+
+    Running the same command again goes on from the last checkpoint in `output_dir`.
+
+    Args:
+        data: Preference pairs.
+        model: Policy.
+        objective: Loss.
+        optim: Optimiser.
+        log: Reports.
+        checkpoint: Checkpoints.
+        output_dir: Folder of the run: configuration, metrics, checkpoints, final model.
+        seed: Seed of data order, initialisation and dropout.
+        device: `auto`, `cpu`, `cuda`, ...
+        deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
+        self_test: Before the first step, check that policy and reference agree on every token.
+        dry_run: Validate everything and print the plan, but do not train.
+    """
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    output_dir: str = "runs/train"
+    seed: int = 0
+    device: str = "auto"
+    deterministic: bool = False
+    self_test: bool = True
+    dry_run: bool = False

@@ -1,0 +1,61 @@
+"""Tokenised preference pairs: what every stage after tokenisation reads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from iwpo_fast.data.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P preference pairs (x, y_w, y_l) as token ids.
+
+    Attributes:
+        prompt, chosen, rejected: int32 token ids, P rows each; completions end with their end token.
+        weight: float64 [P], importance weight of each pair; ones unless the data has a `weight` column.
+        label_smoothing: float64 [P] in [0, 1), the probability that the label is flipped, or None.
+        columns: further float64 [P] columns carried along: `ref_chosen_logps`, `ref_rejected_logps`,
+            `score_chosen`, `score_rejected`, `cluster`.
+    """
+
+    prompt: Ragged
+    chosen: Ragged
+    rejected: Ragged
+    weight: np.ndarray
+    label_smoothing: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int64 [P]: tokens of both sequences of each pair, the prompt counted twice."""
+        return 2 * self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
+
+    def take(self, rows: np.ndarray) -> Pairs:
+        """The given rows, in the given order."""
+
+        def ragged(source: Ragged) -> Ragged:
+            return Ragged.from_rows([source[int(row)] for row in rows])
+
+        return Pairs(
+            prompt=ragged(self.prompt),
+            chosen=ragged(self.chosen),
+            rejected=ragged(self.rejected),
+            weight=self.weight[rows],
+            label_smoothing=None if self.label_smoothing is None else self.label_smoothing[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
+        )
+
+    def token_fingerprint(self) -> str:
+        """Hash of the token ids alone: equal for data that differs only in weights or scores."""
+        digest = hashlib.sha256()
+        for part in (self.prompt, self.chosen, self.rejected):
+            digest.update(np.ascontiguousarray(part.offsets).tobytes())
+            digest.update(np.ascontiguousarray(part.values).tobytes())
+        return digest.hexdigest()
