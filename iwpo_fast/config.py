@@ -216,3 +216,18 @@ class TrainConfig:
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False
+
+
+@dataclass
+class DemoConfig:
+    """Make a small preference dataset, align a tiny model to it, and show what changed.
+
+    Args:
+        output_dir: Folder for the data, the models and the report.
+        seed: Seed of data, initialisation and sampling.
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    output_dir: str = "demo-run"
+    seed: int = 0
+    device: str = "auto"

@@ -1,0 +1,6 @@
+"""The training loop and what it needs."""
+
+from iwpo_fast.training.loop import train
+from iwpo_fast.training.summary import TrainSummary
+
+__all__ = ["TrainSummary", "train"]

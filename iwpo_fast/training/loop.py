@@ -1,0 +1,194 @@
+"""Training on preference pairs, top to bottom: read, plan, check, step, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from iwpo_kernels import PreferenceOutput, weighted_preference_loss
+from torch import Tensor
+
+from iwpo_fast.config import ObjectiveConfig, TrainConfig
+from iwpo_fast.data import Pairs, cache_folder, read_rows, tokenise
+from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.files import written_aside
+from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.objectives import get_objective
+from iwpo_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.optimizer import learning_rate, make_optimizer
+from iwpo_fast.training.plan import make_plan
+from iwpo_fast.training.reporter import Reporter
+from iwpo_fast.training.run_folder import RunFolder
+from iwpo_fast.training.self_test import check_policy_is_reference
+from iwpo_fast.training.summary import TrainSummary, summarise
+from iwpo_fast.training.trackers import open_trackers
+from iwpo_fast.training.validation import check_config
+from iwpo_fast.world import World
+
+
+def train(config: TrainConfig) -> TrainSummary | None:
+    """Run or resume the training that `config` describes.
+
+    Returns:
+        The summary, or None after a dry run.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the configuration, the data or the folder, and what to do.
+    """
+    check_config(config)
+    world = World.start(config.device)
+    say = print if world.is_main else lambda *_: None
+    folder = RunFolder.check(config)
+    if folder.summary.exists() and not config.dry_run:
+        say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
+        return TrainSummary.load(folder.summary)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+    source = read_rows(config.data)
+    tokenizer = load_tokenizer(config.model, source.train.texts())
+    with world.main_first():
+        pairs, ledger = tokenise(source.train, tokenizer, config.data, progress=world.is_main)
+        held_out = None
+        if source.evaluation is not None:
+            held_out, _ = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
+    policy = load_policy(config.model, tokenizer, seed=config.seed, device=world.device)
+    plan = make_plan(config, policy, pairs, held_out, world)
+    for line in [*ledger.lines(), *plan.lines()]:
+        say(line)
+    if config.dry_run:
+        return None
+    if world.is_main:
+        folder.open(config, data=pairs.token_fingerprint())
+        ledger.save(folder.ledger)
+    world.barrier()
+
+    def rows_of_step(step: int) -> np.ndarray:
+        return step_rows(len(pairs), step, pairs_per_step=config.optim.pairs_per_step, seed=config.seed)
+
+    def with_reference(pairs: Pairs) -> Split:
+        settings = {"tokens_per_batch": config.optim.tokens_per_batch, "cache_dir": cache_folder(config.data)}
+        return Split(pairs, reference_logps(policy, pairs, world=world, progress=world.is_main, **settings))
+
+    training = with_reference(pairs)
+    evaluation = None if held_out is None else with_reference(held_out)
+    parameters = policy.trainable_parameters()
+    optimizer = make_optimizer(parameters, config.optim)
+    state = load_checkpoint(folder.checkpoints, parameters, optimizer, is_main=world.is_main)
+    world.barrier()
+    if state.step:
+        say(f"resuming from step {state.step}")
+    elif config.self_test:
+        first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
+        difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
+        say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on every token")
+
+    trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
+    reporter = Reporter(trackers, plan, state, world, every=config.log.every, truncated=ledger.truncated_fraction)
+    if evaluation is not None and state.step == 0:
+        reporter.evaluation(state, evaluate(policy, evaluation, config, world))
+    reporter.start_clock()
+    for step in range(state.step, plan.steps):
+        rows = rows_of_step(step)
+        rate = learning_rate(step, plan.steps, config.optim)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
+        accumulate_gradients(policy, training, rows, config, world, reporter.metrics)
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.optim.max_grad_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        state.step += 1
+        state.pairs += len(rows)
+        state.tokens += int(pairs.tokens[rows].sum())
+        reporter.step(state, pairs.weight[rows], rate, grad_norm)
+        last = state.step == plan.steps
+        if evaluation is not None and (last or _due(config.log.eval_every, state.step)):
+            reporter.evaluation(state, evaluate(policy, evaluation, config, world))
+        if world.is_main and (last or _due(config.checkpoint.every, state.step)):
+            save_checkpoint(folder.checkpoints, state, parameters, optimizer, keep=config.checkpoint.keep)
+        reporter.start_clock()
+    reporter.close()
+
+    if world.is_main:
+        with written_aside(folder.model) as aside:
+            policy.save(aside, tokenizer)
+        summarise(folder, plan).save(folder.summary)
+    world.barrier()
+    summary = TrainSummary.load(folder.summary)
+    for line in summary.lines():
+        say(line)
+    return summary
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pairs and their log-probs under the reference."""
+
+    pairs: Pairs
+    reference: ReferenceLogps
+
+
+def accumulate_gradients(
+    policy: Policy, split: Split, rows: np.ndarray, config: TrainConfig, world: World, metrics: PreferenceMetrics
+) -> None:
+    """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches."""
+    optim = config.optim
+    mine = micro_batches(
+        rows, split.pairs.tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=world.size
+    )[world.rank]
+    # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
+    weights = split.pairs.weight[rows]
+    denominator = float(weights.sum()) or 1.0 if config.objective.normalize == "weights" else float(len(rows))
+    policy.train()
+    for batch_rows in filter(len, mine):
+        batch = flat_batch(split.pairs, batch_rows, split.reference.sequences).to(world.device)
+        output = preference_loss(policy(batch), batch, config.objective, denominator)
+        output.loss.backward()
+        metrics.add(output.sums)
+    world.sum_gradients(policy.trainable_parameters().values())
+
+
+@torch.no_grad()
+def evaluate(policy: Policy, split: Split, config: TrainConfig, world: World) -> dict[str, float]:
+    """Exact metrics over all pairs of `split`, named `eval_...`."""
+    batches = micro_batches(
+        np.arange(len(split.pairs)), split.pairs.tokens, budget=config.optim.tokens_per_batch, ranks=world.size
+    )[world.rank]
+    metrics = PreferenceMetrics(world.device)
+    policy.eval()
+    for rows in filter(len, batches):
+        batch = flat_batch(split.pairs, rows, split.reference.sequences).to(world.device)
+        metrics.add(preference_loss(policy(batch), batch, config.objective, float(len(rows))).sums)
+    return {f"eval_{name}": value for name, value in metrics.compute(world).items()}
+
+
+def preference_loss(
+    logps: Tensor, batch: FlatBatch, config: ObjectiveConfig, denominator: float
+) -> PreferenceOutput:
+    """The weighted loss of a batch: the one place where weights and label smoothing meet an objective."""
+    objective = get_objective(config.name)
+    return weighted_preference_loss(
+        logps,
+        batch.segments,
+        batch.ref_logps,
+        batch.weight,
+        form=objective.form,
+        beta=config.beta,
+        label_smoothing=config.label_smoothing if batch.label_smoothing is None else batch.label_smoothing,
+        average=objective.average,
+        denominator=denominator,
+    )
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0

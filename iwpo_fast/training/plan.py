@@ -1,0 +1,101 @@
+"""The plan of a run: what will be done, with what, and about how much memory it takes; printed before the first step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from iwpo_fast.config import TrainConfig
+from iwpo_fast.data import Pairs
+from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.world import World
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Derived numbers of a run.
+
+    Attributes:
+        train_pairs, eval_pairs: pairs after truncation.
+        tokens_per_epoch: tokens of both sequences of all training pairs.
+        steps_per_epoch, steps: optimiser steps.
+        accumulation: micro-batches per rank in the first step.
+        trainable, parameters: numbers of parameters.
+        memory: expected bytes by part, on one device.
+        setup: device, precision, layout and attention in words.
+    """
+
+    train_pairs: int
+    eval_pairs: int
+    tokens_per_epoch: int
+    steps_per_epoch: int
+    steps: int
+    accumulation: int
+    trainable: int
+    parameters: int
+    memory: dict[str, int]
+    setup: str
+
+    def lines(self) -> list[str]:
+        total = sum(self.memory.values())
+        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.memory.items())
+        return [
+            f"plan: {self.train_pairs:,} training pairs ({self.tokens_per_epoch:,} tokens an epoch), "
+            f"{self.eval_pairs:,} held out",
+            f"      {self.steps:,} steps ({self.steps_per_epoch:,} an epoch), "
+            f"{self.accumulation} micro-batches a step and rank",
+            f"      {self.trainable:,} of {self.parameters:,} parameters train",
+            f"      {self.setup}",
+            f"      about {total / GIB:.2f} GiB of memory: {parts}",
+        ]
+
+
+def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World) -> Plan:
+    optim = config.optim
+    steps_per_epoch = math.ceil(len(train) / optim.pairs_per_step)
+    steps = math.ceil(optim.epochs * steps_per_epoch)
+    if optim.max_steps is not None:
+        steps = min(steps, optim.max_steps)
+    first = step_rows(len(train), 0, pairs_per_step=optim.pairs_per_step, seed=config.seed)
+    batches = micro_batches(
+        first, train.tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=world.size
+    )[world.rank]
+    largest = max((int(train.tokens[rows].sum()) for rows in batches), default=0)
+    trainable = policy.trainable_parameters().values()
+    return Plan(
+        train_pairs=len(train),
+        eval_pairs=0 if evaluation is None else len(evaluation),
+        tokens_per_epoch=int(train.tokens.sum()),
+        steps_per_epoch=steps_per_epoch,
+        steps=steps,
+        accumulation=len(batches),
+        trainable=sum(p.numel() for p in trainable),
+        parameters=sum(p.numel() for p in policy.parameters()),
+        memory=expected_memory(config, policy, largest),
+        setup=(
+            f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
+            f"{policy.layout} batches, attention: {policy.attention}"
+        ),
+    )
+
+
+def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:
+    """Bytes by part for a micro-batch of `tokens`: exact for weights and optimiser, an estimate for activations."""
+    trained = sum(p.numel() * p.element_size() for p in policy.trainable_parameters().values())
+    text = policy.causal_lm.config.get_text_config()
+    hidden, layers = text.hidden_size, text.num_hidden_layers
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    element = policy.compute_dtype.itemsize
+    # Saved for the backward pass: inputs of both norms, q, k, v, attention output, and three tensors of the MLP.
+    layer = (7 * hidden + 3 * inner) * element
+    checkpointed = config.model.gradient_checkpointing
+    activations = tokens * (layers * hidden * element + layer if checkpointed else layers * layer)
+    return {
+        "weights": sum(p.numel() * p.element_size() for p in policy.parameters()),
+        "gradients": trained,
+        "optimiser": 2 * trained,
+        "activations": activations,
+    }

@@ -1,0 +1,106 @@
+"""What a run says while it runs: step-lines, a progress bar, `metrics.jsonl` and the trackers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.metrics import PreferenceMetrics, peak_memory_gib, weight_metrics
+from iwpo_fast.training.plan import Plan
+from iwpo_fast.training.trackers import Tracker
+from iwpo_fast.world import World
+
+
+class Reporter:
+    """Collects what happens between log lines. Only rank 0 shows it; all ranks take part in the sums.
+
+    Args:
+        trackers: where metrics go; empty on all ranks but the first.
+        every: steps between log lines.
+        truncated: fraction of the pairs that were cut, logged beside the rest.
+    """
+
+    def __init__(
+        self, trackers: Sequence[Tracker], plan: Plan, state: TrainState, world: World, *, every: int, truncated: float
+    ) -> None:
+        self.metrics = PreferenceMetrics(world.device)
+        self._trackers = trackers
+        self._plan = plan
+        self._world = world
+        self._every = every
+        self._truncated = truncated
+        self._bar = tqdm(total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True)
+        self._restart(state)
+
+    def say(self, line: str) -> None:
+        if self._world.is_main:
+            self._bar.write(line)
+
+    def start_clock(self) -> None:
+        """Begin to time steps; called again after anything that is not a step."""
+        self._mark = time.perf_counter()
+
+    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor) -> None:
+        """Report an optimiser step; the device is waited for only where a line is due.
+
+        Raises:
+            ValueError: the loss is no longer finite.
+        """
+        self._bar.update()
+        self._weights.append(weights)
+        due = state.step % self._every == 0 or state.step in (1, self._plan.steps)
+        metrics = self.metrics.compute(self._world) if due else {}
+        self._seconds += time.perf_counter() - self._mark
+        self.start_clock()
+        if not due:
+            return
+        metrics |= {
+            "grad_norm": float(grad_norm),
+            "learning_rate": rate,
+            "epoch": state.step / self._plan.steps_per_epoch,
+            **weight_metrics(np.concatenate(self._weights)),
+            "data/truncated_frac": self._truncated,
+            "perf/tokens_per_sec": (state.tokens - self._tokens) / self._seconds,
+            "perf/peak_memory_gib": peak_memory_gib(self._world.device),
+        }
+        self._log(metrics, state)
+        self.say(
+            f"step {state.step:05d} ({state.step / self._plan.steps:.1%}) | loss {metrics['loss']:.4f} "
+            f"| accuracy {metrics['rewards/accuracies']:.3f} | margin {metrics['rewards/margins']:+.4f} "
+            f"| lr {rate:.2e} | grad {metrics['grad_norm']:.2f} | {self._seconds / len(self._weights):.2f} s/step "
+            f"| {metrics['perf/tokens_per_sec']:,.0f} tok/s"
+        )
+        if not math.isfinite(metrics["loss"]):
+            raise ValueError(
+                f"the loss is {metrics['loss']} at step {state.step}: lower optim.lr, or look at the pairs of this "
+                "step; the checkpoints of earlier steps are kept."
+            )
+        self._restart(state)
+
+    def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        self._log(metrics, state)
+        self.say(
+            f"step {state.step:05d} held out | loss {metrics['eval_loss']:.4f} "
+            f"| accuracy {metrics['eval_rewards/accuracies']:.3f} | margin {metrics['eval_rewards/margins']:+.4f}"
+        )
+
+    def close(self) -> None:
+        self._bar.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _log(self, metrics: Mapping[str, float], state: TrainState) -> None:
+        for tracker in self._trackers:
+            tracker.log(metrics, state.step)
+
+    def _restart(self, state: TrainState) -> None:
+        self._tokens = state.tokens
+        self._seconds = 0.0
+        self._weights: list[np.ndarray] = []
+        self.start_clock()

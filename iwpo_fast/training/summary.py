@@ -1,0 +1,61 @@
+"""What a finished run came to, kept beside its model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.files import save_json
+from iwpo_fast.training.plan import Plan
+from iwpo_fast.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """Numbers of a finished run.
+
+    Attributes:
+        output_dir: folder of the run; the model is in `output_dir/model`.
+        steps: optimiser steps.
+        eval_pairs: held-out pairs, 0 if there are none.
+        before, after: metrics on the held-out pairs, empty if there are none.
+    """
+
+    output_dir: str
+    steps: int
+    eval_pairs: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @classmethod
+    def load(cls, path: Path) -> TrainSummary:
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def save(self, path: Path) -> None:
+        save_json(path, asdict(self))
+
+    def lines(self) -> list[str]:
+        lines = [f"done: {self.steps} steps; model, metrics and checkpoints are in {self.output_dir}"]
+        if self.after:
+            accuracy = self.after["eval_rewards/accuracies"]
+            _, low, high = preference_accuracy(accuracy * self.eval_pairs, self.eval_pairs)
+            lines.append(
+                f"held-out accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.eval_pairs} pairs), "
+                f"loss {self.before['eval_loss']:.4f} before and {self.after['eval_loss']:.4f} after"
+            )
+        return lines
+
+
+def summarise(folder: RunFolder, plan: Plan) -> TrainSummary:
+    """Read the first and the last evaluation from the run's metrics, which a resume leaves complete."""
+    logged = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    evaluations = [metrics for metrics in logged if "eval_loss" in metrics]
+    return TrainSummary(
+        output_dir=str(folder.path),
+        steps=plan.steps,
+        eval_pairs=plan.eval_pairs,
+        before=evaluations[0] if evaluations else {},
+        after=evaluations[-1] if evaluations else {},
+    )

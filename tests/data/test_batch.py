@@ -1,0 +1,51 @@
+import numpy as np
+
+from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
+
+
+def make_pairs() -> Pairs:
+    return Pairs(
+        prompt=Ragged.from_rows([[1, 2], [3], [4, 5, 6]]),
+        chosen=Ragged.from_rows([[10, 11], [12], [13]]),
+        rejected=Ragged.from_rows([[20], [21, 22, 23], [24]]),
+        weight=np.array([1.0, 2.0, 0.5]),
+    )
+
+
+def test_sequences_lie_end_to_end_with_chosen_before_rejected():
+    batch = flat_batch(make_pairs(), np.array([1, 0]))
+    assert batch.input_ids.tolist() == [3, 12, 1, 2, 10, 11, 3, 21, 22, 23, 1, 2, 20]
+    assert batch.cu_seqlens.tolist() == [0, 2, 6, 10, 13]
+    assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    assert (batch.max_seqlen, batch.pairs, batch.tokens) == (4, 2, 13)
+
+
+def test_every_completion_token_is_predicted_by_the_position_before_it():
+    batch = flat_batch(make_pairs(), np.array([1, 0]))
+    assert batch.labels.tolist() == [12, 10, 11, 21, 22, 23, 20]
+    assert batch.segments.tolist() == [0, 1, 3, 6, 7]
+    assert (batch.input_ids[batch.hidden_index + 1] == batch.labels).all()
+
+
+def test_weights_and_reference_log_probs_follow_the_rows():
+    reference = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]])
+    batch = flat_batch(make_pairs(), np.array([2, 0]), reference)
+    assert batch.weight.tolist() == [0.5, 1.0]
+    assert batch.ref_logps.tolist() == [-5.0, -1.0, -6.0, -2.0]
+    assert batch.label_smoothing is None
+
+
+def test_taking_rows_keeps_tokens_and_weights_together():
+    taken = make_pairs().take(np.array([2, 0]))
+    assert taken.prompt[0].tolist() == [4, 5, 6]
+    assert taken.rejected[1].tolist() == [20]
+    assert taken.weight.tolist() == [0.5, 1.0]
+
+
+def test_token_fingerprint_changes_with_tokens_and_not_with_weights():
+    pairs = make_pairs()
+    assert pairs.token_fingerprint() != pairs.take(np.array([1, 0, 2])).token_fingerprint()
+    reweighted = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, weight=np.ones(3))
+    assert pairs.token_fingerprint() == reweighted.token_fingerprint()

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iwpo_fast.data.order import epoch_order, micro_batches, step_rows
+
+
+def test_order_depends_on_seed_and_epoch():
+    assert (epoch_order(50, seed=1, epoch=0) == epoch_order(50, seed=1, epoch=0)).all()
+    assert (epoch_order(50, seed=1, epoch=0) != epoch_order(50, seed=1, epoch=1)).any()
+    assert (epoch_order(50, seed=1, epoch=0) != epoch_order(50, seed=2, epoch=0)).any()
+
+
+def test_steps_of_an_epoch_visit_every_pair_once_and_the_last_may_be_smaller():
+    steps = [step_rows(10, step, pairs_per_step=4, seed=0) for step in range(3)]
+    assert [len(rows) for rows in steps] == [4, 4, 2]
+    assert sorted(np.concatenate(steps)) == list(range(10))
+    second_epoch = step_rows(10, 3, pairs_per_step=4, seed=0)
+    assert (second_epoch == epoch_order(10, seed=0, epoch=1)[:4]).all()
+
+
+@given(
+    tokens=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    budget=st.integers(10, 200),
+    max_pairs=st.none() | st.integers(1, 6),
+    ranks=st.integers(1, 4),
+)
+def test_micro_batches_hold_every_pair_once_within_budget_and_cap_in_equal_number_on_each_rank(
+    tokens, budget, max_pairs, ranks
+):
+    lengths = np.array(tokens)
+    dealt = micro_batches(np.arange(len(tokens)), lengths, budget=budget, max_pairs=max_pairs, ranks=ranks)
+    assert len(dealt) == ranks
+    assert len({len(batches) for batches in dealt}) == 1
+    batches = [rows for rank in dealt for rows in rank]
+    assert sorted(np.concatenate(batches)) == list(range(len(tokens)))
+    for rows in batches:
+        assert len(rows) <= 1 or lengths[rows].sum() <= budget
+        assert max_pairs is None or len(rows) <= max_pairs
+
+
+def test_ranks_carry_nearly_equal_work():
+    tokens = np.random.default_rng(0).integers(50, 500, size=256)
+    dealt = micro_batches(np.arange(256), tokens, budget=4000, ranks=4)
+    work = [sum(tokens[rows].sum() for rows in batches) for batches in dealt]
+    assert max(work) <= 1.02 * min(work)
+
+
+@pytest.mark.parametrize(("max_pairs", "accumulation"), [(8, 1), (4, 2), (1, 8)])
+def test_the_pair_cap_sets_the_accumulation(max_pairs, accumulation):
+    dealt = micro_batches(np.arange(8), np.full(8, 10), budget=1000, max_pairs=max_pairs)
+    assert [len(rows) for rows in dealt[0]] == [max_pairs] * accumulation

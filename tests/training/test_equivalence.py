@@ -1,0 +1,86 @@
+"""The numbers of a run do not depend on how a step is cut into micro-batches or spread over processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_pairs
+
+from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from iwpo_fast.training import train
+
+
+def logged(config: TrainConfig, key: str) -> list[float]:
+    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [metrics[key] for metrics in map(json.loads, lines) if key in metrics]
+
+
+def weighted(tmp_path: Path) -> DataConfig:
+    rows = 42  # the last step of an epoch is ragged
+    path = write_pairs(
+        tmp_path / "weighted.jsonl",
+        rows=rows,
+        weight=[0.25 * (i % 7) for i in range(rows)],
+        label_smoothing=[0.1 * (i % 3) for i in range(rows)],
+    )
+    return DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("objective", ["sigmoid", "ipo"])
+def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, objective):
+    runs = {}
+    for pairs in (8, 4, 1):
+        settings = config(
+            data=weighted(tmp_path),
+            objective=ObjectiveConfig(name=objective),
+            optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=8, epochs=4, max_pairs_per_batch=pairs),
+            output_dir=str(tmp_path / f"run-{pairs}"),
+        )
+        train(settings)
+        runs[pairs] = logged(settings, "loss")
+    assert len(runs[8]) == 8
+    assert runs[4] == pytest.approx(runs[8], rel=2e-5)
+    assert runs[1] == pytest.approx(runs[8], rel=2e-5)
+
+
+def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path):
+    one = config(data=weighted(tmp_path), output_dir=str(tmp_path / "one"))
+    two = config(data=weighted(tmp_path), output_dir=str(tmp_path / "two"))
+    train(one)
+    recipe = tmp_path / "two.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(two)))))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "iwpo_fast", "train", "--config", str(recipe)]
+    ranks = [
+        subprocess.Popen(command, env=os.environ | job | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    for key in ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "eval_loss", "weights/ess_frac"):
+        assert logged(two, key) == pytest.approx(logged(one, key), rel=2e-5, abs=1e-7), key
+
+
+def test_evaluation_does_not_depend_on_the_token_budget(config, tmp_path):
+    evaluations = []
+    for budget in (64, 100_000):
+        settings = config(
+            optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=1, tokens_per_batch=budget),
+            output_dir=str(tmp_path / f"budget-{budget}"),
+        )
+        evaluations.append(train(settings).after)
+    small, large = evaluations
+    assert small["eval_rewards/accuracies"] == large["eval_rewards/accuracies"]
+    assert small["eval_loss"] == pytest.approx(large["eval_loss"], rel=1e-5)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_pairs
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from iwpo_fast.config import DataConfig, LogConfig, ObjectiveConfig, OptimConfig
+from iwpo_fast.training import loop, train
+
+
+def metrics_of(settings) -> list[dict]:
+    return [json.loads(line) for line in (Path(settings.output_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config):
+    settings = config(optim=OptimConfig(lr=3e-3, pairs_per_step=8, max_steps=16, epochs=8))
+    summary = train(settings)
+    steps = [m for m in metrics_of(settings) if "loss" in m]
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert summary.before["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert steps[-1]["loss"] < 0.5
+    assert steps[-1]["rewards/accuracies"] > 0.9
+
+
+def test_ipo_starts_at_its_value_at_margin_zero(config):
+    settings = config(objective=ObjectiveConfig(name="ipo", beta=0.5), optim=OptimConfig(pairs_per_step=8, max_steps=1))
+    assert train(settings).before["eval_loss"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_metrics_have_the_names_that_trl_users_know(config):
+    settings = config(optim=OptimConfig(pairs_per_step=8, max_steps=1))
+    train(settings)
+    step = next(m for m in metrics_of(settings) if "loss" in m)
+    names = "loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected"
+    ours = "weights/ess_frac weights/max data/truncated_frac perf/tokens_per_sec perf/peak_memory_gib"
+    assert set(f"{names} grad_norm learning_rate epoch {ours} step".split()) == step.keys()
+
+
+def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp_path):
+    def final_loss(name: str, rows: int, **columns: list[float]) -> float:
+        data = write_pairs(tmp_path / f"{name}.jsonl", rows=rows, **columns)
+        settings = config(
+            data=DataConfig(path=str(data), eval_fraction=0.0, cache_dir=str(tmp_path / "cache")),
+            optim=OptimConfig(lr=1e-3, pairs_per_step=16, max_steps=2, epochs=2),
+            output_dir=str(tmp_path / name),
+        )
+        train(settings)
+        return metrics_of(settings)[-1]["loss"]
+
+    assert final_loss("ones", 16, weight=[1.0] * 16) == final_loss("none", 16)
+    assert final_loss("zeros", 16, weight=[0.0] * 16) == 0.0
+
+
+def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config):
+    settings = config()
+    summary = train(settings)
+    folder = Path(settings.output_dir) / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    from iwpo_fast.data import read_rows, tokenise
+
+    held_out, _ = tokenise(read_rows(settings.data).evaluation, tokenizer, settings.data, progress=False)
+    total = 0.0
+    for row in range(len(held_out)):
+        ids = torch.tensor([[*held_out.prompt[row], *held_out.chosen[row]]], dtype=torch.long)
+        logps = model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
+        total += float(logps[len(held_out.prompt[row]) - 1 :].sum())
+    assert summary.after["eval_logps/chosen"] == pytest.approx(total / len(held_out), rel=1e-5)
+
+
+def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, monkeypatch):
+    real = loop.reference_logps
+
+    def shifted(*arguments, **keywords):
+        reference = real(*arguments, **keywords)
+        reference.tokens[1].values[:] += 0.01
+        return reference
+
+    monkeypatch.setattr(loop, "reference_logps", shifted)
+    with pytest.raises(ValueError, match=r"differ before training by 0\.01 nats, first at token 0 .* rejected"):
+        train(config())
+
+
+def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path):
+    columns = {"ref_chosen_logps": [-100.0] * 16, "ref_rejected_logps": [-100.0] * 16}
+    data = write_pairs(tmp_path / "given.jsonl", rows=16, **columns)
+    settings = config(data=DataConfig(path=str(data), eval_fraction=0.0, cache_dir=str(tmp_path / "cache")))
+    with pytest.raises(ValueError, match="from the column ref_chosen_logps"):
+        train(settings)
+
+
+def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterwards(config, tmp_path, monkeypatch):
+    from iwpo_fast.models import reference
+
+    train(config())
+    monkeypatch.setattr(reference, "_compute", lambda *_: pytest.fail("computed again"))
+    train(config(output_dir=str(tmp_path / "again")))
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys):
+    settings = config(dry_run=True)
+    assert train(settings) is None
+    printed = capsys.readouterr().out
+    assert "8 steps" in printed
+    assert "parameters train" in printed
+    assert not Path(settings.output_dir).exists()
+
+
+def test_tensorboard_gets_the_metrics_that_the_file_gets(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = config(log=LogConfig(every=1, trackers=["tensorboard"]))
+    train(settings)
+    events = EventAccumulator(str(Path(settings.output_dir) / "tensorboard"))
+    events.Reload()
+    written = [m["loss"] for m in metrics_of(settings) if "loss" in m]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(written, rel=1e-6)

@@ -1,0 +1,120 @@
+"""A kill at any moment, then the same command again, ends in the same bytes as a run that was left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig, TrainConfig
+from iwpo_fast.training import train
+
+TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
+
+KILLED_DURING_TRAINING = """
+from iwpo_fast.training import loop
+accumulate, calls = loop.accumulate_gradients, []
+def killed(*arguments):
+    calls.append(1)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return accumulate(*arguments)
+loop.accumulate_gradients = killed
+"""
+
+KILLED_DURING_A_SAVE = """
+from iwpo_fast.training import checkpoint
+save, calls = checkpoint.save_tensors, []
+def killed(path, *arguments):
+    save(path, *arguments)
+    calls.append(path)
+    if len(calls) == 3:  # the weights of the second checkpoint are written, its optimiser is not
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save_tensors = killed
+"""
+
+
+def run_killed(config: TrainConfig, sabotage: str, folder: Path) -> None:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config)))))
+    program = (
+        f"import os, signal\n{sabotage}\nfrom iwpo_fast.cli import main\nmain(['train', '--config', {str(recipe)!r}])"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == -9, finished.stderr
+
+
+def losses(config: TrainConfig) -> list[tuple[int, float]]:
+    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [(m["step"], m["loss"]) for m in map(json.loads, lines) if "loss" in m]
+
+
+def model_bytes(config: TrainConfig) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (Path(config.output_dir) / "model").glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("sabotage", [KILLED_DURING_TRAINING, KILLED_DURING_A_SAVE], ids=["training", "save"])
+def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(config, tmp_path, sabotage):
+    # Dropout draws random numbers in every step, so their state must survive too.
+    model = ModelConfig(tiny=TINY, lora=LoraConfig(rank=4, dropout=0.1))
+    whole = config(model=model, output_dir=str(tmp_path / "whole"))
+    killed = config(model=model, output_dir=str(tmp_path / "killed"))
+    train(whole)
+    run_killed(killed, sabotage, tmp_path)
+    assert not (tmp_path / "killed" / "model").exists()
+    train(killed)
+    assert losses(killed) == losses(whole)
+    assert len(losses(whole)) == 8
+    assert model_bytes(killed) == model_bytes(whole) != {}
+    leftovers = [path.name for path in (tmp_path / "killed").rglob(".*")]
+    assert leftovers == []
+
+
+def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path):
+    whole = config(output_dir=str(tmp_path / "whole"))
+    part = config(output_dir=str(tmp_path / "part"))
+    train(whole)
+    run_killed(part, KILLED_DURING_TRAINING, tmp_path)
+    train(part)
+    assert losses(part) == losses(whole)
+    assert model_bytes(part) == model_bytes(whole) != {}
+
+
+def test_a_finished_run_is_not_run_again(config, capsys):
+    settings = config()
+    first = train(settings)
+    weights = model_bytes(settings)
+    assert train(settings) == first
+    assert "nothing to do" in capsys.readouterr().out
+    assert model_bytes(settings) == weights
+
+
+def test_another_configuration_does_not_resume(config):
+    train(config())
+    other = config()
+    other.optim.lr = 5e-4
+    with pytest.raises(ValueError, match=r"another configuration, optim\.lr=0\.0005 \(was 0\.001\)"):
+        train(other)
+
+
+def test_changed_data_does_not_resume(config, pairs_file):
+    settings = config()
+    train(settings)
+    (Path(settings.output_dir) / "summary.json").unlink()
+    lines = pairs_file.read_text().splitlines(keepends=True)
+    pairs_file.write_text("".join(lines[:-5]))
+    with pytest.raises(ValueError, match="has changed since the run"):
+        train(settings)
+
+
+def test_how_much_is_logged_and_kept_may_change_on_resume(config):
+    settings = config()
+    train(settings)
+    settings.log.every = 4
+    settings.checkpoint.keep = 1
+    assert train(settings).steps == 8
