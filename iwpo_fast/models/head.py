@@ -1,0 +1,115 @@
+"""The LM head of a transformers model: what turns hidden states into log-probs, whatever the family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from iwpo_fast.models.plain import linear_token_logps
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """log p(v | h) = log softmax_v f(scale · (h Wᵀ + bias)), with f(z) = softcap · tanh(z / softcap) or the identity.
+
+    Attributes:
+        module: the head, a linear layer [H → V], perhaps with LoRA on it; its weight may be tied to the embedding.
+        decoder: everything before the head; its `last_hidden_state` is what the head reads, final norm included.
+        softcap: bound of the logits (Gemma 2 and 3), or None.
+        scale: multiplier of the logits (Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`).
+    """
+
+    module: nn.Linear | LoraLinear
+    decoder: nn.Module
+    softcap: float | None
+    scale: float
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> HeadSpec:
+        """Read the head of a causal language model; a peft model's `get_base_model()` is one.
+
+        Only what is written in the configuration is seen here; `selftest` compares with the model's own logits.
+
+        Raises:
+            ValueError: the head is not a linear layer, or has an adapter on it that is not plain LoRA.
+        """
+        text = model.config.get_text_config()
+        logits_scaling = getattr(text, "logits_scaling", None)
+        logit_scale = getattr(text, "logit_scale", None)
+        scale = 1.0 if logit_scale is None else float(logit_scale)
+        return cls(
+            module=_checked(model.get_output_embeddings(), type(model).__name__),
+            decoder=model.get_decoder(),
+            softcap=getattr(text, "final_logit_softcapping", None),
+            scale=scale if logits_scaling is None else scale / float(logits_scaling),
+        )
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The head without adapters."""
+        return self.module.base_layer if isinstance(self.module, LoraLinear) else self.module
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [T, H'] and weight [V, H'] whose product is the head's output without bias.
+
+        LoRA on the head adds s · drop(h) Aᵀ Bᵀ, which is [h, s · drop(h) Aᵀ] · [W, B]ᵀ, so H' = H + rank; this
+        is exact with dropout too. Otherwise H' = H and both are returned as they are.
+        """
+        weight = self.linear.weight
+        adapters = _active_adapters(self.module)
+        if not adapters:
+            return hidden, weight
+        hiddens, weights = [hidden], [weight]
+        for name in adapters:
+            down, up = self.module.lora_A[name], self.module.lora_B[name]
+            dropped = self.module.lora_dropout[name](hidden.to(down.weight.dtype))
+            hiddens.append(self.module.scaling[name] * down(dropped).to(hidden.dtype))
+            weights.append(up.weight.to(weight.dtype))
+        return torch.cat(hiddens, dim=-1), torch.cat(weights, dim=-1)
+
+    def token_logps(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> Tensor:
+        """float32 [N] log-probs of `labels` [N], read from rows `hidden_index` [N] of `hidden` [T, H].
+
+        Hidden states and weight enter the operator as `dtype`; the gradient reaches the weight as it is stored.
+        """
+        hidden, weight = self.project(hidden)
+        bias = self.linear.bias
+        return linear_token_logps(
+            hidden.to(dtype),
+            weight.to(dtype),
+            labels,
+            hidden_index=hidden_index,
+            bias=None if bias is None else self.scale * bias.to(dtype),
+            softcap=self.softcap,
+            scale=self.scale,
+        )
+
+
+def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
+    if isinstance(head, LoraLinear):
+        plain = (
+            type(head.base_layer) is nn.Linear and not head.lora_variant and not any(head.lora_bias.values())
+        )
+        if not plain:
+            raise ValueError(
+                f"The LM head of {model} has an adapter that is not plain LoRA (DoRA, LoRA with bias, ...): "
+                "leave the head out of the adapter's target modules."
+            )
+        return head
+    if type(head) is not nn.Linear:
+        found = "no LM head" if head is None else f"an LM head of type {type(head).__name__}"
+        raise ValueError(
+            f"{model} has {found}, and its log-probs cannot be computed without logits: "
+            "use a causal language model whose head is a plain linear layer, without modules_to_save on it."
+        )
+    return head
+
+
+def _active_adapters(head: nn.Linear | LoraLinear) -> list[str]:
+    if not isinstance(head, LoraLinear) or head.disable_adapters or head.merged:
+        return []
+    return [name for name in head.active_adapters if name in head.lora_A]

@@ -1,0 +1,195 @@
+"""From configuration to tokenizer and policy: the built-in tiny model, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import peft
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from iwpo_fast.config import LoraConfig, ModelConfig
+from iwpo_fast.models.attention import CannotRunFlat, why_not_flat
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.selftest import largest_error, tolerance
+from iwpo_fast.models.tiny import tiny_model, train_tokenizer
+
+
+def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
+    """The model's tokenizer, with a padding token; for `tiny`, one trained on `texts`.
+
+    Raises:
+        ValueError: there is no tokenizer at the path, or it has no end-of-sequence token.
+    """
+    if config.path == "tiny":
+        return train_tokenizer(texts, config.tiny.vocab_size)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_location(config.path), revision=config.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(config.path, "tokenizer") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {config.path} has no end-of-sequence token: set eos_token in its tokenizer_config.json."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    device: torch.device,
+    max_length: int | None = None,
+) -> Policy:
+    """The policy, on `device` and self-tested.
+
+    What is trained is float32. The frozen base of a LoRA policy is bfloat16 where a GPU computes in bfloat16. Dropout
+    of the base model is off, so that policy and reference agree at step 0; the adapter's own is as configured.
+
+    Args:
+        seed: seed of random weights, of `tiny` and of new adapters.
+        max_length: longest sequence to come, in tokens. Models with a sliding window run flat only if it is known
+            to be within the window.
+
+    Raises:
+        ValueError: the model cannot be read, or cannot be trained as asked.
+    """
+    dtype = _compute_dtype(config, device)
+    frozen_in_half = config.lora is not None and device.type == "cuda"
+    model = _load_model(config, tokenizer, seed, dtype if frozen_in_half else torch.float32, max_length)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype).to(device)
+    _settle_layout(policy, config.batch_layout, max_length)
+    return policy.train()
+
+
+def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    if config.precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision]
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if half else torch.float32
+
+
+def _load_model(
+    config: ModelConfig, tokenizer: Tokenizer, seed: int, dtype: torch.dtype, max_length: int | None
+) -> PreTrainedModel:
+    if config.path == "tiny":
+        return tiny_model(config.tiny, tokenizer, seed).to(dtype)
+    location = _location(config.path)
+    if (Path(location) / "adapter_config.json").exists():
+        raise ValueError(
+            f"model.path {config.path} is an adapter: merge it into its base (merge_and_unload of peft) and give that folder."
+        )
+    try:
+        settings = AutoConfig.from_pretrained(location, revision=config.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(config.path, "model") from error
+    _check_settings(settings, config.path, max_length)
+    _turn_off_noise(settings)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            location, config=settings, revision=config.revision, dtype=dtype
+        )
+    except OSError as error:
+        raise _unreadable(config.path, "model") from error
+    except ValueError as error:
+        raise ValueError(
+            f"model.path {config.path} holds a {type(settings).__name__}, which is no causal language model to "
+            "transformers: give a decoder-only language model."
+        ) from error
+    entries = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > entries:
+        raise ValueError(
+            f"The tokenizer of {config.path} has {len(tokenizer)} entries but the model embeds {entries}: "
+            "give the tokenizer that belongs to the model, or resize the embedding and save the model first."
+        )
+    return model
+
+
+def _check_settings(settings: PreTrainedConfig, path: str, max_length: int | None) -> None:
+    if settings.is_encoder_decoder:
+        raise ValueError(
+            f"model.path {path} is an encoder-decoder model: give a decoder-only language model."
+        )
+    if getattr(settings, "quantization_config", None) is not None:
+        raise ValueError(
+            f"model.path {path} is quantised, and quantised weights cannot be trained: give the original."
+        )
+
+
+def _turn_off_noise(settings: PreTrainedConfig) -> None:
+    """Set every dropout rate, and the jitter of mixture-of-experts routers, to zero."""
+    text = settings.get_text_config()
+    for name, value in text.to_dict().items():
+        if isinstance(value, float) and any(
+            part in name for part in ("dropout", "pdrop", "layerdrop", "jitter")
+        ):
+            setattr(text, name, 0.0)
+
+
+def _with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
+    adapter = peft.LoraConfig(
+        task_type=peft.TaskType.CAUSAL_LM,
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(model, adapter)
+        except ValueError as error:
+            raise ValueError(
+                f"model.lora does not fit {type(model).__name__}: {str(error).splitlines()[0].rstrip('.')}."
+            ) from error
+
+
+def _settle_layout(policy: Policy, asked: str, max_length: int | None) -> None:
+    """Choose the layout, and check with a few tokens that it gives the model's own log-probs."""
+    obstacle = "" if asked == "padded" else _obstacle_to_flat(policy, max_length)
+    if obstacle is None:
+        return
+    name = type(policy.base).__name__
+    policy.set_layout("padded", f"cannot run flat, {obstacle}" if obstacle else "asked for")
+    if largest_error(policy) > tolerance(policy):
+        raise ValueError(
+            f"{name} computes its logits in a way that is not known here: choose a model whose logits are a linear "
+            "layer of the last hidden state, with at most a bias, a scale and a softcap."
+        )
+    if asked == "flat":
+        raise ValueError(
+            f"model.batch_layout is flat but {name} cannot run flat, {obstacle}: set auto or padded."
+        )
+
+
+def _obstacle_to_flat(policy: Policy, max_length: int | None) -> str | None:
+    """Why the policy cannot run flat, or None, and then it does."""
+    if (obstacle := why_not_flat(policy.base, max_length)) is not None:
+        return obstacle
+    try:
+        policy.set_layout("flat", "the model takes flat batches")
+        if largest_error(policy) > tolerance(policy):
+            return "its log-probs would differ from those of separate sequences"
+    except CannotRunFlat as refusal:
+        return str(refusal)
+    return None
+
+
+def _location(path: str) -> str:
+    """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
+def _unreadable(path: str, what: str) -> ValueError:
+    return ValueError(
+        f"model.path {path} is neither a folder with a {what} nor the id of one that the hub could deliver: "
+        "give a folder saved by save_pretrained, a hub id that is cached or can be reached, or tiny."
+    )

@@ -1,0 +1,39 @@
+"""Padding, for models that cannot take flat batches. Nothing outside the model wrapper sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iwpo_fast.data.batch import FlatBatch
+
+
+@dataclass(frozen=True)
+class Padded:
+    """S sequences padded on the right to L tokens.
+
+    Attributes:
+        input_ids: int64 [S, L]; attention_mask: int64 [S, L], 1 on tokens, 0 on padding.
+        flat_index: int64 [T], row of each flat token in the padded batch seen as [S · L].
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    flat_index: Tensor
+
+
+def pad(batch: FlatBatch) -> Padded:
+    """Lay out the flat batch as a rectangle; padding holds token 0, which the mask hides."""
+    bounds = batch.cu_seqlens.long()
+    rows, width = bounds.numel() - 1, batch.max_seqlen
+    row = torch.repeat_interleave(
+        torch.arange(rows, device=bounds.device), bounds.diff(), output_size=batch.tokens
+    )
+    flat_index = row * width + torch.arange(batch.tokens, device=bounds.device) - bounds[row]
+    padded = batch.input_ids.new_zeros(2, rows * width)
+    padded[0, flat_index] = batch.input_ids
+    padded[1, flat_index] = 1
+    input_ids, attention_mask = padded.view(2, rows, width)
+    return Padded(input_ids, attention_mask, flat_index)

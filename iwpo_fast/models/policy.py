@@ -1,0 +1,164 @@
+"""The policy: a causal language model that maps a flat batch to the log-probs of its supervised tokens."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.models import attention
+from iwpo_fast.models.head import HeadSpec
+from iwpo_fast.models.padding import pad
+
+Layout = Literal["flat", "padded"]
+
+
+class Policy(nn.Module):
+    """A transformers model, perhaps with LoRA adapters, without its logits.
+
+    Args:
+        model: causal language model, or the peft model around one; its weights are the master weights.
+        compute_dtype: type of the matrix products, float32 or bfloat16.
+
+    Attributes:
+        layout: how the model runs a flat batch; `padded` pads inside this wrapper.
+        layout_reason: why, in a few words.
+        attention: name of the attention implementation.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, compute_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_dtype = compute_dtype
+        self.head = HeadSpec.of(self.base)
+        self.own_attention: str = self.head.decoder.config._attn_implementation
+        self.set_layout("padded", "not asked for anything else")
+
+    def set_layout(self, layout: Layout, reason: str) -> None:
+        """Run batches flat or padded from now on."""
+        self.layout, self.layout_reason = layout, reason
+        if layout == "flat":
+            text = self.base.config.get_text_config()
+            head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            self.attention = attention.choose_backend(self.device, self.compute_dtype, head_dim)
+            self.head.decoder.set_attn_implementation(attention.NAME)
+        else:
+            self.attention = self.own_attention
+            self.head.decoder.set_attn_implementation(self.own_attention)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model, without the peft wrapper around it."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.linear.weight.device
+
+    @property
+    def has_adapter(self) -> bool:
+        return isinstance(self.model, PeftModel)
+
+    def forward(self, batch: FlatBatch) -> Tensor:
+        """float32 [N], log-prob of each supervised token of the batch."""
+        return self.head.token_logps(
+            self.hidden_states(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype
+        )
+
+    def hidden_states(self, batch: FlatBatch) -> Tensor:
+        """[T, H], what the LM head reads at each token of the batch, final norm included."""
+        with self.autocast():
+            if self.layout == "padded":
+                padded = pad(batch)
+                output = self.head.decoder(
+                    padded.input_ids, attention_mask=padded.attention_mask, use_cache=False
+                )
+                return output.last_hidden_state.flatten(0, 1)[padded.flat_index]
+            sequences = attention.Sequences.of(batch.cu_seqlens, batch.max_seqlen, self.attention)
+            output = self.head.decoder(
+                batch.input_ids[None],
+                position_ids=batch.position_ids[None],
+                use_cache=False,
+                **{attention.KWARG: sequences},
+            )
+            return output.last_hidden_state[0]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Matrix products in `compute_dtype`."""
+        return torch.autocast(
+            self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32
+        )
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[PreTrainedModel | PeftModel]:
+        """Lend the model with its own attention, to generate with it for example; not for gradients."""
+        decoder, current = self.head.decoder, self.head.decoder.config._attn_implementation
+        decoder.set_attn_implementation(self.own_attention)
+        try:
+            yield self.model
+        finally:
+            decoder.set_attn_implementation(current)
+
+    def disable_adapter(self) -> AbstractContextManager[None]:
+        """Run as the base model, which is the reference of a LoRA policy."""
+        assert isinstance(self.model, PeftModel), "without an adapter the reference is the initial weights"
+        return self.model.disable_adapter()
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters that are trained, by name; tied ones once."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def fingerprint(self) -> str:
+        """Hash of what the reference log-probs depend on: the base model's configuration and present weights."""
+        digest = hashlib.sha256(_settings(self.base).encode())
+        for name, parameter in self.base.named_parameters():
+            if "lora_" not in name:
+                digest.update(
+                    f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode()
+                )
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`.
+
+        Weights are saved as they were trained, in float32: what is loaded is what was measured. The base of a
+        `tiny` model with LoRA is nowhere on disk, so there the adapter is merged and the whole model saved.
+        """
+        if not isinstance(self.model, PeftModel):
+            self.model.save_pretrained(folder)
+        elif self.base.config.name_or_path:
+            self.model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            _merged(self.model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _merged(model: PeftModel) -> PreTrainedModel:
+    """A copy with the adapter in its weights; a tied head that has LoRA is untied, for the embedding has none."""
+    model = copy.deepcopy(model)
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:
+        head.base_layer.weight = nn.Parameter(head.base_layer.weight.detach().clone())
+        base.config.tie_word_embeddings = False
+    return model.merge_and_unload()
+
+
+def _settings(model: PreTrainedModel) -> str:
+    """The configuration without what does not change log-probs."""
+    settings = model.config.to_dict()
+    for name in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        settings.pop(name, None)
+    return json.dumps(settings, sort_keys=True, default=str)
