@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from toy_pairs import write_pairs
 
 from iwpo_fast.config import (
     CheckpointConfig,
@@ -18,25 +17,6 @@ from iwpo_fast.config import (
     TinyConfig,
     TrainConfig,
 )
-
-WORDS = ["red", "green", "blue", "warm", "cold", "small", "large", "quick", "slow", "calm"]
-
-
-def write_pairs(path: Path, *, rows: int, seed: int = 0, **columns: list[float]) -> Path:
-    """Chosen completions repeat the prompt's words, rejected ones are other words."""
-    rng = random.Random(seed)
-    with open(path, "w", encoding="utf-8") as file:
-        for i in range(rows):
-            asked = rng.choices(WORDS, k=rng.randint(1, 6))
-            row = {
-                "prompt": "say: " + " ".join(asked) + "\n",
-                "chosen": " ".join(asked),
-                "rejected": " ".join(rng.choices(WORDS, k=rng.randint(1, 6))) + " no",
-            }
-            row |= {name: values[i] for name, values in columns.items()}
-            file.write(json.dumps(row) + "\n")
-    return path
-
 
 @pytest.fixture
 def pairs_file(tmp_path: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_pairs
+from toy_pairs import write_pairs
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.training import train

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_pairs
+from toy_pairs import write_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import DataConfig, LogConfig, ObjectiveConfig, OptimConfig
