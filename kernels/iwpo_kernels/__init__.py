@@ -1,0 +1,1 @@
+"""Triton operators for preference optimisation: per-token log-probs without logits, and weighted preference losses."""
