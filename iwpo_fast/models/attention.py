@@ -1,4 +1,4 @@
-"""Attention over flat batches: sequences end to end, each attending causally to itself, no mask and no padding."""
+"""Attention over flat batches: sequences end to end, each attending causally to itself alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sequences:
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Sequences:
-        """Read the lengths once for all layers, and only where they are needed: on a GPU this waits for the device."""
+        """Read the lengths once for all layers, and only if needed: on a GPU this waits for the device."""
         lengths = [] if backend == "varlen" else cu_seqlens.diff().tolist()
         return cls(cu_seqlens, max_seqlen, lengths, backend)
 
@@ -49,31 +49,28 @@ Backend = Callable[[Tensor, Tensor, Tensor, Sequences, float | None], Tensor]
 
 
 def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scale: float | None) -> Tensor:
-    """One launch of PyTorch's varlen flash attention: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
+    """One launch of varlen flash attention: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = sequences.cu_seqlens, sequences.max_seqlen
-    return varlen_attn(
-        query, key, value, bounds, bounds, longest, longest,
-        scale=scale, window_size=(-1, 0), enable_gqa=query.shape[1] != key.shape[1],
-    )  # fmt: skip
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
+    causal = (-1, 0)
+    out = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=causal, **options)
+    assert isinstance(out, Tensor)
+    return out
 
 
 def per_sequence(
     query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scale: float | None
 ) -> Tensor:
     """Scaled dot-product attention, sequence by sequence; shapes as in `varlen`."""
-    parts = zip(
-        *(x.transpose(0, 1).split(sequences.lengths, dim=1) for x in (query, key, value)), strict=True
-    )
+    heads_first = (x.transpose(0, 1)[None].split(sequences.lengths, dim=2) for x in (query, key, value))
     gqa = query.shape[1] != key.shape[1]
     outputs = [
-        F.scaled_dot_product_attention(
-            q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=gqa
-        )[0]
-        for q, k, v in parts
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=gqa)
+        for q, k, v in zip(*heads_first, strict=True)
     ]
-    return torch.cat(outputs, dim=1).transpose(0, 1)
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 
 
 BACKENDS: dict[str, Backend] = {"varlen": varlen, "sdpa_per_sequence": per_sequence}
@@ -112,8 +109,8 @@ def flat_attention(
         if torch.is_autocast_enabled(query.device.type)
         else query.dtype
     )
-    flat = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
-    return BACKENDS[sequences.backend](*flat, sequences, scaling)[None], None
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    return BACKENDS[sequences.backend](q, k, v, sequences, scaling)[None], None
 
 
 def _refuse_extras(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -14,17 +15,17 @@ from iwpo_fast.models.plain import linear_token_logps
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """log p(v | h) = log softmax_v f(scale · (h Wᵀ + bias)), with f(z) = softcap · tanh(z / softcap) or the identity.
+    """log p(v | h) = log softmax_v f(scale · (h Wᵀ + bias)), f(z) = softcap · tanh(z / softcap) or f(z) = z.
 
     Attributes:
-        module: the head, a linear layer [H → V], perhaps with LoRA on it; its weight may be tied to the embedding.
-        decoder: everything before the head; its `last_hidden_state` is what the head reads, final norm included.
+        module: the head, a linear layer [H → V], perhaps with LoRA on it or tied to the embedding.
+        decoder: everything before the head, which reads its `last_hidden_state`.
         softcap: bound of the logits (Gemma 2 and 3), or None.
-        scale: multiplier of the logits (Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`).
+        scale: multiplier of the logits (`logit_scale` of Cohere, 1 / `logits_scaling` of Granite).
     """
 
     module: nn.Linear | LoraLinear
-    decoder: nn.Module
+    decoder: PreTrainedModel
     softcap: float | None
     scale: float
 
@@ -32,7 +33,7 @@ class HeadSpec:
     def of(cls, model: PreTrainedModel) -> HeadSpec:
         """Read the head of a causal language model; a peft model's `get_base_model()` is one.
 
-        Only what is written in the configuration is seen here; `selftest` compares with the model's own logits.
+        Only what the configuration says is seen here; `selftest` compares with the model's own logits.
 
         Raises:
             ValueError: the head is not a linear layer, or has an adapter on it that is not plain LoRA.
@@ -51,30 +52,34 @@ class HeadSpec:
     @property
     def linear(self) -> nn.Linear:
         """The head without adapters."""
-        return self.module.base_layer if isinstance(self.module, LoraLinear) else self.module
+        module: nn.Module = (
+            self.module.get_base_layer() if isinstance(self.module, LoraLinear) else self.module
+        )
+        return cast(nn.Linear, module)
 
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H'] and weight [V, H'] whose product is the head's output without bias.
 
-        LoRA on the head adds s · drop(h) Aᵀ Bᵀ, which is [h, s · drop(h) Aᵀ] · [W, B]ᵀ, so H' = H + rank; this
-        is exact with dropout too. Otherwise H' = H and both are returned as they are.
+        LoRA on the head adds s · drop(h) Aᵀ Bᵀ, so the product is [h, s · drop(h) Aᵀ] · [W, B]ᵀ and
+        H' = H + rank, exact with dropout too. Otherwise H' = H and both are returned as they are.
         """
         weight = self.linear.weight
         adapters = _active_adapters(self.module)
         if not adapters:
             return hidden, weight
         hiddens, weights = [hidden], [weight]
+        lora: Any = self.module
         for name in adapters:
-            down, up = self.module.lora_A[name], self.module.lora_B[name]
-            dropped = self.module.lora_dropout[name](hidden.to(down.weight.dtype))
-            hiddens.append(self.module.scaling[name] * down(dropped).to(hidden.dtype))
+            down, up = lora.lora_A[name], lora.lora_B[name]
+            dropped = lora.lora_dropout[name](hidden.to(down.weight.dtype))
+            hiddens.append(lora.scaling[name] * down(dropped).to(hidden.dtype))
             weights.append(up.weight.to(weight.dtype))
         return torch.cat(hiddens, dim=-1), torch.cat(weights, dim=-1)
 
     def token_logps(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> Tensor:
         """float32 [N] log-probs of `labels` [N], read from rows `hidden_index` [N] of `hidden` [T, H].
 
-        Hidden states and weight enter the operator as `dtype`; the gradient reaches the weight as it is stored.
+        Hidden states and weight enter the operator as `dtype`; gradients reach the weight as it is stored.
         """
         hidden, weight = self.project(hidden)
         bias = self.linear.bias

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import peft
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -31,7 +33,8 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
         raise _unreadable(config.path, "tokenizer") from error
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"The tokenizer of {config.path} has no end-of-sequence token: set eos_token in its tokenizer_config.json."
+            f"The tokenizer of {config.path} has no end-of-sequence token: "
+            "set eos_token in its tokenizer_config.json."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -48,13 +51,13 @@ def load_policy(
 ) -> Policy:
     """The policy, on `device` and self-tested.
 
-    What is trained is float32. The frozen base of a LoRA policy is bfloat16 where a GPU computes in bfloat16. Dropout
-    of the base model is off, so that policy and reference agree at step 0; the adapter's own is as configured.
+    What is trained is float32. The frozen base of a LoRA policy is bfloat16 where a GPU computes in bfloat16.
+    Dropout of the base model is off, so that policy and reference agree; the adapter's own is as configured.
 
     Args:
         seed: seed of random weights, of `tiny` and of new adapters.
-        max_length: longest sequence to come, in tokens. Models with a sliding window run flat only if it is known
-            to be within the window.
+        max_length: longest sequence to come, in tokens. A model with a sliding window runs flat only if it is
+            known to fit into the window.
 
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
@@ -80,11 +83,12 @@ def _load_model(
     config: ModelConfig, tokenizer: Tokenizer, seed: int, dtype: torch.dtype, max_length: int | None
 ) -> PreTrainedModel:
     if config.path == "tiny":
-        return tiny_model(config.tiny, tokenizer, seed).to(dtype)
+        return cast(Any, tiny_model(config.tiny, tokenizer, seed)).to(dtype)
     location = _location(config.path)
     if (Path(location) / "adapter_config.json").exists():
         raise ValueError(
-            f"model.path {config.path} is an adapter: merge it into its base (merge_and_unload of peft) and give that folder."
+            f"model.path {config.path} is an adapter: "
+            "merge it into its base (merge_and_unload of peft) and give that folder."
         )
     try:
         settings = AutoConfig.from_pretrained(location, revision=config.revision)
@@ -100,10 +104,10 @@ def _load_model(
         raise _unreadable(config.path, "model") from error
     except ValueError as error:
         raise ValueError(
-            f"model.path {config.path} holds a {type(settings).__name__}, which is no causal language model to "
-            "transformers: give a decoder-only language model."
+            f"model.path {config.path} holds a {type(settings).__name__}, which is no causal language "
+            "model to transformers: give a decoder-only language model."
         ) from error
-    entries = model.get_input_embeddings().num_embeddings
+    entries = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > entries:
         raise ValueError(
             f"The tokenizer of {config.path} has {len(tokenizer)} entries but the model embeds {entries}: "
@@ -137,7 +141,7 @@ def _with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.Pe
     adapter = peft.LoraConfig(
         task_type=peft.TaskType.CAUSAL_LM,
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=cast(int, config.alpha),  # peft takes fractions too
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
     )
@@ -156,12 +160,12 @@ def _settle_layout(policy: Policy, asked: str, max_length: int | None) -> None:
     obstacle = "" if asked == "padded" else _obstacle_to_flat(policy, max_length)
     if obstacle is None:
         return
-    name = type(policy.base).__name__
+    name = type(policy.causal_lm).__name__
     policy.set_layout("padded", f"cannot run flat, {obstacle}" if obstacle else "asked for")
     if largest_error(policy) > tolerance(policy):
         raise ValueError(
-            f"{name} computes its logits in a way that is not known here: choose a model whose logits are a linear "
-            "layer of the last hidden state, with at most a bias, a scale and a softcap."
+            f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
+            "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."
         )
     if asked == "flat":
         raise ValueError(
@@ -171,7 +175,7 @@ def _settle_layout(policy: Policy, asked: str, max_length: int | None) -> None:
 
 def _obstacle_to_flat(policy: Policy, max_length: int | None) -> str | None:
     """Why the policy cannot run flat, or None, and then it does."""
-    if (obstacle := why_not_flat(policy.base, max_length)) is not None:
+    if (obstacle := why_not_flat(policy.causal_lm, max_length)) is not None:
         return obstacle
     try:
         policy.set_layout("flat", "the model takes flat batches")

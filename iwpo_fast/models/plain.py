@@ -1,4 +1,4 @@
-"""Stand-in for `iwpo_kernels.linear_token_logps` in plain PyTorch: builds the logits of the supervised tokens."""
+"""Stand-in for `iwpo_kernels.linear_token_logps` in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def linear_token_logps(
     softcap: float | None = None,
     scale: float = 1.0,
 ) -> Tensor:
-    """float32 [N] log-probs of labels [N] under softcap(scale · hidden [T, H][hidden_index] · weightᵀ [H, V] + bias)."""
+    """float32 [N] log-probs of labels [N]; rows `hidden_index` of hidden [T, H] meet weight [V, H]."""
     rows = hidden if hidden_index is None else hidden[hidden_index]
     logits = scale * (rows @ weight.T).float()
     if bias is not None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
@@ -41,7 +41,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
-        self.head = HeadSpec.of(self.base)
+        self.head = HeadSpec.of(self.causal_lm)
         self.own_attention: str = self.head.decoder.config._attn_implementation
         self.set_layout("padded", "not asked for anything else")
 
@@ -49,7 +49,7 @@ class Policy(nn.Module):
         """Run batches flat or padded from now on."""
         self.layout, self.layout_reason = layout, reason
         if layout == "flat":
-            text = self.base.config.get_text_config()
+            text = self.causal_lm.config.get_text_config()
             head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
             self.attention = attention.choose_backend(self.device, self.compute_dtype, head_dim)
             self.head.decoder.set_attn_implementation(attention.NAME)
@@ -58,9 +58,11 @@ class Policy(nn.Module):
             self.head.decoder.set_attn_implementation(self.own_attention)
 
     @property
-    def base(self) -> PreTrainedModel:
+    def causal_lm(self) -> PreTrainedModel:
         """The model, without the peft wrapper around it."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return cast(
+            PreTrainedModel, self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        )
 
     @property
     def device(self) -> torch.device:
@@ -120,14 +122,14 @@ class Policy(nn.Module):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def fingerprint(self) -> str:
-        """Hash of what the reference log-probs depend on: the base model's configuration and present weights."""
-        digest = hashlib.sha256(_settings(self.base).encode())
-        for name, parameter in self.base.named_parameters():
+        """Hash of what reference log-probs depend on: the base model's configuration and weights."""
+        digest = hashlib.sha256(_settings(self.causal_lm).encode())
+        for name, parameter in self.causal_lm.named_parameters():
             if "lora_" not in name:
                 digest.update(
                     f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode()
                 )
-                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(cast(Any, parameter.detach().cpu().contiguous().view(torch.uint8).numpy()))
         return digest.hexdigest()
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -138,22 +140,22 @@ class Policy(nn.Module):
         """
         if not isinstance(self.model, PeftModel):
             self.model.save_pretrained(folder)
-        elif self.base.config.name_or_path:
-            self.model.save_pretrained(folder, save_embedding_layers=False)
+        elif self.causal_lm.config.name_or_path:
+            self.model.save_pretrained(str(folder), save_embedding_layers=False)
         else:
             _merged(self.model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
 def _merged(model: PeftModel) -> PreTrainedModel:
-    """A copy with the adapter in its weights; a tied head that has LoRA is untied, for the embedding has none."""
+    """A copy with the adapter in its weights; a tied head with LoRA is untied, for the embedding has none."""
     model = copy.deepcopy(model)
-    base = model.get_base_model()
+    base: Any = cast(Any, model).get_base_model()
     head = base.get_output_embeddings()
     if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:
         head.base_layer.weight = nn.Parameter(head.base_layer.weight.detach().clone())
         base.config.tie_word_embeddings = False
-    return model.merge_and_unload()
+    return cast(Any, model).merge_and_unload()
 
 
 def _settings(model: PreTrainedModel) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,18 @@ from iwpo_fast.models.policy import Policy
 LENGTHS = (7, 5)
 
 AMPLITUDE = 30.0
-"""Largest logit of the self-test, in nats: large enough that a softcap, a scale or a wrong temperature shows."""
+"""Largest logit of the self-test, in nats: large enough that a softcap shows."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
-"""Relative to `AMPLITUDE`. Rounding stays far below it; a head or an attention that is not understood, far above."""
+"""Relative to `AMPLITUDE`: far above rounding, far below what a misunderstood head or attention does."""
 
 
 def largest_error(policy: Policy) -> float:
     """Largest |difference| of log-probs, in nats, between the policy and the model's own forward.
 
-    Two short random sequences go through the policy as one batch, and through the model one at a time. Hidden states
-    are amplified in front of the head on both sides until the largest logit is `AMPLITUDE`, since untrained weights
-    give logits so small that a softcap would not be seen.
+    Two short random sequences go through the policy as one batch, and through the model one at a time.
+    Hidden states are amplified in front of the head on both sides until the largest logit is `AMPLITUDE`,
+    since untrained weights give logits so small that a softcap would not be seen.
     """
     was_training = policy.training
     policy.eval()
@@ -75,7 +76,7 @@ def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
     bounds = batch.cu_seqlens.tolist()
     logits = []
     with policy.plain_attention() as model, _amplified(policy.head.module, gain), policy.autocast():
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, end in pairwise(bounds):
             logits.append(
                 model(input_ids=batch.input_ids[None, begin:end], use_cache=False).logits[0].float()
             )

@@ -1,4 +1,4 @@
-"""The built-in `tiny` model: a small Llama with random weights and a tokenizer trained on the data at hand."""
+"""The built-in `tiny` model: a small Llama with random weights, and a tokenizer trained on your data."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from iwpo_fast.config import TinyConfig
 
 PAD, START, SEPARATOR, END = SPECIAL_TOKENS = ["<|pad|>", "<|im_start|>", "<|im_sep|>", "<|im_end|>"]
 
-# A special token ends each role, so that whatever a message begins with, the prompt's tokens stay as they were.
+# A special token ends each role, so that no beginning of a message can change the prompt's tokens.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     f"{START}{{{{ message['role'] }}}}{SEPARATOR}{{{{ message['content'] }}}}{END}"
@@ -24,7 +24,8 @@ CHAT_TEMPLATE = (
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE tokenizer with a ChatML-like template; `<|im_end|>` ends sequences and messages alike.
 
-    Every string can be encoded, and equal texts give equal tokenizers. Scarce text gives fewer entries than asked.
+    Every string can be encoded, and equal texts give equal tokenizers. Scarce text gives fewer
+    entries than asked.
 
     Raises:
         ValueError: `vocab_size` leaves no room for the 256 bytes and the special tokens.
@@ -54,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
     """Llama of the given shape with tied embeddings; the same seed gives the same weights.
 
     Raises:
