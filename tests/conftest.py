@@ -5,3 +5,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+if (
+    not torch.cuda.is_available()
+):  # Triton looks at its first import whether its kernels are to be interpreted
+    os.environ["TRITON_INTERPRET"] = "1"

@@ -40,7 +40,13 @@ class ReferenceLogps:
 
 
 def reference_logps(
-    policy: Policy, pairs: Pairs, *, tokens_per_batch: int, cache_dir: Path, world: World, progress: bool = False
+    policy: Policy,
+    pairs: Pairs,
+    *,
+    tokens_per_batch: int,
+    cache_dir: Path,
+    world: World,
+    progress: bool = False,
 ) -> ReferenceLogps:
     """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
 
@@ -101,7 +107,10 @@ def _compute(
                 logps = policy(batch).float().cpu()
                 starts = batch.segments.cpu()
                 for i, row in enumerate(rows):
-                    for out, part, s in ((chosen, pairs.chosen, i), (rejected, pairs.rejected, i + len(rows))):
+                    for out, part, s in (
+                        (chosen, pairs.chosen, i),
+                        (rejected, pairs.rejected, i + len(rows)),
+                    ):
                         out[part.offsets[row] : part.offsets[row + 1]] = logps[starts[s] : starts[s + 1]]
             bar.update()
     policy.train(was_training)

@@ -57,7 +57,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    folder: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, *, is_main: bool = True
+    folder: Path,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    *,
+    is_main: bool = True,
 ) -> TrainState:
     """Restore the newest checkpoint in `folder`; a fresh state where there is none.
 
@@ -71,7 +75,9 @@ def load_checkpoint(
         return TrainState()
     newest = found[-1]
     weights = load_file(newest / "weights.safetensors")
-    if weights.keys() != parameters.keys() or any(weights[name].shape != p.shape for name, p in parameters.items()):
+    if weights.keys() != parameters.keys() or any(
+        weights[name].shape != p.shape for name, p in parameters.items()
+    ):
         raise ValueError(f"{newest} holds the weights of another model: choose another output_dir.")
     moments = load_file(newest / "optimizer.safetensors")
     for name, parameter in parameters.items():

@@ -59,7 +59,9 @@ def train(config: TrainConfig) -> TrainSummary | None:
         held_out = None
         if source.evaluation is not None:
             held_out, _ = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
-    policy = load_policy(config.model, tokenizer, seed=config.seed, device=world.device)
+    policy = load_policy(
+        config.model, tokenizer, seed=config.seed, device=world.device, max_length=config.data.max_length
+    )
     plan = make_plan(config, policy, pairs, held_out, world)
     for line in [*ledger.lines(), *plan.lines()]:
         say(line)
@@ -87,11 +89,15 @@ def train(config: TrainConfig) -> TrainSummary | None:
         say(f"resuming from step {state.step}")
     elif config.self_test:
         first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
-        difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
+        difference = check_policy_is_reference(
+            policy, pairs, training.reference, first, tokenizer, world.device
+        )
         say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on every token")
 
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
-    reporter = Reporter(trackers, plan, state, world, every=config.log.every, truncated=ledger.truncated_fraction)
+    reporter = Reporter(
+        trackers, plan, state, world, every=config.log.every, truncated=ledger.truncated_fraction
+    )
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(policy, evaluation, config, world))
     reporter.start_clock()
@@ -103,7 +109,9 @@ def train(config: TrainConfig) -> TrainSummary | None:
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
         accumulate_gradients(policy, training, rows, config, world, reporter.metrics)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.optim.max_grad_norm or math.inf)
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            parameters.values(), config.optim.max_grad_norm or math.inf
+        )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -139,12 +147,21 @@ class Split:
 
 
 def accumulate_gradients(
-    policy: Policy, split: Split, rows: np.ndarray, config: TrainConfig, world: World, metrics: PreferenceMetrics
+    policy: Policy,
+    split: Split,
+    rows: np.ndarray,
+    config: TrainConfig,
+    world: World,
+    metrics: PreferenceMetrics,
 ) -> None:
     """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches."""
     optim = config.optim
     mine = micro_batches(
-        rows, split.pairs.tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=world.size
+        rows,
+        split.pairs.tokens,
+        budget=optim.tokens_per_batch,
+        max_pairs=optim.max_pairs_per_batch,
+        ranks=world.size,
     )[world.rank]
     # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
     weights = split.pairs.weight[rows]
@@ -162,7 +179,10 @@ def accumulate_gradients(
 def evaluate(policy: Policy, split: Split, config: TrainConfig, world: World) -> dict[str, float]:
     """Exact metrics over all pairs of `split`, named `eval_...`."""
     batches = micro_batches(
-        np.arange(len(split.pairs)), split.pairs.tokens, budget=config.optim.tokens_per_batch, ranks=world.size
+        np.arange(len(split.pairs)),
+        split.pairs.tokens,
+        budget=config.optim.tokens_per_batch,
+        ranks=world.size,
     )[world.rank]
     metrics = PreferenceMetrics(world.device)
     policy.eval()

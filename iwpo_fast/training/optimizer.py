@@ -21,7 +21,11 @@ def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> 
     ]
     fused = all(p.is_cuda for p in parameters.values())
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=fused
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=fused,
     )
 
 

@@ -53,7 +53,9 @@ class Plan:
         ]
 
 
-def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World) -> Plan:
+def make_plan(
+    config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World
+) -> Plan:
     optim = config.optim
     steps_per_epoch = math.ceil(len(train) / optim.pairs_per_step)
     steps = math.ceil(optim.epochs * steps_per_epoch)
@@ -61,7 +63,11 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         steps = min(steps, optim.max_steps)
     first = step_rows(len(train), 0, pairs_per_step=optim.pairs_per_step, seed=config.seed)
     batches = micro_batches(
-        first, train.tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=world.size
+        first,
+        train.tokens,
+        budget=optim.tokens_per_batch,
+        max_pairs=optim.max_pairs_per_batch,
+        ranks=world.size,
     )[world.rank]
     largest = max((int(train.tokens[rows].sum()) for rows in batches), default=0)
     trainable = policy.trainable_parameters().values()

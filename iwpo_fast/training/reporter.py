@@ -27,7 +27,14 @@ class Reporter:
     """
 
     def __init__(
-        self, trackers: Sequence[Tracker], plan: Plan, state: TrainState, world: World, *, every: int, truncated: float
+        self,
+        trackers: Sequence[Tracker],
+        plan: Plan,
+        state: TrainState,
+        world: World,
+        *,
+        every: int,
+        truncated: float,
     ) -> None:
         self.metrics = PreferenceMetrics(world.device)
         self._trackers = trackers
@@ -35,7 +42,9 @@ class Reporter:
         self._world = world
         self._every = every
         self._truncated = truncated
-        self._bar = tqdm(total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True)
+        self._bar = tqdm(
+            total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True
+        )
         self._restart(state)
 
     def say(self, line: str) -> None:

@@ -45,7 +45,9 @@ def check_policy_is_reference(
         row = int(rows[row])
         name = ("chosen", "rejected")[side]
         if reference.tokens is None:
-            difference = np.array([logps[start:end].sum() - reference.sequences[row, side]]) / max(1, end - start)
+            difference = np.array([logps[start:end].sum() - reference.sequences[row, side]]) / max(
+                1, end - start
+            )
             where = f"the {name} completion of pair {row}, from the column ref_{name}_logps"
         else:
             difference = logps[start:end] - reference.tokens[side][row]

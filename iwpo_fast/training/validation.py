@@ -16,10 +16,20 @@ def check_config(config: TrainConfig) -> None:
         (0 <= data.eval_fraction < 1, "data.eval_fraction", data.eval_fraction, "in [0, 1)"),
         (data.limit is None or data.limit > 0, "data.limit", data.limit, "positive or null"),
         (objective.beta > 0, "objective.beta", objective.beta, "positive"),
-        (0 <= objective.label_smoothing < 1, "objective.label_smoothing", objective.label_smoothing, "in [0, 1)"),
+        (
+            0 <= objective.label_smoothing < 1,
+            "objective.label_smoothing",
+            objective.label_smoothing,
+            "in [0, 1)",
+        ),
         (optim.lr > 0, "optim.lr", optim.lr, "positive"),
         (optim.epochs > 0, "optim.epochs", optim.epochs, "positive"),
-        (optim.max_steps is None or optim.max_steps > 0, "optim.max_steps", optim.max_steps, "positive or null"),
+        (
+            optim.max_steps is None or optim.max_steps > 0,
+            "optim.max_steps",
+            optim.max_steps,
+            "positive or null",
+        ),
         (optim.pairs_per_step > 0, "optim.pairs_per_step", optim.pairs_per_step, "positive"),
         (optim.tokens_per_batch > 0, "optim.tokens_per_batch", optim.tokens_per_batch, "positive"),
         (

@@ -18,6 +18,7 @@ from iwpo_fast.config import (
     TrainConfig,
 )
 
+
 @pytest.fixture
 def pairs_file(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "pairs.jsonl", rows=40)

@@ -51,7 +51,14 @@ def test_bad_data_and_settings_are_one_sentence(case, tmp_path, capsys):
     content, flags, expected = CASES[case]
     data = tmp_path / "pairs.jsonl"
     data.write_text(content)
-    common = ["--data.path", str(data), "--data.eval_fraction", "0", "--data.cache_dir", str(tmp_path / "cache")]
+    common = [
+        "--data.path",
+        str(data),
+        "--data.eval_fraction",
+        "0",
+        "--data.cache_dir",
+        str(tmp_path / "cache"),
+    ]
     tiny = ["--model.tiny.hidden_size", "32", "--model.tiny.heads", "2", "--device", "cpu"]
     out = tmp_path / "run"
     assert expected in run([*common, *tiny, "--output_dir", str(out), *flags], capsys)
