@@ -51,9 +51,7 @@ def save_json(path: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Save as safetensors; metadata values become strings."""
     with written_aside(path) as aside:
         contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

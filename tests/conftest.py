@@ -8,7 +8,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-if (
-    not torch.cuda.is_available()
-):  # Triton looks at its first import whether its kernels are to be interpreted
+if not torch.cuda.is_available():  # Triton looks at its first import whether its kernels are to be interpreted
     os.environ["TRITON_INTERPRET"] = "1"

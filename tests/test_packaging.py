@@ -48,9 +48,7 @@ def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel
     other.write_text("WHOSE = 'the hub package'\n")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
     subprocess.run([*install, "--target", str(site), str(wheel)], check=True)
-    program = (
-        "import iwpo_kernels, iwpo_fast, iwpo_fast.training, kernels; print(kernels.WHOSE, kernels.__file__)"
-    )
+    program = "import iwpo_kernels, iwpo_fast, iwpo_fast.training, kernels; print(kernels.WHOSE, kernels.__file__)"
     # From the root of the repository, where a folder named `kernels` lies in the working directory.
     found = subprocess.run(
         [sys.executable, "-c", program],

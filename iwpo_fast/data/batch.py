@@ -74,9 +74,7 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, ref_logps: np.ndarray | None = No
     ends = np.cumsum(lengths)
     offsets = np.concatenate([[0], ends])
     # The token before a completion token predicts it, so each range is shifted left by one.
-    hidden_index = np.concatenate(
-        [np.arange(e - n - 1, e - 1) for e, n in zip(ends, supervised, strict=True)]
-    )
+    hidden_index = np.concatenate([np.arange(e - n - 1, e - 1) for e, n in zip(ends, supervised, strict=True)])
     smoothing = pairs.label_smoothing
     return FlatBatch(
         input_ids=torch.from_numpy(np.concatenate(sequences).astype(np.int64)),
@@ -88,8 +86,6 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, ref_logps: np.ndarray | None = No
         segments=torch.from_numpy(np.concatenate([[0], np.cumsum(supervised)]).astype(np.int64)),
         weight=torch.from_numpy(pairs.weight[rows].astype(np.float32)),
         label_smoothing=None if smoothing is None else torch.from_numpy(smoothing[rows].astype(np.float32)),
-        ref_logps=None
-        if ref_logps is None
-        else torch.from_numpy(ref_logps[rows].T.reshape(-1).astype(np.float32)),
+        ref_logps=None if ref_logps is None else torch.from_numpy(ref_logps[rows].T.reshape(-1).astype(np.float32)),
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
     )

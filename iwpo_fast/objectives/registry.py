@@ -40,7 +40,5 @@ OBJECTIVES = {
 def get_objective(name: str) -> Objective:
     """The objective of that name; ValueError lists the names there are."""
     if name not in OBJECTIVES:
-        raise ValueError(
-            f"objective.name {name!r} is unknown: choose one of {', '.join(sorted(OBJECTIVES))}."
-        )
+        raise ValueError(f"objective.name {name!r} is unknown: choose one of {', '.join(sorted(OBJECTIVES))}.")
     return OBJECTIVES[name]

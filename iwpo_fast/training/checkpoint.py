@@ -75,9 +75,7 @@ def load_checkpoint(
         return TrainState()
     newest = found[-1]
     weights = load_file(newest / "weights.safetensors")
-    if weights.keys() != parameters.keys() or any(
-        weights[name].shape != p.shape for name, p in parameters.items()
-    ):
+    if weights.keys() != parameters.keys() or any(weights[name].shape != p.shape for name, p in parameters.items()):
         raise ValueError(f"{newest} holds the weights of another model: choose another output_dir.")
     moments = load_file(newest / "optimizer.safetensors")
     for name, parameter in parameters.items():
@@ -92,9 +90,7 @@ def load_checkpoint(
     return TrainState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
 
 
-def _optimizer_tensors(
-    parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+def _optimizer_tensors(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value
         for name, parameter in parameters.items()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from iwpo_kernels import PreferenceOutput, weighted_preference_loss
 from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig, TrainConfig
@@ -30,6 +29,7 @@ from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.training.validation import check_config
 from iwpo_fast.world import World
+from iwpo_kernels import PreferenceOutput, weighted_preference_loss
 
 
 def train(config: TrainConfig) -> TrainSummary | None:
@@ -89,15 +89,11 @@ def train(config: TrainConfig) -> TrainSummary | None:
         say(f"resuming from step {state.step}")
     elif config.self_test:
         first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
-        difference = check_policy_is_reference(
-            policy, pairs, training.reference, first, tokenizer, world.device
-        )
+        difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
         say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on every token")
 
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
-    reporter = Reporter(
-        trackers, plan, state, world, every=config.log.every, truncated=ledger.truncated_fraction
-    )
+    reporter = Reporter(trackers, plan, state, world, every=config.log.every, truncated=ledger.truncated_fraction)
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(policy, evaluation, config, world))
     reporter.start_clock()
@@ -109,9 +105,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
         accumulate_gradients(policy, training, rows, config, world, reporter.metrics)
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            parameters.values(), config.optim.max_grad_norm or math.inf
-        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.optim.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -192,9 +186,7 @@ def evaluate(policy: Policy, split: Split, config: TrainConfig, world: World) ->
     return {f"eval_{name}": value for name, value in metrics.compute(world).items()}
 
 
-def preference_loss(
-    logps: Tensor, batch: FlatBatch, config: ObjectiveConfig, denominator: float
-) -> PreferenceOutput:
+def preference_loss(logps: Tensor, batch: FlatBatch, config: ObjectiveConfig, denominator: float) -> PreferenceOutput:
     """The weighted loss of a batch: the one place where weights and label smoothing meet an objective."""
     objective = get_objective(config.name)
     return weighted_preference_loss(

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import torch
-from iwpo_kernels import PreferenceSums
 from torch import Tensor
 
 from iwpo_fast.world import World
+from iwpo_kernels import PreferenceSums
 
 
 class PreferenceMetrics:

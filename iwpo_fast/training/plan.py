@@ -53,9 +53,7 @@ class Plan:
         ]
 
 
-def make_plan(
-    config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World
-) -> Plan:
+def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World) -> Plan:
     optim = config.optim
     steps_per_epoch = math.ceil(len(train) / optim.pairs_per_step)
     steps = math.ceil(optim.epochs * steps_per_epoch)

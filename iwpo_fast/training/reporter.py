@@ -42,9 +42,7 @@ class Reporter:
         self._world = world
         self._every = every
         self._truncated = truncated
-        self._bar = tqdm(
-            total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True
-        )
+        self._bar = tqdm(total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True)
         self._restart(state)
 
     def say(self, line: str) -> None:

@@ -84,9 +84,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
-        versions = {
-            name: version(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")
-        }
+        versions = {name: version(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         save_json(self._record, {"settings": _settings(config), "data": data, "versions": versions})
 
     def _refuse_other(self, settings: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -40,14 +42,12 @@ def check_policy_is_reference(
     tolerance = TOLERANCE[policy.compute_dtype]
     largest = 0.0
     segments = batch.segments.tolist()
-    for s, (start, end) in enumerate(zip(segments, segments[1:], strict=False)):
+    for s, (start, end) in enumerate(pairwise(segments)):
         side, row = divmod(s, len(rows))
         row = int(rows[row])
         name = ("chosen", "rejected")[side]
         if reference.tokens is None:
-            difference = np.array([logps[start:end].sum() - reference.sequences[row, side]]) / max(
-                1, end - start
-            )
+            difference = np.array([logps[start:end].sum() - reference.sequences[row, side]]) / max(1, end - start)
             where = f"the {name} completion of pair {row}, from the column ref_{name}_logps"
         else:
             difference = logps[start:end] - reference.tokens[side][row]

@@ -73,9 +73,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raise ValueError for a tracker whose package is not installed."""
     for name in names:
         if importlib.util.find_spec(PACKAGES[name]) is None:
-            raise ValueError(
-                f"log.trackers names {name}, which is not installed: pip install {PACKAGES[name]}."
-            )
+            raise ValueError(f"log.trackers names {name}, which is not installed: pip install {PACKAGES[name]}.")
 
 
 def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) -> list[Tracker]:
@@ -86,9 +84,7 @@ def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) 
             trackers.append(TensorBoardTracker(folder.path))
         else:
             name_of_run = folder.path.resolve().name
-            trackers.append(
-                RunTracker(name, project=config.log.project, name=name_of_run, config=asdict(config))
-            )
+            trackers.append(RunTracker(name, project=config.log.project, name=name_of_run, config=asdict(config)))
     return trackers
 
 

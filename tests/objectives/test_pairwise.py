@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from iwpo_kernels import weighted_preference_loss
 
 from iwpo_fast.objectives import OBJECTIVES, get_objective
+from iwpo_kernels import weighted_preference_loss
 
 H = torch.linspace(-4, 4, 9, dtype=torch.float64)
 
@@ -67,5 +67,5 @@ def test_the_fused_loss_equals_the_objective_with_weights_and_smoothing_around_i
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="dpoo.*ipo, sigmoid"):
+    with pytest.raises(ValueError, match=r"dpoo.*ipo, sigmoid"):
         get_objective("dpoo")

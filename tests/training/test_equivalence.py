@@ -63,9 +63,7 @@ def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path)
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", "iwpo_fast", "train", "--config", str(recipe)]
     ranks = [
-        subprocess.Popen(
-            command, env=os.environ | job | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command, env=os.environ | job | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     for process in ranks:

@@ -14,9 +14,7 @@ from iwpo_fast.training import loop, train
 
 
 def metrics_of(settings) -> list[dict]:
-    return [
-        json.loads(line) for line in (Path(settings.output_dir) / "metrics.jsonl").read_text().splitlines()
-    ]
+    return [json.loads(line) for line in (Path(settings.output_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config):
@@ -30,9 +28,7 @@ def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config):
 
 
 def test_ipo_starts_at_its_value_at_margin_zero(config):
-    settings = config(
-        objective=ObjectiveConfig(name="ipo", beta=0.5), optim=OptimConfig(pairs_per_step=8, max_steps=1)
-    )
+    settings = config(objective=ObjectiveConfig(name="ipo", beta=0.5), optim=OptimConfig(pairs_per_step=8, max_steps=1))
     assert train(settings).before["eval_loss"] == pytest.approx(1.0, abs=1e-5)
 
 
@@ -40,9 +36,7 @@ def test_metrics_have_the_names_that_trl_users_know(config):
     settings = config(optim=OptimConfig(pairs_per_step=8, max_steps=1))
     train(settings)
     step = next(m for m in metrics_of(settings) if "loss" in m)
-    names = (
-        "loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected"
-    )
+    names = "loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected"
     ours = "weights/ess_frac weights/max data/truncated_frac perf/tokens_per_sec perf/peak_memory_gib"
     assert set(f"{names} grad_norm learning_rate epoch {ours} step".split()) == step.keys()
 
@@ -88,9 +82,7 @@ def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, 
         return reference
 
     monkeypatch.setattr(loop, "reference_logps", shifted)
-    with pytest.raises(
-        ValueError, match=r"differ before training by 0\.01 nats, first at token 0 .* rejected"
-    ):
+    with pytest.raises(ValueError, match=r"differ before training by 0\.01 nats, first at token 0 .* rejected"):
         train(config())
 
 
@@ -102,9 +94,7 @@ def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path
         train(settings)
 
 
-def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterwards(
-    config, tmp_path, monkeypatch
-):
+def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterwards(config, tmp_path, monkeypatch):
     from iwpo_fast.models import reference
 
     train(config())

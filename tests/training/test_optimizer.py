@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ def test_learning_rate_rises_to_its_peak_over_the_warmup_then_decays_towards_the
     config = OptimConfig(lr=1.0, warmup_fraction=0.2, min_lr_fraction=0.1)
     rates = [learning_rate(step, 10, config) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[2:]))
     assert learning_rate(10, 10, config) == pytest.approx(0.1)
 
 

@@ -42,7 +42,9 @@ checkpoint.save_tensors = killed
 def run_killed(config: TrainConfig, sabotage: str, folder: Path) -> None:
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config)))))
-    program = f"import os, signal\n{sabotage}\nfrom iwpo_fast.cli import main\nmain(['train', '--config', {str(recipe)!r}])"
+    program = (
+        f"import os, signal\n{sabotage}\nfrom iwpo_fast.cli import main\nmain(['train', '--config', {str(recipe)!r}])"
+    )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert finished.returncode == -9, finished.stderr
 
