@@ -1,0 +1,48 @@
+"""Checks of arguments that every operator shares. Each error is one sentence that says what to pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def check(condition: bool, sentence: str) -> None:
+    """Raises ValueError with the sentence unless the condition holds."""
+    if not condition:
+        raise ValueError(sentence)
+
+
+def check_index(name: str, index: Tensor, like: Tensor, what: str) -> None:
+    """`index` is an int64 vector on the device of `like`."""
+    check(index.ndim == 1, f"{name} has {index.ndim} dimensions: pass one {what} per token, [N].")
+    check(index.dtype == torch.int64, f"{name} is {index.dtype}: pass {name}.long().")
+    check_device(name, index, like)
+
+
+def check_device(name: str, tensor: Tensor, like: Tensor) -> None:
+    check(
+        tensor.device == like.device,
+        f"{name} is on {tensor.device} and the other arguments on {like.device}: move it there.",
+    )
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """float32 and its 16-bit relatives anywhere, float64 on a CPU."""
+    allowed = (*FLOATING, torch.float64) if tensor.device.type == "cpu" else FLOATING
+    check(
+        tensor.dtype in allowed,
+        f"{name} is {tensor.dtype} on {tensor.device}: pass bfloat16, float16 or float32 (float64 on a CPU).",
+    )
+
+
+def check_range(name: str, values: Tensor, limit: int, ignored: int | None = None) -> None:
+    """Every value is in 0..limit − 1, or the ignored one. Reads back from the device."""
+    bad = (values < 0) | (values >= limit)
+    if ignored is not None:
+        bad &= values != ignored
+    if bad.any():
+        where = int(bad.nonzero()[0, 0])
+        or_ignored = "" if ignored is None else f", or {ignored} to skip a token"
+        raise ValueError(f"{name}[{where}] is {int(values[where])}: pass values in 0..{limit - 1}{or_ignored}.")

@@ -1,0 +1,7 @@
+"""Per-token log-probs from hidden states and the head's weight, without logits."""
+
+from iwpo_kernels.linear_token_logps.naive import naive_linear_token_logps
+from iwpo_kernels.linear_token_logps.op import linear_token_logps
+from iwpo_kernels.linear_token_logps.types import TokenLogps
+
+__all__ = ["TokenLogps", "linear_token_logps", "naive_linear_token_logps"]

@@ -1,0 +1,66 @@
+"""The specification of `linear_token_logps`: all logits at once, differentiated by autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iwpo_kernels.linear_token_logps.types import IGNORED, TokenLogps
+
+
+def naive_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    hidden_index: Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """z = softcap(scale · (h Wᵀ + b)) / temperature, [N, V]; rounded to float32 or finer after the product."""
+    rows = hidden if hidden_index is None else hidden[hidden_index]
+    z = torch.nn.functional.linear(rows, weight, bias)
+    z = z.to(torch.promote_types(z.dtype, torch.float32)) * scale
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    return z / temperature
+
+
+def naive_linear_token_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    hidden_index: Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+    stats: bool = False,
+) -> Tensor | TokenLogps:
+    """`linear_token_logps`, with the same arguments, in plain PyTorch and in the precision of its inputs."""
+    z = naive_logits(
+        hidden,
+        weight,
+        bias=bias,
+        hidden_index=hidden_index,
+        softcap=softcap,
+        scale=scale,
+        temperature=temperature,
+    )
+    kept = labels != IGNORED
+    target = labels.where(kept, 0)[:, None]
+    log_p = z.log_softmax(-1)
+    logps = log_p.gather(1, target)[:, 0] * kept
+    if not stats:
+        return logps
+    with torch.no_grad():
+        p = log_p.exp()
+        return TokenLogps(
+            logps=logps,
+            entropy=-(p * log_p.masked_fill(p == 0, 0)).sum(-1) * kept,
+            sum_p2=p.square().sum(-1) * kept,
+            target_is_argmax=(z.gather(1, target)[:, 0] >= z.amax(-1)) & kept,
+            mean_logit=z.mean(-1) * kept,
+        )
