@@ -153,7 +153,7 @@ def _merged(model: PeftModel) -> PreTrainedModel:
     base: Any = cast(Any, model).get_base_model()
     head = base.get_output_embeddings()
     if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:
-        head.base_layer.weight = nn.Parameter(head.base_layer.weight.detach().clone())
+        head.base_layer.weight = nn.Parameter(cast(Tensor, head.base_layer.weight).detach().clone())
         base.config.tie_word_embeddings = False
     return cast(Any, model).merge_and_unload()
 
