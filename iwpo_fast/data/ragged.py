@@ -19,7 +19,7 @@ class Ragged:
     def from_rows(cls, rows: Sequence[Sequence[int] | np.ndarray], dtype: type = np.int32) -> Ragged:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
-        values = np.empty(int(offsets[-1]), dtype=dtype)
+        values: np.ndarray = np.empty(int(offsets[-1]), dtype=dtype)
         for i, row in enumerate(rows):
             values[offsets[i] : offsets[i + 1]] = row
         return cls(values, offsets)

@@ -1,4 +1,4 @@
-"""The plan of a run: what will be done, with what, and about how much memory it takes; printed before the first step."""
+"""The plan of a run, printed before its first step: what will be done, and about how much memory it takes."""
 
 from __future__ import annotations
 

@@ -28,10 +28,11 @@ class JsonlTracker:
 
     def __init__(self, path: Path, *, resumed_step: int) -> None:
         if path.exists():
-            kept = [line for line in _complete_lines(path) if 0 < resumed_step >= json.loads(line)["step"]]
+            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resumed_step]
+            kept = kept if resumed_step else []
             with written_aside(path) as aside:
                 aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for as long as the run
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
