@@ -52,6 +52,8 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scal
     """One launch of varlen flash attention: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
     from torch.nn.attention.varlen import varlen_attn
 
+    if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
+        raise CannotRunFlat("flash attention wants heads of one size, at most 256")
     bounds, longest = sequences.cu_seqlens, sequences.max_seqlen
     options: dict[str, Any] = {"scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
     causal = (-1, 0)
@@ -60,9 +62,7 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scal
     return out
 
 
-def per_sequence(
-    query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scale: float | None
-) -> Tensor:
+def per_sequence(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scale: float | None) -> Tensor:
     """Scaled dot-product attention, sequence by sequence; shapes as in `varlen`."""
     heads_first = (x.transpose(0, 1)[None].split(sequences.lengths, dim=2) for x in (query, key, value))
     gqa = query.shape[1] != key.shape[1]
@@ -76,12 +76,10 @@ def per_sequence(
 BACKENDS: dict[str, Backend] = {"varlen": varlen, "sdpa_per_sequence": per_sequence}
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """Fastest backend that computes attention in `dtype` on `device`."""
+def backends(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Backends that compute attention in `dtype` on `device`, the fastest first; a model may suit only some."""
     half = dtype in (torch.bfloat16, torch.float16)
-    if device.type == "cuda" and half and head_dim <= 256:
-        return "varlen"
-    return "sdpa_per_sequence"
+    return ["varlen", "sdpa_per_sequence"] if device.type == "cuda" and half else ["sdpa_per_sequence"]
 
 
 def flat_attention(
@@ -104,11 +102,7 @@ def flat_attention(
     if sequences is None:
         raise CannotRunFlat("it does not hand keyword arguments on to its attention layers")
     _refuse_extras(module, attention_mask, dropout, sequences.max_seqlen, kwargs)
-    dtype = (
-        torch.get_autocast_dtype(query.device.type)
-        if torch.is_autocast_enabled(query.device.type)
-        else query.dtype
-    )
+    dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
     return BACKENDS[sequences.backend](q, k, v, sequences, scaling)[None], None
 
@@ -121,9 +115,7 @@ def _refuse_extras(
     refused = {
         "a mask of its own": mask is not None,
         "attention dropout": dropout > 0,
-        "attention that is not causal": not (
-            getattr(module, "is_causal", True) if causal is None else causal
-        ),
+        "attention that is not causal": not (getattr(module, "is_causal", True) if causal is None else causal),
         "a softcap on attention scores": kwargs.get("softcap") is not None,
         "attention sinks": kwargs.get("s_aux") is not None,
         "a position bias": kwargs.get("position_bias") is not None,

@@ -44,7 +44,7 @@ class HeadSpec:
         scale = 1.0 if logit_scale is None else float(logit_scale)
         return cls(
             module=_checked(model.get_output_embeddings(), type(model).__name__),
-            decoder=model.get_decoder(),
+            decoder=_decoder(model),
             softcap=getattr(text, "final_logit_softcapping", None),
             scale=scale if logits_scaling is None else scale / float(logits_scaling),
         )
@@ -52,9 +52,7 @@ class HeadSpec:
     @property
     def linear(self) -> nn.Linear:
         """The head without adapters."""
-        module: nn.Module = (
-            self.module.get_base_layer() if isinstance(self.module, LoraLinear) else self.module
-        )
+        module: nn.Module = self.module.get_base_layer() if isinstance(self.module, LoraLinear) else self.module
         return cast(nn.Linear, module)
 
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +94,7 @@ class HeadSpec:
 
 def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
     if isinstance(head, LoraLinear):
-        plain = (
-            type(head.base_layer) is nn.Linear and not head.lora_variant and not any(head.lora_bias.values())
-        )
+        plain = type(head.base_layer) is nn.Linear and not head.lora_variant and not any(head.lora_bias.values())
         if not plain:
             raise ValueError(
                 f"The LM head of {model} has an adapter that is not plain LoRA (DoRA, LoRA with bias, ...): "
@@ -112,6 +108,16 @@ def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
             "use a causal language model whose head is a plain linear layer, without modules_to_save on it."
         )
     return head
+
+
+def _decoder(model: PreTrainedModel) -> PreTrainedModel:
+    for candidate in (model.get_decoder(), model.base_model, getattr(model, "model", None)):
+        if isinstance(candidate, PreTrainedModel) and candidate is not model:
+            return candidate
+    raise ValueError(
+        f"The decoder of {type(model).__name__} cannot be told from its head: use a causal language model that "
+        "keeps them apart, as those of transformers do."
+    )
 
 
 def _active_adapters(head: nn.Linear | LoraLinear) -> list[str]:

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import peft
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig
-from iwpo_fast.models.attention import CannotRunFlat, why_not_flat
+from iwpo_fast.models.attention import CannotRunFlat, backends, why_not_flat
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.selftest import largest_error, tolerance
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
@@ -33,8 +34,7 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
         raise _unreadable(config.path, "tokenizer") from error
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"The tokenizer of {config.path} has no end-of-sequence token: "
-            "set eos_token in its tokenizer_config.json."
+            f"The tokenizer of {config.path} has no end-of-sequence token: set eos_token in its tokenizer_config.json."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -94,11 +94,25 @@ def _load_model(
         settings = AutoConfig.from_pretrained(location, revision=config.revision)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(config.path, "model") from error
-    _check_settings(settings, config.path, max_length)
+    _check_settings(settings, config.path)
     _turn_off_noise(settings)
+    model = _read_weights(config, location, settings, dtype)
+    entries = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    if len(tokenizer) > entries:
+        raise ValueError(
+            f"The tokenizer of {config.path} has {len(tokenizer)} entries but the model embeds {entries}: "
+            "give the tokenizer that belongs to the model, or resize the embedding and save the model first."
+        )
+    _check_positions(model, config.path, max_length)
+    return model
+
+
+def _read_weights(
+    config: ModelConfig, location: str, settings: PreTrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            location, config=settings, revision=config.revision, dtype=dtype
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location, config=settings, revision=config.revision, dtype=dtype, output_loading_info=True
         )
     except OSError as error:
         raise _unreadable(config.path, "model") from error
@@ -107,33 +121,40 @@ def _load_model(
             f"model.path {config.path} holds a {type(settings).__name__}, which is no causal language "
             "model to transformers: give a decoder-only language model."
         ) from error
-    entries = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-    if len(tokenizer) > entries:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"The tokenizer of {config.path} has {len(tokenizer)} entries but the model embeds {entries}: "
-            "give the tokenizer that belongs to the model, or resize the embedding and save the model first."
+            f"The weights in {config.path} are damaged or do not fit its config.json: save or download it again."
+        ) from error
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{config.path} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} among them: "
+            "give a complete causal language model."
         )
     return model
 
 
-def _check_settings(settings: PreTrainedConfig, path: str, max_length: int | None) -> None:
+def _check_settings(settings: PreTrainedConfig, path: str) -> None:
     if settings.is_encoder_decoder:
-        raise ValueError(
-            f"model.path {path} is an encoder-decoder model: give a decoder-only language model."
-        )
+        raise ValueError(f"model.path {path} is an encoder-decoder model: give a decoder-only language model.")
     if getattr(settings, "quantization_config", None) is not None:
-        raise ValueError(
-            f"model.path {path} is quantised, and quantised weights cannot be trained: give the original."
-        )
+        raise ValueError(f"model.path {path} is quantised, and quantised weights cannot be trained: give the original.")
+
+
+def _check_positions(model: PreTrainedModel, path: str, max_length: int | None) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if max_length is None or limit is None or max_length <= limit:
+        return
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
+    if any(limit <= table.num_embeddings <= limit + 2 for table in tables):  # OPT keeps two entries more
+        raise ValueError(f"data.max_length is {max_length} but {path} has learned only {limit} positions: lower it.")
 
 
 def _turn_off_noise(settings: PreTrainedConfig) -> None:
     """Set every dropout rate, and the jitter of mixture-of-experts routers, to zero."""
     text = settings.get_text_config()
     for name, value in text.to_dict().items():
-        if isinstance(value, float) and any(
-            part in name for part in ("dropout", "pdrop", "layerdrop", "jitter")
-        ):
+        if isinstance(value, float) and any(part in name for part in ("dropout", "pdrop", "layerdrop", "jitter")):
             setattr(text, name, 0.0)
 
 
@@ -161,29 +182,30 @@ def _settle_layout(policy: Policy, asked: str, max_length: int | None) -> None:
     if obstacle is None:
         return
     name = type(policy.causal_lm).__name__
-    policy.set_layout("padded", f"cannot run flat, {obstacle}" if obstacle else "asked for")
+    policy.run_padded(f"cannot run flat, {obstacle}" if obstacle else "asked for")
     if largest_error(policy) > tolerance(policy):
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
             "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."
         )
     if asked == "flat":
-        raise ValueError(
-            f"model.batch_layout is flat but {name} cannot run flat, {obstacle}: set auto or padded."
-        )
+        raise ValueError(f"model.batch_layout is flat but {name} cannot run flat, {obstacle}: set auto or padded.")
 
 
 def _obstacle_to_flat(policy: Policy, max_length: int | None) -> str | None:
     """Why the policy cannot run flat, or None, and then it does."""
-    if (obstacle := why_not_flat(policy.causal_lm, max_length)) is not None:
+    obstacle = why_not_flat(policy.causal_lm, max_length)
+    if obstacle is not None:
         return obstacle
-    try:
-        policy.set_layout("flat", "the model takes flat batches")
-        if largest_error(policy) > tolerance(policy):
-            return "its log-probs would differ from those of separate sequences"
-    except CannotRunFlat as refusal:
-        return str(refusal)
-    return None
+    for backend in backends(policy.device, policy.compute_dtype):
+        try:
+            policy.run_flat("the model takes flat batches", backend)
+            if largest_error(policy) <= tolerance(policy):
+                return None
+            obstacle = "its log-probs would differ from those of separate sequences"
+        except CannotRunFlat as refusal:
+            obstacle = str(refusal)
+    return obstacle
 
 
 def _location(path: str) -> str:

@@ -28,9 +28,7 @@ def pad(batch: FlatBatch) -> Padded:
     """Lay out the flat batch as a rectangle; padding holds token 0, which the mask hides."""
     bounds = batch.cu_seqlens.long()
     rows, width = bounds.numel() - 1, batch.max_seqlen
-    row = torch.repeat_interleave(
-        torch.arange(rows, device=bounds.device), bounds.diff(), output_size=batch.tokens
-    )
+    row = torch.repeat_interleave(torch.arange(rows, device=bounds.device), bounds.diff(), output_size=batch.tokens)
     flat_index = row * width + torch.arange(batch.tokens, device=bounds.device) - bounds[row]
     padded = batch.input_ids.new_zeros(2, rows * width)
     padded[0, flat_index] = batch.input_ids

@@ -37,32 +37,32 @@ class Policy(nn.Module):
         attention: name of the attention implementation.
     """
 
+    layout: Layout
+    layout_reason: str
+    attention: str
+
     def __init__(self, model: PreTrainedModel | PeftModel, compute_dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
         self.head = HeadSpec.of(self.causal_lm)
         self.own_attention: str = self.head.decoder.config._attn_implementation
-        self.set_layout("padded", "not asked for anything else")
+        self.run_padded("not asked for anything else")
 
-    def set_layout(self, layout: Layout, reason: str) -> None:
-        """Run batches flat or padded from now on."""
-        self.layout, self.layout_reason = layout, reason
-        if layout == "flat":
-            text = self.causal_lm.config.get_text_config()
-            head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-            self.attention = attention.choose_backend(self.device, self.compute_dtype, head_dim)
-            self.head.decoder.set_attn_implementation(attention.NAME)
-        else:
-            self.attention = self.own_attention
-            self.head.decoder.set_attn_implementation(self.own_attention)
+    def run_padded(self, reason: str) -> None:
+        """Pad every batch from now on, and use the model's own attention."""
+        self.layout, self.layout_reason, self.attention = "padded", reason, self.own_attention
+        self.head.decoder.set_attn_implementation(self.own_attention)
+
+    def run_flat(self, reason: str, backend: str) -> None:
+        """Run batches flat from now on, with the given backend of `attention.BACKENDS`."""
+        self.layout, self.layout_reason, self.attention = "flat", reason, backend
+        self.head.decoder.set_attn_implementation(attention.NAME)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
         """The model, without the peft wrapper around it."""
-        return cast(
-            PreTrainedModel, self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        )
+        return cast(PreTrainedModel, self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
 
     @property
     def device(self) -> torch.device:
@@ -83,9 +83,7 @@ class Policy(nn.Module):
         with self.autocast():
             if self.layout == "padded":
                 padded = pad(batch)
-                output = self.head.decoder(
-                    padded.input_ids, attention_mask=padded.attention_mask, use_cache=False
-                )
+                output = self.head.decoder(padded.input_ids, attention_mask=padded.attention_mask, use_cache=False)
                 return output.last_hidden_state.flatten(0, 1)[padded.flat_index]
             sequences = attention.Sequences.of(batch.cu_seqlens, batch.max_seqlen, self.attention)
             output = self.head.decoder(
@@ -98,9 +96,7 @@ class Policy(nn.Module):
 
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in `compute_dtype`."""
-        return torch.autocast(
-            self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32
-        )
+        return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     @contextmanager
     def plain_attention(self) -> Iterator[PreTrainedModel | PeftModel]:
@@ -126,9 +122,7 @@ class Policy(nn.Module):
         digest = hashlib.sha256(_settings(self.causal_lm).encode())
         for name, parameter in self.causal_lm.named_parameters():
             if "lora_" not in name:
-                digest.update(
-                    f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode()
-                )
+                digest.update(f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode())
                 digest.update(cast(Any, parameter.detach().cpu().contiguous().view(torch.uint8).numpy()))
         return digest.hexdigest()
 

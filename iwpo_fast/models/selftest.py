@@ -77,9 +77,7 @@ def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
     logits = []
     with policy.plain_attention() as model, _amplified(policy.head.module, gain), policy.autocast():
         for begin, end in pairwise(bounds):
-            logits.append(
-                model(input_ids=batch.input_ids[None, begin:end], use_cache=False).logits[0].float()
-            )
+            logits.append(model(input_ids=batch.input_ids[None, begin:end], use_cache=False).logits[0].float())
     logps = torch.cat(logits)[batch.hidden_index].log_softmax(-1)
     return logps.gather(-1, batch.labels[:, None]).squeeze(-1)
 

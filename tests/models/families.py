@@ -42,6 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "sliding_window": 4},
     "granite": {"logits_scaling": 4.0, "attention_multiplier": 0.3},
+    "phi": {"tie_word_embeddings": False},
     "phi3": {"tie_word_embeddings": False},
     "gpt2": {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
 }

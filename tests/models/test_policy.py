@@ -1,0 +1,140 @@
+"""What a policy promises beside its log-probs: saving, fingerprints, checkpointed gradients, adapters."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from families import gradients, make_batch, plain_logps
+from peft import AutoPeftModelForCausalLM
+from safetensors import safe_open
+from test_head import assert_close_logps, stir_adapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
+from iwpo_fast.models import load_policy
+
+CPU = torch.device("cpu")
+
+
+def shake(policy):
+    """Move every trained weight, as training does."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in policy.trainable_parameters().values():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_tied", "gemma2", "cohere", "gpt2"])
+def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(policy_of, tokenizer, batch, tmp_path, family):
+    policy = policy_of(family)
+    shake(policy)
+    policy.save(tmp_path / "saved", tokenizer)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert_close_logps(policy(batch), plain_logps(loaded.eval(), batch))
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab() == tokenizer.get_vocab()
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()).get("use_cache", True)
+    with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float32}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]], ids=["all_linear", "lm_head"])
+@pytest.mark.parametrize("family", ["llama", "llama_tied"])
+@pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
+def test_a_saved_adapter_gives_the_same_log_probs_in_plain_peft(policy_of, tokenizer, batch, tmp_path, family, targets):
+    policy = policy_of(family, lora=LoraConfig(rank=4, target_modules=targets))
+    stir_adapter(policy)
+    policy.save(tmp_path / "saved", tokenizer)
+    assert not (tmp_path / "saved" / "model.safetensors").exists()
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert_close_logps(policy(batch), plain_logps(loaded.eval(), batch))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]], ids=["all_linear", "lm_head"])
+@pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
+def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch, tmp_path, targets):
+    config = ModelConfig(tiny=TinyConfig(hidden_size=32), lora=LoraConfig(rank=4, target_modules=targets))
+    policy = load_policy(config, tokenizer, seed=0, device=CPU)
+    stir_adapter(policy)
+    before = policy(batch)
+    policy.save(tmp_path / "saved", tokenizer)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert_close_logps(before, plain_logps(loaded.eval(), batch))
+    assert torch.equal(policy(batch), before)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("layout", ["flat", "padded"])
+def test_checkpointed_gradients_are_bitwise_those_without(policy_of, batch, lora, layout):
+    plain = policy_of("llama", lora=lora, batch_layout=layout)
+    expected = gradients(plain(batch), plain)
+    policy = policy_of("llama", lora=lora, batch_layout=layout, gradient_checkpointing=True)
+    assert policy.causal_lm.is_gradient_checkpointing
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        logps = policy(batch)
+    whole = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: whole.append(t.numel()) or t, lambda t: t):
+        plain(batch)
+    assert sum(saved) < 0.7 * sum(whole)
+    ours = gradients(logps, policy)
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_only_adapters_are_trained_with_lora_and_everything_without(policy_of):
+    full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
+    assert not full.has_adapter and lora.has_adapter
+    assert len(full.trainable_parameters()) == len(list(full.parameters()))
+    assert lora.trainable_parameters() and all("lora_" in name for name in lora.trainable_parameters())
+    with pytest.raises(AssertionError, match="without an adapter"):
+        full.disable_adapter()
+
+
+def test_an_adapter_trains_again_after_it_was_off(policy_of, batch):
+    policy = policy_of("llama", lora=LoraConfig(rank=4))
+    names = policy.trainable_parameters().keys()
+    with policy.disable_adapter():
+        policy(batch)
+    assert policy.trainable_parameters().keys() == names
+
+
+def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path):
+    full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
+    stir_adapter(lora)
+    assert full.fingerprint() == lora.fingerprint()
+    assert full.fingerprint() != policy_of("llama", changes={"rope_theta": 500.0}).fingerprint()
+    before = full.fingerprint()
+    with torch.no_grad():
+        full.head.linear.weight[3, 4] += 1e-3
+    assert full.fingerprint() != before
+
+
+def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of, batch):
+    exact, rounded = policy_of("llama")(batch), policy_of("llama", precision="bf16")(batch)
+    assert rounded.dtype == torch.float32
+    error = (exact - rounded).abs().max()
+    assert 1e-4 < error < 0.5
+
+
+def test_hidden_states_of_both_layouts_are_flat(policy_of, tokenizer):
+    batch = make_batch(len(tokenizer), seed=4)
+    policy = policy_of("llama")
+    flat = policy.hidden_states(batch)
+    policy.run_padded("for comparison")
+    padded = policy.hidden_states(batch)
+    assert flat.shape == padded.shape == (batch.tokens, 32)
+    assert (flat - padded).abs().max() <= 2e-5
+
+
+def test_loading_and_running_leave_the_random_state_alone(policy_of, batch):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    policy = policy_of("llama", lora=LoraConfig(rank=4))
+    torch.manual_seed(5)
+    load_policy(
+        ModelConfig(path=policy.causal_lm.name_or_path, lora=LoraConfig(rank=4)),
+        AutoTokenizer.from_pretrained(policy.causal_lm.name_or_path), seed=8, device=CPU,
+    )  # fmt: skip
+    policy(batch)
+    assert torch.equal(torch.rand(3), expected)
