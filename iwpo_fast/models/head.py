@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from iwpo_fast.models.plain import linear_token_logps
+from iwpo_kernels import linear_token_logps
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,17 @@ class HeadSpec:
         """
         hidden, weight = self.project(hidden)
         bias = self.linear.bias
-        return linear_token_logps(
+        logps = linear_token_logps(
             hidden.to(dtype),
             weight.to(dtype),
             labels,
             hidden_index=hidden_index,
-            bias=None if bias is None else self.scale * bias.to(dtype),
+            bias=None if bias is None else bias.to(dtype),
             softcap=self.softcap,
             scale=self.scale,
         )
+        assert isinstance(logps, Tensor)
+        return logps
 
 
 def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
