@@ -1,0 +1,7 @@
+"""Weighted preference losses from the log-probs of tokens."""
+
+from iwpo_kernels.weighted_preference.naive import naive_weighted_preference_loss
+from iwpo_kernels.weighted_preference.op import weighted_preference_loss
+from iwpo_kernels.weighted_preference.types import PreferenceOutput, PreferenceSums
+
+__all__ = ["PreferenceOutput", "PreferenceSums", "naive_weighted_preference_loss", "weighted_preference_loss"]

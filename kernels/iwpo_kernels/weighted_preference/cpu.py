@@ -1,0 +1,73 @@
+"""The weighted preference loss on a CPU, in float64 throughout."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iwpo_kernels.weighted_preference.types import Forward, PairLoss
+
+
+def forward(
+    logps: Tensor,
+    segments: Tensor,
+    ref_logps: Tensor | None,
+    weights: Tensor | None,
+    lengths: Tensor | None,
+    loss: PairLoss,
+) -> Forward:
+    sequence_logps = torch.segment_reduce(logps.double(), "sum", offsets=segments, initial=0.0)
+    ratios = sequence_logps if ref_logps is None else sequence_logps - ref_logps
+    divisor = torch.ones_like(ratios)
+    if loss.average:
+        divisor = (segments.diff() if lengths is None else lengths).clamp(min=1).double()
+    chosen_score, rejected_score = (ratios / divisor).chunk(2)
+    value, slope = pair_loss(chosen_score - rejected_score, loss)
+
+    weight = torch.ones_like(value) if weights is None else weights.double()
+    removed = weight == 0
+    weighted = (weight * value).masked_fill(removed, 0)
+    slope = (weight * slope).masked_fill(removed, 0)
+    chosen_reward, rejected_reward = (loss.beta * ratios).chunk(2)
+    terms = (
+        torch.ones_like(value),
+        weight,
+        weight.square(),
+        weighted,
+        value,
+        chosen_reward,
+        rejected_reward,
+        chosen_reward - rejected_reward,
+        (chosen_reward > rejected_reward).double(),
+        *sequence_logps.chunk(2),
+    )
+    return Forward(
+        sequence_logps=sequence_logps.to(logps.dtype, copy=True),
+        coefficients=(torch.cat([slope, -slope]) / divisor).to(logps.dtype),
+        sums=torch.stack(terms).sum(1),
+    )
+
+
+def pair_loss(h: Tensor, loss: PairLoss) -> tuple[Tensor, Tensor]:
+    """Loss of each pair and its derivative with respect to h, [P]."""
+    value, derivative = _closed_form(loss.slope * h - loss.shift, loss.form)
+    flipped_value, flipped_derivative = _closed_form(-loss.slope * h - loss.shift, loss.form)
+    kept = 1 - loss.smoothing
+    return (
+        kept * value + loss.smoothing * flipped_value,
+        loss.slope * (kept * derivative - loss.smoothing * flipped_derivative),
+    )
+
+
+def _closed_form(x: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    if form == "sigmoid":
+        return -F.logsigmoid(x), -torch.sigmoid(-x)
+    if form == "squared":
+        return x.square(), 2 * x
+    return torch.relu(-x), -(x < 0).double()
+
+
+def token_gradient(grad: Tensor, coefficients: Tensor, segments: Tensor, tokens: int) -> Tensor:
+    """grad · coefficient of its sequence for each token, [tokens]."""
+    return torch.repeat_interleave(grad * coefficients, segments.diff(), output_size=tokens)

@@ -1,0 +1,91 @@
+"""What `weighted_preference_loss` takes and returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Form = Literal["sigmoid", "squared", "hinge"]
+FORMS: tuple[Form, ...] = ("sigmoid", "squared", "hinge")
+
+
+class PreferenceSums(NamedTuple):
+    """Sums over the pairs of a batch, each a float64 tensor without dimensions, on the device.
+
+    Rewards are beta · (log-prob − reference log-prob) of the sums over tokens, whatever the loss averages.
+
+    Attributes:
+        pairs: number of pairs.
+        weights: Σ w.
+        squared_weights: Σ w².
+        weighted_loss: Σ w · loss, before division by the denominator.
+        loss: Σ loss, without weights.
+        chosen_rewards: of the chosen sequences.
+        rejected_rewards: of the rejected sequences.
+        margins: Σ (chosen reward − rejected reward).
+        correct: pairs whose chosen reward is larger than the rejected one; a tie is not.
+        chosen_logps: log-probs of the chosen sequences.
+        rejected_logps: log-probs of the rejected sequences.
+    """
+
+    pairs: Tensor
+    weights: Tensor
+    squared_weights: Tensor
+    weighted_loss: Tensor
+    loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+    margins: Tensor
+    correct: Tensor
+    chosen_logps: Tensor
+    rejected_logps: Tensor
+
+
+class PreferenceOutput(NamedTuple):
+    """Result of a preference loss.
+
+    Attributes:
+        loss: without dimensions, dtype of the log-probs, differentiable.
+        sequence_logps: [S], log-prob of each sequence (a sum over its tokens), without gradient.
+        sums: what metrics are made of, without gradient.
+    """
+
+    loss: Tensor
+    sequence_logps: Tensor
+    sums: PreferenceSums
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """(1 − ε) ℓ(h) + ε ℓ(−h) with ℓ(h) = f(slope · h − shift), where
+    f(x) is −log σ(x) for "sigmoid", x² for "squared" and max(0, −x) for "hinge".
+
+    Attributes:
+        shift: [P], or one number for all pairs.
+        smoothing: ε, [P], or one number for all pairs.
+        beta: scale of the rewards.
+        average: log-prob and reference log-prob of a sequence are divided by its tokens (at least 1).
+    """
+
+    form: str
+    slope: float
+    shift: Tensor | float
+    smoothing: Tensor | float
+    beta: float
+    average: bool
+
+
+class Forward(NamedTuple):
+    """What the forward pass computes.
+
+    Attributes:
+        sequence_logps: [S], dtype of the log-probs.
+        coefficients: like sequence_logps, ∂(Σ w · loss)/∂logp of each token of a sequence.
+        sums: float64 [11], in the order of `PreferenceSums`.
+    """
+
+    sequence_logps: Tensor
+    coefficients: Tensor
+    sums: Tensor
