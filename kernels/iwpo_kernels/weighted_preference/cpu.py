@@ -53,10 +53,10 @@ def pair_loss(h: Tensor, loss: PairLoss) -> tuple[Tensor, Tensor]:
     """Loss of each pair and its derivative with respect to h, [P]."""
     value, derivative = _closed_form(loss.slope * h - loss.shift, loss.form)
     flipped_value, flipped_derivative = _closed_form(-loss.slope * h - loss.shift, loss.form)
-    kept = 1 - loss.smoothing
+    eps = loss.smoothing.double() if isinstance(loss.smoothing, Tensor) else loss.smoothing
     return (
-        kept * value + loss.smoothing * flipped_value,
-        loss.slope * (kept * derivative - loss.smoothing * flipped_derivative),
+        (1 - eps) * value + eps * flipped_value,
+        loss.slope * ((1 - eps) * derivative - eps * flipped_derivative),
     )
 
 

@@ -1,0 +1,158 @@
+"""Triton kernels of the weighted preference loss. One program per pair forward, one per sequence backward."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from iwpo_kernels.variants import Variant
+from iwpo_kernels.weighted_preference.types import FORMS
+
+BLOCK = 1024
+NUM_WARPS = 4
+_RUN_TIME = ("tokens", "has_ref", "has_weights", "has_lengths", "has_smoothing", "has_shift", "average")
+
+
+@triton.jit
+def _segment(logps, segments, sequence, tokens, BLOCK: tl.constexpr):
+    """Sum over the tokens of a sequence, NaN where its offsets are no range of tokens; and their number."""
+    start = tl.load(segments + sequence)
+    end = tl.load(segments + sequence + 1)
+    fits = (start >= 0) & (start <= end) & (end <= tokens)
+    stop = tl.where(fits, end, start)
+    total = tl.zeros([BLOCK], dtype=tl.float64)
+    for offset in range(start, stop, BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        total += tl.load(logps + index, mask=index < stop, other=0.0).to(tl.float64)
+    return tl.where(fits, tl.sum(total), float("nan")), end - start
+
+
+@triton.jit
+def _closed_form(x, FORM: tl.constexpr):
+    """f(x) and f'(x); the comparisons let NaN through."""
+    if FORM == "sigmoid":
+        u = tl.exp(-tl.abs(x))
+        value = tl.where(x >= 0, 0.0, -x) + tl.log(1 + u)
+        derivative = -tl.where(x >= 0, u, 1.0) / (1 + u)
+    elif FORM == "squared":
+        value = x * x
+        derivative = 2 * x
+    else:
+        value = tl.where(x >= 0, 0.0, -x)
+        derivative = tl.where(x >= 0, 0.0, -1.0)
+    return value, derivative
+
+
+@triton.jit
+def _divisor(lengths, sequence, tokens, has_lengths, average):
+    length = tl.load(lengths + sequence, mask=has_lengths != 0, other=0)
+    length = tl.where(has_lengths != 0, length, tokens)
+    return tl.where(average != 0, tl.maximum(length, 1), 1).to(tl.float64)
+
+
+@triton.jit(do_not_specialize=_RUN_TIME)
+def weighted_preference_fwd_kernel(
+    logps,
+    segments,
+    ref_logps,
+    weights,
+    lengths,
+    smoothing_of_pairs,
+    shift_of_pairs,
+    sequence_logps,
+    coefficients,
+    terms,
+    tokens,
+    smoothing: tl.float64,
+    shift: tl.float64,
+    slope: tl.float64,
+    beta: tl.float64,
+    has_ref,
+    has_weights,
+    has_lengths,
+    has_smoothing,
+    has_shift,
+    average,
+    FORM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """From token log-probs to `sequence_logps` and `coefficients` [2P] and `terms` float64 [11, P]."""
+    pair = tl.program_id(0)
+    pairs = tl.num_programs(0)
+    other = pairs + pair
+
+    chosen_logp, chosen_tokens = _segment(logps, segments, pair, tokens, BLOCK)
+    rejected_logp, rejected_tokens = _segment(logps, segments, other, tokens, BLOCK)
+    chosen_ratio = chosen_logp - tl.load(ref_logps + pair, mask=has_ref != 0, other=0.0)
+    rejected_ratio = rejected_logp - tl.load(ref_logps + other, mask=has_ref != 0, other=0.0)
+    chosen_divisor = _divisor(lengths, pair, chosen_tokens, has_lengths, average)
+    rejected_divisor = _divisor(lengths, other, rejected_tokens, has_lengths, average)
+    h = chosen_ratio / chosen_divisor - rejected_ratio / rejected_divisor
+
+    eps = tl.load(smoothing_of_pairs + pair, mask=has_smoothing != 0, other=0.0).to(tl.float64)
+    eps = tl.where(has_smoothing != 0, eps, smoothing)
+    b = tl.load(shift_of_pairs + pair, mask=has_shift != 0, other=0.0).to(tl.float64)
+    b = tl.where(has_shift != 0, b, shift)
+    kept_value, kept_derivative = _closed_form(slope * h - b, FORM)
+    flipped_value, flipped_derivative = _closed_form(-slope * h - b, FORM)
+    value = (1 - eps) * kept_value + eps * flipped_value
+    derivative = slope * ((1 - eps) * kept_derivative - eps * flipped_derivative)
+
+    weight = tl.load(weights + pair, mask=has_weights != 0, other=1.0).to(tl.float64)
+    weighted = tl.where(weight == 0, 0.0, weight * value)
+    coefficient = tl.where(weight == 0, 0.0, weight * derivative)
+
+    chosen_reward = beta * chosen_ratio
+    rejected_reward = beta * rejected_ratio
+    tl.store(sequence_logps + pair, chosen_logp)
+    tl.store(sequence_logps + other, rejected_logp)
+    tl.store(coefficients + pair, coefficient / chosen_divisor)
+    tl.store(coefficients + other, -coefficient / rejected_divisor)
+    terms += pair
+    tl.store(terms, 1.0)
+    tl.store(terms + pairs, weight)
+    tl.store(terms + 2 * pairs, weight * weight)
+    tl.store(terms + 3 * pairs, weighted)
+    tl.store(terms + 4 * pairs, value)
+    tl.store(terms + 5 * pairs, chosen_reward)
+    tl.store(terms + 6 * pairs, rejected_reward)
+    tl.store(terms + 7 * pairs, chosen_reward - rejected_reward)
+    tl.store(terms + 8 * pairs, (chosen_reward > rejected_reward).to(tl.float64))
+    tl.store(terms + 9 * pairs, chosen_logp)
+    tl.store(terms + 10 * pairs, rejected_logp)
+
+
+@triton.jit(do_not_specialize=("tokens",))
+def weighted_preference_bwd_kernel(grad, coefficients, segments, token_grads, tokens, BLOCK: tl.constexpr):
+    """Each token of a sequence gets grad · coefficient of the sequence."""
+    sequence = tl.program_id(0)
+    start = tl.maximum(tl.load(segments + sequence), 0)
+    end = tl.minimum(tl.load(segments + sequence + 1), tokens)
+    value = tl.load(grad) * tl.load(coefficients + sequence)
+    for offset in range(start, end, BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        tl.store(token_grads + index, tl.zeros([BLOCK], dtype=tl.float32) + value, mask=index < end)
+
+
+def variants() -> list[Variant]:
+    vectors = (
+        "logps",
+        "ref_logps",
+        "weights",
+        "smoothing_of_pairs",
+        "shift_of_pairs",
+        "sequence_logps",
+        "coefficients",
+    )
+    forward = {name: "*fp32" for name in vectors} | {"segments": "*i64", "lengths": "*i64", "terms": "*fp64"}
+    forward |= {name: "fp64" for name in ("smoothing", "shift", "slope", "beta")}
+    forward |= {name: "i32" for name in _RUN_TIME}
+    backward = {name: "*fp32" for name in ("grad", "coefficients", "token_grads")}
+    backward |= {"segments": "*i64", "tokens": "i32"}
+    return [
+        *(
+            Variant(weighted_preference_fwd_kernel, forward, {"FORM": form, "BLOCK": BLOCK}, NUM_WARPS)
+            for form in FORMS
+        ),
+        Variant(weighted_preference_bwd_kernel, backward, {"BLOCK": BLOCK}, NUM_WARPS),
+    ]
