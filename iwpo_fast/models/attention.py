@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 NAME = "iwpo_flat"
@@ -16,6 +18,9 @@ NAME = "iwpo_flat"
 
 KWARG = "flat_sequences"
 """Keyword argument by which `Sequences` travel through the model to `flat_attention`."""
+
+VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether this PyTorch's varlen attention has fewer key than query heads; that of 2.11 has not."""
 
 
 class CannotRunFlat(Exception):
@@ -50,14 +55,16 @@ Backend = Callable[[Tensor, Tensor, Tensor, Sequences, float | None], Tensor]
 
 def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scale: float | None) -> Tensor:
     """One launch of varlen flash attention: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
-    from torch.nn.attention.varlen import varlen_attn
-
     if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
         raise CannotRunFlat("flash attention wants heads of one size, at most 256")
     bounds, longest = sequences.cu_seqlens, sequences.max_seqlen
-    options: dict[str, Any] = {"scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
-    causal = (-1, 0)
-    out = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=causal, **options)
+    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and VARLEN_TAKES_GROUPS:
+        options["enable_gqa"] = True
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    out = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
     assert isinstance(out, Tensor)
     return out
 
