@@ -46,7 +46,6 @@ def reference_logps(
     tokens_per_batch: int,
     cache_dir: Path,
     world: World,
-    progress: bool = False,
 ) -> ReferenceLogps:
     """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
 
@@ -67,7 +66,7 @@ def reference_logps(
     path = cache_dir / "reference" / f"{key}.safetensors"
     values = _load(path)
     if values is None:
-        values = _compute(policy, pairs, tokens_per_batch, world, progress)
+        values = _compute(policy, pairs, tokens_per_batch, world)
         if world.is_main:
             save_tensors(path, {name: torch.from_numpy(array) for name, array in values.items()}, settings)
     world.barrier()
@@ -89,14 +88,17 @@ def _load(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _compute(
-    policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World, progress: bool
-) -> dict[str, np.ndarray]:
+def _compute(policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World) -> dict[str, np.ndarray]:
     """float32 values of every completion token, laid out as `pairs.chosen` and `pairs.rejected` are."""
     chosen = torch.zeros(len(pairs.chosen.values))
     rejected = torch.zeros(len(pairs.rejected.values))
     batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=tokens_per_batch, ranks=world.size)
-    bar = tqdm(total=len(batches[world.rank]), desc="reference log-probs", unit="batch", disable=not progress)
+    bar = tqdm(
+        total=len(batches[world.rank]),
+        desc="reference log-probs",
+        unit="batch",
+        disable=None if world.is_main else True,
+    )
     was_training = policy.training
     policy.eval()
     adapter_off = policy.disable_adapter() if policy.has_adapter else contextlib.nullcontext()

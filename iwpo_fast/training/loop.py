@@ -76,8 +76,8 @@ def train(config: TrainConfig) -> TrainSummary | None:
         return step_rows(len(pairs), step, pairs_per_step=config.optim.pairs_per_step, seed=config.seed)
 
     def with_reference(pairs: Pairs) -> Split:
-        settings = {"tokens_per_batch": config.optim.tokens_per_batch, "cache_dir": cache_folder(config.data)}
-        return Split(pairs, reference_logps(policy, pairs, world=world, progress=world.is_main, **settings))
+        cache, budget = cache_folder(config.data), config.optim.tokens_per_batch
+        return Split(pairs, reference_logps(policy, pairs, tokens_per_batch=budget, cache_dir=cache, world=world))
 
     training = with_reference(pairs)
     evaluation = None if held_out is None else with_reference(held_out)
@@ -93,7 +93,10 @@ def train(config: TrainConfig) -> TrainSummary | None:
         say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on every token")
 
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
-    reporter = Reporter(trackers, plan, state, world, every=config.log.every, truncated=ledger.truncated_fraction)
+    metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
+    reporter = Reporter(
+        trackers, plan, state, world, metrics, every=config.log.every, truncated=ledger.truncated_fraction
+    )
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(policy, evaluation, config, world))
     reporter.start_clock()
@@ -104,7 +107,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
             group["lr"] = rate
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
-        accumulate_gradients(policy, training, rows, config, world, reporter.metrics)
+        accumulate_gradients(policy, training, rows, config, world, metrics)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.optim.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -178,7 +181,7 @@ def evaluate(policy: Policy, split: Split, config: TrainConfig, world: World) ->
         budget=config.optim.tokens_per_batch,
         ranks=world.size,
     )[world.rank]
-    metrics = PreferenceMetrics(world.device)
+    metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     policy.eval()
     for rows in filter(len, batches):
         batch = flat_batch(split.pairs, rows, split.reference.sequences).to(world.device)

@@ -7,16 +7,20 @@ import sys
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from iwpo_fast.world import World
 from iwpo_kernels import PreferenceSums
 
 
 class PreferenceMetrics:
-    """Running sums over pairs, under TRL's metric names. Adding never waits for the device."""
+    """Running sums over pairs, under TRL's metric names. Adding never waits for the device.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        normalize: what the loss is divided by, as in `ObjectiveConfig`.
+    """
+
+    def __init__(self, device: torch.device, *, normalize: str = "count") -> None:
+        self._normalize = normalize
         self._sums = torch.zeros(len(PreferenceSums._fields), dtype=torch.float64, device=device)
 
     def add(self, sums: PreferenceSums) -> None:
@@ -27,11 +31,12 @@ class PreferenceMetrics:
         total = PreferenceSums(*world.sum_(self._sums.clone()).tolist())
         self._sums.zero_()
         pairs = max(1.0, float(total.pairs))
+        divisor = pairs if self._normalize == "count" else float(total.weights) or 1.0
         return {
-            "loss": total.weighted_loss / pairs,
+            "loss": total.weighted_loss / divisor,
             "rewards/chosen": total.chosen_rewards / pairs,
             "rewards/rejected": total.rejected_rewards / pairs,
-            "rewards/margins": (total.chosen_rewards - total.rejected_rewards) / pairs,
+            "rewards/margins": total.margins / pairs,
             "rewards/accuracies": total.correct / pairs,
             "logps/chosen": total.chosen_logps / pairs,
             "logps/rejected": total.rejected_logps / pairs,
@@ -51,7 +56,3 @@ def peak_memory_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1024**3
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3
-
-
-def gradient_norm(parameters: list[torch.nn.Parameter]) -> Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

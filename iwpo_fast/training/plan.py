@@ -11,8 +11,6 @@ from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
 
-GIB = 1024**3
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,7 +39,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         total = sum(self.memory.values())
-        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.memory.items())
+        parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in self.memory.items())
         return [
             f"plan: {self.train_pairs:,} training pairs ({self.tokens_per_epoch:,} tokens an epoch), "
             f"{self.eval_pairs:,} held out",
@@ -49,7 +47,7 @@ class Plan:
             f"{self.accumulation} micro-batches a step and rank",
             f"      {self.trainable:,} of {self.parameters:,} parameters train",
             f"      {self.setup}",
-            f"      about {total / GIB:.2f} GiB of memory: {parts}",
+            f"      about {_size(total)} of memory: {parts}",
         ]
 
 
@@ -103,3 +101,7 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
         "optimiser": 2 * trained,
         "activations": activations,
     }
+
+
+def _size(bytes_: int) -> str:
+    return f"{bytes_ / 2**30:.1f} GiB" if bytes_ >= 2**30 else f"{bytes_ / 2**20:.0f} MiB"

@@ -24,6 +24,7 @@ class Reporter:
         trackers: where metrics go; empty on all ranks but the first.
         every: steps between log lines.
         truncated: fraction of the pairs that were cut, logged beside the rest.
+        metrics: sums over the pairs that steps have seen.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class Reporter:
         plan: Plan,
         state: TrainState,
         world: World,
+        metrics: PreferenceMetrics,
         *,
         every: int,
         truncated: float,
     ) -> None:
-        self.metrics = PreferenceMetrics(world.device)
+        self._metrics = metrics
         self._trackers = trackers
         self._plan = plan
         self._world = world
@@ -62,7 +64,7 @@ class Reporter:
         self._bar.update()
         self._weights.append(weights)
         due = state.step % self._every == 0 or state.step in (1, self._plan.steps)
-        metrics = self.metrics.compute(self._world) if due else {}
+        metrics = self._metrics.compute(self._world) if due else {}
         self._seconds += time.perf_counter() - self._mark
         self.start_clock()
         if not due:

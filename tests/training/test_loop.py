@@ -23,7 +23,7 @@ def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config):
     steps = [m for m in metrics_of(settings) if "loss" in m]
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert summary.before["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert steps[-1]["loss"] < 0.5
+    assert steps[-1]["loss"] < 0.55
     assert steps[-1]["rewards/accuracies"] > 0.9
 
 
