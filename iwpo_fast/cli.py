@@ -61,13 +61,22 @@ def _parser_of(config: type) -> ArgumentParser:
 def _train(settings: object) -> None:
     from iwpo_fast.training import train
 
+    _quieten_libraries()
     train(_dataclass_from(TrainConfig, settings))
 
 
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
+    _quieten_libraries()
     run_demo(_dataclass_from(DemoConfig, settings))
+
+
+def _quieten_libraries() -> None:
+    """Progress bars of loading and saving would tear the step-lines."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
 
 
 def _dataclass_from(config: type[T], settings: object) -> T:

@@ -79,7 +79,7 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         memory=expected_memory(config, policy, largest),
         setup=(
             f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
-            f"{policy.layout} batches, attention: {policy.attention}"
+            f"{policy.layout} batches ({policy.layout_reason}), attention: {policy.attention}"
         ),
     )
 
