@@ -1,0 +1,65 @@
+"""Supervised warm-up: a tiny model learns completions of all qualities, so that there is something to align."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import trange
+
+from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig
+from iwpo_fast.data import Pairs, read_rows, tokenise
+from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.files import written_aside
+from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.training.optimizer import learning_rate, make_optimizer
+from iwpo_fast.world import World
+
+
+def warm_up(
+    data: DataConfig, model: ModelConfig, optim: OptimConfig, *, output: Path, seed: int, device: str = "auto"
+) -> float:
+    """Train a model on both completions of every row, and save it and its tokenizer as an ordinary model folder.
+
+    The preference format carries the text: `data.columns` names the two completions as chosen and rejected, and both
+    are supervised alike.
+
+    Returns:
+        Mean loss of the last tenth of the steps, in nats per token.
+    """
+    where = World.start(device).device
+    rows = read_rows(data).train
+    tokenizer = load_tokenizer(model, rows.texts())
+    pairs, _ = tokenise(rows, tokenizer, data)
+    policy = load_policy(model, tokenizer, seed=seed, device=where)
+    losses = fit(policy, pairs, optim, seed=seed)
+    with written_aside(output) as aside:
+        policy.save(aside, tokenizer)
+    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+def fit(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) -> list[float]:
+    """Minimise the mean negative log-prob of the supervised tokens of both completions; the loss of each step."""
+    steps = math.ceil(optim.epochs * math.ceil(len(pairs) / optim.pairs_per_step))
+    parameters = policy.trainable_parameters()
+    optimizer = make_optimizer(parameters, optim)
+    policy.train()
+    losses = []
+    for step in trange(steps, desc="warm-up", unit="step"):
+        rows = step_rows(len(pairs), step, pairs_per_step=optim.pairs_per_step, seed=seed)
+        tokens = int((pairs.chosen.lengths + pairs.rejected.lengths)[rows].sum())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, optim)
+        total = 0.0
+        for part in micro_batches(rows, pairs.tokens, budget=optim.tokens_per_batch)[0]:
+            loss = -policy(flat_batch(pairs, part).to(policy.device)).sum() / tokens
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(parameters.values(), optim.max_grad_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total)
+    return losses

@@ -1,0 +1,1 @@
+"""Evaluation: sampling from a model, and estimates with their intervals."""

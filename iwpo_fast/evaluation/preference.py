@@ -1,0 +1,65 @@
+"""Estimates with 95 % intervals: preference accuracy, and means of rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Z95 = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution."""
+
+
+def preference_accuracy(correct: float, total: int) -> tuple[float, float, float]:
+    """Fraction of pairs ordered rightly, with its Wilson score interval (Wilson 1927).
+
+    Args:
+        correct: pairs ordered rightly; a tie may count half.
+        total: all pairs.
+
+    Returns:
+        Accuracy and the ends of its 95 % interval; accuracy NaN and [0, 1] if there are no pairs.
+
+    Raises:
+        ValueError: `correct` is not between 0 and `total`.
+    """
+    if total == 0 and correct == 0:
+        return math.nan, 0.0, 1.0
+    if not 0 <= correct <= total:
+        raise ValueError(f"{correct} of {total} pairs cannot be right: give a count between 0 and the total.")
+    rate = correct / total
+    shrink = 1 + Z95**2 / total
+    centre = (rate + Z95**2 / (2 * total)) / shrink
+    half = Z95 / shrink * math.sqrt(rate * (1 - rate) / total + (Z95 / (2 * total)) ** 2)
+    return rate, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_with_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Mean of independent values [n], with its normal 95 % interval, mean ± 1.96 s/√n.
+
+    Returns:
+        Mean and the ends of the interval; the interval is infinite for fewer than two values, the mean NaN for none.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size < 2:
+        return (float(array[0]) if array.size else math.nan), -math.inf, math.inf
+    mean = float(array.mean())
+    half = Z95 * float(array.std(ddof=1)) / math.sqrt(array.size)
+    return mean, mean - half, mean + half
+
+
+def stratified_mean(groups: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Mean over all values of several groups, with the 95 % interval that the spread inside the groups gives.
+
+    For groups of fixed size, such as the tasks of an evaluation set: differences between their levels are no
+    uncertainty of the overall mean.
+
+    Args:
+        groups: values of each group, two or more each.
+    """
+    total = sum(len(group) for group in groups)
+    mean = sum(float(np.sum(group)) for group in groups) / total
+    variance = sum(len(group) * float(np.var(group, ddof=1)) for group in groups) / total**2
+    half = Z95 * math.sqrt(variance)
+    return mean, mean - half, mean + half
