@@ -1,0 +1,227 @@
+"""Padded batches [2B, T, H], chosen sequences first, with the call of Liger's fused DPO loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from iwpo_kernels.checks import check
+from iwpo_kernels.linear_token_logps import linear_token_logps
+from iwpo_kernels.linear_token_logps.types import IGNORED, TokenLogps, exact_dtype
+from iwpo_kernels.weighted_preference import weighted_preference_loss
+from iwpo_kernels.weighted_preference.op import check_options
+from iwpo_kernels.weighted_preference.types import Form
+
+_FORMS: dict[str, Form] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "squared"}
+
+
+class PaddedMetrics(NamedTuple):
+    """Second result of `PaddedLinearPreferenceLoss`, without gradient, in the order of Liger's.
+
+    Attributes:
+        chosen_logps: [B], sums over tokens; means if `average_log_prob`.
+        rejected_logps: [B], likewise.
+        chosen_logits_mean: mean logit over all positions, masked ones too, and the vocabulary.
+        rejected_logits_mean: likewise.
+        nll_loss: mean −log p of the chosen tokens, 0 unless `compute_nll_loss`.
+        chosen_rewards: [B], beta · (logps − reference logps).
+        rejected_rewards: [B], likewise.
+    """
+
+    chosen_logps: Tensor
+    rejected_logps: Tensor
+    chosen_logits_mean: Tensor
+    rejected_logits_mean: Tensor
+    nll_loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+class PaddedLinearPreferenceLoss(torch.nn.Module):
+    """Preference loss of padded batches; stands in for `liger_kernel`'s `LigerFusedLinearDPOLoss`.
+
+    Called and answered like it: `loss, metrics = loss_fn(lm_head.weight, hidden, labels, bias, ref_hidden,
+    ref_weight)`. Beyond it: weights per pair, cached reference log-probs, "ipo", and label smoothing that acts on
+    every loss (Liger ignores it for "sigmoid" and "hinge"). Its `chunk_size` and `compiled` have nothing to set here.
+    For heads with a softcap or a scale use `LinearPreferenceLoss` on the flattened batch, with `padded_segments`.
+
+    Args:
+        beta: strength of the pull towards the reference.
+        loss_type: "sigmoid", "hinge" or "ipo" (TRL's "ipo" is that with `average_log_prob`).
+        label_smoothing: probability in [0, 1) that a label is flipped.
+        average_log_prob: sequences count by their mean over tokens instead of the sum.
+        use_ref_model: compare with a reference, given in each call.
+        compute_nll_loss: add alpha times the mean −log p of the chosen tokens to the loss.
+        alpha: see compute_nll_loss.
+        ignore_index: label of tokens that do not count.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float = 0.1,
+        loss_type: str = "sigmoid",
+        label_smoothing: float = 0.0,
+        average_log_prob: bool = False,
+        use_ref_model: bool = True,
+        compute_nll_loss: bool = False,
+        alpha: float = 1.0,
+        ignore_index: int = IGNORED,
+    ) -> None:
+        super().__init__()
+        check(loss_type in _FORMS, f"loss_type is {loss_type!r}: pass one of {', '.join(_FORMS)}.")
+        check_options(_FORMS[loss_type], beta, label_smoothing)
+        self.beta = beta
+        self.loss_type = loss_type
+        self.label_smoothing = label_smoothing
+        self.average_log_prob = average_log_prob
+        self.use_ref_model = use_ref_model
+        self.compute_nll_loss = compute_nll_loss
+        self.alpha = alpha
+        self.ignore_index = ignore_index
+
+    def forward(
+        self,
+        lin_weight: Tensor,
+        _input: Tensor,
+        target: Tensor,
+        bias: Tensor | None = None,
+        ref_input: Tensor | None = None,
+        ref_weight: Tensor | None = None,
+        ref_bias: Tensor | None = None,
+        *,
+        ref_logps: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, PaddedMetrics]:
+        """Loss, and metrics without gradient.
+
+        Args:
+            lin_weight: [V, H], the head.
+            _input: [2B, T, H], hidden states of B chosen and then B rejected sequences, dtype of the head.
+            target: int64 [2B, T], the token that each hidden state predicts: already shifted by the caller, as for
+                Liger. Tokens equal to `ignore_index` are skipped and cost nothing.
+            bias: [V] or None.
+            ref_input: [2B, T, H_ref], hidden states of the reference model.
+            ref_weight: [V, H_ref], its head; ref_bias: [V] or None.
+            ref_logps: float32 [2B], reference log-probs summed over tokens, instead of the three above.
+            weights: float32 [B], importance weight of each pair. None means 1. The NLL term is not weighted.
+
+        Raises:
+            ValueError: shapes do not fit, a reference is missing or is given twice, or as the operators do.
+        """
+        _check_layout(_input, target)
+        labels = target.masked_fill(target == self.ignore_index, IGNORED)
+        lengths = (labels != IGNORED).sum(1)
+        ref_logps = self._reference(ref_input, ref_weight, ref_bias, ref_logps, labels)
+        logps = _token_logps(_input, lin_weight, labels, bias)
+        output = weighted_preference_loss(
+            logps,
+            padded_segments(labels),
+            ref_logps,
+            weights,
+            form=_FORMS[self.loss_type],
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+            average=self.average_log_prob,
+            lengths=lengths,
+        )
+        loss = output.loss
+        nll_loss = torch.zeros_like(loss)
+        if self.compute_nll_loss:
+            nll_loss = -logps.chunk(2)[0].sum() / lengths.chunk(2)[0].sum().clamp(min=1)
+            loss = loss + self.alpha * nll_loss
+        return loss, self._metrics(output.sequence_logps, ref_logps, lengths, nll_loss, _input, lin_weight, bias)
+
+    def _reference(
+        self, hidden: Tensor | None, weight: Tensor | None, bias: Tensor | None, logps: Tensor | None, labels: Tensor
+    ) -> Tensor | None:
+        model_given = not (hidden is None and weight is None and bias is None)
+        if not self.use_ref_model:
+            check(
+                logps is None and not model_given,
+                "a reference is given but use_ref_model is False: leave it out, or set use_ref_model=True.",
+            )
+            return None
+        if logps is not None:
+            check(not model_given, "both ref_logps and a reference model are given: pass one of them.")
+            return logps
+        if hidden is None or weight is None:
+            raise ValueError(
+                "use_ref_model is True but no reference is given: pass ref_input and ref_weight, or ref_logps, "
+                "or set use_ref_model=False."
+            )
+        return _reference_logps(hidden, weight, bias, labels)
+
+    @torch.no_grad()
+    def _metrics(
+        self,
+        sequence_logps: Tensor,
+        ref_logps: Tensor | None,
+        lengths: Tensor,
+        nll_loss: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> PaddedMetrics:
+        divisor = lengths.clamp(min=1) if self.average_log_prob else 1
+        ratios = sequence_logps if ref_logps is None else sequence_logps - ref_logps
+        chosen_logps, rejected_logps = (sequence_logps / divisor).chunk(2)
+        chosen_rewards, rejected_rewards = (self.beta * ratios / divisor).chunk(2)
+        chosen_hidden, rejected_hidden = hidden.chunk(2)
+        return PaddedMetrics(
+            chosen_logps,
+            rejected_logps,
+            _mean_logit(chosen_hidden, weight, bias),
+            _mean_logit(rejected_hidden, weight, bias),
+            nll_loss.detach(),
+            chosen_rewards,
+            rejected_rewards,
+        )
+
+    def extra_repr(self) -> str:
+        return f"loss_type={self.loss_type}, beta={self.beta}, label_smoothing={self.label_smoothing}"
+
+
+def padded_segments(labels: Tensor) -> Tensor:
+    """Offsets int64 [S + 1] of the rows of labels [S, T] in labels.flatten()."""
+    sequences, length = labels.shape
+    return torch.arange(sequences + 1, device=labels.device) * length
+
+
+def _check_layout(hidden: Tensor, target: Tensor) -> None:
+    check(
+        hidden.ndim == 3 and hidden.shape[0] % 2 == 0 and hidden.shape[0] > 0,
+        f"_input has shape {list(hidden.shape)}: pass [2B, T, H], the chosen sequences before the rejected ones.",
+    )
+    check(
+        target.shape == hidden.shape[:2],
+        f"target has shape {list(target.shape)} and _input {list(hidden.shape)}: pass target [2B, T].",
+    )
+
+
+def _token_logps(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
+    logps = linear_token_logps(hidden.flatten(0, 1), weight, labels.flatten(), bias=bias)
+    assert not isinstance(logps, TokenLogps)
+    return logps
+
+
+@torch.no_grad()
+def _reference_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    check(
+        hidden.ndim == 3 and hidden.shape[:2] == labels.shape,
+        f"ref_input has shape {list(hidden.shape)}: pass [2B, T, H] with the 2B and T of _input.",
+    )
+    logps = _token_logps(hidden, weight, labels, bias)
+    return logps.view(labels.shape).sum(1, dtype=torch.float64).to(logps.dtype)
+
+
+def _mean_logit(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Mean of h Wᵀ + b over positions and vocabulary: the product of the means, as logits are linear in both."""
+    dtype = exact_dtype(hidden.dtype)
+    mean = hidden.mean((0, 1), dtype=dtype) @ weight.mean(0, dtype=dtype)
+    return mean if bias is None else mean + bias.mean(dtype=dtype)
