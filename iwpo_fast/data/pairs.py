@@ -39,14 +39,10 @@ class Pairs:
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The given rows, in the given order."""
-
-        def ragged(source: Ragged) -> Ragged:
-            return Ragged.from_rows([source[int(row)] for row in rows])
-
         return Pairs(
-            prompt=ragged(self.prompt),
-            chosen=ragged(self.chosen),
-            rejected=ragged(self.rejected),
+            prompt=self.prompt.take(rows),
+            chosen=self.chosen.take(rows),
+            rejected=self.rejected.take(rows),
             weight=self.weight[rows],
             label_smoothing=None if self.label_smoothing is None else self.label_smoothing[rows],
             columns={name: values[rows] for name, values in self.columns.items()},

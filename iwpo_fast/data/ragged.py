@@ -24,6 +24,23 @@ class Ragged:
             values[offsets[i] : offsets[i + 1]] = row
         return cls(values, offsets)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all parts, one part after the other."""
+        ends = np.cumsum([0, *(len(part.values) for part in parts)])
+        offsets = [part.offsets[1:] + end for part, end in zip(parts, ends, strict=False)]
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], *offsets]).astype(np.int64))
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """The given rows, in the given order."""
+        return self.slices(self.offsets[rows], self.lengths[rows])
+
+    def slices(self, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
+        """New rows of the given lengths, copied from the given positions in `values`."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        pieces = [self.values[start : start + n] for start, n in zip(starts, lengths, strict=True)]
+        return Ragged(np.concatenate([self.values[:0], *pieces]), offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

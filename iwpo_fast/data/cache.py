@@ -1,0 +1,98 @@
+"""Token ids on disk, found again by the content of rows and tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data.encode import Tokens
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.rows import Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = "1"
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """Folder for what can be computed again."""
+    return Path(config.cache_dir or "~/.cache/iwpo_fast").expanduser()
+
+
+def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
+    """Where the token ids of these rows are kept.
+
+    The name hashes all texts, all files of the tokenizer with its chat template, and `add_eos`. Truncation happens
+    after the cache, and weights and scores go around it, so changing them costs no tokenisation.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {config.add_eos} ".encode())
+    for file in _tokenizer_files(tokenizer):
+        digest.update(f"{len(file)} ".encode() + file)
+    template = rows.template or [{}] * len(rows)
+    for row in zip(rows.prompt, rows.chosen, rows.rejected, template, strict=True):
+        digest.update(json.dumps(row).encode())
+    return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
+
+
+def save_tokens(path: Path, tokens: Tokens) -> None:
+    """Write as Parquet with checksums, aside and then renamed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from iwpo_fast.files import written_aside
+
+    parts = {name: _to_arrow(getattr(tokens, name)) for name in ("prompt", "chosen", "rejected")}
+    table = pa.table({"row": tokens.rows, **parts})
+    with written_aside(path) as aside:
+        pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
+
+
+def load_tokens(path: Path) -> Tokens | None:
+    """What `save_tokens` wrote, or None if there is nothing, or nothing that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return None
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
+        parts = (_from_arrow(table.column(name)) for name in ("prompt", "chosen", "rejected"))
+        return Tokens(table.column("row").to_numpy(), *parts)
+    except (pa.ArrowException, OSError, KeyError, AttributeError):
+        logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
+        return None
+
+
+def _to_arrow(rows: Ragged) -> pa.LargeListArray:
+    import pyarrow as pa
+
+    return pa.LargeListArray.from_arrays(pa.array(rows.offsets), pa.array(rows.values))
+
+
+def _from_arrow(column: pa.ChunkedArray) -> Ragged:
+    parts = [
+        Ragged(chunk.flatten().to_numpy(), (offsets := chunk.offsets.to_numpy()) - offsets[0])
+        for chunk in column.chunks
+    ]
+    return Ragged.concatenate(parts)
+
+
+def _tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
+    """Names and contents of everything that `save_pretrained` writes."""
+    if tokenizer.is_fast:
+        # Not part of the tokenizer, but of what it was last asked to do.
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return [part for path in files for part in (path.name.encode(), path.read_bytes())]

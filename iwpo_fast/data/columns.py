@@ -1,0 +1,73 @@
+"""The columns that mean something to us: what they are called in the data, and the numbers in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from iwpo_fast.data.records import Records
+
+TEXTS = ("prompt", "chosen", "rejected")
+WEIGHTS = ("weight", "label_smoothing")
+SCORES = ("score_chosen", "score_rejected")
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+NUMBERS = (*WEIGHTS, "cluster", *SCORES, *REFERENCE)
+COLUMNS = (*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs")
+
+
+def column_names(mapping: Mapping[str, str]) -> dict[str, str]:
+    """Our names to the source's: the same unless `mapping` says otherwise.
+
+    Raises:
+        ValueError: a key of `mapping` is no column of ours.
+    """
+    for ours in mapping:
+        if ours not in COLUMNS:
+            raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(COLUMNS)}.")
+    return {name: mapping.get(name, name) for name in COLUMNS}
+
+
+def check_mapping(mapping: Mapping[str, str], found: Records) -> None:
+    """Raise ValueError if `mapping` names a column that the source does not have."""
+    for ours, theirs in mapping.items():
+        if theirs not in found.columns:
+            raise ValueError(
+                f"data.columns names {theirs!r} as {ours}, which {found.source} does not have: "
+                f"choose among {', '.join(found.columns)}."
+            )
+
+
+def numeric_columns(found: Records) -> dict[str, np.ndarray]:
+    """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
+
+    Raises:
+        ValueError: a number is absent, not finite, or out of its range, or one of a couple of columns is missing.
+    """
+    present = [name for name in NUMBERS if any(name in record for record in found.records)]
+    for couple in (SCORES, REFERENCE):
+        missing = [name for name in couple if name not in present]
+        if len(missing) == 1:
+            raise ValueError(f"{found.source} lacks the column {missing[0]}: give both {' and '.join(couple)} or none.")
+    return {name: _numbers(name, found) for name in present}
+
+
+def _numbers(name: str, found: Records) -> np.ndarray:
+    values = np.empty(len(found.records))
+    for i, (number, record) in enumerate(zip(found.numbers, found.records, strict=True)):
+        value = record.get(name)
+        where = f"Row {number} of {found.source}"
+        if value is None:
+            if name not in SCORES:
+                raise ValueError(f"{where} has no {name} although other rows have one: give every row a {name}.")
+            value = float("nan")
+        elif isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise ValueError(f"{where} has the {name} {value!r}: make it a number.")
+        elif not np.isfinite(value):
+            raise ValueError(f"{where} has the {name} {value}: make it a finite number.")
+        values[i] = value
+        if name == "weight" and value < 0:
+            raise ValueError(f"{where} has the negative weight {value}: make it 0 or more.")
+        if name == "label_smoothing" and not 0 <= value < 1:
+            raise ValueError(f"{where} has the label_smoothing {value}: make it 0 or more and less than 1.")
+    return values

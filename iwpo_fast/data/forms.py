@@ -1,0 +1,149 @@
+"""The forms that preference data come in, and their one canonical form: prompt, chosen and rejected completion."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from iwpo_fast.data.rows import Message, Text, contents
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+class PrefixMismatch(ValueError):
+    """The completions of a row do not follow one prompt."""
+
+
+def canonical(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
+    """Prompt and completions of a row, by the form that its values have.
+
+    | prompt   | chosen, rejected            | becomes                                                        |
+    |----------|-----------------------------|----------------------------------------------------------------|
+    | string   | strings                     | itself                                                         |
+    | messages | messages                    | itself                                                         |
+    | none     | strings                     | longest common prefix, not cut inside a word                   |
+    | none     | HH dialogues                | prompt up to and with the last assistant mark                  |
+    | none     | messages                    | longest common beginning                                       |
+    | string   | messages with the prompt    | the same; the string must be one of the common messages        |
+    | string   | messages without the prompt | prompt as the user's message                                   |
+    | messages | strings                     | completions as the assistant's messages                        |
+
+    Raises:
+        PrefixMismatch: chosen and rejected do not continue the same prompt.
+        ValueError: a value is absent, empty, or of no form above. All messages go on from "row 1".
+    """
+    prompt = row.get("prompt")
+    chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        parts = _from_strings(prompt, chosen, rejected)
+    elif isinstance(chosen, list) and isinstance(rejected, list):
+        parts = _from_messages(prompt, chosen, rejected)
+    else:
+        raise ValueError(
+            "has a string and a list of messages as its completions: make chosen and rejected both the same."
+        )
+    for name, completion in zip(("chosen", "rejected"), parts[1:], strict=True):
+        if _is_empty(completion):
+            raise ValueError(f"has an empty completion in {name}: fill it in or remove the row.")
+    _check_encodable(parts)
+    return parts
+
+
+def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Cut off the longest common prefix that ends between words and leaves something of both completions.
+
+    A space before the first different word goes to the completions, as tokenizers attach it to the word.
+    """
+    shortest = min(len(chosen), len(rejected))
+    cut = next((i for i in range(shortest) if chosen[i] != rejected[i]), max(0, shortest - 1))
+    while cut and _in_word(chosen[cut - 1]) and (_in_word(chosen[cut]) or _in_word(rejected[cut])):
+        cut -= 1
+    if cut and chosen[cut - 1] == " ":
+        cut -= 1
+    return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def split_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Cut two dialogues in Anthropic's HH form after the last assistant mark."""
+    cut = chosen.rfind(ASSISTANT) + len(ASSISTANT)
+    if rejected.rfind(ASSISTANT) + len(ASSISTANT) != cut or chosen[:cut] != rejected[:cut]:
+        raise PrefixMismatch("has dialogues that differ before their last assistant turn")
+    return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def split_messages(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], ...]:
+    """Cut off the longest common beginning that leaves a message of both completions."""
+    shortest = min(len(chosen), len(rejected))
+    cut = next((i for i in range(shortest) if chosen[i] != rejected[i]), max(0, shortest - 1))
+    if cut == 0:
+        raise PrefixMismatch("has conversations without a common beginning")
+    return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def _from_strings(prompt: Any, chosen: str, rejected: str) -> tuple[Text, Text, Text]:
+    if isinstance(prompt, str):
+        return prompt, chosen, rejected
+    if isinstance(prompt, list):
+        answers = [[{"role": "assistant", "content": text}] if text else [] for text in (chosen, rejected)]
+        return _messages(prompt, "prompt"), answers[0], answers[1]
+    _must_be_text_or_absent(prompt)
+    if all(text.startswith(HUMAN) and ASSISTANT in text for text in (chosen, rejected)):
+        return split_dialogues(chosen, rejected)
+    return split_strings(chosen, rejected)
+
+
+def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> tuple[Text, Text, Text]:
+    chosen, rejected = _messages(chosen, "chosen"), _messages(rejected, "rejected")
+    if isinstance(prompt, list):
+        return _messages(prompt, "prompt"), chosen, rejected
+    _must_be_text_or_absent(prompt)
+    if not chosen or not rejected:
+        return [], chosen, rejected
+    if isinstance(prompt, str) and all(messages[0]["role"] == "assistant" for messages in (chosen, rejected)):
+        return [{"role": "user", "content": prompt}], chosen, rejected
+    before, after_chosen, after_rejected = split_messages(chosen, rejected)
+    if isinstance(prompt, str) and prompt.strip() not in (content.strip() for content in contents(before)):
+        raise PrefixMismatch("has a prompt that does not begin its conversations")
+    return before, after_chosen, after_rejected
+
+
+def _completion(row: Mapping[str, Any], name: str) -> Text:
+    value = row.get(name)
+    if value is None:
+        raise ValueError(f"has no {name}: add it, or name the column that holds it in data.columns.")
+    if not isinstance(value, str | list):
+        raise ValueError(f"has a {name} of type {type(value).__name__}: make it a string or a list of messages.")
+    return value
+
+
+def _messages(messages: list[Any], name: str) -> list[Message]:
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise ValueError(f"has a message without a role in {name}: each message needs a role and a content.")
+    return messages
+
+
+def _must_be_text_or_absent(prompt: Any) -> None:
+    if not isinstance(prompt, str | None):
+        raise ValueError(f"has a prompt of type {type(prompt).__name__}: make it a string or a list of messages.")
+
+
+def _is_empty(completion: Text) -> bool:
+    if isinstance(completion, str):
+        return not completion
+    return not any(message.get("content") or message.get("tool_calls") for message in completion)
+
+
+def _check_encodable(parts: tuple[Text, Text, Text]) -> None:
+    for part in parts:
+        for text in contents(part):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError("has half a surrogate pair, which is no character: remove it.") from None
+
+
+def _in_word(character: str) -> bool:
+    """Letters, digits, accents and apostrophes."""
+    return character.isalnum() or character in "_'’" or unicodedata.category(character).startswith("M")

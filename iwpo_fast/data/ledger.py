@@ -1,0 +1,76 @@
+"""The account of what became of every pair between the source and training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Counts of pairs; `rows_read` is `kept` plus the four reasons of `dropped`.
+
+    Attributes:
+        source: what the rows were read from.
+        rows_read: pairs that came in.
+        kept: pairs that go to training.
+        max_length, truncation: the limit in tokens, and the policy for what exceeds it.
+        too_long: pairs longer than the limit, whatever became of them.
+        dropped_prefix_mismatch: completions do not continue the prompt, as text or as tokens.
+        dropped_too_long: dropped by the policy `drop`.
+        dropped_empty: a completion has no token, or none is left after the cut.
+        dropped_identical: chosen and rejected are the same after the cut, so their pair has no gradient.
+        prompts_cut: kept pairs whose prompt lost tokens.
+        completions_cut: completions of kept pairs that lost tokens.
+        equal_scores: kept pairs whose `score_chosen` equals their `score_rejected`.
+    """
+
+    source: str
+    rows_read: int
+    kept: int
+    max_length: int
+    truncation: str
+    too_long: int
+    dropped_prefix_mismatch: int
+    dropped_too_long: int
+    dropped_empty: int
+    dropped_identical: int
+    prompts_cut: int
+    completions_cut: int
+    equal_scores: int
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of dropped pairs for each reason that occurred."""
+        reasons = {
+            "whose completions do not continue the prompt": self.dropped_prefix_mismatch,
+            f"longer than {self.max_length} tokens": self.dropped_too_long,
+            "with an empty completion": self.dropped_empty,
+            "with two identical completions": self.dropped_identical,
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
+    @property
+    def truncated_fraction(self) -> float:
+        """Share of all pairs that were longer than the limit, and so were cut or dropped."""
+        return self.too_long / self.rows_read
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.source}: {self.rows_read:,} pairs read, {self.kept:,} kept"]
+        if self.dropped:
+            lines.append("  dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()))
+        if self.prompts_cut or self.completions_cut:
+            lines.append(
+                f"  cut to {self.max_length} tokens ({self.truncation}): {self.prompts_cut:,} prompts and "
+                f"{self.completions_cut:,} completions"
+            )
+        if self.equal_scores:
+            lines.append(f"  {self.equal_scores:,} pairs have equal scores")
+        return lines
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        from iwpo_fast.files import save_json
+
+        save_json(path, asdict(self))

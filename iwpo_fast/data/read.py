@@ -1,0 +1,121 @@
+"""From the configured source to rows for training and rows held out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data.columns import check_mapping, column_names, numeric_columns
+from iwpo_fast.data.forms import PrefixMismatch, canonical
+from iwpo_fast.data.records import Records, read_records
+from iwpo_fast.data.rows import Rows, RowSplits, Text
+
+
+def read_rows(config: DataConfig) -> RowSplits:
+    """Read preference pairs, recognise their form, check them, and hold out the evaluation rows.
+
+    Raises:
+        ValueError: one sentence naming the file or row, and what to do.
+    """
+    if config.limit is not None and config.limit < 1:
+        raise ValueError(f"data.limit is {config.limit}: it must be positive or null.")
+    rows, prompt_ids = _read(config, config.path, config.split, "data.path", limit=config.limit)
+    if config.eval_path is not None:
+        return RowSplits(rows, _read(config, config.eval_path, config.eval_split, "data.eval_path")[0])
+    if config.eval_split is not None:
+        return RowSplits(rows, _read(config, config.path, config.eval_split, "data.path")[0])
+    held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
+    if held_out.all():
+        raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
+    evaluation = rows.take(np.flatnonzero(held_out)) if held_out.any() else None
+    return RowSplits(rows.take(np.flatnonzero(~held_out)), evaluation)
+
+
+def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float) -> np.ndarray:
+    """bool [N], the rows to hold out: about `fraction` of the prompts, all rows of a prompt together.
+
+    The side depends on the prompt alone (on its `prompt_id` where there is one), so it is the same whatever else is
+    in the data. A prompt that stands under several ids is held out only if all of them are.
+    """
+    texts = [json.dumps(prompt) for prompt in prompts]
+    ids = prompt_ids or [None] * len(texts)
+    keys = [text if key is None else str(key) for text, key in zip(texts, ids, strict=True)]
+    held_out = np.array([_uniform(key) < fraction for key in keys], dtype=bool)
+    in_training = {text for text, out in zip(texts, held_out, strict=True) if not out}
+    return np.array([text not in in_training for text in texts], dtype=bool)
+
+
+def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
+    """The sentence about rows whose completions do not follow one prompt."""
+    others = f" (and {len(numbers) - 1} more rows)" if len(numbers) > 1 else ""
+    return ValueError(
+        f"Row {numbers[0]} of {source}{others} {what}: correct it, or leave such rows out with "
+        "data.on_prefix_mismatch drop."
+    )
+
+
+def _read(
+    config: DataConfig, path: str, split: str | None, setting: str, limit: int | None = None
+) -> tuple[Rows, list[Any] | None]:
+    found = read_records(path, split, column_names(config.columns), limit=limit, setting=setting)
+    check_mapping(config.columns, found)
+    columns = numeric_columns(found)
+    kept: list[int] = []
+    texts: list[tuple[Text, Text, Text]] = []
+    mismatches: list[int] = []
+    first = ""
+    for i, (number, record) in enumerate(zip(found.numbers, found.records, strict=True)):
+        try:
+            texts.append(canonical(record))
+            kept.append(i)
+        except PrefixMismatch as error:
+            first = first or str(error)
+            mismatches.append(number)
+        except ValueError as error:
+            raise ValueError(f"Row {number} of {found.source} {error}") from None
+        if texts and isinstance(texts[-1][0], str) != isinstance(texts[0][0], str):
+            raise ValueError(
+                f"Row {number} of {found.source} mixes conversations and plain text with the rows before it: "
+                "make all rows the same."
+            )
+    if mismatches and (config.on_prefix_mismatch == "error" or not kept):
+        raise mismatch_error(first, mismatches, found.source)
+    prompt, chosen, rejected = (list(part) for part in zip(*texts, strict=True))
+    rows = Rows(
+        source=found.source,
+        numbers=np.array(found.numbers, dtype=np.int64)[kept],
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        columns={name: values[kept] for name, values in columns.items()},
+        template=_template_arguments(found, kept),
+        mismatches=len(mismatches),
+    )
+    ids = [found.records[i].get("prompt_id") for i in kept]
+    return rows, ids if any(key is not None for key in ids) else None
+
+
+def _template_arguments(found: Records, kept: list[int]) -> list[dict[str, Any]] | None:
+    """What each row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
+    arguments = [_arguments(found.records[i]) for i in kept]
+    return arguments if any(arguments) else None
+
+
+def _arguments(record: Mapping[str, Any]) -> dict[str, Any]:
+    keywords, tools = _unpacked(record.get("chat_template_kwargs")), _unpacked(record.get("tools"))
+    return (keywords or {}) | ({"tools": tools} if tools else {})
+
+
+def _unpacked(value: Any) -> Any:
+    """Nested values may be stored as JSON, since Arrow columns have one type."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _uniform(key: str) -> float:
+    """A number in [0, 1) that depends on `key` alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,189 @@
+"""Reading rows from files, folders and the hub, as dictionaries under our column names."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+JSON_LINES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+PARQUET = (".parquet",)
+ARROW = (".arrow", ".feather")
+FORMS = "a .jsonl, .jsonl.gz, .parquet or .arrow file, a folder saved by save_to_disk, or a hub id"
+ROWS_AT_ONCE = 1000
+
+Numbered = Iterator[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of `source` as dictionaries; `numbers` counts them from 1, `columns` are all names the source has."""
+
+    source: str
+    numbers: list[int]
+    records: list[dict[str, Any]]
+    columns: list[str]
+
+
+def read_records(
+    path: str, split: str | None, names: Mapping[str, str], *, limit: int | None = None, setting: str = "data.path"
+) -> Records:
+    """Read the columns that are the values of `names`, and call them by its keys.
+
+    Args:
+        path: file, folder or hub id.
+        split: which split; None takes the only one there is. A file is its own split `train`.
+        names: our names to the source's names; names that a row lacks are absent from its dictionary.
+        limit: read only so many rows.
+        setting: what `path` is called in the configuration, for messages.
+
+    Raises:
+        ValueError: there is nothing at the path, or its content cannot be read.
+    """
+    file = Path(path).expanduser()
+    wanted = set(names.values())
+    if file.is_file():
+        if split not in (None, "train"):
+            raise ValueError(f"{setting} {path} is a file and has no split {split}: remove the setting of the split.")
+        rows, columns = _file(file, wanted)
+    elif file.is_dir():
+        rows, columns = _saved_dataset(file, split, wanted, setting)
+    else:
+        rows, columns = _hub_dataset(path, split, wanted, setting)
+    seen = dict.fromkeys(columns)
+    numbers, records = [], []
+    for number, row in rows:
+        seen.update(dict.fromkeys(row))
+        numbers.append(number)
+        records.append({ours: row[theirs] for ours, theirs in names.items() if theirs in row})
+        if limit is not None and len(records) == limit:
+            break
+    if not records:
+        raise ValueError(f"{setting} {path} holds no rows: give one that does.")
+    return Records(file.name if file.exists() else path, numbers, records, list(seen))
+
+
+def _file(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
+    name = path.name.lower()
+    if name.endswith(JSON_LINES):
+        return _json_lines(path), []
+    if name.endswith(PARQUET):
+        return _parquet(path, wanted)
+    if name.endswith(ARROW):
+        return _arrow(path, wanted)
+    raise ValueError(f"The kind of {path} is unknown: give {FORMS}.")
+
+
+def _json_lines(path: Path) -> Numbered:
+    """Rows numbered by line; blank lines are passed over."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_object(line, number, path)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} cannot be unpacked ({error}): make it or fetch it again.") from error
+
+
+def _json_object(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"Line {number} of {path} is malformed JSON ({error}): correct or remove it.") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"Line {number} of {path} is no JSON object: write one row as {{...}} per line.")
+    return row
+
+
+def _parquet(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        raise _unreadable(path, "Parquet", error) from error
+    columns = file.schema_arrow.names
+
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        try:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted]):
+                yield batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, "Parquet", error) from error
+
+    return _numbered(batches()), columns
+
+
+def _arrow(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
+    import pyarrow as pa
+
+    source = pa.memory_map(str(path))
+    try:
+        table = pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowException as error:
+            raise _unreadable(path, "Arrow", error) from error
+    some = table.select([name for name in table.column_names if name in wanted])
+    return _numbered(batch.to_pylist() for batch in some.to_batches(ROWS_AT_ONCE)), table.column_names
+
+
+def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise ValueError(f"{setting} {path} is a folder that save_to_disk did not write: give {FORMS}.") from None
+    if isinstance(found, dict):
+        if split is None and len(found) == 1:
+            split = next(iter(found))
+        if split not in found:
+            raise ValueError(f"{setting} {path} has the splits {', '.join(found)}, not {split}: choose one of them.")
+        found = found[split]
+    elif split not in (None, "train", str(found.split)):
+        raise ValueError(f"{setting} {path} is a single data set without a split {split}: remove that setting.")
+    return _dataset(found, wanted)
+
+
+def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
+    looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
+    if looks_local or path.lower().endswith((*JSON_LINES, *PARQUET, *ARROW)):
+        raise ValueError(f"{setting} {path} is not there: check the path.")
+    import datasets
+
+    try:
+        found = datasets.load_dataset(path, split=split or "train")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{setting} {path} is not there, and the hub cannot deliver it ({_first_line(error)}): give {FORMS}."
+        ) from error
+    return _dataset(found, wanted)
+
+
+def _dataset(found: Any, wanted: set[str]) -> tuple[Numbered, list[str]]:
+    some = found.with_format(None).select_columns([name for name in found.column_names if name in wanted])
+
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        for batch in some.iter(ROWS_AT_ONCE):
+            yield [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+
+    return _numbered(batches()), found.column_names
+
+
+def _numbered(batches: Iterable[list[dict[str, Any]]]) -> Numbered:
+    return enumerate((row for batch in batches for row in batch), start=1)
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as {kind} ({_first_line(error)}): make it or fetch it again.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
