@@ -83,8 +83,8 @@ def _json_lines(path: Path) -> Numbered:
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         try:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_object(line, number, path)
+                if stripped := line.strip():
+                    yield number, _json_object(stripped, number, path)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} cannot be unpacked ({error}): make it or fetch it again.") from error
 
@@ -93,9 +93,10 @@ def _json_object(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"Line {number} of {path} is malformed JSON ({error}): correct or remove it.") from error
+        what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ValueError(f"{path} has malformed JSON on line {number} ({what}): correct or remove it.") from error
     if not isinstance(row, dict):
-        raise ValueError(f"Line {number} of {path} is no JSON object: write one row as {{...}} per line.")
+        raise ValueError(f"{path} has no JSON object on line {number}: write one row as {{...}} per line.")
     return row
 
 
