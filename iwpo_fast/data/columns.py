@@ -56,7 +56,7 @@ def _numbers(name: str, found: Records) -> np.ndarray:
     values = np.empty(len(found.records))
     for i, (number, record) in enumerate(zip(found.numbers, found.records, strict=True)):
         value = record.get(name)
-        where = f"Row {number} of {found.source}"
+        where = f"In {found.source}, row {number}"
         if value is None:
             if name not in SCORES:
                 raise ValueError(f"{where} has no {name} although other rows have one: give every row a {name}.")

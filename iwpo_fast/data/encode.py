@@ -80,7 +80,7 @@ def _check_prompts(rows: Rows, triples: dict[int, tuple[Ids, Ids, Ids]]) -> None
     for row, (prompt, _, _) in triples.items():
         if not prompt:
             raise ValueError(
-                f"Row {rows.numbers[row]} of {rows.source} has an empty prompt, so nothing predicts the first "
+                f"In {rows.source}, row {rows.numbers[row]} has an empty prompt, so nothing predicts the first "
                 "completion token: give it a prompt, or use a tokenizer that adds a beginning-of-sequence token."
             )
 
@@ -170,7 +170,7 @@ def _check_renders(
         _apply(tokenizer, [conversation], arguments)
     except Exception as error:
         raise ValueError(
-            f"Row {rows.numbers[row]} of {rows.source} does not fit the chat template ({error}): correct its messages, "
+            f"In {rows.source}, row {rows.numbers[row]} does not fit the chat template ({error}): correct its messages, "
             "or set data.chat_template."
         ) from error
 

@@ -31,7 +31,7 @@ def canonical(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
 
     Raises:
         PrefixMismatch: chosen and rejected do not continue the same prompt.
-        ValueError: a value is absent, empty, or of no form above. All messages go on from "row 1".
+        ValueError: a value is absent, empty, or of no form above. The message goes on from "row 1".
     """
     prompt = row.get("prompt")
     chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")

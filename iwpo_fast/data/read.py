@@ -54,7 +54,7 @@ def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
     """The sentence about rows whose completions do not follow one prompt."""
     others = f" (and {len(numbers) - 1} more rows)" if len(numbers) > 1 else ""
     return ValueError(
-        f"Row {numbers[0]} of {source}{others} {what}: correct it, or leave such rows out with "
+        f"In {source}, row {numbers[0]}{others} {what}: correct it, or leave such rows out with "
         "data.on_prefix_mismatch drop."
     )
 
@@ -77,10 +77,10 @@ def _read(
             first = first or str(error)
             mismatches.append(number)
         except ValueError as error:
-            raise ValueError(f"Row {number} of {found.source} {error}") from None
+            raise ValueError(f"In {found.source}, row {number} {error}") from None
         if texts and isinstance(texts[-1][0], str) != isinstance(texts[0][0], str):
             raise ValueError(
-                f"Row {number} of {found.source} mixes conversations and plain text with the rows before it: "
+                f"In {found.source}, row {number} mixes conversations and plain text with the rows before it: "
                 "make all rows the same."
             )
     if mismatches and (config.on_prefix_mismatch == "error" or not kept):

@@ -104,7 +104,7 @@ def _check_lengths(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
         length = tokens.prompt.lengths[row] + max(tokens.chosen.lengths[row], tokens.rejected.lengths[row])
         others = f" and {len(over) - 1} more rows are too long" if len(over) > 1 else ""
         raise ValueError(
-            f"Row {rows.numbers[tokens.rows[row]]} of {rows.source} has {length} tokens{others}: raise data.max_length "
+            f"In {rows.source}, row {rows.numbers[tokens.rows[row]]} has {length} tokens{others}: raise data.max_length "
             f"from {config.max_length}, or choose another data.truncation than error."
         )
 
