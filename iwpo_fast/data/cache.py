@@ -39,7 +39,7 @@ def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConf
         digest.update(f"{len(file)} ".encode() + file)
     template = rows.template or [{}] * len(rows)
     for row in zip(rows.prompt, rows.chosen, rows.rejected, template, strict=True):
-        digest.update(json.dumps(row).encode())
+        digest.update(json.dumps(row, default=str).encode())
     return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.columns import check_mapping, column_names, numeric_columns
+from iwpo_fast.data.columns import TEXTS, check_mapping, column_names, numeric_columns
 from iwpo_fast.data.forms import PrefixMismatch, canonical
 from iwpo_fast.data.records import Records, read_records
 from iwpo_fast.data.rows import Rows, RowSplits, Text
@@ -24,11 +24,16 @@ def read_rows(config: DataConfig) -> RowSplits:
     """
     if config.limit is not None and config.limit < 1:
         raise ValueError(f"data.limit is {config.limit}: it must be positive or null.")
-    rows, prompt_ids = _read(config, config.path, config.split, "data.path", limit=config.limit)
-    if config.eval_path is not None:
-        return RowSplits(rows, _read(config, config.eval_path, config.eval_split, "data.eval_path")[0])
-    if config.eval_split is not None:
-        return RowSplits(rows, _read(config, config.path, config.eval_split, "data.path")[0])
+    names = column_names(config.columns)
+    found = read_records(config.path, config.split, names, limit=config.limit)
+    check_mapping(config.columns, found)
+    rows, prompt_ids = _canonical_rows(found, config.on_prefix_mismatch)
+    if config.eval_path is not None or config.eval_split is not None:
+        path, setting = (config.eval_path, "data.eval_path") if config.eval_path else (config.path, "data.path")
+        found = read_records(path, config.eval_split, names, setting=setting)
+        # Evaluation data often lack weights and scores.
+        check_mapping({ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}, found)
+        return RowSplits(rows, _canonical_rows(found, config.on_prefix_mismatch)[0])
     held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
@@ -42,7 +47,7 @@ def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float)
     The side depends on the prompt alone (on its `prompt_id` where there is one), so it is the same whatever else is
     in the data. A prompt that stands under several ids is held out only if all of them are.
     """
-    texts = [json.dumps(prompt) for prompt in prompts]
+    texts = [json.dumps(prompt, default=str) for prompt in prompts]
     ids = prompt_ids or [None] * len(texts)
     keys = [text if key is None else str(key) for text, key in zip(texts, ids, strict=True)]
     held_out = np.array([_uniform(key) < fraction for key in keys], dtype=bool)
@@ -59,11 +64,8 @@ def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
     )
 
 
-def _read(
-    config: DataConfig, path: str, split: str | None, setting: str, limit: int | None = None
-) -> tuple[Rows, list[Any] | None]:
-    found = read_records(path, split, column_names(config.columns), limit=limit, setting=setting)
-    check_mapping(config.columns, found)
+def _canonical_rows(found: Records, on_prefix_mismatch: str) -> tuple[Rows, list[Any] | None]:
+    """Rows and their `prompt_id`s, if any has one."""
     columns = numeric_columns(found)
     kept: list[int] = []
     texts: list[tuple[Text, Text, Text]] = []
@@ -83,7 +85,7 @@ def _read(
                 f"In {found.source}, row {number} mixes conversations and plain text with the rows before it: "
                 "make all rows the same."
             )
-    if mismatches and (config.on_prefix_mismatch == "error" or not kept):
+    if mismatches and (on_prefix_mismatch == "error" or not kept):
         raise mismatch_error(first, mismatches, found.source)
     prompt, chosen, rejected = (list(part) for part in zip(*texts, strict=True))
     rows = Rows(

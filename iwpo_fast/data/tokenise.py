@@ -104,8 +104,8 @@ def _check_lengths(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
         length = tokens.prompt.lengths[row] + max(tokens.chosen.lengths[row], tokens.rejected.lengths[row])
         others = f" and {len(over) - 1} more rows are too long" if len(over) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[tokens.rows[row]]} has {length} tokens{others}: raise data.max_length "
-            f"from {config.max_length}, or choose another data.truncation than error."
+            f"In {rows.source}, row {rows.numbers[tokens.rows[row]]} has {length} tokens{others}: raise "
+            f"data.max_length from {config.max_length}, or choose another data.truncation than error."
         )
 
 
