@@ -83,6 +83,8 @@ def weighted_preference_fwd_kernel(
 
     chosen_logp, chosen_tokens = _segment(logps, segments, pair, tokens, BLOCK)
     rejected_logp, rejected_tokens = _segment(logps, segments, other, tokens, BLOCK)
+    covers = (tl.load(segments) == 0) & (tl.load(segments + 2 * pairs) == tokens)
+    chosen_logp = tl.where(covers, chosen_logp, float("nan"))
     chosen_ratio = chosen_logp - tl.load(ref_logps + pair, mask=has_ref != 0, other=0.0)
     rejected_ratio = rejected_logp - tl.load(ref_logps + other, mask=has_ref != 0, other=0.0)
     chosen_divisor = _divisor(lengths, pair, chosen_tokens, has_lengths, average)

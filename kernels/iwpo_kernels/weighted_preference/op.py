@@ -101,6 +101,10 @@ def weighted_preference_loss(
     return PreferenceOutput(loss.to(logps.dtype), sequence_logps, PreferenceSums(*sums.unbind()))
 
 
+# Sentences with a size or a number are made only where they are raised: formatting one that torch.compile keeps
+# symbolic would make it a constant, and every other value a recompilation.
+
+
 def check_options(
     form: str,
     beta: float,
@@ -110,14 +114,15 @@ def check_options(
 ) -> None:
     """Raises ValueError where options of `weighted_preference_loss` do not fit each other."""
     check(form in FORMS, f"form is {form!r}: pass one of {', '.join(FORMS)}.")
-    check(0 < beta < math.inf, f"beta is {beta}: pass a positive number.")
-    if isinstance(label_smoothing, float | int):
-        check(0 <= label_smoothing < 1, f"label_smoothing is {label_smoothing}: pass a probability in [0, 1).")
     check(margin is None or form == "sigmoid", f'form "{form}" has no margin: leave it out, or pass form="sigmoid".')
     check(target is None or form == "squared", f'form "{form}" has no target: leave it out, or pass form="squared".')
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta is {beta}: pass a positive number.")
+    if isinstance(label_smoothing, float | int) and not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing is {label_smoothing}: pass a probability in [0, 1).")
     for name, value in (("margin", margin), ("target", target)):
-        if isinstance(value, float | int):
-            check(math.isfinite(value), f"{name} is {value}: pass a finite number.")
+        if isinstance(value, float | int) and not -math.inf < value < math.inf:
+            raise ValueError(f"{name} is {value}: pass a finite number.")
 
 
 def check_denominator(denominator: Tensor | float | None, logps: Tensor) -> None:
@@ -127,8 +132,8 @@ def check_denominator(denominator: Tensor | float | None, logps: Tensor) -> None
             f"denominator has shape {list(denominator.shape)}: pass a number or a tensor without dimensions.",
         )
         check_device("denominator", denominator, logps)
-    elif isinstance(denominator, float | int):
-        check(0 < denominator < math.inf, f"denominator is {denominator}: pass a positive number.")
+    elif denominator is not None and not 0 < denominator < math.inf:
+        raise ValueError(f"denominator is {denominator}: pass a positive number.")
 
 
 def _check_tensors(logps: Tensor, segments: Tensor, lengths: Tensor | None) -> None:
@@ -140,22 +145,19 @@ def _check_tensors(logps: Tensor, segments: Tensor, lengths: Tensor | None) -> N
     )
     check_index("segments", segments, logps, "offset")
     size = segments.shape[0]
-    check(
-        size >= 3 and size % 2 == 1,
-        f"segments has {size} offsets: pass 2P + 1 for P pairs, the chosen sequences first.",
-    )
+    if size < 3 or size % 2 == 0:
+        raise ValueError(f"segments has {size} offsets: pass 2P + 1 for P pairs, the chosen sequences first.")
     if lengths is not None:
         check_index("lengths", lengths, logps, "length")
-        check(
-            lengths.shape[0] == size - 1,
-            f"lengths has {lengths.shape[0]} entries for {size - 1} sequences: pass one per sequence.",
-        )
+        if lengths.shape[0] != size - 1:
+            raise ValueError(f"lengths has {lengths.shape[0]} entries for {size - 1} sequences: pass one for each.")
 
 
 def _check_vector(name: str, value: Tensor | float | None, size: int, which: str, logps: Tensor) -> None:
     if not isinstance(value, Tensor):
         return
-    check(value.shape == (size,), f"{name} has shape {list(value.shape)}: pass [{size}], {which}.")
+    if value.shape != (size,):
+        raise ValueError(f"{name} has shape {list(value.shape)}: pass [{size}], {which}.")
     check(
         value.dtype == logps.dtype, f"{name} is {value.dtype} and logps {logps.dtype}: pass {name}.to({logps.dtype})."
     )
