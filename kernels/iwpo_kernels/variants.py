@@ -21,6 +21,7 @@ class Variant:
         constants: value of each `constexpr` argument, by name.
         num_warps: warps per program, as at the launch.
         divisible: integer arguments that are multiples of 16; pointers always are.
+        max_registers: per thread, on NVIDIA. Without a limit, ptxas may spill a few bytes for occupancy.
         num_stages: software pipelining depth, or None for the target's default.
     """
 
@@ -29,6 +30,7 @@ class Variant:
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     divisible: frozenset[str] = frozenset()
+    max_registers: int | None = None
     num_stages: int | None = None
 
     def __str__(self) -> str:
@@ -36,3 +38,9 @@ class Variant:
         types = ", ".join(f"{name}: {kind}" for name, kind in self.types.items() if kind.startswith("*"))
         aligned = ", ".join(sorted(self.divisible))
         return f"{self.kernel.__name__}[{constants}]({types}) x16({aligned}) warps={self.num_warps}"
+
+
+def launch_options(num_warps: int, max_registers: int) -> dict[str, int]:
+    """Keyword arguments of a launch; AMD's compiler and the interpreter know no register limit."""
+    is_nvidia = torch.cuda.is_available() and torch.version.hip is None
+    return {"num_warps": num_warps} | ({"maxnreg": max_registers} if is_nvidia else {})

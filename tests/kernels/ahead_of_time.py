@@ -89,6 +89,8 @@ def _compile(variant, target: str) -> Usage:
     options = {"num_warps": variant.num_warps}
     if variant.num_stages is not None:
         options["num_stages"] = variant.num_stages
+    if variant.max_registers is not None and not is_amd:
+        options["maxnreg"] = variant.max_registers
     source = ASTSource(variant.kernel, signature, dict(variant.constants), attributes)
     compiled = triton.compile(source, target=gpu, options=options)
     registers, spills = _amd_usage(compiled.asm["amdgcn"]) if is_amd else _cuda_usage(compiled.asm["cubin"])

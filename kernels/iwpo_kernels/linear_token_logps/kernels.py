@@ -1,0 +1,395 @@
+"""Row kernels of the streamed operator. The products between them are cuBLAS's (hipBLAS's).
+
+A tile is R tokens; a slice is some columns of the vocabulary. `state` is float32 [9, R], planes as named below.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import triton
+import triton.language as tl
+
+from iwpo_kernels.tile import sigmoid, softplus, tanh
+from iwpo_kernels.variants import TRITON_TYPES, Variant
+
+# Planes of the state of a row: sums leave the label's column out.
+M = tl.constexpr(0)  # reference of the exponentials
+MASS = tl.constexpr(1)  # Σ exp(z − m)
+LABEL_Z = tl.constexpr(2)
+LABEL_SLOPE = tl.constexpr(3)  # f' at the label
+FACTOR = tl.constexpr(4)  # what the newest slice asks to multiply earlier masses with
+TOP = tl.constexpr(5)  # largest z
+MASS_Z = tl.constexpr(6)  # Σ exp(z − m) (z − m)
+MASS2 = tl.constexpr(7)  # Σ exp(z − m)²
+TOTAL_Z = tl.constexpr(8)  # Σ z, label included
+PLANES = 9
+
+# Below this, exp(y) · y counts as 0, also for y = −∞.
+LOWEST = tl.constexpr(-1e4)
+
+SLICE_BLOCK = 2048
+RECOMPUTE_BLOCK = 4096
+FEATURE_BLOCK = 1024
+ROW_WARPS = 8
+SLICE_REGISTERS = 128
+
+
+def slack(dtype: torch.dtype) -> float:
+    """How far, in nats, logits may exceed their reference: exp of it times f' must fit the masses' dtype."""
+    return 8.0 if dtype == torch.float16 else 20.0
+
+
+@triton.jit
+def load_state(state_ptr, stride, row, plane):
+    return tl.load(state_ptr + plane * stride + row)
+
+
+@triton.jit
+def store_state(state_ptr, stride, row, plane, value):
+    tl.store(state_ptr + plane * stride + row, value)
+
+
+@triton.jit
+def label_column(label_ptr, start, columns):
+    """Where in the slice the label is, or −1; 32 bits, as whole blocks are compared with it."""
+    label = tl.load(label_ptr) - start
+    return tl.where((label >= 0) & (label < columns), label, -1).to(tl.int32)
+
+
+@triton.jit
+def capped_logits(z_ptr, columns, mask, slope, ceiling, SOFTCAP: tl.constexpr):
+    """z = c · tanh(slope · a / c) of raw logits a, and f' = dz / d(slope · a)."""
+    z = tl.load(z_ptr + columns, mask=mask, other=0.0) * slope
+    derivative = 1.0
+    if SOFTCAP:
+        t = tanh(z / ceiling)
+        z = ceiling * t
+        derivative = 1.0 - t * t
+    return z, derivative
+
+
+@triton.jit(do_not_specialize=["start", "earlier_columns"])
+def slice_kernel(
+    z_ptr,
+    mass_ptr,
+    label_ptr,
+    state_ptr,
+    z_stride,
+    mass_stride,
+    state_stride,
+    start,
+    columns,
+    earlier_columns,
+    slope,
+    ceiling,
+    slack,
+    SOFTCAP: tl.constexpr,
+    MASSES: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One row of one slice: z [columns] is read once, f' · exp(z − m) is written once.
+
+    The reference m of earlier slices is taken on trust. Where a logit exceeds it by more than `slack`, the row is
+    done again with m at its maximum, and the `earlier_columns` before `mass_ptr`, saved masses, are rescaled.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    z_ptr += row * z_stride
+    mass_ptr += row * mass_stride
+    label = label_column(label_ptr + row, start, columns)
+    offsets = tl.arange(0, BLOCK)
+    m = load_state(state_ptr, state_stride, row, M)
+    if m == -float("inf"):  # the first slice: begin with the maximum of its first block
+        mask = (offsets < columns) & (offsets != label)
+        z, _ = capped_logits(z_ptr, offsets, mask, slope, ceiling, SOFTCAP)
+        m = tl.max(tl.where(mask, z, -float("inf")), axis=0)
+
+    mass = 0.0
+    top = -float("inf")
+    mass_z = 0.0
+    mass2 = 0.0
+    total = 0.0
+    trying = True
+    while trying:
+        reference = tl.where(m == -float("inf"), 0.0, m)
+        b_mass = tl.zeros([BLOCK], dtype=tl.float32)
+        b_top = tl.full([BLOCK], -float("inf"), dtype=tl.float32)
+        b_mass_z = tl.zeros([BLOCK], dtype=tl.float32)
+        b_mass2 = tl.zeros([BLOCK], dtype=tl.float32)
+        b_total = tl.zeros([BLOCK], dtype=tl.float32)
+        for first in range(0, columns, BLOCK):
+            at = first + offsets
+            mask = at < columns
+            z, derivative = capped_logits(z_ptr, at, mask, slope, ceiling, SOFTCAP)
+            counted = mask & (at != label)
+            if STATS:
+                b_total += tl.where(counted, z, 0.0)
+            z = tl.where(counted, z, -float("inf"))
+            b_top = tl.maximum(b_top, z)
+            e = tl.exp(z - reference)
+            b_mass += e
+            if MASSES:
+                tl.store(mass_ptr + at, (e * derivative).to(mass_ptr.dtype.element_ty), mask=mask)
+            if STATS:
+                b_mass_z += e * tl.maximum(z - reference, LOWEST)
+                b_mass2 += e * e
+        mass = tl.sum(b_mass, axis=0)
+        top = tl.max(b_top, axis=0)
+        if STATS:
+            mass_z = tl.sum(b_mass_z, axis=0)
+            mass2 = tl.sum(b_mass2, axis=0)
+            total = tl.sum(b_total, axis=0)
+        trying = top > m + slack
+        m = tl.where(trying, top, m)
+
+    old = load_state(state_ptr, state_stride, row, M)  # again, as it would hold a register through the loop
+    shift = tl.where(old == -float("inf"), 0.0, old - m)
+    factor = tl.exp(shift)
+    earlier_mass = load_state(state_ptr, state_stride, row, MASS)
+    store_state(state_ptr, state_stride, row, M, m)
+    store_state(state_ptr, state_stride, row, MASS, earlier_mass * factor + mass)
+    store_state(state_ptr, state_stride, row, FACTOR, factor)
+    if label >= 0:
+        z, derivative = capped_logits(z_ptr, label, True, slope, ceiling, SOFTCAP)
+        store_state(state_ptr, state_stride, row, LABEL_Z, z)
+        store_state(state_ptr, state_stride, row, LABEL_SLOPE, derivative)
+        total += z
+    if MASSES:
+        for first in range(0, tl.where(factor == 1.0, 0, earlier_columns), BLOCK):
+            pointers = mass_ptr - earlier_columns + first + offsets
+            mask = first + offsets < earlier_columns
+            before = tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+            tl.store(pointers, (before * factor).to(mass_ptr.dtype.element_ty), mask=mask)
+    if STATS:
+        earlier_mass_z = load_state(state_ptr, state_stride, row, MASS_Z) + earlier_mass * shift
+        earlier_mass2 = load_state(state_ptr, state_stride, row, MASS2)
+        earlier_total = load_state(state_ptr, state_stride, row, TOTAL_Z)
+        earlier_top = load_state(state_ptr, state_stride, row, TOP)
+        store_state(state_ptr, state_stride, row, MASS_Z, factor * earlier_mass_z + mass_z)
+        store_state(state_ptr, state_stride, row, MASS2, factor * factor * earlier_mass2 + mass2)
+        store_state(state_ptr, state_stride, row, TOTAL_Z, earlier_total + total)
+        store_state(state_ptr, state_stride, row, TOP, tl.maximum(earlier_top, top))
+
+
+@triton.jit
+def accumulate_kernel(acc_ptr, part_ptr, factor_ptr, features, BLOCK: tl.constexpr):
+    """acc ← factor · acc + part, float32 [R, features]."""
+    blocks = tl.cdiv(features, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < features
+    pointers = acc_ptr + row * features + offsets
+    acc = tl.load(pointers, mask=mask, other=0.0)
+    part = tl.load(part_ptr + row * features + offsets, mask=mask, other=0.0)
+    tl.store(pointers, acc * tl.load(factor_ptr + row) + part, mask=mask)
+
+
+@triton.jit(do_not_specialize=["tile_start", "has_position"])
+def finish_kernel(
+    state_ptr,
+    acc_ptr,
+    weight_ptr,
+    label_ptr,
+    position_ptr,
+    logps_ptr,
+    statistics_ptr,
+    jacobian_ptr,
+    saved_ptr,
+    state_stride,
+    tokens,
+    tile_start,
+    has_position,
+    weight_stride,
+    vocab,
+    features,
+    slope,
+    JACOBIAN: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Results of one row, at its place among the N tokens, and what the head's gradient needs, among the K kept.
+
+    With d the log-odds against the label, log p = −softplus(d) and 1 − p = σ(d).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    kept = tile_start + row
+    position = kept
+    if has_position != 0:
+        position = tl.load(position_ptr + kept)
+    label = tl.load(label_ptr + row)
+    m = load_state(state_ptr, state_stride, row, M)
+    m = tl.where(m == -float("inf"), 0.0, m)
+    # At least the smallest normal number, so that a label of probability 1 divides 0 by it; NaN stays NaN.
+    mass = load_state(state_ptr, state_stride, row, MASS)
+    mass = tl.where(mass < 1.1754944e-38, 1.1754944e-38, mass)
+    label_z = load_state(state_ptr, state_stride, row, LABEL_Z)
+    d = m + tl.log(mass) - label_z
+    miss = sigmoid(d)
+    a = slope * miss / mass
+    b = slope * miss * load_state(state_ptr, state_stride, row, LABEL_SLOPE)
+    tl.store(logps_ptr + position, -softplus(d))
+    tl.store(saved_ptr + kept, m)
+    tl.store(saved_ptr + tokens + kept, a)
+    tl.store(saved_ptr + 2 * tokens + kept, b)
+    if STATS:
+        p = sigmoid(-d)
+        others = tl.log(mass) - load_state(state_ptr, state_stride, row, MASS_Z) / mass
+        entropy = miss * (others + softplus(-d)) + p * softplus(d)
+        sum_p2 = p * p + miss * miss * (load_state(state_ptr, state_stride, row, MASS2) / (mass * mass))
+        is_top = (label_z >= load_state(state_ptr, state_stride, row, TOP)).to(tl.float32)
+        mean = load_state(state_ptr, state_stride, row, TOTAL_Z) / vocab
+        tl.store(statistics_ptr + position, entropy)
+        tl.store(statistics_ptr + tokens + position, sum_p2)
+        tl.store(statistics_ptr + 2 * tokens + position, is_top)
+        tl.store(statistics_ptr + 3 * tokens + position, mean)
+    if JACOBIAN:
+        in_vocab = (label >= 0) & (label < vocab)
+        for first in range(0, features, BLOCK):
+            offsets = first + tl.arange(0, BLOCK)
+            mask = offsets < features
+            acc = tl.load(acc_ptr + row * features + offsets, mask=mask, other=0.0)
+            weight = tl.load(weight_ptr + label * weight_stride + offsets, mask=mask & in_vocab, other=0.0)
+            tl.store(jacobian_ptr + position * features + offsets, b * weight.to(tl.float32) - a * acc, mask=mask)
+
+
+@triton.jit(do_not_specialize=["start"])
+def recompute_kernel(
+    z_ptr,
+    mass_ptr,
+    label_ptr,
+    m_ptr,
+    z_stride,
+    mass_stride,
+    start,
+    columns,
+    slope,
+    ceiling,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """f' · exp(z − m) of one block of a row again, now with the m of the whole row; 0 at the label."""
+    blocks = tl.cdiv(columns, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < columns
+    z, derivative = capped_logits(z_ptr + row * z_stride, offsets, mask, slope, ceiling, SOFTCAP)
+    is_label = offsets == label_column(label_ptr + row, start, columns)
+    e = tl.where(is_label, 0.0, tl.exp(z - tl.load(m_ptr + row)) * derivative)
+    tl.store(mass_ptr + row * mass_stride + offsets, e.to(mass_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gather_sum_kernel(
+    out_ptr,
+    base_ptr,
+    alpha_ptr,
+    source_ptr,
+    coefficient_ptr,
+    member_ptr,
+    row_ptr,
+    bounds_ptr,
+    source_stride,
+    features,
+    BASE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out_g ← alpha · base_g + Σ coefficient_i · source[row_i] over the members i of group g, in their order.
+
+    Group g has members member[bounds[g] : bounds[g + 1]]. One program per block of an output row, so that no
+    two add to the same place: sums repeat bitwise.
+    """
+    blocks = tl.cdiv(features, BLOCK)
+    group = (tl.program_id(0) // blocks).to(tl.int64)
+    offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < features
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for i in range(tl.load(bounds_ptr + group), tl.load(bounds_ptr + group + 1)):
+        member = tl.load(member_ptr + i)
+        row = tl.load(row_ptr + member)
+        source = tl.load(source_ptr + row * source_stride + offsets, mask=mask, other=0.0).to(tl.float32)
+        total += tl.load(coefficient_ptr + member) * source
+    if BASE:
+        base = tl.load(base_ptr + group * features + offsets, mask=mask, other=0.0)
+        total += tl.load(alpha_ptr) * base
+    tl.store(out_ptr + group * features + offsets, total.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def variants() -> list[Variant]:
+    """Every compilation that `gpu.py` asks for. Slices are multiples of 16 columns but for the last one."""
+    return [*_slice_variants(), *_finish_variants(), *_recompute_variants(), *_sum_variants()]
+
+
+def _slice_variants() -> list[Variant]:
+    pointers = {"z_ptr": "*fp32", "label_ptr": "*i64", "state_ptr": "*fp32"}
+    integers = ["z_stride", "mass_stride", "state_stride", "start", "columns", "earlier_columns"]
+    types = pointers | dict.fromkeys(integers, "i32") | dict.fromkeys(["slope", "ceiling", "slack"], "fp32")
+    outputs = [("*fp32", False), *((f"*{dtype}", True) for dtype in TRITON_TYPES.values())]
+    alignments = ({"z_stride", "mass_stride", "columns"}, {"mass_stride"})
+    return [
+        Variant(
+            slice_kernel,
+            types | {"mass_ptr": mass},
+            {"SOFTCAP": softcap, "MASSES": masses, "STATS": stats, "BLOCK": SLICE_BLOCK},
+            num_warps=ROW_WARPS,
+            divisible=frozenset(aligned),
+            max_registers=SLICE_REGISTERS,
+        )
+        for (mass, masses), softcap, stats, aligned in itertools.product(
+            outputs, (False, True), (False, True), alignments
+        )
+    ]
+
+
+def _finish_variants() -> list[Variant]:
+    outputs = ["state_ptr", "acc_ptr", "logps_ptr", "statistics_ptr", "jacobian_ptr", "saved_ptr"]
+    integers = ["state_stride", "tokens", "tile_start", "has_position", "weight_stride", "vocab", "features"]
+    types = dict.fromkeys(outputs, "*fp32") | dict.fromkeys(integers, "i32")
+    types |= {"label_ptr": "*i64", "position_ptr": "*i64", "slope": "fp32"}
+    weights = [("*fp32", False), *((f"*{dtype}", True) for dtype in TRITON_TYPES.values())]
+    return [
+        Variant(
+            finish_kernel,
+            types | {"weight_ptr": weight},
+            {"JACOBIAN": jacobian, "STATS": stats, "BLOCK": FEATURE_BLOCK},
+            divisible=frozenset({"weight_stride", "features"}),
+        )
+        for (weight, jacobian), stats in itertools.product(weights, (False, True))
+    ]
+
+
+def _recompute_variants() -> list[Variant]:
+    types = {"z_ptr": "*fp32", "label_ptr": "*i64", "m_ptr": "*fp32"}
+    types |= dict.fromkeys(["z_stride", "mass_stride", "start", "columns"], "i32")
+    types |= {"slope": "fp32", "ceiling": "fp32"}
+    alignments = ({"z_stride", "mass_stride", "columns"}, {"mass_stride"})
+    return [
+        Variant(
+            recompute_kernel,
+            types | {"mass_ptr": f"*{dtype}"},
+            {"SOFTCAP": softcap, "BLOCK": RECOMPUTE_BLOCK},
+            num_warps=ROW_WARPS,
+            divisible=frozenset(aligned),
+        )
+        for dtype, softcap, aligned in itertools.product(TRITON_TYPES.values(), (False, True), alignments)
+    ]
+
+
+def _sum_variants() -> list[Variant]:
+    types = {"base_ptr": "*fp32", "alpha_ptr": "*fp32", "coefficient_ptr": "*fp32"}
+    types |= dict.fromkeys(["member_ptr", "row_ptr", "bounds_ptr"], "*i64")
+    types |= dict.fromkeys(["source_stride", "features"], "i32")
+    sums = [
+        Variant(
+            gather_sum_kernel,
+            types | {"out_ptr": f"*{dtype}", "source_ptr": f"*{source}"},
+            {"BASE": base, "BLOCK": FEATURE_BLOCK},
+            divisible=frozenset({"source_stride", "features"}),
+        )
+        for dtype in TRITON_TYPES.values()
+        for source, base in (("fp32", False), (dtype, True))
+    ]
+    accumulate = {"acc_ptr": "*fp32", "part_ptr": "*fp32", "factor_ptr": "*fp32", "features": "i32"}
+    constants = {"BLOCK": FEATURE_BLOCK}
+    return [*sums, Variant(accumulate_kernel, accumulate, constants, divisible=frozenset({"features"}))]

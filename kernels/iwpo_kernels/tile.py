@@ -1,0 +1,30 @@
+"""Triton functions that several kernels share."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tanh(x):
+    t = tl.exp(-2.0 * tl.abs(x))
+    y = (1.0 - t) / (1.0 + t)
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x ≥ 0; the quotient takes back what rounding did to 1 + x."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def softplus(x):
+    return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(−x)), with relative accuracy on both sides."""
+    t = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, t) / (1.0 + t)
