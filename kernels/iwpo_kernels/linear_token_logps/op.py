@@ -83,15 +83,19 @@ def linear_token_logps(
     return TokenLogps(logps, entropy, sum_p2, target_is_argmax > 0, mean_logit)
 
 
+# Sentences with a size or a number are made only where they are raised: formatting one that torch.compile keeps
+# symbolic would make it a constant, and every other value a recompilation.
+
+
 def _check_arguments(
     hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
 ) -> None:
     check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H], e.g. hidden.flatten(0, -2).")
     check(weight.ndim == 2, f"weight has {weight.ndim} dimensions: pass the head's [V, H].")
-    check(
-        weight.shape[1] == hidden.shape[1],
-        f"hidden has {hidden.shape[1]} features and weight {weight.shape[1]}: pass a head of the same width.",
-    )
+    if weight.shape[1] != hidden.shape[1]:
+        raise ValueError(
+            f"hidden has {hidden.shape[1]} features and weight {weight.shape[1]}: pass a head of the same width."
+        )
     check(weight.shape[0] > 1, "weight has fewer than 2 rows: pass a vocabulary of at least 2 tokens.")
     check_floating("hidden", hidden)
     check(
@@ -101,30 +105,33 @@ def _check_arguments(
     check_device("weight", weight, hidden)
     check_index("labels", labels, hidden, "label")
     if bias is not None:
-        check(bias.shape == weight.shape[:1], f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
         check(bias.dtype == hidden.dtype, f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.")
         check_device("bias", bias, hidden)
     if hidden_index is None:
-        check(
-            labels.shape[0] == hidden.shape[0],
-            f"there are {labels.shape[0]} labels for {hidden.shape[0]} rows of hidden: pass one label per row, "
-            "or hidden_index to say which row predicts each label.",
-        )
+        if labels.shape[0] != hidden.shape[0]:
+            raise ValueError(
+                f"there are {labels.shape[0]} labels for {hidden.shape[0]} rows of hidden: pass one label per row, "
+                "or hidden_index to say which row predicts each label."
+            )
     else:
         check_index("hidden_index", hidden_index, hidden, "row of hidden")
-        check(
-            hidden_index.shape[0] == labels.shape[0],
-            f"hidden_index has {hidden_index.shape[0]} entries for {labels.shape[0]} labels: pass one per label.",
-        )
+        if hidden_index.shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"hidden_index has {hidden_index.shape[0]} entries for {labels.shape[0]} labels: pass one per label."
+            )
 
 
 def _check_settings(softcap: float | None, scale: float, temperature: float, workspace_mb: int, save: object) -> None:
-    check(
-        softcap is None or 0 < softcap < math.inf, f"softcap is {softcap}: pass a positive number, or None for no cap."
-    )
-    check(0 < abs(scale) < math.inf, f"scale is {scale}: pass a finite number other than 0.")
-    check(0 < temperature < math.inf, f"temperature is {temperature}: pass a positive number.")
-    check(workspace_mb > 0, f"workspace_mb is {workspace_mb}: pass a positive number of MiB.")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap is {softcap}: pass a positive number, or None for no cap.")
+    if not 0 < abs(scale) < math.inf:
+        raise ValueError(f"scale is {scale}: pass a finite number other than 0.")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}: pass a positive number.")
+    if not workspace_mb > 0:
+        raise ValueError(f"workspace_mb is {workspace_mb}: pass a positive number of MiB.")
     check(isinstance(save, bool) or save == "auto", f'save is {save!r}: pass True, False or "auto".')
 
 
