@@ -1,0 +1,149 @@
+"""Padded batches, against Liger's fused DPO loss called in the same way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from iwpo_kernels import LinearPreferenceLoss, PaddedLinearPreferenceLoss, padded_segments
+
+PAIRS, LENGTH, FEATURES, VOCAB = 4, 11, 16, 53
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Prompts of 3 tokens, padding at the right."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    target = torch.randint(0, VOCAB, (2 * PAIRS, LENGTH), generator=generator)
+    target[:, :3] = -100
+    target[1, 8:] = -100
+    target[6, 4:] = -100
+    return {
+        "lin_weight": 0.4 * normal(VOCAB, FEATURES),
+        "_input": normal(2 * PAIRS, LENGTH, FEATURES),
+        "target": target,
+        "bias": 0.3 * normal(VOCAB),
+        "ref_input": normal(2 * PAIRS, LENGTH, FEATURES + 2),
+        "ref_weight": 0.4 * normal(VOCAB, FEATURES + 2),
+        "ref_bias": 0.3 * normal(VOCAB),
+    }
+
+
+def without_reference(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if not name.startswith("ref_")}
+
+
+def results(loss_fn: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Loss, gradients of head, hidden states and bias, metrics."""
+    inputs = [batch[name].clone().requires_grad_() for name in ("lin_weight", "_input", "bias")]
+    loss, metrics = loss_fn(**batch | dict(zip(("lin_weight", "_input", "bias"), inputs, strict=True)))
+    return loss.detach(), torch.autograd.grad(loss, inputs), metrics
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "hinge"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"average_log_prob": True, "beta": 2.0},
+        {"compute_nll_loss": True, "alpha": 0.7},
+        {"use_ref_model": False, "beta": 0.5},
+    ],
+    ids=str,
+)
+def test_loss_gradients_and_metrics_equal_those_of_liger(batch, loss_type, options):
+    liger = pytest.importorskip("liger_kernel.chunked_loss")
+    if not options.get("use_ref_model", True):
+        batch = without_reference(batch)
+    theirs = results(liger.LigerFusedLinearDPOLoss(loss_type=loss_type, compiled=False, **options), batch)
+    ours = results(PaddedLinearPreferenceLoss(loss_type=loss_type, **options), batch)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    for our_gradient, their_gradient in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-5, atol=1e-5)
+    for our_metric, their_metric in zip(ours[2], theirs[2], strict=True):
+        torch.testing.assert_close(our_metric, their_metric, rtol=1e-5, atol=1e-5)
+
+
+def test_metrics_carry_no_gradient(batch):
+    metrics = results(PaddedLinearPreferenceLoss(compute_nll_loss=True), batch)[2]
+    assert not any(value.requires_grad for value in metrics)
+
+
+def test_cached_reference_log_probs_are_as_good_as_the_reference_model(batch):
+    with_model = results(PaddedLinearPreferenceLoss(), batch)
+    reference = LinearPreferenceLoss()(
+        batch["ref_input"].flatten(0, 1),
+        batch["ref_weight"],
+        batch["target"].flatten(),
+        padded_segments(batch["target"]),
+        bias=batch["ref_bias"],
+    )
+    cached = without_reference(batch) | {"ref_logps": reference.sequence_logps}
+    torch.testing.assert_close(results(PaddedLinearPreferenceLoss(), cached), with_model)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_ipo_with_weights_and_smoothing_is_the_flat_loss_of_the_completions(batch, average):
+    weights = torch.tensor([0.5, 2.0, 0.0, 1.0])
+    loss_fn = PaddedLinearPreferenceLoss(loss_type="ipo", beta=0.3, label_smoothing=0.2, average_log_prob=average)
+    loss, _ = loss_fn(**without_reference(batch), ref_logps=torch.full((8,), -20.0), weights=weights)
+    kept = batch["target"] != -100
+    flat = LinearPreferenceLoss(form="squared", beta=0.3, label_smoothing=0.2, average=average)(
+        batch["_input"].flatten(0, 1),
+        batch["lin_weight"],
+        batch["target"][kept],
+        torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)]),
+        torch.full((8,), -20.0),
+        weights,
+        bias=batch["bias"],
+        hidden_index=kept.flatten().nonzero()[:, 0],
+    )
+    torch.testing.assert_close(loss, flat.loss)
+
+
+def test_the_ignored_label_can_be_another(batch):
+    batch["target"] = batch["target"].where(batch["target"] != 0, 1)
+    expected = results(PaddedLinearPreferenceLoss(), batch)
+    batch["target"] = batch["target"].masked_fill(batch["target"] == -100, 0)
+    torch.testing.assert_close(results(PaddedLinearPreferenceLoss(ignore_index=0), batch), expected)
+
+
+def test_a_completion_without_tokens_has_log_prob_0_and_no_gradient(batch):
+    batch["target"][2] = -100
+    loss, (_, grad_hidden, _), metrics = results(PaddedLinearPreferenceLoss(average_log_prob=True), batch)
+    assert loss.isfinite()
+    assert metrics.chosen_logps[2] == 0
+    assert (grad_hidden[2] == 0).all()
+
+
+BAD_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no reference": ({}, {"ref_input": None}, "use_ref_model is True but no reference is given"),
+    "two references": ({}, {"ref_logps": torch.zeros(8)}, "both ref_logps and a reference model are given"),
+    "needless reference": ({"use_ref_model": False}, {}, "a reference is given but use_ref_model is False"),
+    "flat hidden": ({}, {"_input": torch.zeros(8, 16)}, r"_input has shape \[8, 16\]: pass \[2B, T, H\]"),
+    "odd batch": ({}, {"_input": torch.zeros(7, 11, 16)}, r"_input has shape \[7, 11, 16\]"),
+    "target shape": ({}, {"target": torch.zeros(8, 10).long()}, r"target has shape \[8, 10\]"),
+    "reference shape": ({}, {"ref_input": torch.zeros(8, 10, 18)}, r"ref_input has shape \[8, 10, 18\]"),
+}
+
+
+@pytest.mark.parametrize(("options", "changes", "sentence"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_calls_that_do_not_fit_say_what_to_pass(batch, options, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PaddedLinearPreferenceLoss(**options)(**batch | changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"loss_type": "robust"}, "loss_type is 'robust': pass one of sigmoid, hinge, ipo"), ({"beta": 0.0}, "beta is 0")],
+)
+def test_options_out_of_range_are_refused_when_it_is_made(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PaddedLinearPreferenceLoss(**options)
