@@ -1,0 +1,1 @@
+"""Benchmarks against the libraries one would otherwise use; `python benchmarks/run.py` runs the whole table."""

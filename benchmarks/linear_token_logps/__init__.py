@@ -1,0 +1,1 @@
+"""Hidden states and head to preference loss and gradients: the whole path that the streamed operator replaces."""

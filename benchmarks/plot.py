@@ -1,0 +1,110 @@
+"""Draws a result file: time against the floor, memory against tokens. `python benchmarks/plot.py RESULT.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+HEAD = "linear_token_logps"
+COLOURS = {"ours": "#c0392b", "torch": "#7f8c8d", "trl": "#2471a3", "liger": "#b9770e", "cce": "#6c3483"}
+MARKERS = "osD^vP*X<>"
+REACH = 1.20  # times the floor
+
+
+def draw(path: Path) -> list[Path]:
+    """Writes `<stem>-time.png` and `<stem>-memory.png` beside a result file; only the first where it has no sweep."""
+    result = json.loads(path.read_text())
+    drawn = [_save(_time_figure(result), path, "time")]
+    if result["memory_by_tokens"]:
+        drawn.append(_save(_memory_figure(result), path, "memory"))
+    return drawn
+
+
+def _save(figure: Any, path: Path, kind: str) -> Path:
+    target = path.with_name(f"{path.stem}-{kind}.png")
+    figure.savefig(target, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return target
+
+
+def _time_figure(result: dict[str, Any]) -> Any:
+    """One panel per mode; a row per variant, a marker per shape, over the time of the bare products."""
+    records = [r for r in result["records"] if r["suite"] == HEAD and r["over_floor"] and r["library"] != "floor"]
+    modes = list(dict.fromkeys(r["mode"] for r in records))
+    shapes = list(dict.fromkeys(r["shape"]["name"] for r in records))
+    rows = {mode: list(dict.fromkeys(r["label"] for r in records if r["mode"] == mode))[::-1] for mode in modes}
+    heights = [len(labels) + 1 for labels in rows.values()]
+    figure, axes = plt.subplots(
+        len(modes), 1, figsize=(9, 0.36 * sum(heights) + 1.2), sharex=True, height_ratios=heights, squeeze=False
+    )
+    for axis, mode in zip(axes[:, 0], modes, strict=True):
+        _time_panel(axis, [r for r in records if r["mode"] == mode], rows[mode], shapes)
+        axis.set_title(mode, loc="left", fontsize=10)
+    axes[-1, 0].set_xlabel("time ÷ time of the bare products of the row (line: 1, dotted: 1.2)")
+    if len(shapes) > 1:
+        axes[0, 0].legend(fontsize=7, loc="upper right")
+    figure.suptitle(f"Head to preference loss and gradients, {result['environment']['device']['name']}", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def _time_panel(axis: Axes, records: list[dict[str, Any]], rows: list[str], shapes: list[str]) -> None:
+    labelled = set()
+    for record in records:
+        value, shape = record["over_floor"], record["shape"]["name"]
+        row, colour = rows.index(record["label"]), COLOURS[record["library"]]
+        whiskers = [[value["median"] - value["low"]], [value["high"] - value["median"]]]
+        marker = MARKERS[shapes.index(shape) % len(MARKERS)]
+        label = None if shape in labelled else shape
+        labelled.add(shape)
+        axis.errorbar(value["median"], row, xerr=whiskers, fmt=marker, color=colour, capsize=3, label=label)
+        if len(shapes) == 1:
+            text = f"  {record['time_ms']['median']:.0f} ms"
+            axis.annotate(text, (value["high"], row), va="center", fontsize=8, color=colour)
+    axis.axvline(1, color="black", linewidth=1)
+    axis.axvline(REACH, color="black", linewidth=0.8, linestyle=":")
+    axis.set_yticks(range(len(rows)), rows, fontsize=9)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.grid(axis="x", alpha=0.3)
+    axis.margins(x=0.12)
+    axis.set_xlim(left=0)
+
+
+def _memory_figure(result: dict[str, Any]) -> Any:
+    """One panel per mode; a line per variant, peak memory beyond the inputs over the tokens of a batch."""
+    rows = [row for row in result["memory_by_tokens"] if row["extra_mib"] is not None]
+    libraries = {r["label"]: r["library"] for r in result["records"]}
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    figure, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes), 4), sharey=True, squeeze=False)
+    for axis, mode in zip(axes[0], modes, strict=True):
+        labels = list(dict.fromkeys(row["label"] for row in rows if row["mode"] == mode))
+        drawn: dict[str, int] = {}
+        for label in labels:
+            points = [(r["tokens"], r["extra_mib"]) for r in rows if r["mode"] == mode and r["label"] == label]
+            library = libraries[label]
+            style = ["-", "--", ":"][drawn.setdefault(library, 0)]
+            drawn[library] += 1
+            axis.plot(*zip(*points, strict=True), style, marker="o", color=COLOURS[library], label=label)
+        axis.set(xscale="log", yscale="log", title=mode, xlabel="tokens, prompts included")
+        ticks = sorted({row["tokens"] for row in rows})
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0, 0].set_ylabel("peak memory beyond the inputs, MiB")
+    figure.suptitle(f"{rows[0]['shape']}, {result['environment']['device']['name']}", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == "__main__":
+    for drawing in draw(Path(sys.argv[1])):
+        print(drawing)

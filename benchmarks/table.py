@@ -1,0 +1,199 @@
+"""Runs the variants of a suite at a shape: right first, then memory, then time."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import copies_past_cache, extra_mib, interleaved
+from benchmarks.suite import TOLERANCE, Run, Shape, Suite, Variant, relative_errors
+
+RIGHT, WRONG, ABSENT, NO_MEMORY, FAILED = "ok", "wrong", "not available", "out of memory", "failed"
+
+
+@dataclass
+class Record:
+    """What became of one variant at one shape.
+
+    Attributes:
+        status: "ok", "wrong" (and therefore not timed), "not available", "out of memory" or "failed".
+        message: why, where it is not "ok".
+        errors: relative errors of loss or log-probs, gradient of the inputs, gradient of the head.
+        extra_mib: peak memory beyond the inputs; None where it was not measured.
+        times_ms: one sample per round; sample i of every variant of a shape is from the same round.
+    """
+
+    suite: str
+    shape: dict[str, Any]
+    label: str
+    library: str
+    mode: str
+    floor: str
+    note: str
+    status: str = RIGHT
+    message: str = ""
+    errors: list[float] = field(default_factory=list)
+    extra_mib: float | None = None
+    times_ms: list[float] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return f"{self.label} [{self.mode}]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        libraries: the peers to run beside ours, PyTorch and the floors.
+        rounds: samples per variant.
+        threads: of PyTorch on a CPU.
+    """
+
+    device: torch.device
+    libraries: Collection[str]
+    rounds: int
+    threads: int
+
+    def variants(self, suite: Suite) -> list[Variant]:
+        return [v for v in suite.variants if v.library in (*self.libraries, "ours", "torch", "floor")]
+
+
+def measure_shape(suite: Suite, shape: Shape, plan: Plan) -> list[Record]:
+    """Records of all variants, in the suite's order."""
+    _forget_compilations()
+    records = {v.key: _record(suite, shape, v) for v in plan.variants(suite)}
+    runs: dict[str, list[Run]] = {}
+    with _guard(records.values()):
+        problem = suite.build(shape, plan.device, 0)
+        copies = copies_past_cache(suite.size_of(shape), plan.device)
+        problems = [problem, *(suite.build(shape, plan.device, seed) for seed in range(1, copies))]
+        references: dict[Any, tuple[Tensor, ...]] = {}
+        for key, record in records.items():
+            with _guard([record]):
+                _verify(suite, suite.variant(key), problem, record, references)
+            if record.status == RIGHT:
+                with _guard([record]):
+                    runs[key] = [suite.variant(key).prepare(p) for p in problems]
+            _release()
+        del references
+    for record in _right(records.values()):
+        with _guard([record]):
+            record.extra_mib = extra_mib(suite.name, record.key, shape, plan.device, plan.threads)
+        _release()
+    runs = {record.key: runs[record.key] for record in _right(records.values())}
+    with _guard(_right(records.values())):
+        for key, samples in interleaved(runs, plan.rounds, plan.device).items():
+            records[key].times_ms = samples
+    return list(records.values())
+
+
+def memory_by_tokens(
+    suite: Suite, shape: Shape, sequences: Iterable[int], labels: Collection[str], plan: Plan
+) -> list[dict[str, Any]]:
+    """Peak memory beyond the inputs at growing numbers of sequences, for the variants of these labels."""
+    rows: list[dict[str, Any]] = []
+    for variant in plan.variants(suite):
+        if variant.label not in labels:
+            continue
+        for count in sequences:
+            sized = Shape(**vars(shape) | {"sequences": count})
+            record = _record(suite, sized, variant)
+            with _guard([record]):
+                record.extra_mib = extra_mib(suite.name, variant.key, sized, plan.device, plan.threads)
+            _release()
+            row = {"label": variant.label, "mode": variant.mode, "shape": shape.name, "tokens": sized.total_tokens}
+            rows.append(row | {"extra_mib": record.extra_mib, "status": record.status, "message": record.message})
+            if record.status != RIGHT:
+                break
+    return rows
+
+
+def summary(record: Record, records: Iterable[Record]) -> dict[str, Any]:
+    """JSON-ready: the record, its median and quartiles, and its ratios to floor and baseline round by round."""
+    peers = {peer.key: peer for peer in records}
+    floor = peers.get(f"{record.floor} [{record.mode}]")
+    return asdict(record) | {
+        "time_ms": quartiles(record.times_ms),
+        "over_floor": ratio(record, floor),
+    }
+
+
+def ratio(record: Record | None, other: Record | None) -> dict[str, float] | None:
+    """Median and quartiles of time over time, round by round, or None where one was not timed."""
+    if record is None or other is None or not record.times_ms or not other.times_ms:
+        return None
+    return quartiles([a / b for a, b in zip(record.times_ms, other.times_ms, strict=True)])
+
+
+def quartiles(samples: list[float]) -> dict[str, float] | None:
+    if not samples:
+        return None
+    low, _, high = statistics.quantiles(samples, method="inclusive") if len(samples) > 1 else samples * 3
+    return {"median": statistics.median(samples), "low": low, "high": high}
+
+
+def _record(suite: Suite, shape: Shape, variant: Variant) -> Record:
+    return Record(
+        suite.name, shape.as_dict(), variant.label, variant.library, variant.mode, variant.floor, variant.note
+    )
+
+
+def _right(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.status == RIGHT]
+
+
+def _verify(
+    suite: Suite, variant: Variant, problem: Any, record: Record, references: dict[Any, tuple[Tensor, ...]]
+) -> None:
+    """Runs once, which also warms up; a result that differs from the reference is wrong."""
+    results = variant.prepare(problem)()
+    if variant.is_floor:
+        return
+    if variant.task not in references:
+        references[variant.task] = suite.reference(problem, variant)
+    record.errors = relative_errors(results, references[variant.task])
+    allowed = TOLERANCE[getattr(torch, record.shape["dtype"])]
+    if max(record.errors) > allowed:
+        record.status = WRONG
+        record.message = f"relative errors {record.errors}, allowed is {allowed}"
+
+
+class _guard:
+    """Turns an exception into the status of the records that it concerns; their benchmark goes on without them."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = records
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        status = ABSENT if isinstance(error, ImportError) else NO_MEMORY if out_of_memory else FAILED
+        for record in self.records:
+            record.status, record.message = status, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        return True
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _forget_compilations() -> None:
+    """Peers that compile do so afresh for each shape, as in a process of its own; torch keeps only a few else."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()

@@ -1,0 +1,1 @@
+"""Logits to log-probs of labels and back."""

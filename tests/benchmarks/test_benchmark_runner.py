@@ -1,0 +1,113 @@
+"""The runner of the benchmarks at a tiny shape. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks import run
+from benchmarks.linear_token_logps.problem import FROZEN, HeadProblem
+from benchmarks.linear_token_logps.shapes import TINY
+from benchmarks.linear_token_logps.variants import SUITE, ours
+from benchmarks.suite import Run, Variant
+from benchmarks.table import Plan, Record, measure_shape, quartiles, ratio
+from benchmarks.targets import NAIVE, Target, head_targets
+
+PLAN = Plan(torch.device("cpu"), libraries=(), rounds=2, threads=1)
+
+
+def measure_only(variant: Variant) -> Record:
+    (record,) = measure_shape(replace(SUITE, variants=(variant,)), TINY, PLAN)
+    return record
+
+
+def of_ours(change: Any) -> Variant:
+    """Our frozen-head variant with its results changed."""
+    right = ours(FROZEN, False, "ours")
+
+    def prepare(problem: HeadProblem) -> Run:
+        inner = right.prepare(problem)
+        return lambda: change(inner())
+
+    return replace(right, prepare=prepare)
+
+
+def raising(error: Exception) -> Variant:
+    def change(results: Any) -> Any:
+        raise error
+
+    return of_ours(change)
+
+
+def test_run_writes_json_with_every_variant_right_timed_and_measured(tmp_path: Path) -> None:
+    options = ["--quick", "--device", "cpu", "--threads", "1", "--suites", "linear_token_logps", "--peers"]
+    path = run.main([*options, "--out", str(tmp_path), "--commit", "abc"])
+    assert path is not None
+    result = json.loads(path.read_text())
+    assert result["environment"]["commit"] == "abc"
+    assert result["environment"]["versions"]["torch"] == torch.__version__
+    expected = [v.key for v in SUITE.variants if v.library in ("ours", "torch", "floor")]
+    records = result["records"]
+    assert [f"{r['label']} [{r['mode']}]" for r in records] == expected
+    for record in records:
+        assert record["status"] == "ok", record
+        assert len(record["times_ms"]) == 2 and min(record["times_ms"]) > 0
+        assert record["library"] == "floor" or max(record["errors"]) < 1e-5
+        assert record["extra_mib"] >= 0
+    assert path.with_name(f"{path.stem}-time.png").stat().st_size > 10_000
+
+
+def test_wrong_results_are_reported_and_not_timed() -> None:
+    record = measure_only(of_ours(lambda results: (results[0], 1.01 * results[1])))
+    assert record.status == "wrong"
+    assert record.errors[1] == pytest.approx(0.01, rel=1e-2)
+    assert not record.times_ms and record.extra_mib is None
+
+
+def test_results_that_are_not_finite_are_wrong() -> None:
+    assert measure_only(of_ours(lambda results: (results[0] * torch.nan, results[1]))).status == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ImportError("no such library"), "not available"),
+        (torch.OutOfMemoryError("too large"), "out of memory"),
+        (RuntimeError("does not work\nhere"), "failed"),
+    ],
+)
+def test_failures_are_recorded_with_their_message(error: Exception, status: str) -> None:
+    record = measure_only(raising(error))
+    assert (record.status, record.times_ms) == (status, [])
+    assert record.message == f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def timed(label: str, times_ms: list[float], extra_mib: float) -> Record:
+    shape = TINY.as_dict() | {"name": "cpu"}
+    return Record("linear_token_logps", shape, label, "", FROZEN, "floor", "", extra_mib=extra_mib, times_ms=times_ms)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    slow_machine = [1.0, 2.0, 10.0, 4.0]
+    assert ratio(timed("a", [2 * t for t in slow_machine], 0), timed("b", slow_machine, 0)) == quartiles([2.0] * 4)
+
+
+def test_targets_compare_time_and_memory_with_naive() -> None:
+    records = [timed("ours", [1.0, 3.0], 9.0), timed(NAIVE, [4.0, 6.0], 100.0)]
+    time, memory = head_targets(records, "cpu")
+    assert (time.measured, time.limit, time.met) == (0.375, 0.40, True)
+    assert (memory.measured, memory.limit, memory.met) == (0.09, 0.10, True)
+
+
+def test_targets_are_met_from_the_right_side() -> None:
+    assert Target("s", "speed-up", 3.0, 3.1, at_least=True).met
+    assert not Target("s", "speed-up", 3.0, 2.9, at_least=True).met
+    assert not Target("s", "time", 0.4, 0.41).met
