@@ -12,12 +12,9 @@ of a shape are then timed in turn, in a new order each round.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,12 +26,12 @@ from benchmarks.environment import ROOT, describe, device_slug
 from benchmarks.linear_token_logps.shapes import TINY
 from benchmarks.peak_memory import SUITES, suite
 from benchmarks.plot import draw
+from benchmarks.results import HEAD, Results
 from benchmarks.suite import Shape, Suite
-from benchmarks.table import Plan, measure_shape, memory_by_tokens, summary
-from benchmarks.targets import Target, head_targets
+from benchmarks.table import Plan, measure_shape, memory_by_tokens
 
+Job = tuple[Suite, Shape]
 PEERS = ("trl", "liger", "cce")
-HEAD = "linear_token_logps"
 SWEPT = ("ours", "ours, recomputed", "naive, all tokens", "TRL chunked, supervised tokens", "Liger fused DPO")
 SWEPT_SEQUENCES = {"cpu": (2, 4, 8), "cuda": (4, 8, 16, 32)}
 
@@ -46,8 +43,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", help="names of shapes; all by default")
     parser.add_argument("--quick", action="store_true", help="a tiny shape instead, two rounds, no sweep")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--rounds", type=int, help="samples per variant; 7 on a CPU and 20 on a GPU by default")
-    parser.add_argument("--seconds", type=float, default=480, help="no new shape is started after this long")
+    parser.add_argument("--rounds", type=int, help="samples per variant; 7 on a CPU and 10 on a GPU by default")
+    parser.add_argument("--seconds", type=float, default=420, help="no new shape is started after this long")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--commit", help="where there is no git; so does $IWPO_COMMIT")
@@ -60,68 +57,58 @@ def main(argv: list[str] | None = None) -> Path | None:
     options = arguments(argv)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
-    rounds = options.rounds or (2 if options.quick else 7 if device.type == "cpu" else 20)
+    rounds = options.rounds or (2 if options.quick else 7 if device.type == "cpu" else 10)
     plan = Plan(device, options.peers, rounds, options.threads)
     if options.tune:
         print(tune.sweep(suite(HEAD), options.tune, plan))
         return None
-    started = time.monotonic()
-    environment = describe(device, options.commit)
-    records, targets, tables, skipped = _measure(options, plan, started)
-    sweep = [] if options.quick or HEAD not in options.suites else _sweep(plan, options, started)
-    result = {
-        "schema": 1,
-        "date": date.today().isoformat(),
-        "seconds": round(time.monotonic() - started, 1),
-        "rounds": rounds,
-        "environment": environment,
-        "shapes_not_started": skipped,
-        "targets": [vars(target) | {"met": target.met} for target in targets],
-        "memory_by_tokens": sweep,
-        "records": records,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{device_slug(device)}-{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    markdown = "\n\n".join([*tables, report.target_table(targets)] if targets else tables)
-    path.with_suffix(".md").write_text(markdown + "\n")
-    print(f"\nWrote {path} and {', '.join(p.name for p in draw(path))} after {result['seconds']:.0f} s.")
+    path = options.out / f"{device_slug(device)}-{date.today().isoformat()}.json"
+    results = Results(path, plan, describe(device, options.commit))
+    first, others = _jobs(options, device.type)
+    _measure(first, results, options.seconds)
+    if not options.quick:
+        _sweep(first, results, options.seconds)
+    _measure(others, results, options.seconds)
+    if results.targets:
+        print(report.target_table(results.targets))
+    drawn = ", ".join(drawing.name for drawing in draw(path))
+    print(f"\nWrote {path} and {drawn} after {results.seconds:.0f} s.")
     return path
 
 
-def _measure(
-    options: argparse.Namespace, plan: Plan, started: float
-) -> tuple[list[dict[str, Any]], list[Target], list[str], list[str]]:
-    """Summaries, targets, Markdown tables, and names of shapes for which no time was left."""
-    summaries, targets, tables, skipped = [], [], [], []
+def _jobs(options: argparse.Namespace, device_type: str) -> tuple[list[Job], list[Job]]:
+    """The most important shape of each suite, and the others."""
+    first: list[Job] = []
+    others: list[Job] = []
     for name in options.suites:
         measured = suite(name)
-        for shape in _shapes(measured, options, plan.device.type):
-            if time.monotonic() - started > options.seconds:
-                skipped.append(f"{name}: {shape.name}")
-                continue
-            records = measure_shape(measured, shape, plan)
-            summaries += [summary(record, records) for record in records]
-            tables.append(report.shape_table(measured, records))
-            print(tables[-1], end="\n\n", flush=True)
-            if name == HEAD and not options.quick:
-                targets += head_targets(records, plan.device.type)
-    if targets:
-        print(report.target_table(targets), flush=True)
-    return summaries, targets, tables, skipped
+        chosen = [TINY] if options.quick else list(measured.shapes(device_type))
+        if options.shapes is not None:
+            chosen = [shape for shape in chosen if shape.name in options.shapes]
+        jobs = [(measured, shape) for shape in chosen]
+        first += jobs[:1]
+        others += jobs[1:]
+    return first, others
 
 
-def _shapes(measured: Suite, options: argparse.Namespace, device_type: str) -> list[Shape]:
-    if options.quick:
-        return [TINY]
-    return [s for s in measured.shapes(device_type) if options.shapes is None or s.name in options.shapes]
+def _measure(jobs: list[Job], results: Results, seconds: float) -> None:
+    """Measures and prints, as long as there is time to start a shape."""
+    for measured, shape in jobs:
+        if results.seconds > seconds:
+            results.not_started.append(f"{measured.name}: {shape.name}")
+            continue
+        results.add(measured, shape, measure_shape(measured, shape, results.plan))
+        print(results.tables[-1], end="\n\n", flush=True)
+    results.write()
 
 
-def _sweep(plan: Plan, options: argparse.Namespace, started: float) -> list[dict[str, Any]]:
-    shapes = _shapes(suite(HEAD), options, plan.device.type)
-    if not shapes or time.monotonic() - started > options.seconds:
-        return []
-    return memory_by_tokens(suite(HEAD), shapes[0], SWEPT_SEQUENCES[plan.device.type], SWEPT, plan)
+def _sweep(jobs: list[Job], results: Results, seconds: float) -> None:
+    """Memory over tokens at the head's most important shape."""
+    sequences = SWEPT_SEQUENCES[results.plan.device.type]
+    for measured, shape in jobs:
+        if measured.name == HEAD and results.seconds <= seconds:
+            results.memory_by_tokens += memory_by_tokens(measured, shape, sequences, SWEPT, results.plan)
+    results.write()
 
 
 if __name__ == "__main__":

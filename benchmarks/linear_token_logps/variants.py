@@ -66,6 +66,43 @@ def ours(mode: str, save: bool, label: str, floor: str = "floor", **settings: An
     return Variant(label, "ours", mode, prepare, floor=floor)
 
 
+def ours_whole(mode: str) -> Variant:
+    """Log-probs and loss in one call."""
+
+    def prepare(problem: HeadProblem) -> Run:
+        from iwpo_kernels import linear_preference_loss
+
+        shape, device = problem.shape, problem.hidden.device
+        segments = torch.arange(0, shape.total_tokens + 1, shape.tokens, device=device)
+
+        def loss_of(head: Tensor) -> Tensor:
+            return linear_preference_loss(
+                problem.hidden, head, problem.labels, segments, softcap=shape.softcap, beta=BETA, save=True
+            ).loss
+
+        return _loss_run(problem, mode, loss_of)
+
+    return Variant("ours, linear_preference_loss", "ours", mode, prepare)
+
+
+def ours_padded(mode: str) -> Variant:
+    """With the call of Liger's loss, and all of its metrics."""
+
+    def prepare(problem: HeadProblem) -> Run:
+        _without_softcap(problem, "the padded loss")
+        from iwpo_kernels import PaddedLinearPreferenceLoss
+
+        loss = PaddedLinearPreferenceLoss(beta=BETA, use_ref_model=False)
+        labels = problem.labels.view(problem.shape.sequences, -1)
+
+        def loss_of(head: Tensor) -> Tensor:
+            return loss(head, problem.hidden.view(*labels.shape, -1), labels)[0]
+
+        return _loss_run(problem, mode, loss_of)
+
+    return Variant("ours, in Liger's place", "ours", mode, prepare, note="with Liger's metrics")
+
+
 def naive(mode: str) -> Variant:
     def prepare(problem: HeadProblem) -> Run:
         def logps_of(head: Tensor) -> Tensor:
@@ -215,6 +252,8 @@ SUITE = Suite(
         ours(FROZEN, False, "ours"),
         ours(TRAINABLE, True, "ours"),
         ours(TRAINABLE, False, "ours, recomputed", floor="floor with recomputation"),
+        *(ours_whole(mode) for mode in (FROZEN, TRAINABLE)),
+        *(ours_padded(mode) for mode in (FROZEN, TRAINABLE)),
         *(naive(mode) for mode in MODES),
         *(naive_supervised(mode) for mode in MODES),
         *(torch_fused(mode) for mode in (FROZEN, TRAINABLE)),
