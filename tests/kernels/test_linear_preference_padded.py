@@ -115,6 +115,15 @@ def test_the_ignored_label_can_be_another(batch):
     torch.testing.assert_close(results(PaddedLinearPreferenceLoss(ignore_index=0), batch), expected)
 
 
+def test_autocast_casts_hidden_states_and_head_like_a_linear_layer(batch):
+    cast = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
+    expected, _ = PaddedLinearPreferenceLoss()(**cast)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = PaddedLinearPreferenceLoss()(**batch | {"_input": cast["_input"]})
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+
+
 def test_a_completion_without_tokens_has_log_prob_0_and_no_gradient(batch):
     batch["target"][2] = -100
     loss, (_, grad_hidden, _), metrics = results(PaddedLinearPreferenceLoss(average_log_prob=True), batch)

@@ -45,6 +45,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
     Called and answered like it: `loss, metrics = loss_fn(lm_head.weight, hidden, labels, bias, ref_hidden,
     ref_weight)`. Beyond it: weights per pair, cached reference log-probs, "ipo", and label smoothing that acts on
     every loss (Liger ignores it for "sigmoid" and "hinge"). Its `chunk_size` and `compiled` have nothing to set here.
+    Under autocast, hidden states and head are cast as for any linear layer.
     For heads with a softcap or a scale use `LinearPreferenceLoss` on the flattened batch, with `padded_segments`.
 
     Args:
@@ -205,6 +206,10 @@ def _check_layout(hidden: Tensor, target: Tensor) -> None:
 
 
 def _token_logps(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     logps = linear_token_logps(hidden.flatten(0, 1), weight, labels.flatten(), bias=bias)
     assert not isinstance(logps, TokenLogps)
     return logps
