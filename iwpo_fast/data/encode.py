@@ -89,27 +89,25 @@ def _check_prompts(rows: Rows, some: Sequence[int], prompts: list[Ids]) -> None:
 
 
 class _Encoder:
-    """Encodes lists of strings, the fast way where the tokenizer has a Rust core."""
+    """Encodes lists of strings, the fast way where the tokenizer has a Rust core.
+
+    Special tokens that the tokenizer would add behind a text are left away: a prompt goes on, and completions end
+    as `add_eos` says. Those before a text come first even if the text begins with them already.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool) -> None:
         self.tokenizer = tokenizer
-        self.special_tokens = special_tokens
-        self.bos = tokenizer.bos_token_id
         # This call also takes back any padding and truncation that earlier users set in the Rust core.
         probe = tokenizer("a", add_special_tokens=special_tokens, return_special_tokens_mask=True)
-        mask = probe["special_tokens_mask"]
-        self.added_behind = mask[::-1].index(0) if 0 in mask else 0
+        self.before: Ids = probe["input_ids"][: probe["special_tokens_mask"].index(0)]
 
     def __call__(self, texts: list[str]) -> list[Ids]:
-        return [self._trimmed(ids) for ids in self._encode(texts)]
+        ids = self._encode(texts)
+        n = len(self.before)
+        return [row if row[:n] == self.before else self.before + row for row in ids] if n else ids
 
     def _encode(self, texts: list[str]) -> list[Ids]:
         if not self.tokenizer.is_fast:
-            return self.tokenizer(texts, add_special_tokens=self.special_tokens)["input_ids"]
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         core = self.tokenizer.backend_tokenizer
-        return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=self.special_tokens)]
-
-    def _trimmed(self, ids: Ids) -> Ids:
-        """Without tokens that the tokenizer adds behind every text, and without a second beginning-of-sequence."""
-        start = 1 if self.special_tokens and self.bos is not None and ids[:2] == [self.bos, self.bos] else 0
-        return ids[start : len(ids) - self.added_behind] if start or self.added_behind else ids
+        return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]

@@ -62,11 +62,11 @@ class Ledger:
             lines.append("  dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()))
         if self.prompts_cut or self.completions_cut:
             lines.append(
-                f"  cut to {self.max_length} tokens ({self.truncation}): {self.prompts_cut:,} prompts and "
-                f"{self.completions_cut:,} completions"
+                f"  cut to {self.max_length} tokens ({self.truncation}): prompts {self.prompts_cut:,}, "
+                f"completions {self.completions_cut:,}"
             )
         if self.equal_scores:
-            lines.append(f"  {self.equal_scores:,} pairs have equal scores")
+            lines.append(f"  equal scores: {self.equal_scores:,}")
         return lines
 
     def save(self, path: Path) -> None:

@@ -57,7 +57,7 @@ def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float)
 
 def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
     """The sentence about rows whose completions do not follow one prompt."""
-    others = f" (and {len(numbers) - 1} more rows)" if len(numbers) > 1 else ""
+    others = f" (the first of {len(numbers)})" if len(numbers) > 1 else ""
     return ValueError(
         f"In {source}, row {numbers[0]}{others} {what}: correct it, or leave such rows out with "
         "data.on_prefix_mismatch drop."

@@ -102,9 +102,9 @@ def _check_lengths(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
     if len(over) and config.truncation == "error":
         row = over[0]
         length = tokens.prompt.lengths[row] + max(tokens.chosen.lengths[row], tokens.rejected.lengths[row])
-        others = f" and {len(over) - 1} more rows are too long" if len(over) > 1 else ""
+        others = f" (the first of {len(over)})" if len(over) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[tokens.rows[row]]} has {length} tokens{others}: raise "
+            f"In {rows.source}, row {rows.numbers[tokens.rows[row]]}{others} has {length} tokens: raise "
             f"data.max_length from {config.max_length}, or choose another data.truncation than error."
         )
 

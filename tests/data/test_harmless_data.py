@@ -1,0 +1,56 @@
+"""The real pairs in the folder of shared data beside the repository."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data import read_rows, tokenise
+
+PATH = Path(__file__).parents[2].parent / "shared" / "data" / "hh_harmless_test.jsonl.gz"
+
+pytestmark = pytest.mark.skipif(not PATH.exists(), reason=f"{PATH} is not there")
+
+
+def config(tmp_path: Path, **settings) -> DataConfig:
+    return DataConfig(path=str(PATH), cache_dir=str(tmp_path), on_prefix_mismatch="drop", **settings)
+
+
+def test_real_dialogues_without_one_prompt_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"hh_harmless_test\.jsonl\.gz, row 1255 \(the first of 5\) has dialogues"):
+        read_rows(DataConfig(path=str(PATH)))
+
+
+def test_real_prompts_are_held_out_whole(tmp_path):
+    splits = read_rows(config(tmp_path, eval_fraction=0.1))
+    assert len(splits.train) + len(splits.evaluation) + splits.train.mismatches == 2312
+    assert splits.train.mismatches == 5
+    assert not set(splits.train.prompt) & set(splits.evaluation.prompt)
+    assert 0.07 < len(splits.evaluation) / 2307 < 0.13
+
+
+def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer):
+    settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=100_000)
+    rows = read_rows(settings).train
+    pairs, ledger = tokenise(rows, tokenizer, settings)
+    with gzip.open(PATH, "rt", encoding="utf-8") as file:
+        source = [json.loads(line) for line, _ in zip(file, range(300), strict=False)]
+    assert ledger.kept == len(pairs) == 300
+    for row in range(300):
+        for name in ("chosen", "rejected"):
+            ids = [*pairs.prompt[row], *getattr(pairs, name)[row]]
+            assert tokenizer.decode(ids) == source[row][name] + "</s>"
+        assert tokenizer.decode(pairs.prompt[row]).endswith("\n\nAssistant:")
+
+
+def test_real_dialogues_are_cut_to_the_limit_and_accounted_for(tmp_path, tokenizer):
+    settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=200)
+    pairs, ledger = tokenise(read_rows(settings).train, tokenizer, settings)
+    assert ledger.kept + sum(ledger.dropped.values()) == 300
+    assert 0 < ledger.prompts_cut <= ledger.too_long
+    longest = pairs.prompt.lengths + pairs.chosen.lengths.clip(pairs.rejected.lengths)
+    assert longest.max() == 200

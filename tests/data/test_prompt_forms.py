@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from iwpo_fast.data.forms import PrefixMismatch, canonical, split_strings
+
+USER, GOOD, BAD = (
+    {"role": role, "content": text} for role, text in [("user", "q"), ("assistant", "a"), ("assistant", "b")]
+)
+SYSTEM = {"role": "system", "content": "be brief"}
+
+FORMS = {
+    "explicit strings": ({"prompt": "q ", "chosen": "a", "rejected": "b"}, ("q ", "a", "b")),
+    "explicit messages": ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, ([USER], [GOOD], [BAD])),
+    "implicit strings": (
+        {"chosen": "the sky is blue", "rejected": "the sky is black"},
+        ("the sky is", " blue", " black"),
+    ),
+    "implicit messages": (
+        {"chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]},
+        ([SYSTEM, USER], [GOOD], [BAD]),
+    ),
+    "HH dialogues": (
+        {
+            "chosen": "\n\nHuman: x\n\nAssistant: the y\n\nHuman: z\n\nAssistant: the a",
+            "rejected": "\n\nHuman: x\n\nAssistant: the y\n\nHuman: z\n\nAssistant: the b",
+        },
+        ("\n\nHuman: x\n\nAssistant: the y\n\nHuman: z\n\nAssistant:", " the a", " the b"),
+    ),
+    "UltraFeedback binarised": (
+        {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD], "score_chosen": 8.0},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "prompt string and answers as messages": (
+        {"prompt": "q", "chosen": [GOOD], "rejected": [BAD]},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "prompt messages and answers as strings": (
+        {"prompt": [USER], "chosen": "a", "rejected": "b"},
+        ([USER], [GOOD], [BAD]),
+    ),
+    "identical strings": ({"chosen": "so it is", "rejected": "so it is"}, ("so it", " is", " is")),
+    "identical conversations": ({"chosen": [USER, GOOD], "rejected": [USER, GOOD]}, ([USER], [GOOD], [GOOD])),
+    "a conversation that goes on": (
+        {"chosen": [USER, GOOD], "rejected": [USER, GOOD, USER, BAD]},
+        ([USER], [GOOD], [GOOD, USER, BAD]),
+    ),
+    "null prompt": ({"prompt": None, "chosen": "say a", "rejected": "say b"}, ("say", " a", " b")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_is_recognised(form):
+    row, expected = FORMS[form]
+    assert canonical(row) == expected
+
+
+MISMATCHES = {
+    "dialogues differ earlier": {
+        "chosen": "\n\nHuman: x\n\nAssistant: y\n\nHuman: z\n\nAssistant: a",
+        "rejected": "\n\nHuman: x\n\nAssistant: w\n\nHuman: z\n\nAssistant: b",
+    },
+    "dialogues differ in length": {
+        "chosen": "\n\nHuman: x\n\nAssistant: y\n\nHuman: z\n\nAssistant: a",
+        "rejected": "\n\nHuman: x\n\nAssistant: y",
+    },
+    "conversations without a common message": {"chosen": [GOOD], "rejected": [BAD]},
+    "prompt is not in the conversations": {"prompt": "other", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+}
+
+
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_completions_of_different_prompts_are_mismatches(case):
+    with pytest.raises(PrefixMismatch):
+        canonical(MISMATCHES[case])
+
+
+BAD_ROWS = {
+    "no chosen": ({"prompt": "q", "rejected": "b"}, "has no chosen"),
+    "null rejected": ({"prompt": "q", "chosen": "b", "rejected": None}, "has no rejected"),
+    "empty string": ({"prompt": "q", "chosen": "", "rejected": "b"}, "empty completion in chosen"),
+    "empty list": ({"prompt": [USER], "chosen": [GOOD], "rejected": []}, "empty completion in rejected"),
+    "message without content": (
+        {"prompt": [USER], "chosen": [{"role": "assistant", "content": ""}], "rejected": [BAD]},
+        "empty completion in chosen",
+    ),
+    "answer without text": ({"prompt": [USER], "chosen": "a", "rejected": ""}, "empty completion in rejected"),
+    "empty HH answer": ({"chosen": "\n\nHuman: x\n\nAssistant:", "rejected": "\n\nHuman: x\n\nAssistant: b"}, "empty"),
+    "number": ({"prompt": "q", "chosen": 3, "rejected": "b"}, "chosen of type int"),
+    "mixed": ({"chosen": [USER, GOOD], "rejected": "b"}, "a string and a list"),
+    "no role": ({"chosen": [{"content": "q"}, GOOD], "rejected": [USER, BAD]}, "without a role in chosen"),
+    "prompt of no known type": ({"prompt": {"text": "q"}, "chosen": "a", "rejected": "b"}, "prompt of type dict"),
+    "half a surrogate pair": ({"prompt": "q", "chosen": "\ud83d", "rejected": "b"}, "surrogate"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_what_is_wrong_with_a_row_is_said(case):
+    row, expected = BAD_ROWS[case]
+    with pytest.raises(ValueError, match=expected):
+        canonical(row)
+
+
+def test_a_message_with_only_a_tool_call_is_not_empty():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]}
+    assert canonical({"prompt": [USER], "chosen": [call], "rejected": [BAD]})[1] == [call]
+
+
+words = st.text(alphabet="ab '\n.é", min_size=1, max_size=12)
+
+
+@given(words, words, words)
+@example("don'", "t", "x")
+@example("the sky", "the sky is blue", "")
+@example("e", "\u0301", "\u0300")
+def test_an_implicit_prompt_loses_nothing_and_never_ends_inside_a_word(shared, chosen, rejected):
+    chosen, rejected = shared + chosen, shared + rejected
+    prompt, after_chosen, after_rejected = split_strings(chosen, rejected)
+    assert prompt + after_chosen == chosen
+    assert prompt + after_rejected == rejected
+    assert after_chosen and after_rejected
+    for after in (after_chosen, after_rejected):
+        assert not (prompt[-1:].isalpha() and (after[0].isalpha() or after[0] in "'\u0301\u0300"))
+
+
+def test_an_implicit_prompt_is_as_long_as_the_words_allow():
+    assert split_strings("Q: 1+1?\nA: 2", "Q: 1+1?\nA: 3") == ("Q: 1+1?\nA:", " 2", " 3")
+    assert split_strings("say (yes)", "say (no)") == ("say (", "yes)", "no)")
