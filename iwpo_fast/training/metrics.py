@@ -28,18 +28,19 @@ class PreferenceMetrics:
 
     def compute(self, world: World) -> dict[str, float]:
         """Means over all pairs of all ranks since the start or the last call; the sums start anew."""
-        total = PreferenceSums(*world.sum_(self._sums.clone()).tolist())
+        names, sums = PreferenceSums._fields, world.sum_(self._sums.clone()).tolist()
+        total = dict(zip(names, sums, strict=True))
         self._sums.zero_()
-        pairs = max(1.0, float(total.pairs))
-        divisor = pairs if self._normalize == "count" else float(total.weights) or 1.0
+        pairs = total["pairs"] or 1.0
+        divisor = pairs if self._normalize == "count" else total["weights"] or 1.0
         return {
-            "loss": total.weighted_loss / divisor,
-            "rewards/chosen": total.chosen_rewards / pairs,
-            "rewards/rejected": total.rejected_rewards / pairs,
-            "rewards/margins": total.margins / pairs,
-            "rewards/accuracies": total.correct / pairs,
-            "logps/chosen": total.chosen_logps / pairs,
-            "logps/rejected": total.rejected_logps / pairs,
+            "loss": total["weighted_loss"] / divisor,
+            "rewards/chosen": total["chosen_rewards"] / pairs,
+            "rewards/rejected": total["rejected_rewards"] / pairs,
+            "rewards/margins": total["margins"] / pairs,
+            "rewards/accuracies": total["correct"] / pairs,
+            "logps/chosen": total["chosen_logps"] / pairs,
+            "logps/rejected": total["rejected_logps"] / pairs,
         }
 
 
