@@ -8,6 +8,7 @@ from iwpo_kernels.linear_preference import (
     padded_segments,
 )
 from iwpo_kernels.linear_token_logps import TokenLogps, linear_token_logps
+from iwpo_kernels.token_logps import token_logps
 from iwpo_kernels.weighted_preference import PreferenceOutput, PreferenceSums, weighted_preference_loss
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "linear_preference_loss",
     "linear_token_logps",
     "padded_segments",
+    "token_logps",
     "weighted_preference_loss",
 ]

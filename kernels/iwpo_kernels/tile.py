@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+# The smallest normal float32.
+TINY = tl.constexpr(1.1754943508222875e-38)
+
 
 @triton.jit
 def tanh(x):

@@ -33,6 +33,28 @@ def nan_in_empty() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def bfloat16_rounds_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter truncates float32 to bfloat16, where GPUs round to the nearest."""
+    if torch.cuda.is_available():
+        return
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounding_convert(
+        values: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: object
+    ) -> np.ndarray:
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return convert(values, source, target, rounding)
+        rounded = torch.from_numpy(np.ascontiguousarray(values)).bfloat16()
+        return rounded.view(torch.int16).numpy().view(np.uint16)
+
+    monkeypatch.setattr(interpreter, "_convert_float", rounding_convert)
+
+
 @pytest.fixture
 def device() -> Iterator[torch.device]:
     """Where a test of the Triton kernels puts its tensors; operators take the Triton path there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iwpo_kernels.linear_token_logps.tiling import cpu_tiling
+from iwpo_kernels.linear_token_logps.tiling import ROWS_PER_TILE, cpu_tiling
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Rows, exact_dtype
 
 # The reference of the exponentials moves only when a later slice exceeds it by this much, in nats.
@@ -40,11 +40,12 @@ class _RowState:
         return factor
 
 
-def forward(rows: Rows, head: Head, out: Forward) -> None:
+def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
     """Fills `out` for the kept tokens; the others keep the zeros they have."""
-    tiling = cpu_tiling()
+    vocab = head.weight.shape[0]
+    tiling = cpu_tiling(min(rows.count, ROWS_PER_TILE), vocab, out.logps.element_size(), workspace_mb)
     for start, end in tiling.row_ranges(rows.count):
-        _forward_tile(rows, head, out, start, end, tiling.slices(head.weight.shape[0]))
+        _forward_tile(rows, head, out, start, end, tiling.slices(vocab))
 
 
 def _forward_tile(rows: Rows, head: Head, out: Forward, start: int, end: int, slices: list[tuple[int, int]]) -> None:
@@ -147,7 +148,8 @@ def head_gradient(
     recomputes = saved.masses.shape[0] == 0
     scaled_x = _scaled(x, head.slope) if recomputes else x
     pulled_x = pull * x
-    for first, last in cpu_tiling().slices(head.weight.shape[0]):
+    vocab = head.weight.shape[0]
+    for first, last in cpu_tiling(rows.count, vocab, dtype.itemsize, workspace_mb).slices(vocab):
         row, column = _labels_in(rows.labels, first, last)
         if recomputes:
             masses = _recomputed(scaled_x, head, m, first, last, row, column)

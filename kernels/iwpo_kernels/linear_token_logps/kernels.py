@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from iwpo_kernels.tile import sigmoid, softplus, tanh
+from iwpo_kernels.tile import TINY, sigmoid, softplus, tanh
 from iwpo_kernels.variants import TRITON_TYPES, Variant
 
 # Planes of the state of a row: sums leave the label's column out.
@@ -221,9 +221,8 @@ def finish_kernel(
     label = tl.load(label_ptr + row)
     m = load_state(state_ptr, state_stride, row, M)
     m = tl.where(m == -float("inf"), 0.0, m)
-    # At least the smallest normal number, so that a label of probability 1 divides 0 by it; NaN stays NaN.
     mass = load_state(state_ptr, state_stride, row, MASS)
-    mass = tl.where(mass < 1.1754944e-38, 1.1754944e-38, mass)
+    mass = tl.where(mass < TINY, TINY, mass)  # a label of probability 1 leaves no mass; NaN stays NaN
     label_z = load_state(state_ptr, state_stride, row, LABEL_Z)
     d = m + tl.log(mass) - label_z
     miss = sigmoid(d)

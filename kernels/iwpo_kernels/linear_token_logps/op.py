@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -148,6 +149,15 @@ def _mass_dtype(hidden: Tensor) -> torch.dtype:
     return hidden.dtype if runs_triton(hidden.device) else exact_dtype(hidden.dtype)
 
 
+def _path(device: torch.device) -> ModuleType:
+    """The module that computes; Triton is imported only where it is used."""
+    if runs_triton(device):
+        from iwpo_kernels.linear_token_logps import gpu
+
+        return gpu
+    return cpu
+
+
 def _empty_forward(hidden: Tensor, weight: Tensor, labels: Tensor, stats: bool, jacobian: bool, save: bool) -> Forward:
     tokens, (vocab, features) = labels.shape[0], weight.shape
     dtype = exact_dtype(hidden.dtype)
@@ -183,17 +193,12 @@ def _forward_op(
             check_range("hidden_index", hidden_index, hidden.shape[0])
     rows = kept_rows(hidden, labels, hidden_index)
     if rows.position is not None:
-        for per_token in (out.logps, out.statistics, out.jacobian):
+        for per_token in (out.logps, out.statistics, out.jacobian, out.state):
             per_token.zero_()
     head = Head(weight, bias, softcap, scale, temperature)
     if rows.count:
         with torch.autocast(hidden.device.type, enabled=False):
-            if runs_triton(hidden.device):
-                from iwpo_kernels.linear_token_logps import gpu
-
-                gpu.forward(rows, head, out, workspace_mb)
-            else:
-                cpu.forward(rows, head, out)
+            _path(hidden.device).forward(rows, head, out, workspace_mb)
     return out.logps, out.statistics, out.jacobian, out.masses, out.state
 
 
@@ -250,10 +255,7 @@ def _backward_op(
     grad_hidden, grad_weight, grad_bias = grads
     grad = grad.where(labels != IGNORED, 0)
     with torch.autocast(hidden.device.type, enabled=False):
-        if runs_triton(hidden.device):
-            from iwpo_kernels.linear_token_logps import gpu as path
-        else:
-            path = cpu
+        path = _path(hidden.device)
         if jacobian.shape[0]:
             path.hidden_gradient(grad, jacobian, hidden_index, grad_hidden)
         else:

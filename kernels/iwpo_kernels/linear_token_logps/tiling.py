@@ -12,9 +12,9 @@ import torch
 logger = logging.getLogger(__name__)
 
 ALIGNMENT = 128
-WIDEST_SLICE = 16384  # one row of a slice has to fit the registers of one program
+WIDEST_SLICE = 16384  # from here on, the pass over [rows, H] after each slice costs little
 ROWS_PER_TILE = 2048
-CPU_TILE = (2048, 1024)  # a tile of logits that stays in the last-level cache
+CPU_TILE_BYTES = 8 << 20  # a tile of logits that stays in the last-level cache
 SAVED_SHARE_OF_MEMORY = 16
 
 
@@ -26,7 +26,9 @@ class Tiling:
     width: int
 
     def row_ranges(self, count: int) -> list[tuple[int, int]]:
-        return [(start, min(start + self.rows, count)) for start in range(0, count, self.rows)]
+        """About equally large, as a product with few rows is slow."""
+        rows = _even(self.rows, count)
+        return [(start, min(start + rows, count)) for start in range(0, count, rows)]
 
     def slices(self, vocab: int) -> list[tuple[int, int]]:
         return [(start, min(start + self.width, vocab)) for start in range(0, vocab, self.width)]
@@ -54,20 +56,29 @@ def backward_tiling(count: int, vocab: int, hidden_size: int, element_size: int,
     return Tiling(count, _even_width(budget // per_column, vocab, least=8 * ALIGNMENT))
 
 
-def cpu_tiling() -> Tiling:
-    return Tiling(*CPU_TILE)
+def cpu_tiling(rows: int, vocab: int, element_size: int, workspace_mb: int) -> Tiling:
+    """Slices of the vocabulary for so many rows at a time: few enough columns for the cache and the budget."""
+    columns = min(CPU_TILE_BYTES, workspace_mb << 20) // (max(rows, 1) * element_size)
+    return Tiling(rows, _even_width(columns, vocab))
 
 
 def padded_vocab(vocab: int) -> int:
     """Columns of saved masses on a GPU, where aligned rows make fast products."""
-    return -(-vocab // ALIGNMENT) * ALIGNMENT
+    return _aligned(vocab)
 
 
 def _even_width(width: int, vocab: int, least: int = ALIGNMENT) -> int:
-    """At most `width` columns, a multiple of ALIGNMENT, such that all slices are about equally wide."""
-    widest = max(least, min(width, WIDEST_SLICE) // ALIGNMENT * ALIGNMENT)
-    slices = -(-vocab // widest)
-    return padded_vocab(-(-vocab // slices))
+    return _even(max(least, min(width, WIDEST_SLICE) // ALIGNMENT * ALIGNMENT), vocab)
+
+
+def _even(size: int, total: int) -> int:
+    """The smallest aligned part size that needs no more parts of the total than `size` does."""
+    parts = -(-total // size)
+    return min(size, _aligned(-(-total // parts)))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def saves_masses(count: int, vocab: int, element_size: int, device: torch.device) -> bool:
