@@ -55,3 +55,13 @@ class Pairs:
             digest.update(np.ascontiguousarray(part.offsets).tobytes())
             digest.update(np.ascontiguousarray(part.values).tobytes())
         return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """Hash of everything that training reads: tokens, weights, label smoothing, further columns."""
+        digest = hashlib.sha256(self.token_fingerprint().encode())
+        columns = {"weight": self.weight, "label_smoothing": self.label_smoothing, **self.columns}
+        for name, values in sorted(columns.items()):
+            if values is not None:
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()

@@ -56,19 +56,20 @@ def train(config: TrainConfig) -> TrainSummary | None:
     tokenizer = load_tokenizer(config.model, source.train.texts())
     with world.main_first():
         pairs, ledger = tokenise(source.train, tokenizer, config.data, progress=world.is_main)
-        held_out = None
+        held_out, held_out_ledger = None, None
         if source.evaluation is not None:
-            held_out, _ = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
+            held_out, held_out_ledger = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
     policy = load_policy(
         config.model, tokenizer, seed=config.seed, device=world.device, max_length=config.data.max_length
     )
     plan = make_plan(config, policy, pairs, held_out, world)
-    for line in [*ledger.lines(), *plan.lines()]:
-        say(line)
+    for part in (ledger, held_out_ledger, plan):
+        for line in part.lines() if part else []:
+            say(line)
     if config.dry_run:
         return None
     if world.is_main:
-        folder.open(config, data=pairs.token_fingerprint())
+        folder.open(config, data=pairs.fingerprint())
         ledger.save(folder.ledger)
     world.barrier()
 

@@ -49,3 +49,10 @@ def test_token_fingerprint_changes_with_tokens_and_not_with_weights():
     assert pairs.token_fingerprint() != pairs.take(np.array([1, 0, 2])).token_fingerprint()
     reweighted = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, weight=np.ones(3))
     assert pairs.token_fingerprint() == reweighted.token_fingerprint()
+
+
+def test_fingerprint_changes_with_weights_and_columns():
+    pairs = make_pairs()
+    reweighted = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, weight=np.ones(3))
+    scored = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, pairs.weight, columns={"cluster": np.ones(3)})
+    assert len({p.fingerprint() for p in (pairs, make_pairs(), reweighted, scored)}) == 3

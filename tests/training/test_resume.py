@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy_pairs import write_pairs
 
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig, TrainConfig
-from iwpo_fast.training import train
+from iwpo_fast.training import loop, train
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
 
@@ -118,3 +119,34 @@ def test_how_much_is_logged_and_kept_may_change_on_resume(config):
     settings.log.every = 4
     settings.checkpoint.keep = 1
     assert train(settings).steps == 8
+
+
+def test_changed_weights_do_not_resume(config, tmp_path):
+    data = write_pairs(tmp_path / "weighted.jsonl", rows=40, weight=[1.0] * 40)
+    settings = config()
+    settings.data.path = str(data)
+    train(settings)
+    (Path(settings.output_dir) / "summary.json").unlink()
+    write_pairs(data, rows=40, weight=[1.0] * 39 + [2.0])
+    with pytest.raises(ValueError, match="has changed since the run"):
+        train(settings)
+
+
+def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "accumulate_gradients", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config())
+    other = config()
+    other.optim.lr = 5e-4
+    train(other)
+    assert [step for step, _ in losses(other)] == list(range(1, 9))
+
+
+def test_what_a_kill_left_while_the_folder_was_opened_is_no_obstacle(config):
+    settings = config()
+    folder = Path(settings.output_dir)
+    folder.mkdir()
+    (folder / ".run.json.1234.tmp").write_text("{")
+    train(settings)
+    assert not (folder / ".run.json.1234.tmp").exists()
