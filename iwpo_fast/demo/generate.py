@@ -14,7 +14,6 @@ from typing import Any
 from iwpo_fast.demo.tasks import TASKS, Task
 from iwpo_fast.files import save_json, written_aside
 
-
 MOST_ROWS = 60_000
 """Rows that the smallest family, with 17,920 prompts, still has prompts for."""
 

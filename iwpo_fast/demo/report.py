@@ -12,7 +12,7 @@ from iwpo_fast.evaluation.preference import mean_with_interval, preference_accur
 from iwpo_fast.files import written_aside
 
 COLUMNS = [
-    *("task", "pairs", "accuracy", "95 %", "margin"),
+    *("task", "pairs", "labels right", "accuracy", "95 %", "margin"),
     *("before", "after", "best", "change", "95 %", "win rate", "95 %"),
 ]
 
@@ -23,12 +23,14 @@ class TaskResult:
 
     Attributes:
         name: name of the task.
+        gold_gaps: [n], gold reward of the chosen minus that of the rejected completion; negative where the label errs.
         margins: [n], margins of the held-out pairs, in units of the implicit reward.
         before, after: [n], gold rewards of one sample for each prompt, from the warm-up and from the aligned model.
         best: [n], gold reward of the best completion of each prompt.
     """
 
     name: str
+    gold_gaps: np.ndarray
     margins: np.ndarray
     before: np.ndarray
     after: np.ndarray
@@ -47,7 +49,7 @@ class TaskResult:
 def table(results: Sequence[TaskResult]) -> list[list[str]]:
     """Header and one row per task, then one over all tasks, as text cells."""
     rows = [_row(result, mean_with_interval(result.change)) for result in results]
-    names = ("margins", "before", "after", "best")
+    names = ("gold_gaps", "margins", "before", "after", "best")
     pooled = TaskResult("all", *(np.concatenate([getattr(r, name) for r in results]) for name in names))
     rows.append(_row(pooled, stratified_mean([result.change for result in results])))
     return [COLUMNS, *rows]
@@ -94,7 +96,8 @@ def write_report(
 
 
 LEGEND = (
-    "Accuracy: held-out pairs whose (noisy) label the aligned model's implicit reward agrees with. "
+    "Labels right: held-out pairs whose noisy label agrees with the gold reward. "
+    "Accuracy: held-out pairs whose label the aligned model's implicit reward agrees with. "
     "Before, after: mean gold reward of one sampled completion per held-out prompt. Best: of the best completion. "
     "Win rate: samples with a higher gold reward than the warm-up model's on the same prompt, ties half."
 )
@@ -108,6 +111,7 @@ def _row(result: TaskResult, change: tuple[float, float, float]) -> list[str]:
     return [
         result.name,
         str(n),
+        f"{_wins(result.gold_gaps) / n:.3f}",
         f"{accuracy:.3f}",
         f"{low:.3f} to {high:.3f}",
         f"{result.margins.mean():+.3f}",

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,9 @@ def run_demo(
     start = time.monotonic()
     folder = DemoFolder(Path(config.output_dir))
     dataset = replace(dataset or DatasetSettings(), seed=config.seed)
-    training = demo_recipe(folder, config)
-    recipe = {key: value for key, value in asdict(training).items() if key not in ("output_dir", "device", "data")}
-    folder.open({"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "training": recipe})
+    recipe = _recipe()
+    folder.open({"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "recipe": recipe})
+    training = _train_config(recipe, folder, config)
 
     _step(1, f"data: {dataset.train_pairs} training pairs, {dataset.eval_pairs} held out, of {len(TASKS)} tasks")
     if not folder.data.exists():
@@ -76,28 +77,38 @@ def run_demo(
     train(training)
     _step(4, "measuring both models on held-out prompts")
     results = measure(folder, training)
-    print("\n" + aligned(table(results)) + "\n\n" + LEGEND + "\n")
+    print("\n" + aligned(table(results)) + "\n\n" + fill(LEGEND, 100) + "\n")
     for what, place in _places(folder).items():
         print(f"{what + ':':<18}{place}")
     print(f"finished after {time.monotonic() - start:.0f} s")
     return results
 
 
-def demo_recipe(folder: DemoFolder, config: DemoConfig) -> TrainConfig:
-    """The training of recipes/demo.yaml on the demo's own data and warm-up model."""
+def _recipe() -> dict[str, Any]:
+    """recipes/demo.yaml as it is written."""
     text = (resources.files("iwpo_fast") / "recipes" / "demo.yaml").read_text(encoding="utf-8")
-    settings: dict[str, Any] = yaml.safe_load(text)
-    settings["data"] |= {
+    recipe: dict[str, Any] = yaml.safe_load(text)
+    return recipe
+
+
+def _train_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig) -> TrainConfig:
+    """The training of the recipe on the demo's own data and warm-up model."""
+    places = {
         "path": str(folder.data / "train.jsonl"),
         "eval_path": str(folder.data / "eval.jsonl"),
         "cache_dir": str(folder.cache),
     }
-    settings["model"] |= {"path": str(folder.warmup)}
-    settings |= {"output_dir": str(folder.training), "seed": config.seed, "device": config.device}
+    settings = recipe | {
+        "data": recipe["data"] | places,
+        "model": recipe["model"] | {"path": str(folder.warmup)},
+        "output_dir": str(folder.training),
+        "seed": config.seed,
+        "device": config.device,
+    }
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=TrainConfig)
-    recipe: TrainConfig = parser.instantiate(parser.parse_object({"config": settings})).config
-    return recipe
+    training: TrainConfig = parser.instantiate(parser.parse_object({"config": settings})).config
+    return training
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,7 @@ def measure(folder: DemoFolder, training: TrainConfig) -> list[TaskResult]:
         results.append(
             TaskResult(
                 name=task.name,
+                gold_gaps=np.array([rows[i]["gold_chosen"] - rows[i]["gold_rejected"] for i in mine]),
                 margins=margins[mine],
                 before=np.array([samples[i]["gold_before"] for i in mine]),
                 after=np.array([samples[i]["gold_after"] for i in mine]),

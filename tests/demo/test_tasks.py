@@ -70,7 +70,7 @@ def test_completions_spread_over_qualities(task):
     rng = Random(1)
     qualities = [task.quality(prompt, task.complete(prompt, rng)) for prompt in prompts(task, 400)]
     assert 0.5 < sum(qualities) / len(qualities) < 0.75
-    assert sum(q < 0.4 for q in qualities) > 20 and sum(q > 0.9 for q in qualities) > 20
+    assert min(sum(q < 0.4 for q in qualities), sum(q > 0.9 for q in qualities)) >= 10
 
 
 def test_completions_have_words_and_begin_with_a_space(task):

@@ -1,0 +1,144 @@
+"""A shortened demo, end to end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from iwpo_fast.config import DemoConfig
+from iwpo_fast.demo.folder import DemoFolder
+from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
+from iwpo_fast.demo.report import COLUMNS, TaskResult, aligned, markdown, table
+from iwpo_fast.demo.run import WARMUP, run_demo
+from iwpo_fast.demo.tasks import TASKS
+
+DATASET = DatasetSettings(train_pairs=480, eval_pairs=80, warmup_pairs=640, noise=0.0, temperature=0.1)
+
+
+def demo(folder, **changes):
+    config = replace(DemoConfig(output_dir=str(folder), device="cpu"), **changes)
+    return run_demo(config, dataset=DATASET, warmup=replace(WARMUP, epochs=1))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "demo"
+    return DemoFolder(folder), demo(folder)
+
+
+def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished):
+    _, results = finished
+    margins = np.concatenate([result.margins for result in results])
+    assert len(margins) == 80
+    assert margins.mean() > 0
+    assert (margins > 0).mean() > 0.55
+
+
+def test_margins_and_accuracy_are_those_of_the_training_run(finished):
+    folder, results = finished
+    after = json.loads((folder.training / "summary.json").read_text())["after"]
+    margins = np.concatenate([result.margins for result in results])
+    assert margins.mean() == pytest.approx(after["eval_rewards/margins"], abs=1e-4)
+    assert (margins > 0).mean() == pytest.approx(after["eval_rewards/accuracies"], abs=1e-6)
+
+
+def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished):
+    folder, results = finished
+    samples = read_jsonl(folder.samples)
+    for sample in samples:
+        for when in ("before", "after"):
+            reward = TASKS[sample["task"]].gold_reward(sample["prompt"], sample[when])
+            assert sample[f"gold_{when}"] == pytest.approx(reward)
+    for result in results:
+        after = [sample["gold_after"] for sample in samples if sample["task"] == result.name]
+        assert result.after.tolist() == after
+
+
+def test_the_report_holds_the_table_and_the_places(finished):
+    folder, results = finished
+    report = folder.report.read_text()
+    assert markdown(table(results)) in report
+    assert str(folder.aligned) in report and folder.aligned.is_dir()
+
+
+def test_both_models_load_in_plain_transformers(finished):
+    folder, _ = finished
+    for path in (folder.warmup, folder.aligned):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        assert model.config.vocab_size == len(tokenizer)
+
+
+def test_a_second_run_keeps_every_finished_part_and_reports_the_same(finished):
+    folder, results = finished
+    models = [folder.warmup / "model.safetensors", folder.aligned / "model.safetensors"]
+    times = [path.stat().st_mtime_ns for path in models]
+    report = folder.report.read_bytes()
+    again = demo(folder.path)
+    assert [path.stat().st_mtime_ns for path in models] == times
+    assert folder.report.read_bytes() == report
+    for first, second in zip(results, again, strict=True):
+        assert first.margins.tolist() == second.margins.tolist()
+
+
+def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, tmp_path, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("iwpo_fast.demo.run.train", killed)
+        demo(tmp_path / "demo")
+    warmup = DemoFolder(tmp_path / "demo").warmup / "model.safetensors"
+    written = warmup.stat().st_mtime_ns
+    folder, results = finished
+    again = demo(tmp_path / "demo")
+    assert warmup.stat().st_mtime_ns == written
+    assert warmup.read_bytes() == (folder.warmup / "model.safetensors").read_bytes()
+    for first, second in zip(results, again, strict=True):
+        assert first.margins.tolist() == second.margins.tolist()
+        assert first.after.tolist() == second.after.tolist()
+
+
+def test_a_folder_with_another_seed_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(ValueError, match="another seed"):
+        demo(folder.path, seed=1)
+
+
+def test_a_folder_that_is_no_demo_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="not a demo"):
+        demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_table_has_a_row_for_each_task_and_one_for_all():
+    a = TaskResult(
+        "a",
+        np.array([1.0, 2.0]),
+        np.array([1.0, -1.0]),
+        np.array([0.0, 1.0]),
+        np.array([2.0, 1.0]),
+        np.array([3.0, 3.0]),
+    )
+    b = TaskResult(
+        "b",
+        np.array([1.0, -2.0]),
+        np.array([1.0, 0.0]),
+        np.array([5.0, 5.0]),
+        np.array([5.0, 4.0]),
+        np.array([6.0, 6.0]),
+    )
+    header, *rows = table([a, b])
+    assert header == COLUMNS
+    cells = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["task"] for row in cells] == ["a", "b", "all"]
+    assert [row["labels right"] for row in cells] == ["1.000", "0.500", "0.750"]
+    assert [row["accuracy"] for row in cells] == ["0.500", "0.750", "0.625"]
+    assert [row["change"] for row in cells] == ["+1.00", "-0.50", "+0.25"]
+    assert [row["win rate"] for row in cells] == ["0.750", "0.250", "0.500"]
+    lines = aligned([header, *rows]).splitlines()
+    assert len({len(line) for line in lines}) == 1
