@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/iwpo demo --output_dir $(RUN)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 2 tests
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
