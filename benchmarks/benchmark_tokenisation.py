@@ -24,9 +24,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "kernels"))
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import Pairs, Rows, read_rows, tokenise
@@ -78,7 +77,7 @@ def main() -> None:
         "environment": environment(describe(torch.device("cpu"), None)),
     }
     name = f"tokenisation-{device_slug(torch.device('cpu'))}.json"
-    output = flags.output or ROOT / "benchmarks" / "results" / name
+    output = flags.output or Path(__file__).parent / "results" / name
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"ours {rates['ours']:,.0f} rows/s, TRL {rates['trl']:,.0f} rows/s, identical ids")

@@ -22,7 +22,7 @@ class DataConfig:
         columns: Names of your columns for ours, such as {chosen: preferred, rejected: other}.
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
-        on_prefix_mismatch: What happens to a row whose prompt tokens do not begin prompt + completion tokens.
+        on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens.
         chat_template: Path of a Jinja file that replaces the tokenizer's chat template; null keeps it.
         add_eos: End each plain-text completion with the end-of-sequence token.
         cache_dir: Folder for tokenised data and reference log-probs; null takes ~/.cache/iwpo_fast.

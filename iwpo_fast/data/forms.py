@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +57,8 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
     A space before the first different word goes to the completions, as tokenizers attach it to the word.
     """
     shortest = min(len(chosen), len(rejected))
-    cut = next((i for i in range(shortest) if chosen[i] != rejected[i]), max(0, shortest - 1))
+    cut = bisect_left(range(1, shortest + 1), True, key=lambda n: chosen[:n] != rejected[:n])
+    cut = min(cut, max(0, shortest - 1))
     while cut and _in_word(chosen[cut - 1]) and (_in_word(chosen[cut]) or _in_word(rejected[cut])):
         cut -= 1
     if cut and chosen[cut - 1] == " ":

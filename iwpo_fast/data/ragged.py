@@ -38,7 +38,9 @@ class Ragged:
     def slices(self, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
         """New rows of the given lengths, copied from the given positions in `values`."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        pieces = [self.values[start : start + n] for start, n in zip(starts, lengths, strict=True)]
+        ends = starts + lengths
+        # Python's own integers index faster than NumPy's.
+        pieces = [self.values[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         return Ragged(np.concatenate([self.values[:0], *pieces]), offsets)
 
     def __len__(self) -> int:

@@ -142,15 +142,9 @@ def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str
         found = datasets.load_from_disk(str(path))
     except FileNotFoundError:
         raise ValueError(f"{setting} {path} is a folder that save_to_disk did not write: give {FORMS}.") from None
-    if isinstance(found, dict):
-        if split is None and len(found) == 1:
-            split = next(iter(found))
-        if split not in found:
-            raise ValueError(f"{setting} {path} has the splits {', '.join(found)}, not {split}: choose one of them.")
-        found = found[split]
-    elif split not in (None, "train", str(found.split)):
+    if not isinstance(found, dict) and split not in (None, "train", str(found.split)):
         raise ValueError(f"{setting} {path} is a single data set without a split {split}: remove that setting.")
-    return _dataset(found, wanted)
+    return _dataset(found, str(path), split, wanted, setting)
 
 
 def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
@@ -160,15 +154,23 @@ def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -
     import datasets
 
     try:
-        found = datasets.load_dataset(path, split=split or "train")
+        found = datasets.load_dataset(path, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{setting} {path} is not there, and the hub cannot deliver it ({_first_line(error)}): give {FORMS}."
         ) from error
-    return _dataset(found, wanted)
+    return _dataset(found, path, split, wanted, setting)
 
 
-def _dataset(found: Any, wanted: set[str]) -> tuple[Numbered, list[str]]:
+def _dataset(found: Any, path: str, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
+    """Rows of a `Dataset`, or of one split of a `DatasetDict`."""
+    if isinstance(found, dict):
+        if split is None and len(found) == 1:
+            split = next(iter(found))
+        if split not in found:
+            what = "and none is chosen" if split is None else f"not {split}"
+            raise ValueError(f"{setting} {path} has the splits {', '.join(found)}, {what}: set one of them.")
+        found = found[split]
     some = found.with_format(None).select_columns([name for name in found.column_names if name in wanted])
 
     def batches() -> Iterator[list[dict[str, Any]]]:

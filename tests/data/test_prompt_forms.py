@@ -125,6 +125,11 @@ def test_an_implicit_prompt_loses_nothing_and_never_ends_inside_a_word(shared, c
         assert not (prompt[-1:].isalpha() and (after[0].isalpha() or after[0] in "'\u0301\u0300"))
 
 
+def test_long_common_beginnings_are_found():
+    shared = "word " * 20_000
+    assert split_strings(shared + "yes", shared + "no") == (shared[:-1], " yes", " no")
+
+
 def test_an_implicit_prompt_is_as_long_as_the_words_allow():
     assert split_strings("Q: 1+1?\nA: 2", "Q: 1+1?\nA: 3") == ("Q: 1+1?\nA:", " 2", " 3")
     assert split_strings("say (yes)", "say (no)") == ("say (", "yes)", "no)")

@@ -99,6 +99,25 @@ def test_splits_of_a_saved_dataset_are_chosen_by_name(tmp_path):
         read_rows(DataConfig(path=path, split="validation"))
 
 
+def test_a_split_must_be_chosen_where_there_are_several(tmp_path, write):
+    with pytest.raises(ValueError, match=r"data\.eval_path .* has the splits train, test, and none is chosen"):
+        read_rows(write([PAIR], eval_path=str(as_saved_splits(tmp_path))))
+
+
+def test_a_hub_dataset_is_read_like_a_saved_one(monkeypatch):
+    asked = []
+
+    def load_dataset(path, split=None):
+        asked.append((path, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    splits = read_rows(DataConfig(path="some/pairs", split="train_prefs", eval_split="test_prefs"))
+    assert asked == [("some/pairs", "train_prefs"), ("some/pairs", "test_prefs")]
+    assert len(splits.train) == len(splits.evaluation) == 5
+    assert splits.train.source == "some/pairs"
+
+
 def test_a_split_of_a_file_is_refused(write):
     with pytest.raises(ValueError, match="is a file and has no split test"):
         read_rows(write([PAIR], split="test"))

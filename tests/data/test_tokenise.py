@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from transformers import ByT5Tokenizer
@@ -160,6 +163,18 @@ def test_a_tokenizer_without_a_rust_core_works_too(write):
     pairs, _ = tokenised(write([PAIR, PAIR | {"chosen": "é"}]), slow)
     assert pairs.prompt[1].tolist() == [byte + 3 for byte in PAIR["prompt"].encode()]
     assert pairs.chosen[1].tolist() == [*(byte + 3 for byte in "é".encode()), slow.eos_token_id]
+
+
+def test_a_bar_is_shown_on_terminals_only(write, tokenizer, capsys):
+    config = write([PAIR])
+    tokenise(read_rows(config).train, tokenizer, config, progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_importing_the_package_does_not_import_the_heavy_libraries():
+    heavy = ["torch", "transformers", "datasets", "pyarrow"]
+    code = f"import sys, iwpo_fast.data; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_many_batches_give_the_rows_in_order(write, tokenizer):
