@@ -108,9 +108,12 @@ def test_the_row_that_the_template_refuses_is_named(write, tokenizer):
 SEAM = {"prompt": "the col", "chosen": "our of the sky", "rejected": "our today"}
 
 
-def test_a_prompt_whose_tokens_do_not_begin_the_whole_is_reported(write, tokenizer):
+@pytest.mark.parametrize("only", ["chosen", "rejected", "both"])
+def test_a_prompt_whose_tokens_do_not_begin_both_sequences_is_reported(only, write, tokenizer):
+    others = {"chosen": "\n", "rejected": "!"}
+    seam = SEAM if only == "both" else SEAM | others | {only: SEAM[only]}
     with pytest.raises(ValueError, match=r"row 2 \(the first of 2\) has prompt tokens that are not the first"):
-        tokenised(write([PAIR, SEAM, SEAM]), tokenizer)
+        tokenised(write([PAIR, seam, seam]), tokenizer)
 
 
 def test_a_prompt_whose_tokens_do_not_begin_the_whole_is_dropped_and_counted_on_request(write, tokenizer):
