@@ -97,9 +97,10 @@ class _Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool) -> None:
         self.tokenizer = tokenizer
-        # This call also takes back any padding and truncation that earlier users set in the Rust core.
-        probe = tokenizer("a", add_special_tokens=special_tokens, return_special_tokens_mask=True)
-        self.before: Ids = probe["input_ids"][: probe["special_tokens_mask"].index(0)]
+        # These calls also take back any padding and truncation that earlier users set in the Rust core.
+        whole, bare = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (special_tokens, False))
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self.before: Ids = whole[:start]
 
     def __call__(self, texts: list[str]) -> list[Ids]:
         ids = self._encode(texts)
