@@ -43,7 +43,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", help="names of shapes; all by default")
     parser.add_argument("--quick", action="store_true", help="a tiny shape instead, two rounds, no sweep")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--rounds", type=int, help="samples per variant; 7 on a CPU and 10 on a GPU by default")
+    parser.add_argument("--rounds", type=int, help="samples per variant; 5 on a CPU and 10 on a GPU by default")
     parser.add_argument("--seconds", type=float, default=420, help="no new shape is started after this long")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     options = arguments(argv)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
-    rounds = options.rounds or (2 if options.quick else 7 if device.type == "cpu" else 10)
+    rounds = options.rounds or (2 if options.quick else 5 if device.type == "cpu" else 10)
     plan = Plan(device, options.peers, rounds, options.threads)
     if options.tune:
         print(tune.sweep(suite(HEAD), options.tune, plan))
