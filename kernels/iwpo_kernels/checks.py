@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,12 @@ def check_floating(name: str, tensor: Tensor) -> None:
         tensor.dtype in allowed,
         f"{name} is {tensor.dtype} on {tensor.device}: pass bfloat16, float16 or float32 (float64 on a CPU).",
     )
+
+
+def check_positive(name: str, value: float) -> None:
+    # No call of `check`: torch.compile cannot write a symbolic float into a sentence that is not needed.
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}: pass a positive number.")
 
 
 def check_range(name: str, values: Tensor, limit: int, ignored: int | None = None) -> None:

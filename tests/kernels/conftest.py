@@ -16,6 +16,12 @@ else:
 from iwpo_kernels.devices import interpreted_kernels
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # The interpreter computes masked lanes and numpy comments on them.
+    for module in ("triton.runtime.interpreter", "numpy"):
+        config.addinivalue_line("filterwarnings", f"ignore::RuntimeWarning:{module}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
@@ -44,9 +50,7 @@ def bfloat16_rounds_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
 
     convert = interpreter._convert_float
 
-    def rounding_convert(
-        values: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: object
-    ) -> np.ndarray:
+    def rounding_convert(values: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: object) -> np.ndarray:
         if (source, target) != (tl.float32, tl.bfloat16):
             return convert(values, source, target, rounding)
         rounded = torch.from_numpy(np.ascontiguousarray(values)).bfloat16()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iwpo_kernels.linear_token_logps.tiling import ROWS_PER_TILE, cpu_tiling
+from iwpo_kernels.linear_token_logps import tiling
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Rows, exact_dtype
 
 # The reference of the exponentials moves only when a later slice exceeds it by this much, in nats.
@@ -43,9 +43,9 @@ class _RowState:
 def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
     """Fills `out` for the kept tokens; the others keep the zeros they have."""
     vocab = head.weight.shape[0]
-    tiling = cpu_tiling(min(rows.count, ROWS_PER_TILE), vocab, out.logps.element_size(), workspace_mb)
-    for start, end in tiling.row_ranges(rows.count):
-        _forward_tile(rows, head, out, start, end, tiling.slices(vocab))
+    tile = tiling.cpu_tiling(min(rows.count, tiling.ROWS_PER_TILE), vocab, out.logps.element_size(), workspace_mb)
+    for start, end in tile.row_ranges(rows.count):
+        _forward_tile(rows, head, out, start, end, tile.slices(vocab))
 
 
 def _forward_tile(rows: Rows, head: Head, out: Forward, start: int, end: int, slices: list[tuple[int, int]]) -> None:
@@ -135,34 +135,35 @@ def head_gradient(
     grad: Tensor,
     rows: Rows,
     head: Head,
-    saved: Forward,
+    masses: Tensor,
+    state: Tensor,
     grad_weight: Tensor | None,
     grad_bias: Tensor | None,
     workspace_mb: int,
 ) -> None:
     """Writes the gradients of the head; `grad` [K] is that of the kept log-probs."""
     dtype = exact_dtype(rows.hidden.dtype)
-    m, a, b = (part[: rows.count] for part in saved.state)
+    m, a, b = (part[: rows.count] for part in state)
     x = rows.gather(0, rows.count).to(dtype)
     pull, push = -(a * grad)[:, None], (b * grad)[:, None]
-    recomputes = saved.masses.shape[0] == 0
+    recomputes = masses.shape[0] == 0
     scaled_x = _scaled(x, head.slope) if recomputes else x
     pulled_x = pull * x
     vocab = head.weight.shape[0]
-    for first, last in cpu_tiling(rows.count, vocab, dtype.itemsize, workspace_mb).slices(vocab):
+    for first, last in tiling.cpu_tiling(rows.count, vocab, dtype.itemsize, workspace_mb).slices(vocab):
         row, column = _labels_in(rows.labels, first, last)
         if recomputes:
-            masses = _recomputed(scaled_x, head, m, first, last, row, column)
+            part_masses = _recomputed(scaled_x, head, m, first, last, row, column)
         else:
-            masses = saved.masses[: rows.count, first:last]
+            part_masses = masses[: rows.count, first:last]
         if grad_weight is not None:
             part = grad_weight[first:last] if grad_weight.dtype == dtype else x.new_empty(last - first, x.shape[1])
-            torch.mm(masses.t(), pulled_x, out=part)
+            torch.mm(part_masses.t(), pulled_x, out=part)
             part.index_add_(0, column, push[row] * x[row])
             if part.dtype != grad_weight.dtype:
                 grad_weight[first:last] = part
         if grad_bias is not None:
-            sums = (masses.t() @ pull)[:, 0]
+            sums = (part_masses.t() @ pull)[:, 0]
             grad_bias[first:last] = sums.index_add_(0, column, push[row, 0])
 
 

@@ -131,7 +131,8 @@ def head_gradient(
     grad: Tensor,
     rows: Rows,
     head: Head,
-    saved: Forward,
+    masses: Tensor,
+    state: Tensor,
     grad_weight: Tensor | None,
     grad_bias: Tensor | None,
     workspace_mb: int,
@@ -141,7 +142,7 @@ def head_gradient(
     The pull of token k on column v is −a · masses, the push on its label's column b. Pulls are divided by the
     largest before they are rounded to the dtype of the product, as float16 would lose them.
     """
-    m, a, b = (part[: rows.count] for part in saved.state)
+    m, a, b = (part[: rows.count] for part in state)
     pull, push = a * grad, (b * grad).contiguous()
     largest = pull.abs().amax()
     pull = (pull / largest.where(largest > 0, 1))[:, None]
@@ -156,20 +157,20 @@ def head_gradient(
     source_row = torch.arange(rows.count, device=x.device) if rows.source is None else rows.source
     ones = torch.ones_like(push[:, None])
     buffer = None
-    if saved.masses.shape[0] == 0:
+    if masses.shape[0] == 0:
         buffer = torch.empty(rows.count, tiling.width, device=x.device, dtype=x.dtype)
     for first, last in tiling.slices(vocab):
         if buffer is None:
-            masses = saved.masses[: rows.count, first:last]
+            part = masses[: rows.count, first:last]
         else:
-            masses = buffer[:, : last - first]
-            _recompute(x, weight, rows.labels, bias, m, head, first, last, masses)
+            part = buffer[:, : last - first]
+            _recompute(x, weight, rows.labels, bias, m, head, first, last, part)
         here = bounds[first : last + 1]
         if grad_weight is not None:
-            base = mm_fp32(masses.t(), pulled_x)
+            base = mm_fp32(part.t(), pulled_x)
             _gather_sum(grad_weight[first:last], source, push, member, source_row, here, base, -largest)
         if grad_bias is not None:
-            base = mm_fp32(masses.t(), pull.to(masses.dtype))
+            base = mm_fp32(part.t(), pull.to(part.dtype))
             identity = torch.arange(rows.count, device=x.device)
             _gather_sum(grad_bias[first:last, None], ones, push, member, identity, here, base, -largest)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_device, check_floating, check_index, check_range
+from iwpo_kernels.checks import check_range
 from iwpo_kernels.devices import checks_labels, runs_triton
 from iwpo_kernels.linear_token_logps import cpu
+from iwpo_kernels.linear_token_logps.arguments import check_arguments, check_settings
 from iwpo_kernels.linear_token_logps.tiling import padded_vocab, saves_masses
 from iwpo_kernels.linear_token_logps.types import IGNORED, Forward, Head, TokenLogps, exact_dtype, kept_rows
 
@@ -60,8 +60,8 @@ def linear_token_logps(
         ValueError: shapes, dtypes or devices do not fit; or a label or index is out of range, which is checked
             on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
-    _check_arguments(hidden, weight, labels, bias, hidden_index)
-    _check_settings(softcap, scale, temperature, workspace_mb, save)
+    check_arguments(hidden, weight, labels, bias, hidden_index)
+    check_settings(softcap, scale, temperature, workspace_mb, save)
     wants_grad = torch.is_grad_enabled()
     trains_head = wants_grad and (weight.requires_grad or (bias is not None and bias.requires_grad))
     logps, statistics, *_ = _forward_op(
@@ -86,54 +86,6 @@ def linear_token_logps(
 
 # Sentences with a size or a number are made only where they are raised: formatting one that torch.compile keeps
 # symbolic would make it a constant, and every other value a recompilation.
-
-
-def _check_arguments(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
-) -> None:
-    check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H], e.g. hidden.flatten(0, -2).")
-    check(weight.ndim == 2, f"weight has {weight.ndim} dimensions: pass the head's [V, H].")
-    if weight.shape[1] != hidden.shape[1]:
-        raise ValueError(
-            f"hidden has {hidden.shape[1]} features and weight {weight.shape[1]}: pass a head of the same width."
-        )
-    check(weight.shape[0] > 1, "weight has fewer than 2 rows: pass a vocabulary of at least 2 tokens.")
-    check_floating("hidden", hidden)
-    check(
-        weight.dtype == hidden.dtype,
-        f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, e.g. weight.to(hidden.dtype).",
-    )
-    check_device("weight", weight, hidden)
-    check_index("labels", labels, hidden, "label")
-    if bias is not None:
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
-        check(bias.dtype == hidden.dtype, f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.")
-        check_device("bias", bias, hidden)
-    if hidden_index is None:
-        if labels.shape[0] != hidden.shape[0]:
-            raise ValueError(
-                f"there are {labels.shape[0]} labels for {hidden.shape[0]} rows of hidden: pass one label per row, "
-                "or hidden_index to say which row predicts each label."
-            )
-    else:
-        check_index("hidden_index", hidden_index, hidden, "row of hidden")
-        if hidden_index.shape[0] != labels.shape[0]:
-            raise ValueError(
-                f"hidden_index has {hidden_index.shape[0]} entries for {labels.shape[0]} labels: pass one per label."
-            )
-
-
-def _check_settings(softcap: float | None, scale: float, temperature: float, workspace_mb: int, save: object) -> None:
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"softcap is {softcap}: pass a positive number, or None for no cap.")
-    if not 0 < abs(scale) < math.inf:
-        raise ValueError(f"scale is {scale}: pass a finite number other than 0.")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}: pass a positive number.")
-    if not workspace_mb > 0:
-        raise ValueError(f"workspace_mb is {workspace_mb}: pass a positive number of MiB.")
-    check(isinstance(save, bool) or save == "auto", f'save is {save!r}: pass True, False or "auto".')
 
 
 def _saves(save: bool | Literal["auto"], hidden: Tensor, weight: Tensor, labels: Tensor) -> bool:
@@ -221,26 +173,41 @@ def _(
     return out.logps, out.statistics, out.jacobian, out.masses, out.state
 
 
-def _empty_gradients(
-    hidden: Tensor, weight: Tensor, jacobian: Tensor, needs_weight: bool, needs_bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op("iwpo_kernels::linear_token_logps_hidden_gradient", mutates_args=())
+def _hidden_gradient_op(
+    grad: Tensor, labels: Tensor, hidden_index: Tensor | None, jacobian: Tensor, rows: int, dtype: torch.dtype
+) -> Tensor:
+    """Gradient of hidden, [rows, H]."""
+    out = jacobian.new_empty(rows, jacobian.shape[1], dtype=dtype)
+    if not labels.shape[0]:
+        return out.zero_()
+    _path(grad.device).hidden_gradient(grad.where(labels != IGNORED, 0), jacobian, hidden_index, out)
+    return out
+
+
+@_hidden_gradient_op.register_fake
+def _(
+    grad: Tensor, labels: Tensor, hidden_index: Tensor | None, jacobian: Tensor, rows: int, dtype: torch.dtype
+) -> Tensor:
+    return jacobian.new_empty(rows, jacobian.shape[1], dtype=dtype)
+
+
+def _empty_head_gradients(weight: Tensor, needs_weight: bool, needs_bias: bool) -> tuple[Tensor, Tensor]:
     vocab, features = weight.shape
     return (
-        hidden.new_empty(hidden.shape),
         weight.new_empty(vocab if needs_weight else 0, features),
         weight.new_empty(vocab if needs_bias else 0),
     )
 
 
-@torch.library.custom_op("iwpo_kernels::linear_token_logps_backward", mutates_args=())
-def _backward_op(
+@torch.library.custom_op("iwpo_kernels::linear_token_logps_head_gradient", mutates_args=())
+def _head_gradient_op(
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
     bias: Tensor | None,
     hidden_index: Tensor | None,
-    jacobian: Tensor,
     masses: Tensor,
     state: Tensor,
     softcap: float | None,
@@ -249,39 +216,27 @@ def _backward_op(
     workspace_mb: int,
     needs_weight: bool,
     needs_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias; an empty tensor for one that is not needed."""
-    grads = _empty_gradients(hidden, weight, jacobian, needs_weight, needs_bias)
-    grad_hidden, grad_weight, grad_bias = grads
-    grad = grad.where(labels != IGNORED, 0)
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias; an empty tensor for one that is not needed."""
+    grad_weight, grad_bias = _empty_head_gradients(weight, needs_weight, needs_bias)
+    rows = kept_rows(hidden, labels, hidden_index)
+    if not rows.count:
+        return grad_weight.zero_(), grad_bias.zero_()
     with torch.autocast(hidden.device.type, enabled=False):
-        path = _path(hidden.device)
-        if jacobian.shape[0]:
-            path.hidden_gradient(grad, jacobian, hidden_index, grad_hidden)
-        else:
-            grad_hidden.zero_()
-        if needs_weight or needs_bias:
-            rows = kept_rows(hidden, labels, hidden_index)
-            if rows.count:
-                kept_grad = grad if rows.position is None else grad[rows.position]
-                saved = Forward(grad, grad, jacobian, masses, state)
-                head = Head(weight, bias, softcap, scale, temperature)
-                path.head_gradient(
-                    kept_grad,
-                    rows,
-                    head,
-                    saved,
-                    grad_weight if needs_weight else None,
-                    grad_bias if needs_bias else None,
-                    workspace_mb,
-                )
-            else:
-                grad_weight.zero_()
-                grad_bias.zero_()
-    return grads
+        _path(hidden.device).head_gradient(
+            grad if rows.position is None else grad[rows.position],
+            rows,
+            Head(weight, bias, softcap, scale, temperature),
+            masses,
+            state,
+            grad_weight if needs_weight else None,
+            grad_bias if needs_bias else None,
+            workspace_mb,
+        )
+    return grad_weight, grad_bias
 
 
-@_backward_op.register_fake
+@_head_gradient_op.register_fake
 def _(
     grad: Tensor,
     hidden: Tensor,
@@ -289,7 +244,6 @@ def _(
     labels: Tensor,
     bias: Tensor | None,
     hidden_index: Tensor | None,
-    jacobian: Tensor,
     masses: Tensor,
     state: Tensor,
     softcap: float | None,
@@ -298,8 +252,8 @@ def _(
     workspace_mb: int,
     needs_weight: bool,
     needs_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_gradients(hidden, weight, jacobian, needs_weight, needs_bias)
+) -> tuple[Tensor, Tensor]:
+    return _empty_head_gradients(weight, needs_weight, needs_bias)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -307,25 +261,28 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     _, statistics, jacobian, masses, state = output
     ctx.mark_non_differentiable(statistics, jacobian, masses, state)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(hidden, weight, labels, bias, hidden_index, jacobian, masses, state)
+    _, needs_weight, _, needs_bias, *_ = ctx.needs_input_grad
+    head = (hidden, weight, bias, masses, state) if needs_weight or needs_bias else (None,) * 5
+    ctx.save_for_backward(labels, hidden_index, jacobian, *head)
+    ctx.rows, ctx.dtype = hidden.shape[0], hidden.dtype
     ctx.settings = (softcap, scale, temperature, workspace_mb)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     needs_hidden, needs_weight, _, needs_bias, *_ = ctx.needs_input_grad
-    others = (None,) * 8
+    labels, hidden_index, jacobian, hidden, weight, bias, masses, state = ctx.saved_tensors
+    grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
     if grad is None:
-        return (None, None, None, None, *others)
-    grad_hidden, grad_weight, grad_bias = _backward_op(
-        grad, *ctx.saved_tensors, *ctx.settings, needs_weight, needs_bias
-    )
-    return (
-        grad_hidden if needs_hidden else None,
-        grad_weight if needs_weight else None,
-        None,
-        grad_bias if needs_bias else None,
-        *others,
-    )
+        return tuple(grads)
+    if needs_hidden:
+        grads[0] = _hidden_gradient_op(grad, labels, hidden_index, jacobian, ctx.rows, ctx.dtype)
+    if needs_weight or needs_bias:
+        grad_weight, grad_bias = _head_gradient_op(
+            grad, hidden, weight, labels, bias, hidden_index, masses, state, *ctx.settings, needs_weight, needs_bias
+        )
+        grads[1] = grad_weight if needs_weight else None
+        grads[3] = grad_bias if needs_bias else None
+    return tuple(grads)
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_floating, check_index, check_range
+from iwpo_kernels.checks import check, check_floating, check_index, check_positive, check_range
 from iwpo_kernels.devices import checks_labels, runs_triton
 from iwpo_kernels.token_logps import cpu
 from iwpo_kernels.token_logps.naive import IGNORED
@@ -36,12 +35,12 @@ def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inp
     check(logits.ndim == 2, f"logits has {logits.ndim} dimensions: pass [N, V], e.g. logits.flatten(0, -2).")
     check_floating("logits", logits)
     check_index("labels", labels, logits, "label")
-    check(
-        labels.shape[0] == logits.shape[0],
-        f"there are {labels.shape[0]} labels for {logits.shape[0]} rows of logits: pass one label per row.",
-    )
+    if labels.shape[0] != logits.shape[0]:  # formatting a size would tie a compiled graph to it
+        raise ValueError(
+            f"there are {labels.shape[0]} labels for {logits.shape[0]} rows of logits: pass one label per row."
+        )
     check(logits.shape[1] > 1, "logits has fewer than 2 columns: pass a vocabulary of at least 2 tokens.")
-    check(0 < temperature < math.inf, f"temperature is {temperature}: pass a positive number.")
+    check_positive("temperature", temperature)
     if inplace_backward:
         check(
             logits.stride(0) > 0 and logits.stride(1) > 0,

@@ -1,0 +1,55 @@
+"""What `linear_token_logps` accepts."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from iwpo_kernels.checks import check, check_device, check_floating, check_index, check_positive
+
+
+def check_arguments(
+    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
+) -> None:
+    check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H], e.g. hidden.flatten(0, -2).")
+    check(weight.ndim == 2, f"weight has {weight.ndim} dimensions: pass the head's [V, H].")
+    if weight.shape[1] != hidden.shape[1]:
+        raise ValueError(
+            f"hidden has {hidden.shape[1]} features and weight {weight.shape[1]}: pass a head of the same width."
+        )
+    check(weight.shape[0] > 1, "weight has fewer than 2 rows: pass a vocabulary of at least 2 tokens.")
+    check_floating("hidden", hidden)
+    check(
+        weight.dtype == hidden.dtype,
+        f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, e.g. weight.to(hidden.dtype).",
+    )
+    check_device("weight", weight, hidden)
+    check_index("labels", labels, hidden, "label")
+    if bias is not None:
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
+        check(bias.dtype == hidden.dtype, f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.")
+        check_device("bias", bias, hidden)
+    if hidden_index is None:
+        if labels.shape[0] != hidden.shape[0]:
+            raise ValueError(
+                f"there are {labels.shape[0]} labels for {hidden.shape[0]} rows of hidden: pass one label per row, "
+                "or hidden_index to say which row predicts each label."
+            )
+    else:
+        check_index("hidden_index", hidden_index, hidden, "row of hidden")
+        if hidden_index.shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"hidden_index has {hidden_index.shape[0]} entries for {labels.shape[0]} labels: pass one per label."
+            )
+
+
+def check_settings(softcap: float | None, scale: float, temperature: float, workspace_mb: int, save: object) -> None:
+    if softcap is not None:
+        check_positive("softcap", softcap)
+    if not 0 < abs(scale) < math.inf:
+        raise ValueError(f"scale is {scale}: pass a finite number other than 0.")
+    check_positive("temperature", temperature)
+    check_positive("workspace_mb", workspace_mb)
+    check(isinstance(save, bool) or save == "auto", f'save is {save!r}: pass True, False or "auto".')

@@ -1,0 +1,256 @@
+"""`linear_token_logps` against its float64 specification: the PyTorch path, and the Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from linear_cases import Case, assert_exact, random_case, run
+
+from iwpo_kernels.linear_token_logps import kernels, linear_token_logps, naive_linear_token_logps, tiling
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles, slices and blocks of each kernel also where inputs are tiny."""
+    monkeypatch.setattr(tiling, "ALIGNMENT", 16)
+    monkeypatch.setattr(tiling, "WIDEST_SLICE", 32)
+    monkeypatch.setattr(tiling, "ROWS_PER_TILE", 4)
+    monkeypatch.setattr(kernels, "SLICE_BLOCK", 16)
+    monkeypatch.setattr(kernels, "RECOMPUTE_BLOCK", 16)
+    monkeypatch.setattr(kernels, "FEATURE_BLOCK", 32)
+
+
+@pytest.fixture(params=["pytorch", "kernels"])
+def place(request: pytest.FixtureRequest) -> torch.device:
+    """A CPU with the PyTorch path, and where the Triton kernels run."""
+    return torch.device("cpu") if request.param == "pytorch" else request.getfixturevalue("device")
+
+
+def capped(case: Case) -> Case:
+    return replace(case, settings={"softcap": 2.0, "scale": 0.7, "temperature": 1.3})
+
+
+def rising(case: Case) -> Case:
+    """Each slice of the vocabulary far above the one before, so that references move and masses are rescaled."""
+    lifts = torch.tensor([0.0, 40.0, 90.0]).repeat_interleave(32)[: len(case.weight)]
+    return replace(case, bias=lifts)
+
+
+def certain(case: Case) -> Case:
+    """Labels with a logit of 30, which leaves the others a probability of 1e-9 or so."""
+    rows = 30 * case.hidden / case.hidden.square().sum(1, keepdim=True)
+    return replace(case, weight=case.weight.index_put((case.labels,), rows))
+
+
+def hopeless(case: Case) -> Case:
+    """Labels with a log-prob of about −60."""
+    bias = torch.zeros(len(case.weight)).index_put((case.labels,), torch.tensor(-55.0))
+    return replace(case, bias=bias)
+
+
+def shifted(amount: float) -> Callable[[Case], Case]:
+    return lambda case: replace(case, bias=torch.full((len(case.weight),), amount))
+
+
+def repeated(case: Case) -> Case:
+    """Rows 0 and 3 predict two tokens each, row 2 none; one label is skipped, one label occurs three times."""
+    index = torch.tensor([3, 0, 0, 1, 3, 4, 5, 6])
+    labels = torch.tensor([7, 66, 7, 50, 3, 0, 7, 65]) % len(case.weight)
+    labels[5] = -100
+    return replace(case, hidden_index=index, labels=labels, grad=torch.linspace(-1, 1, 8))
+
+
+def masked(case: Case) -> Case:
+    return replace(case, labels=torch.full_like(case.labels, -100))
+
+
+REGIMES = {
+    "random": lambda case: case,
+    "softcap, scale and temperature": capped,
+    "rising": rising,
+    "certain": certain,
+    "hopeless": hopeless,
+    "shifted up": shifted(30.0),
+    "shifted down": shifted(-30.0),
+    "repeated rows": repeated,
+    "all masked": masked,
+}
+
+
+@pytest.mark.parametrize("save", [True, False])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_float32_is_exact_in_every_regime(place: torch.device, regime: str, save: bool) -> None:
+    assert_exact(REGIMES[regime](random_case(spread=3.0)), torch.float32, place, save=save)
+
+
+@pytest.mark.parametrize("save", [True, False])
+@pytest.mark.parametrize("regime", ["softcap, scale and temperature", "repeated rows", "rising"])
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_sixteen_bits_are_as_exact_as_their_inputs(
+    place: torch.device, dtype: torch.dtype, regime: str, save: bool
+) -> None:
+    assert_exact(REGIMES[regime](random_case(tokens=16, spread=3.0)), dtype, place, save=save)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_frozen_head_gives_hidden_its_gradient(place: torch.device, dtype: torch.dtype) -> None:
+    case = replace(repeated(capped(random_case())), frozen=("weight",))
+    assert assert_exact(case, dtype, place).grads.keys() == {"hidden"}
+
+
+@pytest.mark.parametrize("frozen", [("hidden",), ("hidden", "bias"), ("hidden", "weight"), ("weight",), ("bias",)])
+@pytest.mark.parametrize("save", [True, False])
+def test_gradients_do_not_depend_on_who_else_needs_one(
+    place: torch.device, frozen: tuple[str, ...], save: bool
+) -> None:
+    case = repeated(random_case(bias=True))
+    everything = run(linear_token_logps, case, torch.float32, place, save=save)
+    some = run(linear_token_logps, replace(case, frozen=frozen), torch.float32, place, save=save)
+    assert some.grads.keys() == everything.grads.keys() - set(frozen)
+    assert all(torch.equal(grad, everything.grads[name]) for name, grad in some.grads.items())
+    assert torch.equal(some.values.logps, everything.values.logps)
+
+
+def test_nothing_requires_grad_where_nothing_may(place: torch.device) -> None:
+    case = random_case()
+    tensors = [tensor.to(place) for tensor in (case.hidden, case.weight, case.labels)]
+    logps = linear_token_logps(*tensors)
+    with torch.no_grad():
+        tensors[0].requires_grad_()
+        unrecorded = linear_token_logps(*tensors)
+    assert not logps.requires_grad and not unrecorded.requires_grad
+    assert torch.equal(logps, unrecorded)
+
+
+def test_certain_label_keeps_relative_precision(place: torch.device) -> None:
+    case = certain(random_case(spread=0.1))
+    ours = run(linear_token_logps, case, torch.float32, place)
+    truth = run(naive_linear_token_logps, case, torch.float64)
+    assert (truth.values.logps > -1e-8).all()
+    torch.testing.assert_close(ours.values.logps, truth.values.logps, rtol=1e-4, atol=0)
+    torch.testing.assert_close(ours.grads["hidden"], truth.grads["hidden"], rtol=1e-3, atol=1e-15)
+
+
+def test_label_without_rivals_has_log_prob_zero(place: torch.device) -> None:
+    """Every other logit is −∞, also in slices that have nothing else."""
+    case = random_case(tokens=3)
+    bias = torch.full((len(case.weight),), -torch.inf)
+    labels = torch.full((3,), 60)
+    bias[60] = 0.0
+    case = replace(case, bias=bias, labels=labels, grad=case.grad[:3])
+    result = run(linear_token_logps, case, torch.float32, place)
+    assert (result.values.logps.abs() < 1e-37).all()
+    assert (result.grads["hidden"].abs() < 1e-37).all()
+    assert (result.values.entropy.abs() < 1e-35).all() and result.values.target_is_argmax.all()
+
+
+def test_features_beyond_one_block(place: torch.device) -> None:
+    assert_exact(repeated(random_case(features=45, vocab=35)), torch.float32, place)
+
+
+def test_single_token(place: torch.device) -> None:
+    assert_exact(random_case(tokens=1, vocab=2), torch.float32, place)
+
+
+def test_no_tokens(place: torch.device) -> None:
+    case = random_case()
+    case = replace(case, hidden_index=torch.empty(0, dtype=torch.int64), labels=case.labels[:0], grad=case.grad[:0])
+    result = run(linear_token_logps, case, torch.float32, place)
+    assert result.values.logps.shape == (0,)
+    assert all(grad.eq(0).all() for grad in result.grads.values())
+
+
+def test_skipped_tokens_change_nothing(place: torch.device) -> None:
+    """Also where the gradient of their log-prob is not a number."""
+    case = random_case(tokens=9)
+    kept = torch.tensor([0, 2, 5, 8])
+    labels = torch.full_like(case.labels, -100).index_put((kept,), case.labels[kept])
+    grad = torch.full_like(case.grad, torch.nan).index_put((kept,), case.grad[kept])
+    skipping = run(linear_token_logps, replace(case, labels=labels, grad=grad), torch.float32, place)
+    chosen = replace(case, labels=case.labels[kept], grad=case.grad[kept], hidden_index=kept)
+    choosing = run(linear_token_logps, chosen, torch.float32, place)
+    assert torch.equal(skipping.values.logps[kept], choosing.values.logps)
+    assert skipping.values.logps[labels == -100].eq(0).all()
+    assert all(torch.equal(skipping.grads[name], grad) for name, grad in choosing.grads.items())
+
+
+def test_strides_do_not_matter(place: torch.device) -> None:
+    case = random_case()
+    plain = [tensor.to(place) for tensor in (case.hidden, case.weight)]
+    wide = torch.stack([plain[0], plain[0]], dim=2)[..., 0]
+    cases = [(wide, plain[1]), (plain[0].t().contiguous().t(), plain[1].t().contiguous().t())]
+    labels = case.labels.to(place)
+
+    def grads(hidden: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [hidden.detach().requires_grad_(), weight.detach().requires_grad_()]
+        return list(torch.autograd.grad(linear_token_logps(*leaves, labels).sum(), leaves))
+
+    expected = grads(*plain)
+    for hidden, weight in cases:
+        assert not (hidden.is_contiguous() and weight.is_contiguous())
+        for ours, theirs in zip(grads(hidden, weight), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("save", [True, False])
+def test_runs_repeat_bitwise(place: torch.device, dtype: torch.dtype, save: bool) -> None:
+    case = repeated(capped(random_case(bias=True)))
+    first, second = (run(linear_token_logps, case, dtype, place, save=save) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.values, second.values, strict=True))
+    assert all(torch.equal(grad, second.grads[name]) for name, grad in first.grads.items())
+
+
+def test_tied_weight_gets_both_gradients(place: torch.device) -> None:
+    case = random_case()
+    tied = case.weight.to(place).requires_grad_()
+    ids, labels = torch.tensor([3, 3, 7], device=place), torch.tensor([3, 50, 66], device=place)
+    (ours,) = torch.autograd.grad(linear_token_logps(tied[ids], tied, labels).sum(), tied)
+    (truth,) = torch.autograd.grad(naive_linear_token_logps(tied[ids], tied, labels).sum(), tied)
+    torch.testing.assert_close(ours, truth)
+
+
+def test_autocast_does_not_round_inside(place: torch.device) -> None:
+    case = random_case()
+    tensors = [tensor.to(place) for tensor in (case.hidden, case.weight, case.labels)]
+    leaf = tensors[1].requires_grad_()
+    expected = linear_token_logps(*tensors)
+    with torch.autocast(place.type, dtype=torch.bfloat16):
+        logps = linear_token_logps(*tensors)
+        (grad,) = torch.autograd.grad(logps.sum(), leaf)
+    assert torch.equal(logps, expected)
+    assert torch.equal(grad, torch.autograd.grad(expected.sum(), leaf)[0])
+
+
+def test_backward_can_be_repeated(place: torch.device) -> None:
+    case = random_case()
+    leaves = [case.hidden.to(place).requires_grad_(), case.weight.to(place).requires_grad_()]
+    total = linear_token_logps(*leaves, case.labels.to(place), save=True).sum()
+    first = torch.autograd.grad(total, leaves, retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(total, leaves), strict=True))
+
+
+def test_float64_passes_gradcheck() -> None:
+    case = replace(repeated(random_case(features=5)), settings={"softcap": 2.0, "scale": 0.7})
+    bias = torch.randn(67, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    leaves = (case.hidden.double().requires_grad_(), case.weight.double().requires_grad_(), bias)
+    for save in (True, False):
+
+        def operator(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, save: bool = save) -> torch.Tensor:
+            return linear_token_logps(
+                hidden, weight, case.labels, bias=bias, hidden_index=case.hidden_index, save=save, **case.settings
+            )
+
+        assert torch.autograd.gradcheck(operator, leaves, fast_mode=True)
+
+
+@pytest.mark.gpu
+def test_float64_on_a_gpu_is_refused() -> None:
+    hidden, weight = (torch.zeros(2, 4, device="cuda", dtype=torch.float64) for _ in range(2))
+    with pytest.raises(ValueError, match="float64 on a CPU"):
+        linear_token_logps(hidden, weight, torch.zeros(2, device="cuda", dtype=torch.int64))

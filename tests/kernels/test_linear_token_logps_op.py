@@ -1,0 +1,148 @@
+"""`linear_token_logps` as PyTorch sees it, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from iwpo_kernels.linear_token_logps import linear_token_logps, op, tiling
+
+T, H, V = 6, 8, 128
+
+
+def arguments(**changes: Any) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "hidden": torch.randn(T, H, generator=generator),
+        "weight": torch.randn(V, H, generator=generator),
+        "labels": torch.randint(V, (T,), generator=generator),
+    }
+    return given | changes
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("save", [False, True])
+def test_opcheck_passes(request: pytest.FixtureRequest, kernels: bool, save: bool) -> None:
+    place = request.getfixturevalue("device") if kernels else torch.device("cpu")
+    hidden, weight, labels = (tensor.to(place) for tensor in arguments().values())
+    index = torch.tensor([0, 0, 5, 3, 3, 1], device=place)
+    bias = torch.zeros(V, device=place)
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+    if not save:
+        labels[2] = -100  # with `save`, rows of skipped tokens are left unwritten
+    torch.library.opcheck(op._forward_op, (*leaves[:2], labels, leaves[2], index, 3.0, 0.5, 1.0, True, 256, True, save))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_ten_lengths_compile_once(backend: str) -> None:
+    counter = CompileCounterWithBackend(backend)
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    def compiled(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> Any:
+        return linear_token_logps(hidden * 2, weight, labels, hidden_index=index, stats=True)
+
+    torch._dynamo.reset()
+    weight = torch.randn(V, H).requires_grad_()
+    compilations = set()
+    for tokens in range(4, 14):
+        hidden = torch.randn(tokens, H).requires_grad_()
+        labels, index = torch.randint(V, (tokens + 3,)), torch.randint(tokens, (tokens + 3,))
+        labels[1] = -100
+        values = compiled(hidden, weight, labels, index)
+        expected = linear_token_logps(hidden * 2, weight, labels, hidden_index=index, stats=True)
+        assert all(torch.equal(a, b) for a, b in zip(values, expected, strict=True))
+        ours = torch.autograd.grad(values.logps.sum(), (hidden, weight))
+        theirs = torch.autograd.grad(expected.logps.sum(), (hidden, weight))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+        compilations.add(counter.frame_count)
+    assert len(compilations) == 1, "a later length compiled again"
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "hidden of three dimensions": ({"hidden": torch.zeros(1, T, H)}, "hidden has 3 dimensions"),
+    "weight of one dimension": ({"weight": torch.zeros(V)}, "weight has 1 dimensions"),
+    "another width": ({"weight": torch.zeros(V, H + 1)}, "hidden has 8 features and weight 9"),
+    "a single token": ({"weight": torch.zeros(1, H)}, "at least 2 tokens"),
+    "integers": ({"hidden": torch.zeros(T, H, dtype=torch.int64)}, "hidden is torch.int64"),
+    "two dtypes": ({"hidden": torch.zeros(T, H, dtype=torch.bfloat16)}, "cast one of them"),
+    "short labels": ({"labels": torch.zeros(T - 1, dtype=torch.int64)}, "5 labels for 6 rows"),
+    "labels of 32 bits": ({"labels": torch.zeros(T, dtype=torch.int32)}, r"pass labels.long\(\)"),
+    "labels of two dimensions": ({"labels": torch.zeros(T, 1, dtype=torch.int64)}, "labels has 2 dimensions"),
+    "a short index": ({"hidden_index": torch.zeros(T - 1, dtype=torch.int64)}, "5 entries for 6 labels"),
+    "a short bias": ({"bias": torch.zeros(V - 1)}, "one per row of weight"),
+    "bias of another dtype": ({"bias": torch.zeros(V, dtype=torch.bfloat16)}, "bias is torch.bfloat16"),
+    "a large label": ({"labels": torch.full((T,), V)}, r"labels\[0\] is 128: pass values in 0..127"),
+    "a negative label": ({"labels": torch.full((T,), -1)}, r"labels\[0\] is -1"),
+    "an index beyond hidden": ({"hidden_index": torch.full((T,), T)}, r"hidden_index\[0\] is 6"),
+    "another device": ({"weight": torch.zeros(V, H, device="meta")}, "weight is on meta"),
+    "softcap 0": ({"softcap": 0.0}, "softcap is 0.0"),
+    "scale 0": ({"scale": 0.0}, "scale is 0.0"),
+    "temperature 0": ({"temperature": 0.0}, "temperature is 0.0"),
+    "no workspace": ({"workspace_mb": 0}, "workspace_mb is 0"),
+    "an unknown way to save": ({"save": "always"}, "save is 'always'"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_wrong_arguments_raise_a_sentence(what: str) -> None:
+    changes, sentence = REFUSED[what]
+    with pytest.raises(ValueError, match=sentence):
+        linear_token_logps(**arguments(**changes))
+
+
+def test_unchecked_label_beyond_the_vocabulary_gives_nan(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU without IWPO_DEBUG: nothing is read out of bounds, and the result says so."""
+    monkeypatch.setattr(op, "checks_labels", lambda device: False)
+    given = {name: tensor.to(device) for name, tensor in arguments().items()}
+    given["labels"][1], given["labels"][4] = V, -7
+    given["hidden"].requires_grad_()
+    logps = linear_token_logps(**given)
+    (grad,) = torch.autograd.grad(logps.sum(), given["hidden"])
+    bad = torch.zeros(T, dtype=torch.bool, device=device).index_fill(0, torch.tensor([1, 4], device=device), True)
+    assert torch.equal(logps.isnan(), bad)
+    assert torch.equal(grad.isnan().all(1), bad) and torch.equal(grad.isnan().any(1), bad)
+
+
+@pytest.mark.gpu
+def test_debug_flag_checks_labels_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IWPO_DEBUG", "1")
+    given = {name: tensor.cuda() for name, tensor in arguments().items()}
+    given["labels"][1] = V
+    with pytest.raises(ValueError, match=r"labels\[1\] is 128"):
+        linear_token_logps(**given)
+
+
+def saved_elements(run: Callable[[], torch.Tensor]) -> int:
+    """Largest tensor that autograd keeps."""
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.numel()) or tensor, lambda x: x):
+        run()
+    return max(sizes)
+
+
+def test_automatic_saving_goes_by_memory_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = arguments(hidden=torch.randn(300, H), labels=torch.randint(V, (300,)))
+    given["weight"].requires_grad_()
+    memory = 300 * V * 4 * tiling.SAVED_SHARE_OF_MEMORY
+    for available, kept in ((memory, 300 * V), (memory - 1, 300 * H)):
+        monkeypatch.setattr(tiling, "_memory", lambda device, available=available: available)
+        tiling._log_choice.cache_clear()
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert saved_elements(lambda: linear_token_logps(**given)) == kept
+            linear_token_logps(**given)
+        assert len(caplog.records) == 1
+        assert ("recomputes" in caplog.text) == (kept == 300 * H)
+
+
+def test_frozen_head_keeps_only_the_jacobian() -> None:
+    given = arguments(hidden=torch.randn(300, H).requires_grad_(), labels=torch.randint(V, (300,)))
+    assert saved_elements(lambda: linear_token_logps(**given)) == 300 * H
