@@ -116,22 +116,11 @@ def test_a_folder_that_is_no_demo_is_refused(tmp_path):
 
 
 def test_the_table_has_a_row_for_each_task_and_one_for_all():
-    a = TaskResult(
-        "a",
-        np.array([1.0, 2.0]),
-        np.array([1.0, -1.0]),
-        np.array([0.0, 1.0]),
-        np.array([2.0, 1.0]),
-        np.array([3.0, 3.0]),
-    )
-    b = TaskResult(
-        "b",
-        np.array([1.0, -2.0]),
-        np.array([1.0, 0.0]),
-        np.array([5.0, 5.0]),
-        np.array([5.0, 4.0]),
-        np.array([6.0, 6.0]),
-    )
+    def result(name, *arrays):
+        return TaskResult(name, *map(np.array, arrays))
+
+    a = result("a", [1.0, 2.0], [1.0, -1.0], [0.0, 1.0], [2.0, 1.0], [3.0, 3.0])
+    b = result("b", [1.0, -2.0], [1.0, 0.0], [5.0, 5.0], [5.0, 4.0], [6.0, 6.0])
     header, *rows = table([a, b])
     assert header == COLUMNS
     cells = [dict(zip(header, row, strict=True)) for row in rows]
