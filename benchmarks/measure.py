@@ -15,6 +15,7 @@ from benchmarks import peak_memory
 from benchmarks.suite import Run, Shape
 
 SAMPLE_SECONDS = 5e-3  # a sample repeats a short call until it takes this long
+FEWEST_ROUNDS = 3
 MOST_COPIES = 64  # of inputs so small that launches, not memory, take the time
 MIB = 1 << 20
 
@@ -34,21 +35,29 @@ def copies_past_cache(size: int, device: torch.device) -> int:
 
 
 def interleaved(
-    runs: Mapping[str, Sequence[Run]], rounds: int, device: torch.device, seed: int = 0
+    runs: Mapping[str, Sequence[Run]], rounds: int, device: torch.device, seed: int = 0, deadline: float = math.inf
 ) -> dict[str, list[float]]:
-    """Milliseconds per call, `rounds` samples of each; every round takes all variants once, in a new order.
+    """Milliseconds per call, one sample per round; every round takes all variants once, in a new order.
 
     Args:
-        runs: of each variant, the same call on several sets of inputs, used in turn.
+        runs: of each variant, warm, the same call on several sets of inputs, used in turn.
+        rounds: samples of each variant; fewer, but at least `FEWEST_ROUNDS`, where the deadline passes.
+        deadline: by `time.monotonic`.
     """
-    calls = {key: max(1, math.ceil(SAMPLE_SECONDS / _seconds(turns, 1, device))) for key, turns in runs.items()}
     order = list(runs)
+    calls = dict.fromkeys(order, 1)
     samples: dict[str, list[float]] = {key: [] for key in runs}
     shuffle = random.Random(seed).shuffle
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done >= FEWEST_ROUNDS and time.monotonic() > deadline:
+            break
         shuffle(order)
         for key in order:
-            samples[key].append(1e3 * _seconds(runs[key], calls[key], device))
+            seconds = _seconds(runs[key], calls[key], device)
+            if done == 0 and seconds < SAMPLE_SECONDS:
+                calls[key] = math.ceil(SAMPLE_SECONDS / seconds)
+                seconds = _seconds(runs[key], calls[key], device)
+            samples[key].append(1e3 * seconds)
     return samples
 
 

@@ -88,7 +88,7 @@ def _serve() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    shape = Shape(**request["shape"] | {"dtype": getattr(torch, request["shape"]["dtype"])})
+    shape = Shape.from_dict(request["shape"])
     try:
         return {"mib": _measure(suite(request["name"]), request["key"], shape, request["threads"])}
     except Exception as error:

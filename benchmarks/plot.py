@@ -81,14 +81,15 @@ def _time_panel(axis: Axes, records: list[dict[str, Any]], rows: list[str], shap
 def _memory_figure(result: dict[str, Any]) -> Any:
     """One panel per mode; a line per variant, peak memory beyond the inputs over the tokens of a batch."""
     rows = [row for row in result["memory_by_tokens"] if row["extra_mib"] is not None]
-    libraries = {r["label"]: r["library"] for r in result["records"]}
+    libraries = {row["label"]: row["library"] for row in rows}
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     figure, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes), 4), sharey=True, squeeze=False)
     for axis, mode in zip(axes[0], modes, strict=True):
         labels = list(dict.fromkeys(row["label"] for row in rows if row["mode"] == mode))
         drawn: dict[str, int] = {}
         for label in labels:
-            points = [(r["tokens"], r["extra_mib"]) for r in rows if r["mode"] == mode and r["label"] == label]
+            mine = (r for r in rows if r["mode"] == mode and r["label"] == label)
+            points = sorted((r["tokens"], r["extra_mib"]) for r in mine)
             library = libraries[label]
             style = ["-", "--", ":"][drawn.setdefault(library, 0)]
             drawn[library] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import date
@@ -32,7 +33,7 @@ class Results:
     path: Path
     plan: Plan
     environment: dict[str, Any]
-    started: float = field(default_factory=time.monotonic)
+    started: float
     records: list[dict[str, Any]] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Results:
             "date": date.today().isoformat(),
             "seconds": round(self.seconds, 1),
             "rounds": self.plan.rounds,
-            "environment": self.environment,
+            "environment": self.environment | {"load_after": os.getloadavg()},
             "shapes_not_started": self.not_started,
             "targets": [vars(target) | {"met": target.met} for target in self.targets],
             "memory_by_tokens": self.memory_by_tokens,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -33,7 +34,8 @@ from benchmarks.table import Plan, measure_shape, memory_by_tokens
 Job = tuple[Suite, Shape]
 PEERS = ("trl", "liger", "cce")
 SWEPT = ("ours", "ours, recomputed", "naive, all tokens", "TRL chunked, supervised tokens", "Liger fused DPO")
-SWEPT_SEQUENCES = {"cpu": (2, 4, 8), "cuda": (4, 8, 16, 32)}
+SWEPT_SEQUENCES = {"cpu": (2, 4), "cuda": (4, 8, 32)}  # beside the shape's own
+SECONDS = {"cpu": 150, "cuda": 420}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -44,7 +46,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny shape instead, two rounds, no sweep")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, help="samples per variant; 5 on a CPU and 10 on a GPU by default")
-    parser.add_argument("--seconds", type=float, default=420, help="no new shape is started after this long")
+    parser.add_argument("--seconds", type=float, help="no shape, and no round after the third, is started after that")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--commit", help="where there is no git; so does $IWPO_COMMIT")
@@ -58,17 +60,18 @@ def main(argv: list[str] | None = None) -> Path | None:
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
     rounds = options.rounds or (2 if options.quick else 5 if device.type == "cpu" else 10)
-    plan = Plan(device, options.peers, rounds, options.threads)
+    started = time.monotonic()
+    deadline = started + (options.seconds or SECONDS[device.type])
+    plan = Plan(device, options.peers, rounds, options.threads, deadline)
     if options.tune:
         print(tune.sweep(suite(HEAD), options.tune, plan))
         return None
     path = options.out / f"{device_slug(device)}-{date.today().isoformat()}.json"
-    results = Results(path, plan, describe(device, options.commit))
+    results = Results(path, plan, describe(device, options.commit), started)
     first, others = _jobs(options, device.type)
-    _measure(first, results, options.seconds)
-    if not options.quick:
-        _sweep(first, results, options.seconds)
-    _measure(others, results, options.seconds)
+    for measured, shape in first + others:
+        _measure(measured, shape, results, sweeps=(measured, shape) in first and not options.quick)
+    results.write()
     if results.targets:
         print(report.target_table(results.targets))
     drawn = ", ".join(drawing.name for drawing in draw(path))
@@ -91,24 +94,18 @@ def _jobs(options: argparse.Namespace, device_type: str) -> tuple[list[Job], lis
     return first, others
 
 
-def _measure(jobs: list[Job], results: Results, seconds: float) -> None:
-    """Measures and prints, as long as there is time to start a shape."""
-    for measured, shape in jobs:
-        if results.seconds > seconds:
-            results.not_started.append(f"{measured.name}: {shape.name}")
-            continue
-        results.add(measured, shape, measure_shape(measured, shape, results.plan))
-        print(results.tables[-1], end="\n\n", flush=True)
-    results.write()
-
-
-def _sweep(jobs: list[Job], results: Results, seconds: float) -> None:
-    """Memory over tokens at the head's most important shape."""
-    sequences = SWEPT_SEQUENCES[results.plan.device.type]
-    for measured, shape in jobs:
-        if measured.name == HEAD and results.seconds <= seconds:
-            results.memory_by_tokens += memory_by_tokens(measured, shape, sequences, SWEPT, results.plan)
-    results.write()
+def _measure(measured: Suite, shape: Shape, results: Results, sweeps: bool) -> None:
+    """Measures and prints one shape, if there is time to start it."""
+    plan = results.plan
+    if plan.is_over:
+        results.not_started.append(f"{measured.name}: {shape.name}")
+        return
+    records = measure_shape(measured, shape, plan)
+    results.add(measured, shape, records)
+    print(results.tables[-1], end="\n\n", flush=True)
+    if sweeps and measured.name == HEAD:
+        sequences = SWEPT_SEQUENCES[plan.device.type]
+        results.memory_by_tokens += memory_by_tokens(measured, records, sequences, SWEPT, plan)
 
 
 if __name__ == "__main__":

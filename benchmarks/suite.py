@@ -55,6 +55,11 @@ class Shape:
     def as_dict(self) -> dict[str, Any]:
         return vars(self) | {"dtype": str(self.dtype).removeprefix("torch.")}
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Shape:
+        """The reverse of `as_dict`."""
+        return cls(**fields | {"dtype": getattr(torch, fields["dtype"])})
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import sys
+import time
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,12 +58,18 @@ class Plan:
         libraries: the peers to run beside ours, PyTorch and the floors.
         rounds: samples per variant.
         threads: of PyTorch on a CPU.
+        deadline: by `time.monotonic`; no shape, and no round after the third, is started after it.
     """
 
     device: torch.device
     libraries: Collection[str]
     rounds: int
     threads: int
+    deadline: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self.deadline
 
     def variants(self, suite: Suite) -> list[Variant]:
         return [v for v in suite.variants if v.library in (*self.libraries, "ours", "torch", "floor")]
@@ -72,6 +80,7 @@ def measure_shape(suite: Suite, shape: Shape, plan: Plan) -> list[Record]:
     _forget_compilations()
     records = {v.key: _record(suite, shape, v) for v in plan.variants(suite)}
     runs: dict[str, list[Run]] = {}
+    _say(f"{suite.name}, {shape.name}: checking {len(records)} variants")
     with _guard(records.values()):
         problem = suite.build(shape, plan.device, 0)
         copies = copies_past_cache(suite.size_of(shape), plan.device)
@@ -85,36 +94,46 @@ def measure_shape(suite: Suite, shape: Shape, plan: Plan) -> list[Record]:
                     runs[key] = [suite.variant(key).prepare(p) for p in problems]
             _release()
         del references
+    _say("measuring memory")
     for record in _right(records.values()):
         with _guard([record]):
             record.extra_mib = extra_mib(suite.name, record.key, shape, plan.device, plan.threads)
         _release()
     runs = {record.key: runs[record.key] for record in _right(records.values())}
+    _say("timing")
     with _guard(_right(records.values())):
-        for key, samples in interleaved(runs, plan.rounds, plan.device).items():
+        for key, samples in interleaved(runs, plan.rounds, plan.device, deadline=plan.deadline).items():
             records[key].times_ms = samples
     return list(records.values())
 
 
 def memory_by_tokens(
-    suite: Suite, shape: Shape, sequences: Iterable[int], labels: Collection[str], plan: Plan
+    suite: Suite, records: Iterable[Record], sequences: Iterable[int], labels: Collection[str], plan: Plan
 ) -> list[dict[str, Any]]:
-    """Peak memory beyond the inputs at growing numbers of sequences, for the variants of these labels."""
+    """Peak memory beyond the inputs at other numbers of sequences, for the variants of these labels.
+
+    Args:
+        records: of `measure_shape`; they give the shape, and its own point.
+    """
     rows: list[dict[str, Any]] = []
-    for variant in plan.variants(suite):
-        if variant.label not in labels:
+    for measured in records:
+        if measured.label not in labels or measured.status != RIGHT:
             continue
+        rows.append(_memory_row(measured))
         for count in sequences:
-            sized = Shape(**vars(shape) | {"sequences": count})
-            record = _record(suite, sized, variant)
+            record = replace(measured, shape=measured.shape | {"sequences": count}, extra_mib=None)
             with _guard([record]):
-                record.extra_mib = extra_mib(suite.name, variant.key, sized, plan.device, plan.threads)
+                shape = Shape.from_dict(record.shape)
+                record.extra_mib = extra_mib(suite.name, record.key, shape, plan.device, plan.threads)
             _release()
-            row = {"label": variant.label, "mode": variant.mode, "shape": shape.name, "tokens": sized.total_tokens}
-            rows.append(row | {"extra_mib": record.extra_mib, "status": record.status, "message": record.message})
-            if record.status != RIGHT:
-                break
+            rows.append(_memory_row(record))
     return rows
+
+
+def _memory_row(record: Record) -> dict[str, Any]:
+    fields = {name: getattr(record, name) for name in ("label", "library", "mode", "extra_mib", "status", "message")}
+    tokens = record.shape["sequences"] * record.shape["tokens"]
+    return {"shape": record.shape["name"], "tokens": tokens} | fields
 
 
 def summary(record: Record, records: Iterable[Record]) -> dict[str, Any]:
@@ -184,6 +203,10 @@ class _guard:
         for record in self.records:
             record.status, record.message = status, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
         return True
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _release() -> None:
