@@ -33,7 +33,7 @@ class HeadSpec:
     def of(cls, model: PreTrainedModel) -> HeadSpec:
         """Read the head of a causal language model; a peft model's `get_base_model()` is one.
 
-        Only what the configuration says is seen here; `selftest` compares with the model's own logits.
+        Only what the configuration says is seen here; `probe` compares with the model's own logits.
 
         Raises:
             ValueError: the head is not a linear layer, or has an adapter on it that is not plain LoRA.

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models.attention import CannotRunFlat, backends, why_not_flat
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.selftest import largest_error, tolerance
+from iwpo_fast.models.probe import largest_error, tolerance
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Self-test at load time: our log-probs of a few random tokens against the model's own logits."""
+"""Probe at load time: our log-probs of a few random tokens against the model's own logits."""
 
 from __future__ import annotations
 
