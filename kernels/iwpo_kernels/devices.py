@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -31,6 +31,14 @@ def interpreted_kernels() -> Iterator[None]:
         yield
     finally:
         _interpreting = before
+
+
+@contextmanager
+def computing_on(device: torch.device) -> Iterator[None]:
+    """Inside, Triton launches on `device`, and autocast does not touch the products, whose precision is chosen."""
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with current, torch.autocast(device.type, enabled=False):
+        yield
 
 
 def checks_labels(device: torch.device) -> bool:

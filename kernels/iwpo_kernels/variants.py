@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class Variant:
         return f"{self.kernel.__name__}[{constants}]({types}) x16({aligned}) warps={self.num_warps}"
 
 
+@functools.cache
 def launch_options(num_warps: int, max_registers: int) -> dict[str, int]:
     """Keyword arguments of a launch; AMD's compiler and the interpreter know no register limit."""
     is_nvidia = torch.cuda.is_available() and torch.version.hip is None

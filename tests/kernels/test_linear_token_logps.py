@@ -23,6 +23,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "SLICE_BLOCK", 16)
     monkeypatch.setattr(kernels, "RECOMPUTE_BLOCK", 16)
     monkeypatch.setattr(kernels, "FEATURE_BLOCK", 32)
+    monkeypatch.setattr(kernels, "SUM_BLOCK", 32)
+    monkeypatch.setattr(kernels, "SUM_MEMBERS", 2)
 
 
 @pytest.fixture(params=["pytorch", "kernels"])

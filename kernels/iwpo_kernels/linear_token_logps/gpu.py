@@ -59,7 +59,7 @@ def _stream(
             MASSES=masses is not None,
             STATS=out.statistics.shape[1] > 0,
             BLOCK=kernels.SLICE_BLOCK,
-            **launch_options(kernels.ROW_WARPS, kernels.SLICE_REGISTERS),
+            **launch_options(kernels.ROW_WARPS, kernels.REGISTERS),
         )
         del z
         if wants_jacobian:
@@ -222,7 +222,7 @@ def _gather_sum(
     alpha: Tensor | None = None,
 ) -> None:
     features = out.shape[1]
-    grid = (out.shape[0] * triton.cdiv(features, kernels.FEATURE_BLOCK),)
+    grid = (out.shape[0] * triton.cdiv(features, kernels.SUM_BLOCK),)
     kernels.gather_sum_kernel[grid](
         out,
         coefficient if base is None else base,
@@ -235,7 +235,9 @@ def _gather_sum(
         source.stride(0),
         features,
         BASE=base is not None,
-        BLOCK=kernels.FEATURE_BLOCK,
+        MEMBERS=kernels.SUM_MEMBERS,
+        BLOCK=kernels.SUM_BLOCK,
+        **launch_options(4, kernels.REGISTERS),
     )
 
 

@@ -32,8 +32,10 @@ LOWEST = tl.constexpr(-1e4)
 SLICE_BLOCK = 2048
 RECOMPUTE_BLOCK = 4096
 FEATURE_BLOCK = 1024
+SUM_BLOCK = 512
+SUM_MEMBERS = 8  # rows in flight at once, as a frequent label has many
 ROW_WARPS = 8
-SLICE_REGISTERS = 128
+REGISTERS = 128
 
 
 def slack(dtype: torch.dtype) -> float:
@@ -292,6 +294,7 @@ def gather_sum_kernel(
     source_stride,
     features,
     BASE: tl.constexpr,
+    MEMBERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """out_g ← alpha · base_g + Σ coefficient_i · source[row_i] over the members i of group g, in their order.
@@ -304,11 +307,15 @@ def gather_sum_kernel(
     offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < features
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    for i in range(tl.load(bounds_ptr + group), tl.load(bounds_ptr + group + 1)):
-        member = tl.load(member_ptr + i)
-        row = tl.load(row_ptr + member)
-        source = tl.load(source_ptr + row * source_stride + offsets, mask=mask, other=0.0).to(tl.float32)
-        total += tl.load(coefficient_ptr + member) * source
+    end = tl.load(bounds_ptr + group + 1)
+    for first in range(tl.load(bounds_ptr + group), end, MEMBERS):
+        i = first + tl.arange(0, MEMBERS)
+        member = tl.load(member_ptr + i, mask=i < end, other=0)
+        row = tl.load(row_ptr + member, mask=i < end, other=0)
+        coefficient = tl.load(coefficient_ptr + member, mask=i < end, other=0.0)
+        pointers = source_ptr + row[:, None] * source_stride + offsets[None, :]
+        source = tl.load(pointers, mask=(i < end)[:, None] & mask[None, :], other=0.0)
+        total += tl.sum(coefficient[:, None] * source.to(tl.float32), axis=0)
     if BASE:
         base = tl.load(base_ptr + group * features + offsets, mask=mask, other=0.0)
         total += tl.load(alpha_ptr) * base
@@ -316,7 +323,8 @@ def gather_sum_kernel(
 
 
 def variants() -> list[Variant]:
-    """Every compilation that `gpu.py` asks for. Slices are multiples of 16 columns but for the last one."""
+    """Every compilation that `gpu.py` asks for. Slices are multiples of 16 columns but for the last
+    one, and few models have a hidden size that is none."""
     return [*_slice_variants(), *_finish_variants(), *_recompute_variants(), *_sum_variants()]
 
 
@@ -333,7 +341,7 @@ def _slice_variants() -> list[Variant]:
             {"SOFTCAP": softcap, "MASSES": masses, "STATS": stats, "BLOCK": SLICE_BLOCK},
             num_warps=ROW_WARPS,
             divisible=frozenset(aligned),
-            max_registers=SLICE_REGISTERS,
+            max_registers=REGISTERS,
         )
         for (mass, masses), softcap, stats, aligned in itertools.product(
             outputs, (False, True), (False, True), alignments
@@ -352,9 +360,11 @@ def _finish_variants() -> list[Variant]:
             finish_kernel,
             types | {"weight_ptr": weight},
             {"JACOBIAN": jacobian, "STATS": stats, "BLOCK": FEATURE_BLOCK},
-            divisible=frozenset({"weight_stride", "features"}),
+            divisible=frozenset(aligned),
         )
-        for (weight, jacobian), stats in itertools.product(weights, (False, True))
+        for (weight, jacobian), stats, aligned in itertools.product(
+            weights, (False, True), ({"weight_stride", "features"}, ())
+        )
     ]
 
 
@@ -383,12 +393,17 @@ def _sum_variants() -> list[Variant]:
         Variant(
             gather_sum_kernel,
             types | {"out_ptr": f"*{dtype}", "source_ptr": f"*{source}"},
-            {"BASE": base, "BLOCK": FEATURE_BLOCK},
-            divisible=frozenset({"source_stride", "features"}),
+            {"BASE": base, "MEMBERS": SUM_MEMBERS, "BLOCK": SUM_BLOCK},
+            divisible=frozenset(aligned),
+            max_registers=REGISTERS,
         )
         for dtype in TRITON_TYPES.values()
         for source, base in (("fp32", False), (dtype, True))
+        for aligned in ({"source_stride", "features"}, ())
     ]
     accumulate = {"acc_ptr": "*fp32", "part_ptr": "*fp32", "factor_ptr": "*fp32", "features": "i32"}
-    constants = {"BLOCK": FEATURE_BLOCK}
-    return [*sums, Variant(accumulate_kernel, accumulate, constants, divisible=frozenset({"features"}))]
+    accumulations = [
+        Variant(accumulate_kernel, accumulate, {"BLOCK": FEATURE_BLOCK}, divisible=frozenset(aligned))
+        for aligned in ({"features"}, ())
+    ]
+    return [*sums, *accumulations]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import check_range
-from iwpo_kernels.devices import checks_labels, runs_triton
+from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.linear_token_logps import cpu
 from iwpo_kernels.linear_token_logps.arguments import check_arguments, check_settings
 from iwpo_kernels.linear_token_logps.tiling import padded_vocab, saves_masses
@@ -36,7 +36,8 @@ def linear_token_logps(
     log p = z_label − log Σ_v exp(z_v) for each token. Logits exist one slice of the vocabulary at a time
     and in float32; ∂log p/∂h, on which no loss has an influence, is made in the same pass, as attention with
     keys and values W. In products of N·V·H multiply-adds: 1 without gradients, 2 with a frozen head,
-    3 with a trainable head and `save`, 4 without. Runs repeat bitwise.
+    3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of labels to serve is read back
+    from the device, once per pass.
 
     Args:
         hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
@@ -149,7 +150,7 @@ def _forward_op(
             per_token.zero_()
     head = Head(weight, bias, softcap, scale, temperature)
     if rows.count:
-        with torch.autocast(hidden.device.type, enabled=False):
+        with computing_on(hidden.device):
             _path(hidden.device).forward(rows, head, out, workspace_mb)
     return out.logps, out.statistics, out.jacobian, out.masses, out.state
 
@@ -181,7 +182,8 @@ def _hidden_gradient_op(
     out = jacobian.new_empty(rows, jacobian.shape[1], dtype=dtype)
     if not labels.shape[0]:
         return out.zero_()
-    _path(grad.device).hidden_gradient(grad.where(labels != IGNORED, 0), jacobian, hidden_index, out)
+    with computing_on(grad.device):
+        _path(grad.device).hidden_gradient(grad.where(labels != IGNORED, 0), jacobian, hidden_index, out)
     return out
 
 
@@ -222,7 +224,7 @@ def _head_gradient_op(
     rows = kept_rows(hidden, labels, hidden_index)
     if not rows.count:
         return grad_weight.zero_(), grad_bias.zero_()
-    with torch.autocast(hidden.device.type, enabled=False):
+    with computing_on(hidden.device):
         _path(hidden.device).head_gradient(
             grad if rows.position is None else grad[rows.position],
             rows,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import check, check_floating, check_index, check_positive, check_range
-from iwpo_kernels.devices import checks_labels, runs_triton
+from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.token_logps import cpu
 from iwpo_kernels.token_logps.naive import IGNORED
 
@@ -49,6 +50,15 @@ def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inp
     return _forward_op(logits, labels, float(temperature), inplace_backward)[0]
 
 
+def _path(device: torch.device) -> ModuleType:
+    """The module that computes; Triton is imported only where it is used."""
+    if runs_triton(device):
+        from iwpo_kernels.token_logps import gpu
+
+        return gpu
+    return cpu
+
+
 def _empty_forward(logits: Tensor) -> tuple[Tensor, Tensor]:
     tokens = logits.shape[0]
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -62,12 +72,8 @@ def _forward_op(logits: Tensor, labels: Tensor, temperature: float, inplace_back
     if checks_labels(logits.device):
         check_range("labels", labels, logits.shape[1], IGNORED)
     if labels.shape[0]:
-        if runs_triton(logits.device):
-            from iwpo_kernels.token_logps import gpu
-
-            gpu.forward(logits, labels, temperature, logps, state)
-        else:
-            cpu.forward(logits, labels, temperature, logps, state)
+        with computing_on(logits.device):
+            _path(logits.device).forward(logits, labels, temperature, logps, state)
     return logps, state
 
 
@@ -80,12 +86,8 @@ def _write_gradient(
     grad: Tensor, logits: Tensor, labels: Tensor, state: Tensor, temperature: float, out: Tensor
 ) -> None:
     if labels.shape[0]:
-        if runs_triton(logits.device):
-            from iwpo_kernels.token_logps import gpu
-
-            gpu.backward(grad, logits, labels, state, temperature, out)
-        else:
-            cpu.backward(grad, logits, labels, state, temperature, out)
+        with computing_on(logits.device):
+            _path(logits.device).backward(grad, logits, labels, state, temperature, out)
 
 
 @torch.library.custom_op("iwpo_kernels::token_logps_backward", mutates_args=())
