@@ -12,10 +12,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 HEAD = "linear_token_logps"
 COLOURS = {"ours": "#c0392b", "torch": "#7f8c8d", "trl": "#2471a3", "liger": "#b9770e", "cce": "#6c3483"}
 MARKERS = "osD^vP*X<>"
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 REACH = 1.20  # times the floor
 
 
@@ -48,6 +50,11 @@ def _time_figure(result: dict[str, Any]) -> Any:
     for axis, mode in zip(axes[:, 0], modes, strict=True):
         _time_panel(axis, [r for r in records if r["mode"] == mode], rows[mode], shapes)
         axis.set_title(mode, loc="left", fontsize=10)
+    highest = max(r["over_floor"]["high"] for r in records)
+    axes[-1, 0].set(xscale="log", xlim=(0.8, 1.4 * highest))
+    axes[-1, 0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[-1, 0].xaxis.set_minor_locator(NullLocator())
+    axes[-1, 0].xaxis.set_major_formatter(PLAIN)
     axes[-1, 0].set_xlabel("time ÷ time of the bare products of the row (line: 1, dotted: 1.2)")
     if len(shapes) > 1:
         axes[0, 0].legend(fontsize=7, loc="upper right")
@@ -74,8 +81,6 @@ def _time_panel(axis: Axes, records: list[dict[str, Any]], rows: list[str], shap
     axis.set_yticks(range(len(rows)), rows, fontsize=9)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.grid(axis="x", alpha=0.3)
-    axis.margins(x=0.12)
-    axis.set_xlim(left=0)
 
 
 def _memory_figure(result: dict[str, Any]) -> Any:
@@ -99,7 +104,11 @@ def _memory_figure(result: dict[str, Any]) -> Any:
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    figure.legend(
+        lines.values(), lines.keys(), fontsize=8, ncols=len(lines), loc="upper center", bbox_to_anchor=(0.5, 0)
+    )
+    axes[0, 0].yaxis.set_major_formatter(PLAIN)
     axes[0, 0].set_ylabel("peak memory beyond the inputs, MiB")
     figure.suptitle(f"{rows[0]['shape']}, {result['environment']['device']['name']}", fontsize=11)
     figure.tight_layout()

@@ -35,7 +35,7 @@ Job = tuple[Suite, Shape]
 PEERS = ("trl", "liger", "cce")
 SWEPT = ("ours", "ours, recomputed", "naive, all tokens", "TRL chunked, supervised tokens", "Liger fused DPO")
 SWEPT_SEQUENCES = {"cpu": (2, 4), "cuda": (4, 8, 32)}  # beside the shape's own
-SECONDS = {"cpu": 150, "cuda": 420}
+SECONDS = {"cpu": 180, "cuda": 420}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -68,9 +68,10 @@ def main(argv: list[str] | None = None) -> Path | None:
         return None
     path = options.out / f"{device_slug(device)}-{date.today().isoformat()}.json"
     results = Results(path, plan, describe(device, options.commit), started)
-    first, others = _jobs(options, device.type)
-    for measured, shape in first + others:
-        _measure(measured, shape, results, sweeps=(measured, shape) in first and not options.quick)
+    jobs = _jobs(options, device.type)
+    swept = next((job for job in jobs if job[0].name == HEAD and not options.quick), None)
+    for job in jobs:
+        _measure(*job, results, sweeps=job == swept)
     results.write()
     if results.targets:
         print(report.target_table(results.targets))
@@ -79,19 +80,16 @@ def main(argv: list[str] | None = None) -> Path | None:
     return path
 
 
-def _jobs(options: argparse.Namespace, device_type: str) -> tuple[list[Job], list[Job]]:
-    """The most important shape of each suite, and the others."""
-    first: list[Job] = []
-    others: list[Job] = []
-    for name in options.suites:
+def _jobs(options: argparse.Namespace, device_type: str) -> list[Job]:
+    """Suites with small problems first, as they take seconds; then the head's shapes, the most important first."""
+    jobs: list[Job] = []
+    for name in sorted(options.suites, key=lambda name: name == HEAD):
         measured = suite(name)
         chosen = [TINY] if options.quick else list(measured.shapes(device_type))
         if options.shapes is not None:
             chosen = [shape for shape in chosen if shape.name in options.shapes]
-        jobs = [(measured, shape) for shape in chosen]
-        first += jobs[:1]
-        others += jobs[1:]
-    return first, others
+        jobs += [(measured, shape) for shape in chosen]
+    return jobs
 
 
 def _measure(measured: Suite, shape: Shape, results: Results, sweeps: bool) -> None:
@@ -103,7 +101,7 @@ def _measure(measured: Suite, shape: Shape, results: Results, sweeps: bool) -> N
     records = measure_shape(measured, shape, plan)
     results.add(measured, shape, records)
     print(results.tables[-1], end="\n\n", flush=True)
-    if sweeps and measured.name == HEAD:
+    if sweeps:
         sequences = SWEPT_SEQUENCES[plan.device.type]
         results.memory_by_tokens += memory_by_tokens(measured, records, sequences, SWEPT, plan)
 
