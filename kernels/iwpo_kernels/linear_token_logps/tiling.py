@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 ALIGNMENT = 128
 WIDEST_SLICE = 16384  # from here on, the pass over [rows, H] after each slice costs little
 ROWS_PER_TILE = 2048
-CPU_TILE_BYTES = 8 << 20  # a tile of logits that stays in the last-level cache
+CPU_TILE_BYTES = 32 << 20  # wide enough that threads seldom wait for each other, small beside the weights
 SAVED_SHARE_OF_MEMORY = 16
 
 
@@ -57,7 +57,7 @@ def backward_tiling(count: int, vocab: int, hidden_size: int, element_size: int,
 
 
 def cpu_tiling(rows: int, vocab: int, element_size: int, workspace_mb: int) -> Tiling:
-    """Slices of the vocabulary for so many rows at a time: few enough columns for the cache and the budget."""
+    """Slices of the vocabulary for so many rows at a time: within a fixed size and the budget."""
     columns = min(CPU_TILE_BYTES, workspace_mb << 20) // (max(rows, 1) * element_size)
     return Tiling(rows, _even_width(columns, vocab))
 
