@@ -9,12 +9,13 @@ import numpy as np
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data.cache import load_tokens, save_tokens, tokens_path
+from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import Tokens, encode_rows
 from iwpo_fast.data.ledger import Ledger
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
-from iwpo_fast.data.truncate import cut, too_long
+from iwpo_fast.data.truncate import Cut, cut, too_long
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,8 +34,8 @@ def tokenise(
         progress: show a bar on a terminal.
 
     Raises:
-        ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, or nothing
-            is left.
+        ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, a row with
+            reference log-probs is cut, or nothing is left.
     """
     if config.max_length < 2:
         raise ValueError(f"data.max_length is {config.max_length}: it must be at least 2.")
@@ -49,6 +50,7 @@ def tokenise(
     _check_mismatches(rows, tokens, config)
     _check_lengths(rows, tokens, config)
     result = cut(tokens, max_length=config.max_length, policy=config.truncation, bos=tokenizer.bos_token_id)
+    _check_reference(rows, tokens, result, config)
     columns = {name: values[result.tokens.rows] for name, values in rows.columns.items()}
     ledger = Ledger(
         source=rows.source,
@@ -106,6 +108,18 @@ def _check_lengths(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
         raise ValueError(
             f"In {rows.source}, row {rows.numbers[tokens.rows[row]]}{others} has {length} tokens: raise "
             f"data.max_length from {config.max_length}, or choose another data.truncation than error."
+        )
+
+
+def _check_reference(rows: Rows, tokens: Tokens, result: Cut, config: DataConfig) -> None:
+    """The reference log-probs in the data are those of whole texts."""
+    changed = np.intersect1d(tokens.rows[too_long(tokens, config.max_length)], result.tokens.rows)
+    if len(changed) and REFERENCE[0] in rows.columns:
+        others = f" (the first of {len(changed)})" if len(changed) > 1 else ""
+        raise ValueError(
+            f"In {rows.source}, row {rows.numbers[changed[0]]}{others} is cut to {config.max_length} tokens, so its "
+            f"{' and '.join(REFERENCE)} do not belong to what is trained on: raise data.max_length, choose "
+            "data.truncation drop, or leave these columns out."
         )
 
 

@@ -132,3 +132,20 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
     ]
     ledger.save(tmp_path / "ledger.json")
     assert json.loads((tmp_path / "ledger.json").read_text()) == dataclasses.asdict(ledger)
+
+
+@pytest.mark.parametrize("truncation", ["truncate_prompt_left", "truncate_completion"])
+def test_reference_log_probs_of_a_pair_that_is_cut_are_refused(truncation, write, tokenizer):
+    known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0}
+    short, long = ({"prompt": prompt, "chosen": "bbb", "rejected": "ccc"} | known for prompt in ("a", "????"))
+    config = write([short, long, long], max_length=6, truncation=truncation)
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, row 2 \(the first of 2\) is cut to 6 .*data\.truncation drop"):
+        tokenise(read_rows(config).train, tokenizer, config)
+
+
+def test_reference_log_probs_of_pairs_that_are_whole_or_dropped_are_taken(write, tokenizer):
+    known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0}
+    rows = [{"prompt": prompt, "chosen": "b", "rejected": "c"} | known for prompt in ("?" * 9, "a")]
+    config = write(rows, max_length=6, truncation="drop")
+    pairs, _ = tokenise(read_rows(config).train, tokenizer, config)
+    assert pairs.columns["ref_chosen_logps"].tolist() == [-1.0]
