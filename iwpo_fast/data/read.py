@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,13 @@ def read_rows(config: DataConfig) -> RowSplits:
         found = read_records(path, config.eval_split, names, setting=setting)
         # Evaluation data often lack weights and scores.
         check_mapping({ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}, found)
-        return RowSplits(rows, _canonical_rows(found, config.on_prefix_mismatch)[0])
+        return RowSplits.of(rows, _canonical_rows(found, config.on_prefix_mismatch)[0])
     held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
     evaluation = rows.take(np.flatnonzero(held_out)) if held_out.any() else None
-    return RowSplits(rows.take(np.flatnonzero(~held_out)), evaluation)
+    train = replace(rows.take(np.flatnonzero(~held_out)), mismatches=rows.mismatches)
+    return RowSplits.of(train, evaluation)
 
 
 def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float) -> np.ndarray:

@@ -48,9 +48,10 @@ class Rows:
                 yield from contents(text)
 
     def take(self, rows: np.ndarray) -> Rows:
-        """The given rows, in the given order."""
+        """The given rows, in the given order; the mismatches are not among them."""
         return replace(
             self,
+            mismatches=0,
             numbers=self.numbers[rows],
             prompt=[self.prompt[row] for row in rows],
             chosen=[self.chosen[row] for row in rows],
@@ -62,10 +63,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowSplits:
-    """Rows to train on, and rows held out from training, if any."""
+    """Rows to train on, and rows held out from training, if any; the source of these says so."""
 
     train: Rows
     evaluation: Rows | None
+
+    @classmethod
+    def of(cls, train: Rows, evaluation: Rows | None) -> RowSplits:
+        """Both parts, with the held-out rows named apart."""
+        named = None if evaluation is None else replace(evaluation, source=f"{evaluation.source}, held out")
+        return cls(train, named)
 
 
 def contents(text: Text) -> Iterator[str]:

@@ -33,6 +33,16 @@ def test_real_prompts_are_held_out_whole(tmp_path):
     assert 0.07 < len(splits.evaluation) / 2307 < 0.13
 
 
+def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer):
+    settings = config(tmp_path, eval_fraction=0.1)
+    splits = read_rows(settings)
+    train, evaluation = (tokenise(rows, tokenizer, settings)[1] for rows in (splits.train, splits.evaluation))
+    assert train.rows_read + evaluation.rows_read == 2312
+    assert (train.dropped_prefix_mismatch, evaluation.dropped_prefix_mismatch) == (5, 0)
+    assert train.lines()[0].startswith("hh_harmless_test.jsonl.gz: ")
+    assert evaluation.lines()[0].startswith("hh_harmless_test.jsonl.gz, held out: ")
+
+
 def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer):
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=100_000)
     rows = read_rows(settings).train

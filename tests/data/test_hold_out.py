@@ -66,3 +66,11 @@ def test_fraction_zero_holds_nothing_out(write):
 def test_holding_everything_out_is_refused(write):
     with pytest.raises(ValueError, match=r"eval_fraction 0\.999 holds out all"):
         read_rows(write(rows(1), eval_fraction=0.999))
+
+
+def test_rows_left_out_before_the_split_count_on_the_training_side_only(write):
+    pair = rows(1)[0] | {"prompt": None}
+    apart = pair | {"chosen": "\n\nHuman: x\n\nAssistant: a", "rejected": "\n\nHuman: y\n\nAssistant: b"}
+    splits = read_rows(write([*rows(50), apart], eval_fraction=0.5, on_prefix_mismatch="drop"))
+    assert (splits.train.mismatches, splits.evaluation.mismatches) == (1, 0)
+    assert (splits.train.source, splits.evaluation.source) == ("pairs.jsonl", "pairs.jsonl, held out")
