@@ -200,7 +200,7 @@ class TrainConfig:
         seed: Seed of data order, initialisation and dropout.
         device: `auto`, `cpu`, `cuda`, ...
         deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
-        self_test: Before the first step, check that policy and reference agree on every token.
+        self_test: Before the first step, check on some pairs that policy and reference agree on every token.
         dry_run: Validate everything and print the plan, but do not train.
     """
 

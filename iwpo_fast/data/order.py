@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 
 import numpy as np
 
 
+@functools.lru_cache(maxsize=2)
 def epoch_order(pairs: int, *, seed: int, epoch: int) -> np.ndarray:
     """int64 [pairs]: the order of one epoch, a function of seed and epoch alone."""
     return np.random.default_rng([seed, epoch]).permutation(pairs)

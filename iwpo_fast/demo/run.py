@@ -161,6 +161,7 @@ def _measure(path: Path, rows: list[dict[str, Any]], training: TrainConfig) -> _
     reference = reference_logps(
         policy,
         pairs,
+        policy.fingerprint(),
         tokens_per_batch=training.optim.tokens_per_batch,
         cache_dir=Path(str(training.data.cache_dir)),
         world=world,

@@ -42,6 +42,7 @@ class ReferenceLogps:
 def reference_logps(
     policy: Policy,
     pairs: Pairs,
+    fingerprint: str,
     *,
     tokens_per_batch: int,
     cache_dir: Path,
@@ -50,13 +51,16 @@ def reference_logps(
     """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
 
     `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are.
+
+    Args:
+        fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
     """
     if {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys():
         given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
         return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
     settings = {
         "tokens": pairs.token_fingerprint(),
-        "weights": policy.fingerprint(),
+        "weights": fingerprint,
         "layout": policy.layout,
         "precision": str(policy.compute_dtype),
         "device": world.device.type,

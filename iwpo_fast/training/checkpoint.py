@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from iwpo_fast.files import remove_leftovers, save_json, save_tensors, written_aside
+from iwpo_fast.files import save_json, save_tensors, written_aside
 
 
 @dataclass
@@ -60,24 +61,24 @@ def load_checkpoint(
     folder: Path,
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
-    *,
-    is_main: bool = True,
 ) -> TrainState:
     """Restore the newest checkpoint in `folder`; a fresh state where there is none.
 
     Raises:
-        ValueError: the checkpoint's parameters are not those of this model.
+        ValueError: the checkpoint is damaged, or its parameters are not those of this model.
     """
-    if is_main:
-        remove_leftovers(folder)
     found = checkpoints(folder)
     if not found:
         return TrainState()
     newest = found[-1]
-    weights = load_file(newest / "weights.safetensors")
+    try:
+        weights = load_file(newest / "weights.safetensors")
+        moments = load_file(newest / "optimizer.safetensors")
+        state = TrainState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"{newest} is damaged: delete this folder to resume from the checkpoint before.") from error
     if weights.keys() != parameters.keys() or any(weights[name].shape != p.shape for name, p in parameters.items()):
         raise ValueError(f"{newest} holds the weights of another model: choose another output_dir.")
-    moments = load_file(newest / "optimizer.safetensors")
     for name, parameter in parameters.items():
         parameter.data.copy_(weights[name])
         prefix = f"{name}/"
@@ -87,7 +88,7 @@ def load_checkpoint(
                 key: value if key == "step" and not parameter.is_cuda else value.to(parameter.device)
                 for key, value in saved.items()
             }
-    return TrainState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
+    return state
 
 
 def _optimizer_tensors(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

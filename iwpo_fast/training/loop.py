@@ -68,36 +68,41 @@ def train(config: TrainConfig) -> TrainSummary | None:
             say(line)
     if config.dry_run:
         return None
-    if world.is_main:
-        folder.open(config, data=pairs.fingerprint())
-        ledger.save(folder.ledger)
-    world.barrier()
 
     def rows_of_step(step: int) -> np.ndarray:
         return step_rows(len(pairs), step, pairs_per_step=config.optim.pairs_per_step, seed=config.seed)
 
+    fingerprint = policy.fingerprint()
+
     def with_reference(pairs: Pairs) -> Split:
         cache, budget = cache_folder(config.data), config.optim.tokens_per_batch
-        return Split(pairs, reference_logps(policy, pairs, tokens_per_batch=budget, cache_dir=cache, world=world))
+        reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=budget, cache_dir=cache, world=world)
+        return Split(pairs, reference)
 
     training = with_reference(pairs)
     evaluation = None if held_out is None else with_reference(held_out)
-    parameters = policy.trainable_parameters()
-    optimizer = make_optimizer(parameters, config.optim)
-    state = load_checkpoint(folder.checkpoints, parameters, optimizer, is_main=world.is_main)
-    world.barrier()
-    if state.step:
-        say(f"resuming from step {state.step}")
-    elif config.self_test:
+    if config.self_test and not folder.has_progress:
         first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
         difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
-        say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on every token")
+        say(
+            f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs"
+        )
+    if world.is_main:
+        inputs = {"model": fingerprint, "training data": pairs.fingerprint()}
+        folder.open(config, inputs | ({"evaluation data": held_out.fingerprint()} if held_out else {}))
+        ledger.save(folder.ledger)
+        if held_out_ledger is not None:
+            held_out_ledger.save(folder.held_out_ledger)
+    world.barrier()
+    parameters = policy.trainable_parameters()
+    optimizer = make_optimizer(parameters, config.optim)
+    state = load_checkpoint(folder.checkpoints, parameters, optimizer)
+    if state.step:
+        say(f"resuming from step {state.step}")
 
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
-    reporter = Reporter(
-        trackers, plan, state, world, metrics, every=config.log.every, truncated=ledger.truncated_fraction
-    )
+    reporter = Reporter(trackers, plan, state, world, metrics, truncated=ledger.truncated_fraction)
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(policy, evaluation, config, world))
     reporter.start_clock()
@@ -116,11 +121,14 @@ def train(config: TrainConfig) -> TrainSummary | None:
         state.step += 1
         state.pairs += len(rows)
         state.tokens += int(pairs.tokens[rows].sum())
-        reporter.step(state, pairs.weight[rows], rate, grad_norm)
         last = state.step == plan.steps
+        saving = last or _due(config.checkpoint.every, state.step)
+        # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
+        line_due = saving or state.step == 1 or _due(config.log.every, state.step)
+        reporter.step(state, pairs.weight[rows], rate, grad_norm, due=line_due)
         if evaluation is not None and (last or _due(config.log.eval_every, state.step)):
             reporter.evaluation(state, evaluate(policy, evaluation, config, world))
-        if world.is_main and (last or _due(config.checkpoint.every, state.step)):
+        if world.is_main and saving:
             save_checkpoint(folder.checkpoints, state, parameters, optimizer, keep=config.checkpoint.keep)
         reporter.start_clock()
     reporter.close()

@@ -22,7 +22,6 @@ class Reporter:
 
     Args:
         trackers: where metrics go; empty on all ranks but the first.
-        every: steps between log lines.
         truncated: fraction of the pairs that were cut, logged beside the rest.
         metrics: sums over the pairs that steps have seen.
     """
@@ -35,14 +34,12 @@ class Reporter:
         world: World,
         metrics: PreferenceMetrics,
         *,
-        every: int,
         truncated: float,
     ) -> None:
         self._metrics = metrics
         self._trackers = trackers
         self._plan = plan
         self._world = world
-        self._every = every
         self._truncated = truncated
         self._bar = tqdm(total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True)
         self._restart(state)
@@ -55,15 +52,14 @@ class Reporter:
         """Begin to time steps; called again after anything that is not a step."""
         self._mark = time.perf_counter()
 
-    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor) -> None:
-        """Report an optimiser step; the device is waited for only where a line is due.
+    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor, *, due: bool) -> None:
+        """Report an optimiser step; the device is waited for only where a line is `due`.
 
         Raises:
-            ValueError: the loss is no longer finite.
+            ValueError: loss or gradient are no longer finite; only noticed where a line is due.
         """
         self._bar.update()
         self._weights.append(weights)
-        due = state.step % self._every == 0 or state.step in (1, self._plan.steps)
         metrics = self._metrics.compute(self._world) if due else {}
         self._seconds += time.perf_counter() - self._mark
         self.start_clock()
@@ -85,10 +81,10 @@ class Reporter:
             f"| lr {rate:.2e} | grad {metrics['grad_norm']:.2f} | {self._seconds / len(self._weights):.2f} s/step "
             f"| {metrics['perf/tokens_per_sec']:,.0f} tok/s"
         )
-        if not math.isfinite(metrics["loss"]):
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
             raise ValueError(
-                f"the loss is {metrics['loss']} at step {state.step}: lower optim.lr, or look at the pairs of this "
-                "step; the checkpoints of earlier steps are kept."
+                f"at step {state.step} the loss is {metrics['loss']} and the gradient norm {metrics['grad_norm']}: "
+                "lower optim.lr, or look at the pairs since the last line; earlier checkpoints are whole."
             )
         self._restart(state)
 

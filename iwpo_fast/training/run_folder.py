@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +15,10 @@ import yaml
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.files import remove_leftovers, save_json, written_aside
 
-# Settings that change what is reported or kept, never a number of the training.
+LOCK = "run.lock"
+_held_locks: set[Path] = set()
+
+# Settings that change where a run computes, what it reports and what it keeps, but not what it trains.
 FREE = {"output_dir", "log", "checkpoint", "device", "self_test", "dry_run", "data.cache_dir"}
 
 
@@ -40,6 +45,10 @@ class RunFolder:
         return self.path / "ledger.json"
 
     @property
+    def held_out_ledger(self) -> Path:
+        return self.path / "held_out_ledger.json"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -59,43 +68,72 @@ class RunFolder:
         folder = cls(Path(config.output_dir))
         if folder.path.exists() and not folder.path.is_dir():
             raise ValueError(f"output_dir {folder.path} is a file: choose another output_dir.")
-        if folder._has_progress:
+        if folder.path.is_dir() and any(map(_is_foreign, folder.path.iterdir())):
+            folder._read_record()
+        if folder.has_progress:
             folder._refuse_other(_settings(config))
-        elif folder.path.is_dir() and not folder._record.exists() and any(map(_is_foreign, folder.path.iterdir())):
-            raise ValueError(
-                f"output_dir {folder.path} exists and is not a run of iwpo_fast: choose another output_dir or empty it."
-            )
         return folder
 
-    def open(self, config: TrainConfig, data: str) -> None:
-        """Record what runs here, or check that the run already here read the same data.
+    def open(self, config: TrainConfig, inputs: dict[str, str]) -> None:
+        """Take the folder for this process, and record what runs here, or check that it is the run already here.
 
         Args:
             config: the configuration, which `check` let pass.
-            data: fingerprint of the training pairs.
+            inputs: fingerprint of each input, such as the training pairs.
 
         Raises:
-            ValueError: the run that is here read other data.
+            ValueError: another process is at work here, or the run that is here read other inputs.
         """
-        if self._has_progress:
-            if json.loads(self._record.read_text(encoding="utf-8"))["data"] != data:
-                raise ValueError(
-                    f"{config.data.path} has changed since the run in {self.path} began: choose another output_dir."
-                )
-            return
         self.path.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.path)
+        self._lock()
+        for folder in (self.path, self.checkpoints):
+            remove_leftovers(folder)
+        if self.has_progress:
+            recorded = self._read_record()["inputs"]
+            for name, fingerprint in inputs.items():
+                if recorded.get(name) != fingerprint:
+                    raise ValueError(
+                        f"the {name} has changed since the run in {self.path} began: choose another output_dir."
+                    )
+            return
         versions = {name: version(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
-        save_json(self._record, {"settings": _settings(config), "data": data, "versions": versions})
+        save_json(self._record, {"settings": _settings(config), "inputs": inputs, "versions": versions})
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
 
     @property
-    def _has_progress(self) -> bool:
-        return self._record.exists() and any(self.checkpoints.glob("step-*"))
+    def has_progress(self) -> bool:
+        """There is a checkpoint to resume from, or a result."""
+        return self._record.exists() and (self.summary.exists() or any(self.checkpoints.glob("step-*")))
+
+    def _lock(self) -> None:
+        """Hold the folder until this process ends, however it ends."""
+        path = (self.path / LOCK).resolve()
+        if path in _held_locks:
+            return
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise ValueError(
+                f"another process is running in {self.path}: wait for it, or choose another output_dir."
+            ) from None
+        _held_locks.add(path)
+
+    def _read_record(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            if record["versions"]["iwpo-fast"] and record["settings"] and record["inputs"]:
+                return record
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(
+            f"output_dir {self.path} exists and is not a run of iwpo_fast: choose another output_dir or empty it."
+        )
 
     def _refuse_other(self, settings: dict[str, Any]) -> None:
-        recorded = json.loads(self._record.read_text(encoding="utf-8"))["settings"]
+        recorded = self._read_record()["settings"]
         differing = sorted(k for k in settings.keys() | recorded.keys() if settings.get(k) != recorded.get(k))
         if differing:
             changes = ", ".join(f"{k}={settings.get(k)!r} (was {recorded.get(k)!r})" for k in differing)
@@ -129,4 +167,4 @@ def _plain(value: Any) -> Any:
 
 def _is_foreign(path: Path) -> bool:
     """Not what a run that was killed while it opened the folder was writing aside."""
-    return not (path.name.startswith(".") and path.name.endswith(".tmp"))
+    return path.name != LOCK and not (path.name.startswith(".") and path.name.endswith(".tmp"))

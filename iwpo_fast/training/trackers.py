@@ -28,8 +28,7 @@ class JsonlTracker:
 
     def __init__(self, path: Path, *, resumed_step: int) -> None:
         if path.exists():
-            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resumed_step]
-            kept = kept if resumed_step else []
+            kept = _lines_until(path, resumed_step) if resumed_step else []
             with written_aside(path) as aside:
                 aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for as long as the run
@@ -89,6 +88,13 @@ def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) 
     return trackers
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Lines that end: a kill may have cut the last one."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines of the steps up to `step`; what a kill cut short is left out."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from iwpo_fast.config import TrainConfig
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from iwpo_fast.config import LoraConfig, ModelConfig, TrainConfig
+from iwpo_fast.data import cache_folder
+from iwpo_fast.models.tiny import check_shape
 from iwpo_fast.objectives import get_objective
 from iwpo_fast.training.trackers import check_trackers
 
@@ -10,20 +18,21 @@ from iwpo_fast.training.trackers import check_trackers
 def check_config(config: TrainConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what to set instead."""
     get_objective(config.objective.name)
+    _check_model(config.model)
     data, objective, optim = config.data, config.objective, config.optim
     must_be = [
         (data.max_length >= 2, "data.max_length", data.max_length, "at least 2"),
         (0 <= data.eval_fraction < 1, "data.eval_fraction", data.eval_fraction, "in [0, 1)"),
         (data.limit is None or data.limit > 0, "data.limit", data.limit, "positive or null"),
-        (objective.beta > 0, "objective.beta", objective.beta, "positive"),
+        (0 < objective.beta < math.inf, "objective.beta", objective.beta, "positive"),
         (
             0 <= objective.label_smoothing < 1,
             "objective.label_smoothing",
             objective.label_smoothing,
             "in [0, 1)",
         ),
-        (optim.lr > 0, "optim.lr", optim.lr, "positive"),
-        (optim.epochs > 0, "optim.epochs", optim.epochs, "positive"),
+        (0 < optim.lr < math.inf, "optim.lr", optim.lr, "positive"),
+        (0 < optim.epochs < math.inf, "optim.epochs", optim.epochs, "positive"),
         (
             optim.max_steps is None or optim.max_steps > 0,
             "optim.max_steps",
@@ -40,9 +49,9 @@ def check_config(config: TrainConfig) -> None:
         ),
         (0 <= optim.warmup_fraction <= 1, "optim.warmup_fraction", optim.warmup_fraction, "in [0, 1]"),
         (0 <= optim.min_lr_fraction <= 1, "optim.min_lr_fraction", optim.min_lr_fraction, "in [0, 1]"),
-        (optim.eps > 0, "optim.eps", optim.eps, "positive"),
+        (0 < optim.eps < math.inf, "optim.eps", optim.eps, "positive"),
         (all(0 <= b < 1 for b in optim.betas), "optim.betas", optim.betas, "two numbers in [0, 1)"),
-        (optim.weight_decay >= 0, "optim.weight_decay", optim.weight_decay, "0 or more"),
+        (0 <= optim.weight_decay < math.inf, "optim.weight_decay", optim.weight_decay, "0 or more"),
         (
             optim.max_grad_norm is None or optim.max_grad_norm > 0,
             "optim.max_grad_norm",
@@ -63,9 +72,56 @@ def check_config(config: TrainConfig) -> None:
             "positive or null",
         ),
         (config.checkpoint.keep > 0, "checkpoint.keep", config.checkpoint.keep, "positive"),
-        (config.seed >= 0, "seed", config.seed, "0 or more"),
     ]
+    _check_all(must_be)
+    check_seed(config.seed)
+    check_trackers(config.log.trackers)
+    check_folder("output_dir", Path(config.output_dir))
+    check_folder("data.cache_dir", cache_folder(data))
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that PyTorch or NumPy would refuse."""
+    _check_all([(0 <= seed < 2**63, "seed", seed, "0 or more and less than 2**63")])
+
+
+def check_folder(setting: str, folder: Path) -> None:
+    """Raise ValueError if `folder` cannot be written to, or cannot be made; it is not made here."""
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        raise ValueError(f"{setting} is {folder} but {nearest} is a file: choose another {setting}.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{setting} is {folder} but {nearest} may not be written to: choose another {setting}.")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.path == "tiny":
+        check_shape(model.tiny)
+        if model.revision is not None:
+            raise ValueError(f"model.revision is {model.revision} but the tiny model has none: leave it out.")
+    if model.lora is not None:
+        _check_lora(model.lora)
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    _check_all(
+        [
+            (lora.rank > 0, "model.lora.rank", lora.rank, "positive"),
+            (0 < lora.alpha < math.inf, "model.lora.alpha", lora.alpha, "positive and finite"),
+            (0 <= lora.dropout < 1, "model.lora.dropout", lora.dropout, "in [0, 1)"),
+        ]
+    )
+    if isinstance(lora.target_modules, str):
+        try:
+            re.compile(lora.target_modules)
+        except re.error as error:
+            raise ValueError(
+                f"model.lora.target_modules {lora.target_modules!r} is no regular expression ({error}): "
+                "correct it, or give a list of names, or all-linear."
+            ) from None
+
+
+def _check_all(must_be: Sequence[tuple[bool, str, object, str]]) -> None:
     for holds, name, value, wanted in must_be:
         if not holds:
             raise ValueError(f"{name} is {value}: it must be {wanted}.")
-    check_trackers(config.log.trackers)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 from toy_pairs import write_pairs
 
-from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig, TrainConfig
+from iwpo_fast.config import LogConfig, LoraConfig, ModelConfig, TinyConfig, TrainConfig
 from iwpo_fast.training import loop, train
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
@@ -59,18 +61,24 @@ def model_bytes(config: TrainConfig) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (Path(config.output_dir) / "model").glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("sabotage", [KILLED_DURING_TRAINING, KILLED_DURING_A_SAVE], ids=["training", "save"])
-def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(config, tmp_path, sabotage):
+@pytest.mark.parametrize(
+    ("sabotage", "every"),
+    [(KILLED_DURING_TRAINING, 1), (KILLED_DURING_TRAINING, 4), (KILLED_DURING_A_SAVE, 1)],
+    ids=["training", "training between two log lines", "save"],
+)
+def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(config, tmp_path, sabotage, every):
     # Dropout draws random numbers in every step, so their state must survive too.
     model = ModelConfig(tiny=TINY, lora=LoraConfig(rank=4, dropout=0.1))
-    whole = config(model=model, output_dir=str(tmp_path / "whole"))
-    killed = config(model=model, output_dir=str(tmp_path / "killed"))
+    log = LogConfig(every=every)
+    whole = config(model=model, log=log, output_dir=str(tmp_path / "whole"))
+    killed = config(model=model, log=log, output_dir=str(tmp_path / "killed"))
     train(whole)
     run_killed(killed, sabotage, tmp_path)
     assert not (tmp_path / "killed" / "model").exists()
     train(killed)
     assert losses(killed) == losses(whole)
-    assert len(losses(whole)) == 8
+    # A line after the first step, every so many steps, and at each checkpoint.
+    assert [step for step, _ in losses(whole)] == {1: list(range(1, 9)), 4: [1, 3, 4, 6, 8]}[every]
     assert model_bytes(killed) == model_bytes(whole) != {}
     leftovers = [path.name for path in (tmp_path / "killed").rglob(".*")]
     assert leftovers == []
@@ -109,7 +117,7 @@ def test_changed_data_does_not_resume(config, pairs_file):
     (Path(settings.output_dir) / "summary.json").unlink()
     lines = pairs_file.read_text().splitlines(keepends=True)
     pairs_file.write_text("".join(lines[:-5]))
-    with pytest.raises(ValueError, match="has changed since the run"):
+    with pytest.raises(ValueError, match="the training data has changed since the run"):
         train(settings)
 
 
@@ -128,7 +136,7 @@ def test_changed_weights_do_not_resume(config, tmp_path):
     train(settings)
     (Path(settings.output_dir) / "summary.json").unlink()
     write_pairs(data, rows=40, weight=[1.0] * 39 + [2.0])
-    with pytest.raises(ValueError, match="has changed since the run"):
+    with pytest.raises(ValueError, match="the training data has changed since the run"):
         train(settings)
 
 
@@ -141,6 +149,109 @@ def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(co
     other.optim.lr = 5e-4
     train(other)
     assert [step for step, _ in losses(other)] == list(range(1, 9))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch):
+    real, calls = loop.accumulate_gradients, []
+
+    def poisoned(policy, *arguments):
+        real(policy, *arguments)
+        calls.append(1)
+        if len(calls) == 5:
+            next(iter(policy.trainable_parameters().values())).grad[0] = float("nan")
+
+    monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
+    settings = config(log=LogConfig(every=100))
+    with pytest.raises(ValueError, match="at step 6 the loss is nan"):
+        train(settings)
+    saved = sorted((Path(settings.output_dir) / "checkpoints").iterdir())
+    assert [path.name for path in saved] == ["step-00000003"]
+    for values in load_file(saved[0] / "weights.safetensors").values():
+        assert values.isfinite().all()
+
+
+def test_a_finished_run_is_recognised_without_its_checkpoints(config):
+    settings = config()
+    first = train(settings)
+    shutil.rmtree(Path(settings.output_dir) / "checkpoints")
+    assert train(settings) == first
+    settings.optim.lr = 5.0
+    with pytest.raises(ValueError, match="another configuration"):
+        train(settings)
+
+
+@pytest.mark.parametrize("record", ["{", "{}", "[]", '{"x": 1}'])
+def test_a_folder_with_somebody_elses_run_json_is_left_alone(config, record):
+    settings = config()
+    folder = Path(settings.output_dir)
+    folder.mkdir()
+    content = {"run.json": record, "ledger.json": "precious", "metrics.jsonl": "precious"}
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    with pytest.raises(ValueError, match="is not a run of iwpo_fast"):
+        train(settings)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == content
+
+
+def test_changed_evaluation_data_does_not_resume(config, tmp_path):
+    settings = config()
+    settings.data.eval_path = str(write_pairs(tmp_path / "held_out.jsonl", rows=8, seed=1))
+    train(settings)
+    (Path(settings.output_dir) / "summary.json").unlink()
+    write_pairs(tmp_path / "held_out.jsonl", rows=8, seed=2)
+    with pytest.raises(ValueError, match="the evaluation data has changed since the run"):
+        train(settings)
+
+
+def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch):
+    settings = config(model=ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)))
+    train(settings)
+    (Path(settings.output_dir) / "summary.json").unlink()
+    monkeypatch.setattr(loop.Policy, "fingerprint", lambda self: "another")
+    with pytest.raises(ValueError, match="the model has changed since the run"):
+        train(settings)
+
+
+def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path):
+    settings = config()
+    holder = (
+        "import fcntl, sys, time\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "time.sleep(60)"
+    )
+    Path(settings.output_dir).mkdir()
+    lock = Path(settings.output_dir) / "run.lock"
+    with subprocess.Popen([sys.executable, "-c", holder, str(lock)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is running in"):
+            train(settings)
+        process.kill()
+    assert train(settings).steps == 8
+
+
+def test_what_a_kill_in_the_last_save_left_is_removed(config):
+    settings = config()
+    train(settings)
+    folder = Path(settings.output_dir)
+    (folder / "summary.json").unlink()
+    (folder / ".model.1234.tmp").mkdir()
+    train(settings)
+    assert not (folder / ".model.1234.tmp").exists()
+
+
+def test_a_damaged_checkpoint_is_named(config):
+    settings = config()
+    train(settings)
+    folder = Path(settings.output_dir)
+    (folder / "summary.json").unlink()
+    weights = folder / "checkpoints" / "step-00000008" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match="step-00000008 is damaged: delete this folder"):
+        train(settings)
+    shutil.rmtree(weights.parent)
+    assert train(settings).steps == 8
 
 
 def test_what_a_kill_left_while_the_folder_was_opened_is_no_obstacle(config):
