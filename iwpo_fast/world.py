@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ class World:
         """Join the job that torchrun's environment variables describe, or be alone.
 
         Raises:
-            ValueError: the device is asked for but not there.
+            ValueError: the device is unknown or not there, or one of these variables is no number.
         """
-        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        where = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
+        where = _device(device, _variable("LOCAL_RANK", 0))
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if where.type == "cuda" else "gloo"
             # Rank 0 may tokenise for hours while the others wait.
@@ -69,17 +70,25 @@ class World:
             dist.all_reduce(parameter.grad)
 
 
+def _variable(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise ValueError(f"The environment variable {name} is {value!r}: unset it, or let torchrun set it.")
+    return int(value)
+
+
 def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown: use auto, cpu or cuda.") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device {name!r} is unknown: use auto, cpu, cuda or cuda:0, cuda:1 and so on.")
+    device = torch.device(name)
     if device.type != "cuda":
         return device
     if not torch.cuda.is_available():
         raise ValueError("device cuda was asked for but PyTorch sees no GPU: use --device cpu.")
     device = torch.device("cuda", local_rank if device.index is None else device.index)
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(f"device {device} was asked for but PyTorch sees {torch.cuda.device_count()}: lower it.")
     torch.cuda.set_device(device)
     return device

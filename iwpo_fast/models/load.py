@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import peft
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -30,6 +31,8 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
         return train_tokenizer(texts, config.tiny.vocab_size)
     try:
         tokenizer = AutoTokenizer.from_pretrained(_location(config.path), revision=config.revision)
+    except StrictDataclassError as error:
+        raise _damaged_settings(config.path) from error
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(config.path, "tokenizer") from error
     if tokenizer.eos_token_id is None:
@@ -92,6 +95,8 @@ def _load_model(
         )
     try:
         settings = AutoConfig.from_pretrained(location, revision=config.revision)
+    except StrictDataclassError as error:
+        raise _damaged_settings(config.path) from error
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(config.path, "model") from error
     _check_settings(settings, config.path)
@@ -219,3 +224,7 @@ def _unreadable(path: str, what: str) -> ValueError:
         f"model.path {path} is neither a folder with a {what} nor the id of one that the hub could deliver: "
         "give a folder saved by save_pretrained, a hub id that is cached or can be reached, or tiny."
     )
+
+
+def _damaged_settings(path: str) -> ValueError:
+    return ValueError(f"The config.json of {path} has a value of the wrong kind: save or download it again.")

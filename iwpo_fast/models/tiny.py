@@ -55,17 +55,25 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def check_shape(config: TinyConfig) -> None:
+    """Raise ValueError if the shape is not one a Llama can have."""
+    for name in ("hidden_size", "layers", "heads"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"model.tiny.{name} is {getattr(config, name)}: it must be positive.")
+    if config.hidden_size % 32 or config.hidden_size % (2 * config.heads):
+        raise ValueError(
+            f"model.tiny.hidden_size is {config.hidden_size}: set a multiple of 32 and of twice "
+            f"model.tiny.heads ({config.heads})."
+        )
+
+
 def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
     """Llama of the given shape with tied embeddings; the same seed gives the same weights.
 
     Raises:
         ValueError: the shape is not one a Llama can have.
     """
-    if config.hidden_size % 32 or config.hidden_size % (2 * config.heads):
-        raise ValueError(
-            f"model.tiny.hidden_size is {config.hidden_size}: set a multiple of 32 and of twice "
-            f"model.tiny.heads ({config.heads})."
-        )
+    check_shape(config)
     llama = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
