@@ -46,15 +46,20 @@ def read_rows(config: DataConfig) -> RowSplits:
 def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float) -> np.ndarray:
     """bool [N], the rows to hold out: about `fraction` of the prompts, all rows of a prompt together.
 
-    The side depends on the prompt alone (on its `prompt_id` where there is one), so it is the same whatever else is
-    in the data. A prompt that stands under several ids is held out only if all of them are.
+    The side depends on the hash of the prompt alone (of its `prompt_id` where there is one), so it is the same whatever
+    else is in the data. A prompt that stands under several ids is held out only if all of them are. Where a positive
+    fraction comes to none of two or more prompts, the one of the smallest hash is held out.
     """
     texts = [json.dumps(prompt, default=str) for prompt in prompts]
     ids = prompt_ids or [None] * len(texts)
-    keys = [text if key is None else str(key) for text, key in zip(texts, ids, strict=True)]
-    held_out = np.array([_uniform(key) < fraction for key in keys], dtype=bool)
-    in_training = {text for text, out in zip(texts, held_out, strict=True) if not out}
-    return np.array([text not in in_training for text in texts], dtype=bool)
+    hashes: dict[str, float] = {}
+    for text, key in zip(texts, ids, strict=True):
+        hashes[text] = max(hashes.get(text, 0.0), _uniform(text if key is None else str(key)))
+    values = np.array([hashes[text] for text in texts])
+    smallest = values.min()
+    if 0 < fraction <= smallest < values.max():
+        return values == smallest
+    return values < fraction
 
 
 def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
