@@ -110,7 +110,9 @@ def _memory_figure(result: dict[str, Any]) -> Any:
     )
     axes[0, 0].yaxis.set_major_formatter(PLAIN)
     axes[0, 0].set_ylabel("peak memory beyond the inputs, MiB")
-    figure.suptitle(f"{rows[0]['shape']}, {result['environment']['device']['name']}", fontsize=11)
+    figure.suptitle(
+        f"Peak memory of the head at shape {rows[0]['shape']}, {result['environment']['device']['name']}", fontsize=11
+    )
     figure.tight_layout()
     return figure
 

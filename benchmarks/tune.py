@@ -21,7 +21,7 @@ OPERATOR = "iwpo_kernels.linear_token_logps"
 WORKSPACE = "workspace_mb"
 # Values of each setting, in the order in which they are tuned; the others stay at the best found so far.
 SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "cpu": {"tiling.CPU_TILE": ((1024, 512), (1024, 1024), (1024, 2048), (2048, 512), (2048, 1024), (2048, 2048))},
+    "cpu": {"tiling.CPU_TILE_BYTES": tuple(mib << 20 for mib in (4, 8, 16, 32, 64))},
     "cuda": {
         "tiling.ROWS_PER_TILE": (1024, 2048, 4096, 8192),
         WORKSPACE: (128, 256, 384, 512, 1024),
@@ -66,7 +66,7 @@ def _run(problem: HeadProblem, mode: str, save: bool, settings: dict[str, Any]) 
 
     def patched() -> tuple[Tensor, ...]:
         with ExitStack() as stack:
-            for patcher in _patches(settings):
+            for patcher in patches(settings):
                 stack.enter_context(patcher)
             return run()
 
@@ -74,7 +74,8 @@ def _run(problem: HeadProblem, mode: str, save: bool, settings: dict[str, Any]) 
     return patched
 
 
-def _patches(settings: dict[str, Any]) -> Iterator[Any]:
+def patches(settings: dict[str, Any]) -> Iterator[Any]:
+    """Of module constants, for as long as each is entered."""
     for name, value in settings.items():
         if name != WORKSPACE:
             module, constant = name.split(".")
