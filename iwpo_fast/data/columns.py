@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,7 @@ WEIGHTS = ("weight", "label_smoothing")
 SCORES = ("score_chosen", "score_rejected")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 NUMBERS = (*WEIGHTS, "cluster", *SCORES, *REFERENCE)
+LARGEST = float(np.finfo(np.float32).max)
 COLUMNS = (*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs")
 
 
@@ -42,7 +44,8 @@ def numeric_columns(found: Records) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Raises:
-        ValueError: a number is absent, not finite, or out of its range, or one of a couple of columns is missing.
+        ValueError: a number is absent, not finite in float32, or out of its range, or one of a couple of columns is
+            missing.
     """
     present = [name for name in NUMBERS if any(name in record for record in found.records)]
     for couple in (SCORES, REFERENCE):
@@ -62,9 +65,9 @@ def _numbers(name: str, found: Records) -> np.ndarray:
                 raise ValueError(f"{where} has no {name} although other rows have one: give every row a {name}.")
             value = float("nan")
         elif isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise ValueError(f"{where} has the {name} {value!r}: make it a number.")
-        elif not np.isfinite(value):
-            raise ValueError(f"{where} has the {name} {value}: make it a finite number.")
+            raise ValueError(f"{where} has the {name} {reprlib.repr(value)}: make it a number.")
+        elif not -LARGEST <= value <= LARGEST:
+            raise ValueError(f"{where} has the {name} {reprlib.repr(value)}: make it a finite number of float32.")
         values[i] = value
         if name == "weight" and value < 0:
             raise ValueError(f"{where} has the negative weight {value}: make it 0 or more.")

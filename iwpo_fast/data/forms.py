@@ -123,7 +123,18 @@ def _messages(messages: list[Any], name: str) -> list[Message]:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise ValueError(f"has a message without a role in {name}: each message needs a role and a content.")
+        if not _is_content(message.get("content")):
+            raise ValueError(
+                f"has a message in {name} whose content is neither a string nor a list of parts: make it a string, or "
+                'parts such as {"type": "text", "text": "..."}.'
+            )
     return messages
+
+
+def _is_content(content: Any) -> bool:
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content)
+    return isinstance(content, str | None)
 
 
 def _must_be_text_or_absent(prompt: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -111,18 +112,29 @@ def _canonical_rows(found: Records, on_prefix_mismatch: str) -> tuple[Rows, list
 
 def _template_arguments(found: Records, kept: list[int]) -> list[dict[str, Any]] | None:
     """What each row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
-    arguments = [_arguments(found.records[i]) for i in kept]
+    arguments = []
+    for i in kept:
+        try:
+            arguments.append(_arguments(found.records[i]))
+        except ValueError as error:
+            raise ValueError(f"In {found.source}, row {found.numbers[i]} {error}") from None
     return arguments if any(arguments) else None
 
 
 def _arguments(record: Mapping[str, Any]) -> dict[str, Any]:
-    keywords, tools = _unpacked(record.get("chat_template_kwargs")), _unpacked(record.get("tools"))
+    keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
+    tools = _unpacked(record, "tools", list, "a list of tools")
     return (keywords or {}) | ({"tools": tools} if tools else {})
 
 
-def _unpacked(value: Any) -> Any:
+def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
     """Nested values may be stored as JSON, since Arrow columns have one type."""
-    return json.loads(value) if isinstance(value, str) else value
+    value = record.get(name)
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"has {name} of another kind: make it {what}, or {what} as JSON.")
+    return value
 
 
 def _uniform(key: str) -> float:

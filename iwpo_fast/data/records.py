@@ -92,6 +92,8 @@ def _json_lines(path: Path) -> Numbered:
 def _json_object(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         row = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(f"{path} has JSON nested too deeply on line {number}: correct or remove it.") from error
     except ValueError as error:
         what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise ValueError(f"{path} has malformed JSON on line {number} ({what}): correct or remove it.") from error
@@ -111,28 +113,26 @@ def _parquet(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
     columns = file.schema_arrow.names
 
     def batches() -> Iterator[list[dict[str, Any]]]:
-        try:
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted]):
-                yield batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, "Parquet", error) from error
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted]):
+            yield batch.to_pylist()
 
-    return _numbered(batches()), columns
+    return _numbered(batches(), path, "Parquet"), columns
 
 
 def _arrow(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
     import pyarrow as pa
 
-    source = pa.memory_map(str(path))
     try:
-        table = pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid:
+        source = pa.memory_map(str(path))
         try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:
             table = pa.ipc.open_stream(source).read_all()
-        except pa.ArrowException as error:
-            raise _unreadable(path, "Arrow", error) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, "Arrow", error) from error
     some = table.select([name for name in table.column_names if name in wanted])
-    return _numbered(batch.to_pylist() for batch in some.to_batches(ROWS_AT_ONCE)), table.column_names
+    batches = (batch.to_pylist() for batch in some.to_batches(ROWS_AT_ONCE))
+    return _numbered(batches, path, "Arrow"), table.column_names
 
 
 def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
@@ -142,6 +142,8 @@ def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str
         found = datasets.load_from_disk(str(path))
     except FileNotFoundError:
         raise ValueError(f"{setting} {path} is a folder that save_to_disk did not write: give {FORMS}.") from None
+    except Exception as error:  # whatever a damaged file leads to
+        raise _unreadable(path, "a saved data set", error) from error
     if not isinstance(found, dict) and split not in (None, "train", str(found.split)):
         raise ValueError(f"{setting} {path} is a single data set without a split {split}: remove that setting.")
     return _dataset(found, str(path), split, wanted, setting)
@@ -157,7 +159,7 @@ def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -
         found = datasets.load_dataset(path, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{setting} {path} is not there, and the hub cannot deliver it ({_first_line(error)}): give {FORMS}."
+            f"{setting} {path} is not there, and the hub cannot deliver it ({first_line(error)}): give {FORMS}."
         ) from error
     return _dataset(found, path, split, wanted, setting)
 
@@ -177,16 +179,21 @@ def _dataset(found: Any, path: str, split: str | None, wanted: set[str], setting
         for batch in some.iter(ROWS_AT_ONCE):
             yield [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
 
-    return _numbered(batches()), found.column_names
+    return _numbered(batches(), path, "a data set"), found.column_names
 
 
-def _numbered(batches: Iterable[list[dict[str, Any]]]) -> Numbered:
-    return enumerate((row for batch in batches for row in batch), start=1)
+def _numbered(batches: Iterable[list[dict[str, Any]]], path: Path | str, kind: str) -> Numbered:
+    """Rows numbered from 1; whatever a damaged source leads to becomes one sentence."""
+    try:
+        yield from enumerate((row for batch in batches for row in batch), start=1)
+    except Exception as error:
+        raise _unreadable(path, kind, error) from error
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read as {kind} ({_first_line(error)}): make it or fetch it again.")
+def _unreadable(path: Path | str, kind: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as {kind} ({first_line(error)}): make it or fetch it again.")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The message of an error, or else its name, as part of a sentence."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

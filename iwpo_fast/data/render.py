@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from iwpo_fast.data.records import first_line
 from iwpo_fast.data.rows import Message, Rows
 
 if TYPE_CHECKING:
@@ -66,16 +67,14 @@ def _apply(
     members: list[int],
 ) -> list[str]:
     """Render; if the template refuses, find out which row it is."""
-    from jinja2 import TemplateError
-
     try:
         rendered: Any = tokenizer.apply_chat_template(conversations, tokenize=False, **arguments)
         return rendered
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program, and may fail in any way
         if len(members) == 1:
             raise ValueError(
                 f"In {rows.source}, row {rows.numbers[members[0]]} does not fit the chat template "
-                f"({str(error).rstrip('.')}): correct its messages, or set data.chat_template."
+                f"({first_line(error)}): correct its messages, or set data.chat_template."
             ) from error
         for row, conversation in zip(members, conversations, strict=True):
             _apply(tokenizer, [conversation], arguments, rows, [row])

@@ -134,3 +134,5 @@ def _template(path: str) -> str:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"data.chat_template {path} cannot be read ({error.strerror}): check the path.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data.chat_template {path} is not text in UTF-8: give the path of a template.") from error

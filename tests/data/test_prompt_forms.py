@@ -103,6 +103,20 @@ def test_what_is_wrong_with_a_row_is_said(case):
         canonical(row)
 
 
+@pytest.mark.parametrize("content", [5, ["x"], {"a": 1}, [{"type": "text", "text": 5}]])
+def test_a_content_of_no_known_kind_is_refused_in_every_place(content):
+    strange = [{"role": "user", "content": content}]
+    row = {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}
+    for name in row:
+        with pytest.raises(ValueError, match=f"has a message in {name} whose content is neither"):
+            canonical(row | {name: strange})
+
+
+def test_a_content_of_parts_is_taken():
+    parts = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "q"}]}]
+    assert canonical({"prompt": parts, "chosen": [GOOD], "rejected": [BAD]})[0] == parts
+
+
 def test_a_message_with_only_a_tool_call_is_not_empty():
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]}
     assert canonical({"prompt": [USER], "chosen": [call], "rejected": [BAD]})[1] == [call]

@@ -198,6 +198,34 @@ BAD = {
     "weight as truth value": ([PAIR | {"weight": True}], "row 1 has the weight True: make it a number"),
     "label smoothing of one": ([PAIR | {"label_smoothing": 1.0}], "row 1 has the label_smoothing 1.0"),
     "negative label smoothing": ([PAIR | {"label_smoothing": -0.1}], "row 1 has the label_smoothing"),
+    "weight too large for a float": (
+        [PAIR | {"weight": 10**400}],
+        r"row 1 has the weight 10+\.\.\.0+: make it",
+    ),
+    "weight too large": (
+        [PAIR | {"weight": 1.0}, PAIR | {"weight": 1e39}],
+        r"row 2 has the weight 1e\+39: make it",
+    ),
+    "reference too large": (
+        [PAIR | {"ref_chosen_logps": -1e39, "ref_rejected_logps": -1.0}],
+        r"row 1 has the ref_chosen_logps -1e\+39",
+    ),
+    "JSON too deep": (
+        json.dumps(PAIR) + "\n" + "[" * 100_000 + "\n",
+        r"has JSON nested too deeply on line 2",
+    ),
+    "template keywords as a list": (
+        [PAIR, PAIR | {"chat_template_kwargs": [1]}],
+        "row 2 has chat_template_kwargs of",
+    ),
+    "template keywords as text": (
+        [PAIR | {"chat_template_kwargs": "nope"}],
+        "row 1 has chat_template_kwargs of",
+    ),
+    "tools as text": (
+        [PAIR, PAIR | {"tools": "calculator"}],
+        "row 2 has tools of another kind: make it a list",
+    ),
     "half of the reference": ([PAIR | {"ref_chosen_logps": -1.0}], "lacks the column ref_rejected_logps"),
     "mixed rows": ([PAIR, {"chosen": ROWS[0]["chosen"], "rejected": ROWS[0]["rejected"]}], "row 2 mixes"),
 }
@@ -227,6 +255,32 @@ def test_sources_that_cannot_be_read_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=expected):
             read_rows(DataConfig(path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "damage"),
+    [
+        *((name, damage) for name in ("*.arrow", "state.json") for damage in (b"", b"neither", b"{}", b"[]")),
+        *(("dataset_info.json", damage) for damage in (b"", b"neither", b"[]")),
+    ],
+)
+def test_a_damaged_saved_dataset_is_one_sentence(damaged, damage, tmp_path):
+    path = as_saved_dataset(tmp_path)
+    [file] = path.glob(damaged)
+    file.write_bytes(damage)
+    with pytest.raises(ValueError, match=r"saved cannot be read as a saved data set \(") as raised:
+        read_rows(DataConfig(path=str(path)))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [as_parquet, as_arrow_file, as_arrow_stream, as_saved_dataset])
+def test_a_source_cut_short_is_one_sentence(kind, tmp_path):
+    path = kind(tmp_path)
+    file = next(path.glob("*.arrow")) if path.is_dir() else path
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match="cannot be read as") as raised:
+        read_rows(DataConfig(path=str(path)))
+    assert "\n" not in str(raised.value)
 
 
 def test_what_is_not_there_is_named(tmp_path):

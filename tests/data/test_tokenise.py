@@ -98,6 +98,22 @@ def test_an_absent_chat_template_is_named(write, tokenizer):
         tokenised(write([CONVERSATION]), tokenizer)
 
 
+def test_a_chat_template_that_fails_is_one_sentence(write, tokenizer, tmp_path):
+    path = tmp_path / "mine.jinja"
+    for template, why in [("{{ 1/0 }}", "division by zero"), ("{% for %}", "Expected"), ("{{ none.x.y }}", "None")]:
+        path.write_text(template)
+        with pytest.raises(ValueError, match=rf"row 1 does not fit the chat template \(.*{why}") as raised:
+            tokenised(write([CONVERSATION], chat_template=str(path)), tokenizer)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_binary_chat_template_is_refused(write, tokenizer, tmp_path):
+    path = tmp_path / "mine.jinja"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"mine\.jinja is not text in UTF-8"):
+        tokenised(write([CONVERSATION], chat_template=str(path)), tokenizer)
+
+
 def test_the_row_that_the_template_refuses_is_named(write, tokenizer):
     strange = CONVERSATION | {"prompt": [{"role": "wizard", "content": "the colour"}]}
     with pytest.raises(ValueError, match=r"row 2 does not fit the chat template \(unknown role\)"):
