@@ -94,6 +94,12 @@ def _pairs(tokens: Tokens, columns: dict[str, np.ndarray]) -> Pairs:
 
 def _check_mismatches(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
     missing = np.setdiff1d(np.arange(len(rows)), tokens.rows)
+    if rows.conversational and len(missing) == len(rows):
+        raise ValueError(
+            f"In no row of {rows.source} are the prompt's tokens the first of prompt + completion: most likely the "
+            "chat template ends a prompt with a generation prompt that it does not repeat in front of the answer, so "
+            "set data.chat_template to one that does."
+        )
     if len(missing) and config.on_prefix_mismatch == "error":
         what = "has prompt tokens that are not the first tokens of prompt + completion"
         raise mismatch_error(what, rows.numbers[missing].tolist(), rows.source)

@@ -139,6 +139,13 @@ def test_a_prompt_whose_tokens_do_not_begin_the_whole_is_dropped_and_counted_on_
     assert (ledger.rows_read, ledger.kept, ledger.dropped_prefix_mismatch) == (3, 1, 2)
 
 
+@pytest.mark.parametrize("policy", ["error", "drop"])
+def test_the_chat_template_is_blamed_where_no_conversation_continues_its_prompt(policy, write, tokenizer):
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    with pytest.raises(ValueError, match=r"In no row of pairs\.jsonl .* generation prompt .* set data\.chat_template"):
+        tokenised(write([CONVERSATION] * 2, on_prefix_mismatch=policy), tokenizer)
+
+
 def test_rows_without_one_prompt_are_in_the_ledger_too(write, tokenizer):
     rows = [
         {"chosen": "\n\nHuman: x\n\nAssistant: a", "rejected": "\n\nHuman: x\n\nAssistant: b"},
