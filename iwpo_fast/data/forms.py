@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
@@ -16,8 +16,19 @@ class PrefixMismatch(ValueError):
     """The completions of a row do not follow one prompt."""
 
 
-def canonical(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
+def prompts_repeated(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether in every row both completions begin with the prompt, so that they hold it already."""
+    return all(_begins_with(row.get("prompt"), row.get(name)) for row in rows for name in ("chosen", "rejected"))
+
+
+def canonical(row: Mapping[str, Any], *, prompt_repeated: bool = False) -> tuple[Text, Text, Text]:
     """Prompt and completions of a row, by the form that its values have.
+
+    Where `prompts_repeated` holds for all rows of a source, the data spell out the prompt of the implicit form: it is
+    cut off both completions. Where it holds for some rows only, they are answers that happen to begin so, and stay.
+
+    Args:
+        prompt_repeated: cut the prompt off the beginnings of both completions.
 
     | prompt   | chosen, rejected            | becomes                                                        |
     |----------|-----------------------------|----------------------------------------------------------------|
@@ -36,6 +47,8 @@ def canonical(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
     """
     prompt = row.get("prompt")
     chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
+    if prompt_repeated:
+        chosen, rejected = chosen[len(row["prompt"]) :], rejected[len(row["prompt"]) :]
     if isinstance(chosen, str) and isinstance(rejected, str):
         parts = _from_strings(prompt, chosen, rejected)
     elif isinstance(chosen, list) and isinstance(rejected, list):
@@ -135,6 +148,12 @@ def _is_content(content: Any) -> bool:
     if isinstance(content, list):
         return all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content)
     return isinstance(content, str | None)
+
+
+def _begins_with(prompt: Any, completion: Any) -> bool:
+    """Both are strings, or both lists of messages, and the prompt is not empty."""
+    alike = isinstance(prompt, str | list) and isinstance(completion, type(prompt))
+    return alike and bool(prompt) and completion[: len(prompt)] == prompt
 
 
 def _must_be_text_or_absent(prompt: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data.columns import TEXTS, check_mapping, column_names, numeric_columns
-from iwpo_fast.data.forms import PrefixMismatch, canonical
+from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
 from iwpo_fast.data.records import Records, read_records
 from iwpo_fast.data.rows import Rows, RowSplits, Text
 
@@ -75,13 +75,14 @@ def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
 def _canonical_rows(found: Records, on_prefix_mismatch: str) -> tuple[Rows, list[Any] | None]:
     """Rows and their `prompt_id`s, if any has one."""
     columns = numeric_columns(found)
+    repeated = prompts_repeated(found.records)
     kept: list[int] = []
     texts: list[tuple[Text, Text, Text]] = []
     mismatches: list[int] = []
     first = ""
     for i, (number, record) in enumerate(zip(found.numbers, found.records, strict=True)):
         try:
-            texts.append(canonical(record))
+            texts.append(canonical(record, prompt_repeated=repeated))
             kept.append(i)
         except PrefixMismatch as error:
             first = first or str(error)

@@ -133,6 +133,29 @@ def test_evaluation_data_may_lie_elsewhere_and_lack_the_weights(write, tmp_path)
     assert found.evaluation.chosen == ["a"]
 
 
+MESSAGE = [{"role": "user", "content": "What?"}]
+YES, NO = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
+
+
+@pytest.mark.parametrize(("prompt", "yes", "no"), [("What?", " yes", " no"), (MESSAGE, YES, NO)])
+def test_a_prompt_that_every_completion_repeats_is_cut_off_them(prompt, yes, no, write):
+    repeated = {"prompt": prompt, "chosen": prompt + yes, "rejected": prompt + no}
+    found = read_rows(write([repeated, repeated])).train
+    assert (found.prompt, found.chosen, found.rejected) == ([prompt] * 2, [yes] * 2, [no] * 2)
+
+
+@pytest.mark.parametrize("other", [{"prompt": "q", "chosen": "q a", "rejected": "b"}, PAIR | {"prompt": ""}])
+def test_completions_that_happen_to_begin_with_the_prompt_stay_whole(other, write):
+    repeated = {"prompt": "What?", "chosen": "What? yes", "rejected": "What? no"}
+    found = read_rows(write([repeated, other])).train
+    assert (found.chosen, found.rejected) == (["What? yes", other["chosen"]], ["What? no", other["rejected"]])
+
+
+def test_an_answer_that_is_only_the_repeated_prompt_is_empty(write):
+    with pytest.raises(ValueError, match="row 1 has an empty completion in chosen"):
+        read_rows(write([{"prompt": "What?", "chosen": "What?", "rejected": "What? no"}]))
+
+
 def test_columns_are_found_under_the_names_that_the_mapping_gives(write):
     rows = [{"instruction": "q", "chosen": "b", "rejected": "a", "w": 3}]
     names = {"prompt": "instruction", "chosen": "rejected", "rejected": "chosen", "weight": "w"}
