@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from iwpo_fast.cli import main, make_parser
+from iwpo_fast.cli import RUN, main, make_parser
+from iwpo_fast.training.validation import check_config
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -35,9 +38,61 @@ def test_print_config_prints_a_recipe_that_parses_to_the_same_settings(tmp_path,
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipes_parse(recipe):
+def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    checked = []
+    monkeypatch.setitem(RUN, "train", lambda settings: checked.append(check_config(settings)))
     needed = [] if "path" in (yaml.safe_load(recipe.read_text()).get("data") or {}) else ["--data.path", "x"]
-    assert parse("--config", str(recipe), *needed).output_dir
+    assert main(["train", "--config", str(recipe), *needed]) == 0
+    assert checked == [None]
+    assert main(["train", "--config", str(recipe), *needed, "--objective.name", "none"]) == 2
+
+
+def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {path: a.jsonl}\noptim: {lr: 1e-5, betas: [0.9, 1e-1]}\nmodel: {lora: {alpha: 8}}\n")
+    settings = parse("--config", str(recipe))
+    assert (settings.optim.lr, tuple(settings.optim.betas), settings.model.lora.alpha) == (1e-5, (0.9, 0.1), 8.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "no such command: choose iwpo train or iwpo demo."),
+        (["trian"], "no such command: choose iwpo train or iwpo demo."),
+        (["demo", "--sed", "1"], "unknown setting sed: iwpo demo --help lists them."),
+        (["demo", "--seed", "-1"], "seed is -1: it must be 0 or more and less than 2**63."),
+        (["demo", "--output_dir", __file__], f"output_dir is {__file__} but {__file__} is a file: choose another"),
+        (["train"], "data.path is missing: give --data.path or set it in the recipe."),
+        (["train", "pairs.jsonl"], "pairs.jsonl belongs to no setting: write --SETTING VALUE."),
+        (["train", "--seed"], "seed has no value: write --seed VALUE."),
+        (["train", "--optim.max_steps", "x"], "optim.max_steps is x: it must be a whole number or null."),
+        (["train", "--optim.betas", "[1,2,3]"], "optim.betas is [1, 2, 3]: it must be a list of two numbers."),
+        (["train", "--model.lora", "x"], "model.lora is x: it must be a group of settings or null."),
+        (["train", "--optim", "x"], "optim is a group of settings: set them one by one, such as --optim.NAME VALUE."),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, capsys):
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"iwpo: error: {expected}")
+    assert errors.count("\n") == 1
+
+
+def test_advice_to_the_callers_of_libraries_stays_off_the_terminal():
+    program = """
+import warnings
+from iwpo_fast.cli import _quieten_libraries
+_quieten_libraries()
+for module in ("transformers.modeling_utils", "peft", "transformers_fork", "elsewhere"):
+    warnings.warn_explicit(module, FutureWarning, "file.py", 1, module=module)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [line.split()[-1] for line in done.stderr.splitlines() if "FutureWarning" in line] == [
+        "transformers_fork",
+        "elsewhere",
+    ]
 
 
 def test_the_help_of_every_command_names_its_settings(capsys):
