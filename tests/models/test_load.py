@@ -102,6 +102,14 @@ def test_damaged_weights_are_reported(tmp_path, tokenizer):
         load(folder, tokenizer)
 
 
+def test_settings_of_the_wrong_kind_are_reported(tmp_path, tokenizer):
+    folder = save_model(tmp_path / "m", "llama", tokenizer)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": "x"}))
+    with pytest.raises(ValueError, match=r"The config.json of .* has a value of the wrong kind: save or download"):
+        load(folder, tokenizer)
+
+
 def test_weights_of_another_shape_are_reported(tmp_path, tokenizer):
     folder = save_model(tmp_path / "m", "llama", tokenizer)
     config = AutoConfig.from_pretrained(folder)

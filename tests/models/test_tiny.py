@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TEXTS
 
 from iwpo_fast.config import ModelConfig, TinyConfig
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 
 CPU = torch.device("cpu")
+TEXTS = ["The quick brown fox jumps over the lazy dog.", "How vexingly quick daft zebras jump!"] * 3
 
 
 def test_equal_seeds_give_bitwise_equal_models_and_others_do_not(tokenizer):
@@ -33,6 +33,13 @@ def test_the_shape_is_the_one_asked_for(tokenizer):
 def test_a_shape_that_cannot_be_is_reported(tokenizer, shape):
     with pytest.raises(ValueError, match=r"model.tiny.hidden_size is"):
         tiny_model(TinyConfig(**shape), tokenizer, seed=0)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "layers", "heads"])
+@pytest.mark.parametrize("value", [0, -32])
+def test_every_part_of_the_shape_must_be_positive(tokenizer, name, value):
+    with pytest.raises(ValueError, match=f"model.tiny.{name} is {value}: it must be positive."):
+        tiny_model(TinyConfig(**{name: value}), tokenizer, seed=0)
 
 
 def test_equal_texts_give_equal_tokenizers_that_encode_anything():
