@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,11 +172,20 @@ def test_folders_that_cannot_be_made_are_refused(setting, tmp_path, capsys):
     assert f"{setting} is {data}/below but {data} is a file: choose another {setting}." in message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_refused(tmp_path, capsys):
+def test_a_folder_without_permission_is_refused(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    message = run(["--data.path", "x", "--output_dir", str(tmp_path / "locked" / "run")], capsys)
-    assert "locked may not be written to: choose another output_dir." in message
+    program = """
+import os, sys
+from iwpo_fast.cli import main
+import iwpo_fast.training
+if os.geteuid() == 0:  # root may write anywhere
+    os.setuid(65534)
+sys.exit(main(["train", "--data.path", "x", "--output_dir", sys.argv[1]]))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "locked" / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "may not be written to: choose another output_dir." in done.stderr
 
 
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
