@@ -1,7 +1,7 @@
 """Runs the whole table and writes one JSON, two plots and a Markdown table.
 
     python benchmarks/run.py                      # what there is: a GPU, else the CPU
-    python benchmarks/run.py --device cpu         # under four minutes on two cores
+    python benchmarks/run.py --device cpu         # about five minutes on two cores, two with --peers alone
     python benchmarks/run.py --quick              # a tiny shape, to see that it works
     python benchmarks/run.py --tune qwen3-8b-half # settings of our operator at one shape
 
@@ -33,7 +33,7 @@ from benchmarks.table import Plan, measure_shape, memory_by_tokens
 
 Job = tuple[Suite, Shape]
 PEERS = ("trl", "liger", "cce")
-SWEPT = ("ours", "ours, recomputed", "naive, all tokens", "TRL chunked, supervised tokens", "Liger fused DPO")
+SWEPT = ("ours", "ours, recomputed", "naive, all tokens", "TRL chunked", "Liger fused DPO")
 SWEPT_SEQUENCES = {"cpu": (2, 4), "cuda": (4, 8, 32)}  # beside the shape's own
 SECONDS = {"cpu": 180, "cuda": 420}
 
