@@ -151,7 +151,7 @@ def torch_fused(mode: str) -> Variant:
 
 
 def trl(mode: str) -> Variant:
-    """On the supervised tokens only, as TRL calls it on a GPU; on a CPU it scores every token, about three times this."""
+    """On the supervised tokens only, as TRL calls it on a GPU; on a CPU it scores every token, in about three times."""
 
     def prepare(problem: HeadProblem) -> Run:
         from trl.kernels import ChunkedLogProbFunction
