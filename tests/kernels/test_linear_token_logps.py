@@ -181,6 +181,22 @@ def test_skipped_tokens_change_nothing(place: torch.device) -> None:
     assert all(torch.equal(skipping.grads[name], grad) for name, grad in choosing.grads.items())
 
 
+def test_strides_of_labels_and_index_do_not_matter(place: torch.device) -> None:
+    case = random_case()
+    tokens = case.labels.shape[0]
+    index = torch.arange(tokens).flip(0)
+    strided = [torch.stack([plain, torch.zeros_like(plain)], dim=1).to(place)[:, 0] for plain in (case.labels, index)]
+
+    def results(labels: torch.Tensor, hidden_index: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [tensor.to(place).detach().requires_grad_() for tensor in (case.hidden, case.weight)]
+        logps = linear_token_logps(*leaves, labels, hidden_index=hidden_index)
+        return [logps, *torch.autograd.grad(logps.sum(), leaves)]
+
+    assert not any(tensor.is_contiguous() for tensor in strided)
+    for ours, theirs in zip(results(*strided), results(case.labels.to(place), index.to(place)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_strides_do_not_matter(place: torch.device) -> None:
     case = random_case()
     plain = [tensor.to(place) for tensor in (case.hidden, case.weight)]

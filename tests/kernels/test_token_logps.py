@@ -105,6 +105,9 @@ def test_any_strides(place: torch.device, inplace: bool) -> None:
     for strided in (logits.t().contiguous().t(), torch.stack([logits, logits], dim=2)[..., 1]):
         assert not strided.is_contiguous()
         assert_exact(strided, labels, place, temperature=1.0, inplace_backward=inplace)
+    strided_labels = torch.stack([labels, torch.zeros_like(labels)], dim=1)[:, 0]
+    assert not strided_labels.is_contiguous()
+    assert_exact(logits, strided_labels, place, temperature=1.0, inplace_backward=inplace)
 
 
 def test_inplace_backward_writes_over_the_logits(place: torch.device) -> None:

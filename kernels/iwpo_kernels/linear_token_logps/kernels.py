@@ -150,6 +150,7 @@ def slice_kernel(
     shift = tl.where(old == -float("inf"), 0.0, old - m)
     factor = tl.exp(shift)
     earlier_mass = load_state(state_ptr, state_stride, row, MASS)
+    tl.debug_barrier()  # a warp that lags must not see the new m as the old one
     store_state(state_ptr, state_stride, row, M, m)
     store_state(state_ptr, state_stride, row, MASS, earlier_mass * factor + mass)
     store_state(state_ptr, state_stride, row, FACTOR, factor)

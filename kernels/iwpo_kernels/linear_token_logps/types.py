@@ -85,8 +85,8 @@ class Rows:
 def kept_rows(hidden: Tensor, labels: Tensor, hidden_index: Tensor | None) -> Rows:
     """The tokens that cost anything. Their number is read back from the device."""
     position = (labels != IGNORED).nonzero()[:, 0]
-    if position.shape[0] == labels.shape[0]:
-        return Rows(hidden, labels, hidden_index, None)
+    if position.shape[0] == labels.shape[0]:  # kernels read both end to end
+        return Rows(hidden, labels.contiguous(), None if hidden_index is None else hidden_index.contiguous(), None)
     source = position if hidden_index is None else hidden_index[position]
     return Rows(hidden, labels[position], source, position)
 

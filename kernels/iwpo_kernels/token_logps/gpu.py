@@ -14,7 +14,7 @@ def forward(logits: Tensor, labels: Tensor, temperature: float, logps: Tensor, s
     tokens, vocab = logits.shape
     kernels.token_logps_kernel[(tokens,)](
         logits,
-        labels,
+        labels.contiguous(),
         logps,
         state,
         logits.stride(0),
@@ -33,7 +33,7 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, state: Tensor, temper
     kernels.token_logps_backward_kernel[(tokens * triton.cdiv(vocab, kernels.BLOCK),)](
         out,
         logits,
-        labels,
+        labels.contiguous(),
         grad.contiguous(),
         state,
         out.stride(0),
