@@ -84,9 +84,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
     if config.self_test and not folder.has_progress:
         first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
         difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
-        say(
-            f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs"
-        )
+        say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs")
     if world.is_main:
         inputs = {"model": fingerprint, "training data": pairs.fingerprint()}
         folder.open(config, inputs | ({"evaluation data": held_out.fingerprint()} if held_out else {}))
