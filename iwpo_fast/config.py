@@ -184,6 +184,84 @@ class CheckpointConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """Groups of prompts whose rewards are compared with one another (MCRM).
+
+    Args:
+        count: Number of clusters; 1 puts all prompts into one.
+        backend: Where k-means runs; `auto` takes cuml on an NVIDIA GPU, flash-kmeans on another, else sklearn.
+        min_pairs: Clusters with fewer pairs merge into the nearest.
+        fit_prompts: Prompts that centroids are fitted on, drawn at random; all prompts are assigned.
+    """
+
+    count: int = 8
+    backend: Literal["auto", "cuml", "flash-kmeans", "sklearn"] = "auto"
+    min_pairs: int = 256
+    fit_prompts: int = 200_000
+
+
+@dataclass
+class RewardConfig:
+    """Reward heads on frozen features, one shared vector plus a residual per cluster (MCRM).
+
+    Args:
+        residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
+        centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
+        overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
+        folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model of all.
+        ensemble: Bootstrapped heads whose rewards are averaged; they are also the family for e-DPO.
+        calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs.
+        calibration_strength: Pairs' worth of pull of each cluster's slope towards the pooled slope.
+        max_reward: Calibrated rewards are clipped to this size.
+    """
+
+    residual: float | Literal["auto"] | None = "auto"
+    centring: float = 0.01
+    overlap: float = 0.0
+    folds: int = 4
+    ensemble: int = 4
+    calibration: bool = True
+    calibration_strength: float = 200.0
+    max_reward: float = 5.0
+
+
+@dataclass
+class WeightConfig:
+    """Importance weights from calibrated rewards (IRPSS).
+
+    Args:
+        method: `irpss`; `density_ratio` and `rejection` weigh by how well the rewards explain the label
+            (arXiv 2405.18686); `none` gives every pair weight 1.
+        tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
+            effective sample size of every large cluster above `ess_target`.
+        gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out.
+        rejected_exponent: How much of the rejected completion's reward enters the weight.
+        baseline: What a reward is compared with: `cluster` its cluster alone, `group` or `shrunk` also the mean over
+            the candidates of its prompt.
+        ess_target: Effective sample size, as a fraction of the pairs, for `tau: ess`.
+        truncate: Weights above this multiple of the mean are cut to it.
+        defensive: Share of uniform weights mixed in.
+        soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone.
+        realisation: Weights stay weights, or become counts by systematic `resampling`.
+        min_ess: An effective sample size below this fraction of the pairs is refused.
+        force: Go on despite a low effective sample size.
+    """
+
+    method: Literal["irpss", "density_ratio", "rejection", "none"] = "irpss"
+    tau: float | Literal["ess"] = 2.0
+    gamma: float = 2.0
+    rejected_exponent: float = 0.0
+    baseline: Literal["cluster", "group", "shrunk"] = "cluster"
+    ess_target: float = 0.7
+    truncate: float = 5.0
+    defensive: float = 0.0
+    soft_labels: float = 0.75
+    realisation: Literal["weighting", "resampling"] = "weighting"
+    min_ess: float = 0.1
+    force: bool = False
+
+
+@dataclass
 class TrainConfig:
     """Train on preference pairs: tokenise, compute reference log-probs, optimise, evaluate, save.
 
