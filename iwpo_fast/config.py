@@ -236,14 +236,17 @@ class WeightConfig:
             effective sample size of every large cluster above `ess_target`.
         gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out.
         rejected_exponent: How much of the rejected completion's reward enters the weight.
-        baseline: What a reward is compared with: `cluster` its cluster alone, `group` or `shrunk` also the mean over
-            the candidates of its prompt.
+        baseline: What a reward is compared with: `cluster` its cluster alone, `group` all candidates of its prompt,
+            `shrunk` these as far as levels of prompts differ by more than chance; best with four or more candidates.
         ess_target: Effective sample size, as a fraction of the pairs, for `tau: ess`.
-        truncate: Weights above this multiple of the mean are cut to it.
+        ratio_scale: Risk, in nats, over which the weight of `density_ratio` falls by a factor e; the unit of risk of
+            `rejection`.
+        ratio_alpha: Order of the divergence of `rejection`; at 3 the weight falls linearly with the risk, to 0.
+        truncate: Weights above this multiple of the mean are cut to it, before the mean is set to 1 again.
         defensive: Share of uniform weights mixed in.
         soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone.
         realisation: Weights stay weights, or become counts by systematic `resampling`.
-        min_ess: An effective sample size below this fraction of the pairs is refused.
+        min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
     """
 
@@ -253,6 +256,8 @@ class WeightConfig:
     rejected_exponent: float = 0.0
     baseline: Literal["cluster", "group", "shrunk"] = "cluster"
     ess_target: float = 0.7
+    ratio_scale: float = 1.0
+    ratio_alpha: float = 3.0
     truncate: float = 5.0
     defensive: float = 0.0
     soft_labels: float = 0.75

@@ -1,0 +1,90 @@
+"""What the reward of a completion is compared with: its cluster alone, or the candidates of its prompt."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from iwpo_fast.importance.types import PairRewards
+
+
+def log_level(rewards: PairRewards, baseline: Literal["cluster", "group", "shrunk"], tau: float) -> np.ndarray:
+    """Baseline b of each pair, divided by τ.
+
+    - `cluster`: 0, as calibrated rewards are centred and weights are normalised per cluster;
+    - `group`: log mean_j exp(r_j/τ) over the candidates of the prompt, so that exp(r/τ - b/τ) is the self-normalised
+      importance of a candidate among them;
+    - `shrunk`: the group's level drawn towards that of its cluster, κ group + (1 - κ) cluster, with the reliability
+      κ = v_between / (v_between + v_within / m) of a mean of m candidates (`reliability`).
+
+    Returns:
+        float64 [P].
+
+    Raises:
+        ValueError: `group` or `shrunk` without candidates.
+    """
+    if baseline == "cluster":
+        return np.zeros(len(rewards))
+    if rewards.candidates is None or rewards.prompt is None:
+        raise ValueError(
+            f"weights.baseline is {baseline}, but there are no candidates: set it to cluster, or score all completions."
+        )
+    prompt = rewards.candidates.prompt
+    scaled = rewards.candidates.reward / tau
+    prompts = int(max(prompt.max(), rewards.prompt.max())) + 1
+    group = _log_mean_exp(scaled, prompt, prompts)[rewards.prompt]
+    if baseline == "group":
+        return group
+    cluster_of_prompt = np.full(prompts, -1)
+    cluster_of_prompt[rewards.prompt] = rewards.cluster
+    used = cluster_of_prompt[prompt] >= 0
+    cluster = cluster_of_prompt[prompt[used]]
+    level = _log_mean_exp(scaled[used], cluster, rewards.clusters)[rewards.cluster]
+    kappa = reliability(rewards.candidates.reward[used], prompt[used], cluster)[rewards.prompt]
+    return kappa * group + (1 - kappa) * level
+
+
+def reliability(reward: np.ndarray, prompt: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """How much of the spread between the prompts' mean rewards inside a cluster is no accident of their candidates.
+
+    κ = v_between / (v_between + v_within / m) with the variance components of the one-way random-effects analysis of
+    variance for groups of unequal size m (Searle, Casella and McCulloch 1992, section 3.6), per cluster.
+
+    Args:
+        reward: float64 [C].
+        prompt: int64 [C], at least two candidates for each prompt that occurs.
+        cluster: int64 [C], the same for all candidates of a prompt.
+
+    Returns:
+        float64 [largest prompt + 1] in [0, 1]; 0 for a prompt that does not occur.
+    """
+    count = np.bincount(prompt)
+    present = count > 0
+    mean = np.bincount(prompt, reward) / np.maximum(count, 1)
+    of_prompt = np.zeros(len(count), dtype=np.int64)
+    of_prompt[prompt] = cluster
+    members = of_prompt[present]
+    size = np.bincount(cluster)  # [G]
+    groups = np.bincount(members, minlength=len(size))
+    centre = np.bincount(cluster, reward) / np.maximum(size, 1)
+
+    within = np.bincount(cluster, (reward - mean[prompt]) ** 2) / np.maximum(size - groups, 1)
+    spread = np.bincount(members, count[present] * (mean[present] - centre[members]) ** 2, len(size))
+    balance = size - np.bincount(members, count[present] ** 2, len(size)) / np.maximum(size, 1)
+    excess = np.maximum(spread - (groups - 1) * within, 0.0)
+    between = np.divide(excess, balance, out=np.zeros(len(size)), where=balance > 0)
+
+    noise = within[of_prompt] / np.maximum(count, 1)
+    total = between[of_prompt] + noise
+    return np.divide(between[of_prompt], total, out=np.zeros(len(count)), where=present & (total > 0))
+
+
+def _log_mean_exp(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """log mean exp of the values of each group [groups]; 0 for a group without values."""
+    count = np.bincount(group, minlength=groups)
+    top = np.full(groups, -np.inf)
+    np.maximum.at(top, group, values)
+    top[count == 0] = 0.0
+    total = np.bincount(group, np.exp(values - top[group]), groups)
+    return top + np.log(np.where(count > 0, total, 1.0) / np.maximum(count, 1))

@@ -1,0 +1,27 @@
+"""Checks of the weight settings, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+from iwpo_fast.config import WeightConfig
+
+
+def check_weight_settings(settings: WeightConfig) -> None:
+    """Raise ValueError for the first setting that cannot work, with what it must be."""
+    tau = settings.tau
+    must_be = [
+        (tau == "ess" or (not isinstance(tau, str) and tau > 0), "tau", tau, "positive or ess"),
+        (0 <= settings.gamma < math.inf, "gamma", settings.gamma, "0 or more, and finite"),
+        (math.isfinite(settings.rejected_exponent), "rejected_exponent", settings.rejected_exponent, "finite"),
+        (0 < settings.ess_target <= 1, "ess_target", settings.ess_target, "in (0, 1]"),
+        (settings.truncate >= 1, "truncate", settings.truncate, "at least 1"),
+        (0 <= settings.defensive <= 1, "defensive", settings.defensive, "in [0, 1]"),
+        (0 <= settings.soft_labels < 1, "soft_labels", settings.soft_labels, "in [0, 1)"),
+        (0 < settings.ratio_scale < math.inf, "ratio_scale", settings.ratio_scale, "positive and finite"),
+        (1 < settings.ratio_alpha < math.inf, "ratio_alpha", settings.ratio_alpha, "above 1, and finite"),
+        (0 <= settings.min_ess <= 1, "min_ess", settings.min_ess, "in [0, 1]"),
+    ]
+    for holds, name, value, wanted in must_be:
+        if not holds:
+            raise ValueError(f"weights.{name} is {value}: it must be {wanted}.")
