@@ -151,6 +151,33 @@ def test_label_without_rivals_has_log_prob_zero(place: torch.device) -> None:
     assert (result.values.entropy.abs() < 1e-35).all() and result.values.target_is_argmax.all()
 
 
+def peaked_beside_flat() -> Case:
+    """One token's other mass sits in one logit of 30; the other's reference lies 8 nats below 284 equal rivals."""
+    case = random_case(tokens=2, features=16, vocab=300, bias=True, spread=0.01)
+    case.hidden.copy_(torch.eye(16)[:2])
+    case.weight[5, 0], case.weight[:16, 1] = 30.0, -7.9
+    assert case.bias is not None
+    return replace(case, labels=torch.tensor([250, 251]), grad=torch.ones(2), bias=case.bias / 100)
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_a_flat_token_keeps_its_bits_beside_a_peaked_one(place: torch.device, save: bool) -> None:
+    assert_exact(peaked_beside_flat(), torch.float16, place, save=save)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e30, torch.inf])
+def test_any_size_of_gradient_comes_through(place: torch.device, size: float) -> None:
+    """Weight and bias receive it times a constant: zeros stay zeros, and what is not finite is not hidden."""
+    case = random_case(bias=True)
+    unit = run(linear_token_logps, case, torch.float32, place).grads
+    ours = run(linear_token_logps, replace(case, grad=case.grad * size), torch.float32, place).grads
+    for name, grad in ours.items():
+        if size == torch.inf:
+            assert not grad.isfinite().any()
+        else:
+            torch.testing.assert_close(grad, unit[name] * size, rtol=1e-4, atol=1e-6 * size)
+
+
 def test_features_beyond_one_block(place: torch.device) -> None:
     assert_exact(repeated(random_case(features=45, vocab=35)), torch.float32, place)
 

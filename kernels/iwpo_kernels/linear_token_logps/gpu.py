@@ -139,17 +139,21 @@ def head_gradient(
 ) -> None:
     """Writes the gradients of the head; `grad` [K] is that of the kept log-probs.
 
-    The pull of token k on column v is −a · masses, the push on its label's column b. Pulls are divided by the
-    largest before they are rounded to the dtype of the product, as float16 would lose them.
+    The pull of token k on column v is −a · masses, the push on its label's column b. A token whose reference lies far
+    below its logits has small pulls and large masses, so what is rounded to the dtype of the product is scaled up to
+    the top of float16's range.
     """
     m, a, b = (part[: rows.count] for part in state)
     pull, push = a * grad, (b * grad).contiguous()
-    largest = pull.abs().amax()
-    pull = (pull / largest.where(largest > 0, 1))[:, None]
     weight = _with_contiguous_rows(head.weight)
     vocab, features = weight.shape
     x = rows.gather(0, rows.count)
-    pulled_x = torch.mul(x, pull, out=torch.empty_like(x)) if grad_weight is not None else x
+    if grad_weight is not None:
+        scale = _scale_to_top(pull.abs() * torch.linalg.vector_norm(x, torch.inf, dim=1))
+        pulled_x, weight_alpha = torch.mul(x, (pull * scale)[:, None], out=torch.empty_like(x)), -1 / scale
+    if grad_bias is not None:
+        scale = _scale_to_top(pull.abs())
+        scaled_pull, bias_alpha = (pull * scale)[:, None].to(x.dtype), -1 / scale
     tiling = backward_tiling(rows.count, vocab, features, weight.element_size(), workspace_mb)
     bias = _wide_bias(head)
     member, bounds = _groups(rows.labels, vocab)
@@ -168,11 +172,18 @@ def head_gradient(
         here = bounds[first : last + 1]
         if grad_weight is not None:
             base = mm_fp32(part.t(), pulled_x)
-            _gather_sum(grad_weight[first:last], source, push, member, source_row, here, base, -largest)
+            _gather_sum(grad_weight[first:last], source, push, member, source_row, here, base, weight_alpha)
         if grad_bias is not None:
-            base = mm_fp32(part.t(), pull.to(part.dtype))
+            base = mm_fp32(part.t(), scaled_pull)
             identity = torch.arange(rows.count, device=x.device)
-            _gather_sum(grad_bias[first:last, None], ones, push, member, identity, here, base, -largest)
+            _gather_sum(grad_bias[first:last, None], ones, push, member, identity, here, base, bias_alpha)
+
+
+def _scale_to_top(magnitudes: Tensor) -> Tensor:
+    """The power of two, float32 [], that brings the largest of float32 [K] to 2¹⁴..2¹⁵; float16 ends at 2¹⁶."""
+    largest = magnitudes.amax()
+    _, exponent = torch.frexp(largest)
+    return torch.ldexp(torch.ones_like(largest), (15 - exponent).clamp(-100, 100))
 
 
 def _recompute(
