@@ -10,6 +10,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from iwpo_kernels.float32_products import true_float32
+
 _interpreting = False
 
 
@@ -35,9 +37,9 @@ def interpreted_kernels() -> Iterator[None]:
 
 @contextmanager
 def computing_on(device: torch.device) -> Iterator[None]:
-    """Inside, Triton launches on `device`, and autocast does not touch the products, whose precision is chosen."""
+    """Inside, Triton launches on `device`, and neither autocast nor TF32 touches products of a chosen precision."""
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with current, torch.autocast(device.type, enabled=False):
+    with current, torch.autocast(device.type, enabled=False), true_float32(device):
         yield
 
 
