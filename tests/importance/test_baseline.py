@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from importance_cases import PURE, make_candidate_rewards, make_rewards
+
+from iwpo_fast.config import WeightConfig
+from iwpo_fast.importance import Candidates, PairRewards, pair_weights
+from iwpo_fast.importance.baseline import log_level, reliability
+
+
+def shifted_by_prompt(rewards: PairRewards, shift: np.ndarray) -> PairRewards:
+    assert rewards.candidates is not None and rewards.prompt is not None
+    return dataclasses.replace(
+        rewards,
+        chosen=rewards.chosen + shift[rewards.prompt],
+        rejected=rewards.rejected + shift[rewards.prompt],
+        candidates=Candidates(rewards.candidates.reward + shift[rewards.candidates.prompt], rewards.candidates.prompt),
+    )
+
+
+def test_group_importance_of_the_candidates_of_each_prompt_has_mean_one() -> None:
+    rewards = make_candidate_rewards(0)
+    candidates = rewards.candidates
+    assert candidates is not None
+    each_chosen_once = PairRewards(
+        chosen=candidates.reward,
+        rejected=np.zeros(len(candidates.reward)),
+        cluster=np.zeros(len(candidates.reward), dtype=np.int64),
+        trust=np.ones(1),
+        prompt=candidates.prompt,
+        candidates=candidates,
+    )
+    weight = pair_weights(each_chosen_once, dataclasses.replace(PURE, baseline="group"), seed=0).weight
+    softmax = np.exp(candidates.reward.reshape(-1, 4) / PURE.tau)
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(weight.reshape(-1, 4), 4 * softmax, rtol=1e-12)
+
+
+def test_group_weights_do_not_see_a_shift_of_the_rewards_of_a_prompt() -> None:
+    rewards = make_candidate_rewards(1)
+    shifted = shifted_by_prompt(rewards, np.random.default_rng(0).normal(scale=10, size=100))
+    for exponent in (0.0, 0.5):
+        settings = WeightConfig(baseline="group", rejected_exponent=exponent)
+        before, after = (pair_weights(given, settings, seed=0).weight for given in (rewards, shifted))
+        np.testing.assert_allclose(after, before, rtol=1e-11)
+    assert not np.allclose(
+        pair_weights(rewards, WeightConfig(), seed=0).weight, pair_weights(shifted, WeightConfig(), seed=0).weight
+    )
+
+
+def test_shrunk_weights_do_not_see_a_shift_of_the_rewards_of_a_cluster() -> None:
+    rewards = make_candidate_rewards(2)
+    shift = np.zeros(100)
+    shift[rewards.prompt] = 7.0 * rewards.cluster - 3.0
+    settings = WeightConfig(baseline="shrunk")
+    before, after = (pair_weights(r, settings, seed=0).weight for r in (rewards, shifted_by_prompt(rewards, shift)))
+    np.testing.assert_allclose(after, before, rtol=1e-11)
+
+
+def test_shrunk_is_the_group_where_levels_of_prompts_are_far_apart() -> None:
+    rewards = shifted_by_prompt(make_candidate_rewards(3), np.random.default_rng(1).normal(scale=1e4, size=100))
+    shrunk, group = (
+        pair_weights(rewards, dataclasses.replace(PURE, baseline=b, tau=1e4), seed=0).weight
+        for b in ("shrunk", "group")
+    )
+    np.testing.assert_allclose(shrunk, group, rtol=1e-6)
+
+
+def test_shrunk_is_the_cluster_where_all_prompts_have_the_same_candidates() -> None:
+    prompts = 50
+    rewards = PairRewards(
+        chosen=np.resize([2.0, 0.5], prompts),
+        rejected=np.full(prompts, -1.0),
+        cluster=np.arange(prompts) % 2,
+        trust=np.ones(2),
+        prompt=np.arange(prompts),
+        candidates=Candidates(np.tile([-1.0, 0.5, 2.0], prompts), np.repeat(np.arange(prompts), 3)),
+    )
+    shrunk, cluster = (pair_weights(rewards, WeightConfig(baseline=b), seed=0).weight for b in ("shrunk", "cluster"))
+    np.testing.assert_allclose(shrunk, cluster, rtol=1e-12)
+
+
+def test_reliability_of_groups_of_equal_size_is_one_minus_the_inverse_f_ratio() -> None:
+    """The textbook identity of the balanced analysis of variance, cluster by cluster."""
+    rng = np.random.default_rng(2)
+    reward = rng.normal(size=(60, 4)) + rng.normal(size=(60, 1))
+    cluster = np.repeat([0, 1], [25, 35])
+    kappa = reliability(reward.ravel(), np.repeat(np.arange(60), 4), np.repeat(cluster, 4))
+    for k in (0, 1):
+        inside = reward[cluster == k]
+        between = 4 * inside.mean(axis=1).var(ddof=1)
+        within = inside.var(axis=1, ddof=1).mean()
+        np.testing.assert_allclose(kappa[cluster == k], 1 - within / between, rtol=1e-12)
+
+
+def test_reliability_finds_the_variances_of_groups_of_unequal_size() -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(2, 9, 4000)
+    prompt = np.repeat(np.arange(4000), sizes)
+    reward = 1.0 * rng.normal(size=4000)[prompt] + 2.0 * rng.normal(size=len(prompt))
+    kappa = reliability(reward, prompt, np.zeros(len(prompt), dtype=np.int64))
+    np.testing.assert_allclose(kappa, 1 / (1 + 4 / sizes), atol=0.03)
+
+
+def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts() -> None:
+    rewards = make_candidate_rewards(4)
+    candidates = rewards.candidates
+    assert candidates is not None
+    order = np.random.default_rng(4).permutation(len(candidates.reward) + 3)
+    more = Candidates(
+        np.append(candidates.reward, [50.0, 60.0, 70.0])[order], np.append(candidates.prompt, [100, 100, 102])[order]
+    )
+    for baseline in ("group", "shrunk"):
+        np.testing.assert_allclose(
+            log_level(dataclasses.replace(rewards, candidates=more), baseline, 2.0),
+            log_level(rewards, baseline, 2.0),
+            rtol=1e-12,
+            atol=1e-12,
+        )
+
+
+@pytest.mark.parametrize("baseline", ["group", "shrunk"])
+def test_a_baseline_without_candidates_is_refused(baseline: str) -> None:
+    with pytest.raises(ValueError, match=f"baseline is {baseline}, but there are no candidates: set it to cluster"):
+        pair_weights(make_rewards(0), WeightConfig(baseline=baseline), seed=0)

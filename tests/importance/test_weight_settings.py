@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from iwpo_fast.config import WeightConfig
+from iwpo_fast.importance import check_weight_settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("tau", 0.0, "positive or ess"),
+        ("tau", math.nan, "positive or ess"),
+        ("gamma", -1.0, "0 or more"),
+        ("gamma", math.inf, "finite"),
+        ("rejected_exponent", math.nan, "finite"),
+        ("ess_target", 0.0, r"in \(0, 1\]"),
+        ("truncate", 0.9, "at least 1"),
+        ("defensive", 1.1, r"in \[0, 1\]"),
+        ("soft_labels", 1.0, r"in \[0, 1\)"),
+        ("ratio_scale", 0.0, "positive"),
+        ("ratio_alpha", 1.0, "above 1"),
+        ("min_ess", -0.1, r"in \[0, 1\]"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_with_what_it_must_be(name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=rf"^weights\.{name} is {value}: it must be .*{wanted}"):
+        check_weight_settings(WeightConfig(**{name: value}))
+
+
+def test_defaults_and_limits_pass() -> None:
+    check_weight_settings(WeightConfig())
+    check_weight_settings(WeightConfig(tau=math.inf, gamma=0.0, truncate=math.inf, defensive=1.0, soft_labels=0.0))
+    check_weight_settings(WeightConfig(tau="ess", ess_target=1.0, min_ess=0.0))
