@@ -39,7 +39,8 @@ def true_float32(device: torch.device) -> Iterator[None]:
 
 
 def _switch(device: torch.device) -> Any:
-    return torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    backends: Any = torch.backends
+    return backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
 
 
 def _stored(switch: Any) -> str:

@@ -2,101 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from linear_cases import Case, assert_exact, random_case, run
+from linear_cases import Case, assert_exact, capped, certain, random_case, repeated, run, shrink_tiles
 
-from iwpo_kernels.linear_token_logps import kernels, linear_token_logps, naive_linear_token_logps, tiling
+from iwpo_kernels.linear_token_logps import linear_token_logps, naive_linear_token_logps
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several tiles, slices and blocks of each kernel also where inputs are tiny."""
-    monkeypatch.setattr(tiling, "ALIGNMENT", 16)
-    monkeypatch.setattr(tiling, "WIDEST_SLICE", 32)
-    monkeypatch.setattr(tiling, "ROWS_PER_TILE", 4)
-    monkeypatch.setattr(kernels, "SLICE_BLOCK", 16)
-    monkeypatch.setattr(kernels, "RECOMPUTE_BLOCK", 16)
-    monkeypatch.setattr(kernels, "FEATURE_BLOCK", 32)
-    monkeypatch.setattr(kernels, "SUM_BLOCK", 32)
-    monkeypatch.setattr(kernels, "SUM_MEMBERS", 2)
+    shrink_tiles(monkeypatch)
 
 
 @pytest.fixture(params=["pytorch", "kernels"])
 def place(request: pytest.FixtureRequest) -> torch.device:
     """A CPU with the PyTorch path, and where the Triton kernels run."""
     return torch.device("cpu") if request.param == "pytorch" else request.getfixturevalue("device")
-
-
-def capped(case: Case) -> Case:
-    return replace(case, settings={"softcap": 2.0, "scale": 0.7, "temperature": 1.3})
-
-
-def rising(case: Case) -> Case:
-    """Each slice of the vocabulary far above the one before, so that references move and masses are rescaled."""
-    lifts = torch.tensor([0.0, 40.0, 90.0]).repeat_interleave(32)[: len(case.weight)]
-    return replace(case, bias=lifts)
-
-
-def certain(case: Case) -> Case:
-    """Labels with a logit of 30, which leaves the others a probability of 1e-9 or so."""
-    rows = 30 * case.hidden / case.hidden.square().sum(1, keepdim=True)
-    return replace(case, weight=case.weight.index_put((case.labels,), rows))
-
-
-def hopeless(case: Case) -> Case:
-    """Labels with a log-prob of about −60."""
-    bias = torch.zeros(len(case.weight)).index_put((case.labels,), torch.tensor(-55.0))
-    return replace(case, bias=bias)
-
-
-def shifted(amount: float) -> Callable[[Case], Case]:
-    return lambda case: replace(case, bias=torch.full((len(case.weight),), amount))
-
-
-def repeated(case: Case) -> Case:
-    """Rows 0 and 3 predict two tokens each, row 2 none; one label is skipped, one label occurs three times."""
-    index = torch.tensor([3, 0, 0, 1, 3, 4, 5, 6])
-    labels = torch.tensor([7, 66, 7, 50, 3, 0, 7, 65]) % len(case.weight)
-    labels[5] = -100
-    return replace(case, hidden_index=index, labels=labels, grad=torch.linspace(-1, 1, 8))
-
-
-def masked(case: Case) -> Case:
-    return replace(case, labels=torch.full_like(case.labels, -100))
-
-
-REGIMES = {
-    "random": lambda case: case,
-    "softcap, scale and temperature": capped,
-    "rising": rising,
-    "certain": certain,
-    "hopeless": hopeless,
-    "shifted up": shifted(30.0),
-    "shifted down": shifted(-30.0),
-    "repeated rows": repeated,
-    "all masked": masked,
-}
-
-
-@pytest.mark.parametrize("save", [True, False])
-@pytest.mark.parametrize("regime", REGIMES)
-def test_float32_is_exact_in_every_regime(place: torch.device, regime: str, save: bool) -> None:
-    assert_exact(REGIMES[regime](random_case(spread=3.0)), torch.float32, place, save=save)
-
-
-@pytest.mark.parametrize("save", [True, False])
-@pytest.mark.parametrize("regime", ["softcap, scale and temperature", "repeated rows", "rising"])
-@pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_sixteen_bits_are_as_exact_as_their_inputs(
-    place: torch.device, dtype: torch.dtype, regime: str, save: bool
-) -> None:
-    assert_exact(REGIMES[regime](random_case(tokens=16, spread=3.0)), dtype, place, save=save)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
