@@ -205,16 +205,20 @@ class RewardConfig:
     """Reward heads on frozen features, one shared vector plus a residual per cluster (MCRM).
 
     Args:
+        ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
+            cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
         centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
         folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model of all.
         ensemble: Bootstrapped heads whose rewards are averaged; they are also the family for e-DPO.
-        calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs.
+        calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs; without it the raw
+            rewards are used, unclipped and fully trusted.
         calibration_strength: Pairs' worth of pull of each cluster's slope towards the pooled slope.
         max_reward: Calibrated rewards are clipped to this size.
     """
 
+    ridge: float | Literal["auto"] = "auto"
     residual: float | Literal["auto"] | None = "auto"
     centring: float = 0.01
     overlap: float = 0.0

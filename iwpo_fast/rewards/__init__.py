@@ -1,0 +1,22 @@
+"""Rewards whose levels can be compared: clusters of prompts, heads on frozen features, calibration (MCRM).
+
+Only the abstract of IWPO is public: the formulas are this project's own, chosen to be faithful to it.
+"""
+
+from iwpo_fast.rewards.clusters import Clusters, fit_clusters
+from iwpo_fast.rewards.pair_table import PairTable
+from iwpo_fast.rewards.report import ClusterReport, RewardReport
+from iwpo_fast.rewards.scores import RewardScores, score_pairs, scores_from_columns
+from iwpo_fast.rewards.settings import check_reward_settings
+
+__all__ = [
+    "ClusterReport",
+    "Clusters",
+    "PairTable",
+    "RewardReport",
+    "RewardScores",
+    "check_reward_settings",
+    "fit_clusters",
+    "score_pairs",
+    "scores_from_columns",
+]

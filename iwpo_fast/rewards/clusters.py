@@ -1,0 +1,134 @@
+"""Clusters of prompts by spherical k-means (step 2 of MCRM)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from iwpo_fast.config import ClusterConfig
+from iwpo_fast.files import save_tensors
+from iwpo_fast.rewards.blocks import Float32s, Floats, column_moments, float32_blocks
+from iwpo_fast.rewards.kmeans import choose_backend, kmeans
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Cells of the unit sphere of centred prompt features, some of them merged.
+
+    Attributes:
+        mean: [d] fp32, subtracted from features.
+        centroids: [K, d] fp32 of norm 1; a prompt belongs to the centroid of highest cosine.
+        merged: [K] int64, cluster of every centroid.
+    """
+
+    mean: Float32s
+    centroids: Float32s
+    merged: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        return int(self.merged.max()) + 1
+
+    def assign(self, features: Floats) -> NDArray[np.int64]:
+        """Clusters [n] int64, from 0 to `count` - 1, of prompt features [n, d]."""
+        return self.merged[self._nearest(features)]
+
+    def _nearest(self, features: Floats) -> NDArray[np.int64]:
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(
+                f"Prompt features of shape {features.shape} cannot be assigned to clusters of {len(self.mean)} "
+                "features: take features of the model that the clusters were fitted on."
+            )
+        nearest = np.empty(len(features), dtype=np.int64)
+        for place, block in float32_blocks(features):
+            nearest[place] = ((block - self.mean) @ self.centroids.T).argmax(axis=1)
+        return nearest
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        save_tensors(path, {name: torch.from_numpy(array) for name, array in vars(self).items()})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
+
+
+def fit_clusters(
+    prompt_features: Floats, pairs_per_prompt: NDArray[np.int64], settings: ClusterConfig, *, seed: int
+) -> Clusters:
+    """Cluster prompts by direction of their centred features.
+
+    Lloyd's iterations run on points of norm 1, and the centroids are then projected back onto the sphere. They are
+    fitted on `settings.fit_prompts` random prompts at most; the mean is that of all.
+
+    Args:
+        prompt_features: [M, d], any float type, perhaps memory-mapped.
+        pairs_per_prompt: [M] int64; clusters with fewer than `settings.min_pairs` pairs are merged into the nearest.
+        seed: of the sub-sample and of k-means++.
+
+    Raises:
+        ValueError: if the shapes do not fit, a setting cannot be, or the backend is not there.
+    """
+    if prompt_features.ndim != 2 or pairs_per_prompt.shape != prompt_features.shape[:1] or not len(prompt_features):
+        raise ValueError(
+            f"Prompt features {prompt_features.shape} and pairs per prompt {pairs_per_prompt.shape} do not fit: give "
+            "one row of features and one number of pairs for each prompt."
+        )
+    for name in ("count", "fit_prompts"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"clusters.{name} is {getattr(settings, name)}: set it to 1 or more.")
+    backend = choose_backend(settings.backend)
+    mean, _ = column_moments(prompt_features)
+    points = _directions(prompt_features, mean, _sample(len(prompt_features), settings.fit_prompts, seed))
+    count = min(settings.count, len(np.unique(points, axis=0))) if len(points) <= settings.count else settings.count
+    centroids = _unit(kmeans(points, count, backend=backend, seed=seed)) if count > 1 else _unit(points[:1])
+    cells = Clusters(mean, centroids, np.arange(len(centroids)))
+    pairs = np.zeros(len(centroids))
+    np.add.at(pairs, cells.assign(prompt_features), pairs_per_prompt)
+    return Clusters(mean, centroids, merge_small(centroids, pairs, settings.min_pairs))
+
+
+def merge_small(centroids: Float32s, pairs: NDArray[np.float64], min_pairs: int) -> NDArray[np.int64]:
+    """Cluster [K] int64 of every centroid, after the smallest have joined their nearest until none is too small.
+
+    A cluster's own direction is the mean of its centroids, weighted by their pairs.
+    """
+    groups = [[k] for k in range(len(centroids))]
+    while len(groups) > 1:
+        sizes = [pairs[group].sum() for group in groups]
+        smallest = int(np.argmin(sizes))
+        if sizes[smallest] >= min_pairs:
+            break
+        directions = _unit(np.stack([(pairs[group] + 1e-6) @ centroids[group] for group in groups]))
+        cosines = directions @ directions[smallest]
+        cosines[smallest] = -np.inf
+        groups[int(cosines.argmax())] += groups[smallest]
+        del groups[smallest]
+    merged = np.empty(len(centroids), dtype=np.int64)
+    for label, group in enumerate(groups):
+        merged[group] = label
+    return merged
+
+
+def _sample(count: int, limit: int, seed: int) -> NDArray[np.int64]:
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
+
+
+def _directions(features: Floats, mean: Float32s, rows: NDArray[np.int64]) -> Float32s:
+    points = np.empty((len(rows), features.shape[1]), dtype=np.float32)
+    for place, block in float32_blocks(features, rows):
+        points[place] = _unit(block - mean)
+    return points
+
+
+def _unit(vectors: NDArray[np.floating]) -> Float32s:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)

@@ -1,0 +1,185 @@
+"""From features, or from scores of elsewhere, to calibrated rewards: MCRM from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwpo_fast.config import RewardConfig
+from iwpo_fast.rewards.blocks import Floats
+from iwpo_fast.rewards.calibration import Calibration, fit_calibration, units_of_unknown_scale
+from iwpo_fast.rewards.cross_fit import cross_fitted_rewards
+from iwpo_fast.rewards.folds import fold_of_prompts
+from iwpo_fast.rewards.pair_table import PairTable
+from iwpo_fast.rewards.penalties import Penalties, choose_penalties
+from iwpo_fast.rewards.report import RewardReport, report_rewards
+from iwpo_fast.rewards.settings import check_reward_settings
+from iwpo_fast.rewards.training_pairs import TrainingPairs
+
+CROSS_VALIDATION_FOLDS = 4
+
+Ints = NDArray[np.int64]
+Float64s = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RewardScores:
+    """Rewards of C responses in G clusters.
+
+    Attributes:
+        raw: [C, members] fp64, by each member of the ensemble, in no common unit.
+        calibrated: [C] fp64, log-odds: clip(s_k (mean of the members - a_k), ± max_reward).
+        members_calibrated: [C, members] fp64, the members under the same map: a family of reward models.
+        uncertainty: [C] fp64, standard deviation over `members_calibrated`; 0 for a single member.
+        trust: [G] fp64 in [0, 1], how far labels may be doubted by these rewards.
+        slope: [G] fp64, s_k >= 0.
+        centre: [G] fp64, a_k.
+        report: for the user.
+    """
+
+    raw: Float64s
+    calibrated: Float64s
+    members_calibrated: Float64s
+    uncertainty: Float64s
+    trust: Float64s
+    slope: Float64s
+    centre: Float64s
+    report: RewardReport
+
+
+def score_pairs(
+    response_features: Floats,
+    table: PairTable,
+    prompt_cluster: Ints,
+    settings: RewardConfig,
+    *,
+    seed: int,
+    prompt_key: Sequence[bytes | str | int] | None = None,
+) -> RewardScores:
+    """Cross-fitted, calibrated rewards of all responses, by an ensemble of heads on their features.
+
+    Args:
+        response_features: [C, d], any float type, perhaps memory-mapped. Those of responses in pairs are held in memory
+            as fp32, the others are read a block at a time.
+        table: the pairs.
+        prompt_cluster: [M] int64, cluster of every prompt.
+        seed: of folds, bootstrap and the partners of the overlap term.
+        prompt_key: [M], what tells prompts apart, such as their text: equal keys share a fold. The default is the row.
+
+    Raises:
+        ValueError: if shapes do not fit, features are not finite, a setting cannot be, or folds lack pairs.
+    """
+    check_reward_settings(settings)
+    _check_clusters(prompt_cluster, table)
+    if response_features.ndim != 2 or len(response_features) != len(table.prompt_of):
+        raise ValueError(
+            f"Response features have shape {response_features.shape}, but the table has {len(table.prompt_of)} "
+            "responses: give one row of features for each."
+        )
+    keys = range(len(prompt_cluster)) if prompt_key is None else prompt_key
+    if len(keys) != len(prompt_cluster):
+        raise ValueError(f"There are {len(keys)} prompt keys for {len(prompt_cluster)} prompts: give one for each.")
+    folds = settings.folds if settings.folds > 1 else CROSS_VALIDATION_FOLDS
+    prompt_fold = fold_of_prompts(keys, folds, seed)
+    if (np.bincount(prompt_fold[table.prompt], minlength=folds) == len(table)).any():
+        raise ValueError(
+            f"All {len(table)} pairs fall into one of {folds} folds, so none are left to learn from: "
+            "give pairs of more prompts."
+        )
+    pairs = TrainingPairs.read(response_features, table, prompt_cluster, prompt_fold, settings, seed=seed)
+    penalties = choose_penalties(pairs)
+    response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
+    raw = cross_fitted_rewards(pairs, penalties, response_features, response_cluster, response_fold, seed=seed)
+    unit = np.ones(pairs.clusters)
+    return _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+
+
+def scores_from_columns(
+    chosen: Floats, rejected: Floats, table: PairTable, prompt_cluster: Ints, settings: RewardConfig
+) -> RewardScores:
+    """Calibrated rewards from scores of elsewhere, such as a reward model or a judge, on any scale per cluster.
+
+    They did not learn from these pairs, so there is nothing to cross-fit. Trust is measured against the slope of all
+    pairs once each cluster's gaps have one size, because such scores have no unit of their own.
+
+    Args:
+        chosen: [P], or [P, members] by an ensemble, scores of the chosen responses.
+        rejected: the same of the rejected responses.
+        table: the pairs; every response must be in one of them.
+        prompt_cluster: [M] int64.
+
+    Raises:
+        ValueError: if shapes do not fit, or a response has no score, two different ones, or one that is not finite.
+    """
+    check_reward_settings(settings)
+    _check_clusters(prompt_cluster, table)
+    if chosen.shape != rejected.shape or chosen.ndim not in (1, 2) or len(chosen) != len(table):
+        raise ValueError(
+            f"Scores of shape {chosen.shape} (chosen) and {rejected.shape} (rejected) do not fit {len(table)} pairs: "
+            "give one of each per pair."
+        )
+    rows = np.concatenate([table.chosen, table.rejected])
+    scores = np.concatenate([chosen, rejected]).astype(np.float64).reshape(len(rows), -1)
+    if not np.isfinite(scores).all():
+        raise ValueError("Some scores are NaN or infinite: score those responses again or leave the pairs out.")
+    raw = np.full((len(table.prompt_of), scores.shape[1]), np.nan)
+    raw[rows] = scores
+    if np.isnan(raw).any():
+        raise ValueError(
+            f"Response {int(np.isnan(raw).any(axis=1).argmax())} is in no pair, so it has no score: drop it."
+        )
+    if (raw[rows] != scores).any():
+        row = int(rows[(raw[rows] != scores).any(axis=1)][0])
+        raise ValueError(f"Response {row} has different scores in different pairs: give it one.")
+    mean = raw.mean(axis=1)
+    clusters = int(prompt_cluster.max()) + 1
+    unit = units_of_unknown_scale(mean[table.chosen] - mean[table.rejected], prompt_cluster[table.prompt], clusters)
+    return _calibrated(raw, table, prompt_cluster, unit, settings, None)
+
+
+def _calibrated(
+    raw: Float64s,
+    table: PairTable,
+    prompt_cluster: Ints,
+    unit: Float64s,
+    settings: RewardConfig,
+    penalties: Penalties | None,
+) -> RewardScores:
+    mean = raw.mean(axis=1)
+    response_cluster, pair_cluster = prompt_cluster[table.prompt_of], prompt_cluster[table.prompt]
+    if settings.calibration:
+        calibration = fit_calibration(
+            mean,
+            response_cluster,
+            mean[table.chosen] - mean[table.rejected],
+            pair_cluster,
+            table.prompt,
+            unit,
+            strength=settings.calibration_strength,
+            limit=settings.max_reward,
+        )
+    else:
+        calibration = Calibration.none(len(unit))
+    calibrated = calibration(mean, response_cluster)
+    members = calibration(raw, response_cluster)
+    return RewardScores(
+        raw=raw,
+        calibrated=calibrated,
+        members_calibrated=members,
+        uncertainty=members.std(axis=1),
+        trust=calibration.trust,
+        slope=calibration.slope,
+        centre=calibration.centre,
+        report=report_rewards(mean, calibrated, calibration, table, pair_cluster, penalties),
+    )
+
+
+def _check_clusters(prompt_cluster: Ints, table: PairTable) -> None:
+    if prompt_cluster.ndim != 1 or len(prompt_cluster) <= table.prompt_of.max() or prompt_cluster.min() < 0:
+        raise ValueError(
+            f"{len(prompt_cluster)} clusters of prompts do not fit prompts up to row {table.prompt_of.max()}: give "
+            "each prompt its cluster, from 0 up."
+        )

@@ -1,0 +1,33 @@
+"""Checks of the reward settings."""
+
+from __future__ import annotations
+
+import math
+
+from iwpo_fast.config import RewardConfig
+
+
+def check_reward_settings(settings: RewardConfig) -> None:
+    """Raises ValueError where a setting cannot be."""
+    for name in ("folds", "ensemble"):
+        value = getattr(settings, name)
+        if value != int(value) or value < 1:
+            raise ValueError(f"rewards.{name} is {value}: set it to a whole number from 1 up.")
+    if settings.ridge != "auto" and not _above(settings.ridge, 0):
+        raise ValueError(
+            f"rewards.ridge is {settings.ridge}: pairs can be separable, so set it above 0 (1e-3, say) or to auto."
+        )
+    if settings.residual not in ("auto", None) and not _above(settings.residual, 0):
+        raise ValueError(
+            f"rewards.residual is {settings.residual}: set it above 0, to auto, or to null for no residuals."
+        )
+    for name in ("centring", "overlap", "calibration_strength"):
+        value = getattr(settings, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"rewards.{name} is {value}: set it to a finite number from 0 up.")
+    if not settings.max_reward > 0:
+        raise ValueError(f"rewards.max_reward is {settings.max_reward}: set it above 0.")
+
+
+def _above(value: object, least: float) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > least
