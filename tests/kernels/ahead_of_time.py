@@ -1,7 +1,7 @@
-"""Compiles kernel variants for GPUs that are not there, and reads from the binaries what they need.
+"""Compiles kernels for GPUs that are not there, and reads from the binaries what they need.
 
-Run as a script, in a process without TRITON_INTERPRET: `python ahead_of_time.py <share> <of>` compiles
-its share of all variants for all targets and prints one JSON list of `Usage` fields.
+Run as a script, in a process without TRITON_INTERPRET: `python ahead_of_time.py <share> <of>` records the launches
+of `launching_calls.every_call`, compiles its share of them for all targets, and prints one `Report` as JSON.
 """
 
 from __future__ import annotations
@@ -16,39 +16,54 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 KIB = 1024
 SHARED_MEMORY_LIMIT = {"sm_80": 163 * KIB, "sm_90": 227 * KIB, "sm_100": 227 * KIB, "gfx942": 64 * KIB}
+RANDOM_CALLS = 300
 
 
 @dataclass(frozen=True)
 class Usage:
-    variant: str
-    target: str
+    """What one compilation needs; spills are bytes on NVIDIA and registers on AMD."""
+
+    launch: str
+    kernel: str
+    architecture: str
     registers: int
     spills: int
     shared: int
+    atomics: bool
 
 
-def all_variants() -> list:
-    """Variants of every `kernels.py` of the package."""
-    import iwpo_kernels
+@dataclass(frozen=True)
+class Report:
+    """Of one process: what it compiled, kernels that exist, and launches of random calls that nobody compiles."""
 
-    found = []
-    for module in pkgutil.walk_packages(iwpo_kernels.__path__, "iwpo_kernels."):
-        if module.name.endswith(".kernels"):
-            found += importlib.import_module(module.name).variants()
-    return found
+    usages: list[Usage]
+    kernels: list[str]
+    unforeseen: list[str]
 
 
-def compile_share(share: int, of: int) -> list[Usage]:
-    """Every `of`-th (variant, target), compiled."""
-    jobs = [(variant, target) for variant in all_variants() for target in SHARED_MEMORY_LIMIT]
-    return [_compile(variant, target) for variant, target in jobs[share::of]]
+def compile_share(share: int, of: int) -> Report:
+    """Every `of`-th launch and target, compiled. All shares look at random calls, each at its own."""
+    from launches import Target, launches
+    from launching_calls import every_call, random_calls
+
+    targets = [Target(architecture) for architecture in SHARED_MEMORY_LIMIT] + [Target("gfx942", large=True)]
+    recorded = {target: launches(every_call(), target) for target in targets}
+    known = {str(launch) for launch in recorded[targets[0]]}
+    others = launches(random_calls(RANDOM_CALLS, seed=share), targets[0])
+    jobs = [(launch, target) for target in targets for launch in recorded[target]]
+    return Report(
+        [_usage(launch, target) for launch, target in jobs[share::of]],
+        _kernels(),
+        [str(launch) for launch in others if str(launch) not in known],
+    )
 
 
-def compile_all(workers: int = 2) -> list[Usage]:
-    """All variants for all targets, in `workers` processes that do not interpret."""
+def compile_all(workers: int = 2) -> list[Report]:
+    """All launches for all targets, in `workers` processes that do not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     processes = [
@@ -61,45 +76,42 @@ def compile_all(workers: int = 2) -> list[Usage]:
         )
         for share in range(workers)
     ]
-    usages = []
+    reports = []
     for process in processes:
         output, errors = process.communicate()
         assert process.returncode == 0, errors
-        usages += [Usage(**fields) for fields in json.loads(output.splitlines()[-1])]
-    return usages
+        fields = json.loads(output.splitlines()[-1])
+        reports.append(Report(**fields | {"usages": [Usage(**usage) for usage in fields["usages"]]}))
+    return reports
 
 
-def _compile(variant, target: str) -> Usage:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+def _kernels() -> list[str]:
+    """Names of the kernels in every `kernels.py` of the package."""
+    import iwpo_kernels
 
-    is_amd = target.startswith("gfx")
-    gpu = GPUTarget("hip", target, 64) if is_amd else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
-    names = variant.kernel.arg_names
-    signature = {name: variant.types.get(name, "constexpr") for name in names}
-    assert signature.keys() == variant.types.keys() | variant.constants.keys(), str(variant)
-    attributes: dict[tuple[int], list] = {}
-    for i, name in enumerate(names):
-        is_pointer = signature[name].startswith("*")
-        if is_pointer or name in variant.divisible:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-        if is_pointer and is_amd:  # tensors below 2 GiB, which take buffer instructions
-            attributes[(i,)].append(["tt.pointer_range", 32])
-    options = {"num_warps": variant.num_warps}
-    if variant.num_stages is not None:
-        options["num_stages"] = variant.num_stages
-    if variant.max_registers is not None and not is_amd:
-        options["maxnreg"] = variant.max_registers
-    source = ASTSource(variant.kernel, signature, dict(variant.constants), attributes)
-    compiled = triton.compile(source, target=gpu, options=options)
-    registers, spills = _amd_usage(compiled.asm["amdgcn"]) if is_amd else _cuda_usage(compiled.asm["cubin"])
-    return Usage(str(variant), target, registers, spills, compiled.metadata.shared)
+    modules = pkgutil.walk_packages(iwpo_kernels.__path__, "iwpo_kernels.")
+    found = [importlib.import_module(module.name) for module in modules if module.name.endswith(".kernels")]
+    return [name for module in found for name in vars(module) if name.endswith("_kernel")]
+
+
+def _usage(launch: Any, target: Any) -> Usage:
+    compiled = launch.compiled(target)
+    assembly = compiled.asm
+    registers, spills = _amd_usage(assembly["amdgcn"]) if target.is_amd else _cuda_usage(assembly["cubin"])
+    return Usage(
+        launch=str(launch),
+        kernel=launch.kernel.__name__,
+        architecture=target.architecture,
+        registers=registers,
+        spills=spills,
+        shared=compiled.metadata.shared,
+        atomics="tt.atomic" in assembly["ttir"],
+    )
 
 
 def _amd_usage(assembly: str) -> tuple[int, int]:
     def number(key: str) -> int:
-        return int(re.search(rf"\.{key}:\s+(\d+)", assembly).group(1))
+        return int(_found(rf"\.{key}:\s+(\d+)", assembly))
 
     return number("vgpr_count"), number("vgpr_spill_count") + number("sgpr_spill_count")
 
@@ -113,10 +125,16 @@ def _cuda_usage(cubin: bytes) -> tuple[int, int]:
         path.write_bytes(cubin)
         command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
         report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    registers, stack, local = (int(re.search(rf"{key}:(\d+)", report).group(1)) for key in ("REG", "STACK", "LOCAL"))
+    registers, stack, local = (int(_found(rf"{key}:(\d+)", report)) for key in ("REG", "STACK", "LOCAL"))
     return registers, stack + local
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match, pattern
+    return match.group(1)
 
 
 if __name__ == "__main__":
     assert "TRITON_INTERPRET" not in os.environ
-    print(json.dumps([asdict(usage) for usage in compile_share(int(sys.argv[1]), int(sys.argv[2]))]))
+    print(json.dumps(asdict(compile_share(int(sys.argv[1]), int(sys.argv[2])))))

@@ -7,10 +7,10 @@ import triton
 from torch import Tensor
 
 from iwpo_kernels.devices import mm_fp32
+from iwpo_kernels.launch import launch_options
 from iwpo_kernels.linear_token_logps import kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, backward_tiling, forward_tiling
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Rows
-from iwpo_kernels.variants import launch_options
 
 
 def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:

@@ -5,14 +5,11 @@ A tile is R tokens; a slice is some columns of the vocabulary. `state` is float3
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 import triton
 import triton.language as tl
 
 from iwpo_kernels.tile import TINY, sigmoid, softplus, tanh
-from iwpo_kernels.variants import TRITON_TYPES, Variant
 
 # Planes of the state of a row: sums leave the label's column out.
 M = tl.constexpr(0)  # reference of the exponentials
@@ -72,17 +69,19 @@ def capped_logits(z_ptr, columns, mask, slope, ceiling, SOFTCAP: tl.constexpr):
     return z, derivative
 
 
-@triton.jit(do_not_specialize=["start", "earlier_columns"])
+@triton.jit(
+    do_not_specialize=["state_stride", "start", "earlier_columns"], do_not_specialize_on_alignment=["label_ptr"]
+)
 def slice_kernel(
     z_ptr,
     mass_ptr,
     label_ptr,
     state_ptr,
-    z_stride,
-    mass_stride,
+    z_stride: tl.int32,
+    mass_stride: tl.int32,
     state_stride,
     start,
-    columns,
+    columns: tl.int32,
     earlier_columns,
     slope,
     ceiling,
@@ -176,8 +175,8 @@ def slice_kernel(
         store_state(state_ptr, state_stride, row, TOP, tl.maximum(earlier_top, top))
 
 
-@triton.jit
-def accumulate_kernel(acc_ptr, part_ptr, factor_ptr, features, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize_on_alignment=["factor_ptr"])
+def accumulate_kernel(acc_ptr, part_ptr, factor_ptr, features: tl.int32, BLOCK: tl.constexpr):
     """acc ← factor · acc + part, float32 [R, features]."""
     blocks = tl.cdiv(features, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -189,7 +188,10 @@ def accumulate_kernel(acc_ptr, part_ptr, factor_ptr, features, BLOCK: tl.constex
     tl.store(pointers, acc * tl.load(factor_ptr + row) + part, mask=mask)
 
 
-@triton.jit(do_not_specialize=["tile_start", "has_position"])
+@triton.jit(
+    do_not_specialize=["state_stride", "tokens", "tile_start", "has_position", "vocab"],
+    do_not_specialize_on_alignment=["label_ptr", "position_ptr"],
+)
 def finish_kernel(
     state_ptr,
     acc_ptr,
@@ -204,9 +206,9 @@ def finish_kernel(
     tokens,
     tile_start,
     has_position,
-    weight_stride,
+    weight_stride: tl.int64,
     vocab,
-    features,
+    features: tl.int32,
     slope,
     JACOBIAN: tl.constexpr,
     STATS: tl.constexpr,
@@ -256,16 +258,16 @@ def finish_kernel(
             tl.store(jacobian_ptr + position * features + offsets, b * weight.to(tl.float32) - a * acc, mask=mask)
 
 
-@triton.jit(do_not_specialize=["start"])
+@triton.jit(do_not_specialize=["start"], do_not_specialize_on_alignment=["label_ptr"])
 def recompute_kernel(
     z_ptr,
     mass_ptr,
     label_ptr,
     m_ptr,
-    z_stride,
-    mass_stride,
+    z_stride: tl.int32,
+    mass_stride: tl.int32,
     start,
-    columns,
+    columns: tl.int32,
     slope,
     ceiling,
     SOFTCAP: tl.constexpr,
@@ -282,7 +284,7 @@ def recompute_kernel(
     tl.store(mass_ptr + row * mass_stride + offsets, e.to(mass_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["member_ptr", "row_ptr", "bounds_ptr", "coefficient_ptr", "alpha_ptr"])
 def gather_sum_kernel(
     out_ptr,
     base_ptr,
@@ -292,8 +294,8 @@ def gather_sum_kernel(
     member_ptr,
     row_ptr,
     bounds_ptr,
-    source_stride,
-    features,
+    source_stride: tl.int64,
+    features: tl.int32,
     BASE: tl.constexpr,
     MEMBERS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -321,90 +323,3 @@ def gather_sum_kernel(
         base = tl.load(base_ptr + group * features + offsets, mask=mask, other=0.0)
         total += tl.load(alpha_ptr) * base
     tl.store(out_ptr + group * features + offsets, total.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def variants() -> list[Variant]:
-    """Every compilation that `gpu.py` asks for. Slices are multiples of 16 columns but for the last
-    one, and few models have a hidden size that is none."""
-    return [*_slice_variants(), *_finish_variants(), *_recompute_variants(), *_sum_variants()]
-
-
-def _slice_variants() -> list[Variant]:
-    pointers = {"z_ptr": "*fp32", "label_ptr": "*i64", "state_ptr": "*fp32"}
-    integers = ["z_stride", "mass_stride", "state_stride", "start", "columns", "earlier_columns"]
-    types = pointers | dict.fromkeys(integers, "i32") | dict.fromkeys(["slope", "ceiling", "slack"], "fp32")
-    outputs = [("*fp32", False), *((f"*{dtype}", True) for dtype in TRITON_TYPES.values())]
-    alignments = ({"z_stride", "mass_stride", "columns"}, {"mass_stride"})
-    return [
-        Variant(
-            slice_kernel,
-            types | {"mass_ptr": mass},
-            {"SOFTCAP": softcap, "MASSES": masses, "STATS": stats, "BLOCK": SLICE_BLOCK},
-            num_warps=ROW_WARPS,
-            divisible=frozenset(aligned),
-            max_registers=REGISTERS,
-        )
-        for (mass, masses), softcap, stats, aligned in itertools.product(
-            outputs, (False, True), (False, True), alignments
-        )
-    ]
-
-
-def _finish_variants() -> list[Variant]:
-    outputs = ["state_ptr", "acc_ptr", "logps_ptr", "statistics_ptr", "jacobian_ptr", "saved_ptr"]
-    integers = ["state_stride", "tokens", "tile_start", "has_position", "weight_stride", "vocab", "features"]
-    types = dict.fromkeys(outputs, "*fp32") | dict.fromkeys(integers, "i32")
-    types |= {"label_ptr": "*i64", "position_ptr": "*i64", "slope": "fp32"}
-    weights = [("*fp32", False), *((f"*{dtype}", True) for dtype in TRITON_TYPES.values())]
-    return [
-        Variant(
-            finish_kernel,
-            types | {"weight_ptr": weight},
-            {"JACOBIAN": jacobian, "STATS": stats, "BLOCK": FEATURE_BLOCK},
-            divisible=frozenset(aligned),
-        )
-        for (weight, jacobian), stats, aligned in itertools.product(
-            weights, (False, True), ({"weight_stride", "features"}, ())
-        )
-    ]
-
-
-def _recompute_variants() -> list[Variant]:
-    types = {"z_ptr": "*fp32", "label_ptr": "*i64", "m_ptr": "*fp32"}
-    types |= dict.fromkeys(["z_stride", "mass_stride", "start", "columns"], "i32")
-    types |= {"slope": "fp32", "ceiling": "fp32"}
-    alignments = ({"z_stride", "mass_stride", "columns"}, {"mass_stride"})
-    return [
-        Variant(
-            recompute_kernel,
-            types | {"mass_ptr": f"*{dtype}"},
-            {"SOFTCAP": softcap, "BLOCK": RECOMPUTE_BLOCK},
-            num_warps=ROW_WARPS,
-            divisible=frozenset(aligned),
-        )
-        for dtype, softcap, aligned in itertools.product(TRITON_TYPES.values(), (False, True), alignments)
-    ]
-
-
-def _sum_variants() -> list[Variant]:
-    types = {"base_ptr": "*fp32", "alpha_ptr": "*fp32", "coefficient_ptr": "*fp32"}
-    types |= dict.fromkeys(["member_ptr", "row_ptr", "bounds_ptr"], "*i64")
-    types |= dict.fromkeys(["source_stride", "features"], "i32")
-    sums = [
-        Variant(
-            gather_sum_kernel,
-            types | {"out_ptr": f"*{dtype}", "source_ptr": f"*{source}"},
-            {"BASE": base, "MEMBERS": SUM_MEMBERS, "BLOCK": SUM_BLOCK},
-            divisible=frozenset(aligned),
-            max_registers=REGISTERS,
-        )
-        for dtype in TRITON_TYPES.values()
-        for source, base in (("fp32", False), (dtype, True))
-        for aligned in ({"source_stride", "features"}, ())
-    ]
-    accumulate = {"acc_ptr": "*fp32", "part_ptr": "*fp32", "factor_ptr": "*fp32", "features": "i32"}
-    accumulations = [
-        Variant(accumulate_kernel, accumulate, {"BLOCK": FEATURE_BLOCK}, divisible=frozenset(aligned))
-        for aligned in ({"features"}, ())
-    ]
-    return [*sums, *accumulations]

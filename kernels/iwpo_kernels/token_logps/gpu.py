@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
+from iwpo_kernels.launch import launch_options
 from iwpo_kernels.token_logps import kernels
-from iwpo_kernels.variants import launch_options
 
 
 def forward(logits: Tensor, labels: Tensor, temperature: float, logps: Tensor, state: Tensor) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import triton
 import triton.language as tl
 
 from iwpo_kernels.tile import TINY, sigmoid, softplus
-from iwpo_kernels.variants import TRITON_TYPES, Variant
 
 BLOCK = 4096
 WARPS = 8
@@ -19,16 +16,16 @@ IGNORED = tl.constexpr(-100)
 SLACK = tl.constexpr(60.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["label_ptr", "column_stride"])
 def token_logps_kernel(
     logits_ptr,
     label_ptr,
     logps_ptr,
     state_ptr,
-    row_stride,
+    row_stride: tl.int64,
     column_stride,
     tokens,
-    vocab,
+    vocab: tl.int32,
     inverse_temperature,
     BLOCK: tl.constexpr,
 ):
@@ -79,19 +76,22 @@ def token_logps_kernel(
     tl.store(state_ptr + 2 * tokens + row, miss)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["tokens"],
+    do_not_specialize_on_alignment=["label_ptr", "grad_ptr", "column_stride", "out_column_stride"],
+)
 def token_logps_backward_kernel(
     out_ptr,
     logits_ptr,
     label_ptr,
     grad_ptr,
     state_ptr,
-    out_row_stride,
+    out_row_stride: tl.int64,
     out_column_stride,
-    row_stride,
+    row_stride: tl.int64,
     column_stride,
     tokens,
-    vocab,
+    vocab: tl.int32,
     inverse_temperature,
     BLOCK: tl.constexpr,
 ):
@@ -112,28 +112,3 @@ def token_logps_backward_kernel(
         value = tl.where(offsets == label, push, -pull * e)
     pointers = out_ptr + row * out_row_stride + wide * out_column_stride
     tl.store(pointers, value.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def variants() -> list[Variant]:
-    """Every compilation that `gpu.py` asks for: rows next to each other, and vocabularies of any size."""
-    types = {"label_ptr": "*i64", "state_ptr": "*fp32", "inverse_temperature": "fp32"}
-    types |= dict.fromkeys(["row_stride", "tokens", "vocab"], "i32")
-    constants = {"BLOCK": BLOCK, "column_stride": 1}
-    alignments = (frozenset({"row_stride", "out_row_stride", "vocab"}), frozenset[str]())
-    found = []
-    for dtype, aligned in itertools.product(TRITON_TYPES.values(), alignments):
-        logits = {"logits_ptr": f"*{dtype}"}
-        forward = types | logits | {"logps_ptr": "*fp32"}
-        backward = types | logits | {"out_ptr": f"*{dtype}", "grad_ptr": "*fp32", "out_row_stride": "i32"}
-        found += [
-            Variant(token_logps_kernel, forward, constants, WARPS, aligned, REGISTERS),
-            Variant(
-                token_logps_backward_kernel,
-                backward,
-                constants | {"out_column_stride": 1},
-                WARPS,
-                aligned,
-                REGISTERS,
-            ),
-        ]
-    return found

@@ -5,12 +5,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from iwpo_kernels.variants import Variant
-from iwpo_kernels.weighted_preference.types import FORMS
-
 BLOCK = 1024
 NUM_WARPS = 4
 _RUN_TIME = ("tokens", "has_ref", "has_weights", "has_lengths", "has_smoothing", "has_shift", "average")
+# Sequences begin anywhere, so pointers that are aligned help no load.
+_POINTERS = (
+    "logps",
+    "segments",
+    "ref_logps",
+    "weights",
+    "lengths",
+    "smoothing_of_pairs",
+    "shift_of_pairs",
+    "sequence_logps",
+    "coefficients",
+    "terms",
+)
 
 
 @triton.jit
@@ -50,7 +60,7 @@ def _divisor(lengths, sequence, tokens, has_lengths, average):
     return tl.where(average != 0, tl.maximum(length, 1), 1).to(tl.float64)
 
 
-@triton.jit(do_not_specialize=_RUN_TIME)
+@triton.jit(do_not_specialize=_RUN_TIME, do_not_specialize_on_alignment=_POINTERS)
 def weighted_preference_fwd_kernel(
     logps,
     segments,
@@ -124,7 +134,10 @@ def weighted_preference_fwd_kernel(
     tl.store(terms + 10 * pairs, rejected_logp)
 
 
-@triton.jit(do_not_specialize=("tokens",))
+@triton.jit(
+    do_not_specialize=("tokens",),
+    do_not_specialize_on_alignment=("grad", "coefficients", "segments", "token_grads"),
+)
 def weighted_preference_bwd_kernel(grad, coefficients, segments, token_grads, tokens, BLOCK: tl.constexpr):
     """Each token of a sequence gets grad · coefficient of the sequence."""
     sequence = tl.program_id(0)
@@ -134,27 +147,3 @@ def weighted_preference_bwd_kernel(grad, coefficients, segments, token_grads, to
     for offset in range(start, end, BLOCK):
         index = offset + tl.arange(0, BLOCK)
         tl.store(token_grads + index, tl.zeros([BLOCK], dtype=tl.float32) + value, mask=index < end)
-
-
-def variants() -> list[Variant]:
-    vectors = (
-        "logps",
-        "ref_logps",
-        "weights",
-        "smoothing_of_pairs",
-        "shift_of_pairs",
-        "sequence_logps",
-        "coefficients",
-    )
-    forward = {name: "*fp32" for name in vectors} | {"segments": "*i64", "lengths": "*i64", "terms": "*fp64"}
-    forward |= {name: "fp64" for name in ("smoothing", "shift", "slope", "beta")}
-    forward |= {name: "i32" for name in _RUN_TIME}
-    backward = {name: "*fp32" for name in ("grad", "coefficients", "token_grads")}
-    backward |= {"segments": "*i64", "tokens": "i32"}
-    return [
-        *(
-            Variant(weighted_preference_fwd_kernel, forward, {"FORM": form, "BLOCK": BLOCK}, NUM_WARPS)
-            for form in FORMS
-        ),
-        Variant(weighted_preference_bwd_kernel, backward, {"BLOCK": BLOCK}, NUM_WARPS),
-    ]

@@ -1,0 +1,169 @@
+"""Calls that between them launch every compilation of every kernel that users can ask for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iwpo_kernels import linear_token_logps, token_logps, weighted_preference_loss
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the elements of a matrix lie, as far as wide loads care.
+
+    Attributes:
+        columns: of the matrix.
+        padding: columns of the memory that are left out.
+        offset: elements before the first one.
+        step: between columns.
+    """
+
+    columns: int = 64
+    padding: int = 0
+    offset: int = 0
+    step: int = 1
+
+    def matrix(self, rows: int, dtype: torch.dtype) -> Tensor:
+        stride = (self.columns + self.padding) * self.step
+        memory = torch.zeros(rows * stride + self.offset, dtype=dtype)
+        return memory.as_strided((rows, self.columns), (stride, self.step), self.offset).requires_grad_()
+
+
+ALIGNED = Layout()
+ODD = Layout(columns=45, offset=1)
+# Where one thing alone keeps loads from being wide.
+HALF_ALIGNED = (Layout(offset=1), Layout(padding=1), Layout(columns=45, padding=3), Layout(columns=45))
+
+
+def _layouts(dtype: torch.dtype) -> tuple[Layout, ...]:
+    """What keeps loads narrow matters little to what a kernel needs, so one dtype stands for the others."""
+    return (ALIGNED, ODD, *HALF_ALIGNED) if dtype == torch.bfloat16 else (ALIGNED, ODD)
+
+
+def every_call() -> list[Call]:
+    return [*_linear_calls(), *_token_calls(), *_preference_calls()]
+
+
+def random_calls(count: int, seed: int) -> Iterator[Call]:
+    """Calls of other sizes and strides, with options drawn at random."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        yield draw.choice((_random_linear_call, _random_token_call, _random_preference_call))(draw)
+
+
+def _linear_calls() -> Iterator[Call]:
+    for dtype, softcap, stats, save in itertools.product(DTYPES, (None, 2.0), (False, True), (False, True)):
+        call = partial(_linear, dtype=dtype, softcap=softcap, stats=stats, save=save)
+        for vocab, frozen in itertools.product((256, 301), ((), ("weight", "bias"), ("hidden", "weight", "bias"))):
+            yield partial(call, ALIGNED, ALIGNED, vocab=vocab, frozen=frozen)
+    for dtype, stats in itertools.product(DTYPES, (False, True)):
+        for layout in _layouts(dtype):
+            same_columns = Layout(layout.columns)
+            for layouts in ((layout, same_columns), (same_columns, layout)):
+                yield partial(_linear, *layouts, dtype=dtype, stats=stats)
+                yield partial(_linear, *layouts, dtype=dtype, stats=stats, frozen=("hidden", "weight", "bias"))
+
+
+def _linear(
+    hidden_layout: Layout,
+    weight_layout: Layout,
+    dtype: torch.dtype,
+    tokens: int = 5,
+    vocab: int = 256,
+    save: bool = False,
+    frozen: tuple[str, ...] = (),
+    **options: Any,
+) -> None:
+    """Two slices of the vocabulary, rows that predict two tokens, and a label that is skipped."""
+    hidden = hidden_layout.matrix(tokens, dtype)
+    weight = weight_layout.matrix(vocab, dtype)
+    bias = torch.zeros(vocab, dtype=dtype, requires_grad=True)
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        tensor.requires_grad_(name not in frozen)
+    labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
+    labels[0] = -100
+    index = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
+    result = linear_token_logps(
+        hidden, weight, labels, bias=bias, hidden_index=index, save=save, workspace_mb=1, **options
+    )
+    logps = result if isinstance(result, Tensor) else result.logps
+    if logps.requires_grad:
+        logps.sum().backward()
+
+
+def _token_calls() -> Iterator[Call]:
+    for dtype, inplace in itertools.product(DTYPES, (False, True)):
+        for layout in (*_layouts(dtype), Layout(step=2)):
+            yield partial(_tokens, layout, dtype, inplace)
+
+
+def _tokens(layout: Layout, dtype: torch.dtype, inplace: bool, tokens: int = 5) -> None:
+    logits = layout.matrix(tokens, dtype)
+    labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
+    logps = token_logps(logits, labels, inplace_backward=inplace)
+    logps.backward(torch.zeros(tokens + 1)[1:])
+
+
+def _preference_calls() -> Iterator[Call]:
+    return (partial(_preferences, form=form) for form in ("sigmoid", "squared", "hinge"))
+
+
+def _preferences(lengths: tuple[int, ...] = (3, 2), offset: int = 0, **options: Any) -> None:
+    segments = torch.tensor([0, *lengths]).cumsum(0)
+    logps = torch.zeros(int(segments[-1]) + offset)[offset:].requires_grad_()
+    weighted_preference_loss(logps, segments, **options).loss.backward()
+
+
+def _random_linear_call(draw: random.Random) -> Call:
+    dtype = draw.choice(DTYPES)
+    layout = _random_layout(draw, dtype)
+    layouts = [layout, Layout(layout.columns)]
+    draw.shuffle(layouts)
+    return partial(
+        _linear,
+        *layouts,
+        dtype,
+        tokens=draw.randint(1, 40),
+        vocab=draw.choice((2, 128, 129, 257, 1024, draw.randint(2, 2000))),
+        save=draw.random() < 0.5,
+        frozen=tuple(name for name in ("hidden", "weight", "bias") if draw.random() < 0.3),
+        softcap=draw.choice((None, 30.0)),
+        scale=draw.choice((1, 0.5)),
+        temperature=draw.choice((1, 0.7)),
+        stats=draw.random() < 0.5,
+    )
+
+
+def _random_token_call(draw: random.Random) -> Call:
+    dtype = draw.choice(DTYPES)
+    return partial(_tokens, _random_layout(draw, dtype), dtype, draw.random() < 0.5, draw.randint(1, 40))
+
+
+def _random_preference_call(draw: random.Random) -> Call:
+    pairs = draw.randint(1, 17)
+    lengths = tuple(draw.randint(0, 40) for _ in range(2 * pairs))
+    options: dict[str, Any] = {"form": draw.choice(("sigmoid", "squared", "hinge")), "average": draw.random() < 0.5}
+    for name, size in (("ref_logps", 2 * pairs), ("weights", pairs), ("label_smoothing", pairs)):
+        if draw.random() < 0.5:
+            options[name] = torch.zeros(size + 1)[1:]
+    return partial(_preferences, lengths, draw.randint(0, 1), **options)
+
+
+def _random_layout(draw: random.Random, dtype: torch.dtype) -> Layout:
+    kind = draw.choice(_layouts(dtype))
+    columns = 16 * draw.randint(1, 9) + (draw.randint(1, 15) if kind.columns % 16 else 0)
+    padding = 0
+    if kind.padding:
+        padding = -columns % 16 if kind.columns % 16 else draw.randint(1, 15)
+    return Layout(columns, padding, kind.offset)
