@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from iwpo_fast.importance.types import PairRewards
 
 
-def log_level(rewards: PairRewards, baseline: Literal["cluster", "group", "shrunk"], tau: float) -> np.ndarray:
-    """Baseline b of each pair, divided by τ.
+def log_levels(rewards: PairRewards, baseline: Literal["cluster", "group", "shrunk"]) -> Callable[[float], np.ndarray]:
+    """Baseline b of each pair, divided by τ, as a function of τ.
 
     - `cluster`: 0, as calibrated rewards are centred and weights are normalised per cluster;
     - `group`: log mean_j exp(r_j/τ) over the candidates of the prompt, so that exp(r/τ - b/τ) is the self-normalised
@@ -19,30 +20,34 @@ def log_level(rewards: PairRewards, baseline: Literal["cluster", "group", "shrun
       κ = v_between / (v_between + v_within / m) of a mean of m candidates (`reliability`).
 
     Returns:
-        float64 [P].
+        A function from τ to float64 [P].
 
     Raises:
         ValueError: `group` or `shrunk` without candidates.
     """
     if baseline == "cluster":
-        return np.zeros(len(rewards))
+        return lambda tau: np.zeros(len(rewards))
     if rewards.candidates is None or rewards.prompt is None:
         raise ValueError(
             f"weights.baseline is {baseline}, but there are no candidates: set it to cluster, or score all completions."
         )
-    prompt = rewards.candidates.prompt
-    scaled = rewards.candidates.reward / tau
-    prompts = int(max(prompt.max(), rewards.prompt.max())) + 1
-    group = _log_mean_exp(scaled, prompt, prompts)[rewards.prompt]
+    of_pair, clusters = rewards.prompt, rewards.clusters
+    prompts = int(of_pair.max()) + 1
+    cluster_of_prompt = np.full(max(prompts, int(rewards.candidates.prompt.max()) + 1), -1)
+    cluster_of_prompt[of_pair] = rewards.cluster
+    used = cluster_of_prompt[rewards.candidates.prompt] >= 0
+    reward, prompt = rewards.candidates.reward[used], rewards.candidates.prompt[used]
     if baseline == "group":
-        return group
-    cluster_of_prompt = np.full(prompts, -1)
-    cluster_of_prompt[rewards.prompt] = rewards.cluster
-    used = cluster_of_prompt[prompt] >= 0
-    cluster = cluster_of_prompt[prompt[used]]
-    level = _log_mean_exp(scaled[used], cluster, rewards.clusters)[rewards.cluster]
-    kappa = reliability(rewards.candidates.reward[used], prompt[used], cluster)[rewards.prompt]
-    return kappa * group + (1 - kappa) * level
+        return lambda tau: _log_mean_exp(reward / tau, prompt, prompts)[of_pair]
+    cluster = cluster_of_prompt[prompt]
+    kappa = reliability(reward, prompt, cluster)[of_pair]
+
+    def shrunk(tau: float) -> np.ndarray:
+        group = _log_mean_exp(reward / tau, prompt, prompts)[of_pair]
+        level = _log_mean_exp(reward / tau, cluster, clusters)[rewards.cluster]
+        return kappa * group + (1 - kappa) * level
+
+    return shrunk
 
 
 def reliability(reward: np.ndarray, prompt: np.ndarray, cluster: np.ndarray) -> np.ndarray:

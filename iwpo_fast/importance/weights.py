@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
+from iwpo_fast.importance.baseline import log_levels
 from iwpo_fast.importance.density_ratio import log_alpha_ratio, log_kl_ratio, pair_risk
 from iwpo_fast.importance.effective_size import ess_fraction
 from iwpo_fast.importance.irpss import log_importance, log_preferred
@@ -65,10 +66,11 @@ def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, 
         scale, alpha = settings.ratio_scale, settings.ratio_alpha
         return None, finish(log_alpha_ratio(pair_risk(rewards), cluster, clusters, scale=scale, alpha=alpha))
 
-    preferred = log_preferred(rewards, settings.gamma)
+    levels, preferred = log_levels(rewards, settings.baseline), log_preferred(rewards, settings.gamma)
 
     def at(tau: float) -> np.ndarray:
-        return finish(log_importance(rewards, settings, tau) + preferred)
+        importance = log_importance(rewards, levels(tau), tau=tau, rejected_exponent=settings.rejected_exponent)
+        return finish(importance + preferred)
 
     if settings.tau == "ess":
         tau = smallest_temperature(at, cluster, clusters, target=settings.ess_target)

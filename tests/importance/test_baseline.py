@@ -8,7 +8,7 @@ from importance_cases import PURE, make_candidate_rewards, make_rewards
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
-from iwpo_fast.importance.baseline import log_level, reliability
+from iwpo_fast.importance.baseline import log_levels, reliability
 
 
 def shifted_by_prompt(rewards: PairRewards, shift: np.ndarray) -> PairRewards:
@@ -105,6 +105,19 @@ def test_reliability_finds_the_variances_of_groups_of_unequal_size() -> None:
     np.testing.assert_allclose(kappa, 1 / (1 + 4 / sizes), atol=0.03)
 
 
+def test_shrunk_levels_follow_a_shift_of_all_rewards_with_groups_of_unequal_size() -> None:
+    """The more candidates a prompt has, the less of the cluster's level enters; both must shift."""
+    rng = np.random.default_rng(5)
+    prompt = np.repeat(np.arange(50), rng.integers(2, 9, 50))
+    reward = rng.normal(size=50)[prompt] + rng.normal(size=len(prompt))
+    rewards = PairRewards(
+        reward[:50], reward[50:100], np.arange(50) % 2, np.ones(2), np.arange(50), Candidates(reward, prompt)
+    )
+    shifted = shifted_by_prompt(rewards, np.full(50, 3.0))
+    before, after = (log_levels(given, "shrunk")(2.0) for given in (rewards, shifted))
+    np.testing.assert_allclose(after - before, 1.5, rtol=1e-12)
+
+
 def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts() -> None:
     rewards = make_candidate_rewards(4)
     candidates = rewards.candidates
@@ -115,8 +128,8 @@ def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts()
     )
     for baseline in ("group", "shrunk"):
         np.testing.assert_allclose(
-            log_level(dataclasses.replace(rewards, candidates=more), baseline, 2.0),
-            log_level(rewards, baseline, 2.0),
+            log_levels(dataclasses.replace(rewards, candidates=more), baseline)(2.0),
+            log_levels(rewards, baseline)(2.0),
             rtol=1e-12,
             atol=1e-12,
         )

@@ -39,3 +39,9 @@ def test_the_seed_decides_the_counts() -> None:
     weight, cluster = np.full(100, 0.5), np.zeros(100, dtype=np.int64)
     first, again, other = (systematic_counts(weight, cluster, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_counts_do_not_follow_the_order_of_the_data() -> None:
+    """Taken in the data's order, equal weights of one half would draw every second pair."""
+    counts = systematic_counts(np.full(100, 0.5), np.zeros(100, dtype=np.int64), seed=0)
+    assert 10 < np.sum(counts[::2]) < 40

@@ -167,3 +167,8 @@ def test_float32_rewards_are_computed_in_float64() -> None:
     weights = [pair_weights(given, WeightConfig(), seed=0).weight for given in (narrow, wide)]
     assert weights[0].dtype == np.float64
     assert np.array_equal(*weights)
+
+
+def test_a_setting_that_cannot_work_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^weights\.truncate is 0\.5: it must be at least 1\.$"):
+        pair_weights(make_rewards(8), WeightConfig(truncate=0.5), seed=0)
