@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from linear_cases import Case, assert_exact, random_case, run
+from linear_cases import Case, assert_exact, assert_gradient_within, random_case, run
+from torch import Tensor
 
-from iwpo_kernels.linear_token_logps import linear_token_logps, naive_linear_token_logps, tiling
+from iwpo_kernels.linear_token_logps import gpu, linear_token_logps, naive_linear_token_logps, tiling
 
 VOCABULARIES = [50257, 128256, 151936, 256000]
 
@@ -76,12 +77,57 @@ def test_real_vocabularies(vocab: int) -> None:
     assert_exact(replace(case, labels=labels), torch.float32, save=True)
 
 
-@pytest.mark.parametrize("vocab", [50257, 151936])
-def test_real_vocabularies_in_the_kernels(device: torch.device, vocab: int) -> None:
-    """With a frozen head: its gradient has a program per token of the vocabulary, which the interpreter runs singly."""
-    case = random_case(tokens=2, features=12, vocab=vocab, spread=4.0)
-    case = replace(case, labels=torch.tensor([0, vocab - 1]), frozen=("weight",))
-    assert_exact(case, torch.float32, device)
+def gather_sum_in_pytorch(
+    out: Tensor,
+    source: Tensor,
+    coefficient: Tensor,
+    member: Tensor,
+    row: Tensor,
+    bounds: Tensor,
+    base: Tensor | None = None,
+    alpha: Tensor | None = None,
+) -> None:
+    """What `gpu._gather_sum` launches, whose program per token of the vocabulary the interpreter runs one by one."""
+    total = torch.zeros(out.shape) if base is None or alpha is None else alpha * base
+    group = torch.arange(len(out)).repeat_interleave(bounds.diff())
+    here = member[bounds[0] : bounds[-1]]
+    out.copy_(total.index_add_(0, group, coefficient[here, None] * source[row[here]].float()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernel itself is tested at these sizes")
+@pytest.mark.parametrize(
+    ("vocab", "dtype", "save"),
+    [
+        (50257, torch.float32, False),
+        (128256, torch.bfloat16, True),
+        (151936, torch.float16, True),
+        (256000, torch.bfloat16, False),
+        (32003, torch.float16, False),
+        (50259, torch.bfloat16, True),
+        (151665, torch.float32, True),
+    ],
+)
+def test_real_vocabularies_in_the_kernels(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, vocab: int, dtype: torch.dtype, save: bool
+) -> None:
+    """All but the sum over the tokens with the same label, which goes by label and not by vocabulary."""
+    monkeypatch.setattr(gpu, "_gather_sum", gather_sum_in_pytorch)
+    case = random_case(tokens=3, features=6, vocab=vocab, spread=4.0, bias=True)
+    assert_exact(replace(case, labels=torch.tensor([0, vocab - 1, vocab // 2])), dtype, device, save=save)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for the kernel on a CPU only")
+def test_the_sum_in_pytorch_is_that_of_the_kernel(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    source, base = torch.randn(9, 40, generator=generator), torch.randn(12, 40, generator=generator)
+    coefficient, alpha = torch.randn(7, generator=generator), torch.tensor(-0.3)
+    member, bounds = gpu._groups(torch.tensor([3, 0, 3, 11, 3, 5, 5]), 12)
+    row = torch.tensor([8, 1, 1, 0, 4, 2, 7])
+    for onto in ((base[2:7], alpha), ()):
+        ours, kernel = torch.empty(5, 40), torch.empty(5, 40)
+        for out, sums in ((ours, gather_sum_in_pytorch), (kernel, gpu._gather_sum)):
+            sums(out, source, coefficient, member, row, bounds[2:8], *onto)
+        torch.testing.assert_close(ours, kernel)
 
 
 @pytest.mark.gpu
@@ -92,24 +138,52 @@ def test_trainable_heads_of_real_size(device: torch.device, vocab: int, save: bo
     assert_exact(random_case(tokens=70, features=200, vocab=vocab, spread=4.0), dtype, device, save=save)
 
 
-@pytest.mark.gpu
-def test_more_than_two_to_the_31_saved_elements() -> None:
-    tokens, vocab = 16384, 151936
-    generator = torch.Generator("cuda").manual_seed(0)
-    hidden = torch.randn(tokens, 64, device="cuda", generator=generator).bfloat16()
-    weight = (torch.randn(vocab, 64, device="cuda", generator=generator) / 8).bfloat16()
-    labels = torch.randint(vocab, (tokens,), device="cuda", generator=generator)
-    last = slice(tokens - 4, None)
-    grads = []
+def assert_rows_are_exact(rows: list[int], tokens: int, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Log-probs and gradients of a call in which only `rows` have a gradient, against a call of those alone.
+
+    Logits have a standard deviation of 6, so that some exponentials are large and those of another row would show.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    hidden = torch.randn(tokens, 64, device=device, generator=generator).to(dtype)
+    weight = (torch.randn(vocab, 64, device=device, generator=generator) * 6 / 8).to(dtype)
+    labels = torch.randint(vocab, (tokens,), device=device, generator=generator)
+    grad = torch.zeros(tokens, device=device)
+    grad[rows] = torch.linspace(1, -2, len(rows), device=device)
+
+    def alone(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        leaves = [hidden[rows].to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
+        logps = naive_linear_token_logps(*leaves, labels[rows])
+        assert isinstance(logps, Tensor)
+        of_hidden, of_weight = torch.autograd.grad(logps, leaves, grad[rows].to(logps.dtype))
+        return logps.detach(), of_hidden.double(), of_weight.double()
+
+    true_logps, *truth = alone(torch.float64)
+    _, *plain = alone(dtype)
     for save in (True, False):
         leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
         logps = linear_token_logps(*leaves, labels, save=save)
-        logps.sum().backward()
-        grads.append([leaf.grad for leaf in leaves])
-        truth = naive_linear_token_logps(hidden[last].double(), weight.double(), labels[last])
-        torch.testing.assert_close(logps[last].double(), truth, rtol=5e-6, atol=5e-6)
-    for saved, recomputed in zip(*grads, strict=True):
-        torch.testing.assert_close(saved, recomputed, rtol=2e-2, atol=2e-2)
+        assert isinstance(logps, Tensor)
+        of_hidden, of_weight = torch.autograd.grad(logps, leaves, grad)
+        torch.testing.assert_close(logps[rows].double(), true_logps, rtol=5e-6, atol=5e-6)
+        assert_gradient_within("hidden", of_hidden[rows].double(), plain[0], truth[0], dtype)
+        assert_gradient_within("weight", of_weight.double(), plain[1], truth[1], dtype)
+        of_hidden[rows] = 0
+        assert of_hidden.eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_with_a_gradient_are_told_from_those_without(device: torch.device, dtype: torch.dtype) -> None:
+    assert_rows_are_exact([2, 5, 6], 7, 45, dtype, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_more_than_two_to_the_31_saved_elements(device: torch.device, dtype: torch.dtype) -> None:
+    """The row that crosses the boundary, its neighbours, and the last ones."""
+    tokens, vocab = 16384, 151936
+    crossing = 2**31 // tiling.padded_vocab(vocab)
+    assert crossing + 1 < tokens - 2
+    assert_rows_are_exact([crossing - 1, crossing, crossing + 1, tokens - 2, tokens - 1], tokens, vocab, dtype, device)
 
 
 @given(
