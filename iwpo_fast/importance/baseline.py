@@ -23,7 +23,7 @@ def log_levels(rewards: PairRewards, baseline: Literal["cluster", "group", "shru
         A function from τ to float64 [P].
 
     Raises:
-        ValueError: `group` or `shrunk` without candidates.
+        ValueError: `group` or `shrunk` without at least two candidates for each pair's prompt.
     """
     if baseline == "cluster":
         return lambda tau: np.zeros(len(rewards))
@@ -33,6 +33,11 @@ def log_levels(rewards: PairRewards, baseline: Literal["cluster", "group", "shru
         )
     of_pair, clusters = rewards.prompt, rewards.clusters
     prompts = int(of_pair.max()) + 1
+    if np.bincount(rewards.candidates.prompt, minlength=prompts)[of_pair].min() < 2:
+        raise ValueError(
+            f"weights.baseline is {baseline}, but a pair's prompt has fewer than two candidates: set it to cluster, or "
+            "score all completions of each prompt."
+        )
     cluster_of_prompt = np.full(max(prompts, int(rewards.candidates.prompt.max()) + 1), -1)
     cluster_of_prompt[of_pair] = rewards.cluster
     used = cluster_of_prompt[rewards.candidates.prompt] >= 0

@@ -87,12 +87,7 @@ class PairRewards:
         assert self.candidates is not None
         if self.prompt is None:
             raise ValueError("Candidates belong to prompts: give the prompt of each pair with them.")
-        prompts = int(self.prompt.max()) + 1
-        if np.bincount(self.candidates.prompt, minlength=prompts)[self.prompt].min() < 2:
-            raise ValueError(
-                "A pair's prompt has fewer than two candidates: give all scored completions of each prompt."
-            )
-        cluster_of_prompt = np.zeros(prompts, dtype=np.int64)
+        cluster_of_prompt = np.zeros(int(self.prompt.max()) + 1, dtype=np.int64)
         cluster_of_prompt[self.prompt] = self.cluster
         if np.any(cluster_of_prompt[self.prompt] != self.cluster):
             raise ValueError("Two pairs of one prompt are in different clusters: clusters belong to prompts.")

@@ -139,3 +139,19 @@ def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts()
 def test_a_baseline_without_candidates_is_refused(baseline: str) -> None:
     with pytest.raises(ValueError, match=f"baseline is {baseline}, but there are no candidates: set it to cluster"):
         pair_weights(make_rewards(0), WeightConfig(baseline=baseline), seed=0)
+
+
+@pytest.mark.parametrize("baseline", ["group", "shrunk"])
+def test_a_baseline_with_one_candidate_for_a_prompt_is_refused(baseline: str) -> None:
+    """A group of one would be compared with itself."""
+    rewards = PairRewards(
+        chosen=np.ones(2),
+        rejected=np.zeros(2),
+        cluster=np.zeros(2, dtype=np.int64),
+        trust=np.ones(1),
+        prompt=np.arange(2),
+        candidates=Candidates(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1])),
+    )
+    with pytest.raises(ValueError, match=f"baseline is {baseline}, but a pair's prompt has fewer than two candidates"):
+        pair_weights(rewards, WeightConfig(baseline=baseline), seed=0)
+    assert np.all(pair_weights(rewards, WeightConfig(), seed=0).weight == 1.0)

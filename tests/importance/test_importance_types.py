@@ -26,7 +26,6 @@ CANDIDATES = Candidates(np.array([1.0, 2.0, 0.0, 0.5]), np.array([0, 1, 0, 1]))
         ({"trust": np.array([0.5, 1.5])}, r"trust must be one number in \[0, 1\]"),
         ({"trust": np.array([0.5, np.nan])}, r"trust must be one number in \[0, 1\]"),
         ({"prompt": None}, "give the prompt of each pair"),
-        ({"prompt": np.array([0, 2])}, "fewer than two candidates"),
         ({"prompt": ZERO, "cluster": np.array([0, 1])}, "one prompt are in different clusters"),
     ],
 )
