@@ -103,19 +103,25 @@ class ModelConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """The preference objective.
+    """The preference objective; docs/objectives.md lists them all.
 
     Args:
-        name: Name of the objective, such as `sigmoid` (DPO) or `ipo`.
-        beta: Strength of the pull towards the reference.
+        name: Name of the objective, such as `sigmoid` (DPO), or a mixture such as {sigmoid: 0.8, bco: 0.2, sft: 1.0}.
+        beta: Strength of the pull towards the reference; null takes the objective's own default.
+        params: Further parameters, such as {gamma: 1.0}; in a mixture with the objective before, {bco.beta: 0.2}.
         label_smoothing: Probability that a label is flipped, for pairs without a `label_smoothing` column.
         normalize: Divide the weighted loss by the number of pairs (`count`) or by the sum of weights (`weights`).
+        divergence: Divergence from the reference that the policy pays for (f-DPO, arXiv 2309.16240).
+        divergence_alpha: Which of the `alpha` divergences; 1 is the reverse KL.
     """
 
-    name: str = "sigmoid"
-    beta: float = 0.1
+    name: str | dict[str, float] = "sigmoid"
+    beta: float | None = None
+    params: dict[str, float | str] = field(default_factory=dict)
     label_smoothing: float = 0.0
     normalize: Literal["count", "weights"] = "count"
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
+    divergence_alpha: float = 0.5
 
 
 @dataclass

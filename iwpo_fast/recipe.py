@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+
+from iwpo_fast.config import ObjectiveConfig
 
 MODE = "recipe"
 
@@ -17,7 +20,18 @@ def load_recipe(text: str) -> Any:
         yaml.YAMLError: malformed YAML, or a mapping that has a key twice, of which YAML would keep the last.
     """
     _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader))
-    return get_loader("yaml")(text)
+    recipe = get_loader("yaml")(text)
+    if isinstance(recipe, dict) and "objective" in recipe:
+        recipe["objective"] = _spelled_out(recipe["objective"])
+    return recipe
+
+
+def _spelled_out(objective: Any) -> Any:
+    """`objective: sigmoid` and `objective: {sigmoid: 0.8, sft: 1.0}` stand for settings of its name alone."""
+    settings = {field.name for field in fields(ObjectiveConfig)}
+    is_mixture = isinstance(objective, dict) and objective and not settings & objective.keys()
+    numbers = is_mixture and all(isinstance(value, int | float) for value in objective.values())
+    return {"name": objective} if isinstance(objective, str) or numbers else objective
 
 
 def _refuse_twice(node: yaml.Node | None) -> None:

@@ -101,3 +101,15 @@ def test_the_help_of_every_command_names_its_settings(capsys):
             main([command, "--help"])
         assert stop.value.code == 0
         assert setting in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("ipo", "ipo"), ("{sigmoid: 0.8, sft: 1.0}", {"sigmoid": 0.8, "sft": 1.0}), ("{name: hinge, beta: 0.2}", "hinge")],
+)
+def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, name):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {{path: pairs.jsonl}}\nobjective: {written}\n")
+    parser = make_parser()
+    settings = parser.instantiate(parser.parse_args(["train", "--config", str(recipe)]))
+    assert settings.train.objective.name == name

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class FlatBatch:
         segments: int64 [S + 1], supervised tokens of sequence s are entries segments[s] to segments[s + 1].
         weight: float32 [P]; label_smoothing: float32 [P] or None.
         ref_logps: float32 [S], reference log-prob of each sequence, or None before it is known.
+        ref_token_logps: float32 [N], the same for each supervised token, where asked for.
+        scores: float32 [S, k], scores of k reward models, or None.
         rows: int64 [P], row of each pair in its data set.
     """
 
@@ -41,6 +44,8 @@ class FlatBatch:
     weight: Tensor
     label_smoothing: Tensor | None
     ref_logps: Tensor | None
+    ref_token_logps: Tensor | None
+    scores: Tensor | None
     rows: Tensor
 
     @property
@@ -60,13 +65,19 @@ class FlatBatch:
         return replace(self, **moved)
 
 
-def flat_batch(pairs: Pairs, rows: np.ndarray, ref_logps: np.ndarray | None = None) -> FlatBatch:
+def flat_batch(
+    pairs: Pairs,
+    rows: np.ndarray,
+    ref_logps: np.ndarray | None = None,
+    ref_tokens: tuple[Ragged, Ragged] | None = None,
+) -> FlatBatch:
     """Lay out the given rows of `pairs`.
 
     Args:
         pairs: P_all tokenised pairs.
         rows: int64 [P], which of them.
         ref_logps: float32 [P_all, 2], reference log-probs (chosen, rejected), or None.
+        ref_tokens: float32, the same for each completion token (chosen, rejected), or None.
     """
     completions = [(int(row), part[int(row)]) for part in (pairs.chosen, pairs.rejected) for row in rows]
     sequences = [np.concatenate([pairs.prompt[row], completion]) for row, completion in completions]
@@ -87,6 +98,17 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, ref_logps: np.ndarray | None = No
         segments=torch.from_numpy(np.concatenate([[0], np.cumsum(supervised)]).astype(np.int64)),
         weight=torch.from_numpy(pairs.weight[rows].astype(np.float32)),
         label_smoothing=None if smoothing is None else torch.from_numpy(smoothing[rows].astype(np.float32)),
-        ref_logps=None if ref_logps is None else torch.from_numpy(ref_logps[rows].T.reshape(-1).astype(np.float32)),
+        ref_logps=None if ref_logps is None else _by_side(ref_logps[rows]),
+        ref_token_logps=None if ref_tokens is None else _end_to_end(ref_tokens, rows),
+        scores=None if pairs.scores is None else _by_side(pairs.scores[rows]),
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
     )
+
+
+def _by_side(values: np.ndarray) -> Tensor:
+    """[P, 2, ...] to float32 [2P, ...], all chosen ones first."""
+    return torch.from_numpy(np.concatenate([values[:, 0], values[:, 1]]).astype(np.float32))
+
+
+def _end_to_end(parts: tuple[Ragged, Ragged], rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.concatenate([part[int(row)] for part in parts for row in rows]).astype(np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class Pairs:
         weight: float64 [P], importance weight of each pair; ones unless the data has a `weight` column.
         label_smoothing: float64 [P] in [0, 1), the probability that the label is flipped, or None.
         columns: further float64 [P] columns carried along: `ref_chosen_logps`, `ref_rejected_logps`,
-            `score_chosen`, `score_rejected`, `cluster`.
+            `score_chosen`, `score_rejected` ([P, k] for k reward models), `cluster`.
     """
 
     prompt: Ragged
@@ -32,10 +33,18 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.weight)
 
-    @property
+    @cached_property
     def tokens(self) -> np.ndarray:
         """int64 [P]: tokens of both sequences of each pair, the prompt counted twice."""
         return 2 * self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
+
+    @property
+    def scores(self) -> np.ndarray | None:
+        """float64 [P, 2, k]: scores of chosen and rejected by k reward models, or None."""
+        if "score_chosen" not in self.columns:
+            return None
+        both = np.stack([self.columns["score_chosen"], self.columns["score_rejected"]], axis=1)
+        return both.reshape(len(self), 2, -1)
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The given rows, in the given order."""

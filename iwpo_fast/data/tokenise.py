@@ -132,7 +132,8 @@ def _check_reference(rows: Rows, tokens: Tokens, result: Cut, config: DataConfig
 def _equal_scores(columns: dict[str, np.ndarray]) -> int:
     if "score_chosen" not in columns:
         return 0
-    return int((columns["score_chosen"] == columns["score_rejected"]).sum())
+    equal = columns["score_chosen"] == columns["score_rejected"]
+    return int(equal.reshape(len(equal), -1).all(1).sum())
 
 
 def _template(path: str) -> str:

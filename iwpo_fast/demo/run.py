@@ -26,6 +26,7 @@ from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import reference_logps
+from iwpo_fast.objectives import Mixture
 from iwpo_fast.training import train
 from iwpo_fast.world import World
 
@@ -73,7 +74,7 @@ def run_demo(
         model = replace(training.model, path="tiny")
         loss = warm_up(text, model, warmup, output=folder.warmup, seed=config.seed, device=config.device)
         print(f"warm-up ends at {loss:.3f} nats per token")
-    _step(3, f"preference optimisation: {training.objective.name}, beta {training.objective.beta}")
+    _step(3, f"preference optimisation: {training.objective.name}, beta {Mixture.of(training.objective).beta}")
     train(training)
     _step(4, "measuring both models on held-out prompts")
     results = measure(folder, training)
@@ -124,7 +125,7 @@ def measure(folder: DemoFolder, training: TrainConfig) -> list[TaskResult]:
     rows = read_jsonl(folder.data / "eval.jsonl")
     before, after = (_measure(model, rows, training) for model in (folder.warmup, folder.aligned))
     log_ratios = after.logps.astype(np.float64) - before.logps
-    margins = training.objective.beta * (log_ratios[:, 0] - log_ratios[:, 1])
+    margins = Mixture.of(training.objective).beta * (log_ratios[:, 0] - log_ratios[:, 1])
     samples = []
     for row, old, new in zip(rows, before.completions, after.completions, strict=True):
         task, prompt = TASKS[row["task"]], row["prompt"]

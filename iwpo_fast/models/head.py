@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from iwpo_kernels import linear_token_logps
+from iwpo_kernels import TokenLogps, linear_token_logps
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,16 @@ class HeadSpec:
             weights.append(up.weight.to(weight.dtype))
         return torch.cat(hiddens, dim=-1), torch.cat(weights, dim=-1)
 
-    def token_logps(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> Tensor:
+    def token_logps(
+        self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype, *, stats: bool = False
+    ) -> Tensor | TokenLogps:
         """float32 [N] log-probs of `labels` [N], read from rows `hidden_index` [N] of `hidden` [T, H].
 
         Hidden states and weight enter the operator as `dtype`; gradients reach the weight as it is stored.
         """
         hidden, weight = self.project(hidden)
         bias = self.linear.bias
-        logps = linear_token_logps(
+        return linear_token_logps(
             hidden.to(dtype),
             weight.to(dtype),
             labels,
@@ -89,9 +91,8 @@ class HeadSpec:
             bias=None if bias is None else bias.to(dtype),
             softcap=self.softcap,
             scale=self.scale,
+            stats=stats,
         )
-        assert isinstance(logps, Tensor)
-        return logps
 
 
 def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:

@@ -20,6 +20,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.models import attention
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import pad
+from iwpo_kernels import TokenLogps
 
 Layout = Literal["flat", "padded"]
 
@@ -72,10 +73,10 @@ class Policy(nn.Module):
     def has_adapter(self) -> bool:
         return isinstance(self.model, PeftModel)
 
-    def forward(self, batch: FlatBatch) -> Tensor:
-        """float32 [N], log-prob of each supervised token of the batch."""
+    def forward(self, batch: FlatBatch, *, stats: bool = False) -> Tensor | TokenLogps:
+        """float32 [N], log-prob of each supervised token of the batch; with `stats`, its distribution's too."""
         return self.head.token_logps(
-            self.hidden_states(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype
+            self.hidden_states(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype, stats=stats
         )
 
     def hidden_states(self, batch: FlatBatch) -> Tensor:

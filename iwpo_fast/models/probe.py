@@ -36,6 +36,7 @@ def largest_error(policy: Policy) -> float:
         raw = hidden.float() @ policy.head.linear.weight.float().T
         gain = AMPLITUDE / raw.abs().max().clamp_min(1e-6).item()
         ours = policy.head.token_logps(gain * hidden, batch.labels, batch.hidden_index, policy.compute_dtype)
+        assert isinstance(ours, Tensor)
         theirs = own_logps(policy, batch, gain)
     policy.train(was_training)
     return (ours - theirs).abs().max().item()
@@ -63,6 +64,8 @@ def random_batch(policy: Policy) -> FlatBatch:
         weight=torch.ones(1),
         label_smoothing=None,
         ref_logps=None,
+        ref_token_logps=None,
+        scores=None,
         rows=torch.zeros(1, dtype=torch.int64),
     ).to(policy.device)
 

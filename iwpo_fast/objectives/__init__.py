@@ -1,5 +1,23 @@
-"""Preference objectives: pure functions from margins to one loss per pair, without weights and without reduction."""
+"""Preference objectives: pure functions from log-probs of sequences to one loss per pair, without weights.
 
+One file per family; the functions register themselves, and `Mixture` is what a configuration asks for.
+"""
+
+from iwpo_fast.objectives import (
+    batchwise,
+    distillation,
+    drdo,
+    margin,
+    pointwise,
+    reference_free,
+    spo,
+    uncertain,
+)
+from iwpo_fast.objectives.divergence import Divergence
+from iwpo_fast.objectives.mixture import Mixture
+from iwpo_fast.objectives.pair import Pair, Side
 from iwpo_fast.objectives.registry import OBJECTIVES, Objective, get_objective
 
-__all__ = ["OBJECTIVES", "Objective", "get_objective"]
+FAMILIES = (margin, pointwise, batchwise, reference_free, distillation, uncertain, drdo, spo)
+
+__all__ = ["FAMILIES", "OBJECTIVES", "Divergence", "Mixture", "Objective", "Pair", "Side", "get_objective"]

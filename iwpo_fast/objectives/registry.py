@@ -1,40 +1,102 @@
-"""The preference objectives by name."""
+"""The objectives by name. Each family's file registers its own with the decorator `objective`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
 from torch import Tensor
 
-from iwpo_fast.objectives import pairwise
+from iwpo_fast.objectives.pair import Pair
+from iwpo_fast.objectives.parameters import Limits, Parameter, parameters_of
+
+Implicit = Literal["log_ratio", "logp", "mean_logp"]
+Source = Literal["text", "code", "description", "derived"]
+State = dict[str, float]
+Constants = dict[str, Tensor]
+
+
+class Statistics(Protocol):
+    """Constants of a step, from the detached pairs of all its micro-batches and ranks.
+
+    Args:
+        step: all B pairs of the step, in the same order on every rank.
+        state: running means of earlier steps, to be changed in place.
+        rng: random numbers that depend on seed and step alone.
+
+    Returns:
+        [B] each.
+    """
+
+    def __call__(self, step: Pair, state: State, rng: np.random.Generator, /, **parameters: Any) -> Constants: ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss per pair as a function of the margin h = s_w - s_l.
+    """One preference loss per pair, without weights and without reduction.
 
     Attributes:
         name: name in configurations.
-        loss: (h [P], beta) to one loss per pair [P].
-        form: closed form of the fused kernel that computes the same loss.
-        average: s is the mean over completion tokens instead of the sum.
+        loss: (pair, **parameters) to [P].
+        parameters: what can be set, with defaults, by name.
+        formula, paper, arxiv, source, note: for the table of objectives; `source` says what was at hand: the paper's
+            text, the authors' or TRL's code, only a description, or our own derivation.
+        implicit: the policy's score of a completion; beta times it is reported as its reward.
+        transforms: other f-divergences than the reverse KL can be chosen.
+        needs: any of "scores", "positive_gap", "alignment", "shared_tokens".
+        labels: "used"; "unused" where swapping the labels changes nothing; or the reason why there is no other side.
+        closed: (pair, **parameters) to arguments of the fused kernel that computes the same loss.
+        statistics: constants over the whole step.
+        from_data: `statistics` reads lengths and scores only, which are known before any forward pass.
     """
 
     name: str
-    loss: Callable[[Tensor, float], Tensor]
-    form: Literal["sigmoid", "squared", "hinge"]
-    average: bool = False
+    loss: Callable[..., Tensor]
+    parameters: Mapping[str, Parameter]
+    formula: str
+    paper: str
+    arxiv: str
+    source: Source
+    note: str = ""
+    implicit: Implicit = "log_ratio"
+    transforms: bool = True
+    needs: tuple[str, ...] = ()
+    labels: str = "used"
+    closed: Callable[..., dict[str, Any]] | None = None
+    statistics: Statistics | None = None
+    from_data: bool = False
+
+    @property
+    def uses_reference(self) -> bool:
+        return self.implicit == "log_ratio"
+
+    @property
+    def other_side_missing(self) -> str | None:
+        """Why a label cannot be flipped, or None if it can."""
+        return None if self.labels in ("used", "unused") else self.labels
+
+    def __call__(self, pair: Pair, parameters: Mapping[str, float | str]) -> Tensor:
+        return self.loss(pair, **parameters)
 
 
-OBJECTIVES = {
-    objective.name: objective
-    for objective in (
-        Objective("sigmoid", pairwise.sigmoid, form="sigmoid"),
-        Objective("ipo", pairwise.ipo, form="squared", average=True),
-    )
-}
+Loss = Callable[..., Tensor]
+OBJECTIVES: dict[str, Objective] = {}
+
+
+def objective(
+    name: str, *, limits: Mapping[str, Limits] | None = None, **attributes: Any
+) -> Callable[[Loss], Loss]:
+    """Register a function (pair, *, parameters) -> [P]; its keyword arguments are the parameters."""
+
+    def register(loss: Loss) -> Loss:
+        assert name not in OBJECTIVES
+        parameters = parameters_of(loss, limits or {})
+        OBJECTIVES[name] = Objective(name, loss, parameters, **attributes)
+        return loss
+
+    return register
 
 
 def get_objective(name: str) -> Objective:

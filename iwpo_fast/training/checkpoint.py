@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,11 +25,13 @@ class TrainState:
         step: optimiser steps done, which is also the cursor into the data.
         pairs: pairs seen.
         tokens: tokens seen, both sequences of each pair.
+        objective: running means that the objective keeps, by its name.
     """
 
     step: int = 0
     pairs: int = 0
     tokens: int = 0
+    objective: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def save_checkpoint(

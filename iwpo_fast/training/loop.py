@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from iwpo_fast.config import ObjectiveConfig, TrainConfig
+from iwpo_fast.config import TrainConfig
 from iwpo_fast.data import Pairs, cache_folder, read_rows, tokenise
-from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.models.reference import ReferenceLogps, reference_logps
-from iwpo_fast.objectives import get_objective
-from iwpo_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from iwpo_fast.models.reference import reference_logps
+from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.training.optimizer import learning_rate, make_optimizer
 from iwpo_fast.training.plan import make_plan
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.self_test import check_policy_is_reference
+from iwpo_fast.training.step_constants import of_batch, step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.training.validation import check_config
 from iwpo_fast.world import World
-from iwpo_kernels import PreferenceOutput, weighted_preference_loss
 
 
 def train(config: TrainConfig) -> TrainSummary | None:
@@ -42,6 +40,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
         ValueError: one sentence on what is wrong with the configuration, the data or the folder, and what to do.
     """
     check_config(config)
+    loss = PreferenceLoss(config.objective)
     world = World.start(config.device)
     say = print if world.is_main else lambda *_: None
     folder = RunFolder.check(config)
@@ -59,6 +58,8 @@ def train(config: TrainConfig) -> TrainSummary | None:
         held_out, held_out_ledger = None, None
         if source.evaluation is not None:
             held_out, held_out_ledger = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
+            loss.check_data(held_out, source.evaluation.source)
+    loss.check_data(pairs, source.train.source)
     policy = load_policy(
         config.model, tokenizer, seed=config.seed, device=world.device, max_length=config.data.max_length
     )
@@ -75,13 +76,15 @@ def train(config: TrainConfig) -> TrainSummary | None:
     fingerprint = policy.fingerprint()
 
     def with_reference(pairs: Pairs) -> Split:
+        if not loss.mixture.uses_reference:
+            return Split(pairs, None)
         cache, budget = cache_folder(config.data), config.optim.tokens_per_batch
         reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=budget, cache_dir=cache, world=world)
         return Split(pairs, reference)
 
     training = with_reference(pairs)
     evaluation = None if held_out is None else with_reference(held_out)
-    if config.self_test and not folder.has_progress:
+    if config.self_test and training.reference is not None and not folder.has_progress:
         first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
         difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
         say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs")
@@ -102,7 +105,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     reporter = Reporter(trackers, plan, state, world, metrics, truncated=ledger.truncated_fraction)
     if evaluation is not None and state.step == 0:
-        reporter.evaluation(state, evaluate(policy, evaluation, config, world))
+        reporter.evaluation(state, evaluate(policy, evaluation, loss, config, world, state))
     reporter.start_clock()
     for step in range(state.step, plan.steps):
         rows = rows_of_step(step)
@@ -111,7 +114,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
             group["lr"] = rate
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
-        accumulate_gradients(policy, training, rows, config, world, metrics)
+        accumulate_gradients(policy, training, rows, loss, config, world, state, metrics)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.optim.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -125,7 +128,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
         line_due = saving or state.step == 1 or _due(config.log.every, state.step)
         reporter.step(state, pairs.weight[rows], rate, grad_norm, due=line_due)
         if evaluation is not None and (last or _due(config.log.eval_every, state.step)):
-            reporter.evaluation(state, evaluate(policy, evaluation, config, world))
+            reporter.evaluation(state, evaluate(policy, evaluation, loss, config, world, state))
         if world.is_main and saving:
             save_checkpoint(folder.checkpoints, state, parameters, optimizer, keep=config.checkpoint.keep)
         reporter.start_clock()
@@ -142,20 +145,14 @@ def train(config: TrainConfig) -> TrainSummary | None:
     return summary
 
 
-@dataclass(frozen=True)
-class Split:
-    """Pairs and their log-probs under the reference."""
-
-    pairs: Pairs
-    reference: ReferenceLogps
-
-
 def accumulate_gradients(
     policy: Policy,
     split: Split,
     rows: np.ndarray,
+    loss: PreferenceLoss,
     config: TrainConfig,
     world: World,
+    state: TrainState,
     metrics: PreferenceMetrics,
 ) -> None:
     """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches."""
@@ -171,45 +168,33 @@ def accumulate_gradients(
     weights = split.pairs.weight[rows]
     denominator = float(weights.sum()) or 1.0 if config.objective.normalize == "weights" else float(len(rows))
     policy.train()
+    seed = [config.seed, state.step]
+    constants = step_constants(loss, policy, split, rows, mine, world, state.objective, seed)
     for batch_rows in filter(len, mine):
-        batch = flat_batch(split.pairs, batch_rows, split.reference.sequences).to(world.device)
-        output = preference_loss(policy(batch), batch, config.objective, denominator)
+        batch = loss.batch(split, batch_rows, world.device)
+        logps = loss.token_logps(policy, batch)
+        output = loss(logps, batch, denominator, of_batch(constants, rows, batch_rows))
         output.loss.backward()
         metrics.add(output.sums)
     world.sum_gradients(policy.trainable_parameters().values())
 
 
 @torch.no_grad()
-def evaluate(policy: Policy, split: Split, config: TrainConfig, world: World) -> dict[str, float]:
-    """Exact metrics over all pairs of `split`, named `eval_...`."""
-    batches = micro_batches(
-        np.arange(len(split.pairs)),
-        split.pairs.tokens,
-        budget=config.optim.tokens_per_batch,
-        ranks=world.size,
-    )[world.rank]
+def evaluate(
+    policy: Policy, split: Split, loss: PreferenceLoss, config: TrainConfig, world: World, state: TrainState
+) -> dict[str, float]:
+    """Exact metrics over all pairs of `split`, named `eval_...`; for the objective they are one step."""
+    rows = np.arange(len(split.pairs))
+    mine = micro_batches(rows, split.pairs.tokens, budget=config.optim.tokens_per_batch, ranks=world.size)[world.rank]
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     policy.eval()
-    for rows in filter(len, batches):
-        batch = flat_batch(split.pairs, rows, split.reference.sequences).to(world.device)
-        metrics.add(preference_loss(policy(batch), batch, config.objective, float(len(rows))).sums)
+    running = copy.deepcopy(state.objective)
+    constants = step_constants(loss, policy, split, rows, mine, world, running, [config.seed])
+    for batch_rows in filter(len, mine):
+        batch = loss.batch(split, batch_rows, world.device)
+        logps = loss.token_logps(policy, batch)
+        metrics.add(loss(logps, batch, float(len(rows)), of_batch(constants, rows, batch_rows)).sums)
     return {f"eval_{name}": value for name, value in metrics.compute(world).items()}
-
-
-def preference_loss(logps: Tensor, batch: FlatBatch, config: ObjectiveConfig, denominator: float) -> PreferenceOutput:
-    """The weighted loss of a batch: the one place where weights and label smoothing meet an objective."""
-    objective = get_objective(config.name)
-    return weighted_preference_loss(
-        logps,
-        batch.segments,
-        batch.ref_logps,
-        batch.weight,
-        form=objective.form,
-        beta=config.beta,
-        label_smoothing=config.label_smoothing if batch.label_smoothing is None else batch.label_smoothing,
-        average=objective.average,
-        denominator=denominator,
-    )
 
 
 def _due(every: int | None, step: int) -> bool:

@@ -11,20 +11,24 @@ from pathlib import Path
 from iwpo_fast.config import LoraConfig, ModelConfig, TrainConfig
 from iwpo_fast.data import cache_folder
 from iwpo_fast.models.tiny import check_shape
-from iwpo_fast.objectives import get_objective
+from iwpo_fast.objectives import Mixture
 from iwpo_fast.training.trackers import check_trackers
 
 
 def check_config(config: TrainConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what to set instead."""
-    get_objective(config.objective.name)
     _check_model(config.model)
     data, objective, optim = config.data, config.objective, config.optim
     must_be = [
         (data.max_length >= 2, "data.max_length", data.max_length, "at least 2"),
         (0 <= data.eval_fraction < 1, "data.eval_fraction", data.eval_fraction, "in [0, 1)"),
         (data.limit is None or data.limit > 0, "data.limit", data.limit, "positive or null"),
-        (0 < objective.beta < math.inf, "objective.beta", objective.beta, "positive"),
+        (
+            objective.beta is None or 0 < objective.beta < math.inf,
+            "objective.beta",
+            objective.beta,
+            "positive or null",
+        ),
         (
             0 <= objective.label_smoothing < 1,
             "objective.label_smoothing",
@@ -74,6 +78,7 @@ def check_config(config: TrainConfig) -> None:
         (config.checkpoint.keep > 0, "checkpoint.keep", config.checkpoint.keep, "positive"),
     ]
     _check_all(must_be)
+    Mixture.of(config.objective)
     check_seed(config.seed)
     check_trackers(config.log.trackers)
     check_folder("output_dir", Path(config.output_dir))

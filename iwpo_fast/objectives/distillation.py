@@ -1,0 +1,235 @@
+"""Objectives that read explicit rewards: the columns `score_chosen` and `score_rejected`, of one or k reward models.
+
+The paper's text of reward-model distillation (arXiv 2405.19316) was not at hand: the formulas are as understood from
+descriptions of it. Pessimism has three forms that are kept apart: the least of the errors (e-DPO), the least of the
+margins (`aggregate: min_margin`), and the margin of pessimistic rewards (`min`, `lcb`, `softmin`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iwpo_fast.objectives.pair import Pair, uncertainty
+from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
+from iwpo_fast.objectives.registry import Constants, State, objective
+
+Aggregate = Literal["mean", "min", "lcb", "softmin", "min_margin"]
+_DISTILLATION: dict[str, Any] = {"paper": "reward-model distillation, Fisch et al. 2024", "arxiv": "2405.19316"}
+_RPO: dict[str, Any] = {
+    "paper": "reward-aware preference optimisation, NeMo-Aligner",
+    "arxiv": "2406.11704",
+    "source": "code",
+}
+
+
+def pessimistic(rewards: Tensor, how: Aggregate, strength: float) -> Tensor:
+    """[P, k] to [P]: mean, min, mean - c · std, or -c · log mean exp(-r / c), c the strength.
+
+    The soft minimum tends to the minimum for c to 0 and to the mean for c to infinity (arXiv 2606.09073, abstract).
+    """
+    if how == "min":
+        return rewards.amin(-1)
+    if how == "lcb":
+        return rewards.mean(-1) - strength * uncertainty(rewards)
+    if how == "softmin":
+        models = rewards.shape[-1]
+        return -strength * (torch.logsumexp(-rewards / strength, -1) - np.log(models))
+    return rewards.mean(-1)
+
+
+def aggregated_gap(pair: Pair, how: Aggregate, strength: float) -> Tensor:
+    """[P], the reward gap that a family of reward models stands for."""
+    if how == "min_margin":
+        return pair.family_gaps.amin(-1)
+    return pessimistic(pair.chosen.family, how, strength) - pessimistic(pair.rejected.family, how, strength)
+
+
+def forward_kl(pair: Pair) -> Tensor:
+    """[P], -(s_w + s_l) / 2: KL(π_ref ‖ π) with the data's completions in place of samples of the reference.
+
+    The divergence that is chosen for the margin leaves it as it is.
+    """
+    return -(pair.chosen.log_ratio + pair.rejected.log_ratio) / 2
+
+
+def _target(pair: Pair, *, beta: float, aggregate: Aggregate, strength: float) -> dict[str, Any]:
+    return {"form": "squared", "beta": beta, "target": aggregated_gap(pair, aggregate, strength)}
+
+
+@objective(
+    "d_dpo",
+    limits={"strength": POSITIVE},
+    formula="(r_w - r_l - β h)²",
+    **_DISTILLATION,
+    source="description",
+    needs=("scores",),
+    labels="unused",
+    closed=_target,
+)
+def d_dpo(pair: Pair, *, beta: float = 0.1, aggregate: Aggregate = "mean", strength: float = 1.0) -> Tensor:
+    return (beta * pair.h - aggregated_gap(pair, aggregate, strength)) ** 2
+
+
+@objective(
+    "dp_dpo",
+    limits={"gamma": NOT_NEGATIVE, "strength": POSITIVE},
+    formula="(r_w - r_l - β h)² - γ (s_w + s_l)/2",
+    **_DISTILLATION,
+    source="description",
+    needs=("scores",),
+    labels="unused",
+)
+def dp_dpo(
+    pair: Pair, *, beta: float = 0.1, gamma: float = 0.01, aggregate: Aggregate = "mean", strength: float = 1.0
+) -> Tensor:
+    return d_dpo(pair, beta=beta, aggregate=aggregate, strength=strength) + gamma * forward_kl(pair)
+
+
+_E_DPO_NOTE = "the last term is the forward KL, with the data's completions for samples of the reference"
+
+
+@objective(
+    "e_dpo",
+    limits={"gamma": NOT_NEGATIVE},
+    formula="min_i (r_w^i - r_l^i - β h)² - γ (s_w + s_l)/2, the nearest model i for each pair",
+    **_DISTILLATION,
+    source="description",
+    note=_E_DPO_NOTE,
+    needs=("scores",),
+    labels="unused",
+)
+def e_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
+    return _squared_errors(pair, beta).amin(-1) + gamma * forward_kl(pair)
+
+
+def _nearest_model(step: Pair, state: State, rng: np.random.Generator, /, *, beta: float, gamma: float) -> Constants:
+    """The reward model with the least mean squared error over the step."""
+    return {"nearest": _squared_errors(step, beta).mean(0).argmin().expand(len(step))}
+
+
+@objective(
+    "e_dpo_batch",
+    limits={"gamma": NOT_NEGATIVE},
+    formula="min_i mean (r_w^i - r_l^i - β h)² - γ (s_w + s_l)/2, the nearest model i for the whole step",
+    **_DISTILLATION,
+    source="description",
+    note=_E_DPO_NOTE,
+    needs=("scores",),
+    labels="unused",
+    statistics=_nearest_model,
+)
+def e_dpo_batch(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
+    nearest = _squared_errors(pair, beta).gather(1, pair.step["nearest"][:, None])[:, 0]
+    return nearest + gamma * forward_kl(pair)
+
+
+def _squared_errors(pair: Pair, beta: float) -> Tensor:
+    """[P, k], how far the policy's margin is from each reward model's."""
+    return (pair.family_gaps - beta * pair.h[:, None]) ** 2
+
+
+@objective(
+    "p_dpo",
+    limits={"gamma": NOT_NEGATIVE},
+    formula="-log σ(β h) - γ (s_w + s_l)/2",
+    **_DISTILLATION,
+    source="description",
+)
+def p_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
+    return -F.logsigmoid(beta * pair.h) + gamma * forward_kl(pair)
+
+
+@objective(
+    "rpo_sq",
+    limits={"scale": POSITIVE},
+    formula="(β h - η (r_w - r_l))²",
+    **_RPO,
+    note="not the RPO of 2405.16436",
+    needs=("scores",),
+    labels="unused",
+    closed=lambda pair, beta, scale: {"form": "squared", "beta": beta, "target": scale * pair.reward_gap},
+)
+def rpo_sq(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
+    return (beta * pair.h - scale * pair.reward_gap) ** 2
+
+
+def _bernoulli_kl(x: Tensor, y: Tensor) -> Tensor:
+    """KL(Ber(σ(x)) ‖ Ber(σ(y)))."""
+    p = torch.sigmoid(x)
+    return p * (F.logsigmoid(x) - F.logsigmoid(y)) + (1 - p) * (F.logsigmoid(-x) - F.logsigmoid(-y))
+
+
+@objective(
+    "rpo_bwd_kl",
+    limits={"scale": POSITIVE},
+    formula="KL(Ber(σ(η (r_w - r_l))) ‖ Ber(σ(β h)))",
+    **_RPO,
+    needs=("scores",),
+    labels="unused",
+)
+def rpo_bwd_kl(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
+    return _bernoulli_kl(scale * pair.reward_gap, beta * pair.h)
+
+
+@objective(
+    "rpo_fwd_kl",
+    limits={"scale": POSITIVE},
+    formula="KL(Ber(σ(β h)) ‖ Ber(σ(η (r_w - r_l))))",
+    **_RPO,
+    needs=("scores",),
+    labels="unused",
+)
+def rpo_fwd_kl(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
+    return _bernoulli_kl(beta * pair.h, scale * pair.reward_gap)
+
+
+@objective(
+    "scaled_dpo",
+    formula="-|r_w - r_l| log σ(β h)",
+    paper="scaled DPO, NeMo-Aligner's self-rewarding",
+    arxiv="",
+    source="code",
+    needs=("scores",),
+)
+def scaled_dpo(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    return -pair.reward_gap.abs() * F.logsigmoid(beta * pair.h)
+
+
+def _soft_label(pair: Pair, *, beta: float, scale: float) -> dict[str, Any]:
+    return {"form": "sigmoid", "beta": beta, "label_smoothing": torch.sigmoid(-scale * pair.reward_gap)}
+
+
+@objective(
+    "mmpo",
+    limits={"scale": POSITIVE},
+    formula="-p log σ(β h) - (1 - p) log σ(-β h), p = σ(η (r_w - r_l))",
+    paper="margin matching preference optimisation, Kim et al. 2024",
+    arxiv="2410.03145",
+    source="code",
+    needs=("scores",),
+    labels="unused",
+    closed=_soft_label,
+)
+def mmpo(pair: Pair, *, beta: float = 0.1, scale: float = 2.2) -> Tensor:
+    x, p = beta * pair.h, torch.sigmoid(scale * pair.reward_gap)
+    return -p * F.logsigmoid(x) - (1 - p) * F.logsigmoid(-x)
+
+
+@objective(
+    "odpo",
+    limits={"alpha": NOT_NEGATIVE},
+    formula="-log σ(β h - α log(r_w - r_l))",
+    paper="DPO with an offset, Amini et al. 2024",
+    arxiv="2402.10571",
+    source="code",
+    needs=("scores", "positive_gap"),
+    labels="the offset is the logarithm of a reward gap, which the flipped pair does not have",
+    closed=lambda pair, beta, alpha: {"form": "sigmoid", "beta": beta, "margin": alpha * pair.reward_gap.log()},
+)
+def odpo(pair: Pair, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
+    return -F.logsigmoid(beta * pair.h - alpha * pair.reward_gap.log())

@@ -1,0 +1,132 @@
+"""What an objective sees of P pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from iwpo_fast.objectives.divergence import REVERSE_KL, Divergence
+
+
+@dataclass(frozen=True)
+class Side:
+    """The chosen or the rejected completions of P pairs. Only `logp` and `shared_logp` carry gradient.
+
+    Attributes:
+        logp: [P], l, log-prob under the policy, summed over completion tokens.
+        tokens: [P], |y|, completion tokens, at least 1.
+        ref_logp: [P], l_ref, or None for objectives without a reference.
+        rewards: [P, k], scores of k reward models, or None.
+        alignment: [P], mean over tokens of log p(y_t) - log sum_v p(v)^2, or None (WPO).
+        shared_logp, shared_ref_logp: [P], sums over the first min(|y_w|, |y_l|) tokens only, or None (LD-DPO).
+        divergence: monotone map of log-ratios (f-DPO).
+    """
+
+    logp: Tensor
+    tokens: Tensor
+    ref_logp: Tensor | None = None
+    rewards: Tensor | None = None
+    alignment: Tensor | None = None
+    shared_logp: Tensor | None = None
+    shared_ref_logp: Tensor | None = None
+    divergence: Divergence = REVERSE_KL
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """[P], l - l_ref."""
+        return self.logp - self._given(self.ref_logp, "reference log-probs")
+
+    @property
+    def s(self) -> Tensor:
+        """[P], log-ratio through the divergence's map, which leaves it as it is by default."""
+        return self.divergence(self.log_ratio)
+
+    @property
+    def mean_s(self) -> Tensor:
+        """[P], s / |y|."""
+        return self.s / self.tokens
+
+    @property
+    def mean_logp(self) -> Tensor:
+        """[P], l / |y|."""
+        return self.logp / self.tokens
+
+    @property
+    def family(self) -> Tensor:
+        """[P, k], scores of the reward models."""
+        return self._given(self.rewards, "scores")
+
+    @property
+    def reward(self) -> Tensor:
+        """[P], mean score over the reward models."""
+        return self.family.mean(-1)
+
+    def tail_scaled_s(self, alpha: float) -> Tensor:
+        """[P], s with the tokens beyond the shorter completion of the pair counted alpha times."""
+        shared = self._given(self.shared_logp, "shared_logp") - self._given(self.shared_ref_logp, "shared_ref_logp")
+        return self.divergence(shared + alpha * (self.log_ratio - shared))
+
+    @staticmethod
+    def _given(value: Tensor | None, name: str) -> Tensor:
+        assert value is not None, f"this objective needs {name}"
+        return value
+
+    def detach(self) -> Side:
+        """The same numbers without gradient."""
+        shared = None if self.shared_logp is None else self.shared_logp.detach()
+        return replace(self, logp=self.logp.detach(), shared_logp=shared)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """P pairs and what is known of the whole optimiser step that they belong to.
+
+    Attributes:
+        chosen, rejected: the two completions.
+        step: detached [P] constants, by name, that an objective's statistics found over the step.
+    """
+
+    chosen: Side
+    rejected: Side
+    step: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.chosen.logp.shape[0]
+
+    @property
+    def h(self) -> Tensor:
+        """[P], margin s_w - s_l."""
+        return self.chosen.s - self.rejected.s
+
+    @property
+    def mean_h(self) -> Tensor:
+        """[P], s_w / |y_w| - s_l / |y_l|."""
+        return self.chosen.mean_s - self.rejected.mean_s
+
+    @property
+    def reward_gap(self) -> Tensor:
+        """[P], difference of the mean scores, chosen minus rejected."""
+        return self.chosen.reward - self.rejected.reward
+
+    @property
+    def family_gaps(self) -> Tensor:
+        """[P, k], the same for every reward model."""
+        return self.chosen.family - self.rejected.family
+
+    def swapped(self) -> Pair:
+        """The pairs with their labels flipped."""
+        return replace(self, chosen=self.rejected, rejected=self.chosen)
+
+    def detach(self) -> Pair:
+        return replace(self, chosen=self.chosen.detach(), rejected=self.rejected.detach())
+
+    def with_step(self, step: Mapping[str, Tensor]) -> Pair:
+        return replace(self, step=step)
+
+
+def uncertainty(values: Tensor) -> Tensor:
+    """[P, k] to [P], standard deviation over the k reward models; 0 for one model."""
+    return values.std(-1, correction=0) if values.shape[-1] > 1 else torch.zeros_like(values[..., 0])

@@ -1,0 +1,136 @@
+"""Losses that judge each completion on its own: a term of s_w and a term of s_l."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iwpo_fast.objectives.pair import Pair
+from iwpo_fast.objectives.parameters import NOT_NEGATIVE
+from iwpo_fast.objectives.registry import Constants, State, objective
+
+
+@objective(
+    "nca_pair",
+    formula="-log σ(β s_w) - ½ log σ(-β s_w) - ½ log σ(-β s_l)",
+    paper="NCA, Chen et al. 2024",
+    arxiv="2402.05369",
+    source="code",
+)
+def nca_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    w, l = beta * pair.chosen.s, beta * pair.rejected.s  # noqa: E741
+    return -F.logsigmoid(w) - 0.5 * F.logsigmoid(-w) - 0.5 * F.logsigmoid(-l)
+
+
+@objective(
+    "bco_pair",
+    formula="-log σ(β s_w) - log σ(-β s_l)",
+    paper="BCO, Jung et al. 2024",
+    arxiv="2404.04656",
+    source="code",
+    note="without the shift, as TRL has it since 0.29",
+)
+def bco_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    return -F.logsigmoid(beta * pair.chosen.s) - F.logsigmoid(-beta * pair.rejected.s)
+
+
+def _mean_reward(step: Pair, state: State, rng: np.random.Generator, /, **_: Any) -> Constants:
+    """Mean of s over all completions of the step."""
+    mean = (step.chosen.s.mean() + step.rejected.s.mean()) / 2
+    return {"mean_s": mean.expand(len(step))}
+
+
+@objective(
+    "bco",
+    formula="-log σ(β s_w - δ) - log σ(-(β s_l - δ)), δ = mean of β s over the step",
+    paper="BCO, Jung et al. 2024",
+    arxiv="2404.04656",
+    source="code",
+    note="δ over the global step, where the authors keep a running mean",
+    statistics=_mean_reward,
+)
+def bco(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    delta = beta * pair.step["mean_s"]
+    return -F.logsigmoid(beta * pair.chosen.s - delta) - F.logsigmoid(-(beta * pair.rejected.s - delta))
+
+
+@objective(
+    "kto",
+    limits={"desirable": NOT_NEGATIVE, "undesirable": NOT_NEGATIVE},
+    formula="λ_D (1 - σ(β (s_w - z))) + λ_U (1 - σ(β (z - s_l))), z = max(0, mean of s over the step)",
+    paper="KTO, Ethayarajh et al. 2024",
+    arxiv="2402.01306",
+    source="code",
+    note="z from the step's own completions, not from mismatched ones; a weight multiplies both halves of its pair",
+    statistics=_mean_reward,
+)
+def kto(pair: Pair, *, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) -> Tensor:
+    z = pair.step["mean_s"].clamp(min=0)
+    good = torch.sigmoid(-beta * (pair.chosen.s - z))
+    bad = torch.sigmoid(-beta * (z - pair.rejected.s))
+    return desirable * good + undesirable * bad
+
+
+@objective(
+    "apo_zero",
+    formula="1 - σ(β s_w) + σ(β s_l)",
+    paper="APO, D'Oosterlinck et al. 2024",
+    arxiv="2408.06266",
+    source="code",
+)
+def apo_zero(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    return torch.sigmoid(-beta * pair.chosen.s) + torch.sigmoid(beta * pair.rejected.s)
+
+
+@objective(
+    "apo_down",
+    formula="σ(β s_w) + 1 - σ(β h)",
+    paper="APO, D'Oosterlinck et al. 2024",
+    arxiv="2408.06266",
+    source="code",
+)
+def apo_down(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    return torch.sigmoid(beta * pair.chosen.s) + torch.sigmoid(-beta * pair.h)
+
+
+@objective(
+    "sppo_hard",
+    formula="(s_w - 1/(2β))² + (s_l + 1/(2β))²",
+    paper="SPPO, Wu et al. 2024",
+    arxiv="2405.00675",
+    source="code",
+)
+def sppo_hard(pair: Pair, *, beta: float = 1e-3) -> Tensor:
+    return (pair.chosen.s - 0.5 / beta) ** 2 + (pair.rejected.s + 0.5 / beta) ** 2
+
+
+@objective(
+    "sppo",
+    formula="½ (s_w - (P - ½)/β)² + ½ (s_l + (P - ½)/β)², P = σ(r_w - r_l)",
+    paper="SPPO, Wu et al. 2024",
+    arxiv="2405.00675",
+    source="code",
+    needs=("scores",),
+    labels="unused",
+)
+def sppo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
+    target = (torch.sigmoid(pair.reward_gap) - 0.5) / beta
+    return ((pair.chosen.s - target) ** 2 + (pair.rejected.s + target) ** 2) / 2
+
+
+@objective(
+    "gpo",
+    formula="(s_w - S_w/β)² + (s_l - S_l/β)², S the score columns",
+    paper="general preference optimisation, Zhang et al. 2024, eq. 5.3 with log Z = 0",
+    arxiv="2410.02197",
+    source="text",
+    note="not the generalised preference optimisation of 2402.05749",
+    needs=("scores",),
+    labels="unused",
+)
+def gpo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
+    return (pair.chosen.s - pair.chosen.reward / beta) ** 2 + (pair.rejected.s - pair.rejected.reward / beta) ** 2

@@ -1,0 +1,207 @@
+"""Every objective through the whole loop, and the rules that weights and step statistics keep there."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_pairs import write_pairs
+
+from iwpo_fast.config import CheckpointConfig, DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.models.reference import ReferenceLogps
+from iwpo_fast.objectives import OBJECTIVES
+from iwpo_fast.training import train
+from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_kernels import PreferenceOutput, TokenLogps
+
+ROWS = 26  # the last step of an epoch is ragged
+STATISTICAL = sorted(name for name, objective in OBJECTIVES.items() if objective.statistics is not None)
+WITH_OTHER_SIDE = sorted(name for name, objective in OBJECTIVES.items() if objective.other_side_missing is None)
+
+
+def scored(tmp_path: Path, **columns: list) -> DataConfig:
+    """Pairs with the scores of three reward models."""
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(ROWS, 3))
+    path = write_pairs(
+        tmp_path / "scored.jsonl",
+        rows=ROWS,
+        score_chosen=(scores + rng.uniform(0.1, 1, size=(ROWS, 3))).tolist(),
+        score_rejected=scores.tolist(),
+        weight=[0.25 * (i % 7) for i in range(ROWS)],
+        **columns,
+    )
+    return DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))
+
+
+def logged(config: TrainConfig, key: str) -> list[float]:
+    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [metrics[key] for metrics in map(json.loads, lines) if key in metrics]
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name):
+    smoothing = {"label_smoothing": [0.1 * (i % 3) for i in range(ROWS)]} if name in WITH_OTHER_SIDE else {}
+    settings = config(
+        data=scored(tmp_path, **smoothing),
+        objective=ObjectiveConfig(name=name),
+        optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=3, tokens_per_batch=400),
+    )
+    train(settings)
+    losses, norms = logged(settings, "loss"), logged(settings, "grad_norm")
+    assert len(losses) == 3
+    assert all(map(math.isfinite, losses))
+    assert min(norms) > 0
+
+
+@pytest.mark.parametrize("name", [*STATISTICAL, "wpo", "ld_dpo", {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}], ids=str)
+def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name):
+    runs = []
+    for pairs in (8, 3):
+        settings = config(
+            data=scored(tmp_path),
+            objective=ObjectiveConfig(name=name),
+            optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=5, epochs=4, max_pairs_per_batch=pairs),
+            output_dir=str(tmp_path / f"run-{pairs}"),
+        )
+        train(settings)
+        runs.append(logged(settings, "loss") + logged(settings, "grad_norm"))
+    assert runs[1] == pytest.approx(runs[0], rel=2e-4)
+
+
+def test_running_means_of_an_objective_survive_a_resume(config, tmp_path):
+    objective, data = ObjectiveConfig(name="beta_dpo"), scored(tmp_path)
+    optim = OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=6, epochs=4)
+    through = config(data=data, objective=objective, optim=optim, output_dir=str(tmp_path / "through"))
+    train(through)
+    resumed = config(
+        data=data,
+        objective=objective,
+        optim=optim,
+        checkpoint=CheckpointConfig(every=3, keep=5),
+        output_dir=str(tmp_path / "resumed"),
+    )
+    train(resumed)
+    folder = Path(resumed.output_dir)
+    state = json.loads((folder / "checkpoints" / "step-00000003" / "state.json").read_text())
+    assert set(state["objective"]["beta_dpo"]) == {"mean", "std"}
+    shutil.rmtree(folder / "checkpoints" / "step-00000006")
+    (folder / "summary.json").unlink()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text(
+        "".join(line + "\n" for line in lines if json.loads(line).get("step", 0) <= 3)
+    )
+    train(resumed)
+    assert logged(resumed, "loss") == logged(through, "loss")
+
+
+def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypatch):
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("reference log-probs were computed")
+
+    monkeypatch.setattr("iwpo_fast.training.loop.reference_logps", never)
+    settings = config(data=scored(tmp_path), objective=ObjectiveConfig(name="simpo"))
+    train(settings)
+    assert logged(settings, "loss")
+
+
+def test_a_mixture_is_the_sum_of_its_parts():
+    batch, split, logps = example()
+    parts = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+    whole, gradient = value_and_gradient(ObjectiveConfig(name=parts, beta=0.3), batch, split, logps)
+    total, total_gradient = 0.0, torch.zeros_like(logps)
+    for name, coefficient in parts.items():
+        beta = None if name == "sft" else 0.3
+        value, part = value_and_gradient(ObjectiveConfig(name=name, beta=beta), batch, split, logps)
+        total += coefficient * float(value.loss.detach())
+        total_gradient += coefficient * part
+    assert float(whole.loss.detach()) == pytest.approx(total, rel=1e-6)
+    torch.testing.assert_close(gradient, total_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_weights_of_one_are_no_weights_and_weight_zero_removes_a_pair(name):
+    batch, split, logps = example(weight=np.array([1.0, 1.0, 0.0, 2.0]))
+    output, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+    removed = logps.clone()
+    for sequence in (2, 6):
+        removed[batch.segments[sequence] : batch.segments[sequence + 1]] = float("nan")
+    if OBJECTIVES[name].statistics is None:  # those see every pair of the step
+        again, same = value_and_gradient(ObjectiveConfig(name=name), batch, split, removed)
+        assert torch.equal(again.loss, output.loss)
+        assert torch.equal(same, gradient)
+    for sequence in (2, 6):
+        assert not gradient[batch.segments[sequence] : batch.segments[sequence + 1]].any()
+    assert gradient.abs().sum() > 0
+
+    ones = example(weight=np.ones(4))
+    plain = example(weight=None)
+    first, first_gradient = value_and_gradient(ObjectiveConfig(name=name), *ones)
+    second, second_gradient = value_and_gradient(ObjectiveConfig(name=name), *plain)
+    assert torch.equal(first.loss, second.loss)
+    assert torch.equal(first_gradient, second_gradient)
+
+
+def test_fused_and_autograd_paths_give_the_same_numbers(monkeypatch):
+    batch, split, logps = example(smoothing=np.array([0.0, 0.2, 0.4, 0.1]))
+    for name, objective in OBJECTIVES.items():
+        if objective.closed is None or objective.other_side_missing is not None:
+            continue
+        fused, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+        with monkeypatch.context() as patch:
+            patch.setattr("iwpo_fast.objectives.mixture.Mixture.closed_form", lambda self, data: None)
+            plain, plain_gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+        torch.testing.assert_close(fused.loss, plain.loss, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(gradient, plain_gradient, rtol=1e-5, atol=1e-7)
+        for field, ours, theirs in zip(fused.sums._fields, fused.sums, plain.sums, strict=True):
+            torch.testing.assert_close(
+                ours, theirs, rtol=1e-6, atol=1e-6, msg=lambda m, f=field, n=name: f"{n} {f}: {m}"
+            )
+
+
+def example(weight: np.ndarray | None = None, smoothing: np.ndarray | None = None) -> tuple:
+    """Four pairs with scores of two reward models, their batch, and log-probs of their tokens."""
+    rng = np.random.default_rng(3)
+
+    def ragged(low: int, high: int) -> Ragged:
+        return Ragged.from_rows([rng.integers(0, 9, rng.integers(low, high)) for _ in range(4)])
+
+    scores = rng.normal(size=(4, 2))
+    pairs = Pairs(
+        prompt=ragged(1, 4),
+        chosen=ragged(2, 7),
+        rejected=ragged(2, 7),
+        weight=np.ones(4) if weight is None else weight,
+        label_smoothing=smoothing,
+        columns={"score_chosen": scores + 0.5, "score_rejected": scores},
+    )
+    tokens = tuple(
+        Ragged(-rng.gamma(2, 1, len(p.values)).astype(np.float32), p.offsets) for p in (pairs.chosen, pairs.rejected)
+    )
+    sums = np.stack([[p[i].sum() for i in range(4)] for p in tokens], axis=1).astype(np.float32)
+    split = Split(pairs, ReferenceLogps(sums, tokens))
+    batch = flat_batch(pairs, np.arange(4), sums, tokens)
+    logps = torch.from_numpy(-rng.gamma(2, 1, len(batch.labels)).astype(np.float32))
+    return batch, split, logps
+
+
+def value_and_gradient(config: ObjectiveConfig, batch, split, logps) -> tuple[PreferenceOutput, torch.Tensor]:
+    loss = PreferenceLoss(config)
+    logps = logps.clone().requires_grad_()
+    tokens = logps
+    if loss.mixture.needs("alignment"):
+        nothing = torch.zeros_like(logps).detach()
+        tokens = TokenLogps(logps, nothing, nothing + 0.3, nothing.bool(), nothing)
+    step = loss.whole_step(split, np.arange(4), loss.sequence_logps(tokens, batch).nan_to_num())
+    constants = loss.mixture.constants(step, {}, np.random.default_rng(0))
+    output = loss(tokens, batch, 4.0, constants)
+    (gradient,) = torch.autograd.grad(output.loss, logps)
+    return output, gradient
