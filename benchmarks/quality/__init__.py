@@ -1,0 +1,1 @@
+"""Experiments on the quality of trained policies, where the true reward is known."""

@@ -1,0 +1,173 @@
+"""The methods compared, as what each makes of the pairs of a world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from benchmarks.quality.exact import rewards
+from benchmarks.quality.exact.policy import ArmData
+from benchmarks.quality.exact.rewards import PairScores
+from benchmarks.quality.exact.worlds import World
+from iwpo_fast.config import WeightConfig
+from iwpo_fast.importance import PairWeights, pair_weights
+
+FORWARD_KL = 0.01  # of e-DPO and p-DPO; better than 0.1 in a trial of p-DPO
+Floats = NDArray[np.float64]
+Build = Callable[[PairScores, int], ArmData]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method.
+
+    Attributes:
+        label: for tables and plots.
+        model: whose rewards it uses, of `rewards.score`.
+        build: from scores and a seed to training data.
+        group: where it stands in tables.
+    """
+
+    label: str
+    model: str
+    build: Build
+    group: str
+
+
+def _weighted(settings: WeightConfig, *, weights: bool = True) -> Build:
+    def build(scores: PairScores, seed: int) -> ArmData:
+        made = pair_weights(scores.rewards, settings, seed=seed)
+        return _data(made.weight if weights else np.ones(len(made.weight)), made.label_smoothing)
+
+    return build
+
+
+def _shuffled(settings: WeightConfig) -> Build:
+    """Weights and smoothing dealt out anew inside each cluster."""
+
+    def build(scores: PairScores, seed: int) -> ArmData:
+        made = shuffle(pair_weights(scores.rewards, settings, seed=seed), scores.rewards.cluster, seed)
+        return _data(*made)
+
+    return build
+
+
+def shuffle(made: PairWeights, cluster: NDArray[np.int64], seed: int) -> tuple[Floats, Floats]:
+    """Weights and smoothing in another order, with the same histogram in each cluster."""
+    random = np.random.default_rng(seed)
+    weight, smoothing = made.weight.copy(), made.label_smoothing.copy()
+    for k in np.unique(cluster):
+        rows = np.flatnonzero(cluster == k)
+        order = random.permutation(rows)
+        weight[rows], smoothing[rows] = made.weight[order], made.label_smoothing[order]
+    return weight, smoothing
+
+
+def _plain(scores: PairScores, seed: int) -> ArmData:
+    return _data(*_ones_zeros(scores))
+
+
+def _wpo(scores: PairScores, seed: int) -> ArmData:
+    return _data(*_ones_zeros(scores), wpo=True)
+
+
+def _p_dpo(scores: PairScores, seed: int) -> ArmData:
+    return _data(*_ones_zeros(scores), forward_kl=FORWARD_KL)
+
+
+def _d_dpo(scores: PairScores, seed: int) -> ArmData:
+    return _data(*_ones_zeros(scores), targets=torch.as_tensor(scores.gaps, dtype=torch.float32))
+
+
+def _e_dpo(scores: PairScores, seed: int) -> ArmData:
+    targets = torch.as_tensor(scores.gaps, dtype=torch.float32)
+    return _data(*_ones_zeros(scores), targets=targets, forward_kl=FORWARD_KL)
+
+
+def _cheap_rival(scores: PairScores, seed: int) -> ArmData:
+    """Soft labels 0.25 + 0.75 sigmoid(gap)."""
+    ones, _ = _ones_zeros(scores)
+    return _data(ones, 0.75 * expit(-scores.rewards.gap))
+
+
+def _ones_zeros(scores: PairScores) -> tuple[Floats, Floats]:
+    return np.ones(len(scores.gaps)), np.zeros(len(scores.gaps))
+
+
+def _data(
+    weights: Floats,
+    smoothing: Floats,
+    *,
+    targets: torch.Tensor | None = None,
+    forward_kl: float = 0.0,
+    wpo: bool = False,
+) -> ArmData:
+    as_tensor = torch.as_tensor
+    return ArmData(
+        as_tensor(weights, dtype=torch.float32),
+        as_tensor(smoothing, dtype=torch.float32),
+        targets=targets,
+        forward_kl=forward_kl,
+        wpo=wpo,
+    )
+
+
+_HARD = WeightConfig(soft_labels=0.0)
+_SOFT = WeightConfig()
+_LABELS_ONLY = WeightConfig(method="none")
+_ESS = WeightConfig(soft_labels=0.0, gamma=0.0, tau="ess")
+_LOW_ESS = WeightConfig(soft_labels=0.0, gamma=0.0, tau="ess", ess_target=0.3)
+_BOTH = WeightConfig(soft_labels=0.0, gamma=0.0, tau="ess", rejected_exponent=1.0)
+_RESAMPLED = WeightConfig(soft_labels=0.0, realisation="resampling")
+
+OURS, VARIANTS, ABLATIONS, CONTROLS, RIVALS, BOUNDS = (
+    "this library",
+    "other weights",
+    "without a part",
+    "controls",
+    "rivals",
+    "with the true reward",
+)
+
+ARMS: Mapping[str, Arm] = {
+    "dpo": Arm("DPO", "single", _plain, "baseline"),
+    "iwpo": Arm("IWPO", "single", _weighted(_HARD), OURS),
+    "iwpo_ensemble": Arm("IWPO, ensemble of 4", "ensemble", _weighted(_HARD), OURS),
+    "soft": Arm("IWPO + soft labels", "single", _weighted(_SOFT), OURS),
+    "soft_ensemble": Arm("IWPO + soft labels, ensemble of 4", "ensemble", _weighted(_SOFT), OURS),
+    "labels_only": Arm("soft labels without weights, ensemble of 4", "ensemble", _weighted(_LABELS_ONLY), OURS),
+    "ess": Arm("λ = 0, γ = 0, ESS 0.7", "single", _weighted(_ESS), VARIANTS),
+    "low_ess": Arm("λ = 0, γ = 0, ESS 0.3", "single", _weighted(_LOW_ESS), VARIANTS),
+    "lambda_one": Arm("λ = 1, γ = 0, ESS 0.7", "single", _weighted(_BOTH), VARIANTS),
+    "resampling": Arm("IWPO by resampling", "single", _weighted(_RESAMPLED), VARIANTS),
+    "one_cluster": Arm("IWPO, one cluster", "one_cluster", _weighted(_HARD), ABLATIONS),
+    "uncalibrated": Arm("IWPO, no calibration", "uncalibrated", _weighted(_HARD), ABLATIONS),
+    "in_sample": Arm("IWPO, no cross-fitting", "in_sample", _weighted(_HARD), ABLATIONS),
+    "overlap": Arm("IWPO, overlap term on", "overlap", _weighted(_HARD), ABLATIONS),
+    "soft_one_cluster": Arm("soft labels, one cluster", "one_cluster", _weighted(_SOFT), ABLATIONS),
+    "soft_uncalibrated": Arm("soft labels, no calibration", "uncalibrated", _weighted(_SOFT), ABLATIONS),
+    "soft_in_sample": Arm("soft labels, no cross-fitting", "in_sample", _weighted(_SOFT), ABLATIONS),
+    "soft_overlap": Arm("soft labels, overlap term on", "overlap", _weighted(_SOFT), ABLATIONS),
+    "shuffled_weights": Arm("IWPO, weights shuffled", "single", _shuffled(_HARD), CONTROLS),
+    "shuffled_labels": Arm("soft labels alone, shuffled", "ensemble", _shuffled(_LABELS_ONLY), CONTROLS),
+    "cheap_rival": Arm("soft labels 0.25 + 0.75 σ(Δ), in-sample", "plain", _cheap_rival, RIVALS),
+    "d_dpo": Arm("d-DPO", "single", _d_dpo, RIVALS),
+    "e_dpo": Arm("e-DPO", "ensemble", _e_dpo, RIVALS),
+    "p_dpo": Arm("p-DPO", "single", _p_dpo, RIVALS),
+    "wpo": Arm("WPO", "single", _wpo, RIVALS),
+    "oracle": Arm("IWPO, true rewards", "oracle", _weighted(_HARD), BOUNDS),
+    "soft_oracle": Arm("IWPO + soft labels, true rewards", "oracle", _weighted(_SOFT), BOUNDS),
+    "e_dpo_biased_family": Arm("e-DPO, family by bias", "biased_family", _e_dpo, RIVALS),
+}
+
+
+def build_arms(world: World, names: tuple[str, ...], seed: int) -> list[ArmData]:
+    """The training data of some arms; each reward model is fitted once."""
+    models = dict.fromkeys(ARMS[name].model for name in names)
+    scores = {model: rewards.score(world, model, seed) for model in models}
+    return [ARMS[name].build(scores[ARMS[name].model], seed) for name in names]
