@@ -44,8 +44,8 @@ def test_an_affine_map_of_the_rewards_of_each_cluster_changes_nothing(method: st
     offset, scale = np.array([-40.0, 0.0, 7.0])[CLUSTER], np.array([0.05, 1.0, 30.0])[CLUSTER]
     before, after = weigh(raw, method), weigh(offset + scale * raw, method)
     assert before.weight.std() > 0.2 and before.label_smoothing.max() > 0.5
-    np.testing.assert_allclose(after.weight, before.weight, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(after.label_smoothing, before.label_smoothing, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(after.weight, before.weight, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(after.label_smoothing, before.label_smoothing, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection"])
@@ -55,5 +55,5 @@ def test_random_labels_leave_almost_plain_dpo(method: str) -> None:
         weights = weigh(raw_rewards(seed, informative=False), method)
         spread += np.abs(weights.weight - 1).mean() / 10
         smoothing += weights.label_smoothing.mean() / 10
-    assert spread < 0.05
-    assert smoothing < 0.05
+    assert spread < 0.03
+    assert smoothing < 0.04
