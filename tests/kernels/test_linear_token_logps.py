@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +133,17 @@ def test_skipped_tokens_change_nothing(place: torch.device) -> None:
     assert torch.equal(skipping.values.logps[kept], choosing.values.logps)
     assert skipping.values.logps[labels == -100].eq(0).all()
     assert all(torch.equal(skipping.grads[name], grad) for name, grad in choosing.grads.items())
+
+
+@pytest.mark.parametrize("operator", [linear_token_logps, naive_linear_token_logps])
+def test_hidden_states_of_skipped_tokens_are_not_read(place: torch.device, operator: Callable[..., Any]) -> None:
+    case = random_case(bias=True)
+    labels = case.labels.index_fill(0, torch.tensor([1, 4]), -100)
+    poisoned = case.hidden.index_put((torch.tensor([1, 4]),), torch.tensor([[torch.nan], [torch.inf]]))
+    clean = run(operator, replace(case, labels=labels), torch.float32, place)
+    ours = run(operator, replace(case, labels=labels, hidden=poisoned), torch.float32, place)
+    assert all(torch.equal(a, b) for a, b in zip(ours.values, clean.values, strict=True))
+    assert all(torch.equal(grad, clean.grads[name]) for name, grad in ours.grads.items())
 
 
 def test_strides_of_labels_and_index_do_not_matter(place: torch.device) -> None:

@@ -85,6 +85,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scale 0": ({"scale": 0.0}, "scale is 0.0"),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0"),
     "no workspace": ({"workspace_mb": 0}, "workspace_mb is 0"),
+    "half a MiB": ({"workspace_mb": 0.5}, "workspace_mb is 0.5: pass a whole number"),
+    "a workspace in words": ({"workspace_mb": "256"}, "workspace_mb is '256'"),
+    "a workspace of True": ({"workspace_mb": True}, "workspace_mb is True"),
     "an unknown way to save": ({"save": "always"}, "save is 'always'"),
 }
 

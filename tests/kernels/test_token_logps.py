@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -122,6 +123,26 @@ def test_inplace_backward_writes_over_the_logits(place: torch.device) -> None:
     assert torch.equal(made, leaf.grad) and torch.equal(leaf.grad, kept.grad)
 
 
+ROWS_APART: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "one row of stride 0": (1, lambda logits: logits.as_strided(logits.shape, (0, 1))),
+    "one row of stride 1": (1, lambda logits: logits.as_strided(logits.shape, (1, 1))),
+    "rows between others": (7, lambda logits: torch.nn.functional.pad(logits, (0, 3))[:, : logits.shape[1]]),
+    "columns between others": (7, lambda logits: torch.nn.functional.pad(logits.t(), (0, 3))[:, :7].t()),
+}
+
+
+@pytest.mark.parametrize("layout", ROWS_APART)
+def test_inplace_backward_takes_rows_that_do_not_overlap(place: torch.device, layout: str) -> None:
+    tokens, arrange = ROWS_APART[layout]
+    logits, labels = (tensor.to(place) for tensor in random_logits(tokens))
+    grads = []
+    for inplace in (False, True):
+        leaf = logits.clone().requires_grad_()
+        token_logps(arrange(leaf * 1), labels, inplace_backward=inplace).sum().backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
+
+
 def test_autograd_notices_who_still_needs_overwritten_logits(place: torch.device) -> None:
     logits, labels = (tensor.to(place) for tensor in random_logits())
     made = logits.requires_grad_() * 1
@@ -139,6 +160,14 @@ def test_skipped_rows_are_not_read(place: torch.device) -> None:
         logps, gradient = run(token_logps, logits.to(place), labels.to(place), grad, inplace_backward=inplace)
         assert logps[2] == 0 and gradient[2].eq(0).all()
         assert logps.isfinite().all() and gradient.isfinite().all()
+
+
+def test_the_specification_does_not_read_skipped_rows() -> None:
+    logits, labels = random_logits()
+    logits[2], logits[5], labels[2], labels[5] = torch.nan, torch.inf, -100, -100
+    logps, gradient = run(naive_token_logps, logits, labels, torch.ones(len(labels)))
+    assert logps[2] == logps[5] == 0 and gradient[[2, 5]].eq(0).all()
+    assert logps.isfinite().all() and gradient.isfinite().all()
 
 
 def test_no_tokens(place: torch.device) -> None:
@@ -221,7 +250,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a single token": ({"logits": torch.zeros(3, 1)}, "at least 2 tokens"),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0"),
     "another device": ({"labels": torch.zeros(3, dtype=torch.int64, device="meta")}, "labels is on meta"),
-    "shared memory": ({"logits": torch.zeros(1, 5).expand(3, 5), "inplace_backward": True}, "logits is expanded"),
+    "shared memory": ({"logits": torch.zeros(1, 5).expand(3, 5), "inplace_backward": True}, "share memory"),
+    "expanded columns": ({"logits": torch.zeros(3, 1).expand(3, 5), "inplace_backward": True}, "share memory"),
+    "one expanded row": (
+        {"logits": torch.zeros(1, 1).expand(1, 5), "labels": torch.tensor([2]), "inplace_backward": True},
+        "share memory",
+    ),
+    "overlapping rows": ({"logits": torch.zeros(9).unfold(0, 5, 2), "inplace_backward": True}, "share memory"),
+    "overlapping columns": ({"logits": torch.zeros(11).unfold(0, 3, 2).t(), "inplace_backward": True}, "share memory"),
 }
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.linear_token_logps import linear_token_logps
-from iwpo_kernels.linear_token_logps.types import IGNORED, TokenLogps
+from iwpo_kernels.linear_token_logps.types import TokenLogps
 from iwpo_kernels.weighted_preference import PreferenceOutput, weighted_preference_loss
 from iwpo_kernels.weighted_preference.op import check_options
 from iwpo_kernels.weighted_preference.types import Form

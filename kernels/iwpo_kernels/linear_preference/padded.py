@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import check
+from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.linear_token_logps import linear_token_logps
-from iwpo_kernels.linear_token_logps.types import IGNORED, TokenLogps, exact_dtype
+from iwpo_kernels.linear_token_logps.types import TokenLogps, exact_dtype
 from iwpo_kernels.weighted_preference import weighted_preference_loss
 from iwpo_kernels.weighted_preference.op import check_options
 from iwpo_kernels.weighted_preference.types import Form

@@ -51,5 +51,6 @@ def check_settings(softcap: float | None, scale: float, temperature: float, work
     if not 0 < abs(scale) < math.inf:
         raise ValueError(f"scale is {scale}: pass a finite number other than 0.")
     check_positive("temperature", temperature)
-    check_positive("workspace_mb", workspace_mb)
+    if not isinstance(workspace_mb, int) or isinstance(workspace_mb, bool) or workspace_mb < 1:
+        raise ValueError(f"workspace_mb is {workspace_mb!r}: pass a whole number of MiB, at least 1.")
     check(isinstance(save, bool) or save == "auto", f'save is {save!r}: pass True, False or "auto".')

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iwpo_kernels.constants import LOWEST, SLACK
 from iwpo_kernels.linear_token_logps import tiling
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Rows, exact_dtype
-
-# The reference of the exponentials moves only when a later slice exceeds it by this much, in nats.
-SLACK = 20.0
 
 
 class _RowState:
@@ -195,7 +193,7 @@ def _cap(z: Tensor, ceiling: float | None) -> Tensor | None:
 
 def _dot(log_mass: Tensor) -> Tensor:
     """Σ exp(y) · y per row, with 0 for y = −∞."""
-    return (log_mass.exp() * log_mass.clamp(min=-1e4)).sum(1)
+    return (log_mass.exp() * log_mass.clamp(min=LOWEST)).sum(1)
 
 
 def _labels_in(labels: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import check_range
+from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.linear_token_logps import cpu
 from iwpo_kernels.linear_token_logps.arguments import check_arguments, check_settings
 from iwpo_kernels.linear_token_logps.tiling import padded_vocab, saves_masses
-from iwpo_kernels.linear_token_logps.types import IGNORED, Forward, Head, TokenLogps, exact_dtype, kept_rows
+from iwpo_kernels.linear_token_logps.types import Forward, Head, TokenLogps, exact_dtype, kept_rows
 
 
 def linear_token_logps(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from iwpo_kernels.constants import IGNORED
 
 
 class TokenLogps(NamedTuple):
@@ -93,7 +93,7 @@ def kept_rows(hidden: Tensor, labels: Tensor, hidden_index: Tensor | None) -> Ro
 
 @dataclass(frozen=True)
 class Forward:
-    """What the forward pass leaves behind, allocated by `empty_forward`.
+    """What the forward pass leaves behind, allocated by `op._empty_forward`.
 
     Attributes:
         logps: [N], float64 for float64 inputs, else float32.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from iwpo_kernels.token_logps.naive import IGNORED
+from iwpo_kernels.constants import IGNORED
 
 ELEMENTS_AT_ONCE = 1 << 20
 

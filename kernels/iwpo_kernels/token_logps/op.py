@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import check, check_floating, check_index, check_positive, check_range
+from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.token_logps import cpu
-from iwpo_kernels.token_logps.naive import IGNORED
 
 
 def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inplace_backward: bool = False) -> Tensor:
@@ -44,10 +44,23 @@ def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inp
     check_positive("temperature", temperature)
     if inplace_backward:
         check(
-            logits.stride(0) > 0 and logits.stride(1) > 0,
-            "logits is expanded, so its elements share memory: pass inplace_backward=False.",
+            not _overlaps(logits),
+            "elements of logits share memory, as after expand or unfold: pass inplace_backward=False.",
         )
     return _forward_op(logits, labels, float(temperature), inplace_backward)[0]
+
+
+def _overlaps(matrix: Tensor) -> bool:
+    """Whether strides lead to some element twice: they do not where one line, either way, ends before the next begins.
+
+    There are at least two columns; the stride of a single row leads nowhere.
+    """
+    (rows, columns), (across_rows, across_columns) = matrix.shape, matrix.stride()
+    if rows <= 1:
+        return across_columns == 0
+    if across_rows == 0 or across_columns == 0:
+        return True
+    return across_rows <= across_columns * (columns - 1) and across_columns <= across_rows * (rows - 1)
 
 
 def _path(device: torch.device) -> ModuleType:
