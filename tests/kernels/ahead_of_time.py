@@ -47,11 +47,14 @@ class Report:
 
 def compile_share(share: int, of: int) -> Report:
     """Every `of`-th launch and target, compiled. All shares look at random calls, each at its own."""
+    import torch
     from launches import Target, launches
     from launching_calls import every_call, random_calls
 
     targets = [Target(architecture) for architecture in SHARED_MEMORY_LIMIT] + [Target("gfx942", large=True)]
-    recorded = {target: launches(every_call(), target) for target in targets}
+    recorded = {
+        target: launches(every_call((torch.bfloat16,)) if target.large else every_call(), target) for target in targets
+    }
     known = {str(launch) for launch in recorded[targets[0]]}
     others = launches(random_calls(RANDOM_CALLS, seed=share), targets[0])
     jobs = [(launch, target) for target in targets for launch in recorded[target]]
@@ -65,6 +68,7 @@ def compile_share(share: int, of: int) -> Report:
 def compile_all(workers: int = 2) -> list[Report]:
     """All launches for all targets, in `workers` processes that do not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["OMP_NUM_THREADS"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     processes = [
         subprocess.Popen(

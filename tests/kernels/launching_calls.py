@@ -16,6 +16,8 @@ from iwpo_kernels import linear_token_logps, token_logps, weighted_preference_lo
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Call = Callable[[], Any]
+HEAD = ("weight", "bias")
+EVERYTHING = ("hidden", *HEAD)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def _layouts(dtype: torch.dtype) -> tuple[Layout, ...]:
     return (ALIGNED, ODD, *HALF_ALIGNED) if dtype == torch.bfloat16 else (ALIGNED, ODD)
 
 
-def every_call() -> list[Call]:
-    return [*_linear_calls(), *_token_calls(), *_preference_calls()]
+def every_call(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
+    return [*_linear_calls(dtypes), *_token_calls(dtypes), *_preference_calls()]
 
 
 def random_calls(count: int, seed: int) -> Iterator[Call]:
@@ -62,33 +64,31 @@ def random_calls(count: int, seed: int) -> Iterator[Call]:
         yield draw.choice((_random_linear_call, _random_token_call, _random_preference_call))(draw)
 
 
-def _linear_calls() -> Iterator[Call]:
-    for dtype, softcap, stats, save in itertools.product(DTYPES, (None, 2.0), (False, True), (False, True)):
-        call = partial(_linear, dtype=dtype, softcap=softcap, stats=stats, save=save)
-        for vocab, frozen in itertools.product((256, 301), ((), ("weight", "bias"), ("hidden", "weight", "bias"))):
-            yield partial(call, ALIGNED, ALIGNED, vocab=vocab, frozen=frozen)
-    for dtype, stats in itertools.product(DTYPES, (False, True)):
+def _linear_calls(dtypes: tuple[torch.dtype, ...]) -> Iterator[Call]:
+    for dtype, softcap, stats, save in itertools.product(dtypes, (None, 2.0), (False, True), (False, True)):
+        for vocab, frozen in itertools.product((256, 301), ((), HEAD, EVERYTHING)):
+            layouts = (ALIGNED, ALIGNED)
+            yield partial(_linear, layouts, dtype, vocab, save, frozen, softcap=softcap, stats=stats)
+    for dtype, stats, frozen in itertools.product(dtypes, (False, True), ((), EVERYTHING)):
         for layout in _layouts(dtype):
             same_columns = Layout(layout.columns)
             for layouts in ((layout, same_columns), (same_columns, layout)):
-                yield partial(_linear, *layouts, dtype=dtype, stats=stats)
-                yield partial(_linear, *layouts, dtype=dtype, stats=stats, frozen=("hidden", "weight", "bias"))
+                yield partial(_linear, layouts, dtype, frozen=frozen, stats=stats)
 
 
 def _linear(
-    hidden_layout: Layout,
-    weight_layout: Layout,
+    layouts: tuple[Layout, Layout],
     dtype: torch.dtype,
-    tokens: int = 5,
     vocab: int = 256,
     save: bool = False,
     frozen: tuple[str, ...] = (),
+    tokens: int = 5,
     **options: Any,
 ) -> None:
     """Two slices of the vocabulary, rows that predict two tokens, and a label that is skipped."""
-    hidden = hidden_layout.matrix(tokens, dtype)
-    weight = weight_layout.matrix(vocab, dtype)
-    bias = torch.zeros(vocab, dtype=dtype, requires_grad=True)
+    hidden = layouts[0].matrix(tokens, dtype)
+    weight = layouts[1].matrix(vocab, dtype)
+    bias = torch.zeros(vocab, dtype=dtype)
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         tensor.requires_grad_(name not in frozen)
     labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
@@ -102,8 +102,8 @@ def _linear(
         logps.sum().backward()
 
 
-def _token_calls() -> Iterator[Call]:
-    for dtype, inplace in itertools.product(DTYPES, (False, True)):
+def _token_calls(dtypes: tuple[torch.dtype, ...]) -> Iterator[Call]:
+    for dtype, inplace in itertools.product(dtypes, (False, True)):
         for layout in (*_layouts(dtype), Layout(step=2)):
             yield partial(_tokens, layout, dtype, inplace)
 
@@ -128,16 +128,15 @@ def _preferences(lengths: tuple[int, ...] = (3, 2), offset: int = 0, **options: 
 def _random_linear_call(draw: random.Random) -> Call:
     dtype = draw.choice(DTYPES)
     layout = _random_layout(draw, dtype)
-    layouts = [layout, Layout(layout.columns)]
-    draw.shuffle(layouts)
+    same_columns = Layout(layout.columns)
     return partial(
         _linear,
-        *layouts,
+        draw.choice(((layout, same_columns), (same_columns, layout))),
         dtype,
         tokens=draw.randint(1, 40),
         vocab=draw.choice((2, 128, 129, 257, 1024, draw.randint(2, 2000))),
         save=draw.random() < 0.5,
-        frozen=tuple(name for name in ("hidden", "weight", "bias") if draw.random() < 0.3),
+        frozen=tuple(name for name in EVERYTHING if draw.random() < 0.3),
         softcap=draw.choice((None, 30.0)),
         scale=draw.choice((1, 0.5)),
         temperature=draw.choice((1, 0.7)),

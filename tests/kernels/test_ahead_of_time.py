@@ -26,6 +26,21 @@ def test_random_calls_launch_nothing_that_is_not_compiled_here(reports: list[Rep
     assert [launch for report in reports for launch in report.unforeseen] == []
 
 
+def test_launches_carry_the_hints_and_limits_that_triton_gives_them(usages: list[Usage]) -> None:
+    slices = [usage for usage in usages if usage.kernel == "slice_kernel"]
+    for usage in slices:
+        is_amd = usage.architecture.startswith("gfx")
+        assert (
+            "z_ptr: *fp32 tt.divisibility 16" in usage.launch and "mass_stride: i32 tt.divisibility 16" in usage.launch
+        )
+        assert ("'maxnreg': 128" in usage.launch) != is_amd
+        assert is_amd or "tt.pointer_range" not in usage.launch
+    for columns in ("columns: i32,", "columns: i32 tt.divisibility 16,"):
+        for pointer in ("tt.divisibility 16,", "tt.divisibility 16 tt.pointer_range 32,"):
+            wanted = f"z_ptr: *fp32 {pointer}"
+            assert any(wanted in usage.launch and columns in usage.launch for usage in slices), (pointer, columns)
+
+
 def test_no_launch_spills_registers(usages: list[Usage]) -> None:
     assert [usage for usage in usages if usage.spills] == []
     assert all(usage.registers > 0 for usage in usages)

@@ -190,7 +190,7 @@ def accumulate_kernel(acc_ptr, part_ptr, factor_ptr, features: tl.int32, BLOCK: 
 
 @triton.jit(
     do_not_specialize=["state_stride", "tokens", "tile_start", "has_position", "vocab"],
-    do_not_specialize_on_alignment=["label_ptr", "position_ptr"],
+    do_not_specialize_on_alignment=["label_ptr", "position_ptr", "weight_ptr", "weight_stride"],
 )
 def finish_kernel(
     state_ptr,

@@ -78,7 +78,7 @@ def token_logps_kernel(
 
 @triton.jit(
     do_not_specialize=["tokens"],
-    do_not_specialize_on_alignment=["label_ptr", "grad_ptr", "column_stride", "out_column_stride"],
+    do_not_specialize_on_alignment=["label_ptr", "grad_ptr", "state_ptr", "column_stride", "out_column_stride"],
 )
 def token_logps_backward_kernel(
     out_ptr,
