@@ -86,8 +86,7 @@ def fit_clusters(
     backend = choose_backend(settings.backend)
     mean, _ = column_moments(prompt_features)
     points = _directions(prompt_features, mean, _sample(len(prompt_features), settings.fit_prompts, seed))
-    count = min(settings.count, len(np.unique(points, axis=0))) if len(points) <= settings.count else settings.count
-    centroids = _unit(kmeans(points, count, backend=backend, seed=seed)) if count > 1 else _unit(points[:1])
+    centroids = _unit(kmeans(points, min(settings.count, len(points)), backend=backend, seed=seed))
     cells = Clusters(mean, centroids, np.arange(len(centroids)))
     pairs = np.zeros(len(centroids))
     np.add.at(pairs, cells.assign(prompt_features), pairs_per_prompt)

@@ -46,14 +46,14 @@ def choose_backend(name: Backend | Literal["auto"]) -> Backend:
 
 
 def kmeans(points: Float32s, count: int, *, backend: Backend, seed: int) -> Float32s:
-    """Centroids [count, d] of points [n, d], both fp32.
+    """Centroids [count, d] of points [n, d], both fp32; fewer where fewer points are distinct.
 
     All backends start at the same k-means++ centroids and do the same iterations, so that they agree up to rounding.
     """
     from sklearn.cluster import kmeans_plusplus
 
     start, _ = kmeans_plusplus(points, count, random_state=seed)
-    return np.asarray(BACKENDS[backend](points, start, seed), dtype=np.float32)
+    return np.asarray(BACKENDS[backend](points, np.unique(start, axis=0), seed), dtype=np.float32)
 
 
 def _sklearn(points: Float32s, start: Float32s, seed: int) -> Float32s:

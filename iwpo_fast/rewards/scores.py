@@ -128,9 +128,7 @@ def scores_from_columns(
     raw = np.full((len(table.prompt_of), scores.shape[1]), np.nan)
     raw[rows] = scores
     if np.isnan(raw).any():
-        raise ValueError(
-            f"Response {int(np.isnan(raw).any(axis=1).argmax())} is in no pair, so it has no score: drop it."
-        )
+        raise ValueError(f"Response {int(np.isnan(raw).any(axis=1).argmax())} has no score, being in no pair: drop it.")
     if (raw[rows] != scores).any():
         row = int(rows[(raw[rows] != scores).any(axis=1)][0])
         raise ValueError(f"Response {row} has different scores in different pairs: give it one.")
