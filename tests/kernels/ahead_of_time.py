@@ -51,13 +51,15 @@ def compile_share(share: int, of: int) -> Report:
     from launches import Target, launches
     from launching_calls import every_call, random_calls
 
-    targets = [Target(architecture) for architecture in SHARED_MEMORY_LIMIT] + [Target("gfx942", large=True)]
-    recorded = {
-        target: launches(every_call((torch.bfloat16,)) if target.large else every_call(), target) for target in targets
-    }
-    known = {str(launch) for launch in recorded[targets[0]]}
-    others = launches(random_calls(RANDOM_CALLS, seed=share), targets[0])
-    jobs = [(launch, target) for target in targets for launch in recorded[target]]
+    calls = every_call()
+    nvidia, amd = launches(calls, Target("sm_90")), launches(calls, Target("gfx942"))
+    large = Target("gfx942", large=True)
+    jobs = [(launch, large) for launch in launches(every_call((torch.bfloat16,)), large)]
+    for architecture in SHARED_MEMORY_LIMIT:
+        target = Target(architecture)
+        jobs += [(launch, target) for launch in (amd if target.is_amd else nvidia)]
+    known = {str(launch) for launch in nvidia}
+    others = launches(random_calls(RANDOM_CALLS, seed=share), Target("sm_90"))
     return Report(
         [_usage(launch, target) for launch, target in jobs[share::of]],
         _kernels(),

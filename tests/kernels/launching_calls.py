@@ -43,14 +43,13 @@ class Layout:
 
 
 ALIGNED = Layout()
-ODD = Layout(columns=45, offset=1)
-# Where one thing alone keeps loads from being wide.
-HALF_ALIGNED = (Layout(offset=1), Layout(padding=1), Layout(columns=45, padding=3), Layout(columns=45))
+ODD = Layout(columns=45)
+UNUSUAL = (Layout(offset=1), Layout(padding=1), Layout(columns=45, padding=3), Layout(columns=45, offset=1))
 
 
 def _layouts(dtype: torch.dtype) -> tuple[Layout, ...]:
-    """What keeps loads narrow matters little to what a kernel needs, so one dtype stands for the others."""
-    return (ALIGNED, ODD, *HALF_ALIGNED) if dtype == torch.bfloat16 else (ALIGNED, ODD)
+    """Why loads are narrow matters little to what a kernel needs, so one dtype stands for all where it is unusual."""
+    return (ALIGNED, ODD, *UNUSUAL) if dtype == torch.bfloat16 else (ALIGNED, ODD)
 
 
 def every_call(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
