@@ -137,13 +137,59 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
     memory = 300 * V * 4 * tiling.SAVED_SHARE_OF_MEMORY
     for available, kept in ((memory, 300 * V), (memory - 1, 300 * H)):
         monkeypatch.setattr(tiling, "_memory", lambda device, available=available: available)
-        tiling._log_choice.cache_clear()
+        tiling._log_once.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert saved_elements(lambda: linear_token_logps(**given)) == kept
             linear_token_logps(**given)
         assert len(caplog.records) == 1
         assert ("recomputes" in caplog.text) == (kept == 300 * H)
+
+
+def test_automatic_saving_also_goes_by_memory_under_compile(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tiling, "_memory", lambda device: 300 * V * 4 * tiling.SAVED_SHARE_OF_MEMORY)
+    tiling._log_once.cache_clear()
+    counter = CompileCounterWithBackend("aot_eager")
+    weight = torch.randn(V, H).requires_grad_()
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    def compiled(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logps = linear_token_logps(hidden, weight, labels)
+        assert isinstance(logps, torch.Tensor)
+        return logps
+
+    torch._dynamo.reset()
+    compilations = []
+    with caplog.at_level(logging.INFO, "iwpo_kernels"):
+        for tokens in (290, 299, 300, 301, 400, 250, 500):
+            hidden, labels = torch.randn(tokens, H), torch.randint(V, (tokens,))
+            kept = saved_elements(lambda hidden=hidden, labels=labels: compiled(hidden, labels))
+            assert kept == (tokens * V if tokens <= 300 else tokens * H)
+            compilations.append(counter.frame_count)
+    assert compilations[0] == compilations[2] < compilations[3] == compilations[-1]
+    assert ["recomputes" in record.message for record in caplog.records] == [False, True]
+
+
+def test_a_number_of_labels_known_only_at_run_time_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+    torch._dynamo.reset()
+    given = arguments()
+    given["labels"][2] = -100
+    leaves = [given["hidden"].requires_grad_(), given["weight"].requires_grad_()]
+
+    def selecting(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        kept = (labels != -100).nonzero()[:, 0]
+        logps = linear_token_logps(hidden, weight, labels[kept], hidden_index=kept)
+        assert isinstance(logps, torch.Tensor)
+        return logps
+
+    ours = torch.compile(selecting, fullgraph=True, dynamic=True, backend="aot_eager")(*leaves, given["labels"])
+    truth = selecting(*leaves, given["labels"])
+    assert torch.equal(ours, truth)
+    for a, b in zip(*(torch.autograd.grad(logps.sum(), leaves) for logps in (ours, truth)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_frozen_head_keeps_only_the_jacobian() -> None:

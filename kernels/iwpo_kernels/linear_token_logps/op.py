@@ -52,7 +52,9 @@ def linear_token_logps(
         stats: return `TokenLogps`, with statistics of the distributions from the same pass.
         workspace_mb: MiB for slices of logits, beside the float32 [N, H] that the gradient of hidden needs.
         save: keep N · V exponentials for a trainable head's gradient. "auto" keeps them where they take at most
-            1/16 of the device's memory, and never under `torch.compile`.
+            1/16 of the device's memory; a compiled call compiles once more for lengths on the other side, and
+            takes lengths that it cannot know beforehand as too long. Memory goes by N, labels of -100 included:
+            where they are many, pass the others alone, with hidden_index.
 
     Returns:
         float32 [N] (float64 for float64 inputs), or `TokenLogps` of such. On a GPU a label outside the
@@ -93,10 +95,7 @@ def linear_token_logps(
 def _saves(save: bool | Literal["auto"], hidden: Tensor, weight: Tensor, labels: Tensor) -> bool:
     if isinstance(save, bool):
         return save
-    if torch.compiler.is_compiling():  # the choice would depend on a length, and lengths must not recompile
-        return False
-    dtype = _mass_dtype(hidden)
-    return saves_masses(labels.shape[0], weight.shape[0], dtype.itemsize, hidden.device)
+    return saves_masses(labels.shape[0], weight.shape[0], _mass_dtype(hidden).itemsize, hidden.device)
 
 
 def _mass_dtype(hidden: Tensor) -> torch.dtype:

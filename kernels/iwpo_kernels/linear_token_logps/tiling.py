@@ -91,10 +91,18 @@ def saves_masses(count: int, vocab: int, element_size: int, device: torch.device
     All of its memory, not what is free at the moment: the choice changes the last bits of the gradient,
     so it must not differ between two runs on the same machine.
     """
-    saved = count * vocab * element_size
-    fits = saved <= _memory(device) // SAVED_SHARE_OF_MEMORY
+    fits = count * vocab * element_size <= _room(device)
+    if torch.compiler.is_compiling():  # a length on the other side compiles again; one not known by then does not fit
+        from torch.fx.experimental.symbolic_shapes import guard_or_false  # half a second to import
+
+        fits = guard_or_false(fits)
     _log_choice(fits, device)
     return fits
+
+
+@torch.compiler.assume_constant_result
+def _room(device: torch.device) -> int:
+    return _memory(device) // SAVED_SHARE_OF_MEMORY
 
 
 @functools.cache
@@ -104,8 +112,14 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def _log_choice(fits: bool, device: torch.device) -> None:
+    """Once per choice and device, also of a compiled call, which says so while it is compiled."""
+    _log_once(fits, device)
+
+
+@functools.cache
+def _log_once(fits: bool, device: torch.device) -> None:
     share = f"1/{SAVED_SHARE_OF_MEMORY} of the memory of {device}"
     if fits:
         logger.info("linear_token_logps keeps the exponentials for the head's gradient: they fit in %s.", share)
