@@ -41,19 +41,31 @@ def random_pair(seed: int = 0, *, pairs: int = PAIRS, models: int = MODELS, spre
     chosen, rejected = side(0.0), side(0.0)
     assert chosen.rewards is not None and rejected.rewards is not None
     below = (chosen.rewards - rejected.rewards).mean(-1, keepdim=True).clamp(max=0)
-    return Pair(replace(chosen, rewards=chosen.rewards - 2 * below + 0.1), rejected)
+    chosen = replace(chosen, rewards=chosen.rewards - 2 * below + 0.1)
+    return Pair(_sharing_all_but_tails(chosen, rejected), _sharing_all_but_tails(rejected, chosen))
 
 
-def at_log_ratios(w: Tensor, l: Tensor, **chosen_changes: Any) -> Pair:  # noqa: E741
-    """Pairs with log-ratios w and l, [P] each, which carry the gradient of the log-probs."""
+def _sharing_all_but_tails(side: Side, other: Side) -> Side:
+    """A completion that is not the longer one has no tail."""
+    assert side.shared_logp is not None and side.ref_logp is not None and side.shared_ref_logp is not None
+    longer = side.tokens > other.tokens
+    return replace(
+        side,
+        shared_logp=side.shared_logp.where(longer, side.logp),
+        shared_ref_logp=side.shared_ref_logp.where(longer, side.ref_logp),
+    )
+
+
+def at_log_ratios(w: Tensor, l: Tensor) -> Pair:  # noqa: E741
+    """Pairs with log-ratios w and l, [P] each, of which half is in the shared tokens."""
     base = random_pair(pairs=len(w))
-    low = -50.0
 
-    def side(of: Side, ratio: Tensor, changes: dict[str, Any]) -> Side:
-        reference = torch.full_like(ratio.detach(), low) - ratio.detach().clamp(min=0)
-        return replace(of, logp=reference + ratio, ref_logp=reference, **changes)
+    def side(of: Side, ratio: Tensor) -> Side:
+        reference = -50 - ratio.clamp(min=0)
+        logp = reference + ratio
+        return replace(of, logp=logp, ref_logp=reference, shared_logp=logp / 2, shared_ref_logp=reference / 2)
 
-    return Pair(side(base.chosen, w, chosen_changes), side(base.rejected, l, {}))
+    return Pair(side(base.chosen, w), side(base.rejected, l))
 
 
 def at_reference(pair: Pair) -> Pair:

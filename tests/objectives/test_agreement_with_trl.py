@@ -10,7 +10,7 @@ import trl_losses
 from objective_cases import losses, mixture_of, random_pair
 from torch import Tensor
 
-from iwpo_fast.objectives import Mixture, Pair
+from iwpo_fast.objectives import Mixture, Pair, Side
 
 BETA = 0.3
 SAME = [
@@ -34,22 +34,7 @@ def mean_loss(mixture: Mixture) -> trl_losses.Loss:
     return lambda pair: losses(mixture, pair).mean()
 
 
-def shared_tokens_of_equal_lengths(pair: Pair) -> Pair:
-    """All tokens of a completion that is not the longer one are shared."""
-
-    def side(of, other):
-        longer = of.tokens > other.tokens
-        return replace(
-            of,
-            shared_logp=of.shared_logp.where(longer, of.logp),
-            shared_ref_logp=of.shared_ref_logp.where(longer, of.ref_logp),
-        )
-
-    return replace(pair, chosen=side(pair.chosen, pair.rejected), rejected=side(pair.rejected, pair.chosen))
-
-
 def assert_equal(ours: trl_losses.Loss, theirs: trl_losses.Loss, pair: Pair) -> None:
-    pair = shared_tokens_of_equal_lengths(pair)
     expected = trl_losses.loss_and_gradients(theirs, pair)
     actual = trl_losses.loss_and_gradients(ours, pair)
     # TRL keeps the epsilon of EXO and all of ORPO in float32.
@@ -87,17 +72,17 @@ def test_divergences_equal_trl(name: str, ours: str, theirs: str, alpha: float) 
     robust = {"epsilon": 0.1} if name == "robust" else {}
     mixture = mixture_of(name, BETA, divergence=ours, divergence_alpha=alpha, **robust)
     trl_loss = trl_losses.dpo(name, BETA, smoothing=0.1 if robust else 0.0, divergence=theirs, divergence_alpha=alpha)
-    pair = shared_tokens_of_equal_lengths(random_pair(spread=1.0))
-    expected = trl_losses.loss_and_gradients(trl_loss, in_float32(pair))
-    actual = trl_losses.loss_and_gradients(mean_loss(mixture), in_float32(pair))
+    pair = in_float32(random_pair(spread=1.0))
+    expected = trl_losses.loss_and_gradients(trl_loss, pair)
+    actual = trl_losses.loss_and_gradients(mean_loss(mixture), pair)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def in_float32(pair: Pair) -> Pair:
     """TRL has its alpha divergences in no wider type."""
 
-    def side(of):
-        return type(of)(**{k: v.float() if isinstance(v, Tensor) else v for k, v in vars(of).items()})
+    def side(of: Side) -> Side:
+        return Side(**{k: v.float() if isinstance(v, Tensor) else v for k, v in vars(of).items()})
 
     return Pair(side(pair.chosen), side(pair.rejected))
 
@@ -113,7 +98,7 @@ def test_wpo_clamps_weights_that_trl_does_not() -> None:
 
 
 def test_ipo_of_sums_differs_from_trl_by_the_normalisation_alone() -> None:
-    def of_one_token(side):
+    def of_one_token(side: Side) -> Side:
         return replace(side, tokens=torch.ones_like(side.tokens))
 
     pair = random_pair()

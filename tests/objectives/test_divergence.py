@@ -1,0 +1,56 @@
+"""Maps of the log-ratio that f-divergences lead to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from objective_cases import at_reference, losses, mixture_of, random_pair
+
+from iwpo_fast.objectives import Divergence
+
+S = torch.linspace(-5, 5, 21, dtype=torch.float64)
+ALL = [Divergence(), Divergence("forward_kl"), Divergence("js"), Divergence("alpha", 0.3), Divergence("alpha", 1.7)]
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=str)
+def test_a_policy_at_its_reference_has_score_zero_and_slope_of_its_divergence(divergence: Divergence) -> None:
+    s = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    phi = divergence(s)
+    (slope,) = torch.autograd.grad(phi.sum(), s)
+    assert phi.item() == 0
+    assert slope.item() == (0.5 if divergence.name == "js" else 1.0)
+
+
+def test_the_alpha_divergences_end_in_both_kls() -> None:
+    torch.testing.assert_close(Divergence("alpha", 1.0)(S), S)
+    torch.testing.assert_close(Divergence("alpha", 1 + 1e-7)(S), S, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(Divergence("alpha", 0.0)(S), Divergence("forward_kl")(S))
+
+
+@pytest.mark.parametrize(
+    ("divergence", "derivative"),
+    [
+        ("forward_kl", lambda u: 1 - 1 / u),
+        ("js", lambda u: torch.log(2 * u / (1 + u))),
+        ("alpha", lambda u: (u ** (0.5 - 1) - 1) / (0.5 - 1)),
+    ],
+)
+def test_maps_are_the_derivatives_of_their_generators(divergence, derivative) -> None:
+    torch.testing.assert_close(Divergence(divergence, 0.5)(S), derivative(S.exp()))
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "js", "alpha"])
+@pytest.mark.parametrize("name", ["sigmoid", "ipo", "nca_pair", "bco", "kto", "apo_zero", "sppo_hard"])
+def test_losses_start_where_they_do_under_the_reverse_kl(name: str, divergence: str) -> None:
+    pair = at_reference(random_pair())
+    torch.testing.assert_close(losses(mixture_of(name, divergence=divergence), pair), losses(mixture_of(name), pair))
+
+
+def test_the_forward_kl_term_of_pessimistic_distillation_is_the_same_under_any_divergence() -> None:
+    pair = random_pair()
+
+    def term(**divergence: str):
+        with_term = losses(mixture_of("p_dpo", 0.1, gamma=0.5, **divergence), pair)
+        return with_term - losses(mixture_of("p_dpo", 0.1, gamma=0.0, **divergence), pair)
+
+    torch.testing.assert_close(term(divergence="js"), term())
