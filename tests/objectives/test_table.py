@@ -1,0 +1,67 @@
+"""docs/objectives.md is what the objectives say of themselves."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.objectives import OBJECTIVES, Mixture
+from iwpo_fast.objectives.table import markdown
+from iwpo_fast.recipe import load_recipe
+
+DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
+
+
+def cells(name: str) -> list[str]:
+    (line,) = (line for line in markdown().splitlines() if line.startswith(f"| `{name}` | "))
+    return re.split(r" (?<!\\)\| ", line.strip("| "))
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert DOCS.read_text(encoding="utf-8") == markdown(), (
+        "docs/objectives.md is stale: run `python -m iwpo_fast.objectives.table > docs/objectives.md`"
+    )
+
+
+def test_the_module_prints_the_page() -> None:
+    command = [sys.executable, "-X", "utf8", "-m", "iwpo_fast.objectives.table"]
+    printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
+    assert printed.stdout == markdown()
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_has_one_row_with_formula_link_and_parameters(name: str) -> None:
+    objective = OBJECTIVES[name]
+    _, formula, paper, reads, parameters, *_ = cells(name)
+    assert formula == f"`{objective.formula}`".replace("|", r"\|")
+    assert f"https://arxiv.org/abs/{objective.arxiv}" in paper or not objective.arxiv
+    assert ("reference" in reads) == objective.uses_reference
+    assert all(f"`{parameter}` " in parameters for parameter in objective.parameters)
+
+
+def test_rows_have_as_many_cells_as_the_header() -> None:
+    tables = [line for line in markdown().splitlines() if line.startswith("|")]
+    counts = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
+    assert counts.count(10) >= len(OBJECTIVES)
+    assert set(counts) == {3, 10}
+
+
+def test_recipes_on_the_page_describe_mixtures() -> None:
+    recipes = re.findall(r"```yaml\n(.*?)```", markdown(), flags=re.DOTALL)
+    mixtures = [Mixture.of(ObjectiveConfig(**load_recipe(recipe)["objective"])) for recipe in recipes]
+    assert [[part.name for part in mixture.parts] for mixture in mixtures] == [
+        ["sigmoid"],
+        ["simpo"],
+        ["sigmoid", "bco", "sft"],
+        ["sigmoid", "bco", "sft"],
+    ]
+
+
+def test_arxiv_ids_are_well_formed() -> None:
+    ids = [objective.arxiv for objective in OBJECTIVES.values() if objective.arxiv]
+    assert all(re.fullmatch(r"2[0-9](0[1-9]|1[0-2])\.\d{5}", arxiv) for arxiv in ids)
