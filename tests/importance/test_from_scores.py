@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import numpy as np
+
+from iwpo_fast.config import RewardConfig, WeightConfig
+from iwpo_fast.importance import pair_weights
+from iwpo_fast.importance.from_scores import pair_rewards
+from iwpo_fast.rewards import PairTable, scores_from_columns
+
+
+def test_scores_of_responses_become_rewards_of_pairs_that_can_be_weighed():
+    draw = np.random.default_rng(0)
+    chosen, rejected = draw.standard_normal((2, 400)) + np.array([[0.5], [0.0]])
+    prompt_cluster = np.arange(400) % 2
+    table = PairTable.plain(np.arange(400))
+    scores = scores_from_columns(chosen, rejected, table, prompt_cluster, RewardConfig())
+    rewards = pair_rewards(scores, table, prompt_cluster)
+    assert (rewards.chosen == scores.calibrated[::2]).all()
+    assert (rewards.rejected == scores.calibrated[1::2]).all()
+    assert (rewards.cluster == prompt_cluster).all()
+    assert np.corrcoef(rewards.gap, chosen - rejected)[0, 1] > 0.99
+    weights = pair_weights(rewards, WeightConfig(), seed=0)
+    for cluster in range(2):
+        np.testing.assert_allclose(weights.weight[prompt_cluster == cluster].mean(), 1.0)
