@@ -60,6 +60,10 @@ class HeadSpec:
 
         LoRA on the head adds s · drop(h) Aᵀ Bᵀ, so the product is [h, s · drop(h) Aᵀ] · [W, B]ᵀ and
         H' = H + rank, exact with dropout too. Otherwise H' = H and both are returned as they are.
+
+        The operator knows no part of a weight that is frozen, so LoRA on the head costs what a trainable head does: a
+        copy of W and a gradient [V, H'] of which B takes the last columns. Leave the head out of the adapter's
+        target modules, as "all-linear" does, unless it has to be adapted.
         """
         weight = self.linear.weight
         adapters = _active_adapters(self.module)
