@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +10,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from tqdm.auto import tqdm
 
-from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.reference_pass import cache_key, pass_settings, visit_batches
 from iwpo_fast.world import World
 
 logger = logging.getLogger(__name__)
@@ -55,24 +52,15 @@ def reference_logps(
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
     """
-    if {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys():
+    if has_reference_columns(pairs):
         given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
         return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
-    settings = {
-        "tokens": pairs.token_fingerprint(),
-        "weights": fingerprint,
-        "layout": policy.layout,
-        "precision": str(policy.compute_dtype),
-        "device": world.device.type,
-        "format": 1,
-    }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    path = cache_dir / "reference" / f"{key}.safetensors"
-    values = _load(path)
+    entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
+    values = entry.load()
     if values is None:
         values = _compute(policy, pairs, tokens_per_batch, world)
         if world.is_main:
-            save_tensors(path, {name: torch.from_numpy(array) for name, array in values.items()}, settings)
+            entry.save(values)
     world.barrier()
     tokens = (
         Ragged(values["chosen"], pairs.chosen.offsets),
@@ -82,48 +70,65 @@ def reference_logps(
     return ReferenceLogps(np.stack(sums, axis=1).astype(np.float32), tokens)
 
 
-def _load(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
-    try:
-        return dict(load_file(path))
-    except SafetensorError:
-        logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", path)
-        return None
+def has_reference_columns(pairs: Pairs) -> bool:
+    """Whether the data brought the sums, so that nothing needs computing."""
+    return {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys()
+
+
+@dataclass(frozen=True)
+class ReferenceEntry:
+    """Where the cache keeps the log-probs of these token ids under this model, and what they depend on."""
+
+    path: Path
+    settings: dict[str, str | int]
+
+    @classmethod
+    def of(cls, policy: Policy, pairs: Pairs, fingerprint: str, cache_dir: Path) -> ReferenceEntry:
+        settings = pass_settings(policy, pairs, fingerprint) | {"format": 1}
+        return cls(cache_dir / "reference" / f"{cache_key(settings)}.safetensors", settings)
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """float32 `chosen` and `rejected`, laid out as those token ids are; None if there is nothing to read."""
+        if not self.path.exists():
+            return None
+        try:
+            return dict(load_file(self.path))
+        except SafetensorError:
+            logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", self.path)
+            return None
+
+    def save(self, values: dict[str, np.ndarray]) -> None:
+        save_tensors(self.path, {name: torch.from_numpy(array) for name, array in values.items()}, self.settings)
+
+
+def empty_values(pairs: Pairs) -> dict[str, np.ndarray]:
+    """Zeros for the log-probs of all completion tokens, as a `ReferenceEntry` keeps them."""
+    return {name: np.zeros(len(part.values), np.float32) for name, part in _completions(pairs).items()}
+
+
+def put_values(values: dict[str, np.ndarray], pairs: Pairs, rows: np.ndarray, logps: np.ndarray) -> None:
+    """Move the log-probs [N] of the batch of these rows to their places in `values`."""
+    start = 0
+    for name, part in _completions(pairs).items():
+        for first, last in zip(part.offsets[rows], part.offsets[rows + 1], strict=True):
+            values[name][first:last] = logps[start : start + last - first]
+            start += last - first
+
+
+def _completions(pairs: Pairs) -> dict[str, Ragged]:
+    return {"chosen": pairs.chosen, "rejected": pairs.rejected}
 
 
 def _compute(policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World) -> dict[str, np.ndarray]:
-    """float32 values of every completion token, laid out as `pairs.chosen` and `pairs.rejected` are."""
-    chosen = torch.zeros(len(pairs.chosen.values))
-    rejected = torch.zeros(len(pairs.rejected.values))
+    values = empty_values(pairs)
+
+    def visit(rows: np.ndarray, batch: FlatBatch) -> None:
+        put_values(values, pairs, rows, policy(batch).float().cpu().numpy())
+
     batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=tokens_per_batch, ranks=world.size)
-    bar = tqdm(
-        total=len(batches[world.rank]),
-        desc="reference log-probs",
-        unit="batch",
-        disable=None if world.is_main else True,
-    )
-    was_training = policy.training
-    policy.eval()
-    adapter_off = policy.disable_adapter() if policy.has_adapter else contextlib.nullcontext()
-    with torch.no_grad(), adapter_off, bar:
-        for rows in batches[world.rank]:
-            if len(rows):
-                batch = flat_batch(pairs, rows).to(world.device)
-                logps = policy(batch).float().cpu()
-                starts = batch.segments.cpu()
-                for i, row in enumerate(rows):
-                    for out, part, s in (
-                        (chosen, pairs.chosen, i),
-                        (rejected, pairs.rejected, i + len(rows)),
-                    ):
-                        out[part.offsets[row] : part.offsets[row + 1]] = logps[starts[s] : starts[s + 1]]
-            bar.update()
-    policy.train(was_training)
+    visit_batches(policy, pairs, batches[world.rank], visit, what="reference log-probs", world=world)
     # Each rank filled its own rows and left zeros elsewhere, so the sum joins them.
-    for values in (chosen, rejected):
-        values.copy_(world.sum_(values.to(world.device)).cpu())
-    return {"chosen": chosen.numpy(), "rejected": rejected.numpy()}
+    return {name: world.sum_(torch.from_numpy(own).to(world.device)).cpu().numpy() for name, own in values.items()}
 
 
 def _row_sums(part: Ragged) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""One pass of the reference, the policy as it is before training, over pairs in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.world import World
+
+
+def pass_settings(policy: Policy, pairs: Pairs, fingerprint: str) -> dict[str, str | int]:
+    """What the results of a pass over `pairs` depend on."""
+    return {
+        "tokens": pairs.token_fingerprint(),
+        "weights": fingerprint,
+        "layout": policy.layout,
+        "precision": str(policy.compute_dtype),
+        "device": policy.device.type,
+    }
+
+
+def cache_key(settings: dict[str, str | int]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def as_reference(policy: Policy) -> Iterator[None]:
+    """Let the policy be its reference while the body runs: evaluation mode, adapter off, no gradients."""
+    was_training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad(), policy.disable_adapter() if policy.has_adapter else contextlib.nullcontext():
+            yield
+    finally:
+        policy.train(was_training)
+
+
+def visit_batches(
+    policy: Policy,
+    pairs: Pairs,
+    batches: Sequence[np.ndarray],
+    visit: Callable[[np.ndarray, FlatBatch], None],
+    *,
+    what: str,
+    world: World,
+    done: int = 0,
+) -> None:
+    """Call `visit(rows, batch)` for this rank's batches in turn, with the policy as its reference.
+
+    Args:
+        batches: int64 rows of each; empty ones are passed over.
+        what: what is computed, for the progress bar.
+        done: pairs finished before, where the bar starts.
+    """
+    total = done + sum(map(len, batches))
+    bar = tqdm(total=total, initial=done, desc=what, unit="pair", disable=None if world.is_main else True)
+    with as_reference(policy), bar:
+        for rows in batches:
+            if len(rows):
+                visit(rows, flat_batch(pairs, rows).to(world.device))
+                bar.update(len(rows))

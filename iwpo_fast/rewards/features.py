@@ -1,0 +1,140 @@
+"""Features of prompts and responses: hidden states of the frozen reference, on disk as they are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.order import micro_batches
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.unique import UniqueTexts
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.reference import (
+    ReferenceEntry,
+    ReferenceLogps,
+    empty_values,
+    has_reference_columns,
+    put_values,
+    reference_logps,
+)
+from iwpo_fast.models.reference_pass import cache_key, pass_settings, visit_batches
+from iwpo_fast.rewards.feature_store import FeatureStore, Halves
+from iwpo_fast.rewards.pair_table import PairTable
+from iwpo_fast.world import World
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """Features of the M prompts and C responses that P pairs are made of, each once.
+
+    Attributes:
+        prompt: float16 [M, d], memory-mapped: the hidden state at the last prompt token.
+        response: float16 [C, d], memory-mapped: the hidden state at the last completion token.
+        table: which prompt and responses each pair consists of.
+        prompt_keys: M hex digests of the prompts' token ids, by which folds are dealt.
+    """
+
+    prompt: Halves
+    response: Halves
+    table: PairTable
+    prompt_keys: list[str]
+
+
+def pair_features(
+    policy: Policy,
+    pairs: Pairs,
+    fingerprint: str,
+    *,
+    tokens_per_batch: int,
+    cache_dir: Path,
+    world: World,
+) -> tuple[PairFeatures, ReferenceLogps]:
+    """Features and reference log-probs of all pairs, from one pass of the model as it is before training.
+
+    A feature is what the LM head reads, final norm included; a LoRA policy's adapter is off. Prompts and responses
+    with the same token ids share a row, which the first pair in the data fills. The prompt's feature is read from the
+    chosen sequence, so prompts cost nothing extra; the prompt is still computed once for each of its completions.
+
+    The log-probs go where `reference_logps` finds them again. Every finished batch is on disk at once, and a pass
+    that was killed goes on behind the last of them. All ranks must see the same `cache_dir`.
+
+    Args:
+        fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
+        tokens_per_batch: tokens that one batch may hold; a single longer pair runs alone.
+
+    Raises:
+        ValueError: a hidden state is not finite in float16, or there are no pairs.
+    """
+    texts = UniqueTexts.of(pairs)
+    chosen, rejected = texts.responses.of.reshape(-1, 2).T.copy()
+    table = PairTable(texts.prompts.of, chosen, rejected, prompt_of=texts.prompts.of[texts.responses.first // 2])
+    settings = pass_settings(policy, pairs, fingerprint) | {"format": "features 1"}
+    store = FeatureStore(cache_dir / "features" / cache_key(settings), texts)
+    if store.load() is None:
+        entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
+        with_logps = not has_reference_columns(pairs) and entry.load() is None
+        batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=tokens_per_batch, ranks=world.size)
+        _compute(policy, pairs, store, batches[world.rank], with_logps, world)
+        world.barrier()
+        if world.is_main:
+            computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
+            if with_logps:
+                entry.save(_join_logps(store, pairs, computed))
+            store.join(computed)
+        world.barrier()
+    if world.is_main:
+        store.remove_parts()
+    features = store.load()
+    assert features is not None, "the pass has just written the features"
+    reference = reference_logps(
+        policy, pairs, fingerprint, tokens_per_batch=tokens_per_batch, cache_dir=cache_dir, world=world
+    )
+    return PairFeatures(*features, table, texts.prompt_keys), reference
+
+
+def _compute(
+    policy: Policy, pairs: Pairs, store: FeatureStore, batches: list[np.ndarray], with_logps: bool, world: World
+) -> None:
+    def visit(rows: np.ndarray, batch: FlatBatch) -> None:
+        hidden = policy.hidden_states(batch)
+        last = batch.cu_seqlens[1:].long() - 1
+        positions = {"prompt": last - batch.segments.diff(), "response": last}
+        part = {name: _in_half(hidden[at[store.sources(name, rows)]]) for name, at in positions.items()}
+        if with_logps:
+            logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
+            assert isinstance(logps, Tensor)
+            part["logps"] = logps.float().cpu()
+        store.save_part(rows, part)
+
+    names = {"prompt", "response"} | ({"logps"} if with_logps else set())
+    remaining = [rows for rows in batches if len(rows) and not names <= store.names_in_part(rows)]
+    done = sum(map(len, batches)) - sum(map(len, remaining))
+    visit_batches(policy, pairs, remaining, visit, what="features", world=world, done=done)
+
+
+def _in_half(hidden: Tensor) -> Tensor:
+    """float16 on the host.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    half = hidden.to(torch.float16).cpu()
+    if not half.isfinite().all():
+        largest = hidden.float().abs().max().item()
+        raise ValueError(
+            f"The model's last hidden state reaches {largest:.3g}, which features in float16 cannot hold: "
+            "check its weights, or take features from another model."
+        )
+    return half
+
+
+def _join_logps(store: FeatureStore, pairs: Pairs, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
+    values = empty_values(pairs)
+    for rows in batches:
+        put_values(values, pairs, rows, store.read_part(rows, "logps"))
+    return values

@@ -1,0 +1,292 @@
+"""Features of prompts and responses: which hidden states they are, shared rows, and passes that are killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
+from iwpo_fast.data.order import micro_batches
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.models import Policy, load_policy
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.models.tiny import train_tokenizer
+from iwpo_fast.rewards.features import PairFeatures, pair_features
+from iwpo_fast.rewards.folds import fold_of_prompts
+from iwpo_fast.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+BUDGET = 60
+TINY = TinyConfig(vocab_size=300, hidden_size=32, layers=2, heads=2)
+
+
+def make_policy(**options) -> Policy:
+    tokenizer = train_tokenizer(["The quick brown fox jumps over the lazy dog."], 300)
+    policy = load_policy(ModelConfig(tiny=TINY, **options), tokenizer, seed=3, device=ALONE.device)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in policy.trainable_parameters().values():  # new adapters add nothing: give them something to add
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return make_policy()
+
+
+def make_pairs(rows: list[tuple[list[int], list[int], list[int]]]) -> Pairs:
+    prompt, chosen, rejected = (Ragged.from_rows(part) for part in zip(*rows, strict=True))
+    return Pairs(prompt=prompt, chosen=chosen, rejected=rejected, weight=np.ones(len(rows)))
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    """Twelve pairs of random tokens, then three that share a prompt, two of them a response."""
+    rng = np.random.default_rng(0)
+
+    def text() -> list[int]:
+        return rng.integers(4, 260, rng.integers(1, 14)).tolist()
+
+    rows = [(text(), text(), text()) for _ in range(12)]
+    prompt, best, middle, worst = text(), text(), text(), text()
+    rows += [(prompt, best, middle), (prompt, middle, worst), (prompt, best, worst)]
+    return make_pairs([rows[i] for i in rng.permutation(len(rows))])
+
+
+def features(policy: Policy, pairs: Pairs, folder: Path, **options) -> tuple[PairFeatures, ReferenceLogps]:
+    settings = {"tokens_per_batch": BUDGET, "cache_dir": folder, "world": ALONE} | options
+    return pair_features(policy, pairs, policy.fingerprint(), **settings)
+
+
+def plain_state(policy: Policy, tokens: list[int]) -> np.ndarray:
+    """[d] of the last token, from the model as transformers runs it."""
+    with torch.no_grad(), policy.plain_attention() as model:
+        inputs = torch.tensor([tokens])
+        return model(input_ids=inputs, output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files; of safetensors only the values, as the order of their metadata is random."""
+
+    def content(file: Path) -> bytes:
+        tensors = load_file(file).items() if file.suffix == ".safetensors" else ()
+        return b"".join(value.tobytes() for _, value in sorted(tensors)) or file.read_bytes()
+
+    return {str(file.relative_to(folder)): content(file) for file in folder.rglob("*") if file.is_file()}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def count_batches(monkeypatch):
+    """Count the batches the model runs from now on; optionally it is killed before the one after so many."""
+
+    def start(kill_after: int | None = None) -> list[int]:
+        calls: list[int] = []
+
+        def counted(self, batch):
+            if len(calls) == kill_after:
+                raise Killed
+            calls.append(batch.pairs)
+            return real(self, batch)
+
+        monkeypatch.setattr(Policy, "hidden_states", counted)
+        return calls
+
+    real = Policy.hidden_states
+    return start
+
+
+@pytest.mark.parametrize("layout", ["flat", "padded"])
+def test_features_are_hidden_states_at_the_last_prompt_and_completion_token(pairs, tmp_path, layout):
+    policy = make_policy(batch_layout=layout)
+    found, _ = features(policy, pairs, tmp_path)
+    for p in range(len(pairs)):
+        prompt = pairs.prompt[p].tolist()
+        expected = plain_state(policy, prompt)
+        np.testing.assert_allclose(found.prompt[found.table.prompt[p]], expected, rtol=1e-3, atol=1e-4)
+        for part, rows in ((pairs.chosen, found.table.chosen), (pairs.rejected, found.table.rejected)):
+            expected = plain_state(policy, prompt + part[p].tolist())
+            np.testing.assert_allclose(found.response[rows[p]], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_memory_mapped_float16_and_read_only(policy, pairs, tmp_path):
+    found, _ = features(policy, pairs, tmp_path)
+    assert found.prompt.shape == (13, 32) and found.response.shape == (27, 32)
+    for array in (found.prompt, found.response):
+        assert isinstance(array, np.memmap) and array.dtype == np.float16 and not array.flags.writeable
+
+
+def test_equal_prompts_and_equal_responses_share_a_row(policy, tmp_path):
+    pairs = make_pairs([([5, 6], [7], [8]), ([5], [6, 7], [8]), ([5, 6], [8], [9]), ([5, 6], [7], [7])])
+    found, _ = features(policy, pairs, tmp_path)
+    assert found.table.prompt.tolist() == [0, 1, 0, 0]
+    # [5] + [6, 7] and [5, 6] + [7] are the same tokens, but not the same prompt and completion.
+    assert found.table.chosen.tolist() == [0, 2, 1, 0]
+    assert found.table.rejected.tolist() == [1, 3, 4, 0]
+    assert found.table.prompt_of.tolist() == [0, 0, 1, 1, 0]
+    assert len(found.prompt) == 2 and len(found.response) == 5
+
+
+def test_a_shared_row_does_not_depend_on_what_else_shares_it(policy, pairs, tmp_path):
+    found, _ = features(policy, pairs, tmp_path / "all")
+    first = np.unique(found.table.prompt, return_index=True)[1]
+    alone, _ = features(policy, pairs.take(np.sort(first)), tmp_path / "first")
+    np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)
+
+
+def test_prompt_keys_tell_prompts_apart_and_are_the_same_in_other_data(policy, pairs, tmp_path):
+    found, _ = features(policy, pairs, tmp_path / "all")
+    assert len(set(found.prompt_keys)) == len(found.prompt_keys) == len(found.prompt)
+    some = np.array([9, 4, 11])
+    others, _ = features(policy, pairs.take(some), tmp_path / "some")
+    expected = [found.prompt_keys[m] for m in found.table.prompt[some]]
+    assert [others.prompt_keys[m] for m in others.table.prompt] == expected
+    assert set(fold_of_prompts(found.prompt_keys, 4, seed=0)) <= set(range(4))
+
+
+def test_the_log_probs_are_bitwise_those_of_the_reference_pass(policy, pairs, tmp_path):
+    options = {"tokens_per_batch": BUDGET, "world": ALONE}
+    expected = reference_logps(policy, pairs, policy.fingerprint(), cache_dir=tmp_path / "plain", **options)
+    _, found = features(policy, pairs, tmp_path / "features")
+    assert np.array_equal(found.sequences, expected.sequences)
+    for ours, theirs in zip(found.tokens, expected.tokens, strict=True):
+        assert np.array_equal(ours.values, theirs.values) and np.array_equal(ours.offsets, theirs.offsets)
+    assert saved(tmp_path / "features" / "reference") == saved(tmp_path / "plain" / "reference")
+
+
+def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, count_batches):
+    calls = count_batches()
+    found, _ = features(policy, pairs, tmp_path)
+    assert sum(calls) == len(pairs) and len(calls) > 3
+    calls.clear()
+    again, _ = features(policy, pairs, tmp_path)
+    reference_logps(policy, pairs, policy.fingerprint(), tokens_per_batch=BUDGET, cache_dir=tmp_path, world=ALONE)
+    assert not calls
+    assert np.array_equal(found.response, again.response)
+
+
+def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("the LM head ran")
+
+    options = {"tokens_per_batch": BUDGET, "world": ALONE}
+    reference_logps(policy, pairs, policy.fingerprint(), cache_dir=tmp_path / "cached", **options)
+    columns = {"ref_chosen_logps": np.arange(15.0), "ref_rejected_logps": -np.arange(15.0)}
+    given = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, pairs.weight, columns=columns)
+    monkeypatch.setattr(type(policy.head), "token_logps", never)
+    features(policy, pairs, tmp_path / "cached")
+    _, reference = features(policy, given, tmp_path / "given")
+    assert reference.tokens is None and reference.sequences[3].tolist() == [3, -3]
+    assert not (tmp_path / "given" / "reference").exists()
+
+
+@pytest.mark.parametrize("kill_after", [0, 1, 3])
+def test_a_killed_pass_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
+    policy, pairs, tmp_path, count_batches, kill_after
+):
+    whole = count_batches()
+    features(policy, pairs, tmp_path / "whole")
+    count_batches(kill_after)
+    with pytest.raises(Killed):
+        features(policy, pairs, tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob("*.npy"))
+    assert not (tmp_path / "killed" / "reference").exists()
+    rest = count_batches()
+    features(policy, pairs, tmp_path / "killed")
+    assert rest == whole[kill_after:]
+    assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
+    assert sorted(Path(name).name for name in saved(tmp_path / "whole") if name.startswith("features")) == [
+        "prompt.npy",
+        "response.npy",
+    ]
+
+
+def test_a_kill_while_the_arrays_are_written_is_made_good_without_the_model(
+    policy, pairs, tmp_path, monkeypatch, count_batches
+):
+    features(policy, pairs, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("iwpo_fast.rewards.feature_store.FeatureStore.join", kill)
+        with pytest.raises(Killed):
+            features(policy, pairs, tmp_path / "killed")
+    (folder,) = (tmp_path / "killed" / "features").iterdir()
+    np.save(folder / "prompt.npy", np.zeros((2, 3)))
+    (folder / ".response.npy.12345678.tmp").write_bytes(b"half")
+    calls = count_batches()
+    features(policy, pairs, tmp_path / "killed")
+    assert not calls
+    assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
+
+
+def kill(*arguments, **options):
+    raise Killed
+
+
+def test_damaged_parts_and_arrays_are_computed_again(policy, pairs, tmp_path, count_batches, caplog):
+    whole = count_batches()
+    features(policy, pairs, tmp_path / "whole")
+    count_batches(3)
+    with pytest.raises(Killed):
+        features(policy, pairs, tmp_path / "killed")
+    damaged = sorted((tmp_path / "killed").rglob("*.safetensors"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    rest = count_batches()
+    features(policy, pairs, tmp_path / "killed")
+    assert len(rest) == len(whole) - 2
+    assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
+    (array,) = (tmp_path / "killed").rglob("response.npy")
+    array.write_bytes(array.read_bytes()[:-7])
+    features(policy, pairs, tmp_path / "killed")
+    assert "computing them again" in caplog.text
+    assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
+
+
+def test_an_adapter_is_off_and_the_policy_is_left_as_it_was(pairs, tmp_path):
+    lora = make_policy(lora=LoraConfig(rank=4, dropout=0.5))
+    with lora.disable_adapter(), torch.no_grad():
+        expected = plain_state(lora, pairs.prompt[0].tolist())
+    assert np.abs(plain_state(lora.eval(), pairs.prompt[0].tolist()) - expected).max() > 0.1
+    lora.train()
+    names = lora.trainable_parameters().keys()
+    found, _ = features(lora, pairs, tmp_path)
+    np.testing.assert_allclose(found.prompt[0], expected, rtol=1e-3, atol=1e-4)
+    assert lora.training and torch.is_grad_enabled() and lora.trainable_parameters().keys() == names
+
+
+def test_a_killed_pass_leaves_gradients_and_training_mode_on(policy, pairs, tmp_path, count_batches):
+    policy.train()
+    count_batches(1)
+    with pytest.raises(Killed):
+        features(policy, pairs, tmp_path)
+    assert policy.training and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("value", [1e6, float("nan")])
+def test_hidden_states_that_float16_cannot_hold_are_refused(pairs, tmp_path, value):
+    policy = make_policy()
+    with torch.no_grad():
+        policy.head.decoder.norm.weight[3] = value
+    with pytest.raises(ValueError, match="features in float16 cannot hold"):
+        features(policy, pairs, tmp_path)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path, monkeypatch):
+    """Rank 1 computes its parts first, then rank 0 its own and joins them."""
+    monkeypatch.setattr(World, "barrier", lambda self: None if self.is_main else kill())
+    with pytest.raises(Killed):
+        features(policy, pairs, tmp_path / "two", world=World(1, 2, ALONE.device))
+    found, _ = features(policy, pairs, tmp_path / "two", world=World(0, 2, ALONE.device))
+    alone, _ = features(policy, pairs, tmp_path / "one")
+    dealt = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=BUDGET, ranks=2)
+    assert all(sum(map(len, batches)) for batches in dealt)
+    np.testing.assert_allclose(found.response, alone.response, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)
