@@ -30,7 +30,7 @@ ARMS = {
     "one head": (1, RewardConfig(residual=None, ensemble=1)),
     "one head, ensemble of four": (1, RewardConfig(residual=None)),
     "clusters, residuals by cross-validation": (8, RewardConfig()),
-    "clusters, residuals forced (3 times the ridge)": (8, RewardConfig(residual=3e-3)),
+    "clusters, weak residual penalty 0.0003": (8, RewardConfig(residual=3e-4)),
     "clusters, overlap term": (8, RewardConfig(overlap=0.3)),
 }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from iwpo_fast.rewards.slope import logistic_slope
 from iwpo_fast.rewards.training_pairs import TrainingPairs
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RESIDUALS_BY_RIDGE = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
