@@ -109,7 +109,13 @@ ranks, so that nothing depends on how a step is split. They have no gradient. `s
 - **β** is the strength of the KL in most, IPO's τ in `ipo`, the inverse step size of about 0.001 in `sppo` and `gpo`,
   the scale of rewards of 2 to 10 in `simpo`, the λ of `orpo`, and in `spo` the strength of its penalty.
 
-## Differences from TRL
+## Others that are one of these
+
+- Calibrated preference optimisation ([2502.02588](https://arxiv.org/abs/2502.02588)) is `d_dpo` with calibrated win
+  rates as scores; REBEL is `d_dpo` with the policy of the last round as reference.
+- The policy step of EM-DPO ([2405.15065](https://arxiv.org/abs/2405.15065)) is `sigmoid` with posteriors as weights.
+
+## Differences from TRL and from the authors' code
 
 Values and gradients are tested against TRL 1.16 and differ on purpose in these:
 
@@ -123,6 +129,9 @@ Values and gradients are tested against TRL 1.16 and differ on purpose in these:
 - `discopop`, and exponentials of divergences, stay finite at any log-ratio.
 - Divergences map the log-ratios of every loss; TRL leaves them out of the losses of single completions.
 - `orpo` has the likelihood of the completion; TRL's includes the prompt.
+
+The running means of `beta_dpo` start at those of the first step and take in a step after its use; its authors' code
+starts them at 0 and takes the step in before.
 
 ## Columns of the tables
 

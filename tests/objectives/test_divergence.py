@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from objective_cases import at_reference, losses, mixture_of, random_pair
+from torch import Tensor
 
 from iwpo_fast.objectives import Divergence
+from iwpo_fast.objectives.divergence import DivergenceName
 
 S = torch.linspace(-5, 5, 21, dtype=torch.float64)
 ALL = [Divergence(), Divergence("forward_kl"), Divergence("js"), Divergence("alpha", 0.3), Divergence("alpha", 1.7)]
@@ -35,7 +39,9 @@ def test_the_alpha_divergences_end_in_both_kls() -> None:
         ("alpha", lambda u: (u ** (0.5 - 1) - 1) / (0.5 - 1)),
     ],
 )
-def test_maps_are_the_derivatives_of_their_generators(divergence, derivative) -> None:
+def test_maps_are_the_derivatives_of_their_generators(
+    divergence: DivergenceName, derivative: Callable[[Tensor], Tensor]
+) -> None:
     torch.testing.assert_close(Divergence(divergence, 0.5)(S), derivative(S.exp()))
 
 
@@ -49,7 +55,7 @@ def test_losses_start_where_they_do_under_the_reverse_kl(name: str, divergence: 
 def test_the_forward_kl_term_of_pessimistic_distillation_is_the_same_under_any_divergence() -> None:
     pair = random_pair()
 
-    def term(**divergence: str):
+    def term(**divergence: str) -> Tensor:
         with_term = losses(mixture_of("p_dpo", 0.1, gamma=0.5, **divergence), pair)
         return with_term - losses(mixture_of("p_dpo", 0.1, gamma=0.0, **divergence), pair)
 
