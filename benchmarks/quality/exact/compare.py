@@ -1,4 +1,4 @@
-"""Comparison at matched KL, paired by world, with 95 % intervals."""
+"""Comparison of arms at equal KL, paired by world, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from benchmarks.quality.exact.evaluate import BUDGETS
+
 Floats = NDArray[np.float64]
-START = {"gold": 0.0, "scaled_gold": 0.0, "win_rate": 0.5}
 
 
 @dataclass(frozen=True)
-class Paths:
-    """How the policies of a regime moved.
+class Outcomes:
+    """What came of the arms of a regime.
 
     Attributes:
         arms: names of A arms, `dpo` among them.
-        kl: [W, A, S] at S checkpoints, from near 0 on.
-        values: gold, scaled_gold and win_rate, each [W, A, S].
+        values: each of `evaluate.MEASURES`, [W, A, 1 + budgets]; the first is of the policies as trained.
     """
 
     arms: Sequence[str]
-    kl: Floats
     values: Mapping[str, Floats]
 
-    def of(self, measure: str, arm: str) -> tuple[Floats, Floats]:
-        """KL and a measure of one arm, each [W, S]."""
-        index = list(self.arms).index(arm)
-        return self.kl[:, index], self.values[measure][:, index]
+    def as_trained(self, measure: str, arm: str) -> Floats:
+        """[W]."""
+        return self.values[measure][:, list(self.arms).index(arm), 0]
+
+    def at(self, budget: float, measure: str, arm: str) -> Floats:
+        """[W], at a KL of `evaluate.BUDGETS`."""
+        return self.values[measure][:, list(self.arms).index(arm), 1 + BUDGETS.index(budget)]
 
 
 @dataclass(frozen=True)
@@ -48,60 +50,28 @@ class Interval:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def budgets(paths: Paths, share: float = 1.0) -> Floats:
-    """The KL at which arms are compared in each world [W]: a share of the KL where DPO has its most gold.
-
-    DPO is thus taken at its best step, which no user could know; every other arm is held to that KL.
-    """
-    kl, gold = paths.of("gold", "dpo")
-    return share * kl[np.arange(len(kl)), gold.argmax(1)]
-
-
-def at_kl(kl: Floats, value: Floats, budget: float, start: float) -> tuple[float, bool]:
-    """Value of a path [S] where its KL first reaches the budget, between checkpoints by a straight line.
-
-    A path that stays below the budget gives the value at its largest KL, and False.
-    """
-    kl, value = np.concatenate([[0.0], kl]), np.concatenate([[start], value])
-    above = np.flatnonzero(kl >= budget)
-    if not len(above):
-        return float(value[kl.argmax()]), False
-    after = int(above[0])
-    if after == 0:
-        return float(value[0]), True
-    before = after - 1
-    part = (budget - kl[before]) / (kl[after] - kl[before])
-    return float(value[before] + part * (value[after] - value[before])), True
-
-
-def matched(paths: Paths, arm: str, measure: str, budget: Floats) -> tuple[Floats, float]:
-    """A measure at each world's budget [W], and the share of worlds where the arm reached it."""
-    kl, value = paths.of(measure, arm)
-    found = [at_kl(k, v, b, START[measure]) for k, v, b in zip(kl, value, budget, strict=True)]
-    return np.array([value for value, _ in found]), float(np.mean([reached for _, reached in found]))
-
-
 def relative_change(changed: Floats, base: Floats) -> Interval:
     """Mean change over worlds divided by the mean of the base, in per cent, paired by world.
 
     The interval is Student's, with the standard error of a ratio of means (Cochran 1977, section 2.11).
     """
-    ratio = (changed - base).mean() / base.mean()
-    return _student(100 * (ratio + (changed - base - ratio * base) / base.mean()))
+    return _student(_linear(changed, base))
 
 
 def mean_of_changes(regimes: Sequence[tuple[Floats, Floats]]) -> Interval:
     """Mean over regimes of their relative changes, in per cent; worlds of one seed are paired across regimes."""
-    linear = []
-    for changed, base in regimes:
-        ratio = (changed - base).mean() / base.mean()
-        linear.append(100 * (ratio + (changed - base - ratio * base) / base.mean()))
-    return _student(np.mean(linear, axis=0))
+    return _student(np.mean([_linear(changed, base) for changed, base in regimes], axis=0))
 
 
 def mean_interval(values: Floats) -> Interval:
     """Of the mean over worlds."""
     return _student(values)
+
+
+def _linear(changed: Floats, base: Floats) -> Floats:
+    """One value per world whose mean is the relative change and whose spread is that of the ratio of means."""
+    ratio = (changed - base).mean() / base.mean()
+    return 100 * (ratio + (changed - base - ratio * base) / base.mean())
 
 
 def _student(values: Floats) -> Interval:

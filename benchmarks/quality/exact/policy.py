@@ -1,11 +1,16 @@
 """Training of many policies at once: every arm of every world is a small network, and one step moves them all.
 
-The policy of an arm is pi(y|x) = softmax over completions of (log pi_ref(y|x) + f(x, y)), f a network with one hidden
-layer whose output starts at 0. Arms of a world share initialisation and the order of pairs.
+The policy of an arm is pi(y|x) = softmax over completions of (log pi_ref(y|x) + f(x, y)), f a head on the features of
+completions, or a network on them, that starts at 0. Arms of a world share initialisation, order of pairs and steps.
+
+A pair's loss is a function of beta * f alone, so that training at another beta gives the same beta * f, up to the scale
+of the optimiser: beta only says how far a policy goes in the direction that it has learned. Policies are compared at
+equal KL by the factor of f that gives it, which is exact and does not depend on how fast an arm learns.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,33 +19,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.quality.exact.worlds import FEATURES, Prompts, World
-
-HIDDEN = 16
+from benchmarks.quality.exact.worlds import FEATURES, World
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The same for all arms.
+    """The same for all arms; chosen by the gold reward of DPO alone, at equal KL, in worlds outside the table.
 
     Attributes:
-        beta: of every objective, as DPO's.
-        steps: of Adam, at a constant learning rate.
+        beta: of every objective.
+        hidden: units of the policy's own layer; 0 makes it linear in the features, as the reward models are.
+        steps: of Adam.
         batch: pairs per step.
-        checkpoints: points of the path at which a policy is evaluated, besides the start.
+        lr, linear_lr: at the start, with and without a layer of its own, from where it falls linearly to 0.
         penalty_prompts: prompts of a batch on which the forward KL of e-DPO and p-DPO is summed.
     """
 
-    beta: float = 0.1
+    beta: float = 0.3
+    hidden: int = 16
     steps: int = 200
     batch: int = 128
-    lr: float = 5e-3
-    checkpoints: int = 16
+    lr: float = 1e-2
+    linear_lr: float = 5e-2
     penalty_prompts: int = 32
-
-    def checkpoint_steps(self) -> list[int]:
-        """Steps after which policies are evaluated, growing from 1/20 of all steps by a constant ratio."""
-        return sorted({max(1, round(self.steps * 20 ** (i / (self.checkpoints - 1) - 1))) for i in range(self.checkpoints)})
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,8 @@ class ArmData:
     wpo: bool = False
 
 
-def train(
-    worlds: Sequence[World], arms: Sequence[Sequence[ArmData]], settings: TrainSettings, seed: int
-) -> Iterator[tuple[int, Policies]]:
-    """Trains all arms of some worlds of equal size, and yields (steps done, policies) at every checkpoint.
+def train(worlds: Sequence[World], arms: Sequence[Sequence[ArmData]], settings: TrainSettings, seed: int) -> Policies:
+    """Trains all arms of some worlds of equal size.
 
     Args:
         worlds: W worlds.
@@ -74,38 +73,51 @@ def train(
         seed: of initialisation and of the order of pairs, which worlds and arms share.
     """
     data = _Columns(worlds, arms)
-    policies = Policies(len(worlds), len(arms[0]), seed)
-    optimiser = torch.optim.Adam(policies.parameters, lr=settings.lr, betas=(0.9, 0.99))
-    wanted = set(settings.checkpoint_steps())
-    for step, batch in enumerate(_batches(data.weights.shape[2], settings, seed), 1):
+    policies = Policies(len(worlds), len(arms[0]), settings.hidden, seed)
+    lr = settings.lr if settings.hidden else settings.linear_lr
+    optimiser = torch.optim.Adam(policies.parameters, lr=lr, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, settings.steps)
+    for batch in _batches(data.pairs, settings, seed):
         loss = data.loss(policies, batch, settings)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if step in wanted:
-            yield step, policies
+        schedule.step()
+    return policies
 
 
 class Policies:
-    """W worlds times A arms of networks."""
+    """W worlds times A arms of scores f, linear in the features or with a hidden layer of rectified units."""
 
-    def __init__(self, worlds: int, arms: int, seed: int) -> None:
+    def __init__(self, worlds: int, arms: int, hidden: int, seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
-        first = torch.randn(FEATURES, 1, HIDDEN, generator=random) * math.sqrt(2 / FEATURES)
-        self.w1 = first.expand(worlds, FEATURES, arms, HIDDEN).clone().requires_grad_()
-        self.b1 = torch.zeros(worlds, arms, HIDDEN, requires_grad=True)
-        self.w2 = torch.zeros(worlds, arms, HIDDEN, requires_grad=True)
+        first = torch.randn(FEATURES, 1, hidden, generator=random) * math.sqrt(2 / FEATURES)
+        self.parameters = (
+            [
+                first.expand(worlds, FEATURES, arms, hidden).clone(),
+                torch.zeros(worlds, 1, arms, hidden),
+                torch.zeros(worlds, arms, hidden),
+            ]
+            if hidden
+            else [torch.zeros(worlds, FEATURES, arms)]
+        )
+        for parameter in self.parameters:
+            parameter.requires_grad_()
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [self.w1, self.b1, self.w2]
+    def of_world(self, world: int) -> Policies:
+        """The arms of one world, as a single world."""
+        one = copy.copy(self)
+        one.parameters = [parameter[world : world + 1] for parameter in self.parameters]
+        return one
 
     def scores(self, features: Tensor, arms: slice = slice(None)) -> Tensor:
         """f of completions, features [W, N, 48], for some arms: [W, A, N]."""
-        w1, b1, w2 = self.w1[:, :, arms], self.b1[:, arms], self.w2[:, arms]
-        count = w2.shape[1]
-        hidden = torch.baddbmm(b1.flatten(1)[:, None], features, w1.flatten(2)).relu()  # [W, N, A * HIDDEN]
-        return torch.einsum("wnah,wah->wan", hidden.unflatten(2, (count, HIDDEN)), w2)
+        first = self.parameters[0][:, :, arms]
+        if len(self.parameters) == 1:
+            return torch.bmm(features, first).transpose(1, 2)
+        bias, last = self.parameters[1][:, :, arms], self.parameters[2][:, arms]
+        hidden = torch.baddbmm(bias.flatten(2), features, first.flatten(2)).relu().unflatten(2, last.shape[1:])
+        return torch.einsum("wnah,wah->wan", hidden, last)
 
     def log_probs(self, features: Tensor, ref_logps: Tensor, arms: slice = slice(None)) -> Tensor:
         """Of all completions of prompts, features [W, P, 32, 48] and ref_logps [W, P, 32]: [W, A, P, 32]."""
@@ -113,65 +125,15 @@ class Policies:
         return (ref_logps[:, None] + scores).log_softmax(3)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Exact expectations over completions, mean over test prompts; each [W, A].
-
-    Attributes:
-        kl: KL(pi || pi_ref) in nats.
-        gold: gain of gold reward over the reference.
-        scaled_gold: the same with each task's gold reward divided by its scale.
-        win_rate: probability that the policy's completion has the higher gold reward than the reference's, ties half.
-    """
-
-    kl: Tensor
-    gold: Tensor
-    scaled_gold: Tensor
-    win_rate: Tensor
-
-
-@torch.no_grad()
-def evaluate(policies: Policies, worlds: Sequence[World]) -> Evaluation:
-    """Sums over all completions of all test prompts."""
-    per_world = [
-        expectations(policies_of(policies, i).log_probs(w.test.features[None], w.test.ref_logps[None])[0], w)
-        for i, w in enumerate(worlds)
-    ]
-    return Evaluation(*(torch.stack([getattr(e, name) for e in per_world]) for name in Evaluation.__annotations__))
-
-
-def expectations(logps: Tensor, world: World) -> Evaluation:
-    """Of policies with log-probs [A, P, 32] on the test prompts of a world, without the leading [W]."""
-    test = world.test
-    probs, ref = logps.exp(), test.ref_logps.exp()
-    gold = ((probs - ref) * test.gold).sum(2)  # [A, P]
-    kl = (probs * (logps - test.ref_logps)).sum(2)
-    wins = ((probs * wins_against_reference(test)).sum(2)).mean(1)
-    return Evaluation(kl.mean(1), gold.mean(1), (gold / world.scale[test.task]).mean(1), wins)
-
-
-def wins_against_reference(prompts: Prompts) -> Tensor:
-    """Probability that a completion beats one of the reference, ties half: [P, 32]."""
-    higher = (prompts.gold[:, :, None] > prompts.gold[:, None]).float()
-    tied = (prompts.gold[:, :, None] == prompts.gold[:, None]).float()
-    return ((higher + tied / 2) * prompts.ref_logps.exp()[:, None]).sum(2)
-
-
-def policies_of(policies: Policies, world: int) -> Policies:
-    """The arms of one world."""
-    one = Policies.__new__(Policies)
-    one.w1, one.b1, one.w2 = (p[world : world + 1] for p in policies.parameters)
-    return one
-
-
 class _Columns:
     """The training data of all arms and worlds side by side."""
 
     def __init__(self, worlds: Sequence[World], arms: Sequence[Sequence[ArmData]]) -> None:
         kinds = arms[0]
+        self.pairs = len(worlds[0].candidates)
         self.features = [w.train.features for w in worlds]
         self.ref_logps = [w.train.ref_logps for w in worlds]
-        rows = torch.arange(len(worlds[0].train.task))
+        rows = torch.arange(self.pairs)
         self.pair = torch.stack([w.candidates[:, :2] for w in worlds])  # [W, n, 2]
         self.pair_features = torch.stack([w.train.features[rows[:, None], w.candidates[:, :2]] for w in worlds])
         self.weights = torch.stack([torch.stack([a.weights for a in of_world]) for of_world in arms])  # [W, A, n]

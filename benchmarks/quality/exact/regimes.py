@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.quality.exact.arms import ARMS
+from benchmarks.quality.exact.policy import TrainSettings
 from benchmarks.quality.exact.worlds import WorldSettings
 
 OVERLAP = ("overlap", "soft_overlap")  # slow to fit: in two regimes only
 BIAS_ARMS = ("dpo", "iwpo", "soft_ensemble", "d_dpo", "e_dpo", "e_dpo_biased_family", "p_dpo", "cheap_rival")
 BIAS_RATES = (0.2, 0.35, 0.5, 0.65, 0.8)
 BIAS_PAIRS = 2000
+
+
+LINEAR = TrainSettings(hidden=0)
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,22 @@ class Regime:
         name: unique.
         settings: of its worlds.
         arms: names; `dpo` is the first.
+        training: of its policies.
     """
 
     name: str
     settings: WorldSettings
     arms: tuple[str, ...]
+    training: TrainSettings = field(default_factory=TrainSettings)
 
 
-def regime(name: str, settings: WorldSettings, *, overlap: bool = False) -> Regime:
+def regime(
+    name: str, settings: WorldSettings, training: TrainSettings | None = None, *, overlap: bool = False
+) -> Regime:
     """With all arms that belong into the main table."""
     left_out = {"e_dpo_biased_family", *(() if overlap else OVERLAP)}
-    return Regime(name, settings, tuple(arm for arm in ARMS if arm not in left_out))
+    arms = tuple(arm for arm in ARMS if arm not in left_out)
+    return Regime(name, settings, arms, training or TrainSettings())
 
 
 def bias_regime(rate: float) -> Regime:
@@ -45,24 +54,23 @@ FULL: Sequence[Regime] = (
     regime("1,000 pairs", WorldSettings(1000), overlap=True),
     regime("4,000 pairs", WorldSettings(4000)),
     regime("16,000 pairs", WorldSettings(16_000)),
-    regime("1,000 pairs, no noise", WorldSettings(1000, noise=0.0)),
-    regime("1,000 pairs, 30 % noise", WorldSettings(1000, noise=0.3)),
-    regime("4,000 pairs, no noise", WorldSettings(4000, noise=0.0)),
-    regime("4,000 pairs, 20 % noise", WorldSettings(4000, noise=0.2)),
-    regime("4,000 pairs, 30 % noise", WorldSettings(4000, noise=0.3)),
-    regime("1,000 pairs, 8 tasks", WorldSettings(1000, tasks=8)),
-    regime("4,000 pairs, 8 tasks", WorldSettings(4000, tasks=8)),
-    regime("1,000 pairs, off-policy", WorldSettings(1000, off_policy=True)),
-    regime("4,000 pairs, off-policy", WorldSettings(4000, off_policy=True)),
-    regime("1,000 pairs, 4 candidates", WorldSettings(1000, candidates=4)),
-    regime("4,000 pairs, 4 candidates", WorldSettings(4000, candidates=4)),
-    regime("4,000 pairs, conflicting tasks", WorldSettings(4000, conflict=True)),
-    regime("4,000 pairs, length bias", WorldSettings(4000, longer_chosen=0.8)),
+    regime("2,000 pairs, no noise", WorldSettings(2000, noise=0.0)),
+    regime("2,000 pairs, 20 % noise", WorldSettings(2000, noise=0.2)),
+    regime("2,000 pairs, 30 % noise", WorldSettings(2000, noise=0.3)),
+    regime("2,000 pairs, 8 tasks", WorldSettings(2000, tasks=8)),
+    regime("2,000 pairs, off-policy", WorldSettings(2000, off_policy=True)),
+    regime("2,000 pairs, 4 candidates", WorldSettings(2000, candidates=4)),
+    regime("2,000 pairs, conflicting tasks", WorldSettings(2000, conflict=True)),
+    regime("2,000 pairs, length bias", WorldSettings(2000, longer_chosen=0.8)),
+    regime("1,000 pairs, reward partly unseen", WorldSettings(1000, unseen=0.5)),
+    regime("4,000 pairs, reward partly unseen", WorldSettings(4000, unseen=0.5)),
+    regime("1,000 pairs, linear policy", WorldSettings(1000), LINEAR),
+    regime("4,000 pairs, linear policy", WorldSettings(4000), LINEAR),
 )
 SHORT: Sequence[Regime] = (
+    regime("300 pairs", WorldSettings(300)),
     regime("1,000 pairs", WorldSettings(1000)),
-    regime("4,000 pairs", WorldSettings(4000)),
-    regime("1,000 pairs, 30 % noise", WorldSettings(1000, noise=0.3)),
+    regime("1,000 pairs, reward partly unseen", WorldSettings(1000, unseen=0.5)),
 )
 FULL_BIAS: Sequence[Regime] = tuple(bias_regime(rate) for rate in BIAS_RATES)
 SHORT_BIAS: Sequence[Regime] = (bias_regime(0.2), bias_regime(0.8))

@@ -31,6 +31,8 @@ class WorldSettings:
         candidates: completions drawn per prompt; the grader's best is chosen, one of the others rejected.
         off_policy: candidates come from another policy than the reference.
         conflict: tasks come in couples of nearly opposite taste.
+        unseen: size, relative to the rest, of a part of the gold reward that is far from linear in the features, so
+            that reward heads see little of it.
         longer_chosen: share of pairs whose chosen completion is the longer one; None leaves it to the grader.
     """
 
@@ -40,6 +42,7 @@ class WorldSettings:
     candidates: int = 2
     off_policy: bool = False
     conflict: bool = False
+    unseen: float = 0.0
     longer_chosen: float | None = None
 
 
@@ -93,7 +96,7 @@ class World:
 
 def make_world(settings: WorldSettings, seed: int) -> World:
     """The world of a seed; regimes of one seed share tasks, features and test prompts where they have equal tasks."""
-    truth = _Truth(settings.tasks, settings.conflict, Generator().manual_seed(seed))
+    truth = _Truth(settings, Generator().manual_seed(seed))
     test = truth.prompts(TEST_PROMPTS, settings.off_policy, Generator().manual_seed(1_000_000 + seed))
     random = Generator().manual_seed(2_000_000 + seed)
     train = truth.prompts(settings.pairs, settings.off_policy, random)
@@ -136,14 +139,15 @@ def _graded(prompts: Prompts, settings: WorldSettings, random: Generator) -> Ten
 class _Truth:
     """What generates a world: tastes, levels and scales of the tasks, the frozen layer, the reference policy."""
 
-    def __init__(self, tasks: int, conflict: bool, random: Generator) -> None:
+    def __init__(self, settings: WorldSettings, random: Generator) -> None:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=random)
 
+        tasks, self.unseen = settings.tasks, settings.unseen
         own = _unit(normal(tasks, LATENT))
-        if conflict:
+        if settings.conflict:
             own[1::2] = -own[: tasks - 1 : 2]
-        own_share = 0.9 if conflict else 0.5
+        own_share = 0.9 if settings.conflict else 0.5
         taste = math.sqrt(1 - own_share**2) * _unit(normal(1, LATENT)) + own_share * own
         taste[:, 0] = LENGTH_IN_GOLD
         self.taste = taste  # [tasks, LATENT]
@@ -165,7 +169,7 @@ class _Truth:
         both = torch.cat([prompt[:, None].expand(-1, COMPLETIONS, -1), latent], 2)
         linear = (latent * self.taste[task][:, None]).sum(2)
         products = (latent @ self.product.T).prod(2)
-        gold = self.level[task][:, None] + self.scale[task][:, None] * (linear + 0.5 * products)
+        gold = self.level[task][:, None] + self.scale[task][:, None] * (linear + self.unseen * products)
         ref_logps = (latent @ self.reference).log_softmax(1)
         return Prompts(
             task=task,
