@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from iwpo_fast import __version__
 from iwpo_fast.cli_errors import as_sentence
-from iwpo_fast.config import DemoConfig, TrainConfig
+from iwpo_fast.config import DemoConfig, RunConfig, TrainConfig
 from iwpo_fast.recipe import MODE
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Any]:
         _check_groups(CONFIG[parsed.subcommand], parsed[parsed.subcommand])
         return parsed.subcommand, parser.instantiate(parsed)[parsed.subcommand]
     except (ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(as_sentence(str(error), "demo" if "demo" in arguments[:1] else "train")) from error
+        raise ValueError(as_sentence(str(error), next(iter(set(arguments[:1]) & RUN.keys()), "train"))) from error
 
 
 def _check_groups(config: type, settings: Any, prefix: str = "") -> None:
@@ -79,6 +79,7 @@ def make_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("train", _parser_of(TrainConfig), help="train on preference pairs")
+    commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
     return parser
 
@@ -88,6 +89,22 @@ def _parser_of(config: type) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file; flags after it override it.")
     parser.add_class_arguments(config)
     return parser
+
+
+def _run_parser() -> ArgumentParser:
+    parser = _parser_of(RunConfig)
+    parser.add_argument("--from", type=str | None, help="Do this stage and all later ones again.")
+    parser.add_argument("--only", type=str | None, help="Do this stage alone.")
+    parser.add_argument("--force", type=bool, default=False, help="Do every stage again.")
+    return parser
+
+
+def _run(settings: object) -> None:
+    from iwpo_fast.pipeline import run
+
+    _quieten_libraries()
+    options = {name: getattr(settings, key) for name, key in (("start", "from"), ("only", "only"), ("force", "force"))}
+    run(_dataclass_from(RunConfig, settings), **options)
 
 
 def _train(settings: object) -> None:
@@ -121,5 +138,5 @@ def _dataclass_from(config: type[T], settings: object) -> T:
     return config(**{field.name: getattr(settings, field.name) for field in fields(config)})  # type: ignore[arg-type]
 
 
-RUN = {"train": _train, "demo": _demo}
-CONFIG = {"train": TrainConfig, "demo": DemoConfig}
+RUN = {"train": _train, "run": _run, "demo": _demo}
+CONFIG = {"train": TrainConfig, "run": RunConfig, "demo": DemoConfig}

@@ -208,9 +208,11 @@ class ClusterConfig:
 
 @dataclass
 class RewardConfig:
-    """Reward heads on frozen features, one shared vector plus a residual per cluster (MCRM).
+    """Rewards: heads on frozen features, one shared vector plus a residual per cluster, then calibration (MCRM).
 
     Args:
+        source: `features` learns heads on the frozen model's features; `columns` takes the data's `score_chosen` and
+            `score_rejected`, on any scale, and only clusters and calibrates.
         ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
             cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
@@ -224,6 +226,7 @@ class RewardConfig:
         max_reward: Calibrated rewards are clipped to this size.
     """
 
+    source: Literal["features", "columns"] = "features"
     ridge: float | Literal["auto"] = "auto"
     residual: float | Literal["auto"] | None = "auto"
     centring: float = 0.01
@@ -309,6 +312,25 @@ class TrainConfig:
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False
+
+
+@dataclass
+class RunConfig(TrainConfig):
+    """Importance-weighted preference optimisation, from pairs to report, in stages that are kept and resumed.
+
+    prepare, reference, cluster, reward, weigh, train, evaluate. Running the same command again goes on where the last
+    one stopped; a stage whose inputs and settings have not changed is skipped.
+
+    Args:
+        clusters: Groups of prompts.
+        rewards: Where rewards come from.
+        weights: What becomes of them.
+    """
+
+    clusters: ClusterConfig = field(default_factory=ClusterConfig)
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    weights: WeightConfig = field(default_factory=WeightConfig)
+    output_dir: str = "runs/iwpo"
 
 
 @dataclass

@@ -59,8 +59,8 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no such command: choose iwpo train or iwpo demo."),
-        (["trian"], "no such command: choose iwpo train or iwpo demo."),
+        ([], "no such command: choose iwpo train, iwpo run or iwpo demo."),
+        (["trian"], "no such command: choose iwpo train, iwpo run or iwpo demo."),
         (["demo", "--sed", "1"], "unknown setting sed: iwpo demo --help lists them."),
         (["demo", "--seed", "-1"], "seed is -1: it must be 0 or more and less than 2**63."),
         (["demo", "--output_dir", __file__], f"output_dir is {__file__} but {__file__} is a file: choose another"),

@@ -21,6 +21,7 @@ class Pairs:
         label_smoothing: float64 [P] in [0, 1), the probability that the label is flipped, or None.
         columns: further float64 [P] columns carried along: `ref_chosen_logps`, `ref_rejected_logps`,
             `score_chosen`, `score_rejected` ([P, k] for k reward models), `cluster`.
+        row: int64 [P], row of each pair among those that were read, or None for pairs from elsewhere.
     """
 
     prompt: Ragged
@@ -29,6 +30,7 @@ class Pairs:
     weight: np.ndarray
     label_smoothing: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    row: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -55,6 +57,7 @@ class Pairs:
             weight=self.weight[rows],
             label_smoothing=None if self.label_smoothing is None else self.label_smoothing[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
+            row=None if self.row is None else self.row[rows],
         )
 
     def token_fingerprint(self) -> str:

@@ -89,7 +89,7 @@ def _pairs(tokens: Tokens, columns: dict[str, np.ndarray]) -> Pairs:
     columns = dict(columns)
     weight = columns.pop("weight", np.ones(len(tokens.rows)))
     smoothing = columns.pop("label_smoothing", None)
-    return Pairs(tokens.prompt, tokens.chosen, tokens.rejected, weight, smoothing, columns)
+    return Pairs(tokens.prompt, tokens.chosen, tokens.rejected, weight, smoothing, columns, tokens.rows)
 
 
 def _check_mismatches(rows: Rows, tokens: Tokens, config: DataConfig) -> None:

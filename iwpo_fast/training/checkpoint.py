@@ -93,6 +93,13 @@ def load_checkpoint(
     return state
 
 
+def load_weights(folder: Path, parameters: Mapping[str, Parameter]) -> None:
+    """Give the parameters the weights of the newest checkpoint in `folder`."""
+    weights = load_file(checkpoints(folder)[-1] / "weights.safetensors")
+    for name, parameter in parameters.items():
+        parameter.data.copy_(weights[name])
+
+
 def _optimizer_tensors(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value

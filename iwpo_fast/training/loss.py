@@ -143,6 +143,10 @@ class PreferenceLoss:
             shared_ref_logp=ref_shared,
         )
 
+    def rewards(self, logps: Tensor | TokenLogps, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+        """Implicit rewards of chosen and rejected completions, float64 [P] each."""
+        return self.mixture.implicit_rewards(self._pair(logps, batch).detach())
+
     def sequence_logps(self, logps: Tensor | TokenLogps, batch: FlatBatch) -> Tensor:
         """float64 [P, 2], log-probs of chosen and rejected completions, without gradient."""
         tokens = logps if isinstance(logps, Tensor) else logps.logps

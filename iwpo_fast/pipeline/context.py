@@ -1,0 +1,113 @@
+"""What every stage works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from iwpo_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from iwpo_fast.data import Pairs, read_rows, tokenise
+from iwpo_fast.data.rows import Rows
+from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.world import World
+
+
+@dataclass(frozen=True)
+class Context:
+    """The configuration, the folder and the processes of one call, and what several of its stages would load."""
+
+    config: RunConfig
+    folder: PipelineFolder
+    world: World
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model that is trained: `tiny` exists as a folder from the first stage on."""
+        model = self.config.model
+        return replace(model, path=str(self.folder.tiny_model)) if model.path == "tiny" else model
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The prepared training rows."""
+        return self._read(self.folder.prepared)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.model, ())
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The prepared training pairs that fit; `pairs.row` says which of `rows` they are."""
+        return self._tokenised(self.rows)
+
+    @cached_property
+    def held_out(self) -> Pairs | None:
+        return self._tokenised(self._read(self.folder.held_out)) if self.folder.held_out.exists() else None
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The model as it is before training."""
+        config, device = self.config, self.world.device
+        return load_policy(
+            self.model, self.tokenizer, seed=config.seed, device=device, max_length=config.data.max_length
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.policy.fingerprint()
+
+    def reference_of(self, pairs: Pairs) -> ReferenceLogps:
+        """From the cache, where the reference stage has left them."""
+        budget = self.config.optim.tokens_per_batch
+        return reference_logps(
+            self.policy, pairs, self.fingerprint, tokens_per_batch=budget, cache_dir=self.cache_dir, world=self.world
+        )
+
+    def train_config(self) -> TrainConfig:
+        """The training of the weighted pairs, as `iwpo train` would run it."""
+        config = self.config
+        names = {}
+        if config.rewards.source == "features" and config.rewards.ensemble > 1:
+            names = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
+        return TrainConfig(
+            data=self._data(self.folder.weighted, names, self.folder.held_out),
+            model=self.model,
+            objective=config.objective,
+            optim=config.optim,
+            log=config.log,
+            checkpoint=config.checkpoint,
+            output_dir=str(self.folder.training),
+            seed=config.seed,
+            device=config.device,
+            deterministic=config.deterministic,
+            self_test=config.self_test,
+        )
+
+    def _read(self, path: Path) -> Rows:
+        return read_rows(self._data(path, {})).train
+
+    def _tokenised(self, rows: Rows) -> Pairs:
+        with self.world.main_first():
+            return tokenise(rows, self.tokenizer, self._data(self.folder.prepared, {}), self.world.is_main)[0]
+
+    def _data(self, path: Path, columns: dict[str, str], held_out: Path | None = None) -> DataConfig:
+        return replace(
+            self.config.data,
+            path=str(path),
+            split="train",
+            eval_path=str(held_out) if held_out is not None and held_out.exists() else None,
+            eval_split=None,
+            eval_fraction=0.0,
+            limit=None,
+            columns=columns,
+            cache_dir=str(self.cache_dir),
+        )

@@ -1,0 +1,37 @@
+"""Preference pairs as JSON Lines, in the one form that every stage and other trainers read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwpo_fast.data.rows import Rows
+from iwpo_fast.files import written_aside
+
+
+def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> None:
+    """Write texts and template arguments of `rows`, with the given columns, [N] or [N, k] each, for its own."""
+    plain = {
+        name: values.tolist() if isinstance(values, np.ndarray) else list(values) for name, values in columns.items()
+    }
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+        for i, record in enumerate(_records(rows)):
+            record |= {name: values[i] for name, values in plain.items()}
+            # A score that is absent is NaN, which JSON does not have.
+            absent = [name for name in plain if np.isnan(record[name]).any()]
+            kept = {name: value for name, value in record.items() if name not in absent}
+            file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+
+
+def _records(rows: Rows) -> Iterator[dict[str, Any]]:
+    template = rows.template or [{}] * len(rows)
+    for prompt, chosen, rejected, arguments in zip(rows.prompt, rows.chosen, rows.rejected, template, strict=True):
+        record: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        keywords = {name: value for name, value in arguments.items() if name != "tools"}
+        if "tools" in arguments:
+            record["tools"] = arguments["tools"]
+        yield record | ({"chat_template_kwargs": keywords} if keywords else {})

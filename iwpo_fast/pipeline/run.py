@@ -1,0 +1,120 @@
+"""Running the stages in order, and only those that something has changed for."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from iwpo_fast.config import RunConfig
+from iwpo_fast.files import remove_leftovers
+from iwpo_fast.importance import check_weight_settings
+from iwpo_fast.pipeline.context import Context
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.manifest import Manifest, key_of
+from iwpo_fast.pipeline.stages import STAGES, Stage
+from iwpo_fast.rewards import check_reward_settings
+from iwpo_fast.training.validation import check_config
+from iwpo_fast.world import World
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def run(config: RunConfig, *, start: str | None = None, only: str | None = None, force: bool = False) -> None:
+    """Run the pipeline, or go on with it.
+
+    Args:
+        start: do this stage and all later ones again, whatever is there.
+        only: do this stage alone, from what the stages before it left.
+        force: do everything again.
+
+    Raises:
+        ValueError: one sentence on what is wrong with configuration, data or folder, and what to do.
+    """
+    _check(config, start, only, force)
+    folder = PipelineFolder(Path(config.output_dir))
+    world = World.start(config.device)
+    if world.is_main:
+        _open(folder)
+    world.barrier()
+    manifest = Manifest(folder.manifest)
+    context = Context(config, folder, world)
+    first = NAMES.index(start) if start else 0 if force else len(STAGES)
+    for number, stage in enumerate(STAGES):
+        if only is not None and stage.name != only:
+            continue
+        _require(stage, manifest, folder)
+        settings = stage.settings(config)
+        key = key_of(stage.name, settings, {name: manifest[name].outputs for name in stage.needs})
+        title = f"[{number + 1}/{len(STAGES)}] {stage.name}: {stage.what}"
+        again = number >= first or only is not None
+        if not again and manifest.is_current(stage.name, key):
+            _say(world, f"{title} (done before)")
+            continue
+        if config.dry_run:
+            _say(world, f"{title} (to do, and what follows from it)")
+            return
+        _say(world, f"\n{title}")
+        if stage.folder is not None and world.is_main and (again or not manifest.was_started(stage.name, key)):
+            shutil.rmtree(stage.folder(folder), ignore_errors=True)
+        _do(stage, context, manifest, key, settings)
+    _say(world, f"\neverything is in {folder.path}")
+
+
+def _do(stage: Stage, context: Context, manifest: Manifest, key: str, settings: dict[str, object]) -> None:
+    world, begin = context.world, time.monotonic()
+    if world.is_main:
+        manifest.start(stage.name, key, settings)
+    world.barrier()
+    result = {}
+    if stage.everywhere or world.is_main:
+        result = stage.run(context)
+    world.barrier()
+    if world.is_main:
+        manifest.finish(stage.name, stage.outputs(context.folder), result)
+    world.barrier()
+    manifest.reload()
+    _say(world, f"{stage.name} took {time.monotonic() - begin:.1f} s")
+
+
+def _check(config: RunConfig, start: str | None, only: str | None, force: bool) -> None:
+    for option, name in (("--from", start), ("--only", only)):
+        if name is not None and name not in NAMES:
+            raise ValueError(f"{option} {name} is no stage: choose one of {', '.join(NAMES)}.")
+    if sum((start is not None, only is not None, force)) > 1:
+        raise ValueError("--from, --only and --force exclude one another: give one of them.")
+    check_config(config)
+    check_reward_settings(config.rewards)
+    check_weight_settings(config.weights)
+    clusters = config.clusters
+    if min(clusters.count, clusters.min_pairs) < 1 or clusters.fit_prompts < clusters.count:
+        raise ValueError(
+            f"clusters is {clusters}: count and min_pairs must be positive, and fit_prompts at least count."
+        )
+
+
+def _open(folder: PipelineFolder) -> None:
+    """Make the folder, or see that it is a pipeline's."""
+    if folder.path.is_dir() and any(folder.path.iterdir()) and not folder.manifest.exists():
+        foreign = [path for path in folder.path.iterdir() if not path.name.endswith(".tmp")]
+        if foreign:
+            raise ValueError(
+                f"output_dir {folder.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
+            )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for place in (folder.path, *(path for path in folder.path.iterdir() if path.is_dir())):
+        remove_leftovers(place)
+
+
+def _require(stage: Stage, manifest: Manifest, folder: PipelineFolder) -> None:
+    missing = [name for name in stage.needs if name not in manifest]
+    if missing:
+        raise ValueError(
+            f"The stage {stage.name} needs {' and '.join(missing)}, which {folder.path} does not have: run without "
+            "--only first."
+        )
+
+
+def _say(world: World, line: str) -> None:
+    if world.is_main:
+        print(line, flush=True)

@@ -1,0 +1,320 @@
+"""The stages, each a function from files to files that returns numbers for the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from iwpo_fast.config import RunConfig
+from iwpo_fast.data import Pairs, read_rows
+from iwpo_fast.data.rows import Rows, contents
+from iwpo_fast.files import save_json, save_tensors, written_aside
+from iwpo_fast.importance import Candidates, PairRewards, PairText, PairWeights, pair_weights, weight_report
+from iwpo_fast.importance.histogram import save_histogram
+from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.pipeline.context import Context
+from iwpo_fast.pipeline.evaluation import evaluate_held_out
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.manifest import content_of
+from iwpo_fast.pipeline.rows_file import write_rows
+from iwpo_fast.rewards import Clusters, PairTable, fit_clusters, score_pairs, scores_from_columns
+from iwpo_fast.rewards.features import PairFeatures, pair_features
+from iwpo_fast.training import train
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: what it is called on the command line.
+        what: what it does, for the user.
+        needs: stages whose files it reads.
+        settings: the part of the configuration that its files depend on, and the content of outside inputs.
+        outputs: files it writes; those that do not apply are absent.
+        run: does it.
+        everywhere: all ranks take part, not the first alone.
+        folder: a folder of its own that can be gone on with if the inputs are the same, and is removed if they differ.
+    """
+
+    name: str
+    what: str
+    needs: tuple[str, ...]
+    settings: Callable[[RunConfig], dict[str, Any]]
+    outputs: Callable[[PipelineFolder], list[Path]]
+    run: Callable[[Context], Result]
+    everywhere: bool = False
+    folder: Callable[[PipelineFolder], Path] | None = None
+
+
+def prepare(context: Context) -> Result:
+    """Read the data, bring it into one form and hold rows out; make the built-in model, if that is what is trained."""
+    source = read_rows(context.config.data)
+    if context.config.model.path == "tiny":
+        _make_tiny_model(context, source.train)
+    write_rows(context.folder.prepared, source.train, source.train.columns)
+    if source.evaluation is not None:
+        write_rows(context.folder.held_out, source.evaluation, source.evaluation.columns)
+    held_out = 0 if source.evaluation is None else len(source.evaluation)
+    return {"training_rows": len(source.train), "held_out_rows": held_out}
+
+
+def reference(context: Context) -> Result:
+    """One pass of the frozen model: log-probs of every completion, and features of prompts and completions."""
+    features = _features(context)
+    if context.held_out is not None:
+        _held_out_features(context)
+    table = features.table
+    save_tensors(
+        context.folder.table,
+        {name: torch.from_numpy(values) for name, values in vars(table).items()},
+    )
+    return {"pairs": len(table), "prompts": len(features.prompt), "responses": len(features.response)}
+
+
+def cluster(context: Context) -> Result:
+    """Group the prompts."""
+    features, table = _features(context), _table(context)
+    settings = context.config.clusters
+    counts = table.pairs_per_prompt(len(features.prompt))
+    clusters = fit_clusters(features.prompt, counts, settings, seed=context.config.seed)
+    clusters.save(context.folder.clusters)
+    assigned = clusters.assign(features.prompt)
+    save_tensors(context.folder.prompt_clusters, {"cluster": torch.from_numpy(assigned)})
+    sizes = np.bincount(assigned[table.prompt], minlength=clusters.count).tolist()
+    print(f"{clusters.count} clusters of {', '.join(f'{size:,}' for size in sizes)} pairs")
+    return {"clusters": clusters.count, "pairs_per_cluster": sizes}
+
+
+def reward(context: Context) -> Result:
+    """Score every completion by a model that never saw its prompt, and calibrate the scores."""
+    table, prompt_cluster = _table(context), _prompt_cluster(context)
+    settings, seed = context.config.rewards, context.config.seed
+    if settings.source == "columns":
+        columns = context.pairs.columns
+        if "score_chosen" not in columns:
+            raise ValueError(
+                "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set "
+                "rewards.source to features."
+            )
+        given = columns["score_chosen"], columns["score_rejected"]
+        scores = scores_from_columns(*given, table, prompt_cluster, settings)
+    else:
+        features = _features(context)
+        scores = score_pairs(
+            features.response, table, prompt_cluster, settings, seed=seed, prompt_key=features.prompt_keys
+        )
+    for line in scores.report.lines():
+        print(line)
+    arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
+    save_tensors(context.folder.rewards, {name: torch.from_numpy(value) for name, value in arrays.items()})
+    report = scores.report.to_json()
+    save_json(context.folder.reward_report, report)
+    return report
+
+
+def weigh(context: Context) -> Result:
+    """Turn rewards into one weight and one soft label per pair, beside the texts."""
+    table, settings = _table(context), context.config.weights
+    arrays = load_file(context.folder.rewards)
+    prompt_cluster = _prompt_cluster(context)
+    calibrated = arrays["calibrated"]
+    rewards = PairRewards(
+        chosen=calibrated[table.chosen],
+        rejected=calibrated[table.rejected],
+        cluster=prompt_cluster[table.prompt],
+        trust=arrays["trust"],
+        prompt=table.prompt,
+        candidates=Candidates(reward=calibrated, prompt=table.prompt_of),
+    )
+    weights = pair_weights(rewards, settings, seed=context.config.seed)
+    pairs, rows = context.pairs, context.rows
+    row = _row_of_pairs(pairs)
+    report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
+    for line in report.lines():
+        print(line)
+    save_json(context.folder.weight_report, report.to_json())
+    save_histogram(context.folder.histogram, report)
+    weights.check(settings)
+    columns = _weight_columns(pairs, weights, settings.soft_labels > 0) | {
+        "cluster": rewards.cluster,
+        "score_chosen": rewards.chosen,
+        "score_rejected": rewards.rejected,
+        "scores_chosen": arrays["members_calibrated"][table.chosen],
+        "scores_rejected": arrays["members_calibrated"][table.rejected],
+        "raw_score_chosen": arrays["raw"].mean(1)[table.chosen],
+        "raw_score_rejected": arrays["raw"].mean(1)[table.rejected],
+    }
+    write_rows(context.folder.weighted, rows.take(row), _kept_columns(rows, row) | columns)
+    return {"ess": weights.ess, "tau": weights.tau, "pairs": len(pairs), "cluster_ess": weights.cluster_ess.tolist()}
+
+
+def train_weighted(context: Context) -> Result:
+    """`iwpo train` on the weighted pairs."""
+    summary = train(context.train_config())
+    assert summary is not None
+    return asdict(summary) | {"output_dir": context.folder.training.name}
+
+
+def evaluate(context: Context) -> Result:
+    """Held-out accuracy of the trained policy, over all pairs and in each cluster, with the report."""
+    held_out = context.held_out
+    if held_out is None:
+        print("no pairs are held out, so there is nothing to evaluate on")
+        return {}
+    features = _held_out_features(context)
+    cluster = Clusters.load(context.folder.clusters).assign(features.prompt)[features.table.prompt]
+    return evaluate_held_out(context, held_out, cluster)
+
+
+def _features(context: Context) -> PairFeatures:
+    return _features_of(context, context.pairs)
+
+
+def _held_out_features(context: Context) -> PairFeatures:
+    assert context.held_out is not None
+    return _features_of(context, context.held_out)
+
+
+def _features_of(context: Context, pairs: Pairs) -> PairFeatures:
+    """From the cache, or by a pass of the model."""
+    return pair_features(
+        context.policy,
+        pairs,
+        context.fingerprint,
+        tokens_per_batch=context.config.optim.tokens_per_batch,
+        cache_dir=context.cache_dir,
+        world=context.world,
+    )[0]
+
+
+def _table(context: Context) -> PairTable:
+    return PairTable(**load_file(context.folder.table))
+
+
+def _prompt_cluster(context: Context) -> np.ndarray:
+    return load_file(context.folder.prompt_clusters)["cluster"]
+
+
+def _row_of_pairs(pairs: Pairs) -> np.ndarray:
+    assert pairs.row is not None
+    return pairs.row
+
+
+def _weight_columns(pairs: Pairs, weights: PairWeights, soft: bool) -> dict[str, np.ndarray]:
+    """Weights multiply those that the data bring; soft labels take the place of theirs."""
+    columns = {"weight": weights.weight * pairs.weight}
+    if soft:
+        columns["label_smoothing"] = weights.label_smoothing
+    elif pairs.label_smoothing is not None:
+        columns["label_smoothing"] = pairs.label_smoothing
+    return columns
+
+
+def _kept_columns(rows: Rows, row: np.ndarray) -> dict[str, np.ndarray]:
+    """Reference log-probs that the data bring."""
+    return {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
+
+
+def _text(rows: Rows, row: int) -> PairText:
+    return PairText(*("\n".join(contents(part[row])) for part in (rows.prompt, rows.chosen, rows.rejected)))
+
+
+def _make_tiny_model(context: Context, rows: Rows) -> None:
+    tokenizer = load_tokenizer(context.config.model, rows.texts())
+    model = replace(context.config.model, lora=None)
+    policy = load_policy(model, tokenizer, seed=context.config.seed, device=torch.device("cpu"))
+    with written_aside(context.folder.tiny_model) as aside:
+        policy.save(aside, tokenizer)
+
+
+def _sections(config: RunConfig, *names: str) -> dict[str, Any]:
+    settings = asdict(config)
+    return {name: settings[name] for name in names}
+
+
+def _data_settings(config: RunConfig) -> dict[str, Any]:
+    data = asdict(config.data)
+    del data["cache_dir"]
+    places = [place for place in (config.data.path, config.data.eval_path, config.data.chat_template) if place]
+    made = _sections(config, "model", "seed") if config.model.path == "tiny" else {}
+    return {"data": data, "content": [content_of(place) for place in places]} | made
+
+
+def _pass_settings(config: RunConfig) -> dict[str, Any]:
+    tokens = {name: getattr(config.data, name) for name in ("max_length", "truncation", "add_eos", "chat_template")}
+    return {"tokens": tokens, "model": content_of(config.model.path)} | _sections(config, "model", "seed")
+
+
+STAGES = (
+    Stage(
+        "prepare",
+        "bring the data into one form",
+        needs=(),
+        settings=_data_settings,
+        outputs=lambda folder: [folder.prepared, folder.held_out],
+        run=prepare,
+    ),
+    Stage(
+        "reference",
+        "log-probs and features of the frozen model",
+        needs=("prepare",),
+        settings=_pass_settings,
+        outputs=lambda folder: [folder.table],
+        run=reference,
+        everywhere=True,
+    ),
+    Stage(
+        "cluster",
+        "groups of prompts",
+        needs=("reference",),
+        settings=lambda config: _sections(config, "clusters", "seed"),
+        outputs=lambda folder: [folder.clusters, folder.prompt_clusters],
+        run=cluster,
+    ),
+    Stage(
+        "reward",
+        "rewards whose levels can be compared",
+        needs=("reference", "cluster"),
+        settings=lambda config: _sections(config, "rewards", "seed"),
+        outputs=lambda folder: [folder.rewards, folder.reward_report],
+        run=reward,
+    ),
+    Stage(
+        "weigh",
+        "importance weights and soft labels",
+        needs=("prepare", "reference", "cluster", "reward"),
+        settings=lambda config: _sections(config, "weights", "seed"),
+        outputs=lambda folder: [folder.weighted, folder.weight_report, folder.histogram],
+        run=weigh,
+    ),
+    Stage(
+        "train",
+        "optimise the policy",
+        needs=("prepare", "weigh"),
+        settings=lambda config: (
+            _pass_settings(config) | _sections(config, "objective", "optim", "log", "checkpoint", "deterministic")
+        ),
+        outputs=lambda folder: [folder.training / "summary.json", folder.training / "model" / "model.safetensors"],
+        run=train_weighted,
+        everywhere=True,
+        folder=lambda folder: folder.training,
+    ),
+    Stage(
+        "evaluate",
+        "accuracy on held-out pairs",
+        needs=("prepare", "cluster", "train"),
+        settings=lambda config: {},
+        outputs=lambda folder: [folder.evaluation, folder.report],
+        run=evaluate,
+        everywhere=True,
+    ),
+)
