@@ -61,7 +61,8 @@ def pair_features(
     chosen sequence, so prompts cost nothing extra; the prompt is still computed once for each of its completions.
 
     The log-probs go where `reference_logps` finds them again. Every finished batch is on disk at once, and a pass
-    that was killed goes on behind the last of them. All ranks must see the same `cache_dir`.
+    that was killed goes on behind the last of them. All ranks must see the same `cache_dir`, and no other job may be
+    computing the same features there.
 
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.

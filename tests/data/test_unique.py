@@ -1,0 +1,30 @@
+import numpy as np
+
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.unique import Numbered, UniqueTexts
+
+
+def make_pairs(prompt: list[list[int]], dtype: type = np.int32) -> Pairs:
+    parts = {"prompt": prompt, "chosen": [[1]] * len(prompt), "rejected": [[2, 3]] * len(prompt)}
+    return Pairs(**{k: Ragged.from_rows(v, dtype) for k, v in parts.items()}, weight=np.ones(len(prompt)))
+
+
+def test_numbers_count_from_0_in_order_of_first_appearance():
+    numbered = Numbered.by_key("cabcbd")
+    assert numbered.of.tolist() == [0, 1, 2, 0, 2, 3]
+    assert numbered.first.tolist() == [0, 1, 2, 5]
+    assert numbered.firsts.tolist() == [True, True, True, False, False, True]
+    assert numbered.of.dtype == numbered.first.dtype == np.int64
+
+
+def test_prompts_are_told_apart_by_all_their_tokens_and_responses_by_their_prompt_too():
+    texts = UniqueTexts.of(make_pairs([[5, 6], [5], [5, 6], [6, 5]]))
+    assert texts.prompts.of.tolist() == [0, 1, 0, 2]
+    assert texts.responses.of.tolist() == [0, 1, 2, 3, 0, 1, 4, 5]
+
+
+def test_keys_stay_the_same_across_versions_machines_and_integer_types():
+    expected = ["8979391e54f6d00b38ccc776c011ccb4", "5fd453bb3179b8193484dfaddfe6201e"]
+    assert UniqueTexts.of(make_pairs([[5, 6], [70000]])).prompt_keys == expected
+    assert UniqueTexts.of(make_pairs([[5, 6], [70000]], np.int64)).prompt_keys == expected

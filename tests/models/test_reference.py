@@ -1,0 +1,98 @@
+"""Log-probs of the reference: their values, the cache, and the state the policy is left in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import plain_logps
+from test_head import stir_adapter
+
+from iwpo_fast.config import LoraConfig
+from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.models.reference_pass import as_reference, visit_batches
+from iwpo_fast.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def pairs(tokenizer) -> Pairs:
+    rng = np.random.default_rng(0)
+
+    def rows() -> Ragged:
+        return Ragged.from_rows([rng.integers(0, len(tokenizer), n) for n in rng.integers(1, 9, 7)])
+
+    return Pairs(prompt=rows(), chosen=rows(), rejected=rows(), weight=np.ones(7))
+
+
+def reference(policy, pairs: Pairs, folder: Path, world: World = ALONE) -> ReferenceLogps:
+    return reference_logps(policy, pairs, policy.fingerprint(), tokens_per_batch=50, cache_dir=folder, world=world)
+
+
+def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_of, pairs, tmp_path):
+    plain, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
+    stir_adapter(lora)
+    found = reference(lora, pairs, tmp_path)
+    for row in range(len(pairs)):
+        batch = flat_batch(pairs, np.array([row]))
+        with torch.no_grad(), plain.plain_attention() as model:
+            expected = plain_logps(model.eval(), batch).numpy()
+        tokens = np.concatenate([part[row] for part in found.tokens])
+        np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-5)
+        sums = np.add.reduceat(expected, batch.segments[:-1].numpy())
+        np.testing.assert_allclose(found.sequences[row], sums, rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
+    policy_of, pairs, tmp_path, monkeypatch, caplog
+):
+    policy = policy_of("llama")
+    found = reference(policy, pairs, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delattr(type(policy), "forward")
+        assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences)
+    (file,) = (tmp_path / "reference").iterdir()
+    file.write_bytes(file.read_bytes()[:-3])
+    assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences)
+    assert "computing them again" in caplog.text
+
+
+def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch):
+    policy = policy_of("llama")
+    whole = reference(policy, pairs, tmp_path / "whole")
+    monkeypatch.setattr(World, "barrier", lambda self: None)
+    monkeypatch.setattr(World, "sum_", lambda self, tensor: tensor)
+    parts = [
+        reference(policy, pairs, tmp_path / str(rank), World(rank, 2, ALONE.device)).sequences for rank in range(2)
+    ]
+    filled = [part.any(axis=1) for part in parts]
+    assert all(rows.any() for rows in filled) and (filled[0] ^ filled[1]).all()
+    np.testing.assert_allclose(sum(parts), whole.sequences, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_policy_is_its_reference_only_inside_the_body_also_when_that_fails(policy_of, training):
+    policy = policy_of("llama", lora=LoraConfig(rank=4)).train(training)
+    names = policy.trainable_parameters().keys()
+    with pytest.raises(KeyError), as_reference(policy):
+        assert not policy.training and not torch.is_grad_enabled() and not policy.trainable_parameters()
+        raise KeyError
+    assert policy.training == training and torch.is_grad_enabled()
+    assert policy.trainable_parameters().keys() == names
+
+
+def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, pairs):
+    seen = []
+
+    def visit(rows, batch):
+        seen.append((rows.tolist(), batch.rows.tolist()))
+
+    batches = [np.array([3, 1]), np.array([], dtype=np.int64), np.array([6])]
+    visit_batches(policy_of("llama"), pairs, batches, visit, what="a pass", world=ALONE)
+    assert seen == [([3, 1], [3, 1]), ([6], [6])]
