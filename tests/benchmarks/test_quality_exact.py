@@ -114,9 +114,9 @@ def test_a_policy_that_is_another_times_a_factor_is_the_same_at_equal_kl(world: 
 def test_training_starts_at_the_reference_and_raises_the_gold_reward(world: World) -> None:
     start = evaluate(Policies(1, 1, 16, 0), [world])
     assert start["kl"][0, 0, 0] == pytest.approx(0.0, abs=1e-6)
+    arm = ArmData(torch.ones(400), torch.zeros(400))
     for hidden in (0, 16):
-        arms = [build_arms(world, ("dpo",), 0)]
-        trained = evaluate(train([world], arms, TrainSettings(hidden=hidden), 0), [world])
+        trained = evaluate(train([world], [[arm]], replace(QUICK, hidden=hidden), 0), [world])
         assert trained["gold"][0, 0].min() > 0.2
 
 
@@ -232,7 +232,12 @@ def test_a_second_run_takes_up_what_the_first_one_left(tmp_path: Path, monkeypat
     lost.unlink()
     made: list[Any] = []
     real = simulate._simulate
-    monkeypatch.setattr(simulate, "_simulate", lambda *call: made.append(call) or real(*call))
+
+    def counted(*call: Any) -> dict[str, Any]:
+        made.append(call)
+        return real(*call)
+
+    monkeypatch.setattr(simulate, "_simulate", counted)
     again = simulate.outcomes(regime, 4, tmp_path, "a")
     assert len(made) == 1
     assert np.array_equal(first.values["gold"], again.values["gold"])

@@ -139,10 +139,10 @@ class _Columns:
         self.weights = torch.stack([torch.stack([a.weights for a in of_world]) for of_world in arms])  # [W, A, n]
         self.smoothing = torch.stack([torch.stack([a.smoothing for a in of_world]) for of_world in arms])
         self.distilled = {
-            i: torch.stack([of_world[i].targets for of_world in arms])  # type: ignore[arg-type]  # [W, n, members]
+            i: torch.stack([of_world[i].targets for of_world in arms if of_world[i].targets is not None])
             for i, kind in enumerate(kinds)
             if kind.targets is not None
-        }
+        }  # [W, n, members]
         self.penalised = {i: kind.forward_kl for i, kind in enumerate(kinds) if kind.forward_kl}
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 

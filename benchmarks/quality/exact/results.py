@@ -74,7 +74,7 @@ def _over_regimes(main: Found) -> dict[str, Any]:
         having = [(regime, outcomes) for regime, outcomes in main if name in outcomes.arms]
         if name == "dpo" or not having:
             continue
-        both = [tuple(o.at(MAIN_BUDGET, "gold", arm) for arm in (name, "dpo")) for _, o in having]
+        both = [(o.at(MAIN_BUDGET, "gold", name), o.at(MAIN_BUDGET, "gold", "dpo")) for _, o in having]
         changes = [relative_change(*pair) for pair in both]
         by_mean = sorted(zip(changes, having, strict=True), key=lambda found: found[0].mean)
         rows[name] = {
