@@ -324,3 +324,18 @@ class TestPessimisticRewards:
         torch.testing.assert_close(errors["min_margin"], (BETA * pair.h - least_margin) ** 2)
         torch.testing.assert_close(errors["min"], (BETA * pair.h - of_least) ** 2)
         assert (least_margin != of_least).any()
+
+
+def test_the_contrastive_loss_adds_the_likelihood_of_the_chosen() -> None:
+    pair = random_pair()
+    contrast, whole = (losses(mixture_of("cpo", BETA, alpha=alpha), pair) for alpha in (0.0, 0.5))
+    torch.testing.assert_close(whole, contrast + 0.5 * losses(mixture_of("sft"), pair))
+
+
+def test_the_weight_of_wpo_is_the_product_of_both_sides_up_to_its_clamp() -> None:
+    pair = random_pair()
+    product = torch.exp(pair.chosen.alignment + pair.rejected.alignment)
+    assert (product > 0.9).any()
+    assert (product < 0.9).any()
+    expected = product.clamp(max=0.9) * losses(mixture_of("sigmoid", BETA), pair)
+    torch.testing.assert_close(losses(mixture_of("wpo", BETA, clamp=0.9), pair), expected)
