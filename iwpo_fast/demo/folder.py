@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.files import remove_leftovers, save_json
+from iwpo_fast.pipeline.folder import PipelineFolder
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,19 @@ class DemoFolder:
         return self.path / "warmup"
 
     @property
-    def training(self) -> Path:
+    def dpo(self) -> Path:
+        """Training run on the pairs as they are."""
         return self.path / "dpo"
 
     @property
-    def aligned(self) -> Path:
-        return self.training / "model"
+    def iwpo(self) -> Path:
+        """Pipeline: rewards, weights, training run."""
+        return self.path / "iwpo"
+
+    @property
+    def aligned(self) -> dict[str, Path]:
+        """The aligned models, by method."""
+        return {"DPO": self.dpo / "model", "IWPO": PipelineFolder(self.iwpo).training / "model"}
 
     @property
     def samples(self) -> Path:

@@ -1,10 +1,11 @@
-"""What the alignment changed, task by task: held-out accuracy, margins, and gold reward of samples."""
+"""What each method changed, task by task: held-out accuracy, margins, and gold reward of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +13,18 @@ from iwpo_fast.evaluation.preference import mean_with_interval, preference_accur
 from iwpo_fast.files import written_aside
 
 COLUMNS = [
-    *("task", "pairs", "labels right", "accuracy", "95 %", "margin"),
+    *("task", "method", "pairs", "labels right", "accuracy", "95 %", "margin"),
     *("before", "after", "best", "change", "95 %", "win rate", "95 %"),
 ]
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Measurements of one task on n held-out prompts.
+    """Measurements of one task on n held-out prompts, after one method of alignment.
 
     Attributes:
         name: name of the task.
+        method: name of the method.
         gold_gaps: [n], gold reward of the chosen minus that of the rejected completion; negative where the label errs.
         margins: [n], margins of the held-out pairs, in units of the implicit reward.
         before, after: [n], gold rewards of one sample for each prompt, from the warm-up and from the aligned model.
@@ -30,6 +32,7 @@ class TaskResult:
     """
 
     name: str
+    method: str
     gold_gaps: np.ndarray
     margins: np.ndarray
     before: np.ndarray
@@ -47,47 +50,66 @@ class TaskResult:
 
 
 def table(results: Sequence[TaskResult]) -> list[list[str]]:
-    """Header and one row per task, then one over all tasks, as text cells."""
+    """Header and one row per task and method, then one per method over all tasks, as text cells."""
     rows = [_row(result, mean_with_interval(result.change)) for result in results]
     names = ("gold_gaps", "margins", "before", "after", "best")
-    pooled = TaskResult("all", *(np.concatenate([getattr(r, name) for r in results]) for name in names))
-    rows.append(_row(pooled, stratified_mean([result.change for result in results])))
+    for method in methods(results):
+        own = [result for result in results if result.method == method]
+        pooled = TaskResult("all", method, *(np.concatenate([getattr(r, name) for r in own]) for name in names))
+        rows.append(_row(pooled, stratified_mean([result.change for result in own])))
     return [COLUMNS, *rows]
 
 
+def methods(results: Sequence[TaskResult]) -> list[str]:
+    """The methods, in their order."""
+    return list(dict.fromkeys(result.method for result in results))
+
+
+def comparison(results: Sequence[TaskResult]) -> str:
+    """The last method's gold reward against the first one's on the same prompts, in a sentence."""
+    first, *_, last = methods(results)
+    after = {(result.name, result.method): result.after for result in results}
+    gains = [after[name, last] - after[name, first] for name in dict.fromkeys(result.name for result in results)]
+    mean, low, high = stratified_mean(gains)
+    return (
+        f"{last} minus {first}: gold reward {mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) on the same prompts, "
+        "after equally many steps from the same model on the same pairs."
+    )
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Plain-text table, the first column flush left and the others flush right."""
+    """Plain-text table, task and method flush left and the numbers flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for first, *others in rows:
-        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *right]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:-1], "-" * len(lines[0]), lines[-1]])
+    for task, method, *others in rows:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[2:], strict=True)]
+        lines.append("  ".join([task.ljust(widths[0]), method.ljust(widths[1]), *right]))
+    totals = sum(row[0] == "all" for row in rows)
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-totals], rule, *lines[-totals:]])
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     header, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([header, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body])
+    return "\n".join([header, "|---|---" + "|---:" * (len(rows[0]) - 2) + "|", *body])
 
 
 def write_report(
-    path: Path, results: Sequence[TaskResult], *, examples: Sequence[tuple[str, str, str]], places: dict[str, Path]
+    path: Path, results: Sequence[TaskResult], *, examples: Sequence[dict[str, Any]], places: dict[str, Path]
 ) -> None:
     """Write the table, some samples and the paths of everything as Markdown.
 
     Args:
-        examples: (prompt, completion before, completion after).
+        examples: prompts with their completions, as `samples.jsonl` holds them.
         places: what was written, and where.
     """
     blocks = [
-        "# The demo: a tiny model before and after preference optimisation",
+        "# The demo: a tiny model before and after preference optimisation, DPO and IWPO",
         markdown(table(results)),
+        comparison(results),
         LEGEND,
         "## Samples",
-        "\n".join(
-            f"- `{prompt}`\n  - before: `{before.strip()}`\n  - after: `{after.strip()}`"
-            for prompt, before, after in examples
-        ),
+        "\n".join(_sample(example, ["before", *methods(results)]) for example in examples),
         "## Files",
         "\n".join(f"- {what}: `{place}`" for what, place in places.items()),
     ]
@@ -103,6 +125,11 @@ LEGEND = (
 )
 
 
+def _sample(example: dict[str, Any], models: Sequence[str]) -> str:
+    lines = [f"- `{example['prompt']}`", *(f"  - {model}: `{example[model].strip()}`" for model in models)]
+    return "\n".join(lines)
+
+
 def _row(result: TaskResult, change: tuple[float, float, float]) -> list[str]:
     n = len(result.margins)
     accuracy, low, high = preference_accuracy(result.correct, n)
@@ -110,6 +137,7 @@ def _row(result: TaskResult, change: tuple[float, float, float]) -> list[str]:
     mean, least, most = change
     return [
         result.name,
+        result.method,
         str(n),
         f"{_wins(result.gold_gaps) / n:.3f}",
         f"{accuracy:.3f}",

@@ -1,9 +1,9 @@
-"""The embedded example from data to report: generate, warm up, align, measure."""
+"""The embedded example from data to report: generate, warm up, align by DPO and by IWPO, measure."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from textwrap import fill
@@ -15,11 +15,11 @@ from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast import __version__
-from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, TrainConfig
+from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.folder import DemoFolder
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
-from iwpo_fast.demo.report import LEGEND, TaskResult, aligned, table, write_report
+from iwpo_fast.demo.report import LEGEND, TaskResult, aligned, comparison, table, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.sampling import sample_completions
@@ -27,6 +27,8 @@ from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import reference_logps
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.pipeline import run
+from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.training import train
 from iwpo_fast.world import World
 
@@ -37,9 +39,10 @@ MAX_NEW_TOKENS = 40
 def run_demo(
     config: DemoConfig, *, dataset: DatasetSettings | None = None, warmup: OptimConfig = WARMUP
 ) -> list[TaskResult]:
-    """Make a preference data set, warm a tiny model up, align it with recipes/demo.yaml, and report what changed.
+    """Make a preference data set, warm a tiny model up, align it by DPO and by IWPO, and report what changed.
 
-    The same call again keeps the finished parts, resumes the training, and measures anew.
+    Both methods train with recipes/demo.yaml on the same pairs; IWPO runs the whole pipeline. The same call again
+    keeps the finished parts, resumes what was interrupted, and measures anew.
 
     Args:
         config: where, on what device, and from which seed.
@@ -47,7 +50,7 @@ def run_demo(
         warmup: length and learning rate of the supervised warm-up.
 
     Returns:
-        The measurements of each task.
+        The measurements of each task and method.
 
     Raises:
         ValueError: `output_dir` holds something else.
@@ -57,7 +60,7 @@ def run_demo(
     dataset = replace(dataset or DatasetSettings(), seed=config.seed)
     recipe = _recipe()
     folder.open({"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "recipe": recipe})
-    training = _train_config(recipe, folder, config)
+    pipeline = _run_config(recipe, folder, config)
 
     _step(1, f"data: {dataset.train_pairs} training pairs, {dataset.eval_pairs} held out, of {len(TASKS)} tasks")
     if not folder.data.exists():
@@ -67,18 +70,21 @@ def run_demo(
         text = DataConfig(
             path=str(folder.data / "warmup.jsonl"),
             columns={"chosen": "completion", "rejected": "other_completion"},
-            max_length=training.data.max_length,
+            max_length=pipeline.data.max_length,
             eval_fraction=0.0,
             cache_dir=str(folder.cache),
         )
-        model = replace(training.model, path="tiny")
+        model = replace(pipeline.model, path="tiny")
         loss = warm_up(text, model, warmup, output=folder.warmup, seed=config.seed, device=config.device)
         print(f"warm-up ends at {loss:.3f} nats per token")
-    _step(3, f"preference optimisation: {training.objective.name}, beta {Mixture.of(training.objective).beta}")
-    train(training)
-    _step(4, "measuring both models on held-out prompts")
-    results = measure(folder, training)
-    print("\n" + aligned(table(results)) + "\n\n" + fill(LEGEND, 100) + "\n")
+    beta = Mixture.of(pipeline.objective).beta
+    _step(3, f"DPO: {pipeline.objective.name}, beta {beta:g}, all pairs alike")
+    train(_plain_training(pipeline, folder))
+    _step(4, "IWPO: the same training on pairs with importance weights, from rewards learned on the same pairs")
+    run(pipeline)
+    _step(5, "measuring the models on held-out prompts")
+    results = measure(folder, pipeline)
+    print("\n" + aligned(table(results)) + "\n\n" + fill(comparison(results), 100) + "\n\n" + fill(LEGEND, 100) + "\n")
     for what, place in _places(folder).items():
         print(f"{what + ':':<18}{place}")
     print(f"finished after {time.monotonic() - start:.0f} s")
@@ -92,8 +98,8 @@ def _recipe() -> dict[str, Any]:
     return recipe
 
 
-def _train_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig) -> TrainConfig:
-    """The training of the recipe on the demo's own data and warm-up model."""
+def _run_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig) -> RunConfig:
+    """The recipe on the demo's own data and warm-up model."""
     places = {
         "path": str(folder.data / "train.jsonl"),
         "eval_path": str(folder.data / "eval.jsonl"),
@@ -102,14 +108,20 @@ def _train_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig
     settings = recipe | {
         "data": recipe["data"] | places,
         "model": recipe["model"] | {"path": str(folder.warmup)},
-        "output_dir": str(folder.training),
+        "output_dir": str(folder.iwpo),
         "seed": config.seed,
         "device": config.device,
     }
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", type=TrainConfig)
-    training: TrainConfig = parser.instantiate(parser.parse_object({"config": settings})).config
-    return training
+    parser.add_argument("--config", type=RunConfig)
+    pipeline: RunConfig = parser.instantiate(parser.parse_object({"config": settings})).config
+    return pipeline
+
+
+def _plain_training(pipeline: RunConfig, folder: DemoFolder) -> TrainConfig:
+    """The pipeline's training without its weights."""
+    shared = {field.name: getattr(pipeline, field.name) for field in fields(TrainConfig)}
+    return TrainConfig(**shared | {"output_dir": str(folder.dpo)})
 
 
 @dataclass(frozen=True)
@@ -120,39 +132,43 @@ class _Measured:
     completions: list[str]
 
 
-def measure(folder: DemoFolder, training: TrainConfig) -> list[TaskResult]:
-    """Compare the warm-up and the aligned model on the held-out prompts; writes the samples and the report."""
+def measure(folder: DemoFolder, pipeline: RunConfig) -> list[TaskResult]:
+    """Compare the warm-up and the aligned models on the held-out prompts; writes the samples and the report."""
     rows = read_jsonl(folder.data / "eval.jsonl")
-    before, after = (_measure(model, rows, training) for model in (folder.warmup, folder.aligned))
-    log_ratios = after.logps.astype(np.float64) - before.logps
-    margins = Mixture.of(training.objective).beta * (log_ratios[:, 0] - log_ratios[:, 1])
+    before = _measure(folder.warmup, rows, pipeline)
+    after = {method: _measure(model, rows, pipeline) for method, model in folder.aligned.items()}
     samples = []
-    for row, old, new in zip(rows, before.completions, after.completions, strict=True):
+    for i, row in enumerate(rows):
         task, prompt = TASKS[row["task"]], row["prompt"]
-        gold = {"gold_before": task.gold_reward(prompt, old), "gold_after": task.gold_reward(prompt, new)}
-        samples.append({"task": task.name, "prompt": prompt, "before": old, "after": new, **gold})
+        texts = {"before": before.completions[i]} | {method: model.completions[i] for method, model in after.items()}
+        gold = {f"gold_{name}": task.gold_reward(prompt, text) for name, text in texts.items()}
+        samples.append({"task": task.name, "prompt": prompt, **texts, **gold})
     with written_aside(folder.samples) as aside:
         write_jsonl(aside, samples)
 
     results = []
+    beta = Mixture.of(pipeline.objective).beta
     for task in TASKS.values():
         mine = [i for i, row in enumerate(rows) if row["task"] == task.name]
-        results.append(
-            TaskResult(
-                name=task.name,
-                gold_gaps=np.array([rows[i]["gold_chosen"] - rows[i]["gold_rejected"] for i in mine]),
-                margins=margins[mine],
-                before=np.array([samples[i]["gold_before"] for i in mine]),
-                after=np.array([samples[i]["gold_after"] for i in mine]),
-                best=np.array([task.gold_reward(rows[i]["prompt"], task.best(rows[i]["prompt"])) for i in mine]),
+        for method, model in after.items():
+            log_ratios = model.logps.astype(np.float64) - before.logps
+            results.append(
+                TaskResult(
+                    name=task.name,
+                    method=method,
+                    gold_gaps=np.array([rows[i]["gold_chosen"] - rows[i]["gold_rejected"] for i in mine]),
+                    margins=beta * (log_ratios[:, 0] - log_ratios[:, 1])[mine],
+                    before=np.array([samples[i]["gold_before"] for i in mine]),
+                    after=np.array([samples[i][f"gold_{method}"] for i in mine]),
+                    best=np.array([task.gold_reward(rows[i]["prompt"], task.best(rows[i]["prompt"])) for i in mine]),
+                )
             )
-        )
-    examples = [(s["prompt"], s["before"], s["after"]) for s in samples[: 2 * len(TASKS)]]
+    examples = samples[: 2 * len(TASKS)]
     write_report(folder.report, results, examples=examples, places=_places(folder))
     return results
 
 
-def _measure(path: Path, rows: list[dict[str, Any]], training: TrainConfig) -> _Measured:
+def _measure(path: Path, rows: list[dict[str, Any]], training: RunConfig) -> _Measured:
     world = World.start(training.device)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     data = replace(training.data, path=str(training.data.eval_path), eval_path=None, eval_fraction=0.0)
@@ -179,10 +195,11 @@ def _places(folder: DemoFolder) -> dict[str, Path]:
         "samples": folder.samples,
         "preference pairs": folder.data,
         "warm-up model": folder.warmup,
-        "training run": folder.training,
-        "aligned model": folder.aligned,
+        "DPO": folder.dpo,
+        "IWPO": folder.iwpo,
+        "what IWPO weighed": PipelineFolder(folder.iwpo).weighted,
     }
 
 
 def _step(number: int, what: str) -> None:
-    print(f"\n[{number}/4] {what}", flush=True)
+    print(f"\n[{number}/5] {what}", flush=True)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from iwpo_fast.config import DemoConfig
 from iwpo_fast.demo.folder import DemoFolder
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
-from iwpo_fast.demo.report import COLUMNS, TaskResult, aligned, markdown, table
+from iwpo_fast.demo.report import COLUMNS, TaskResult, aligned, comparison, markdown, table
 from iwpo_fast.demo.run import WARMUP, run_demo
 from iwpo_fast.demo.tasks import TASKS
 
@@ -32,29 +32,38 @@ def finished(tmp_path_factory):
 
 def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished):
     _, results = finished
-    margins = np.concatenate([result.margins for result in results])
-    assert len(margins) == 80
-    assert margins.mean() > 0
-    assert (margins > 0).mean() > 0.55
+    for method in ("DPO", "IWPO"):
+        margins = np.concatenate([result.margins for result in results if result.method == method])
+        assert len(margins) == 80
+        assert margins.mean() > 0
+        assert (margins > 0).mean() > 0.55
 
 
 def test_margins_and_accuracy_are_those_of_the_training_run(finished):
     folder, results = finished
-    after = json.loads((folder.training / "summary.json").read_text())["after"]
-    margins = np.concatenate([result.margins for result in results])
-    assert margins.mean() == pytest.approx(after["eval_rewards/margins"], abs=1e-4)
-    assert (margins > 0).mean() == pytest.approx(after["eval_rewards/accuracies"], abs=1e-6)
+    for method, model in folder.aligned.items():
+        after = json.loads((model.parent / "summary.json").read_text())["after"]
+        margins = np.concatenate([result.margins for result in results if result.method == method])
+        assert margins.mean() == pytest.approx(after["eval_rewards/margins"], abs=1e-4)
+        assert (margins > 0).mean() == pytest.approx(after["eval_rewards/accuracies"], abs=1e-6)
+
+
+def test_the_weights_differ_between_pairs_and_have_mean_one(finished):
+    folder, _ = finished
+    weights = [row["weight"] for row in read_jsonl(folder.iwpo / "weights" / "train.jsonl")]
+    assert np.mean(weights) == pytest.approx(1.0)
+    assert np.std(weights) > 0.05
 
 
 def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished):
     folder, results = finished
     samples = read_jsonl(folder.samples)
     for sample in samples:
-        for when in ("before", "after"):
+        for when in ("before", "DPO", "IWPO"):
             reward = TASKS[sample["task"]].gold_reward(sample["prompt"], sample[when])
             assert sample[f"gold_{when}"] == pytest.approx(reward)
     for result in results:
-        after = [sample["gold_after"] for sample in samples if sample["task"] == result.name]
+        after = [sample[f"gold_{result.method}"] for sample in samples if sample["task"] == result.name]
         assert result.after.tolist() == after
 
 
@@ -62,19 +71,21 @@ def test_the_report_holds_the_table_and_the_places(finished):
     folder, results = finished
     report = folder.report.read_text()
     assert markdown(table(results)) in report
-    assert str(folder.aligned) in report and folder.aligned.is_dir()
+    assert comparison(results) in report
+    for path in (folder.dpo, folder.iwpo):
+        assert str(path) in report and path.is_dir()
 
 
-def test_both_models_load_in_plain_transformers(finished):
+def test_all_models_load_in_plain_transformers(finished):
     folder, _ = finished
-    for path in (folder.warmup, folder.aligned):
+    for path in (folder.warmup, *folder.aligned.values()):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
         assert model.config.vocab_size == len(tokenizer)
 
 
 def test_a_second_run_keeps_every_finished_part_and_reports_the_same(finished):
     folder, results = finished
-    models = [folder.warmup / "model.safetensors", folder.aligned / "model.safetensors"]
+    models = [path / "model.safetensors" for path in (folder.warmup, *folder.aligned.values())]
     times = [path.stat().st_mtime_ns for path in models]
     report = folder.report.read_bytes()
     again = demo(folder.path)
@@ -115,19 +126,27 @@ def test_a_folder_that_is_no_demo_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_the_table_has_a_row_for_each_task_and_one_for_all():
-    def result(name, *arrays):
-        return TaskResult(name, *map(np.array, arrays))
+def test_the_table_has_rows_for_each_task_and_method_and_for_all():
+    def result(name, method, *arrays):
+        return TaskResult(name, method, *map(np.array, arrays))
 
-    a = result("a", [1.0, 2.0], [1.0, -1.0], [0.0, 1.0], [2.0, 1.0], [3.0, 3.0])
-    b = result("b", [1.0, -2.0], [1.0, 0.0], [5.0, 5.0], [5.0, 4.0], [6.0, 6.0])
-    header, *rows = table([a, b])
+    results = [
+        result("a", "X", [1.0, 2.0], [1.0, -1.0], [0.0, 1.0], [2.0, 1.0], [3.0, 3.0]),
+        result("a", "Y", [1.0, 2.0], [1.0, 1.0], [0.0, 1.0], [3.0, 1.0], [3.0, 3.0]),
+        result("b", "X", [1.0, -2.0], [1.0, 0.0], [5.0, 5.0], [5.0, 4.0], [6.0, 6.0]),
+        result("b", "Y", [1.0, -2.0], [1.0, 0.0], [5.0, 5.0], [5.0, 5.0], [6.0, 6.0]),
+    ]
+    header, *rows = table(results)
     assert header == COLUMNS
     cells = [dict(zip(header, row, strict=True)) for row in rows]
-    assert [row["task"] for row in cells] == ["a", "b", "all"]
-    assert [row["labels right"] for row in cells] == ["1.000", "0.500", "0.750"]
-    assert [row["accuracy"] for row in cells] == ["0.500", "0.750", "0.625"]
-    assert [row["change"] for row in cells] == ["+1.00", "-0.50", "+0.25"]
-    assert [row["win rate"] for row in cells] == ["0.750", "0.250", "0.500"]
+    assert [(row["task"], row["method"]) for row in cells] == [
+        *(("a", "X"), ("a", "Y"), ("b", "X"), ("b", "Y"), ("all", "X"), ("all", "Y")),
+    ]
+    own = [row for row in cells if row["method"] == "X"]
+    assert [row["labels right"] for row in own] == ["1.000", "0.500", "0.750"]
+    assert [row["accuracy"] for row in own] == ["0.500", "0.750", "0.625"]
+    assert [row["change"] for row in own] == ["+1.00", "-0.50", "+0.25"]
+    assert [row["win rate"] for row in own] == ["0.750", "0.250", "0.500"]
+    assert comparison(results).startswith("Y minus X: gold reward +0.50 (95 % interval ")
     lines = aligned([header, *rows]).splitlines()
     assert len({len(line) for line in lines}) == 1
