@@ -2,7 +2,7 @@
 
 The paper's text of reward-model distillation (arXiv 2405.19316) was not at hand: the formulas are as understood from
 descriptions of it. Pessimism has three forms that are kept apart: the least of the errors (e-DPO), the least of the
-margins (`aggregate: min_margin`), and the margin of pessimistic rewards (`min`, `lcb`, `softmin`).
+gaps (`d_dpo_min_gap`), and the margin of pessimistic rewards (`min`, `lcb`, `softmin`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from iwpo_fast.objectives.pair import Pair, uncertainty
 from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.registry import Constants, State, objective
 
-Aggregate = Literal["mean", "min", "lcb", "softmin", "min_margin"]
+Aggregate = Literal["mean", "min", "lcb", "softmin"]
 _DISTILLATION: dict[str, Any] = {"paper": "reward-model distillation, Fisch et al. 2024", "arxiv": "2405.19316"}
 _RPO: dict[str, Any] = {
     "paper": "reward-aware preference optimisation, NeMo-Aligner",
@@ -44,8 +44,6 @@ def pessimistic(rewards: Tensor, how: Aggregate, strength: float) -> Tensor:
 
 def aggregated_gap(pair: Pair, how: Aggregate, strength: float) -> Tensor:
     """[P], the reward gap that a family of reward models stands for."""
-    if how == "min_margin":
-        return pair.family_gaps.amin(-1)
     return pessimistic(pair.chosen.family, how, strength) - pessimistic(pair.rejected.family, how, strength)
 
 
@@ -73,6 +71,18 @@ def _target(pair: Pair, *, beta: float, aggregate: Aggregate, strength: float) -
 )
 def d_dpo(pair: Pair, *, beta: float = 0.1, aggregate: Aggregate = "mean", strength: float = 1.0) -> Tensor:
     return (beta * pair.h - aggregated_gap(pair, aggregate, strength)) ** 2
+
+
+@objective(
+    "d_dpo_min_gap",
+    formula="(min_i (r_w^i - r_l^i) - β h)²",
+    **_DISTILLATION,
+    source="derived",
+    note="pessimism over gaps instead of rewards: the model that is least sure of the label is distilled",
+    needs=("scores",),
+)
+def d_dpo_min_gap(pair: Pair, *, beta: float = 0.1) -> Tensor:
+    return (beta * pair.h - pair.family_gaps.amin(-1)) ** 2
 
 
 @objective(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DivergenceName = Literal["reverse_kl", "forward_kl", "js", "alpha"]
-CEILING = 40.0
+CEILING = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,6 @@ REVERSE_KL = Divergence()
 
 
 def safe_exp(x: Tensor) -> Tensor:
-    """exp(x), continued by its tangent above 40, so that values and gradients stay finite in float32."""
+    """exp(x), continued by its tangent above 30, so that even squares and their gradients stay finite in float32."""
     below = x.clamp(max=CEILING)
     return torch.exp(below) * (1 + (x - below))

@@ -45,7 +45,7 @@ def sft(pair: Pair) -> Tensor:
     note="γ itself, not the ratio γ/β",
     implicit="mean_logp",
 )
-def simpo(pair: Pair, *, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
+def simpo(pair: Pair, *, beta: float = 2.0, gamma: float = 0.5) -> Tensor:
     return -F.logsigmoid(beta * (pair.chosen.mean_logp - pair.rejected.mean_logp) - gamma)
 
 

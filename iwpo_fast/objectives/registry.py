@@ -85,9 +85,7 @@ Loss = Callable[..., Tensor]
 OBJECTIVES: dict[str, Objective] = {}
 
 
-def objective(
-    name: str, *, limits: Mapping[str, Limits] | None = None, **attributes: Any
-) -> Callable[[Loss], Loss]:
+def objective(name: str, *, limits: Mapping[str, Limits] | None = None, **attributes: Any) -> Callable[[Loss], Loss]:
     """Register a function (pair, *, parameters) -> [P]; its keyword arguments are the parameters."""
 
     def register(loss: Loss) -> Loss:

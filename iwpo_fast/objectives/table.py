@@ -24,8 +24,7 @@ loss, without weights; the rest happens around it, in the same way for all:
   the step still see it.
 - **Label smoothing** ε_i is the probability that a label is flipped (`label_smoothing`, or the column of that name)
   and mixes the losses of both sides, a likelihood term included. Objectives that read scores instead of labels say
-  `unused` below and ignore it, as both sides are the same; only `aggregate: min_margin` takes the least margin of the
-  labels as they are given. Those that say `none` have no other side, and refuse it.
+  `unused` below and ignore it, as both sides are the same. Those that say `none` have no other side, and refuse it.
 
 ## Symbols
 
