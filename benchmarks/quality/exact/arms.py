@@ -17,7 +17,9 @@ from benchmarks.quality.exact.worlds import World
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairWeights, pair_weights
 
-FORWARD_KL = 0.01  # of e-DPO and p-DPO; better than 0.1 in a trial of p-DPO
+# Of e-DPO and p-DPO. With 0.001 instead, their gold reward at KL = 1 is at most 1 % higher in worlds outside the table;
+# with 0.1 p-DPO's is 9 % lower.
+FORWARD_KL = 0.01
 Floats = NDArray[np.float64]
 Build = Callable[[PairScores, int], ArmData]
 

@@ -138,11 +138,8 @@ class _Columns:
         self.pair_features = torch.stack([w.train.features[rows[:, None], w.candidates[:, :2]] for w in worlds])
         self.weights = torch.stack([torch.stack([a.weights for a in of_world]) for of_world in arms])  # [W, A, n]
         self.smoothing = torch.stack([torch.stack([a.smoothing for a in of_world]) for of_world in arms])
-        self.distilled = {
-            i: torch.stack([of_world[i].targets for of_world in arms if of_world[i].targets is not None])
-            for i, kind in enumerate(kinds)
-            if kind.targets is not None
-        }  # [W, n, members]
+        targets = ([a.targets for a in of_arm if a.targets is not None] for of_arm in zip(*arms, strict=True))
+        self.distilled = {i: torch.stack(found) for i, found in enumerate(targets) if found}  # [W, n, members]
         self.penalised = {i: kind.forward_kl for i, kind in enumerate(kinds) if kind.forward_kl}
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 
