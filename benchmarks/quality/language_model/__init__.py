@@ -1,0 +1,1 @@
+"""Quality on a small language model: synthetic text, sampled completions, gold reward at matched KL."""

@@ -1,0 +1,38 @@
+"""Reward models of a world: the library's, with the settings of the exact laboratory, and the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.quality.exact.rewards import REWARD_MODELS, PairScores
+from benchmarks.quality.language_model.world import LabWorld
+from iwpo_fast.config import RewardConfig
+from iwpo_fast.importance import PairRewards
+from iwpo_fast.rewards import fit_clusters, score_pairs
+
+
+def score(world: LabWorld, model: str) -> PairScores:
+    """Rewards of the pairs: one of `REWARD_MODELS`, or `oracle`."""
+    if model == "oracle":
+        return _oracle(world)
+    settings, cluster_settings = REWARD_MODELS[model]
+    features, table = world.features, world.features.table
+    clusters = fit_clusters(
+        features.prompt, table.pairs_per_prompt(len(features.prompt)), cluster_settings, seed=world.seed
+    )
+    cluster = clusters.assign(features.prompt)
+    scores = score_pairs(features.response, table, cluster, settings, seed=world.seed, prompt_key=features.prompt_keys)
+    chosen, rejected = table.chosen, table.rejected
+    rewards = PairRewards(scores.calibrated[chosen], scores.calibrated[rejected], cluster[table.prompt], scores.trust)
+    return PairScores(rewards, scores.members_calibrated[chosen] - scores.members_calibrated[rejected])
+
+
+def _oracle(world: LabWorld) -> PairScores:
+    """Gold rewards in log-odds, centred in each task and clipped as calibrated rewards are; full trust."""
+    count = len(world.scale)
+    pairs = np.maximum(np.bincount(world.task, minlength=count), 1)
+    centre = np.bincount(world.task, world.gold.mean(1), count) / pairs
+    limit = RewardConfig().max_reward
+    centred = np.clip(world.gold - centre[world.task][:, None], -limit, limit)
+    rewards = PairRewards(centred[:, 0], centred[:, 1], world.task, np.ones(count))
+    return PairScores(rewards, rewards.gap[:, None])
