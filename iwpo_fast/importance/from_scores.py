@@ -5,22 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from iwpo_fast.importance.types import Candidates, PairRewards
-from iwpo_fast.rewards import PairTable, RewardScores
+from iwpo_fast.rewards import PairTable
 
 
-def pair_rewards(scores: RewardScores, table: PairTable, prompt_cluster: np.ndarray) -> PairRewards:
+def pair_rewards(
+    calibrated: np.ndarray, trust: np.ndarray, table: PairTable, prompt_cluster: np.ndarray
+) -> PairRewards:
     """What weights are made from.
 
     Args:
-        scores: calibrated rewards of all responses.
+        calibrated: float64 [C], rewards of all responses in log-odds, as in `RewardScores`.
+        trust: float64 [G] in [0, 1], of each cluster, as in `RewardScores`.
         table: the pairs that were scored.
         prompt_cluster: int64 [M], cluster of every prompt.
     """
     return PairRewards(
-        chosen=scores.calibrated[table.chosen],
-        rejected=scores.calibrated[table.rejected],
+        chosen=calibrated[table.chosen],
+        rejected=calibrated[table.rejected],
         cluster=prompt_cluster[table.prompt],
-        trust=scores.trust,
+        trust=trust,
         prompt=table.prompt,
-        candidates=Candidates(reward=scores.calibrated, prompt=table.prompt_of),
+        candidates=Candidates(reward=calibrated, prompt=table.prompt_of),
     )

@@ -25,6 +25,11 @@ class Context:
     folder: PipelineFolder
     world: World
 
+    @cached_property
+    def alone(self) -> Context:
+        """For what the first process does while the others wait: nothing in it may wait for them."""
+        return self if self.world.size == 1 else replace(self, world=replace(self.world, rank=0, size=1))
+
     @property
     def cache_dir(self) -> Path:
         return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
@@ -61,6 +66,11 @@ class Context:
             self.model, self.tokenizer, seed=config.seed, device=device, max_length=config.data.max_length
         )
 
+    def release_policy(self) -> None:
+        """Leave the memory to a policy that is trained; whoever needs this one again loads it again."""
+        for context in (self, self.alone):
+            context.__dict__.pop("policy", None)
+
     @cached_property
     def fingerprint(self) -> str:
         return self.policy.fingerprint()
@@ -75,9 +85,7 @@ class Context:
     def train_config(self) -> TrainConfig:
         """The training of the weighted pairs, as `iwpo train` would run it."""
         config = self.config
-        names = {}
-        if config.rewards.source == "features" and config.rewards.ensemble > 1:
-            names = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
+        names = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
         return TrainConfig(
             data=self._data(self.folder.weighted, names, self.folder.held_out),
             model=self.model,

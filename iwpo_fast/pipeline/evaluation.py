@@ -38,9 +38,9 @@ def evaluate_held_out(context: Context, pairs: Pairs, cluster: np.ndarray) -> di
 def _margins(context: Context, pairs: Pairs) -> np.ndarray:
     """float64 [P]: reward of the chosen minus that of the rejected completion, in the trained policy's own scale."""
     loss, policy, world = PreferenceLoss(context.config.objective), context.policy, context.world
+    split = Split(pairs, context.reference_of(pairs) if loss.mixture.uses_reference else None)
     load_weights(RunFolder(context.folder.training).checkpoints, policy.trainable_parameters())
     policy.eval()
-    split = Split(pairs, context.reference_of(pairs) if loss.mixture.uses_reference else None)
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
     budget = context.config.optim.tokens_per_batch
     batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=budget, ranks=world.size)[world.rank]

@@ -22,20 +22,20 @@ class Entry:
     Attributes:
         key: hash of its settings and of everything it read.
         settings: what it was told.
-        outputs: SHA-256 of each file it wrote, by path inside the folder; empty while it is at work.
+        outputs: SHA-256 of each file it wrote, by path inside the folder; None while it is at work.
         result: its numbers, such as effective sample sizes.
         versions: of the packages it ran with.
     """
 
     key: str
     settings: dict[str, Any]
-    outputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] | None = None
     result: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
-        return bool(self.outputs)
+        return self.outputs is not None
 
 
 class Manifest:
@@ -68,9 +68,10 @@ class Manifest:
 
     def is_current(self, stage: str, key: str) -> bool:
         """The stage is finished, was made from the same, and its files are still what it wrote."""
-        if stage not in self or self._entries[stage].key != key:
+        if not self.was_started(stage, key):
             return False
-        return all(_hash(self._path.parent / path) == digest for path, digest in self._entries[stage].outputs.items())
+        outputs = self._entries[stage].outputs
+        return outputs is not None and all(_hash(self._path.parent / path) == outputs[path] for path in outputs)
 
     def was_started(self, stage: str, key: str) -> bool:
         """The stage was begun from the same inputs, so what it left can be gone on with."""

@@ -34,7 +34,9 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     _check(config, start, only, force)
     folder = PipelineFolder(Path(config.output_dir))
     world = World.start(config.device)
-    if world.is_main:
+    _check_folder(folder)
+    world.barrier()
+    if world.is_main and not config.dry_run:
         _open(folder)
     world.barrier()
     manifest = Manifest(folder.manifest)
@@ -65,10 +67,14 @@ def _do(stage: Stage, context: Context, manifest: Manifest, key: str, settings: 
     world, begin = context.world, time.monotonic()
     if world.is_main:
         manifest.start(stage.name, key, settings)
+        for stale in stage.outputs(context.folder):
+            stale.unlink(missing_ok=True)
     world.barrier()
     result = {}
-    if stage.everywhere or world.is_main:
+    if stage.everywhere:
         result = stage.run(context)
+    elif world.is_main:
+        result = stage.run(context.alone)
     world.barrier()
     if world.is_main:
         manifest.finish(stage.name, stage.outputs(context.folder), result)
@@ -93,14 +99,18 @@ def _check(config: RunConfig, start: str | None, only: str | None, force: bool) 
         )
 
 
-def _open(folder: PipelineFolder) -> None:
-    """Make the folder, or see that it is a pipeline's."""
+def _check_folder(folder: PipelineFolder) -> None:
+    """Raise ValueError if there is a folder that is no pipeline's."""
     if folder.path.is_dir() and any(folder.path.iterdir()) and not folder.manifest.exists():
         foreign = [path for path in folder.path.iterdir() if not path.name.endswith(".tmp")]
         if foreign:
             raise ValueError(
                 f"output_dir {folder.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
             )
+
+
+def _open(folder: PipelineFolder) -> None:
+    """Make the folder, and remove what a killed process was writing in it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     for place in (folder.path, *(path for path in folder.path.iterdir() if path.is_dir())):
         remove_leftovers(place)

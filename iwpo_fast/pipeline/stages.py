@@ -15,9 +15,11 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs, read_rows
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json, save_tensors, written_aside
-from iwpo_fast.importance import Candidates, PairRewards, PairText, PairWeights, pair_weights, weight_report
+from iwpo_fast.importance import PairText, PairWeights, pair_weights, weight_report
+from iwpo_fast.importance.from_scores import pair_rewards
 from iwpo_fast.importance.histogram import save_histogram
 from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.models.reference_pass import cache_key, pass_settings
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.evaluation import evaluate_held_out
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -73,10 +75,10 @@ def reference(context: Context) -> Result:
     if context.held_out is not None:
         _held_out_features(context)
     table = features.table
-    save_tensors(
-        context.folder.table,
-        {name: torch.from_numpy(values) for name, values in vars(table).items()},
-    )
+    # The table names the pass, so that what reads it is done again when the features are others.
+    source = cache_key(pass_settings(context.policy, context.pairs, context.fingerprint))
+    columns = {name: torch.from_numpy(values) for name, values in vars(table).items()}
+    save_tensors(context.folder.table, columns, {"features": source})
     return {"pairs": len(table), "prompts": len(features.prompt), "responses": len(features.response)}
 
 
@@ -125,16 +127,7 @@ def weigh(context: Context) -> Result:
     """Turn rewards into one weight and one soft label per pair, beside the texts."""
     table, settings = _table(context), context.config.weights
     arrays = load_file(context.folder.rewards)
-    prompt_cluster = _prompt_cluster(context)
-    calibrated = arrays["calibrated"]
-    rewards = PairRewards(
-        chosen=calibrated[table.chosen],
-        rejected=calibrated[table.rejected],
-        cluster=prompt_cluster[table.prompt],
-        trust=arrays["trust"],
-        prompt=table.prompt,
-        candidates=Candidates(reward=calibrated, prompt=table.prompt_of),
-    )
+    rewards = pair_rewards(arrays["calibrated"], arrays["trust"], table, _prompt_cluster(context))
     weights = pair_weights(rewards, settings, seed=context.config.seed)
     pairs, rows = context.pairs, context.rows
     row = _row_of_pairs(pairs)
@@ -159,6 +152,7 @@ def weigh(context: Context) -> Result:
 
 def train_weighted(context: Context) -> Result:
     """`iwpo train` on the weighted pairs."""
+    context.release_policy()
     summary = train(context.train_config())
     assert summary is not None
     return asdict(summary) | {"output_dir": context.folder.training.name}
@@ -250,8 +244,16 @@ def _data_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _pass_settings(config: RunConfig) -> dict[str, Any]:
-    tokens = {name: getattr(config.data, name) for name in ("max_length", "truncation", "add_eos", "chat_template")}
-    return {"tokens": tokens, "model": content_of(config.model.path)} | _sections(config, "model", "seed")
+    data = config.data
+    names = ("max_length", "truncation", "on_prefix_mismatch", "add_eos")
+    tokens = {name: getattr(data, name) for name in names}
+    template = content_of(data.chat_template) if data.chat_template else None
+    content = {"content": content_of(config.model.path), "chat_template": template}
+    return {"tokens": tokens} | content | _sections(config, "model", "seed")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 STAGES = (
@@ -260,7 +262,7 @@ STAGES = (
         "bring the data into one form",
         needs=(),
         settings=_data_settings,
-        outputs=lambda folder: [folder.prepared, folder.held_out],
+        outputs=lambda folder: [folder.prepared, folder.held_out, *_files(folder.tiny_model)],
         run=prepare,
     ),
     Stage(
@@ -283,7 +285,7 @@ STAGES = (
     Stage(
         "reward",
         "rewards whose levels can be compared",
-        needs=("reference", "cluster"),
+        needs=("prepare", "reference", "cluster"),
         settings=lambda config: _sections(config, "rewards", "seed"),
         outputs=lambda folder: [folder.rewards, folder.reward_report],
         run=reward,
@@ -300,10 +302,8 @@ STAGES = (
         "train",
         "optimise the policy",
         needs=("prepare", "weigh"),
-        settings=lambda config: (
-            _pass_settings(config) | _sections(config, "objective", "optim", "log", "checkpoint", "deterministic")
-        ),
-        outputs=lambda folder: [folder.training / "summary.json", folder.training / "model" / "model.safetensors"],
+        settings=lambda config: _pass_settings(config) | _sections(config, "objective", "optim", "deterministic"),
+        outputs=lambda folder: [folder.training / "summary.json", *_files(folder.training / "model")],
         run=train_weighted,
         everywhere=True,
         folder=lambda folder: folder.training,

@@ -14,7 +14,7 @@ def test_scores_of_responses_become_rewards_of_pairs_that_can_be_weighed():
     prompt_cluster = np.arange(400) % 2
     table = PairTable.plain(np.arange(400))
     scores = scores_from_columns(chosen, rejected, table, prompt_cluster, RewardConfig())
-    rewards = pair_rewards(scores, table, prompt_cluster)
+    rewards = pair_rewards(scores.calibrated, scores.trust, table, prompt_cluster)
     assert (rewards.chosen == scores.calibrated[::2]).all()
     assert (rewards.rejected == scores.calibrated[1::2]).all()
     assert (rewards.cluster == prompt_cluster).all()
