@@ -212,7 +212,8 @@ class RewardConfig:
 
     Args:
         source: `features` learns heads on the frozen model's features; `columns` takes the data's `score_chosen` and
-            `score_rejected`, on any scale, and only clusters and calibrates.
+            `score_rejected`, and `model` those of a reward model, on any scale, and only clusters and calibrates.
+        model: Folder or hub id of a sequence classifier with one label, for `source: model`.
         ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
             cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
@@ -226,7 +227,8 @@ class RewardConfig:
         max_reward: Calibrated rewards are clipped to this size.
     """
 
-    source: Literal["features", "columns"] = "features"
+    source: Literal["features", "columns", "model"] = "features"
+    model: str | None = None
     ridge: float | Literal["auto"] = "auto"
     residual: float | Literal["auto"] | None = "auto"
     centring: float = 0.01

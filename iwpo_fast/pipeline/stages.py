@@ -25,7 +25,8 @@ from iwpo_fast.pipeline.evaluation import evaluate_held_out
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import content_of
 from iwpo_fast.pipeline.rows_file import write_rows
-from iwpo_fast.rewards import Clusters, PairTable, fit_clusters, score_pairs, scores_from_columns
+from iwpo_fast.pipeline.scores import scores_from_data, scores_from_features, scores_from_model
+from iwpo_fast.rewards import Clusters, PairTable, fit_clusters
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.training import train
 
@@ -97,23 +98,15 @@ def cluster(context: Context) -> Result:
 
 
 def reward(context: Context) -> Result:
-    """Score every completion by a model that never saw its prompt, and calibrate the scores."""
+    """Score every completion, by heads that never saw its prompt or by others, and calibrate the scores."""
     table, prompt_cluster = _table(context), _prompt_cluster(context)
-    settings, seed = context.config.rewards, context.config.seed
-    if settings.source == "columns":
-        columns = context.pairs.columns
-        if "score_chosen" not in columns:
-            raise ValueError(
-                "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set "
-                "rewards.source to features."
-            )
-        given = columns["score_chosen"], columns["score_rejected"]
-        scores = scores_from_columns(*given, table, prompt_cluster, settings)
+    source = context.config.rewards.source
+    if source == "columns":
+        scores = scores_from_data(context, table, prompt_cluster)
+    elif source == "model":
+        scores = scores_from_model(context, table, prompt_cluster)
     else:
-        features = _features(context)
-        scores = score_pairs(
-            features.response, table, prompt_cluster, settings, seed=seed, prompt_key=features.prompt_keys
-        )
+        scores = scores_from_features(context, _features(context), table, prompt_cluster)
     for line in scores.report.lines():
         print(line)
     arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}

@@ -9,6 +9,11 @@ from iwpo_fast.config import RewardConfig
 
 def check_reward_settings(settings: RewardConfig) -> None:
     """Raises ValueError where a setting cannot be."""
+    if (settings.source == "model") != (settings.model is not None):
+        raise ValueError(
+            f"rewards.source is {settings.source} and rewards.model is {settings.model}: a model goes with the source "
+            "model, and with no other."
+        )
     for name in ("folds", "ensemble"):
         value = getattr(settings, name)
         if value != int(value) or value < 1:

@@ -1,0 +1,53 @@
+"""Where the reward stage takes its scores from: heads on features, columns of the data, or a reward model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from iwpo_fast.pipeline.context import Context
+from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns
+from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.features import PairFeatures
+
+
+def scores_from_features(
+    context: Context, features: PairFeatures, table: PairTable, prompt_cluster: np.ndarray
+) -> RewardScores:
+    return score_pairs(
+        features.response,
+        table,
+        prompt_cluster,
+        context.config.rewards,
+        seed=context.config.seed,
+        prompt_key=features.prompt_keys,
+    )
+
+
+def scores_from_data(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
+    columns = context.pairs.columns
+    if "score_chosen" not in columns:
+        raise ValueError(
+            "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set "
+            "rewards.source to features."
+        )
+    given = columns["score_chosen"], columns["score_rejected"]
+    return scores_from_columns(*given, table, prompt_cluster, context.config.rewards)
+
+
+def scores_from_model(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
+    """Each of the C responses is scored once."""
+    rows, settings = context.rows, context.config.rewards
+    assert context.pairs.row is not None and settings.model is not None
+    prompts: list = [None] * len(table.prompt_of)
+    completions: list = [None] * len(table.prompt_of)
+    for responses, texts in ((table.chosen, rows.chosen), (table.rejected, rows.rejected)):
+        for response, row in zip(responses.tolist(), context.pairs.row.tolist(), strict=True):
+            prompts[response], completions[response] = rows.prompt[row], texts[row]
+    scores = classifier_scores(
+        settings.model,
+        prompts,
+        completions,
+        tokens_per_batch=context.config.optim.tokens_per_batch,
+        device=context.world.device,
+    )
+    return scores_from_columns(scores[table.chosen], scores[table.rejected], table, prompt_cluster, settings)

@@ -1,0 +1,89 @@
+"""Scores by a reward model that somebody else trained: a sequence classifier with one output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from iwpo_fast.data.rows import Message, Text
+
+
+@torch.no_grad()
+def classifier_scores(
+    path: str, prompts: Sequence[Text], completions: Sequence[Text], *, tokens_per_batch: int, device: torch.device
+) -> NDArray[np.float64]:
+    """[C] fp64, the classifier's output for each completion after its prompt.
+
+    Texts are joined as they are; conversations go through the classifier's own chat template. Nothing is cut.
+
+    Args:
+        path: folder or hub id of a `AutoModelForSequenceClassification` with one label.
+        prompts, completions: C texts each, or C lists of messages each.
+        tokens_per_batch: padded tokens that run at once; a single longer text runs alone.
+        device: where it runs, in bfloat16 on a GPU and in float32 on a CPU.
+
+    Raises:
+        ValueError: there is no such model, it has several labels, or it has no chat template for conversations.
+    """
+    tokenizer, model = _load(path, device)
+    encoded = [
+        _encode(tokenizer, prompt, completion, path) for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    scores = np.empty(len(encoded))
+    with tqdm(total=len(encoded), desc="reward model", unit="text") as bar:
+        for rows in _batches([len(ids) for ids in encoded], tokens_per_batch):
+            batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt").to(device)
+            output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            scores[rows] = output.logits[:, 0].double().cpu().numpy()
+            bar.update(len(rows))
+    return scores
+
+
+def _load(path: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
+    location = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        model = AutoModelForSequenceClassification.from_pretrained(location, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"rewards.model {path} is neither a folder nor a hub id of a sequence classifier with its tokenizer: "
+            "give one that AutoModelForSequenceClassification loads."
+        ) from error
+    if model.config.num_labels != 1:
+        raise ValueError(f"rewards.model {path} has {model.config.num_labels} labels: give a reward model with one.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    # The classifier reads the last token that is not padding, which it knows by this id.
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model.to(device).eval()
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, path: str) -> list[int]:
+    if isinstance(prompt, str):
+        assert isinstance(completion, str)
+        ids: list[int] = tokenizer(prompt + completion)["input_ids"]
+        return ids
+    if tokenizer.chat_template is None:
+        raise ValueError(f"The data hold conversations but rewards.model {path} has no chat template: give it one.")
+    messages = [*prompt, *cast(list[Message], completion)]
+    encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of similar length together, so that little is padding; the longest first, so that memory fails early."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, budget // lengths[order[start]])
+        yield order[start : start + size]
+        start += size
