@@ -246,7 +246,7 @@ def test_a_second_run_takes_up_what_the_first_one_left(tmp_path: Path, monkeypat
 
 
 def test_one_command_writes_results_table_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = ("dpo", "iwpo", "soft_ensemble", "cheap_rival", "d_dpo", "soft_oracle")
+    shown = ("dpo", "iwpo", "soft_ensemble", "labels_only", "cheap_rival", "d_dpo")
     curves = ("dpo", "iwpo", "soft_ensemble", "cheap_rival", "d_dpo", "e_dpo", "e_dpo_biased_family", "p_dpo")
     small = replace(SETTINGS, pairs=128)
     monkeypatch.setattr(run, "SHORT", (Regime("small", small, shown, QUICK),))

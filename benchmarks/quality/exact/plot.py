@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 SHOWN = {
     "iwpo": ("#e08e79", "o"),
     "soft_ensemble": ("#c0392b", "s"),
+    "labels_only": ("#1e8449", "^"),
     "cheap_rival": ("#7f8c8d", "v"),
     "d_dpo": ("#2471a3", "D"),
-    "soft_oracle": ("#1e8449", "*"),
 }
 CURVES = {
     "dpo": "#000000",
