@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-LEVELS = {"exact": "benchmarks.quality.exact.run"}
+LEVELS = {"exact": "benchmarks.quality.exact.run", "lm": "benchmarks.quality.language_model.run"}
 
 
 def main(arguments: list[str]) -> None:

@@ -83,25 +83,25 @@ def test_kl_has_the_mean_of_the_log_ratio(tokenizer: PreTrainedTokenizerBase) ->
 
 
 def test_measures_are_read_where_the_path_first_reaches_the_budget() -> None:
-    path = {"kl": [1.0, 3.0, 2.0], "gold": [1.0, 2.0, 0.0]}
-    assert at_budget(path, "gold", 0.5) == (0.5, True)
-    assert at_budget(path, "gold", 2.0) == (1.5, True)
-    assert at_budget(path, "gold", 4.0) == (2.0, False)
+    path = {"kl": [1.0, 9.0, 4.0], "gold": [1.0, 2.0, 0.0]}
+    assert at_budget(path, "gold", 0.25) == (0.5, True)
+    assert at_budget(path, "gold", 4.0) == (1.5, True)
+    assert at_budget(path, "gold", 16.0) == (2.0, False)
 
 
 def test_comparison_is_paired_by_seed() -> None:
     def path(gain: float) -> dict[str, list[float]]:
-        return {"kl": [2.0], "gold": [gain], "scaled_gold": [gain], "win_rate": [0.5 + gain / 10]}
+        return {"kl": [1.0, 4.0], "gold": [gain] * 2, "scaled_gold": [gain] * 2, "win_rate": [0.5 + gain / 10] * 2}
 
     dpo = {seed: path(1.0 + seed) for seed in range(4)}
     better = {seed: path(1.1 * (1.0 + seed)) for seed in (0, 1, 3)}
-    found = compare({"dpo": dpo, "iwpo": better}, "iwpo", 2.0)
+    found = compare({"dpo": dpo, "iwpo": better}, "iwpo", (1.0, 2.0))
     assert found.seeds == (0, 1, 3)
     assert found.change is not None and found.win_change is not None
     assert found.change.mean == pytest.approx(10.0)
     assert found.change.high - found.change.low == pytest.approx(0.0, abs=1e-9)
     assert found.win_change.mean == pytest.approx(100 * np.mean([0.01, 0.02, 0.04]))
-    assert compare({"dpo": dpo}, "dpo", 2.0).change is None
+    assert compare({"dpo": dpo}, "dpo", (2.0,)).change is None
 
 
 def test_win_rate_counts_ties_half() -> None:
@@ -143,7 +143,7 @@ def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
         jobs = plan.jobs()
         assert len(jobs) == len(set(jobs)) == sum(plan.seeds.values())
         assert {arm for _, arm in jobs} <= ARMS.keys()
-        assert jobs[0][1] == "dpo" and plan.headline_budget in plan.budgets
+        assert jobs[0][1] == "dpo"
     assert set(FULL.seeds) == {*MAIN, *OTHERS}
     assert all(FULL.seeds[arm] >= 5 for arm in MAIN)
 
@@ -163,13 +163,13 @@ def test_a_run_at_toy_size_resumes_and_reports(
         samples=2,
         max_new_tokens=12,
     )
-    plan = Plan(settings, {"dpo": 2, "iwpo": 2}, budgets=(0.001,), headline_budget=0.001)
+    plan = Plan(settings, {"dpo": 2, "iwpo": 2}, budgets=(0.001,))
     monkeypatch.setattr(run, "SHORT", plan)
     arguments = ["--short", "--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts"), "--commit", "none"]
     path = run.main(arguments)
     first = json.loads(path.read_text())
     assert first["not_run"] == [] and first["environment"]["commit"] == "none"
-    assert [row["arm"] for row in first["comparisons"]] == ["dpo", "iwpo"]
+    assert [row["arm"] for row in first["comparisons"]] == ["dpo", "iwpo"] * 2
     assert first["paths"]["dpo"]["0"]["kl"][1] > 0
     assert path.with_suffix(".png").exists() and "IWPO" in path.with_suffix(".md").read_text()
     capsys.readouterr()

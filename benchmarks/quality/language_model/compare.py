@@ -14,17 +14,18 @@ from benchmarks.quality.exact.compare import Interval, mean_interval, relative_c
 Floats = NDArray[np.float64]
 Path = Mapping[str, Sequence[float]]
 BASELINE = "dpo"
-START = {"gold": 0.0, "scaled_gold": 0.0, "win_rate": 0.5, "words": np.nan}
+START = {"gold": 0.0, "scaled_gold": 0.0, "win_rate": 0.5}
 FEWEST_SEEDS = 2  # for an interval
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm at one budget of KL, in the S seeds that have both the arm and DPO.
+    """An arm at some budgets of KL, in the S seeds that have both the arm and DPO.
 
     Attributes:
+        budgets: measures are means over these.
         seeds: which.
-        reached: share of them in which the arm reached the budget; the others enter with the end of their path.
+        reached: share of seeds and budgets in which the arm got so far; the others enter with the end of its path.
         change: of the scaled gold reward's gain, in per cent of DPO's.
         gain, dpo_gain: mean gain of the scaled gold reward of the arm and of DPO.
         win_change: of the win rate, in points of per cent.
@@ -32,7 +33,7 @@ class Comparison:
     """
 
     arm: str
-    budget: float
+    budgets: tuple[float, ...]
     seeds: tuple[int, ...]
     reached: float
     change: Interval | None
@@ -46,33 +47,34 @@ class Comparison:
 
 
 def at_budget(path: Path, measure: str, budget: float) -> tuple[float, bool]:
-    """A measure where the path's KL first reaches the budget, between checkpoints by a straight line.
+    """A measure where the path's KL first reaches the budget, linear in the root of the KL between checkpoints.
 
-    A path that stays below gives its value at its largest KL, and False.
+    A small step of the policy gains in proportion to the root. A path that stays below the budget gives its value at
+    its largest KL, and False.
     """
-    kl, values = [0.0, *path["kl"]], [START[measure], *path[measure]]
-    for before in range(len(kl) - 1):
-        if kl[before + 1] >= budget:
-            part = (budget - kl[before]) / (kl[before + 1] - kl[before])
-            return values[before] + part * (values[before + 1] - values[before]), True
-    return values[int(np.argmax(kl))], False
+    distance, values = np.sqrt([0.0, *path["kl"]]), np.array([START[measure], *path[measure]])
+    above = np.flatnonzero(distance >= np.sqrt(budget))
+    if not len(above):
+        return float(values[distance.argmax()]), False
+    span = slice(int(above[0]) - 1, int(above[0]) + 1)
+    return float(np.interp(np.sqrt(budget), distance[span], values[span])), True
 
 
-def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budget: float) -> Comparison:
+def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[float, ...]) -> Comparison:
     """Compare an arm with DPO; `paths` are by arm and seed."""
     seeds = tuple(sorted(paths[arm].keys() & paths[BASELINE].keys()))
 
     def values(name: str, measure: str) -> Floats:
-        return np.array([at_budget(paths[name][seed], measure, budget)[0] for seed in seeds])
+        return np.array([np.mean([at_budget(paths[name][seed], measure, b)[0] for b in budgets]) for seed in seeds])
 
     gain, dpo_gain = values(arm, "scaled_gold"), values(BASELINE, "scaled_gold")
     win, dpo_win = values(arm, "win_rate"), values(BASELINE, "win_rate")
     enough = len(seeds) >= FEWEST_SEEDS and arm != BASELINE
     return Comparison(
         arm=arm,
-        budget=budget,
+        budgets=budgets,
         seeds=seeds,
-        reached=float(np.mean([at_budget(paths[arm][seed], "gold", budget)[1] for seed in seeds])),
+        reached=float(np.mean([at_budget(paths[arm][seed], "gold", b)[1] for seed in seeds for b in budgets])),
         change=relative_change(gain, dpo_gain) if enough else None,
         gain=float(gain.mean()),
         dpo_gain=float(dpo_gain.mean()),

@@ -26,15 +26,15 @@ def draw(path: Path) -> Path:
             left.plot(kl, gain, marker=".", label=f"{ARMS[arm].label} ({len(of_seeds)})")
     left.set(xlabel="KL from the supervised policy, nats", ylabel="gain of gold reward, standard deviations")
     left.legend(fontsize=8)
-    budget = result["headline_budget"]
-    rows = [row for row in result["comparisons"] if row["budget"] == budget and row["change"]][::-1]
+    budgets = result["budgets"]
+    rows = [row for row in result["comparisons"] if row["budgets"] == budgets and row["change"]][::-1]
     for place, row in enumerate(rows):
         change = row["change"]
         right.plot([change["low"], change["high"]], [place, place], color="tab:blue")
         right.plot(change["mean"], place, "o", color="tab:blue")
     right.axvline(0, color="black", linewidth=0.8)
     right.set_yticks(range(len(rows)), [f"{ARMS[row['arm']].label} ({len(row['seeds'])})" for row in rows], fontsize=8)
-    right.set(xlabel=f"change of DPO's gain at a KL of {budget:g} nats, per cent, 95 % interval")
+    right.set(xlabel="change of DPO's gain at equal KL, per cent, 95 % interval")
     figure.tight_layout()
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=110)

@@ -10,7 +10,7 @@ HEADER = ("arm", "seeds", "gain, DPO = 100", "95 %", "gain", "win rate", "change
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """One table for each budget of KL, with what was compared above it."""
+    """One table for all budgets of KL and one for each, with what was compared above them."""
     settings = result["settings"]
     lines = [
         f"{settings['pairs']:,} pairs, {settings['noise']:.0%} of the labels flipped, length bias "
@@ -18,11 +18,13 @@ def markdown(result: dict[str, Any]) -> str:
         f"{settings['test_prompts'] * settings['samples']:,} samples of held-out prompts at each checkpoint.",
         "",
         "Gain: gold reward over the supervised policy's, in standard deviations within a task. Paired by seed, with "
-        "Student's 95 % intervals. Bold: zero outside the interval. Reached: share of seeds in which the arm reached the KL.",
+        "Student's 95 % intervals. Bold: zero outside the interval. Reached: share of seeds and budgets in which "
+        "the arm got so far.",
     ]
-    for budget in result["budgets"]:
-        rows = [row for row in result["comparisons"] if row["budget"] == budget]
-        lines += ["", f"### KL of {budget:g} nats", "", _line(HEADER), _line(["---"] * len(HEADER))]
+    for budgets in (result["budgets"], *([budget] for budget in result["budgets"])):
+        rows = [row for row in result["comparisons"] if list(row["budgets"]) == list(budgets)]
+        what = ("Mean over KL of " if len(budgets) > 1 else "KL of ") + ", ".join(f"{budget:g}" for budget in budgets)
+        lines += ["", f"### {what} nats", "", _line(HEADER), _line(["---"] * len(HEADER))]
         lines += [_line(_cells(row)) for row in rows]
     return "\n".join(lines)
 

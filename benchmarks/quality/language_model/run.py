@@ -69,8 +69,8 @@ def _result(plan: Plan, settings: LabSettings, parts: Path, facts: dict[str, Any
         else:
             missing.append(f"{arm}, seed {seed}")
     comparisons = [
-        compare(paths, arm, budget).as_json()
-        for budget in plan.budgets
+        compare(paths, arm, budgets).as_json()
+        for budgets in (plan.budgets, *((budget,) for budget in plan.budgets))
         for arm in paths
         if paths[arm].keys() & paths[BASELINE].keys()
     ]
@@ -82,7 +82,6 @@ def _result(plan: Plan, settings: LabSettings, parts: Path, facts: dict[str, Any
         "settings": asdict(settings),
         "parameters": sum(p.numel() for p in model.parameters()),
         "budgets": plan.budgets,
-        "headline_budget": plan.headline_budget,
         "not_run": missing,
         "comparisons": comparisons,
         "paths": paths,

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 
 from iwpo_fast.config import OptimConfig, TinyConfig
 
-MAIN = (
-    *("dpo", "iwpo", "iwpo_ensemble", "soft", "soft_ensemble"),
-    *("cheap_rival", "shuffled_weights", "oracle"),
-)
+MAIN = ("dpo", "iwpo", "soft", "soft_ensemble", "cheap_rival", "shuffled_weights", "oracle")
 OTHERS = (
-    *("labels_only", "shuffled_labels", "ess", "lambda_one", "resampling"),
+    *("iwpo_ensemble", "labels_only", "shuffled_labels", "ess", "lambda_one", "resampling"),
     *("one_cluster", "uncalibrated", "in_sample", "overlap", "soft_oracle"),
     *("wpo", "d_dpo", "e_dpo", "p_dpo"),
 )
@@ -52,12 +49,12 @@ class LabSettings:
     length_bias: float = 0.0
     beta: float = 0.1
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=1.5e-4, pairs_per_step=32, tokens_per_batch=8192, schedule="constant")
+        default_factory=lambda: OptimConfig(lr=2e-4, pairs_per_step=32, tokens_per_batch=8192, schedule="constant")
     )
     steps: int = 62
-    checkpoints: tuple[int, ...] = (15, 31, 46, 62)
+    checkpoints: tuple[int, ...] = (20, 40, 62)
     test_prompts: int = 300
-    samples: int = 2
+    samples: int = 3
     max_new_tokens: int = 40
 
 
@@ -68,14 +65,12 @@ class Plan:
     Attributes:
         settings: see there.
         seeds: of each arm, main arms first.
-        budgets: KL in nats at which arms are compared.
-        headline_budget: that of the plot.
+        budgets: KL in nats at which arms are compared, each by itself and their mean.
     """
 
     settings: LabSettings
     seeds: Mapping[str, int]
-    budgets: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
-    headline_budget: float = 1.0
+    budgets: tuple[float, ...] = (0.2, 0.4, 0.8)
 
     def jobs(self) -> list[tuple[int, str]]:
         """(seed, arm); all main arms of a seed together, so that a cut run still compares."""
@@ -89,7 +84,7 @@ class Plan:
         ]
 
 
-FULL = Plan(LabSettings(), dict.fromkeys(MAIN, 6) | dict.fromkeys(OTHERS, 5))
+FULL = Plan(LabSettings(), dict.fromkeys(MAIN, 8) | dict.fromkeys(OTHERS, 3))
 SHORT = Plan(
     LabSettings(
         model=TinyConfig(vocab_size=512, hidden_size=96, layers=2, heads=4),
