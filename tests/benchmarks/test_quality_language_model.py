@@ -16,7 +16,8 @@ from benchmarks.quality.exact.policy import ArmData
 from benchmarks.quality.language_model import run
 from benchmarks.quality.language_model.compare import at_budget, compare
 from benchmarks.quality.language_model.sampling import kl_along, sample
-from benchmarks.quality.language_model.settings import FULL, MAIN, OTHERS, SHORT, LabSettings, Plan
+from benchmarks.quality.language_model.plan import FULL, MAIN, OTHERS, SHORT, Plan
+from benchmarks.quality.language_model.settings import LabSettings
 from benchmarks.quality.language_model.simulate import win_rate
 from benchmarks.quality.language_model.training import arm_pairs, objective_of
 from iwpo_fast.config import OptimConfig, TinyConfig
@@ -141,11 +142,12 @@ def test_pairs_of_an_arm_hold_its_columns_and_no_gold() -> None:
 def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
     for plan in (FULL, SHORT):
         jobs = plan.jobs()
-        assert len(jobs) == len(set(jobs)) == sum(plan.seeds.values())
+        assert len(jobs) == len(set(jobs))
         assert {arm for _, arm in jobs} <= ARMS.keys()
-        assert jobs[0][1] == "dpo"
-    assert set(FULL.seeds) == {*MAIN, *OTHERS}
-    assert all(FULL.seeds[arm] >= 5 for arm in MAIN)
+        assert jobs[0] == (0, "dpo")
+    full = FULL.jobs()
+    assert {arm for _, arm in full} == {*MAIN, *OTHERS}
+    assert {(seed, arm) for seed in range(5) for arm in MAIN} == set(full[: 5 * len(MAIN)])
 
 
 def test_a_run_at_toy_size_resumes_and_reports(
@@ -163,7 +165,7 @@ def test_a_run_at_toy_size_resumes_and_reports(
         samples=2,
         max_new_tokens=12,
     )
-    plan = Plan(settings, {"dpo": 2, "iwpo": 2}, budgets=(0.001,))
+    plan = Plan(settings, [(("dpo", "iwpo"), range(2))], budgets=(0.001,))
     monkeypatch.setattr(run, "SHORT", plan)
     arguments = ["--short", "--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts"), "--commit", "none"]
     path = run.main(arguments)

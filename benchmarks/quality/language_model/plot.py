@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.quality.exact.arms import ARMS
-from benchmarks.quality.language_model.settings import MAIN
+from benchmarks.quality.language_model.plan import MAIN
 
 
 def draw(path: Path) -> Path:

@@ -20,7 +20,8 @@ import iwpo_fast
 from benchmarks import environment
 from benchmarks.quality.language_model import plot, report
 from benchmarks.quality.language_model.compare import BASELINE, compare
-from benchmarks.quality.language_model.settings import FULL, SHORT, LabSettings, Plan
+from benchmarks.quality.language_model.plan import FULL, SHORT, Plan
+from benchmarks.quality.language_model.settings import LabSettings
 from benchmarks.quality.language_model.simulate import Laboratory
 from benchmarks.quality.language_model.world import supervise
 from iwpo_fast.files import save_json

@@ -1,18 +1,10 @@
-"""What an experiment with the small language model consists of: sizes, training, arms and seeds."""
+"""What a world of the small language model consists of, and how policies are trained and measured in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from iwpo_fast.config import OptimConfig, TinyConfig
-
-MAIN = ("dpo", "iwpo", "soft", "soft_ensemble", "cheap_rival", "shuffled_weights", "oracle")
-OTHERS = (
-    *("iwpo_ensemble", "labels_only", "shuffled_labels", "ess", "lambda_one", "resampling"),
-    *("one_cluster", "uncalibrated", "in_sample", "overlap", "soft_oracle"),
-    *("wpo", "d_dpo", "e_dpo", "p_dpo"),
-)
 
 
 @dataclass(frozen=True)
@@ -56,43 +48,3 @@ class LabSettings:
     test_prompts: int = 300
     samples: int = 3
     max_new_tokens: int = 40
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is run, in this order: main arms for all seeds, then the others.
-
-    Attributes:
-        settings: see there.
-        seeds: of each arm, main arms first.
-        budgets: KL in nats at which arms are compared, each by itself and their mean.
-    """
-
-    settings: LabSettings
-    seeds: Mapping[str, int]
-    budgets: tuple[float, ...] = (0.2, 0.4, 0.8)
-
-    def jobs(self) -> list[tuple[int, str]]:
-        """(seed, arm); all main arms of a seed together, so that a cut run still compares."""
-        most = max(self.seeds.values())
-        return [
-            (seed, arm)
-            for group in (MAIN, OTHERS)
-            for seed in range(most)
-            for arm in group
-            if seed < self.seeds.get(arm, 0)
-        ]
-
-
-FULL = Plan(LabSettings(), dict.fromkeys(MAIN, 8) | dict.fromkeys(OTHERS, 3))
-SHORT = Plan(
-    LabSettings(
-        model=TinyConfig(vocab_size=512, hidden_size=96, layers=2, heads=4),
-        warmup_pairs=4000,
-        pairs=1000,
-        steps=31,
-        checkpoints=(15, 31),
-        test_prompts=200,
-    ),
-    dict.fromkeys(("dpo", "iwpo", "soft_ensemble", "cheap_rival"), 2),
-)

@@ -1,0 +1,49 @@
+"""Which arms run in which worlds, in what order, and where they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.quality.language_model.settings import LabSettings
+from iwpo_fast.config import TinyConfig
+
+MAIN = ("dpo", "iwpo", "soft", "soft_ensemble", "cheap_rival", "shuffled_weights", "oracle")
+OTHERS = (
+    *("iwpo_ensemble", "labels_only", "shuffled_labels", "ess", "lambda_one", "resampling"),
+    *("one_cluster", "uncalibrated", "in_sample", "overlap", "soft_oracle"),
+    *("wpo", "d_dpo", "e_dpo", "p_dpo"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        settings: of every world.
+        rounds: arms and the seeds of their worlds, in turn; of a run that is cut short the first rounds are whole.
+        budgets: KL in nats at which arms are compared, each by itself and their mean.
+    """
+
+    settings: LabSettings
+    rounds: Sequence[tuple[Sequence[str], Sequence[int]]]
+    budgets: tuple[float, ...] = (0.2, 0.4, 0.8)
+
+    def jobs(self) -> list[tuple[int, str]]:
+        """(seed, arm); the arms of a seed follow one another, as they share a world."""
+        return [(seed, arm) for arms, seeds in self.rounds for seed in seeds for arm in arms]
+
+
+FULL = Plan(LabSettings(), ((MAIN, range(5)), (OTHERS, range(2)), (MAIN, range(5, 8)), (OTHERS, range(2, 3))))
+SHORT = Plan(
+    LabSettings(
+        model=TinyConfig(vocab_size=512, hidden_size=96, layers=2, heads=4),
+        warmup_pairs=4000,
+        pairs=1000,
+        steps=31,
+        checkpoints=(15, 31),
+        test_prompts=200,
+    ),
+    [(("dpo", "iwpo", "soft_ensemble", "cheap_rival"), range(2))],
+)
