@@ -15,8 +15,8 @@ from benchmarks.quality.exact.arms import ARMS
 from benchmarks.quality.exact.policy import ArmData
 from benchmarks.quality.language_model import run
 from benchmarks.quality.language_model.compare import at_budget, compare
-from benchmarks.quality.language_model.sampling import kl_along, sample
 from benchmarks.quality.language_model.plan import FULL, MAIN, OTHERS, SHORT, Plan
+from benchmarks.quality.language_model.sampling import kl_along, sample
 from benchmarks.quality.language_model.settings import LabSettings
 from benchmarks.quality.language_model.simulate import win_rate
 from benchmarks.quality.language_model.training import arm_pairs, objective_of
