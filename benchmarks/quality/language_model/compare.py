@@ -69,15 +69,15 @@ def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[fl
 
     gain, dpo_gain = values(arm, "scaled_gold"), values(BASELINE, "scaled_gold")
     win, dpo_win = values(arm, "win_rate"), values(BASELINE, "win_rate")
-    enough = len(seeds) >= FEWEST_SEEDS and arm != BASELINE
+    comparable = len(seeds) >= FEWEST_SEEDS and arm != BASELINE and dpo_gain.mean() != 0
     return Comparison(
         arm=arm,
         budgets=budgets,
         seeds=seeds,
         reached=float(np.mean([at_budget(paths[arm][seed], "gold", b)[1] for seed in seeds for b in budgets])),
-        change=relative_change(gain, dpo_gain) if enough else None,
+        change=relative_change(gain, dpo_gain) if comparable else None,
         gain=float(gain.mean()),
         dpo_gain=float(dpo_gain.mean()),
-        win_change=mean_interval(100 * (win - dpo_win)) if enough else None,
+        win_change=mean_interval(100 * (win - dpo_win)) if comparable else None,
         win=float(win.mean()),
     )
