@@ -13,6 +13,7 @@ from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.world import World
 
@@ -86,8 +87,10 @@ class Context:
         """The training of the weighted pairs, as `iwpo train` would run it."""
         config = self.config
         names = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
+        # Rewards are made for training pairs only, so an objective that reads them has no loss on held-out pairs.
+        held_out = None if Mixture.of(config.objective).needs("scores") else self.folder.held_out
         return TrainConfig(
-            data=self._data(self.folder.weighted, names, self.folder.held_out),
+            data=self._data(self.folder.weighted, names, held_out),
             model=self.model,
             objective=config.objective,
             optim=config.optim,

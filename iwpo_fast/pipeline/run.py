@@ -8,6 +8,7 @@ from pathlib import Path
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.files import remove_leftovers
+from iwpo_fast.folder_lock import LOCK, hold_folder
 from iwpo_fast.importance import check_weight_settings
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -102,7 +103,7 @@ def _check(config: RunConfig, start: str | None, only: str | None, force: bool) 
 def _check_folder(folder: PipelineFolder) -> None:
     """Raise ValueError if there is a folder that is no pipeline's."""
     if folder.path.is_dir() and any(folder.path.iterdir()) and not folder.manifest.exists():
-        foreign = [path for path in folder.path.iterdir() if not path.name.endswith(".tmp")]
+        foreign = [path for path in folder.path.iterdir() if path.name != LOCK and not path.name.endswith(".tmp")]
         if foreign:
             raise ValueError(
                 f"output_dir {folder.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
@@ -110,8 +111,9 @@ def _check_folder(folder: PipelineFolder) -> None:
 
 
 def _open(folder: PipelineFolder) -> None:
-    """Make the folder, and remove what a killed process was writing in it."""
+    """Make the folder, take it for this process, and remove what a killed one was writing in it."""
     folder.path.mkdir(parents=True, exist_ok=True)
+    hold_folder(folder.path)
     for place in (folder.path, *(path for path in folder.path.iterdir() if path.is_dir())):
         remove_leftovers(place)
 

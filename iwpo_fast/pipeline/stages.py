@@ -32,6 +32,9 @@ from iwpo_fast.training import train
 
 Result = dict[str, Any]
 
+# Settings of the data that say how texts become tokens, not which texts there are.
+TOKENS = ("max_length", "truncation", "add_eos", "chat_template")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -229,20 +232,17 @@ def _sections(config: RunConfig, *names: str) -> dict[str, Any]:
 
 
 def _data_settings(config: RunConfig) -> dict[str, Any]:
-    data = asdict(config.data)
-    del data["cache_dir"]
-    places = [place for place in (config.data.path, config.data.eval_path, config.data.chat_template) if place]
+    data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", *TOKENS)}
+    places = [place for place in (config.data.path, config.data.eval_path) if place]
     made = _sections(config, "model", "seed") if config.model.path == "tiny" else {}
     return {"data": data, "content": [content_of(place) for place in places]} | made
 
 
 def _pass_settings(config: RunConfig) -> dict[str, Any]:
     data = config.data
-    names = ("max_length", "truncation", "on_prefix_mismatch", "add_eos")
-    tokens = {name: getattr(data, name) for name in names}
-    template = content_of(data.chat_template) if data.chat_template else None
-    content = {"content": content_of(config.model.path), "chat_template": template}
-    return {"tokens": tokens} | content | _sections(config, "model", "seed")
+    tokens = {name: getattr(data, name) for name in (*TOKENS, "on_prefix_mismatch")}
+    content = [content_of(place) for place in (config.model.path, data.chat_template) if place]
+    return {"tokens": tokens, "content": content} | _sections(config, "model", "seed")
 
 
 def _files(folder: Path) -> list[Path]:

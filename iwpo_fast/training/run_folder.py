@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +12,7 @@ import yaml
 
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.files import remove_leftovers, save_json, written_aside
-
-LOCK = "run.lock"
-_held_locks: set[Path] = set()
+from iwpo_fast.folder_lock import LOCK, hold_folder
 
 # Settings that change where a run computes, what it reports and what it keeps, but not what it trains.
 FREE = {"output_dir", "log", "checkpoint", "device", "self_test", "dry_run", "data.cache_dir"}
@@ -85,7 +81,7 @@ class RunFolder:
             ValueError: another process is at work here, or the run that is here read other inputs.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        hold_folder(self.path)
         for folder in (self.path, self.checkpoints):
             remove_leftovers(folder)
         if self.has_progress:
@@ -105,21 +101,6 @@ class RunFolder:
     def has_progress(self) -> bool:
         """There is a checkpoint to resume from, or a result."""
         return self._record.exists() and (self.summary.exists() or any(self.checkpoints.glob("step-*")))
-
-    def _lock(self) -> None:
-        """Hold the folder until this process ends, however it ends."""
-        path = (self.path / LOCK).resolve()
-        if path in _held_locks:
-            return
-        handle = os.open(path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise ValueError(
-                f"another process is running in {self.path}: wait for it, or choose another output_dir."
-            ) from None
-        _held_locks.add(path)
 
     def _read_record(self) -> dict[str, Any]:
         try:

@@ -1,0 +1,138 @@
+"""A preference data set and a recipe that the whole pipeline goes through in seconds, and what it has done."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import json
+import os
+import random
+import re
+import signal
+import traceback
+from pathlib import Path
+from typing import Any
+
+from iwpo_fast.config import (
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TinyConfig,
+)
+from iwpo_fast.pipeline import run
+
+WORDS = ["red", "green", "blue", "warm", "cold", "small", "large", "quick", "slow", "calm"]
+STAGES = ["prepare", "reference", "cluster", "reward", "weigh", "train", "evaluate"]
+DATA = "pairs.jsonl"
+TOO_LONG = 2
+Row = dict[str, Any]
+
+
+def toy_rows(prompts: int = 60, seed: int = 0) -> list[Row]:
+    """Every other prompt has one pair, the others have three, whose four completions repeat less and less of it."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(prompts):
+        words = 3 + i % 4
+        asked = draw.choices(WORDS, k=words)
+        said = [" ".join(asked[:kept] + draw.choices(WORDS, k=words - kept)) for kept in (words, 2, 1, 0)]
+        prompt = f"{('say', 'repeat', 'write')[i % 3]} {i}: {' '.join(asked)}\n"
+        rejected = said[1:] if i % 2 else said[3:]
+        rows += [{"prompt": prompt, "chosen": said[0], "rejected": text} for text in rejected]
+    return rows
+
+
+def write_jsonl(path: Path | str, rows: list[Row]) -> Path:
+    path = Path(path)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_jsonl(path: Path | str) -> list[Row]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def write_toy_data() -> None:
+    """In the working folder: 120 pairs, of which `TOO_LONG` do not fit."""
+    rows = toy_rows()
+    for number in range(TOO_LONG):
+        rows.insert(40 * number + 7, {"prompt": f"long {number}\n", "chosen": "blue " * 200, "rejected": "red"})
+    write_jsonl(DATA, rows)
+
+
+def toy_config(**parts: object) -> RunConfig:
+    """A recipe with paths in the working folder; keywords replace whole parts of it."""
+    settings: dict[str, object] = {
+        "data": DataConfig(path=DATA, eval_fraction=0.2, max_length=96, truncation="drop"),
+        "model": ModelConfig(tiny=TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)),
+        "optim": OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=6, tokens_per_batch=1024),
+        "log": LogConfig(every=1),
+        "checkpoint": CheckpointConfig(every=2),
+        "clusters": ClusterConfig(count=3, min_pairs=8, backend="sklearn"),
+        "output_dir": "run",
+        "device": "cpu",
+    }
+    return RunConfig(**(settings | parts))  # type: ignore[arg-type]
+
+
+def stages_done(config: RunConfig, **options: Any) -> list[str]:
+    """Run the pipeline; the stages that were not found done before."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        run(copy.deepcopy(config), **options)
+    titles = re.findall(r"^\[\d/7\] (\w+): (.*)$", said.getvalue(), flags=re.MULTILINE)
+    return [name for name, what in titles if not what.endswith("(done before)")]
+
+
+def losses(folder: Path | str) -> list[float]:
+    """The loss of every step, from the folder of a training."""
+    return [line["loss"] for line in read_jsonl(Path(folder) / "metrics.jsonl") if "loss" in line]
+
+
+def results(place: Path) -> dict[str, bytes]:
+    """Every file of the pipeline at `place` but for caches, and metrics, which hold times."""
+    folder = place / "run"
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: path.read_bytes()
+        for name, path in sorted(found.items())
+        if not name.startswith("cache/") and name != "train/metrics.jsonl"
+    }
+
+
+def run_and_be_killed(place: Path, target: str, call: int) -> None:
+    """Run the pipeline in a process of its own that kills itself as `module:name` is called the `call`-th time."""
+    os.chdir(place)
+    module, name = target.split(":")
+    owner: Any = importlib.import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, last), []
+
+    def sabotaged(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+
+    setattr(owner, last, sabotaged)
+    run_aside(place, {})
+
+
+def run_aside(place: Path, environment: dict[str, str]) -> None:
+    """Run the pipeline in a process of its own, with its output and any error in `place`/said.txt."""
+    os.chdir(place)
+    os.environ |= environment
+    with open(f"said-{environment.get('RANK', '0')}.txt", "a") as said, contextlib.redirect_stdout(said):
+        try:
+            run(toy_config())
+        except BaseException:
+            traceback.print_exc(file=said)
+            raise

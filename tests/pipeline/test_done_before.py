@@ -1,0 +1,168 @@
+"""Which stages a call does: those that something has changed for, and those that are asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pipeline_cases import DATA, STAGES, read_jsonl, results, stages_done, toy_config, write_jsonl
+from safetensors.torch import load_file, save_file
+
+from iwpo_fast.config import ModelConfig, RunConfig
+from iwpo_fast.files import save_json
+
+
+def test_the_second_call_does_nothing(copied):
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+
+    before = times()
+    assert stages_done(toy_config()) == []
+    assert times() == before
+
+
+CHANGES: dict[str, tuple[Callable[[RunConfig], object], list[str]]] = {
+    "tau": (lambda config: setattr(config.weights, "tau", 1.0), STAGES[4:]),
+    "min_ess": (lambda config: setattr(config.weights, "min_ess", 0.01), ["weigh"]),
+    "clusters": (lambda config: setattr(config.clusters, "count", 2), STAGES[2:]),
+    "ridge": (lambda config: setattr(config.rewards, "ridge", 0.1), STAGES[3:]),
+    "lr": (lambda config: setattr(config.optim, "lr", 2e-3), STAGES[5:]),
+    "beta": (lambda config: setattr(config.objective, "beta", 0.2), STAGES[5:]),
+    "max_length": (lambda config: setattr(config.data, "max_length", 16), STAGES[1:]),
+    "model": (lambda config: setattr(config.model.tiny, "layers", 1), STAGES),
+    "seed": (lambda config: setattr(config, "seed", 1), STAGES),
+    "logging": (lambda config: setattr(config.log, "every", 3), []),
+    "checkpoints": (lambda config: setattr(config.checkpoint, "every", None), []),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_setting_redoes_what_depends_on_it_and_no_more(copied, name):
+    change, expected = CHANGES[name]
+    config = toy_config()
+    change(config)
+    assert stages_done(config) == expected
+    assert stages_done(config) == []
+
+
+def test_changed_data_redo_everything(copied):
+    write_jsonl(DATA, read_jsonl(DATA)[:-4])
+    assert stages_done(toy_config()) == STAGES
+
+
+def test_the_same_data_in_another_place_redo_only_their_preparation(copied):
+    config = toy_config()
+    config.data.path = str((copied / DATA).rename(copied / "moved.jsonl"))
+    before = results(copied)
+    assert stages_done(config) == ["prepare"]
+    del before["manifest.json"]
+    assert {name: results(copied)[name] for name in before} == before
+
+
+def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied):
+    shutil.copytree("run/prepared/tiny", "model")
+    config = toy_config(model=ModelConfig(path="model"))
+    stages_done(config)
+    weights = load_file("model/model.safetensors")
+    save_file({name: 2 * values for name, values in weights.items()}, "model/model.safetensors", {"format": "pt"})
+    # The texts and their tokens have stayed, so it is the features that tell the difference.
+    assert stages_done(config) == STAGES[1:]
+
+
+def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied):
+    template = copied / "template.jinja"
+    config = toy_config()
+    config.data.chat_template = str(template)
+    template.write_text("{{ messages[0]['content'] }}")
+    stages_done(config)
+    template.write_text("{{ messages[0]['content'] }} ")
+    assert stages_done(config)[0] == "reference"
+
+
+def test_held_out_pairs_and_their_evaluation_go_where_none_are_held_out_any_more(copied):
+    config = toy_config()
+    config.data.eval_fraction = 0.0
+    assert stages_done(config) == STAGES
+    assert not (copied / "run" / "prepared" / "held_out.jsonl").exists()
+    assert list((copied / "run" / "evaluation").iterdir()) == []
+    assert stages_done(config) == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "stage"),
+    [
+        ("prepared/train.jsonl", "prepare"),
+        ("prepared/tiny/model.safetensors", "prepare"),
+        ("reference/pairs.safetensors", "reference"),
+        ("clusters/centroids.safetensors", "cluster"),
+        ("rewards/rewards.safetensors", "reward"),
+        ("weights/train.jsonl", "weigh"),
+        ("train/model/model.safetensors", "train"),
+        ("train/summary.json", "train"),
+        ("evaluation/report.md", "evaluate"),
+    ],
+)
+@pytest.mark.parametrize("how", ["damaged", "deleted"])
+def test_a_file_that_is_not_what_was_written_is_made_again(copied, damaged, stage, how):
+    before = results(copied)
+    path = copied / "run" / damaged
+    path.unlink()
+    if how == "damaged":
+        path.write_bytes(before[damaged][:50])
+    assert stages_done(toy_config()) == [stage]
+    assert results(copied) == before
+
+
+def test_from_only_and_force_do_what_they_say_and_end_in_the_same_bytes(copied):
+    before = results(copied)
+    assert stages_done(toy_config(), start="weigh") == STAGES[4:]
+    assert stages_done(toy_config(), only="cluster") == ["cluster"]
+    assert stages_done(toy_config(), only="train") == ["train"]
+    assert stages_done(toy_config(), force=True) == STAGES
+    assert results(copied) == before
+
+
+def test_only_one_stage_of_changed_settings_is_done_and_the_next_call_catches_up(copied):
+    config = toy_config()
+    config.weights.tau = 1.0
+    assert stages_done(config, only="weigh") == ["weigh"]
+    assert stages_done(config) == ["train", "evaluate"]
+
+
+def test_a_dry_run_says_what_is_to_do_and_writes_nothing(copied, capsys):
+    before = results(copied)
+    config = toy_config(dry_run=True)
+    config.weights.tau = 1.0
+    assert stages_done(config) == ["weigh"]
+    assert results(copied) == before
+    config.output_dir = "new"
+    assert stages_done(config) == ["prepare"]
+    assert not (copied / "new").exists()
+
+
+def test_the_manifest_records_settings_versions_hashes_and_numbers(finished):
+    stages = json.loads((finished / "run" / "manifest.json").read_text())["stages"]
+    assert sorted(stages) == sorted(STAGES)
+    assert {"torch", "transformers", "iwpo-fast"} <= stages["train"]["versions"].keys()
+    assert all(len(digest) == 64 for stage in stages.values() for digest in stage["outputs"].values())
+    assert 0 < stages["weigh"]["result"]["ess"] <= 1
+    assert stages["weigh"]["settings"]["seed"] == 0
+    assert all(0 <= cluster["calibration_error"] <= 1 for cluster in stages["reward"]["result"]["clusters"])
+    assert len(stages["reward"]["result"]["clusters"]) == stages["cluster"]["result"]["clusters"] > 1
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"stages": {"weigh": {"kee": 1}}}'])
+def test_a_damaged_manifest_is_named(copied, record):
+    (copied / "run" / "manifest.json").write_text(record)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: delete it"):
+        stages_done(toy_config())
+
+
+def test_a_folder_of_something_else_is_left_alone(copied):
+    save_json(Path("other") / "precious.json", {})
+    with pytest.raises(ValueError, match="other exists and is not a pipeline of iwpo_fast"):
+        stages_done(toy_config(output_dir="other"))
+    assert [path.name for path in Path("other").iterdir()] == ["precious.json"]

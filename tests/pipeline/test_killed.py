@@ -1,0 +1,95 @@
+"""A kill in any stage, then the same command again, ends in the same bytes as a pipeline that was left alone.
+
+And what several processes do in one folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+from pipeline_cases import DATA, read_jsonl, results, run_and_be_killed, run_aside, stages_done, toy_config
+
+from iwpo_fast.folder_lock import hold_folder
+
+# Each call goes on where the one before was killed, so it does that stage again before it comes to its own.
+INSIDE_THE_STAGES = {
+    "prepare, with the training rows written aside": ("iwpo_fast.files:_sync", 3),
+    "prepare, between training and held-out rows": ("iwpo_fast.pipeline.stages:write_rows", 2),
+    "reference, after some batches": ("iwpo_fast.rewards.feature_store:FeatureStore.save_part", 3),
+    "cluster, between centroids and assignment": ("iwpo_fast.pipeline.stages:save_tensors", 2),
+    "reward, between rewards and report": ("iwpo_fast.pipeline.stages:save_json", 1),
+    "weigh, between report and rows": ("iwpo_fast.pipeline.stages:write_rows", 1),
+    "train, before its first checkpoint": ("iwpo_fast.training.loop:accumulate_gradients", 2),
+    "train, between two checkpoints": ("iwpo_fast.training.loop:accumulate_gradients", 4),
+    "train, in a checkpoint": ("iwpo_fast.training.checkpoint:save_tensors", 2),
+    "train, before its model": ("iwpo_fast.training.loop:summarise", 1),
+    "evaluate, between numbers and report": ("iwpo_fast.pipeline.evaluation:written_aside", 1),
+}
+BEFORE_THE_RECORD = {"prepare": ("iwpo_fast.pipeline.manifest:Manifest.finish", 1)} | {
+    stage: ("iwpo_fast.pipeline.manifest:Manifest.finish", 2)
+    for stage in ("reference", "cluster", "reward", "weigh", "train", "evaluate")
+}
+
+
+@pytest.mark.parametrize("kills", [INSIDE_THE_STAGES, BEFORE_THE_RECORD], ids=["inside", "before the record"])
+def test_a_kill_in_every_stage_leaves_no_trace_in_the_results(kills, place, finished, processes):
+    shutil.copy2(finished / DATA, place)
+    for moment, (target, call) in kills.items():
+        process = processes.Process(target=run_and_be_killed, args=(place, target, call))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, f"{moment}: {(place / 'said-0.txt').read_text()}"
+    assert stages_done(toy_config()) != []
+    assert results(place) == results(finished)
+
+
+def test_two_processes_make_the_same_weights_as_one_and_go_on_with_each_others_work(place, finished, processes):
+    shutil.copy2(finished / DATA, place)
+    run_in_two_processes(place, processes)
+    weights = [
+        [row["weight"] for row in read_jsonl(folder / "run/weights/train.jsonl")] for folder in (place, finished)
+    ]
+    assert weights[0] == pytest.approx(weights[1], rel=1e-3)
+    before = results(place)
+    for lost in ("rewards/rewards.safetensors", "evaluation/report.md"):
+        (place / "run" / lost).unlink()
+    run_in_two_processes(place, processes)
+    assert results(place) == before
+
+
+def run_in_two_processes(place: Path, processes: ForkServerContext) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [processes.Process(target=run_aside, args=(place, job | {"RANK": str(rank)})) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    said = "".join(path.read_text() for path in place.glob("said-*.txt"))
+    assert [process.exitcode for process in ranks] == [0, 0], said
+
+
+def test_a_second_process_may_not_run_in_the_same_folder(place, processes):
+    Path("run").mkdir()
+    ours, theirs = processes.Pipe()
+    holder = processes.Process(target=hold_until_told, args=(place / "run", theirs), daemon=True)
+    holder.start()
+    assert ours.recv() == "held"
+    with pytest.raises(ValueError, match="another process is running in run"):
+        stages_done(toy_config())
+    ours.send("end")
+    holder.join(60)
+
+
+def hold_until_told(folder: Path, connection: Connection) -> None:
+    hold_folder(folder)
+    connection.send("held")
+    connection.recv()
