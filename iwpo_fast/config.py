@@ -109,10 +109,10 @@ class ObjectiveConfig:
         name: Name of the objective, such as `sigmoid` (DPO), or a mixture such as {sigmoid: 0.8, bco: 0.2, sft: 1.0}.
         beta: Strength of the pull towards the reference; null takes the objective's own default.
         params: Further parameters, such as {gamma: 1.0}; in a mixture with the objective before, {bco.beta: 0.2}.
-        label_smoothing: Probability that a label is flipped, for pairs without a `label_smoothing` column.
+        label_smoothing: Probability that a label is flipped; a column `label_smoothing` takes its place.
         normalize: Divide the weighted loss by the number of pairs (`count`) or by the sum of weights (`weights`).
         divergence: Divergence from the reference that the policy pays for (f-DPO, arXiv 2309.16240).
-        divergence_alpha: Which of the `alpha` divergences; 1 is the reverse KL.
+        divergence_alpha: Which of the `alpha` divergences, null for 0.5; 1 is the reverse KL.
     """
 
     name: str | dict[str, float] = "sigmoid"
@@ -121,7 +121,7 @@ class ObjectiveConfig:
     label_smoothing: float = 0.0
     normalize: Literal["count", "weights"] = "count"
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
-    divergence_alpha: float = 0.5
+    divergence_alpha: float | None = None
 
 
 @dataclass

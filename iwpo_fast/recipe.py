@@ -30,8 +30,7 @@ def _spelled_out(objective: Any) -> Any:
     """`objective: sigmoid` and `objective: {sigmoid: 0.8, sft: 1.0}` stand for settings of its name alone."""
     settings = {field.name for field in fields(ObjectiveConfig)}
     is_mixture = isinstance(objective, dict) and objective and not settings & objective.keys()
-    numbers = is_mixture and all(isinstance(value, int | float) for value in objective.values())
-    return {"name": objective} if isinstance(objective, str) or numbers else objective
+    return {"name": objective} if isinstance(objective, str) or is_mixture else objective
 
 
 def _refuse_twice(node: yaml.Node | None) -> None:

@@ -42,11 +42,11 @@ class Pairs:
 
     @property
     def scores(self) -> np.ndarray | None:
-        """float64 [P, 2, k]: scores of chosen and rejected by k reward models, or None."""
+        """float32 [P, 2, k]: scores of chosen and rejected by k reward models, or None."""
         if "score_chosen" not in self.columns:
             return None
         both = np.stack([self.columns["score_chosen"], self.columns["score_rejected"]], axis=1)
-        return both.reshape(len(self), 2, -1)
+        return both.reshape(len(self), 2, -1).astype(np.float32)
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The given rows, in the given order."""

@@ -28,7 +28,7 @@ def _ref_gap(step: Pair) -> Tensor:
     return step.chosen.ref_logp - step.rejected.ref_logp
 
 
-def _matched_gaps(step: Pair, state: State, rng: np.random.Generator, /, **_: Any) -> Constants:
+def _matched_gaps(step: Pair, state: State, rng: np.random.Generator | None, /, **_: Any) -> Constants:
     return {"ref_gap": _matched(step.chosen.logp - step.rejected.logp, _ref_gap(step))}
 
 
@@ -47,7 +47,7 @@ def aot(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(beta * (pair.chosen.logp - pair.rejected.logp - pair.step["ref_gap"]))
 
 
-def _matched_ratios(step: Pair, state: State, rng: np.random.Generator, /, **_: Any) -> Constants:
+def _matched_ratios(step: Pair, state: State, rng: np.random.Generator | None, /, **_: Any) -> Constants:
     w, l = step.chosen.s, step.rejected.s  # noqa: E741
     return {"rejected": _matched(w, l), "chosen": _matched(l, w)}
 
@@ -59,6 +59,7 @@ def _matched_ratios(step: Pair, state: State, rng: np.random.Generator, /, **_: 
     arxiv="2406.05882",
     source="code",
     note="sorted over the global step; each half of a pair's loss belongs to one of its completions",
+    transforms=False,
     labels=_SORTED,
     statistics=_matched_ratios,
 )
@@ -73,26 +74,37 @@ def aot_unpaired(pair: Pair, *, beta: float = 0.1) -> Tensor:
 def _common_beta(
     step: Pair,
     state: State,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     /,
     *,
     beta: float,
     alpha: float,
     dropped: float,
 ) -> Constants:
-    """Keeps a likely sample of the pairs, and scales beta by how far their mean margin is from its running mean."""
+    """Keeps a likely sample of the pairs, and scales beta by how far their mean margin is from its running mean.
+
+    The running means take the step in before their use, and are corrected for having started at 0. In an evaluation
+    no pair is left out.
+    """
     h = step.h.cpu().numpy()
-    mean = state.get("mean", float(h.mean()))
-    std = state.get("std", float(h.std())) or 1.0
-    size = max(1, round((1 - dropped) * len(h)))
-    # Gumbel noise on log-weights, largest first, draws without replacement.
-    scores = -0.5 * ((h - mean) / std) ** 2 + rng.gumbel(size=len(h))
-    kept = np.zeros(len(h))
-    kept[np.argsort(-scores, kind="stable")[:size]] = len(h) / size
+    mean, std = (_running(state, name, float(value)) for name, value in (("mean", h.mean()), ("std", h.std())))
+    kept = np.ones(len(h))
+    if rng is not None:
+        size = max(1, round((1 - dropped) * len(h)))
+        # Gumbel noise on log-weights, largest first, draws without replacement.
+        scores = -0.5 * ((h - mean) / (std or 1.0)) ** 2 + rng.gumbel(size=len(h))
+        kept = np.zeros(len(h))
+        kept[np.argsort(-scores, kind="stable")[:size]] = len(h) / size
     scaled = max(1e-3, beta * (1 + alpha * (float(h[kept > 0].mean()) - mean)))
-    state["mean"] = DECAY * mean + (1 - DECAY) * float(h.mean())
-    state["std"] = DECAY * std + (1 - DECAY) * float(h.std())
     return {"beta": step.h.new_full((len(h),), scaled), "kept": torch.from_numpy(kept).to(step.h)}
+
+
+def _running(state: State, name: str, value: float) -> float:
+    """Mean of `value` over steps with decay 0.9, the newest step included."""
+    weight = f"{name}_weight"
+    state[name] = DECAY * state.get(name, 0.0) + (1 - DECAY) * value
+    state[weight] = DECAY * state.get(weight, 0.0) + (1 - DECAY)
+    return state[name] / state[weight]
 
 
 @objective(

@@ -20,6 +20,7 @@ from iwpo_fast.objectives.registry import Constants, State, objective
 
 Aggregate = Literal["mean", "min", "lcb", "softmin"]
 _DISTILLATION: dict[str, Any] = {"paper": "reward-model distillation, Fisch et al. 2024", "arxiv": "2405.19316"}
+_STRENGTH = {"strength": ("aggregate", ("lcb", "softmin"))}
 _RPO: dict[str, Any] = {
     "paper": "reward-aware preference optimisation, NeMo-Aligner",
     "arxiv": "2406.11704",
@@ -62,6 +63,7 @@ def _target(pair: Pair, *, beta: float, aggregate: Aggregate, strength: float) -
 @objective(
     "d_dpo",
     limits={"strength": POSITIVE},
+    only_with=_STRENGTH,
     formula="(r_w - r_l - β h)²",
     **_DISTILLATION,
     source="description",
@@ -88,6 +90,7 @@ def d_dpo_min_gap(pair: Pair, *, beta: float = 0.1) -> Tensor:
 @objective(
     "dp_dpo",
     limits={"gamma": NOT_NEGATIVE, "strength": POSITIVE},
+    only_with=_STRENGTH,
     formula="(r_w - r_l - β h)² - γ (s_w + s_l)/2",
     **_DISTILLATION,
     source="description",
@@ -117,7 +120,9 @@ def e_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
     return _squared_errors(pair, beta).amin(-1) + gamma * forward_kl(pair)
 
 
-def _nearest_model(step: Pair, state: State, rng: np.random.Generator, /, *, beta: float, gamma: float) -> Constants:
+def _nearest_model(
+    step: Pair, state: State, rng: np.random.Generator | None, /, *, beta: float, gamma: float
+) -> Constants:
     """The reward model with the least mean squared error over the step."""
     return {"nearest": _squared_errors(step, beta).mean(0).argmin().expand(len(step))}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.data.columns import REFERENCE, SCORES
 from iwpo_fast.objectives.divergence import Divergence
 from iwpo_fast.objectives.pair import Pair
 from iwpo_fast.objectives.registry import Constants, Objective, State, get_objective
@@ -31,6 +33,12 @@ class Part:
             name: parameter.checked(settings.get(name, parameter.default), objective.name, name)
             for name, parameter in objective.parameters.items()
         }
+        for name, (switch, values) in objective.only_with.items():
+            if name in settings and parameters[switch] not in values:
+                raise ValueError(
+                    f"{name} of the objective {objective.name} counts with {switch} {' or '.join(values)} only, and "
+                    f"{switch} is {parameters[switch]}: set that, or leave {name} out."
+                )
         return cls(objective, float(coefficient), parameters)
 
     @property
@@ -63,11 +71,14 @@ class Mixture:
             raise ValueError("objective.name is an empty mixture: name at least one objective and its coefficient.")
         objectives = [get_objective(name) for name in coefficients]
         for name, coefficient in coefficients.items():
-            if not (isinstance(coefficient, int | float) and 0 < coefficient < float("inf")):
-                raise ValueError(f"The coefficient of {name} in objective.name is {coefficient}: it must be positive.")
+            is_number = isinstance(coefficient, int | float) and not isinstance(coefficient, bool)
+            if not (is_number and 0 < coefficient < math.inf):
+                raise ValueError(
+                    f"The coefficient of {name} in objective.name is {coefficient!r}: it must be a positive number."
+                )
         settings = _settings_by_objective(config, objectives)
-        divergence = Divergence(config.divergence, config.divergence_alpha)
-        _check_divergence(divergence, objectives)
+        _check_smoothing(config.label_smoothing, objectives)
+        divergence = _divergence(config, objectives)
         return cls(
             parts=tuple(
                 Part.of(objective, coefficients[objective.name], settings[objective.name]) for objective in objectives
@@ -76,9 +87,16 @@ class Mixture:
         )
 
     @property
+    def _reporting(self) -> Part:
+        """The part whose rewards are reported: the first with reference and beta, else with a beta, else the first."""
+        with_beta = [part for part in self.parts if "beta" in part.parameters]
+        with_reference = [part for part in with_beta if part.objective.uses_reference]
+        return (with_reference or with_beta or list(self.parts))[0]
+
+    @property
     def beta(self) -> float:
-        """Scale of the reported rewards: the beta of the first part that has one."""
-        return next((float(part.parameters["beta"]) for part in self.parts if "beta" in part.parameters), REPORTED_BETA)
+        """Scale of the reported rewards; 0.1 where no part has a beta."""
+        return float(self._reporting.parameters.get("beta", REPORTED_BETA))
 
     @property
     def uses_reference(self) -> bool:
@@ -86,6 +104,10 @@ class Mixture:
 
     def needs(self, what: str) -> bool:
         return any(what in part.objective.needs for part in self.parts)
+
+    @property
+    def has_statistics(self) -> bool:
+        return any(part.objective.statistics is not None for part in self.parts)
 
     @property
     def needs_step_logps(self) -> bool:
@@ -105,16 +127,16 @@ class Mixture:
 
     def implicit_rewards(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """beta times the policy's score of the chosen and the rejected completions, [P] each, for metrics."""
-        name = "log_ratio" if self.uses_reference else self.parts[0].objective.implicit
+        name = self._reporting.objective.implicit
         return self.beta * getattr(pair.chosen, name), self.beta * getattr(pair.rejected, name)
 
-    def constants(self, step: Pair, state: dict[str, State], rng: np.random.Generator) -> dict[str, Constants]:
+    def constants(self, step: Pair, state: dict[str, State], rng: np.random.Generator | None) -> dict[str, Constants]:
         """What the parts need to know of the whole step, [B] each, by objective.
 
         Args:
             step: all B pairs of the step, on all ranks.
             state: running means by objective, changed in place.
-            rng: random numbers that depend on seed and step alone.
+            rng: random numbers that depend on seed and step alone; None in an evaluation.
         """
         step = step.detach()
         return {
@@ -151,8 +173,13 @@ class Mixture:
                     f"The objective {name} cannot smooth labels ({reason}): set objective.label_smoothing to 0 and "
                     f"leave the column label_smoothing out of {source}, or choose another objective."
                 )
+            if "shared_tokens" in part.objective.needs and REFERENCE[0] in columns:
+                raise ValueError(
+                    f"The objective {name} needs the reference's log-prob of every token, and {source} brings only "
+                    f"their sums: leave the columns {' and '.join(REFERENCE)} out."
+                )
             if "scores" in part.objective.needs:
-                _check_scores(name, columns, source, positive="positive_gap" in part.objective.needs)
+                _check_scores(part.objective, columns, source)
 
 
 def _settings_by_objective(config: ObjectiveConfig, objectives: list[Objective]) -> dict[str, dict[str, float | str]]:
@@ -165,44 +192,84 @@ def _settings_by_objective(config: ObjectiveConfig, objectives: list[Objective])
         for name in with_beta:
             settings[name]["beta"] = config.beta
     for key, value in config.params.items():
-        name, _, parameter = key.rpartition(".") if "." in key else (objectives[0].name, "", key)
-        if name not in settings or ("." not in key and len(objectives) > 1):
-            raise ValueError(
-                f"objective.params sets {key}: in a mixture write the objective before it, as in "
-                f"{objectives[-1].name}.{parameter}."
-            )
-        known = next(objective for objective in objectives if objective.name == name).parameters
-        if parameter not in known:
-            there_are = f"choose among {', '.join(known)}" if known else "it has none"
-            raise ValueError(f"objective.params sets {key}, which the objective {name} does not have: {there_are}.")
+        name, parameter = _addressee(key, objectives)
         settings[name][parameter] = value
     return settings
 
 
-def _check_divergence(divergence: Divergence, objectives: list[Objective]) -> None:
-    if divergence.name == "reverse_kl":
-        return
-    for objective in objectives:
-        if not (objective.uses_reference and objective.transforms):
+def _addressee(key: str, objectives: list[Objective]) -> tuple[str, str]:
+    """Objective and parameter that a key of `objective.params` names."""
+    if len(objectives) == 1:
+        (only,) = objectives
+        if key == "beta":
+            raise ValueError("objective.params sets beta: set objective.beta instead.")
+        if key not in only.parameters:
+            others = [name for name in only.parameters if name != "beta"]
+            there_are = f"choose among {', '.join(others)}" if others else "it has none beside beta"
             raise ValueError(
-                f"objective.divergence is {divergence.name} but {objective.name} has no log-ratios to transform: "
-                "leave it at reverse_kl, or choose another objective."
+                f"objective.params sets {key}, which the objective {only.name} does not have: {there_are}."
             )
+        return only.name, key
+    keys = {
+        f"{objective.name}.{name}": (objective.name, name) for objective in objectives for name in objective.parameters
+    }
+    if key not in keys:
+        raise ValueError(
+            f"objective.params sets {key}, which this mixture does not have: choose among {', '.join(keys)}."
+        )
+    return keys[key]
 
 
-def _check_scores(name: str, columns: Mapping[str, np.ndarray], source: str, *, positive: bool) -> None:
+def _check_smoothing(smoothing: float, objectives: list[Objective]) -> None:
+    unread = [objective.name for objective in objectives if objective.labels == "unused"]
+    if smoothing > 0 and len(unread) == len(objectives):
+        raise ValueError(
+            f"objective.label_smoothing is {smoothing} but {unread[0]} reads scores instead of labels: set it to 0."
+        )
+
+
+def _divergence(config: ObjectiveConfig, objectives: list[Objective]) -> Divergence:
+    alpha = config.divergence_alpha
+    if alpha is not None and config.divergence != "alpha":
+        raise ValueError(
+            f"objective.divergence_alpha is {alpha} but objective.divergence is {config.divergence}: set that to "
+            "alpha, or leave divergence_alpha out."
+        )
+    if alpha is not None and not math.isfinite(alpha):
+        raise ValueError(f"objective.divergence_alpha is {alpha}: it must be finite.")
+    divergence = Divergence(config.divergence) if alpha is None else Divergence(config.divergence, alpha)
+    if divergence.name == "reverse_kl":
+        return divergence
+    refusing = [objective.name for objective in objectives if objective.uses_reference and not objective.transforms]
+    if refusing or not any(objective.uses_reference for objective in objectives):
+        name = refusing[0] if refusing else objectives[0].name
+        raise ValueError(
+            f"objective.divergence is {divergence.name} but {name} is no function of differences of log-ratios, which "
+            "alone other divergences leave known: set it to reverse_kl, or choose another objective."
+        )
+    return divergence
+
+
+def _check_scores(objective: Objective, columns: Mapping[str, np.ndarray], source: str) -> None:
+    name = objective.name
     if "score_chosen" not in columns:
         raise ValueError(
             f"The objective {name} needs the columns score_chosen and score_rejected, which {source} lacks: add them, "
             "or name yours in data.columns."
         )
-    chosen, rejected = columns["score_chosen"], columns["score_rejected"]
-    absent = int((np.isnan(chosen) | np.isnan(rejected)).reshape(len(chosen), -1).any(1).sum())
+    # In the type that training reads them in.
+    chosen, rejected = (columns[side].astype(np.float32) for side in SCORES)
+    chosen, rejected = chosen.reshape(len(chosen), -1), rejected.reshape(len(rejected), -1)
+    absent = int((np.isnan(chosen) | np.isnan(rejected)).any(1).sum())
     if absent:
         raise ValueError(f"The objective {name} needs all scores, and {absent} pairs of {source} lack one: add them.")
-    if positive:
-        gaps = (chosen - rejected).reshape(len(chosen), -1).mean(1)
-        wrong = int((gaps <= 0).sum())
+    if "family" in objective.needs and chosen.shape[1] == 1:
+        raise ValueError(
+            f"The objective {name} needs scores of several reward models, and {source} has those of one: give lists of "
+            "scores, or choose another objective."
+        )
+    if "positive_gap" in objective.needs:
+        wrong = int(((chosen - rejected).mean(1) <= 0).sum())
         if wrong:
             raise ValueError(
                 f"The objective {name} needs score_chosen above score_rejected, and in {wrong} pairs of {source} it is "

@@ -20,6 +20,7 @@ from iwpo_fast.objectives.registry import Constants, State, objective
     paper="NCA, Chen et al. 2024",
     arxiv="2402.05369",
     source="code",
+    transforms=False,
 )
 def nca_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
     w, l = beta * pair.chosen.s, beta * pair.rejected.s  # noqa: E741
@@ -32,13 +33,14 @@ def nca_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
     paper="BCO, Jung et al. 2024",
     arxiv="2404.04656",
     source="code",
+    transforms=False,
     note="without the shift, as TRL has it since 0.29",
 )
 def bco_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(beta * pair.chosen.s) - F.logsigmoid(-beta * pair.rejected.s)
 
 
-def _mean_reward(step: Pair, state: State, rng: np.random.Generator, /, **_: Any) -> Constants:
+def _mean_reward(step: Pair, state: State, rng: np.random.Generator | None, /, **_: Any) -> Constants:
     """Mean of s over all completions of the step."""
     mean = (step.chosen.s.mean() + step.rejected.s.mean()) / 2
     return {"mean_s": mean.expand(len(step))}
@@ -50,6 +52,7 @@ def _mean_reward(step: Pair, state: State, rng: np.random.Generator, /, **_: Any
     paper="BCO, Jung et al. 2024",
     arxiv="2404.04656",
     source="code",
+    transforms=False,
     note="δ over the global step, where the authors keep a running mean",
     statistics=_mean_reward,
 )
@@ -65,6 +68,7 @@ def bco(pair: Pair, *, beta: float = 0.1) -> Tensor:
     paper="KTO, Ethayarajh et al. 2024",
     arxiv="2402.01306",
     source="code",
+    transforms=False,
     note="z from the step's own completions, not from mismatched ones; a weight multiplies both halves of its pair",
     statistics=_mean_reward,
 )
@@ -81,6 +85,7 @@ def kto(pair: Pair, *, beta: float = 0.1, desirable: float = 1.0, undesirable: f
     paper="APO, D'Oosterlinck et al. 2024",
     arxiv="2408.06266",
     source="code",
+    transforms=False,
 )
 def apo_zero(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return torch.sigmoid(-beta * pair.chosen.s) + torch.sigmoid(beta * pair.rejected.s)
@@ -92,6 +97,7 @@ def apo_zero(pair: Pair, *, beta: float = 0.1) -> Tensor:
     paper="APO, D'Oosterlinck et al. 2024",
     arxiv="2408.06266",
     source="code",
+    transforms=False,
 )
 def apo_down(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return torch.sigmoid(beta * pair.chosen.s) + torch.sigmoid(-beta * pair.h)
@@ -103,6 +109,7 @@ def apo_down(pair: Pair, *, beta: float = 0.1) -> Tensor:
     paper="SPPO, Wu et al. 2024",
     arxiv="2405.00675",
     source="code",
+    transforms=False,
 )
 def sppo_hard(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     return (pair.chosen.s - 0.5 / beta) ** 2 + (pair.rejected.s + 0.5 / beta) ** 2
@@ -114,6 +121,7 @@ def sppo_hard(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     paper="SPPO, Wu et al. 2024",
     arxiv="2405.00675",
     source="code",
+    transforms=False,
     needs=("scores",),
     labels="unused",
 )
@@ -128,6 +136,7 @@ def sppo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     paper="general preference optimisation, Zhang et al. 2024, eq. 5.3 with log Z = 0",
     arxiv="2410.02197",
     source="text",
+    transforms=False,
     note="not the generalised preference optimisation of 2402.05749",
     needs=("scores",),
     labels="unused",

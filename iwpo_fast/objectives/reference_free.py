@@ -16,7 +16,7 @@ from iwpo_fast.objectives.registry import Constants, State, objective
 LARGEST_MEAN_LOGP = -1e-7  # where log(1 - p) and its gradient are still finite
 
 
-def _mean_lengths(step: Pair, state: State, rng: np.random.Generator, /, **_: Any) -> Constants:
+def _mean_lengths(step: Pair, state: State, rng: np.random.Generator | None, /, **_: Any) -> Constants:
     return {"mean_chosen_tokens": step.chosen.tokens.mean().expand(len(step))}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,13 +24,15 @@ class Statistics(Protocol):
     Args:
         step: all B pairs of the step, in the same order on every rank.
         state: running means of earlier steps, to be changed in place.
-        rng: random numbers that depend on seed and step alone.
+        rng: random numbers that depend on seed and step alone; None in an evaluation, where nothing is drawn.
 
     Returns:
         [B] each.
     """
 
-    def __call__(self, step: Pair, state: State, rng: np.random.Generator, /, **parameters: Any) -> Constants: ...
+    def __call__(
+        self, step: Pair, state: State, rng: np.random.Generator | None, /, **parameters: Any
+    ) -> Constants: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Objective:
         formula, paper, arxiv, source, note: for the table of objectives; `source` says what was at hand: the paper's
             text, the authors' or TRL's code, only a description, or our own derivation.
         implicit: the policy's score of a completion; beta times it is reported as its reward.
-        transforms: other f-divergences than the reverse KL can be chosen.
-        needs: any of "scores", "positive_gap", "alignment", "shared_tokens".
+        transforms: other f-divergences than the reverse KL can be chosen. They leave a normaliser of the prompt, which
+            cancels in differences of log-ratios only.
+        needs: any of "scores", "positive_gap", "family", "alignment", "shared_tokens".
+        only_with: for a parameter that another one turns on, that one's name and the values that do.
         labels: "used"; "unused" where swapping the labels changes nothing; or the reason why there is no other side.
         closed: (pair, **parameters) to arguments of the fused kernel that computes the same loss.
         statistics: constants over the whole step.
@@ -63,6 +67,7 @@ class Objective:
     implicit: Implicit = "log_ratio"
     transforms: bool = True
     needs: tuple[str, ...] = ()
+    only_with: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     labels: str = "used"
     closed: Callable[..., dict[str, Any]] | None = None
     statistics: Statistics | None = None

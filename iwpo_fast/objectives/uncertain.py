@@ -20,7 +20,7 @@ _PAPER: dict[str, Any] = {
     "paper": "uncertainty-penalised DPO, Houliston et al. 2024",
     "arxiv": "2410.20187",
     "source": "description",
-    "needs": ("scores",),
+    "needs": ("scores", "family"),
 }
 
 
@@ -29,10 +29,15 @@ def up_dpo_lcb(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(beta * pair.h + uncertainty(pair.chosen.family) - uncertainty(pair.rejected.family))
 
 
+def _attenuated(pair: Pair, *, beta: float, strength: float) -> dict[str, Any]:
+    return {"form": "sigmoid", "beta": beta, "margin": -strength * uncertainty(pair.family_gaps)}
+
+
 @objective(
     "up_dpo_pair",
     limits={"strength": NOT_NEGATIVE},
     formula="-log σ(β h + c u), u = std of r_w - r_l over the models",
+    closed=_attenuated,
     **_PAPER,
 )
 def up_dpo_pair(pair: Pair, *, beta: float = 0.1, strength: float = 1.0) -> Tensor:

@@ -168,8 +168,8 @@ def accumulate_gradients(
     weights = split.pairs.weight[rows]
     denominator = float(weights.sum()) or 1.0 if config.objective.normalize == "weights" else float(len(rows))
     policy.train()
-    seed = [config.seed, state.step]
-    constants = step_constants(loss, policy, split, rows, mine, world, state.objective, seed)
+    rng = np.random.default_rng([config.seed, state.step])
+    constants = step_constants(loss, policy, split, rows, mine, world, state.objective, rng)
     for batch_rows in filter(len, mine):
         batch = loss.batch(split, batch_rows, world.device)
         logps = loss.token_logps(policy, batch)
@@ -189,7 +189,7 @@ def evaluate(
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     policy.eval()
     running = copy.deepcopy(state.objective)
-    constants = step_constants(loss, policy, split, rows, mine, world, running, [config.seed])
+    constants = step_constants(loss, policy, split, rows, mine, world, running, None)
     for batch_rows in filter(len, mine):
         batch = loss.batch(split, batch_rows, world.device)
         logps = loss.token_logps(policy, batch)

@@ -24,12 +24,6 @@ def check_config(config: TrainConfig) -> None:
         (0 <= data.eval_fraction < 1, "data.eval_fraction", data.eval_fraction, "in [0, 1)"),
         (data.limit is None or data.limit > 0, "data.limit", data.limit, "positive or null"),
         (
-            objective.beta is None or 0 < objective.beta < math.inf,
-            "objective.beta",
-            objective.beta,
-            "positive or null",
-        ),
-        (
             0 <= objective.label_smoothing < 1,
             "objective.label_smoothing",
             objective.label_smoothing,

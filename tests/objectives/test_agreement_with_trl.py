@@ -61,17 +61,19 @@ def test_scaled_tails_are_trls_ld_alpha(alpha: float) -> None:
     assert_equal(mean_loss(mixture_of("ld_dpo", BETA, alpha=alpha)), theirs, random_pair())
 
 
-DIVERGENCES = [("forward_kl", "forward_kl", 0.5), ("js", "js_divergence", 0.5)] + [
+DIVERGENCES = [("forward_kl", "forward_kl", None), ("js", "js_divergence", None)] + [
     ("alpha", "alpha_divergence", alpha) for alpha in (0.5, 1.0, 1.5)
 ]
 
 
 @pytest.mark.parametrize(("ours", "theirs", "alpha"), DIVERGENCES)
 @pytest.mark.parametrize("name", ["sigmoid", "hinge", "robust", "discopop", "ipo", "sigmoid_norm"])
-def test_divergences_equal_trl(name: str, ours: str, theirs: str, alpha: float) -> None:
+def test_divergences_equal_trl(name: str, ours: str, theirs: str, alpha: float | None) -> None:
     robust = {"epsilon": 0.1} if name == "robust" else {}
     mixture = mixture_of(name, BETA, divergence=ours, divergence_alpha=alpha, **robust)
-    trl_loss = trl_losses.dpo(name, BETA, smoothing=0.1 if robust else 0.0, divergence=theirs, divergence_alpha=alpha)
+    trl_loss = trl_losses.dpo(
+        name, BETA, smoothing=0.1 if robust else 0.0, divergence=theirs, divergence_alpha=alpha or 0.5
+    )
     pair = in_float32(random_pair(spread=1.0))
     expected = trl_losses.loss_and_gradients(trl_loss, pair)
     actual = trl_losses.loss_and_gradients(mean_loss(mixture), pair)

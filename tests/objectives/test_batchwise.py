@@ -126,25 +126,29 @@ class TestBetaDPO:
 
     def test_beta_grows_with_the_mean_margin_of_the_sample_above_the_running_mean(self) -> None:
         mean = float(self.pair.h.mean()) - 0.5
-        found = self.of({"beta_dpo": {"mean": mean, "std": 1.0}}, alpha=0.4)
+        found = self.of({"beta_dpo": {"mean": mean, "mean_weight": 1.0, "std": 1.0, "std_weight": 1.0}}, alpha=0.4)
         sample = self.pair.h[found["kept"] > 0].mean()
-        expected = BETA * (1 + 0.4 * (sample - mean))
+        running = 0.9 * mean + 0.1 * self.pair.h.mean()
+        expected = BETA * (1 + 0.4 * (sample - running))
         torch.testing.assert_close(found["beta"], expected.expand(20))
         assert expected > 1e-3
 
     def test_beta_has_a_floor(self) -> None:
-        found = self.of({"beta_dpo": {"mean": 1e4, "std": 1e4}}, alpha=1.0)
+        found = self.of({"beta_dpo": {"mean": 1e4, "mean_weight": 1.0}}, alpha=1.0)
         assert (found["beta"] == 1e-3).all()
 
-    def test_running_means_start_at_the_first_step_and_decay_by_nine_tenths(self) -> None:
+    def test_running_means_decay_by_nine_tenths_and_are_corrected_for_their_start(self) -> None:
         state: dict[str, State] = {}
-        self.of(state)
-        first = float(self.pair.h.mean()), float(self.pair.h.std(correction=0))
-        assert (state["beta_dpo"]["mean"], state["beta_dpo"]["std"]) == pytest.approx(first)
-        state["beta_dpo"] = {"mean": 2.0, "std": 3.0}
-        self.of(state)
-        expected = 0.9 * 2 + 0.1 * first[0], 0.9 * 3 + 0.1 * first[1]
-        assert (state["beta_dpo"]["mean"], state["beta_dpo"]["std"]) == pytest.approx(expected)
+        mean, std = float(self.pair.h.mean()), float(self.pair.h.std(correction=0))
+        for steps in (1, 2, 3):
+            self.of(state)
+            weight = 1 - 0.9**steps
+            expected = {"mean": weight * mean, "mean_weight": weight, "std": weight * std, "std_weight": weight}
+            assert state["beta_dpo"] == pytest.approx(expected)
+
+    def test_an_evaluation_leaves_no_pair_out(self) -> None:
+        found = mixture_of("beta_dpo", BETA, dropped=0.5).constants(self.pair, {}, None)["beta_dpo"]
+        assert (found["kept"] == 1).all()
 
     def test_the_same_random_numbers_keep_the_same_pairs(self) -> None:
         assert torch.equal(self.of()["kept"], self.of()["kept"])

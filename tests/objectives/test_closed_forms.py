@@ -13,7 +13,8 @@ from iwpo_kernels import weighted_preference_loss
 CLOSED = sorted(name for name, objective in OBJECTIVES.items() if objective.closed is not None)
 SETTINGS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in CLOSED),
-    *(("d_dpo", {"aggregate": how, "strength": 0.7}) for how in ("min", "lcb", "softmin")),
+    ("d_dpo", {"aggregate": "min"}),
+    *(("d_dpo", {"aggregate": how, "strength": 0.7}) for how in ("lcb", "softmin")),
     ("rpo_sq", {"scale": 0.3}),
     ("mmpo", {"scale": 0.3}),
     ("odpo", {"alpha": 0.5}),

@@ -46,7 +46,7 @@ def test_maps_are_the_derivatives_of_their_generators(
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "js", "alpha"])
-@pytest.mark.parametrize("name", ["sigmoid", "ipo", "nca_pair", "bco", "kto", "apo_zero", "sppo_hard"])
+@pytest.mark.parametrize("name", ["sigmoid", "ipo", "hinge", "exo_pair", "ld_dpo", "beta_dpo", "mmpo"])
 def test_losses_start_where_they_do_under_the_reverse_kl(name: str, divergence: str) -> None:
     pair = at_reference(random_pair())
     torch.testing.assert_close(losses(mixture_of(name, divergence=divergence), pair), losses(mixture_of(name), pair))
@@ -60,3 +60,36 @@ def test_the_forward_kl_term_of_pessimistic_distillation_is_the_same_under_any_d
         return with_term - losses(mixture_of("p_dpo", 0.1, gamma=0.0, **divergence), pair)
 
     torch.testing.assert_close(term(divergence="js"), term())
+
+
+# The losses that TRL 1.16 lets other divergences into, and those that judge completions one by one.
+OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop"}
+OF_COMPLETIONS = {"nca_pair", "bco_pair", "bco", "kto", "apo_zero", "apo_down", "sppo_hard", "sppo", "gpo"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_COMPLETIONS | {"aot", "aot_unpaired", "spo"}))
+def test_losses_that_are_no_function_of_the_margin_refuse_other_divergences(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"js but {name} is no function of differences"):
+        mixture_of(name, divergence="js")
+
+
+@pytest.mark.parametrize("name", sorted(OF_DIFFERENCES))
+def test_losses_of_the_margin_take_them_and_a_likelihood_term_beside_them(name: str) -> None:
+    assert mixture_of(name, divergence="js").divergence.name == "js"
+    assert mixture_of({name: 1.0, "sft": 0.5}, divergence="js").uses_reference
+
+
+def test_a_divergence_without_any_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match="js but simpo is no function"):
+        mixture_of("simpo", divergence="js")
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_the_order_of_a_divergence_must_be_finite(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"divergence_alpha is .* finite"):
+        mixture_of("sigmoid", divergence="alpha", divergence_alpha=alpha)
+
+
+def test_an_order_without_its_divergence_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"divergence_alpha is 0\.9 but objective\.divergence is js"):
+        mixture_of("sigmoid", divergence="js", divergence_alpha=0.9)

@@ -108,10 +108,10 @@ BAD: list[tuple[str, ObjectiveConfig, str]] = [
     ("unknown name", ObjectiveConfig("dpoo"), r"'dpoo' is unknown: choose one of aot.*wpo"),
     ("unknown name in a mixture", ObjectiveConfig({"sigmoid": 1.0, "dpoo": 1.0}), r"'dpoo' is unknown"),
     ("empty mixture", ObjectiveConfig({}), r"empty mixture"),
-    ("coefficient 0", ObjectiveConfig({"sft": 0.0}), r"coefficient of sft.*must be positive"),
-    ("coefficient nan", ObjectiveConfig({"sft": math.nan}), r"coefficient of sft.*must be positive"),
-    ("unknown parameter", ObjectiveConfig("simpo", params={"gama": 1.0}), r"gama.*simpo.*choose among beta, gamma"),
-    ("parameter of none", ObjectiveConfig("sft", params={"gamma": 1.0}), r"gamma.*sft.*it has none"),
+    ("coefficient 0", ObjectiveConfig({"sft": 0.0}), r"coefficient of sft.*must be a positive number"),
+    ("coefficient nan", ObjectiveConfig({"sft": math.nan}), r"coefficient of sft.*must be a positive number"),
+    ("unknown parameter", ObjectiveConfig("simpo", params={"gama": 1.0}), r"gama.*simpo.*choose among gamma"),
+    ("parameter of none", ObjectiveConfig("sft", params={"gamma": 1.0}), r"gamma.*sft.*it has none beside beta"),
     ("beta of none", ObjectiveConfig("sft", beta=0.1), r"sft has no beta"),
     ("unclear owner", ObjectiveConfig({"sigmoid": 1.0, "kto": 1.0}, params={"desirable": 1.0}), r"kto\.desirable"),
     ("absent owner", ObjectiveConfig("sigmoid", params={"kto.desirable": 1.0}), r"sets kto\.desirable"),
@@ -121,13 +121,24 @@ BAD: list[tuple[str, ObjectiveConfig, str]] = [
         r"gamma of the objective simpo is 'big'",
     ),
     ("a truth for a number", ObjectiveConfig("simpo", params={"gamma": True}), r"gamma of the objective simpo is True"),
+    ("beta among them", ObjectiveConfig("sigmoid", params={"beta": 0.1}), r"sets beta: set objective\.beta instead"),
+    (
+        "a parameter without its switch",
+        ObjectiveConfig("d_dpo", params={"strength": 2.0}),
+        r"strength of the objective d_dpo counts with aggregate lcb or softmin only, and aggregate is mean",
+    ),
+    ("no labels to smooth", ObjectiveConfig("d_dpo", label_smoothing=0.1), r"d_dpo reads scores instead of labels"),
     (
         "a wrong word",
         ObjectiveConfig("d_dpo", params={"aggregate": "max"}),
         r"aggregate of the objective d_dpo.*softmin",
     ),
-    ("no log-ratios", ObjectiveConfig("simpo", divergence="js"), r"divergence is js but simpo has no log-ratios"),
-    ("nor here", ObjectiveConfig("aot", divergence="forward_kl"), r"forward_kl but aot has no log-ratios"),
+    (
+        "no log-ratios",
+        ObjectiveConfig("simpo", divergence="js"),
+        r"js but simpo is no function of differences",
+    ),
+    ("nor here", ObjectiveConfig("aot", divergence="forward_kl"), r"forward_kl but aot is no function of differences"),
 ]
 
 
@@ -138,8 +149,6 @@ def test_bad_settings_are_refused_with_the_name_of_the_objective(config: Objecti
 
 
 OUTSIDE: list[tuple[str, str, float]] = [
-    *((name, "beta", beta) for name, o in OBJECTIVES.items() if "beta" in o.parameters for beta in (0.0, -0.1)),
-    *((name, "beta", math.nan) for name in ("sigmoid", "simpo")),
     *((name, "epsilon", epsilon) for name in ("cdpo", "robust") for epsilon in (-0.1, 0.5, math.inf)),
     *(("exo_pair", "epsilon", epsilon) for epsilon in (0.0, 0.5)),
     ("ld_dpo", "alpha", 1.1),
@@ -154,7 +163,6 @@ OUTSIDE: list[tuple[str, str, float]] = [
     ("odpo", "alpha", -1.0),
     ("mmpo", "scale", 0.0),
     ("rpo_sq", "scale", 0.0),
-    ("d_dpo", "strength", 0.0),
     ("e_dpo", "gamma", -0.1),
     ("spo", "alpha", 0.0),
     ("up_dpo_pair", "strength", -1.0),
@@ -169,6 +177,16 @@ def test_parameters_outside_their_range_are_refused(name: str, parameter: str, v
         mixture_of(name, **{parameter: value})
 
 
+WITH_BETA = sorted(name for name, objective in OBJECTIVES.items() if "beta" in objective.parameters)
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("name", WITH_BETA)
+def test_betas_outside_their_range_are_refused(name: str, beta: float) -> None:
+    with pytest.raises(ValueError, match=rf"beta of the objective {name} is {beta}: it must be a number, "):
+        mixture_of(name, beta)
+
+
 EDGES = [("cdpo", "epsilon", 0), ("beta_dpo", "dropped", 0), ("ld_dpo", "alpha", 1), ("e_dpo", "gamma", 0)]
 
 
@@ -181,6 +199,9 @@ def test_closed_ends_of_a_range_are_allowed(name: str, parameter: str, value: in
 def columns(**changes: Any) -> dict[str, np.ndarray]:
     scores = {"score_chosen": np.array([1.0, 2.0]), "score_rejected": np.array([0.0, -1.0])}
     return {name: value for name, value in (scores | changes).items() if value is not None}
+
+
+FAMILY = columns(score_chosen=np.array([[1.0, 1.5], [2.0, 1.0]]), score_rejected=np.array([[0.0, 0.5], [-1.0, 0.5]]))
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -222,7 +243,13 @@ def test_labels_without_another_side_cannot_be_smoothed(name: str, smoothing: fl
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_sufficient_data_pass(name: str) -> None:
-    mixture_of(name).check_columns(columns(), 0.0, "train.jsonl")
+    mixture_of(name).check_columns(FAMILY, 0.0, "train.jsonl")
+
+
+@pytest.mark.parametrize("name", ["up_dpo_lcb", "up_dpo_pair", "up_dpo_energy", "up_ipo"])
+def test_uncertainty_needs_several_reward_models(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} needs scores of several reward models, and train\.jsonl has"):
+        mixture_of(name).check_columns(columns(), 0.0, "train.jsonl")
 
 
 def test_sorted_objectives_and_offsets_are_those_without_another_side() -> None:

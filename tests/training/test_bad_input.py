@@ -59,7 +59,11 @@ CASES = {
     "unknown objective": (rows(), ["--objective.name", "dpoo"], "objective.name 'dpoo' is unknown: choose one of"),
     "unknown setting": (rows(), ["--optim.lrr", "1"], "unknown setting optim.lrr: iwpo train --help lists them."),
     "unknown part of a group": (rows(), ["--model.lora.rang", "1"], "unknown setting model.lora.rang: iwpo train"),
-    "beta zero": (rows(), ["--objective.beta", "0"], "objective.beta is 0.0: it must be positive or null."),
+    "beta zero": (
+        rows(),
+        ["--objective.beta", "0"],
+        "beta of the objective sigmoid is 0.0: it must be a number, finite and more than 0.",
+    ),
     "NaN rate": (rows(), ["--optim.lr", "nan"], "optim.lr is nan: it must be a finite number."),
     "NaN norm": (rows(), ["--optim.max_grad_norm", "nan"], "optim.max_grad_norm is nan: it must be a finite number or"),
     "NaN alpha": (rows(), ["--model.lora.alpha", "nan"], "model.lora.alpha is nan: it must be a finite number."),

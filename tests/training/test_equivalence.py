@@ -51,9 +51,18 @@ def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, obj
     assert runs[1] == pytest.approx(runs[8], rel=2e-5)
 
 
-def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path):
-    one = config(data=weighted(tmp_path), output_dir=str(tmp_path / "one"))
-    two = config(data=weighted(tmp_path), output_dir=str(tmp_path / "two"))
+STATISTICS = {"kto": 1.0, "beta_dpo": 0.5, "bco": 0.3, "sft": 0.2}
+
+
+@pytest.mark.parametrize("name", ["sigmoid", STATISTICS, "aot"], ids=str)
+def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path, name):
+    smoothing = {} if name == "aot" else {"label_smoothing": [0.1 * (i % 3) for i in range(42)]}
+    path = write_pairs(tmp_path / "pairs.jsonl", rows=42, weight=[0.25 * (i % 7) for i in range(42)], **smoothing)
+    data = DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))
+    one, two = (
+        config(data=data, objective=ObjectiveConfig(name=name), output_dir=str(tmp_path / folder))
+        for folder in ("one", "two")
+    )
     train(one)
     recipe = tmp_path / "two.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(two)))))
