@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +17,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.quality.exact import run, simulate
+from benchmarks.quality.exact import defaults, run, simulate
 from benchmarks.quality.exact.arms import ARMS, build_arms, shuffle
+from benchmarks.quality.exact.candidates import CATALOGUE, NO_WEIGHTS, PURE_WEIGHTS, WEIGHTS, name_of
 from benchmarks.quality.exact.compare import Interval, mean_of_changes, relative_change
 from benchmarks.quality.exact.evaluate import evaluate, expectations, factor_for, kl_of, log_policy
 from benchmarks.quality.exact.policy import ArmData, Policies, TrainSettings, distillation_loss, pair_loss, train
@@ -265,3 +268,73 @@ def test_one_command_writes_results_table_and_plots(tmp_path: Path, monkeypatch:
 def test_unknown_regimes_are_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of this run's: choose of 300 pairs"):
         run.main(["--regimes", "5 pairs", "--out", str(tmp_path)])
+
+
+def test_candidates_weigh_and_soften_as_their_names_say(world: World) -> None:
+    names = [
+        name_of(NO_WEIGHTS, 0.0),
+        name_of(NO_WEIGHTS, 0.75),
+        name_of(PURE_WEIGHTS, 0.0),
+        name_of(PURE_WEIGHTS, 0.5),
+    ]
+    plain, labels, pure, both = build_arms(world, names, 0, CATALOGUE)
+    dpo, iwpo, labels_only = build_arms(world, ("dpo", "iwpo_ensemble", "labels_only"), 0)
+    assert torch.equal(plain.weights, dpo.weights)
+    assert torch.equal(plain.smoothing, dpo.smoothing)
+    assert torch.equal(labels.smoothing, labels_only.smoothing)
+    assert torch.equal(pure.weights, iwpo.weights)
+    assert torch.equal(both.weights, pure.weights)
+    torch.testing.assert_close(both.smoothing, labels.smoothing * 0.5 / 0.75)
+
+
+def test_weights_by_trust_are_the_weights_where_trust_is_full_and_even_where_there_is_none(world: World) -> None:
+    scores = score(world, "oracle", 0)
+    build = CATALOGUE[name_of(PURE_WEIGHTS + ", by trust", 0.75)].build
+    expected = torch.as_tensor(pair_weights(scores.rewards, WEIGHTS[PURE_WEIGHTS], seed=0).weight, dtype=torch.float32)
+    assert torch.equal(build(scores, 0).weights, expected)
+    distrusted = replace(scores.rewards, trust=0 * scores.rewards.trust)
+    torch.testing.assert_close(build(replace(scores, rewards=distrusted), 0).weights, torch.ones(400))
+
+
+def judged_as(*means: float) -> defaults.Judged:
+    """Intervals of half a per cent to either side."""
+    changes = {str(i): Interval(mean, mean - 0.5, mean + 0.5) for i, mean in enumerate(means)}
+    mean = sum(means) / len(means)
+    return defaults.Judged(changes, Interval(mean, mean - 0.5, mean + 0.5))
+
+
+def test_the_choice_is_harmless_before_it_is_good() -> None:
+    judged = {"large": judged_as(9, -1), "even": judged_as(2, -0.4), "small": judged_as(1, 0), "bad": judged_as(-1, -9)}
+    assert (judged["large"].better, judged["large"].worse) == (1, 1)
+    assert defaults.best(judged, 4) == ["even", "small", "large", "bad"]
+
+
+def test_strengths_are_tried_on_the_best_two_weights() -> None:
+    """Weights are as good as their names are long, and strengths of 0.5 better than others."""
+
+    def judge(regimes: Sequence[Regime]) -> dict[str, defaults.Judged]:
+        seen.append(regimes)
+        return {name: judged_as(len(name) + 20 * ("ε 0.5" in name)) for name in regimes[0].arms[1:]}
+
+    seen: list[Sequence[Regime]] = []
+    chosen, judged = defaults.choose(judge)
+    weights = sorted(defaults.WEIGHT_NAMES, key=len)[-2:]
+    assert chosen == (weights[-1], 0.5)
+    assert set(seen[1][0].arms[1:]) == {name_of(w, strength) for w in weights for strength in (0.0, 0.5, 0.99)}
+    assert set(judged) == {arm for regimes in seen for arm in regimes[0].arms[1:]}
+    assert all(regime.first_seed >= 1000 for regimes in seen for regime in regimes)
+
+
+def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "CHOICE", {"small": replace(SETTINGS, pairs=64)})
+    monkeypatch.setattr(defaults, "FULL", (Regime("of the table", replace(SETTINGS, pairs=64), ("dpo",), QUICK),))
+    monkeypatch.setattr(defaults, "WEIGHT_NAMES", (NO_WEIGHTS, PURE_WEIGHTS))
+    folders = ["--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts")]
+    path = defaults.main(["--worlds", "3", "--table-worlds", "3", "--commit", "abc", *folders])
+    result = json.loads(path.read_text())
+    assert len(result["choice"]["candidates"]) == 7
+    assert result["chosen"] == next(iter(result["choice"]["candidates"]))
+    assert result["chosen"] in result["confirmation"]["candidates"]
+    text = path.with_suffix(".md").read_text()
+    assert f"Chosen: **{result['chosen']}**" in text
+    assert "| of the table |" in text

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.quality.exact.arms import ARMS
+from benchmarks.quality.exact.arms import ARMS, Arm
 from benchmarks.quality.exact.policy import TrainSettings
 from benchmarks.quality.exact.worlds import WorldSettings
 
@@ -27,12 +27,16 @@ class Regime:
         settings: of its worlds.
         arms: names; `dpo` is the first.
         training: of its policies.
+        catalogue: what the names of arms stand for.
+        first_seed: of its worlds.
     """
 
     name: str
     settings: WorldSettings
     arms: tuple[str, ...]
     training: TrainSettings = field(default_factory=TrainSettings)
+    catalogue: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
+    first_seed: int = 0
 
 
 def regime(

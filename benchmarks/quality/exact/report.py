@@ -30,9 +30,9 @@ def _over_regimes(result: dict[str, Any]) -> str:
     for name, row in result["over_regimes"].items():
         arm = result["arms"][name]
         counts = f"{row['better']} / {row['worse']} of {row['regimes']}"
-        ends = [f"{_cell(row[end])}, {row[end]['regime']}" for end in ("worst", "best")]
-        rows.append([arm["group"], arm["label"], _cell(row["gold_change"]), *ends, counts])
-    return _table(rows)
+        ends = [f"{as_cell(row[end])}, {row[end]['regime']}" for end in ("worst", "best")]
+        rows.append([arm["group"], arm["label"], as_cell(row["gold_change"]), *ends, counts])
+    return as_table(rows)
 
 
 def _by_regime(result: dict[str, Any], part: str, arms: tuple[str, ...]) -> str:
@@ -41,16 +41,18 @@ def _by_regime(result: dict[str, Any], part: str, arms: tuple[str, ...]) -> str:
     budget = str(result["main_budget"])
     for regime in result[part]:
         at = {name: arm["at_kl"][budget] for name, arm in regime["arms"].items()}
-        cells = [_cell(at[name]["gold_change"]) if name in at else "" for name in present]
+        cells = [as_cell(at[name]["gold_change"]) if name in at else "" for name in present]
         rows.append([regime["name"], f"{at['dpo']['gold']['mean']:.2f}", *cells])
-    return _table(rows)
+    return as_table(rows)
 
 
-def _cell(change: dict[str, float]) -> str:
+def as_cell(change: dict[str, float]) -> str:
+    """An estimate with its interval, bold where that excludes zero."""
     text = f"{change['mean']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]"
     return f"**{text}**" if change["low"] > 0 or change["high"] < 0 else text
 
 
-def _table(rows: list[list[str]]) -> str:
+def as_table(rows: list[list[str]]) -> str:
+    """Of rows, the first of them the head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

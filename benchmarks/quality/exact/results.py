@@ -56,11 +56,11 @@ def _arm(outcomes: Outcomes, name: str) -> dict[str, Any]:
         wins = outcomes.at(budget, "win_rate", name) - outcomes.at(budget, "win_rate", "dpo")
         at[str(budget)] = {
             "kl": round(float(outcomes.at(budget, "kl", name).mean()), 4),
-            "gold": _interval(mean_interval(gold)),
-            "gold_change": _interval(relative_change(gold, base)),
-            "scaled_gold_change": _interval(relative_change(scaled, scaled_base)),
+            "gold": as_numbers(mean_interval(gold)),
+            "gold_change": as_numbers(relative_change(gold, base)),
+            "scaled_gold_change": as_numbers(relative_change(scaled, scaled_base)),
             "win_rate": round(float(outcomes.at(budget, "win_rate", name).mean()), 4),
-            "win_rate_change": _interval(mean_interval(100 * wins)),
+            "win_rate_change": as_numbers(mean_interval(100 * wins)),
         }
     trained = {m: round(float(outcomes.as_trained(m, name).mean()), 4) for m in ("kl", "gold", "win_rate")}
     per_world = outcomes.at(MAIN_BUDGET, "gold", name).round(4).tolist()
@@ -79,14 +79,15 @@ def _over_regimes(main: Found) -> dict[str, Any]:
         by_mean = sorted(zip(changes, having, strict=True), key=lambda found: found[0].mean)
         rows[name] = {
             "regimes": len(having),
-            "gold_change": _interval(mean_of_changes(both)),
-            "worst": {"regime": by_mean[0][1][0].name, **_interval(by_mean[0][0])},
-            "best": {"regime": by_mean[-1][1][0].name, **_interval(by_mean[-1][0])},
+            "gold_change": as_numbers(mean_of_changes(both)),
+            "worst": {"regime": by_mean[0][1][0].name, **as_numbers(by_mean[0][0])},
+            "best": {"regime": by_mean[-1][1][0].name, **as_numbers(by_mean[-1][0])},
             "better": sum(change.sign > 0 for change in changes),
             "worse": sum(change.sign < 0 for change in changes),
         }
     return rows
 
 
-def _interval(interval: Interval) -> dict[str, float]:
+def as_numbers(interval: Interval) -> dict[str, float]:
+    """JSON-ready."""
     return {name: round(value, 4) for name, value in asdict(interval).items()}

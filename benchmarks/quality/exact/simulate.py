@@ -19,17 +19,19 @@ from benchmarks.quality.exact.evaluate import MEASURES, evaluate
 from benchmarks.quality.exact.policy import train
 from benchmarks.quality.exact.regimes import Regime
 from benchmarks.quality.exact.worlds import make_world
+from iwpo_fast.config import ClusterConfig, RewardConfig, WeightConfig
 
 WORLDS_AT_ONCE = 10
 LIBRARY = Path(iwpo_fast.__file__).parent
-LABORATORY = ("worlds.py", "policy.py", "rewards.py", "arms.py", "evaluate.py", "simulate.py")
+LABORATORY = ("worlds.py", "policy.py", "rewards.py", "arms.py", "candidates.py", "evaluate.py", "simulate.py")
 
 
 def outcomes(regime: Regime, worlds: int, parts: Path, sources: str) -> Outcomes:
-    """Trains all arms in worlds 0 to `worlds` - 1, or reads what an earlier run left in `parts`."""
+    """Trains all arms in `worlds` worlds from the first seed on, or reads what an earlier run left in `parts`."""
     made = []
-    for first in range(0, worlds, WORLDS_AT_ONCE):
-        seeds = range(first, min(first + WORLDS_AT_ONCE, worlds))
+    end = regime.first_seed + worlds
+    for first in range(regime.first_seed, end, WORLDS_AT_ONCE):
+        seeds = range(first, min(first + WORLDS_AT_ONCE, end))
         question = {"settings": asdict(regime.settings), "arms": regime.arms, "seeds": [*seeds]}
         question |= {"training": asdict(regime.training), "sources": sources}
         path = parts / f"{_digest(json.dumps(question, sort_keys=True).encode())}.json"
@@ -43,13 +45,14 @@ def source_digest() -> str:
     """Of the code behind the numbers, so that parts by an older code are not taken for results of this one."""
     files = [Path(__file__).with_name(name) for name in LABORATORY]
     files += [file for folder in ("rewards", "importance") for file in sorted((LIBRARY / folder).glob("*.py"))]
-    return _digest(b"".join(file.read_bytes() for file in files))
+    defaults = repr((ClusterConfig(), RewardConfig(), WeightConfig())).encode()
+    return _digest(b"".join([defaults, *(file.read_bytes() for file in files)]))
 
 
 def _simulate(regime: Regime, seeds: Sequence[int]) -> dict[str, Any]:
     """Each measure as a list of [W, A, 1 + budgets]."""
     worlds = [make_world(regime.settings, seed) for seed in seeds]
-    arms = [build_arms(world, regime.arms, seed) for world, seed in zip(worlds, seeds, strict=True)]
+    arms = [build_arms(world, regime.arms, seed, regime.catalogue) for world, seed in zip(worlds, seeds, strict=True)]
     found = evaluate(train(worlds, arms, regime.training, seed=seeds[0]), worlds)
     return {name: values.double().numpy().round(6).tolist() for name, values in found.items()}
 
