@@ -19,7 +19,7 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
 from iwpo_fast.training import train
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.loss import PreferenceLoss, Split, _data_of
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.world import World
 from iwpo_kernels import PreferenceOutput, TokenLogps, weighted_preference_loss
@@ -151,7 +151,7 @@ def test_weights_of_one_are_no_weights_bitwise(name):
     loss, logps = PreferenceLoss(ObjectiveConfig(name=name)), logps.clone().requires_grad_()
     tokens = with_statistics(loss, logps)
     constants = constants_of(loss, tokens, batch, split)
-    closed = loss.mixture.closed_form(loss._pair(tokens, batch))
+    closed = loss.mixture.closed_form(_data_of(loss.mixture, batch))
     if closed is None:
         plain = (loss.mixture(loss._pair(tokens, batch), constants).sum() / 4).float()
     else:
