@@ -41,5 +41,6 @@ def copied(place: Path, finished: Path) -> Path:
 def processes() -> Iterator[ForkServerContext]:
     """Processes that find everything imported, so that each starts at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["iwpo_fast.pipeline.run", "sklearn.cluster", "matplotlib.figure"])
+    late = ["sklearn.cluster", "matplotlib.figure", "matplotlib.backends.backend_agg", "pyarrow.dataset"]
+    context.set_forkserver_preload(["iwpo_fast.pipeline.run", "transformers.models.llama.modeling_llama", *late])
     yield context

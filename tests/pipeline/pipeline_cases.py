@@ -31,6 +31,7 @@ WORDS = ["red", "green", "blue", "warm", "cold", "small", "large", "quick", "slo
 STAGES = ["prepare", "reference", "cluster", "reward", "weigh", "train", "evaluate"]
 DATA = "pairs.jsonl"
 TOO_LONG = 2
+TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
 Row = dict[str, Any]
 
 
@@ -70,7 +71,7 @@ def toy_config(**parts: object) -> RunConfig:
     """A recipe with paths in the working folder; keywords replace whole parts of it."""
     settings: dict[str, object] = {
         "data": DataConfig(path=DATA, eval_fraction=0.2, max_length=96, truncation="drop"),
-        "model": ModelConfig(tiny=TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)),
+        "model": ModelConfig(tiny=copy.deepcopy(TINY)),
         "optim": OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=6, tokens_per_batch=1024),
         "log": LogConfig(every=1),
         "checkpoint": CheckpointConfig(every=2),

@@ -1,0 +1,111 @@
+"""The pipeline on small data, with adapters, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline_cases import DATA, STAGES, TINY, read_jsonl, stages_done, toy_config, toy_rows, write_jsonl
+
+from iwpo_fast.cli import main
+from iwpo_fast.config import (
+    ClusterConfig,
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    WeightConfig,
+)
+
+
+def evaluation() -> dict[str, dict[str, float]]:
+    return json.loads(Path("run/evaluation/evaluation.json").read_text())
+
+
+@pytest.mark.parametrize("pairs", [10, 100])
+def test_small_data_make_one_cluster_with_the_default_settings(place, pairs):
+    write_jsonl(DATA, toy_rows()[:pairs])
+    assert stages_done(toy_config(data=DataConfig(path=DATA), clusters=ClusterConfig())) == STAGES
+    rows = read_jsonl("run/weights/train.jsonl")
+    assert {row["cluster"] for row in rows} == {0}
+    assert len(rows) == pairs - evaluation()["all"]["pairs"]
+
+
+def test_pairs_of_a_single_prompt_are_refused_by_the_reward_stage(place):
+    write_jsonl(DATA, [row | {"prompt": "say"} for row in toy_rows(4)])
+    with pytest.raises(ValueError, match="give pairs of more prompts"):
+        stages_done(toy_config(data=DataConfig(path=DATA, eval_fraction=0.0)))
+
+
+def test_adapters_are_trained_and_evaluated(copied):
+    model = ModelConfig(tiny=TINY, lora=LoraConfig(rank=4))
+    config = toy_config(model=model)
+    config.optim.lr = 1e-2
+    stages_done(config)
+    assert Path("run/train/model/adapter_model.safetensors").exists()
+    assert evaluation()["all"]["margin"] != 0
+    Path("run/train/model/adapter_model.safetensors").write_bytes(b"damaged")
+    assert stages_done(config) == ["train"]
+
+
+def test_the_evaluation_is_that_of_the_trained_policy(finished):
+    table = json.loads((finished / "run/evaluation/evaluation.json").read_text())
+    after = json.loads((finished / "run/train/summary.json").read_text())["after"]
+    assert table["all"]["accuracy"] == pytest.approx(after["eval_rewards/accuracies"])
+    assert table["all"]["margin"] == pytest.approx(after["eval_rewards/margins"], rel=1e-5)
+    report = (finished / "run/evaluation/report.md").read_text()
+    assert report.count("\n| ") == 2 + len(table)
+
+
+def test_a_low_effective_sample_size_is_refused_after_the_report_and_can_be_forced(copied):
+    report = Path("run/weights/report.json")
+    report.unlink()
+    config = toy_config(weights=WeightConfig(tau=0.1))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"below weights\.min_ess 10\.0%: raise weights\.tau.*set weights\.force"):
+            stages_done(config)
+        assert report.exists() and not Path("run/weights/train.jsonl").exists()
+    config.weights.force = True
+    assert stages_done(config) == STAGES[4:]
+    assert Path("run/weights/train.jsonl").exists()
+
+
+REFUSED = [
+    (["--clusters.count", "0"], "count and min_pairs must be positive"),
+    (["--weights.tau", "-1"], "weights.tau"),
+    (["--rewards.folds", "0"], "rewards.folds"),
+    (["--optim.lr", "0"], "optim.lr is 0.0: it must be positive."),
+    (["--from", "wiegh"], "--from wiegh is no stage: choose one of prepare, reference, cluster, reward, weigh"),
+    (["--only", "report"], "--only report is no stage"),
+    (["--from", "weigh", "--force", "true"], "--from, --only and --force exclude one another"),
+    (["--only", "weigh"], "The stage weigh needs prepare and reference and cluster and reward, which run does not"),
+    (["--weights.tua", "1"], "unknown setting weights.tua: iwpo run --help lists them."),
+    (["--output_dir", DATA], f"output_dir is {DATA} but {DATA} is a file"),
+]
+
+
+@pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
+def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence):
+    write_jsonl(DATA, toy_rows(4))
+    assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("iwpo: error: ") and said.count("\n") == 1
+    assert not list(Path().glob("run/*.json*"))
+
+
+def test_the_command_reads_a_recipe_and_flags(copied, capsys):
+    recipe = {
+        "data": {"path": DATA, "eval_fraction": 0.2, "max_length": 96, "truncation": "drop"},
+        "model": {"tiny": {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2}},
+        "optim": {"lr": 1e-3, "pairs_per_step": 8, "max_steps": 6, "tokens_per_batch": 1024},
+        "clusters": {"count": 3, "min_pairs": 8, "backend": "sklearn"},
+        "output_dir": "run",
+        "device": "cpu",
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["run", "--config", "recipe.yaml"]) == 0
+    assert capsys.readouterr().out.count("(done before)") == len(STAGES)
+    assert main(["run", "--config", "recipe.yaml", "--weights.tau", "1", "--only", "weigh"]) == 0
+    assert json.loads(Path("run/manifest.json").read_text())["stages"]["weigh"]["result"]["tau"] == 1
