@@ -1,16 +1,19 @@
-"""The README's example runs as it is printed."""
+"""Examples of README and docs run as they are printed."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_drop_in_example_prints_what_the_readme_says(capsys):
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(examples) == 1
-    exec(compile(examples[0], "README.md", "exec"), {})
-    assert capsys.readouterr().out == "0.6931\n"
+@pytest.mark.parametrize("name", ["README.md", "docs/iwpo.md"])
+def test_the_example_prints_what_its_last_comment_says(name, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (README.parent / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(compile(example, name, "exec"), {})
+    said = re.findall(r"print\(.*\)  # ([^,\n]*)", example)
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def test_every_file_that_the_readme_names_is_there():
