@@ -92,6 +92,11 @@ def test_a_flat_token_keeps_its_bits_beside_a_peaked_one(place: torch.device, sa
     assert_exact(peaked_beside_flat(), torch.float16, place, save=save)
 
 
+def test_a_wide_softcap_leaves_ordinary_logits_their_digits(place: torch.device) -> None:
+    """Where the cap is 1000, tanh is taken of thousandths."""
+    assert_exact(replace(random_case(spread=3.0), settings={"softcap": 1000.0}), torch.float32, place)
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e30, torch.inf])
 def test_any_size_of_gradient_comes_through(place: torch.device, size: float) -> None:
     """Weight and bias receive it times a constant: zeros stay zeros, and what is not finite is not hidden."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_cases import REGIMES, assert_exact, random_case, shrink_tiles
+from linear_cases import REGIMES, assert_exact, assert_gradient_within, random_case, shrink_tiles
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -29,3 +29,12 @@ KERNELS = [(torch.float32, False), (torch.float16, True), (torch.float16, False)
 @pytest.mark.parametrize(("dtype", "save"), KERNELS)
 def test_kernels_are_exact_in_every_regime(device: torch.device, dtype: torch.dtype, regime: str, save: bool) -> None:
     assert_exact(REGIMES[regime](random_case(features=10, vocab=41, spread=3.0)), dtype, device, save=save)
+
+
+def test_a_small_row_is_held_to_its_own_size() -> None:
+    """And not to that of the largest, unless logits are large."""
+    truth = torch.tensor([1e3, 1e-3])
+    wrong = torch.tensor([1e3, 2e-3])
+    assert_gradient_within("weight", wrong, truth, truth, torch.float32, large_logits=True)
+    with pytest.raises(AssertionError, match="weight"):
+        assert_gradient_within("weight", wrong, truth, truth, torch.float32)
