@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 FLOATING = (torch.bfloat16, torch.float16, torch.float32)
+# Such numbers, their inverses and their quotients are float32.
+SMALLEST, LARGEST = 1e-16, 1e16
 
 
 def check(condition: bool, sentence: str) -> None:
@@ -41,8 +42,24 @@ def check_floating(name: str, tensor: Tensor) -> None:
 
 def check_positive(name: str, value: float) -> None:
     # No call of `check`: torch.compile cannot write a symbolic float into a sentence that is not needed.
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value}: pass a positive number.")
+    if not SMALLEST <= value <= LARGEST:
+        raise ValueError(f"{name} is {value}: pass a positive number, from {SMALLEST} to {LARGEST}.")
+
+
+def check_no_tangent(name: str, tensor: Tensor) -> None:
+    """The tensor carries no derivative of forward mode, as the operators would drop it."""
+    check(
+        unpack_dual(tensor).tangent is None,
+        f"{name} carries a forward-mode derivative, which the operators do not pass on: use torch.autograd.grad.",
+    )
+
+
+def check_first_derivative(operator: str) -> None:
+    """In a backward pass: nobody asks for a graph of it, which would lack what second derivatives need."""
+    check(
+        not torch.is_grad_enabled(),
+        f"{operator} is differentiable once: leave out create_graph=True, or call naive_{operator} instead.",
+    )
 
 
 def check_range(name: str, values: Tensor, limit: int, ignored: int | None = None) -> None:

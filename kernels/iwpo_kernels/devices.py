@@ -65,6 +65,8 @@ def _has_wide_output(device: torch.device, dtype: torch.dtype) -> bool:
     probe = torch.zeros(16, 16, device=device, dtype=dtype)
     try:
         torch.mm(probe, probe, out_dtype=torch.float32)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+            raise  # says nothing about the product, and what is raised is not cached
         return False
     return True

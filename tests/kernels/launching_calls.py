@@ -108,7 +108,7 @@ def _token_calls(dtypes: tuple[torch.dtype, ...]) -> Iterator[Call]:
 
 
 def _tokens(layout: Layout, dtype: torch.dtype, inplace: bool, tokens: int = 5) -> None:
-    logits = layout.matrix(tokens, dtype)
+    logits = layout.matrix(tokens, dtype).detach().mul_(torch.ones((), requires_grad=True))  # no leaf, same strides
     labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
     logps = token_logps(logits, labels, inplace_backward=inplace)
     logps.backward(torch.zeros(tokens + 1)[1:])

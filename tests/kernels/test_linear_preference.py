@@ -100,7 +100,19 @@ def test_the_module_is_a_loss_of_ln_2_where_policy_and_reference_agree(batch):
     assert module(**batch).loss.item() == pytest.approx(0.6931472, abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"form": "dpo"}, {"beta": -1.0}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"form": "dpo"},
+        {"beta": -1.0},
+        {"label_smoothing": 1.0},
+        {"softcap": 0.0},
+        {"scale": 0.0},
+        {"temperature": 1e-50},
+        {"workspace_mb": 0},
+        {"save": "always"},
+    ],
+)
 def test_the_module_refuses_options_when_it_is_made(options):
     with pytest.raises(ValueError, match="pass"):
         LinearPreferenceLoss(**options)

@@ -115,6 +115,22 @@ def test_the_ignored_label_can_be_another(batch):
     torch.testing.assert_close(results(PaddedLinearPreferenceLoss(ignore_index=0), batch), expected)
 
 
+def test_labels_of_minus_100_are_ignored_beside_another(batch):
+    batch["target"] = batch["target"].where(batch["target"] != 0, 1)
+    expected = results(PaddedLinearPreferenceLoss(), batch)
+    batch["target"][:, 0] = 0
+    assert (batch["target"] == -100).any()
+    torch.testing.assert_close(results(PaddedLinearPreferenceLoss(ignore_index=0), batch), expected)
+
+
+def test_mean_logits_are_not_rounded_under_autocast(batch):
+    expected = results(PaddedLinearPreferenceLoss(), batch)[2]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        metrics = results(PaddedLinearPreferenceLoss(), batch)[2]
+    for name in ("chosen_logits_mean", "rejected_logits_mean"):
+        assert torch.equal(getattr(metrics, name), getattr(expected, name))
+
+
 def test_autocast_casts_hidden_states_and_head_like_a_linear_layer(batch):
     cast = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
     expected, _ = PaddedLinearPreferenceLoss()(**cast)

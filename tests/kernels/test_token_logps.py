@@ -152,6 +152,44 @@ def test_autograd_notices_who_still_needs_overwritten_logits(place: torch.device
         loss.backward()
 
 
+def test_autograd_notices_that_whatever_made_the_logits_needs_them(place: torch.device) -> None:
+    logits, labels = (tensor.to(place) for tensor in random_logits())
+    made = logits.requires_grad_().sigmoid()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        token_logps(made, labels, inplace_backward=True).sum().backward()
+
+
+INPLACE_UNDER_COMPILE: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
+    "logits made outside": lambda z, labels, inplace: token_logps(z, labels, inplace_backward=inplace).sum(),
+    "logits made inside": lambda z, labels, inplace: token_logps(z * 2, labels, inplace_backward=inplace).sum(),
+    "logits needed by another term": lambda z, labels, inplace: (
+        token_logps((made := z * 2), labels, inplace_backward=inplace).sum() + made.square().sum()
+    ),
+}
+
+
+@pytest.mark.parametrize("what", INPLACE_UNDER_COMPILE)
+def test_compiled_inplace_backward_gives_the_gradient(what: str) -> None:
+    logits, labels = random_logits()
+    grads = []
+    for inplace in (False, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(INPLACE_UNDER_COMPILE[what], fullgraph=True, backend="aot_eager")
+        leaf = logits.clone().requires_grad_()
+        compiled(leaf * 1, labels, inplace).backward()
+        assert torch.equal(leaf, logits)
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_compiled_inplace_backward_refuses_a_parameter() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(INPLACE_UNDER_COMPILE["logits made outside"], backend="aot_eager")
+    logits, labels = random_logits()
+    with pytest.raises(ValueError, match="is a leaf that requires grad"):
+        compiled(logits.requires_grad_(), labels, True)
+
+
 def test_skipped_rows_are_not_read(place: torch.device) -> None:
     logits, labels = random_logits()
     logits[2], labels[2] = torch.nan, -100
@@ -250,6 +288,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a single token": ({"logits": torch.zeros(3, 1)}, "at least 2 tokens"),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0"),
     "another device": ({"labels": torch.zeros(3, dtype=torch.int64, device="meta")}, "labels is on meta"),
+    "a temperature below float32": ({"temperature": 1e-50}, "temperature is 1e-50"),
+    "a temperature beyond float32": ({"temperature": 1e40}, r"temperature is 1e\+40"),
+    "a parameter": ({"logits": torch.zeros(3, 5, requires_grad=True), "inplace_backward": True}, "is a leaf"),
+    "part of a parameter": (
+        {"logits": torch.zeros(4, 5, requires_grad=True)[:3].view(3, 5), "inplace_backward": True},
+        "or a view of one",
+    ),
     "shared memory": ({"logits": torch.zeros(1, 5).expand(3, 5), "inplace_backward": True}, "share memory"),
     "expanded columns": ({"logits": torch.zeros(3, 1).expand(3, 5), "inplace_backward": True}, "share memory"),
     "one expanded row": (

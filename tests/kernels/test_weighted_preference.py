@@ -207,6 +207,14 @@ def test_offsets_out_of_range_make_the_kernels_answer_nan_without_reading_there(
     assert out.sums[PreferenceSums._fields.index("weighted_loss")].isnan()
 
 
+def test_tokens_of_no_sequence_have_gradient_0_in_the_kernels(device):
+    from iwpo_kernels.weighted_preference import gpu
+
+    one, coefficients = torch.ones((), device=device), torch.tensor([2.0, 3.0], device=device)
+    gradient = gpu.token_gradient(one, coefficients, torch.tensor([1, 2, 4], device=device), 6)
+    assert gradient.tolist() == [0, 2, 3, 3, 0, 0]
+
+
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu():
     case = random_case(LENGTHS["usual"], label_smoothing=torch.full((4,), 0.1)).to(torch.device("cuda"))

@@ -80,8 +80,9 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "weights negative": ({"weights": torch.tensor([1.0, -1.0])}, "negative or non-finite values"),
     "weights infinite": ({"weights": torch.tensor([1.0, math.inf])}, "negative or non-finite values"),
     "weights elsewhere": ({"weights": torch.ones(2, device="meta")}, "weights is on meta"),
-    "lengths shape": ({"lengths": torch.ones(3).long()}, "lengths has 3 entries for 4 sequences"),
-    "lengths negative": ({"lengths": torch.tensor([1, 1, 1, -1])}, "lengths hold negative values"),
+    "lengths shape": ({"lengths": torch.ones(3).long(), "average": True}, "lengths has 3 entries for 4 sequences"),
+    "lengths negative": ({"lengths": torch.tensor([1, 1, 1, -1]), "average": True}, "lengths hold negative values"),
+    "lengths of sums": ({"lengths": torch.ones(4).long()}, "lengths is given without average"),
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.linear_preference.op import linear_preference_loss
+from iwpo_kernels.linear_token_logps.arguments import check_settings
 from iwpo_kernels.weighted_preference import PreferenceOutput
 from iwpo_kernels.weighted_preference.op import check_options
 from iwpo_kernels.weighted_preference.types import Form
@@ -42,6 +43,7 @@ class LinearPreferenceLoss(torch.nn.Module):
     ) -> None:
         super().__init__()
         check_options(form, beta, label_smoothing)
+        check_settings(softcap, scale, temperature, workspace_mb, save)
         self.form: Form = form
         self.beta = beta
         self.label_smoothing = label_smoothing

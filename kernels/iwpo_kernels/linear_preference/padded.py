@@ -57,7 +57,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         use_ref_model: compare with a reference, given in each call.
         compute_nll_loss: add alpha times the mean −log p of the chosen tokens to the loss.
         alpha: see compute_nll_loss.
-        ignore_index: label of tokens that do not count.
+        ignore_index: label of tokens that do not count, beside -100, which never does.
 
     Raises:
         ValueError: an option is out of range.
@@ -130,7 +130,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
             beta=self.beta,
             label_smoothing=self.label_smoothing,
             average=self.average_log_prob,
-            lengths=lengths,
+            lengths=lengths if self.average_log_prob else None,
         )
         loss = output.loss
         nll_loss = torch.zeros_like(loss)
@@ -229,5 +229,5 @@ def _reference_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels
 def _mean_logit(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Mean of h Wᵀ + b over positions and vocabulary: the product of the means, as logits are linear in both."""
     dtype = exact_dtype(hidden.dtype)
-    mean = hidden.mean((0, 1), dtype=dtype) @ weight.mean(0, dtype=dtype)
+    mean = (hidden.mean((0, 1), dtype=dtype) * weight.mean(0, dtype=dtype)).sum()  # autocast would round `@`
     return mean if bias is None else mean + bias.mean(dtype=dtype)

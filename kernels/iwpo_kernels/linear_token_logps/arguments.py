@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_device, check_floating, check_index, check_positive
+from iwpo_kernels.checks import (
+    LARGEST,
+    SMALLEST,
+    check,
+    check_device,
+    check_floating,
+    check_index,
+    check_no_tangent,
+    check_positive,
+)
 
 
 def check_arguments(
@@ -19,18 +26,22 @@ def check_arguments(
             f"hidden has {hidden.shape[1]} features and weight {weight.shape[1]}: pass a head of the same width."
         )
     check(weight.shape[0] > 1, "weight has fewer than 2 rows: pass a vocabulary of at least 2 tokens.")
+    check(weight.shape[1] > 0, "weight has no columns: pass a head of at least 1 hidden feature.")
     check_floating("hidden", hidden)
     check(
         weight.dtype == hidden.dtype,
         f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, e.g. weight.to(hidden.dtype).",
     )
     check_device("weight", weight, hidden)
+    check_no_tangent("hidden", hidden)
+    check_no_tangent("weight", weight)
     check_index("labels", labels, hidden, "label")
     if bias is not None:
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
         check(bias.dtype == hidden.dtype, f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.")
         check_device("bias", bias, hidden)
+        check_no_tangent("bias", bias)
     if hidden_index is None:
         if labels.shape[0] != hidden.shape[0]:
             raise ValueError(
@@ -48,8 +59,8 @@ def check_arguments(
 def check_settings(softcap: float | None, scale: float, temperature: float, workspace_mb: int, save: object) -> None:
     if softcap is not None:
         check_positive("softcap", softcap)
-    if not 0 < abs(scale) < math.inf:
-        raise ValueError(f"scale is {scale}: pass a finite number other than 0.")
+    if not SMALLEST <= abs(scale) <= LARGEST:
+        raise ValueError(f"scale is {scale}: pass a number from {SMALLEST} to {LARGEST}, or minus such a number.")
     check_positive("temperature", temperature)
     if not isinstance(workspace_mb, int) or isinstance(workspace_mb, bool) or workspace_mb < 1:
         raise ValueError(f"workspace_mb is {workspace_mb!r}: pass a whole number of MiB, at least 1.")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check_range
+from iwpo_kernels.checks import check_first_derivative, check_range
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.linear_token_logps import cpu
@@ -38,7 +38,7 @@ def linear_token_logps(
     and in float32; ∂log p/∂h, on which no loss has an influence, is made in the same pass, as attention with
     keys and values W. In products of N·V·H multiply-adds: 1 without gradients, 2 with a frozen head,
     3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of labels to serve is read back
-    from the device, once per pass.
+    from the device, once per pass. Differentiable once, by torch.autograd; not by torch.func.
 
     Args:
         hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
@@ -50,7 +50,8 @@ def linear_token_logps(
         scale: factor of the logits before the cap (Cohere's `logit_scale`, 1 / Granite's `logits_scaling`).
         temperature: divisor of the capped logits.
         stats: return `TokenLogps`, with statistics of the distributions from the same pass.
-        workspace_mb: MiB for slices of logits, beside the float32 [N, H] that the gradient of hidden needs.
+        workspace_mb: MiB for slices of logits, beside the float32 [N, H] that the gradient of hidden needs. A CPU uses
+            at most 32 of them.
         save: keep N · V exponentials for a trainable head's gradient. "auto" keeps them where they take at most
             1/16 of the device's memory; a compiled call compiles once more for lengths on the other side, and
             takes lengths that it cannot know beforehand as too long. Memory goes by N, labels of -100 included:
@@ -61,8 +62,8 @@ def linear_token_logps(
         vocabulary gives NaN.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit; or a label or index is out of range, which is checked
-            on a CPU always and on a GPU if IWPO_DEBUG=1.
+        ValueError: shapes, dtypes, devices or numbers do not fit; a second derivative or one of forward mode is asked
+            for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
     check_arguments(hidden, weight, labels, bias, hidden_index)
     check_settings(softcap, scale, temperature, workspace_mb, save)
@@ -276,6 +277,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
     if grad is None:
         return tuple(grads)
+    check_first_derivative("linear_token_logps")
     if needs_hidden:
         grads[0] = _hidden_gradient_op(grad, labels, hidden_index, jacobian, ctx.rows, ctx.dtype)
     if needs_weight or needs_bias:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from iwpo_kernels import constants
 from iwpo_kernels.tile import TINY, sigmoid, softplus
 
 BLOCK = 4096
 WARPS = 8
 REGISTERS = 128
 
-IGNORED = tl.constexpr(-100)
+IGNORED = tl.constexpr(constants.IGNORED)
 # How far logits may exceed their reference: exp(60) times any vocabulary is a float32.
 SLACK = tl.constexpr(60.0)
 

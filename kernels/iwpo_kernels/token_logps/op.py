@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_floating, check_index, check_positive, check_range
+from iwpo_kernels.checks import (
+    check,
+    check_first_derivative,
+    check_floating,
+    check_index,
+    check_no_tangent,
+    check_positive,
+    check_range,
+)
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.token_logps import cpu
@@ -17,24 +25,28 @@ from iwpo_kernels.token_logps import cpu
 def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inplace_backward: bool = False) -> Tensor:
     """Log-probs of labels: z_label − log Σ_v exp(z_v) with z = logits / temperature.
 
-    The logits are read once, and once more in the backward pass. Runs repeat bitwise.
+    The logits are read once, and once more in the backward pass. Runs repeat bitwise. Differentiable once, by
+    torch.autograd; not by torch.func.
 
     Args:
         logits: [N, V] of any strides, bfloat16, float16 or float32 (float64 on a CPU).
         labels: int64 [N], values in 0..V−1, or -100: log-prob 0, gradient 0, logits not read.
         temperature: divisor of the logits.
-        inplace_backward: write the gradient over the logits, which nothing may need any more by then,
-            neither the user nor the backward pass of the operation that made them.
+        inplace_backward: write the gradient over the logits, which nothing may need any more by then, neither the user
+            nor the backward pass of another operation, in which case autograd raises. A compiled graph that makes
+            the logits itself may spend a copy of them instead.
 
     Returns:
         float32 [N] (float64 for float64 logits). On a GPU a label outside the vocabulary gives NaN.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit; or a label is out of range, which is checked on a CPU
-            always and on a GPU if IWPO_DEBUG=1.
+        ValueError: shapes, dtypes, devices or numbers do not fit; logits that are to be written over are a parameter
+            or share memory; a second derivative or one of forward mode is asked for; or a label is out of range,
+            which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
     check(logits.ndim == 2, f"logits has {logits.ndim} dimensions: pass [N, V], e.g. logits.flatten(0, -2).")
     check_floating("logits", logits)
+    check_no_tangent("logits", logits)
     check_index("labels", labels, logits, "label")
     if labels.shape[0] != logits.shape[0]:  # formatting a size would tie a compiled graph to it
         raise ValueError(
@@ -47,7 +59,17 @@ def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inp
             not _overlaps(logits),
             "elements of logits share memory, as after expand or unfold: pass inplace_backward=False.",
         )
+        check(
+            not _is_parameter(logits),
+            "logits is a leaf that requires grad, or a view of one, and would lose its values: "
+            "pass inplace_backward=False.",
+        )
     return _forward_op(logits, labels, float(temperature), inplace_backward)[0]
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    base = tensor if tensor._base is None else tensor._base
+    return base.is_leaf and base.requires_grad
 
 
 def _overlaps(matrix: Tensor) -> bool:
@@ -135,6 +157,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
     if grad is None:
         return None, None, None, None
+    check_first_derivative("token_logps")
     logits, labels, state = ctx.saved_tensors
     if ctx.inplace:
         _inplace_backward_op(grad, logits, labels, state, ctx.temperature)

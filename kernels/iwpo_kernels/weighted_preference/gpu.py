@@ -58,8 +58,8 @@ def forward(
 
 
 def token_gradient(grad: Tensor, coefficients: Tensor, segments: Tensor, tokens: int) -> Tensor:
-    """grad · coefficient of its sequence for each token, [tokens]."""
-    token_grads = coefficients.new_empty(tokens)
+    """grad · coefficient of its sequence for each token, [tokens]; 0 where no sequence has it."""
+    token_grads = coefficients.new_zeros(tokens)
     with torch.cuda.device_of(coefficients):
         weighted_preference_bwd_kernel[coefficients.shape](
             grad, coefficients, segments.contiguous(), token_grads, tokens, BLOCK=BLOCK, num_warps=NUM_WARPS

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_device, check_index
+from iwpo_kernels.checks import check, check_device, check_first_derivative, check_index, check_no_tangent
 from iwpo_kernels.devices import checks_labels, runs_triton
 from iwpo_kernels.weighted_preference import cpu
 from iwpo_kernels.weighted_preference.types import FORMS, Form, PairLoss, PreferenceOutput, PreferenceSums
@@ -44,7 +44,7 @@ def weighted_preference_loss(
 
     Sums, margins and losses are computed in float64 and rounded once. One launch goes from token log-probs to the
     loss and gradient of every pair; a sum over pairs follows it. Nothing is read back from a GPU, and runs repeat
-    bitwise.
+    bitwise. Differentiable once, by torch.autograd; not by torch.func.
 
     Args:
         logps: float32 [N] (float64 too on a CPU), log-probs of the supervised tokens, sequence after sequence.
@@ -60,7 +60,7 @@ def weighted_preference_loss(
         target: only for "squared", the reward gap that beta · h shall reach; [P] or a number. None means IPO.
         average: s is divided by the tokens of the sequence (at least 1): IPO as its authors confirmed it for TRL, or
             length-normalised DPO.
-        lengths: int64 [2P], divisors for `average` where segments hold masked tokens, whose log-prob is 0.
+        lengths: only with `average`; int64 [2P], its divisors where segments hold masked tokens, whose log-prob is 0.
             None means every token counts.
         denominator: a number or a tensor without dimensions, such as the pairs of all ranks and accumulation steps.
             None means P.
@@ -69,12 +69,13 @@ def weighted_preference_loss(
         `PreferenceOutput` of the loss, the log-probs of the sequences and the sums that metrics need.
 
     Raises:
-        ValueError: shapes, dtypes, devices or options do not fit; or offsets, weights or label smoothing have values
-            out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1. On a GPU without it,
-            offsets out of range make the loss NaN.
+        ValueError: shapes, dtypes, devices or options do not fit; a second derivative or one of forward mode is asked
+            for; or offsets, weights or label smoothing have values out of range, which is checked on a CPU always
+            and on a GPU if IWPO_DEBUG=1. On a GPU without it, offsets out of range make the loss NaN.
     """
     check_options(form, beta, label_smoothing, margin, target)
     _check_tensors(logps, segments, lengths)
+    check(lengths is None or average, "lengths is given without average: leave it out, or pass average=True.")
     sequences = segments.shape[0] - 1
     pairs = sequences // 2
     _check_vector("ref_logps", ref_logps, sequences, "one per sequence", logps)
@@ -143,6 +144,7 @@ def _check_tensors(logps: Tensor, segments: Tensor, lengths: Tensor | None) -> N
         logps.dtype == torch.float32 or (on_cpu and logps.dtype == torch.float64),
         f"logps is {logps.dtype} on {logps.device}: pass float32 (or float64 on a CPU).",
     )
+    check_no_tangent("logps", logps)
     check_index("segments", segments, logps, "offset")
     size = segments.shape[0]
     if size < 3 or size % 2 == 0:
@@ -294,6 +296,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     others = (None,) * 12
     if grad is None:
         return (None, *others)
+    check_first_derivative("weighted_preference_loss")
     return (_backward_op(grad, *ctx.saved_tensors, ctx.tokens), *others)
 
 
