@@ -188,7 +188,7 @@ def _settle_layout(policy: Policy, asked: str, max_length: int | None) -> None:
         return
     name = type(policy.causal_lm).__name__
     policy.run_padded(f"cannot run flat, {obstacle}" if obstacle else "asked for")
-    if largest_error(policy) > tolerance(policy):
+    if not largest_error(policy) <= tolerance(policy):
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
             "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."

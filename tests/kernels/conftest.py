@@ -39,6 +39,12 @@ def nan_in_empty() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def no_help_to_repeat(nan_in_empty: None) -> None:
+    """PyTorch chooses its algorithms as it does for users, so that no setting hides a race."""
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(autouse=True)
 def bfloat16_rounds_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton's interpreter truncates float32 to bfloat16, where GPUs round to the nearest."""

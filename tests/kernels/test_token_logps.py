@@ -224,6 +224,7 @@ def test_real_vocabularies(
     assert_exact(logits.to(dtype), torch.tensor([0, vocab - 1, 12345]), place, temperature=1.0)
 
 
+@pytest.mark.usefixtures("no_help_to_repeat")
 def test_runs_repeat_bitwise(place: torch.device) -> None:
     logits, labels = (tensor.to(place) for tensor in random_logits())
     first, second = (run(token_logps, logits, labels, torch.ones(7)) for _ in range(2))

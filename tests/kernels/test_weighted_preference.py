@@ -171,6 +171,7 @@ def test_no_supervised_token_at_all_is_margin_0_and_an_empty_gradient(place):
     assert gradient.shape == (0,)
 
 
+@pytest.mark.usefixtures("no_help_to_repeat")
 def test_results_repeat_bitwise(place):
     case = random_case(LENGTHS["longer than a block"], label_smoothing=0.1).to(place)
     loss, gradient = case.loss_and_gradient()

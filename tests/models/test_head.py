@@ -118,6 +118,20 @@ def test_unknown_processing_of_logits_stops_the_load_and_names_the_model(policy_
         policy_of("llama")
 
 
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_logits_that_are_no_numbers_stop_the_load(policy_of, monkeypatch, layout):
+    own = LlamaForCausalLM.forward
+
+    def forward(self, *args, **kwargs):
+        output = own(self, *args, **kwargs)
+        output.logits = output.logits * float("nan")
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    with pytest.raises(ValueError, match="LlamaForCausalLM computes its logits in a way"):
+        policy_of("llama", batch_layout=layout)
+
+
 def test_a_head_that_is_not_linear_is_refused_by_name():
     model = LlamaForCausalLM(
         LlamaForCausalLM.config_class(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1)
