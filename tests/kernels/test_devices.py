@@ -39,7 +39,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: Exception | None) -> No
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_want_of_memory_is_no_answer(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     answering(monkeypatch, error, None)
-    with pytest.raises(RuntimeError, match="out of memory|ALLOC_FAILED"):
+    with pytest.raises(RuntimeError, match=r"out of memory|ALLOC_FAILED"):
         devices._has_wide_output(CPU, torch.bfloat16)
     assert devices._has_wide_output(CPU, torch.bfloat16)
     assert devices._has_wide_output(CPU, torch.bfloat16)  # remembered, as there are no more answers
