@@ -198,6 +198,12 @@ def test_a_number_of_labels_known_only_at_run_time_compiles(monkeypatch: pytest.
         torch.testing.assert_close(a, b)
 
 
+def test_a_cpu_uses_at_most_32_mib_of_the_workspace() -> None:
+    most = tiling.cpu_tiling(2048, 256000, 4, 32)
+    assert tiling.cpu_tiling(2048, 256000, 4, 4096) == most != tiling.cpu_tiling(2048, 256000, 4, 16)
+    assert most.rows * most.width * 4 <= 32 << 20
+
+
 def test_frozen_head_keeps_only_the_jacobian() -> None:
     given = arguments(hidden=torch.randn(300, H).requires_grad_(), labels=torch.randint(V, (300,)))
     assert saved_elements(lambda: linear_token_logps(**given)) == 300 * H
