@@ -1,0 +1,88 @@
+"""The training loop of iwpo_fast, without its files and reports."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.training.case import (
+    BETA,
+    BETAS,
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    SEED,
+    Case,
+    Job,
+    build_model,
+    with_adapters,
+)
+from benchmarks.training.gate import Gate
+from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.models.attention import backends
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.loop import accumulate_gradients
+from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.optimizer import make_optimizer
+from iwpo_fast.world import World
+
+LOG_EVERY = 10  # the default of LogConfig
+
+
+def train(job: Job, gate: Gate) -> None:
+    """Flat batches, one micro-batch of at most `micro_pairs` pairs after the other."""
+    world, policy = _world(job.case), _policy(job.case)
+    config = TrainConfig(
+        data=DataConfig(path=""),
+        objective=ObjectiveConfig(name="sigmoid", beta=BETA),
+        optim=OptimConfig(
+            lr=LEARNING_RATE,
+            betas=BETAS,
+            max_grad_norm=MAX_GRAD_NORM,
+            pairs_per_step=job.case.pairs_per_step,
+            tokens_per_batch=2**40,
+            max_pairs_per_batch=job.micro_pairs,
+        ),
+        seed=SEED,
+    )
+    loss = PreferenceLoss(config.objective)
+    split = Split(job.pairs, ReferenceLogps(job.reference))
+    metrics, state = PreferenceMetrics(world.device), TrainState()
+    parameters = policy.trainable_parameters()
+    going = gate.ready(policy)
+    optimizer = make_optimizer(parameters, config.optim)
+    while going:
+        accumulate_gradients(policy, split, job.rows(state.step), loss, config, world, state, metrics)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRAD_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        if state.step % LOG_EVERY == 0:
+            metrics.compute(world)
+        going = gate.step_done(lambda: metrics.compute(world))
+
+
+def reference(case: Case, pairs: Pairs) -> np.ndarray:
+    """float32 [P, 2], log-probs under the model before training."""
+    budget = 4 * case.pairs_per_step * int(pairs.tokens.max())
+    with tempfile.TemporaryDirectory() as cache:
+        found = reference_logps(
+            _policy(case), pairs, "", tokens_per_batch=budget, cache_dir=Path(cache), world=_world(case)
+        )
+    return found.sequences
+
+
+def _world(case: Case) -> World:
+    return World(0, 1, torch.device(case.device))
+
+
+def _policy(case: Case) -> Policy:
+    policy = Policy(with_adapters(case, build_model(case)), case.compute_dtype).to(case.device)
+    policy.run_flat("known to fit", backends(policy.device, case.compute_dtype)[0])
+    return policy.train()

@@ -1,0 +1,130 @@
+"""Where the time of a training step goes, from PyTorch's profiler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.profiler import record_function
+from torch.profiler import ProfilerActivity
+from transformers import PreTrainedModel
+
+from benchmarks.measure import synchronise
+from benchmarks.training.gate import Values
+
+MARK = "part: "
+HEAD, ATTENTION, MLP, OTHER_LAYERS = "head", "attention", "MLP", "embedding, norms, residuals"
+OPTIMIZER, REST, IDLE = "optimizer", "loss, batches, clipping", "idle or in Python"
+PARTS = (ATTENTION, MLP, HEAD, OTHER_LAYERS, OPTIMIZER, REST, IDLE)
+WARM_UP_STEPS = 2
+BACKWARD = "autograd::engine::evaluate_function"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds of one step by part; they add up to `seconds`. On a GPU, those of its kernels."""
+
+    seconds: float
+    parts: dict[str, float]
+
+
+class ProfilingGate:
+    """Profiles the one step after those that warm up, then ends the training."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._steps = device, 0
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        self._profiler = torch.profiler.profile(activities=activities)
+
+    def ready(self, model: nn.Module) -> bool:
+        mark_parts(model)
+        return True
+
+    def step_done(self, values: Values) -> bool:
+        self._steps += 1
+        if self._steps < WARM_UP_STEPS:
+            return True
+        synchronise(self._device)
+        if self._steps == WARM_UP_STEPS:
+            self._profiler.start()
+            self._begin = time.perf_counter()
+            return True
+        self._seconds = time.perf_counter() - self._begin
+        self._profiler.stop()
+        return False
+
+    def profile(self) -> Profile:
+        parts = dict.fromkeys(PARTS, 0.0) | by_part(self._profiler.events(), self._device.type)
+        return Profile(self._seconds, parts | {IDLE: max(0.0, self._seconds - sum(parts.values()))})
+
+
+def mark_parts(model: nn.Module) -> None:
+    """Mark what each part does in the forward pass; whatever is in the model but in no other part is the head's."""
+    for module in model.modules():
+        part = part_of(module)
+        if module is model:
+            part = HEAD
+        if part is not None:
+            marks: list[Any] = []
+            module.register_forward_pre_hook(_begin_mark(marks, part), prepend=True)
+            module.register_forward_hook(_end_mark(marks), always_call=True)
+
+
+def part_of(module: nn.Module) -> str | None:
+    """By the names that transformers gives its classes."""
+    name = type(module).__name__
+    if isinstance(module, PreTrainedModel) and name.endswith("Model"):
+        return OTHER_LAYERS
+    return ATTENTION if name.endswith("Attention") else MLP if name.endswith("MLP") else None
+
+
+def by_part(events: Iterable[Any], device_type: str) -> dict[str, float]:
+    """Seconds of operators (kernels, on a GPU) by part; a backward operator belongs where its forward one does."""
+    ordered = sorted(
+        (e for e in events if e.device_type == torch.autograd.DeviceType.CPU), key=lambda e: e.time_range.start
+    )
+    parts: dict[int, str] = {}
+    forward: dict[int, str] = {}
+    seconds: dict[str, float] = {}
+    for event in ordered:
+        inside = parts.get(id(event.cpu_parent), REST)
+        part = parts[id(event)] = _part(event, inside, forward)
+        is_backward = event.name.startswith(BACKWARD)
+        if event.sequence_nr >= 0 and not is_backward and event.scope == 0:
+            forward[event.sequence_nr] = part
+        if not event.name.startswith((MARK, "Optimizer.", "ProfilerStep")):
+            own = (
+                sum(kernel.duration for kernel in event.kernels) if device_type == "cuda" else event.self_cpu_time_total
+            )
+            seconds[part] = seconds.get(part, 0.0) + 1e-6 * own
+    return seconds
+
+
+def _part(event: Any, inside: str, forward: dict[int, str]) -> str:
+    if event.name.startswith(MARK):
+        return event.name.removeprefix(MARK)
+    if event.name.startswith("Optimizer.step"):
+        return OPTIMIZER
+    if event.name.startswith(BACKWARD):
+        return forward.get(event.sequence_nr, REST)
+    return inside
+
+
+def _begin_mark(marks: list[Any], part: str) -> Any:
+    def begin(*_: Any) -> None:
+        mark = record_function(MARK + part)
+        mark.__enter__()
+        marks.append(mark)
+
+    return begin
+
+
+def _end_mark(marks: list[Any]) -> Any:
+    def end(*_: Any) -> None:
+        marks.pop().__exit__(None, None, None)
+
+    return end
