@@ -19,7 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.quality.exact import defaults, run, simulate
 from benchmarks.quality.exact.arms import ARMS, build_arms, shuffle
-from benchmarks.quality.exact.candidates import CATALOGUE, NO_WEIGHTS, PURE_WEIGHTS, WEIGHTS, name_of
+from benchmarks.quality.exact.candidates import (
+    CATALOGUE,
+    NO_WEIGHTS,
+    PURE_WEIGHTS,
+    WEIGHTS,
+    by_noise,
+    name_of,
+    noise_share,
+)
 from benchmarks.quality.exact.compare import Interval, mean_of_changes, relative_change
 from benchmarks.quality.exact.evaluate import evaluate, expectations, factor_for, kl_of, log_policy
 from benchmarks.quality.exact.policy import ArmData, Policies, TrainSettings, distillation_loss, pair_loss, train
@@ -296,6 +304,22 @@ def test_weights_by_trust_are_the_weights_where_trust_is_full_and_even_where_the
     torch.testing.assert_close(build(replace(scores, rewards=distrusted), 0).weights, torch.ones(400))
 
 
+def test_weights_fade_as_the_ensemble_agrees(world: World) -> None:
+    scores = score(world, "ensemble", 0)
+    mean = scores.gaps.mean(axis=1, keepdims=True)
+    noisy, agreeing = (replace(scores, gaps=mean + size * (scores.gaps - mean)) for size in (1.0, 0.1))
+    assert noise_share(agreeing.gaps) == pytest.approx(0.01 * noise_share(noisy.gaps))
+    assert noise_share(noisy.gaps) > 0.12
+    build = by_noise(0.1, 1.0, 0.75)
+    assert torch.equal(build(agreeing, 0).weights, torch.ones(400))
+    assert build(agreeing, 0).smoothing.max() == 0
+    weights = build(noisy, 0).weights.double()
+    assert weights.square().mean() > 1.01
+    assert build(noisy, 0).smoothing.max() > 0.1
+    stronger = by_noise(0.1, 2.0)(noisy, 0).weights.double()
+    assert stronger.square().mean() > weights.square().mean()
+
+
 def judged_as(*means: float) -> defaults.Judged:
     """Intervals of half a per cent to either side."""
     changes = {str(i): Interval(mean, mean - 0.5, mean + 0.5) for i, mean in enumerate(means)}
@@ -309,7 +333,7 @@ def test_the_choice_is_harmless_before_it_is_good() -> None:
     assert defaults.best(judged, 4) == ["even", "small", "large", "bad"]
 
 
-def test_strengths_are_tried_on_the_best_two_weights() -> None:
+def test_the_first_round_tries_strengths_on_the_best_two_weights() -> None:
     """Weights are as good as their names are long, and strengths of 0.5 better than others."""
 
     def judge(regimes: Sequence[Regime]) -> dict[str, defaults.Judged]:
@@ -317,22 +341,22 @@ def test_strengths_are_tried_on_the_best_two_weights() -> None:
         return {name: judged_as(len(name) + 20 * ("ε 0.5" in name)) for name in regimes[0].arms[1:]}
 
     seen: list[Sequence[Regime]] = []
-    chosen, judged = defaults.choose(judge)
+    judged = defaults.first_round(judge)
     weights = sorted(defaults.WEIGHT_NAMES, key=len)[-2:]
-    assert chosen == (weights[-1], 0.5)
-    assert set(seen[1][0].arms[1:]) == {name_of(w, strength) for w in weights for strength in (0.0, 0.5, 0.99)}
+    assert defaults.best(judged, 1) == [name_of(weights[-1], 0.5)]
+    assert set(seen[1][0].arms[1:]) == {name_of(w, strength) for w in weights for strength in (0.0, 0.25, 0.5, 0.99)}
     assert set(judged) == {arm for regimes in seen for arm in regimes[0].arms[1:]}
     assert all(regime.first_seed >= 1000 for regimes in seen for regime in regimes)
 
 
 def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "CHOICE", {"small": replace(SETTINGS, pairs=64)})
     monkeypatch.setattr(defaults, "FULL", (Regime("of the table", replace(SETTINGS, pairs=64), ("dpo",), QUICK),))
-    monkeypatch.setattr(defaults, "WEIGHT_NAMES", (NO_WEIGHTS, PURE_WEIGHTS))
+    monkeypatch.setattr(defaults, "CHOICE", ("of the table",))
+    monkeypatch.setattr(defaults, "LINEAR_CHOICE", ())
     folders = ["--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts")]
-    path = defaults.main(["--worlds", "3", "--table-worlds", "3", "--commit", "abc", *folders])
+    path = defaults.main(["second", "--worlds", "3", "--table-worlds", "3", "--commit", "abc", *folders])
     result = json.loads(path.read_text())
-    assert len(result["choice"]["candidates"]) == 7
+    assert len(result["choice"]["candidates"]) == 15
     assert result["chosen"] == next(iter(result["choice"]["candidates"]))
     assert result["chosen"] in result["confirmation"]["candidates"]
     text = path.with_suffix(".md").read_text()

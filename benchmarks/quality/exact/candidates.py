@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.quality.exact.arms import ARMS, Arm, Build, arm_data, weighted
 from benchmarks.quality.exact.policy import ArmData
@@ -40,7 +41,13 @@ WEIGHTS: Mapping[str, WeightConfig] = {
 }
 TRUST_SCALED_WEIGHTS = (PURE_WEIGHTS, "τ 4, γ 1")
 WEIGHT_NAMES = (*WEIGHTS, *(name + TRUST_SCALED for name in TRUST_SCALED_WEIGHTS))
-STRENGTHS = (0.0, 0.5, 0.75, 0.99)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 0.99)
+
+
+# Second round: what is fixed, and weights that fade as rewards cease to be noisy.
+FIXED = (("ESS 0.9, γ 0", 0.75), ("ESS 0.9, γ 0", 0.0), ("ESS 0.97, γ 0", 0.25), (NO_WEIGHTS, 0.75), (NO_WEIGHTS, 0.25))
+THRESHOLDS, SLOPES = (0.08, 0.1, 0.12), (1.0, 2.0, 3.0)
+LOWEST_ESS = 0.5
 
 
 def name_of(weights: str, strength: float) -> str:
@@ -65,16 +72,52 @@ def by_trust(settings: WeightConfig) -> Build:
     return build
 
 
+def noise_share(gaps: NDArray[np.float64]) -> float:
+    """ρ, share of the reward gaps' mean square that is sampling noise, by the spread of an ensemble's gaps [n, members].
+
+    0 where all gaps are.
+    """
+    square = float(np.square(gaps.mean(axis=1)).mean())
+    return float(gaps.var(axis=1, ddof=1).mean()) / square if square else 0.0
+
+
+def by_noise(threshold: float, slope: float, strength: float = 0.0) -> Build:
+    """ESS 1 - slope (noise share - threshold), γ 0; where the noise is below the threshold, plain DPO."""
+
+    def build(scores: PairScores, seed: int) -> ArmData:
+        target = 1 - slope * (noise_share(scores.gaps) - threshold)
+        if target >= 1:
+            return arm_data(np.ones(len(scores.gaps)), np.zeros(len(scores.gaps)))
+        settings = replace(PURE, tau="ess", ess_target=max(target, LOWEST_ESS), gamma=0.0, soft_labels=strength)
+        return weighted(settings)(scores, seed)
+
+    return build
+
+
+def _faded() -> dict[str, Build]:
+    plain = {
+        f"ESS 1 - {slope:g} (ρ - {threshold:g}), γ 0": by_noise(threshold, slope)
+        for threshold in THRESHOLDS
+        for slope in SLOPES
+    }
+    return plain | {"ESS 1 - 2 (ρ - 0.1), γ 0; ε 0.75 where ρ > 0.1": by_noise(0.1, 2.0, 0.75)}
+
+
 def _catalogue() -> dict[str, Arm]:
     builds: dict[str, tuple[Callable[[WeightConfig], Build], WeightConfig]]
     builds = {name: (weighted, settings) for name, settings in WEIGHTS.items()}
     builds |= {name + TRUST_SCALED: (by_trust, WEIGHTS[name]) for name in TRUST_SCALED_WEIGHTS}
-    return {"dpo": ARMS["dpo"]} | {
-        name: Arm(name, "ensemble", build(replace(settings, soft_labels=strength)), "candidates")
-        for weights, (build, settings) in builds.items()
-        for strength in STRENGTHS
-        for name in [name_of(weights, strength)]
-    }
+    return (
+        {"dpo": ARMS["dpo"]}
+        | {
+            name: Arm(name, "ensemble", build(replace(settings, soft_labels=strength)), "candidates")
+            for weights, (build, settings) in builds.items()
+            for strength in STRENGTHS
+            for name in [name_of(weights, strength)]
+        }
+        | {name: Arm(name, "ensemble", build, "candidates") for name, build in FADED.items()}
+    )
 
 
+FADED: Mapping[str, Build] = _faded()
 CATALOGUE: Mapping[str, Arm] = _catalogue()
