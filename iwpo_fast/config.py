@@ -207,6 +207,19 @@ class ClusterConfig:
 
 
 @dataclass
+class TuningConfig:
+    """Fine-tuning of the model whose features rewards are read from: one adapter for each fold.
+
+    Args:
+        lora: Adapter.
+        optim: Optimiser and schedule; an epoch is one over the pairs of the other folds.
+    """
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4))
+
+
+@dataclass
 class RewardConfig:
     """Rewards: heads on frozen features, one shared vector plus a residual per cluster, then calibration (MCRM).
 
@@ -214,6 +227,8 @@ class RewardConfig:
         source: `features` learns heads on the frozen model's features; `columns` takes the data's `score_chosen` and
             `score_rejected`, and `model` those of a reward model, on any scale, and only clusters and calibrates.
         model: Folder or hub id of a sequence classifier with one label, for `source: model`.
+        tuning: Fine-tune the model under the heads, for `source: features`; null leaves it frozen. It costs a training
+            for each fold, so take two.
         ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
             cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
@@ -229,6 +244,7 @@ class RewardConfig:
 
     source: Literal["features", "columns", "model"] = "features"
     model: str | None = None
+    tuning: TuningConfig | None = None
     ridge: float | Literal["auto"] = "auto"
     residual: float | Literal["auto"] | None = "auto"
     centring: float = 0.01

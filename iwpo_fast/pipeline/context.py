@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from iwpo_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig
 from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
@@ -62,10 +62,15 @@ class Context:
     @cached_property
     def policy(self) -> Policy:
         """The model as it is before training."""
+        return self._load(self.model)
+
+    def new_policy(self, lora: LoraConfig) -> Policy:
+        """The model with a new adapter."""
+        return self._load(replace(self.model, lora=lora))
+
+    def _load(self, model: ModelConfig) -> Policy:
         config, device = self.config, self.world.device
-        return load_policy(
-            self.model, self.tokenizer, seed=config.seed, device=device, max_length=config.data.max_length
-        )
+        return load_policy(model, self.tokenizer, seed=config.seed, device=device, max_length=config.data.max_length)
 
     def release_policy(self) -> None:
         """Leave the memory to a policy that is trained; whoever needs this one again loads it again."""

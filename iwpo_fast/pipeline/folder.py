@@ -53,6 +53,11 @@ class PipelineFolder:
         return self.path / "rewards" / "report.json"
 
     @property
+    def tuned(self) -> Path:
+        """Rewards of the folds that a fine-tuned model has scored, until all are there."""
+        return self.path / "rewards" / "folds"
+
+    @property
     def weighted(self) -> Path:
         """Training pairs with weights, soft labels and scores: what is trained on, here or by another trainer."""
         return self.path / "weights" / "train.jsonl"

@@ -15,7 +15,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest, key_of
 from iwpo_fast.pipeline.stages import STAGES, Stage
 from iwpo_fast.rewards import check_reward_settings
-from iwpo_fast.training.validation import check_config
+from iwpo_fast.training.validation import check_config, check_lora, check_optim
 from iwpo_fast.world import World
 
 NAMES = tuple(stage.name for stage in STAGES)
@@ -92,6 +92,9 @@ def _check(config: RunConfig, start: str | None, only: str | None, force: bool) 
         raise ValueError("--from, --only and --force exclude one another: give one of them.")
     check_config(config)
     check_reward_settings(config.rewards)
+    if config.rewards.tuning is not None:
+        check_optim(config.rewards.tuning.optim, "rewards.tuning.optim")
+        check_lora(config.rewards.tuning.lora, "rewards.tuning.lora")
     check_weight_settings(config.weights)
     clusters = config.clusters
     if min(clusters.count, clusters.min_pairs) < 1 or clusters.fit_prompts < clusters.count:

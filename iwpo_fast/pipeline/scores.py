@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from iwpo_fast.pipeline.context import Context
+from iwpo_fast.pipeline.tuned_rewards import tuned_rewards
 from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.rewards.features import PairFeatures
@@ -13,13 +16,23 @@ from iwpo_fast.rewards.features import PairFeatures
 def scores_from_features(
     context: Context, features: PairFeatures, table: PairTable, prompt_cluster: np.ndarray
 ) -> RewardScores:
+    settings, seed = context.config.rewards, context.config.seed
+    tune = None
+    if settings.tuning is not None:
+        new_policy = partial(context.new_policy, settings.tuning.lora)
+        context.release_policy()
+        tune = partial(
+            tuned_rewards,
+            pairs=context.pairs,
+            table=table,
+            optim=settings.tuning.optim,
+            new_policy=new_policy,
+            folder=context.folder.tuned,
+            centring=settings.centring,
+            seed=seed,
+        )
     return score_pairs(
-        features.response,
-        table,
-        prompt_cluster,
-        context.config.rewards,
-        seed=context.config.seed,
-        prompt_key=features.prompt_keys,
+        features.response, table, prompt_cluster, settings, seed=seed, prompt_key=features.prompt_keys, tune=tune
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,6 +117,7 @@ def reward(context: Context) -> Result:
     save_tensors(context.folder.rewards, {name: torch.from_numpy(value) for name, value in arrays.items()})
     report = scores.report.to_json()
     save_json(context.folder.reward_report, report)
+    shutil.rmtree(context.folder.tuned, ignore_errors=True)
     return report
 
 
@@ -123,7 +125,8 @@ def weigh(context: Context) -> Result:
     """Turn rewards into one weight and one soft label per pair, beside the texts."""
     table, settings = _table(context), context.config.weights
     arrays = load_file(context.folder.rewards)
-    rewards = pair_rewards(arrays["calibrated"], arrays["trust"], table, _prompt_cluster(context))
+    members = arrays["members_calibrated"]
+    rewards = pair_rewards(arrays["calibrated"], arrays["trust"], table, _prompt_cluster(context), members)
     weights = pair_weights(rewards, settings, seed=context.config.seed)
     pairs, rows = context.pairs, context.rows
     row = _row_of_pairs(pairs)
@@ -137,8 +140,8 @@ def weigh(context: Context) -> Result:
         "cluster": rewards.cluster,
         "score_chosen": rewards.chosen,
         "score_rejected": rewards.rejected,
-        "scores_chosen": arrays["members_calibrated"][table.chosen],
-        "scores_rejected": arrays["members_calibrated"][table.rejected],
+        "scores_chosen": members[table.chosen],
+        "scores_rejected": members[table.rejected],
         "raw_score_chosen": arrays["raw"].mean(1)[table.chosen],
         "raw_score_rejected": arrays["raw"].mean(1)[table.rejected],
     }
@@ -282,6 +285,7 @@ STAGES = (
         settings=lambda config: _sections(config, "rewards", "seed"),
         outputs=lambda folder: [folder.rewards, folder.reward_report],
         run=reward,
+        folder=lambda folder: folder.tuned,
     ),
     Stage(
         "weigh",

@@ -1,29 +1,66 @@
-"""Rewards of every response by an ensemble that never saw its prompt."""
+"""Ensembles of heads, each for the prompts that it never saw."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.rewards.blocks import Float32s, Floats, float32_blocks
+from iwpo_fast.rewards.feature_matrix import Standardise
 from iwpo_fast.rewards.penalties import Penalties
 from iwpo_fast.rewards.slope import logistic_slope
 from iwpo_fast.rewards.training_pairs import TrainingPairs
 
 
-def cross_fitted_rewards(
+@dataclass(frozen=True)
+class FoldHeads:
+    """An ensemble of heads for each fold, which learnt from the other folds; with one fold, from all pairs.
+
+    Attributes:
+        standardise: how features are changed before they meet a head.
+        vectors: [G, d, folds, members] fp32, v + δ_k; [1, ...] without residuals.
+        weights: [P, folds, members] fp64, how often each head was shown each pair.
+        slope: [folds, members] fp64, log-odds of the pairs that a head was shown, per unit of its reward.
+        cluster: [C] int64, of every response.
+        fold: [C] int64, heads that score each response.
+    """
+
+    standardise: Standardise
+    vectors: Float32s
+    weights: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+    fold: NDArray[np.int64]
+
+    def rewards(self, response_features: Floats) -> Float32s:
+        """[C, members] fp32, in log-odds, of the features [C, d] that the heads learnt from."""
+        _, _, folds, members = self.vectors.shape
+        vectors = (self.vectors * self.slope.astype(np.float32)).reshape(len(self.vectors), -1, folds * members)
+        rewards = np.empty((len(response_features), members), dtype=np.float32)
+        for place, block in float32_blocks(response_features):
+            block = self.standardise(block)
+            own = self.cluster[place] if len(vectors) > 1 else np.zeros(len(block), dtype=np.int64)
+            for k in np.unique(own):
+                rows = np.flatnonzero(own == k)
+                all_folds = (block[rows] @ vectors[k]).reshape(-1, folds, members)
+                rewards[place.start + rows] = all_folds[np.arange(len(rows)), self.fold[place][rows]]
+        return rewards
+
+
+def fit_fold_heads(
     pairs: TrainingPairs,
     penalties: Penalties,
-    response_features: Floats,
     response_cluster: NDArray[np.int64],
     response_fold: NDArray[np.int64],
     *,
     seed: int,
-) -> Float32s:
-    """[C, members] fp32. Fold f is scored by heads of the other folds; with `folds` 1, by heads of all pairs.
+) -> FoldHeads:
+    """Heads of all folds at once.
 
-    Every head of an ensemble of two or more learns from a bootstrap of the prompts. Its unit is the log-odds of its own
-    training pairs (its slope on them is 1), which undoes the shrinking of the penalties.
+    Every head of an ensemble of two or more learns from a bootstrap of the prompts. Its unit will be the log-odds of
+    its own training pairs (its slope on them is 1), which undoes the shrinking of the penalties.
     """
     folds, members = pairs.settings.folds, pairs.settings.ensemble
     fold = pairs.fold if folds > 1 else np.full(len(pairs.fold), -1)
@@ -36,20 +73,20 @@ def cross_fitted_rewards(
         np.full(count, penalties.ridge),
         None if penalties.residual is None else np.full(count, penalties.residual),
     )
-    gaps = pairs.compared @ heads.rewards
-    units = np.array([logistic_slope(gap, weight) for gap, weight in zip(gaps.T, weights.T, strict=True)])
-    vectors = heads.vectors * units.astype(np.float32)
+    vectors, slope = heads.vectors, slope_of_heads(pairs.compared @ heads.rewards, weights)
+    return FoldHeads(
+        standardise=pairs.units,
+        vectors=vectors.reshape(*vectors.shape[:2], folds, members),
+        weights=weights.reshape(-1, folds, members),
+        slope=slope.reshape(folds, members),
+        cluster=response_cluster,
+        fold=response_fold if folds > 1 else np.zeros_like(response_fold),
+    )
 
-    rewards = np.empty((len(response_features), members), dtype=np.float32)
-    scored_by = response_fold if folds > 1 else np.zeros(len(response_features), dtype=np.int64)
-    for place, block in float32_blocks(response_features):
-        block = pairs.units(block)
-        own = response_cluster[place] if len(vectors) > 1 else np.zeros(len(block), dtype=np.int64)
-        for k in np.unique(own):
-            rows = np.flatnonzero(own == k)
-            all_folds = (block[rows] @ vectors[k]).reshape(len(rows), folds, members)
-            rewards[place.start + rows] = all_folds[np.arange(len(rows)), scored_by[place][rows]]
-    return rewards
+
+def slope_of_heads(gaps: NDArray[np.floating], weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[m] fp64: logistic slope of each head's gaps [P, m], over pairs with weights [P, m]."""
+    return np.array([logistic_slope(gap, weight) for gap, weight in zip(gaps.T, weights.T, strict=True)])
 
 
 def _bootstrap(

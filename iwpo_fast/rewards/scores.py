@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import Floats
+from iwpo_fast.rewards.blocks import Float32s, Floats
 from iwpo_fast.rewards.calibration import Calibration, fit_calibration, units_of_unknown_scale
-from iwpo_fast.rewards.cross_fit import cross_fitted_rewards
+from iwpo_fast.rewards.cross_fit import FoldHeads, fit_fold_heads
 from iwpo_fast.rewards.folds import fold_of_prompts
 from iwpo_fast.rewards.pair_table import PairTable
 from iwpo_fast.rewards.penalties import Penalties, choose_penalties
@@ -58,6 +58,7 @@ def score_pairs(
     *,
     seed: int,
     prompt_key: Sequence[bytes | str | int] | None = None,
+    tune: Callable[[FoldHeads], Float32s] | None = None,
 ) -> RewardScores:
     """Cross-fitted, calibrated rewards of all responses, by an ensemble of heads on their features.
 
@@ -68,6 +69,7 @@ def score_pairs(
         prompt_cluster: [M] int64, cluster of every prompt.
         seed: of folds, bootstrap and the partners of the overlap term.
         prompt_key: [M], what tells prompts apart, such as their text: equal keys share a fold. The default is the row.
+        tune: gives the rewards [C, members] of the heads on features that have been tuned for them.
 
     Raises:
         ValueError: if shapes do not fit, features are not finite, a setting cannot be, or folds lack pairs.
@@ -92,7 +94,8 @@ def score_pairs(
     pairs = TrainingPairs.read(response_features, table, prompt_cluster, prompt_fold, settings, seed=seed)
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
-    raw = cross_fitted_rewards(pairs, penalties, response_features, response_cluster, response_fold, seed=seed)
+    heads = fit_fold_heads(pairs, penalties, response_cluster, response_fold, seed=seed)
+    raw = heads.rewards(response_features) if tune is None else tune(heads)
     unit = np.ones(pairs.clusters)
     return _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
 

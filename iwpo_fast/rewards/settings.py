@@ -14,6 +14,16 @@ def check_reward_settings(settings: RewardConfig) -> None:
             f"rewards.source is {settings.source} and rewards.model is {settings.model}: a model goes with the source "
             "model, and with no other."
         )
+    if settings.tuning is not None and settings.source != "features":
+        raise ValueError(
+            f"rewards.tuning is set and rewards.source is {settings.source}: it goes with the source features, and "
+            "with no other."
+        )
+    if settings.tuning is not None and settings.overlap:
+        raise ValueError(
+            f"rewards.overlap is {settings.overlap} and rewards.tuning is set: tuning compares the two responses of a "
+            "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
+        )
     for name in ("folds", "ensemble"):
         value = getattr(settings, name)
         if value != int(value) or value < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from iwpo_fast.config import TrainConfig
+from iwpo_fast.config import OptimConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.models.policy import Policy
@@ -53,10 +53,7 @@ class Plan:
 
 def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World) -> Plan:
     optim = config.optim
-    steps_per_epoch = math.ceil(len(train) / optim.pairs_per_step)
-    steps = math.ceil(optim.epochs * steps_per_epoch)
-    if optim.max_steps is not None:
-        steps = min(steps, optim.max_steps)
+    steps_per_epoch, steps = optimizer_steps(optim, len(train))
     first = step_rows(len(train), 0, pairs_per_step=optim.pairs_per_step, seed=config.seed)
     batches = micro_batches(
         first,
@@ -82,6 +79,13 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
             f"{policy.layout} batches ({policy.layout_reason}), attention: {policy.attention}"
         ),
     )
+
+
+def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:
+    """Optimiser steps of one epoch over so many pairs, and of the whole training."""
+    steps_per_epoch = math.ceil(pairs / optim.pairs_per_step)
+    steps = math.ceil(optim.epochs * steps_per_epoch)
+    return steps_per_epoch, steps if optim.max_steps is None else min(steps, optim.max_steps)
 
 
 def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwpo_fast.config import LoraConfig, ModelConfig, TrainConfig
+from iwpo_fast.config import LoraConfig, ModelConfig, OptimConfig, TrainConfig
 from iwpo_fast.data import cache_folder
 from iwpo_fast.models.tiny import check_shape
 from iwpo_fast.objectives import Mixture
@@ -18,7 +18,7 @@ from iwpo_fast.training.trackers import check_trackers
 def check_config(config: TrainConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what to set instead."""
     _check_model(config.model)
-    data, objective, optim = config.data, config.objective, config.optim
+    data, objective = config.data, config.objective
     must_be = [
         (data.max_length >= 2, "data.max_length", data.max_length, "at least 2"),
         (0 <= data.eval_fraction < 1, "data.eval_fraction", data.eval_fraction, "in [0, 1)"),
@@ -29,33 +29,10 @@ def check_config(config: TrainConfig) -> None:
             objective.label_smoothing,
             "in [0, 1)",
         ),
-        (0 < optim.lr < math.inf, "optim.lr", optim.lr, "positive"),
-        (0 < optim.epochs < math.inf, "optim.epochs", optim.epochs, "positive"),
-        (
-            optim.max_steps is None or optim.max_steps > 0,
-            "optim.max_steps",
-            optim.max_steps,
-            "positive or null",
-        ),
-        (optim.pairs_per_step > 0, "optim.pairs_per_step", optim.pairs_per_step, "positive"),
-        (optim.tokens_per_batch > 0, "optim.tokens_per_batch", optim.tokens_per_batch, "positive"),
-        (
-            optim.max_pairs_per_batch is None or optim.max_pairs_per_batch > 0,
-            "optim.max_pairs_per_batch",
-            optim.max_pairs_per_batch,
-            "positive or null",
-        ),
-        (0 <= optim.warmup_fraction <= 1, "optim.warmup_fraction", optim.warmup_fraction, "in [0, 1]"),
-        (0 <= optim.min_lr_fraction <= 1, "optim.min_lr_fraction", optim.min_lr_fraction, "in [0, 1]"),
-        (0 < optim.eps < math.inf, "optim.eps", optim.eps, "positive"),
-        (all(0 <= b < 1 for b in optim.betas), "optim.betas", optim.betas, "two numbers in [0, 1)"),
-        (0 <= optim.weight_decay < math.inf, "optim.weight_decay", optim.weight_decay, "0 or more"),
-        (
-            optim.max_grad_norm is None or optim.max_grad_norm > 0,
-            "optim.max_grad_norm",
-            optim.max_grad_norm,
-            "positive or null",
-        ),
+    ]
+    _check_all(must_be)
+    check_optim(config.optim, "optim")
+    must_be = [
         (config.log.every > 0, "log.every", config.log.every, "positive"),
         (
             config.log.eval_every is None or config.log.eval_every > 0,
@@ -79,6 +56,40 @@ def check_config(config: TrainConfig) -> None:
     check_folder("data.cache_dir", cache_folder(data))
 
 
+def check_optim(optim: OptimConfig, name: str) -> None:
+    """Raise ValueError for the first setting of an optimiser, called `name`, that cannot work."""
+    must_be = [
+        (0 < optim.lr < math.inf, f"{name}.lr", optim.lr, "positive"),
+        (0 < optim.epochs < math.inf, f"{name}.epochs", optim.epochs, "positive"),
+        (
+            optim.max_steps is None or optim.max_steps > 0,
+            f"{name}.max_steps",
+            optim.max_steps,
+            "positive or null",
+        ),
+        (optim.pairs_per_step > 0, f"{name}.pairs_per_step", optim.pairs_per_step, "positive"),
+        (optim.tokens_per_batch > 0, f"{name}.tokens_per_batch", optim.tokens_per_batch, "positive"),
+        (
+            optim.max_pairs_per_batch is None or optim.max_pairs_per_batch > 0,
+            f"{name}.max_pairs_per_batch",
+            optim.max_pairs_per_batch,
+            "positive or null",
+        ),
+        (0 <= optim.warmup_fraction <= 1, f"{name}.warmup_fraction", optim.warmup_fraction, "in [0, 1]"),
+        (0 <= optim.min_lr_fraction <= 1, f"{name}.min_lr_fraction", optim.min_lr_fraction, "in [0, 1]"),
+        (0 < optim.eps < math.inf, f"{name}.eps", optim.eps, "positive"),
+        (all(0 <= b < 1 for b in optim.betas), f"{name}.betas", optim.betas, "two numbers in [0, 1)"),
+        (0 <= optim.weight_decay < math.inf, f"{name}.weight_decay", optim.weight_decay, "0 or more"),
+        (
+            optim.max_grad_norm is None or optim.max_grad_norm > 0,
+            f"{name}.max_grad_norm",
+            optim.max_grad_norm,
+            "positive or null",
+        ),
+    ]
+    _check_all(must_be)
+
+
 def check_seed(seed: int) -> None:
     """Raise ValueError for a seed that PyTorch or NumPy would refuse."""
     _check_all([(0 <= seed < 2**63, "seed", seed, "0 or more and less than 2**63")])
@@ -99,15 +110,16 @@ def _check_model(model: ModelConfig) -> None:
         if model.revision is not None:
             raise ValueError(f"model.revision is {model.revision} but the tiny model has none: leave it out.")
     if model.lora is not None:
-        _check_lora(model.lora)
+        check_lora(model.lora, "model.lora")
 
 
-def _check_lora(lora: LoraConfig) -> None:
+def check_lora(lora: LoraConfig, name: str) -> None:
+    """Raise ValueError for the first setting of an adapter, called `name`, that cannot work."""
     _check_all(
         [
-            (lora.rank > 0, "model.lora.rank", lora.rank, "positive"),
-            (0 < lora.alpha < math.inf, "model.lora.alpha", lora.alpha, "positive and finite"),
-            (0 <= lora.dropout < 1, "model.lora.dropout", lora.dropout, "in [0, 1)"),
+            (lora.rank > 0, f"{name}.rank", lora.rank, "positive"),
+            (0 < lora.alpha < math.inf, f"{name}.alpha", lora.alpha, "positive and finite"),
+            (0 <= lora.dropout < 1, f"{name}.dropout", lora.dropout, "in [0, 1)"),
         ]
     )
     if isinstance(lora.target_modules, str):
@@ -115,7 +127,7 @@ def _check_lora(lora: LoraConfig) -> None:
             re.compile(lora.target_modules)
         except re.error as error:
             raise ValueError(
-                f"model.lora.target_modules {lora.target_modules!r} is no regular expression ({error}): "
+                f"{name}.target_modules {lora.target_modules!r} is no regular expression ({error}): "
                 "correct it, or give a list of names, or all-linear."
             ) from None
 
