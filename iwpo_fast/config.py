@@ -228,7 +228,7 @@ class RewardConfig:
             `score_rejected`, and `model` those of a reward model, on any scale, and only clusters and calibrates.
         model: Folder or hub id of a sequence classifier with one label, for `source: model`.
         tuning: Fine-tune the model under the heads, for `source: features`; null leaves it frozen. It costs a training
-            for each fold, so take two.
+            for each fold, on one device, so take two folds.
         ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
             cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
