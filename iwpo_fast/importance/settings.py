@@ -9,12 +9,17 @@ from iwpo_fast.config import WeightConfig
 
 def check_weight_settings(settings: WeightConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what it must be."""
-    tau = settings.tau
+    tau, target = settings.tau, settings.ess_target
     must_be = [
         (tau == "ess" or (not isinstance(tau, str) and tau > 0), "tau", tau, "positive or ess"),
         (0 <= settings.gamma < math.inf, "gamma", settings.gamma, "0 or more, and finite"),
         (math.isfinite(settings.rejected_exponent), "rejected_exponent", settings.rejected_exponent, "finite"),
-        (0 < settings.ess_target <= 1, "ess_target", settings.ess_target, "in (0, 1]"),
+        (
+            target == "noise" or (not isinstance(target, str) and 0 < target <= 1),
+            "ess_target",
+            target,
+            "in (0, 1] or noise",
+        ),
         (settings.truncate >= 1, "truncate", settings.truncate, "at least 1"),
         (0 <= settings.defensive <= 1, "defensive", settings.defensive, "in [0, 1]"),
         (0 <= settings.soft_labels < 1, "soft_labels", settings.soft_labels, "in [0, 1)"),

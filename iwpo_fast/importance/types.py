@@ -38,9 +38,11 @@ class PairRewards:
         trust: float64 [G] in [0, 1], how far the rewards of each cluster can be trusted; 0 where they say nothing.
         prompt: int64 [P], index of the pair's prompt; needed with `candidates`.
         candidates: all scored completions of the prompts, for the baselines `group` and `shrunk`.
+        noise: share of the reward gaps' mean square that is sampling noise (`noise_share`); None where it is not known.
 
     Raises:
-        ValueError: lengths differ, a reward is not finite, a trust is outside [0, 1], or an index is out of range.
+        ValueError: lengths differ, a reward is not finite, a trust is outside [0, 1], an index is out of range, or the
+            noise is negative.
     """
 
     chosen: np.ndarray
@@ -49,6 +51,7 @@ class PairRewards:
     trust: np.ndarray
     prompt: np.ndarray | None = None
     candidates: Candidates | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         pairs = len(self.chosen)
@@ -65,6 +68,8 @@ class PairRewards:
                 f"A pair is in cluster {self.cluster.max()}, but trust has {len(self.trust)} entries: "
                 "give one for each cluster."
             )
+        if self.noise is not None and not self.noise >= 0:
+            raise ValueError(f"noise is {self.noise}: it must be 0 or more, or None where it is not known.")
         if self.prompt is not None:
             _set(self, "prompt", _indices(self.prompt, "prompt", pairs))
         if self.candidates is not None:

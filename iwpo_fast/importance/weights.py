@@ -9,6 +9,7 @@ from iwpo_fast.importance.baseline import log_levels
 from iwpo_fast.importance.density_ratio import log_alpha_ratio, log_kl_ratio, pair_risk
 from iwpo_fast.importance.effective_size import ess_fraction
 from iwpo_fast.importance.irpss import log_importance, log_preferred
+from iwpo_fast.importance.noise import effective_size_for
 from iwpo_fast.importance.normalise import normalise
 from iwpo_fast.importance.resampling import systematic_counts
 from iwpo_fast.importance.settings import check_weight_settings
@@ -73,7 +74,10 @@ def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, 
         return finish(importance + preferred)
 
     if settings.tau == "ess":
-        tau = smallest_temperature(at, cluster, clusters, target=settings.ess_target)
+        target = effective_size_for(rewards.noise) if settings.ess_target == "noise" else settings.ess_target
+        if settings.ess_target == "noise" and target == 1:
+            return None, np.ones(len(rewards))
+        tau = smallest_temperature(at, cluster, clusters, target=target)
     else:
         tau = settings.tau
     return tau, at(tau)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from importance_cases import PURE, make_rewards
+
+from iwpo_fast.importance import PairRewards, pair_weights
+from iwpo_fast.importance.noise import LOWEST, PLENTY, UNKNOWN, effective_size_for, noise_share
+
+FADING = replace(PURE, tau="ess", ess_target="noise")
+
+
+def test_noise_is_the_variance_among_members_over_the_square_of_their_mean() -> None:
+    gaps = np.array([[1.0, 3.0], [-2.0, -2.0], [0.5, 0.5]])
+    assert noise_share(gaps) == pytest.approx((2.0 / 3) / ((4.0 + 4.0 + 0.25) / 3))
+
+
+def test_noise_of_normal_members_is_their_variance_over_that_of_the_mean_gap() -> None:
+    random = np.random.default_rng(0)
+    gaps = random.standard_normal((20_000, 1)) + 0.4 * random.standard_normal((20_000, 4))
+    assert noise_share(gaps) == pytest.approx(0.16 / 1.04, rel=0.03)
+
+
+def test_noise_does_not_depend_on_the_scale_of_rewards() -> None:
+    gaps = np.random.default_rng(1).standard_normal((50, 3))
+    assert noise_share(1e4 * gaps) == pytest.approx(noise_share(gaps))
+
+
+def test_one_member_says_nothing_of_noise_and_equal_rewards_have_none() -> None:
+    assert noise_share(np.ones((10, 1))) is None
+    assert noise_share(np.zeros((10, 4))) == 0.0
+
+
+def test_noisier_rewards_let_weights_be_more_unequal_within_bounds() -> None:
+    assert effective_size_for(0.0) == effective_size_for(PLENTY) == 1.0
+    sizes = [effective_size_for(noise) for noise in np.linspace(PLENTY, 1.0, 50)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] < 1.0
+    assert sizes[-1] == LOWEST
+    assert effective_size_for(None) == UNKNOWN
+
+
+def of_noise(rewards: PairRewards, noise: float | None) -> PairRewards:
+    return replace(rewards, noise=noise)
+
+
+def test_weights_keep_the_effective_size_that_the_noise_asks_for() -> None:
+    rewards = make_rewards(0, pairs=3000)
+    for noise in (PLENTY + 0.02, PLENTY + 0.1, None):
+        weights = pair_weights(of_noise(rewards, noise), FADING, seed=0)
+        large = weights.cluster_ess[weights.cluster_pairs >= 256]
+        assert large.min() == pytest.approx(effective_size_for(noise), abs=2e-3)
+
+
+def test_weights_are_exactly_one_where_the_ensemble_agrees() -> None:
+    weights = pair_weights(of_noise(make_rewards(0), PLENTY), FADING, seed=0)
+    assert np.all(weights.weight == 1.0)
+    assert weights.tau is None
+
+
+@pytest.mark.parametrize("noise", [-0.1, np.nan])
+def test_noise_that_cannot_be_is_refused(noise: float) -> None:
+    with pytest.raises(ValueError, match="it must be 0 or more, or None"):
+        of_noise(make_rewards(0), noise)
