@@ -1,6 +1,6 @@
 """How much of an ensemble's rewards is sampling noise, and how unequal that lets weights be.
 
-Rewards teach a policy what its pairs do not where pairs are few or labels noisy: there the members of an ensemble, which
+Rewards teach a policy what its pairs do not where pairs are few or labels noisy: there members of an ensemble, which
 learnt from bootstraps of the pairs, disagree. Where they agree pairs are plenty, and weights cost more than they bring.
 This is the project's own; the constants were chosen in the laboratory of `benchmarks/quality/exact`.
 """
