@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ OPTIMIZER, REST, IDLE = "optimizer", "loss, batches, clipping", "idle or in Pyth
 PARTS = (ATTENTION, MLP, HEAD, OTHER_LAYERS, OPTIMIZER, REST, IDLE)
 WARM_UP_STEPS = 2
 BACKWARD = "autograd::engine::evaluate_function"
+FORWARD_SCOPE = 0  # of torch's RecordScope
 
 
 @dataclass(frozen=True)
@@ -83,25 +84,27 @@ def part_of(module: nn.Module) -> str | None:
 
 
 def by_part(events: Iterable[Any], device_type: str) -> dict[str, float]:
-    """Seconds of operators (kernels, on a GPU) by part; a backward operator belongs where its forward one does."""
-    ordered = sorted(
-        (e for e in events if e.device_type == torch.autograd.DeviceType.CPU), key=lambda e: e.time_range.start
-    )
+    """Seconds of operators (kernels, on a GPU) by part."""
+    seconds: dict[str, float] = {}
+    for event, part in parts_of(events):
+        own = sum(kernel.duration for kernel in event.kernels) if device_type == "cuda" else event.self_cpu_time_total
+        seconds[part] = seconds.get(part, 0.0) + 1e-6 * own
+    return seconds
+
+
+def parts_of(events: Iterable[Any]) -> Iterator[tuple[Any, str]]:
+    """Each operator and its part; a backward operator belongs where its forward one does."""
+    on_host = (event for event in events if event.device_type == torch.autograd.DeviceType.CPU)
     parts: dict[int, str] = {}
     forward: dict[int, str] = {}
-    seconds: dict[str, float] = {}
-    for event in ordered:
+    for event in sorted(on_host, key=lambda event: event.time_range.start):
         inside = parts.get(id(event.cpu_parent), REST)
         part = parts[id(event)] = _part(event, inside, forward)
-        is_backward = event.name.startswith(BACKWARD)
-        if event.sequence_nr >= 0 and not is_backward and event.scope == 0:
+        # Operators without gradient carry the number of the next one with; that one comes last and stays.
+        if event.sequence_nr >= 0 and event.scope == FORWARD_SCOPE:
             forward[event.sequence_nr] = part
         if not event.name.startswith((MARK, "Optimizer.", "ProfilerStep")):
-            own = (
-                sum(kernel.duration for kernel in event.kernels) if device_type == "cuda" else event.self_cpu_time_total
-            )
-            seconds[part] = seconds.get(part, 0.0) + 1e-6 * own
-    return seconds
+            yield event, part
 
 
 def _part(event: Any, inside: str, forward: dict[int, str]) -> str:
