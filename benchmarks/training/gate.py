@@ -44,12 +44,14 @@ class Turn:
 
     Attributes:
         seconds: of the timed steps together.
+        cpu_seconds: of all threads of the process, which says how busy the machine was with others.
         extra: bytes at the peak since training began, beyond model and data.
         trainable: bytes of the trainable parameters.
         checked: values of the first `CHECKED_STEPS` steps.
     """
 
     seconds: float
+    cpu_seconds: float
     extra: int
     trainable: int
     checked: list[dict[str, float]]
@@ -81,8 +83,8 @@ class RemoteGate:
         if self._left:
             return True
         synchronise(self._device)
-        seconds = time.perf_counter() - self._begin
-        self._connection.send(Turn(seconds, self._memory.extra(), self._trainable, self._checked))
+        seconds, cpu_seconds = time.perf_counter() - self._begin, time.process_time() - self._begin_cpu
+        self._connection.send(Turn(seconds, cpu_seconds, self._memory.extra(), self._trainable, self._checked))
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # other contenders share the GPU
         return self._receive()
@@ -97,4 +99,4 @@ class RemoteGate:
 
     def _start_clock(self) -> None:
         synchronise(self._device)
-        self._begin = time.perf_counter()
+        self._begin, self._begin_cpu = time.perf_counter(), time.process_time()

@@ -60,6 +60,7 @@ class Record:
         status: "ok", "wrong" (and therefore not timed) or "failed"; `message` says why.
         error: largest difference from the first contender in what the first steps report.
         seconds: of one step, one sample per round; sample i of all contenders is of the same pairs.
+        cpu_seconds: the same, by the clock of the process, all threads together.
         extra_mib: at the peak of all steps beyond model and data: gradients, optimiser, activations, scratch.
         state_mib: of that, gradients and optimiser, which no contender can do without.
         padded_share: padding among the tokens that it computes on.
@@ -72,6 +73,7 @@ class Record:
     message: str = ""
     error: float | None = None
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     extra_mib: float | None = None
     state_mib: float | None = None
     profile: Profile | None = None
@@ -243,6 +245,7 @@ def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
             turn = lane.turn(Order(untimed, plan.timed))
             if turn is not None:
                 lane.record.seconds.append(turn.seconds / plan.timed)
+                lane.record.cpu_seconds.append(turn.cpu_seconds / plan.timed)
         # Apart, each round repeats the steps after the checked ones.
         first = CHECKED_STEPS
         if not lanes[0].apart:
@@ -253,7 +256,7 @@ def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
         found.flops.append(step_flops(found.case, timed) / plan.timed)
     for lane in lanes:
         if lane.record.status != OK:
-            lane.record.seconds = []
+            lane.record.seconds, lane.record.cpu_seconds = [], []
 
 
 def padding(pairs: Pairs, micro_pairs: int) -> float:
