@@ -87,9 +87,38 @@ def peaked_beside_flat() -> Case:
     return replace(case, labels=torch.tensor([250, 251]), grad=torch.ones(2), bias=case.bias / 100)
 
 
+@pytest.mark.parametrize(
+    ("size", "grads"), [(1.0, (1.0, 1.0)), (1.0, (1.0, 1000.0)), (1000.0, (1.0, 1.0)), (1000.0, (3e4, 16.0))]
+)
 @pytest.mark.parametrize("save", [True, False])
-def test_a_flat_token_keeps_its_bits_beside_a_peaked_one(place: torch.device, save: bool) -> None:
-    assert_exact(peaked_beside_flat(), torch.float16, place, save=save)
+def test_a_flat_token_keeps_its_bits_beside_a_peaked_one(
+    place: torch.device, save: bool, size: float, grads: tuple[float, float]
+) -> None:
+    """Also where hidden state and gradient of the peaked one are far larger, or smaller."""
+    case = peaked_beside_flat()
+    case.hidden[0] *= size
+    case.weight[:, 0] /= size
+    assert_exact(replace(case, grad=torch.tensor(grads)), torch.float16, place, save=save)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float32, torch.nan), (torch.float16, torch.inf), (torch.bfloat16, torch.inf)]
+)
+@pytest.mark.parametrize("save", [True, False])
+def test_a_token_without_a_gradient_cannot_spread_what_is_not_finite(
+    place: torch.device, save: bool, dtype: torch.dtype, value: float
+) -> None:
+    """0 · NaN counts as 0: what such tokens would add to the gradients of others, and of their own row."""
+    several = repeated(capped(random_case(bias=True)))  # a softcap makes logits of infinity finite
+    for case, poison in ((random_case(bias=True), value), (several, torch.nan)):
+        row = 4  # hidden state of one token, whose label is that of no other
+        tokens = torch.tensor([row]) if case.hidden_index is None else (case.hidden_index == row).nonzero()[:, 0]
+        case = replace(case, grad=case.grad.index_fill(0, tokens, 0.0), labels=case.labels.clamp(min=0))
+        clean = run(linear_token_logps, case, dtype, place, save=save)
+        case.hidden[row, 3] = poison
+        ours = run(linear_token_logps, case, dtype, place, save=save)
+        assert ours.values.logps[tokens].isnan().all()
+        assert all(torch.equal(grad, clean.grads[name]) for name, grad in ours.grads.items())
 
 
 def test_a_wide_softcap_leaves_ordinary_logits_their_digits(place: torch.device) -> None:

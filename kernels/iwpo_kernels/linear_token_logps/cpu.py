@@ -121,12 +121,16 @@ def _statistics(state: _RowState, d: Tensor, vocab: int) -> Tensor:
 
 
 def hidden_gradient(grad: Tensor, jacobian: Tensor, hidden_index: Tensor | None, out: Tensor) -> None:
-    """out [T, H] ← sum of grad_n · jacobian_n over the tokens n of each row."""
-    product = grad[:, None] * jacobian
+    """out [T, H] ← sum of grad_n · jacobian_n over the tokens n of each row; 0 · NaN counts as 0."""
     if hidden_index is None:
-        out.copy_(product)
-    else:
-        out.copy_(torch.zeros_like(out, dtype=product.dtype).index_add_(0, hidden_index, product))
+        torch.mul(jacobian, grad[:, None], out=out).masked_fill_((grad == 0)[:, None], 0)
+        return
+    active = grad.nonzero()[:, 0]
+    product = jacobian.index_select(0, active).mul_(grad[active, None])
+    total = out if out.dtype == product.dtype else torch.empty_like(out, dtype=product.dtype)
+    total.zero_().index_add_(0, hidden_index[active], product)
+    if total is not out:
+        out.copy_(total)
 
 
 def head_gradient(
@@ -139,21 +143,26 @@ def head_gradient(
     grad_bias: Tensor | None,
     workspace_mb: int,
 ) -> None:
-    """Writes the gradients of the head; `grad` [K] is that of the kept log-probs."""
+    """Writes the gradients of the head; `grad` [K] is that of the kept log-probs. Tokens where it is 0 take no part."""
     dtype = exact_dtype(rows.hidden.dtype)
+    saved = masses.shape[0] > 0
+    active = grad.nonzero()[:, 0]
+    some = active.shape[0] < rows.count
+    if some:
+        source = active if rows.source is None else rows.source[active]
+        rows, grad, state = Rows(rows.hidden, rows.labels[active], source, None), grad[active], state[:, active]
     m, a, b = (part[: rows.count] for part in state)
     x = rows.gather(0, rows.count).to(dtype)
     pull, push = -(a * grad)[:, None], (b * grad)[:, None]
-    recomputes = masses.shape[0] == 0
-    scaled_x = _scaled(x, head.slope) if recomputes else x
+    scaled_x = x if saved else _scaled(x, head.slope)
     pulled_x = pull * x
     vocab = head.weight.shape[0]
     for first, last in tiling.cpu_tiling(rows.count, vocab, dtype.itemsize, workspace_mb).slices(vocab):
         row, column = _labels_in(rows.labels, first, last)
-        if recomputes:
-            part_masses = _recomputed(scaled_x, head, m, first, last, row, column)
+        if saved:
+            part_masses = masses[active, first:last] if some else masses[: rows.count, first:last]
         else:
-            part_masses = masses[: rows.count, first:last]
+            part_masses = _recomputed(scaled_x, head, m, first, last, row, column)
         if grad_weight is not None:
             part = grad_weight[first:last] if grad_weight.dtype == dtype else x.new_empty(last - first, x.shape[1])
             torch.mm(part_masses.t(), pulled_x, out=part)
@@ -186,7 +195,7 @@ def _cap(z: Tensor, ceiling: float | None) -> Tensor | None:
     if ceiling is None:
         return None
     tanh = z.div_(ceiling).tanh_()
-    slope = 1 - tanh.square()
+    slope = tanh.square().neg_().add_(1)
     tanh.mul_(ceiling)
     return slope
 

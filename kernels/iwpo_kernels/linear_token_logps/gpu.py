@@ -118,9 +118,9 @@ def _finish(
 
 
 def hidden_gradient(grad: Tensor, jacobian: Tensor, hidden_index: Tensor | None, out: Tensor) -> None:
-    """out [T, H] ← sum of grad_n · jacobian_n over the tokens n of each row."""
+    """out [T, H] ← sum of grad_n · jacobian_n over the tokens n of each row; 0 · NaN counts as 0."""
     if hidden_index is None:
-        torch.mul(jacobian, grad[:, None], out=out)
+        torch.mul(jacobian, grad[:, None], out=out).masked_fill_((grad == 0)[:, None], 0)
     else:
         member, bounds = _groups(hidden_index, out.shape[0])
         identity = torch.arange(jacobian.shape[0], device=out.device)
@@ -137,46 +137,54 @@ def head_gradient(
     grad_bias: Tensor | None,
     workspace_mb: int,
 ) -> None:
-    """Writes the gradients of the head; `grad` [K] is that of the kept log-probs.
+    """Writes the gradients of the head; `grad` [K] is that of the kept log-probs, and 0 · NaN counts as 0.
 
-    The pull of token k on column v is −a · masses, the push on its label's column b. A token whose reference lies far
-    below its logits has small pulls and large masses, so what is rounded to the dtype of the product is scaled up to
-    the top of float16's range.
+    The pull of token k on column v is −a · grad · masses, the push on its label's column b · grad. Where masses are
+    made or copied here, pulls are what is rounded to the dtype of the product with the hidden states; saved masses are
+    left alone, and a · grad is rounded with the hidden states.
+
+    float16 ends at 2¹⁶ and thins out below 2⁻¹⁴, so its saved masses are copied, and pulls are scaled such that the
+    largest gradient comes to the top of the range: every pull is then as exact as plain PyTorch's gradient of a logit,
+    but for those of columns with less than 2⁻¹⁴ of a token's largest saved mass.
     """
     m, a, b = (part[: rows.count] for part in state)
-    pull, push = a * grad, (b * grad).contiguous()
     weight = _with_contiguous_rows(head.weight)
     vocab, features = weight.shape
-    x = rows.gather(0, rows.count)
-    if grad_weight is not None:
-        scale = _scale_to_top(pull.abs() * torch.linalg.vector_norm(x, torch.inf, dim=1))
-        pulled_x, weight_alpha = torch.mul(x, (pull * scale)[:, None], out=torch.empty_like(x)), -1 / scale
-    if grad_bias is not None:
-        scale = _scale_to_top(pull.abs())
-        scaled_pull, bias_alpha = (pull * scale)[:, None].to(x.dtype), -1 / scale
+    idle = grad == 0
+    scale = _scale_to_top((head.slope * grad).abs())
+    alpha = -1 / scale
+    pull = (a * (scale * grad)).masked_fill_(idle, 0)
+    push = (b * grad).masked_fill_(idle, 0)
+    x = rows.gather(0, rows.count).masked_fill(idle[:, None], 0)
+    ones = torch.ones_like(push[:, None])
     tiling = backward_tiling(rows.count, vocab, features, weight.element_size(), workspace_mb)
+    saved, pulls = masses.shape[0] > 0, None
+    if saved and x.dtype != torch.float16:
+        x.mul_(pull[:, None])
+        column = pull[:, None].to(x.dtype)
+    else:
+        pulls = torch.empty(rows.count, tiling.width, device=x.device, dtype=x.dtype)
+        column = ones.to(x.dtype)
     bias = _wide_bias(head)
     member, bounds = _groups(rows.labels, vocab)
     source = rows.hidden if rows.hidden.stride(1) == 1 else rows.hidden.contiguous()
-    source_row = torch.arange(rows.count, device=x.device) if rows.source is None else rows.source
-    ones = torch.ones_like(push[:, None])
-    buffer = None
-    if masses.shape[0] == 0:
-        buffer = torch.empty(rows.count, tiling.width, device=x.device, dtype=x.dtype)
+    identity = torch.arange(rows.count, device=x.device)
+    source_row = identity if rows.source is None else rows.source
     for first, last in tiling.slices(vocab):
-        if buffer is None:
+        if pulls is None:
             part = masses[: rows.count, first:last]
+        elif saved:
+            part = torch.mul(masses[: rows.count, first:last], pull[:, None], out=pulls[:, : last - first])
         else:
-            part = buffer[:, : last - first]
-            _recompute(x, weight, rows.labels, bias, m, head, first, last, part)
+            part = pulls[:, : last - first]
+            _recompute(x, weight, rows.labels, bias, m, pull, head, first, last, part)
         here = bounds[first : last + 1]
         if grad_weight is not None:
-            base = mm_fp32(part.t(), pulled_x)
-            _gather_sum(grad_weight[first:last], source, push, member, source_row, here, base, weight_alpha)
+            base = mm_fp32(part.t(), x)
+            _gather_sum(grad_weight[first:last], source, push, member, source_row, here, base, alpha)
         if grad_bias is not None:
-            base = mm_fp32(part.t(), scaled_pull)
-            identity = torch.arange(rows.count, device=x.device)
-            _gather_sum(grad_bias[first:last, None], ones, push, member, identity, here, base, bias_alpha)
+            base = mm_fp32(part.t(), column)
+            _gather_sum(grad_bias[first:last, None], ones, push, member, identity, here, base, alpha)
 
 
 def _scale_to_top(magnitudes: Tensor) -> Tensor:
@@ -192,20 +200,22 @@ def _recompute(
     labels: Tensor,
     bias: Tensor | None,
     m: Tensor,
+    pull: Tensor,
     head: Head,
     first: int,
     last: int,
-    masses: Tensor,
+    pulls: Tensor,
 ) -> None:
     z = _raw_logits(x, weight, bias, first, last)
     grid = (x.shape[0] * triton.cdiv(last - first, kernels.RECOMPUTE_BLOCK),)
     kernels.recompute_kernel[grid](
         z,
-        masses,
+        pulls,
         labels,
         m,
+        pull,
         z.stride(0),
-        masses.stride(0),
+        pulls.stride(0),
         first,
         last - first,
         head.slope,

@@ -131,11 +131,13 @@ def slice_kernel(
             b_top = tl.maximum(b_top, z)
             e = tl.exp(z - reference)
             b_mass += e
-            if MASSES:
-                tl.store(mass_ptr + at, (e * derivative).to(mass_ptr.dtype.element_ty), mask=mask)
             if STATS:
                 b_mass_z += e * tl.maximum(z - reference, LOWEST)
                 b_mass2 += e * e
+            if MASSES:
+                e *= derivative
+                e = tl.where(e == e, e, 0.0)  # that the row is not a number, its sum says
+                tl.store(mass_ptr + at, e.to(mass_ptr.dtype.element_ty), mask=mask)
         mass = tl.sum(b_mass, axis=0)
         top = tl.max(b_top, axis=0)
         if STATS:
@@ -159,7 +161,8 @@ def slice_kernel(
         store_state(state_ptr, state_stride, row, LABEL_SLOPE, derivative)
         total += z
     if MASSES:
-        for first in range(0, tl.where(factor == 1.0, 0, earlier_columns), BLOCK):
+        unchanged = (factor == 1.0) | (factor != factor)
+        for first in range(0, tl.where(unchanged, 0, earlier_columns), BLOCK):
             pointers = mass_ptr - earlier_columns + first + offsets
             mask = first + offsets < earlier_columns
             before = tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
@@ -261,11 +264,12 @@ def finish_kernel(
 @triton.jit(do_not_specialize=["start"], do_not_specialize_on_alignment=["label_ptr"])
 def recompute_kernel(
     z_ptr,
-    mass_ptr,
+    pull_ptr,
     label_ptr,
     m_ptr,
+    coefficient_ptr,
     z_stride: tl.int32,
-    mass_stride: tl.int32,
+    pull_stride: tl.int32,
     start,
     columns: tl.int32,
     slope,
@@ -273,15 +277,20 @@ def recompute_kernel(
     SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """f' · exp(z − m) of one block of a row again, now with the m of the whole row; 0 at the label."""
+    """coefficient · f' · exp(z − m) of one block of a row, with the m of the whole row; 0 at the label.
+
+    All 0 where the coefficient is, also where z is not a number.
+    """
     blocks = tl.cdiv(columns, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < columns
     z, derivative = capped_logits(z_ptr + row * z_stride, offsets, mask, slope, ceiling, SOFTCAP)
     is_label = offsets == label_column(label_ptr + row, start, columns)
-    e = tl.where(is_label, 0.0, tl.exp(z - tl.load(m_ptr + row)) * derivative)
-    tl.store(mass_ptr + row * mass_stride + offsets, e.to(mass_ptr.dtype.element_ty), mask=mask)
+    coefficient = tl.load(coefficient_ptr + row)
+    pull = coefficient * (tl.exp(z - tl.load(m_ptr + row)) * derivative)
+    pull = tl.where(coefficient == 0.0, 0.0, tl.where(is_label, 0.0, pull))
+    tl.store(pull_ptr + row * pull_stride + offsets, pull.to(pull_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize_on_alignment=["member_ptr", "row_ptr", "bounds_ptr", "coefficient_ptr", "alpha_ptr"])
@@ -302,8 +311,8 @@ def gather_sum_kernel(
 ):
     """out_g ← alpha · base_g + Σ coefficient_i · source[row_i] over the members i of group g, in their order.
 
-    Group g has members member[bounds[g] : bounds[g + 1]]. One program per block of an output row, so that no
-    two add to the same place: sums repeat bitwise.
+    Group g has members member[bounds[g] : bounds[g + 1]]; the source of one whose coefficient is 0 is not read.
+    One program per block of an output row, so that no two add to the same place: sums repeat bitwise.
     """
     blocks = tl.cdiv(features, BLOCK)
     group = (tl.program_id(0) // blocks).to(tl.int64)
@@ -317,7 +326,7 @@ def gather_sum_kernel(
         row = tl.load(row_ptr + member, mask=i < end, other=0)
         coefficient = tl.load(coefficient_ptr + member, mask=i < end, other=0.0)
         pointers = source_ptr + row[:, None] * source_stride + offsets[None, :]
-        source = tl.load(pointers, mask=(i < end)[:, None] & mask[None, :], other=0.0)
+        source = tl.load(pointers, mask=(coefficient != 0.0)[:, None] & mask[None, :], other=0.0)
         total += tl.sum(coefficient[:, None] * source.to(tl.float32), axis=0)
     if BASE:
         base = tl.load(base_ptr + group * features + offsets, mask=mask, other=0.0)

@@ -52,10 +52,10 @@ def forward_tiling(vocab: int, hidden_size: int, element_size: int, workspace_mb
 def backward_tiling(count: int, vocab: int, hidden_size: int, element_size: int, workspace_mb: int) -> Tiling:
     """Tiles of the head's gradient: all rows at once, so that each slice of the gradient is written once.
 
-    Where the gathered states and their product with the gradient, two [K, H] beside the budget's slices, already exceed
-    the budget, slices are as narrow as pays: 8 · ALIGNMENT columns.
+    Where the copy of the hidden states, [K, H] beside the budget's slices, already exceeds the budget, slices are as
+    narrow as pays: 8 · ALIGNMENT columns.
     """
-    budget = (workspace_mb << 20) - 2 * count * hidden_size * element_size
+    budget = (workspace_mb << 20) - count * hidden_size * element_size
     per_column = count * (4 + element_size) + 4 * hidden_size
     return Tiling(count, _even_width(budget // per_column, vocab, least=8 * ALIGNMENT))
 
