@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.quality.exact.arms import ARMS, Arm, Build, arm_data, weighted
 from benchmarks.quality.exact.policy import ArmData
@@ -41,7 +40,7 @@ WEIGHTS: Mapping[str, WeightConfig] = {
 }
 TRUST_SCALED_WEIGHTS = (PURE_WEIGHTS, "τ 4, γ 1")
 WEIGHT_NAMES = (*WEIGHTS, *(name + TRUST_SCALED for name in TRUST_SCALED_WEIGHTS))
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 0.99)
+STRENGTHS = (0.0, 0.25, 0.75)
 
 
 # Second round: what is fixed, and weights that fade as rewards cease to be noisy.
@@ -72,20 +71,12 @@ def by_trust(settings: WeightConfig) -> Build:
     return build
 
 
-def noise_share(gaps: NDArray[np.float64]) -> float:
-    """ρ, share of the reward gaps' mean square that is sampling noise, by the spread of an ensemble's gaps [n, members].
-
-    0 where all gaps are.
-    """
-    square = float(np.square(gaps.mean(axis=1)).mean())
-    return float(gaps.var(axis=1, ddof=1).mean()) / square if square else 0.0
-
-
 def by_noise(threshold: float, slope: float, strength: float = 0.0) -> Build:
     """ESS 1 - slope (noise share - threshold), γ 0; where the noise is below the threshold, plain DPO."""
 
     def build(scores: PairScores, seed: int) -> ArmData:
-        target = 1 - slope * (noise_share(scores.gaps) - threshold)
+        assert scores.rewards.noise is not None
+        target = 1 - slope * (scores.rewards.noise - threshold)
         if target >= 1:
             return arm_data(np.ones(len(scores.gaps)), np.zeros(len(scores.gaps)))
         settings = replace(PURE, tau="ess", ess_target=max(target, LOWEST_ESS), gamma=0.0, soft_labels=strength)

@@ -3,14 +3,12 @@
 Rule, fixed before either round: among candidates that are significantly worse than DPO (95 %) in none of the regimes,
 the one of the largest mean change over regimes; if there is none, among those that are worse in the fewest.
 
-First round, seeds from 1000 on: weights at soft labels of strength 0.75, then other strengths for the best two. None
-was harmless: any use of the rewards costs where much data meet a reward that heads on the features see badly. Second
-round, seeds from 2000 on and with linear policies: weights that fade to DPO as the ensemble agrees, that is where
-pairs are plenty. Their form was found in seeds 3000 to 3019. What a round has chosen is confirmed in the worlds of the
-main table, in all its regimes.
+First round, seeds from 1000 on: weights at soft labels of strength 0.75. None was harmless: any use of the rewards
+costs where much data meet rewards that heads on the features see badly. Second round, seeds from 2000 on and with
+linear policies: weights that fade to DPO as the ensemble agrees, that is where pairs are plenty, a form found in seeds
+3000 to 3019, beside the fixed ones. Its choice is confirmed in the worlds of the main table, in all its regimes.
 
-    python -m benchmarks.quality.exact.defaults first
-    python -m benchmarks.quality.exact.defaults second
+    python -m benchmarks.quality.exact.defaults
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -36,7 +34,6 @@ from benchmarks.quality.exact.candidates import (
     FIXED,
     NO_WEIGHTS,
     PURE_WEIGHTS,
-    STRENGTHS,
     WEIGHT_NAMES,
     name_of,
 )
@@ -47,7 +44,7 @@ from benchmarks.quality.exact.results import MAIN_BUDGET, as_numbers
 from benchmarks.quality.exact.simulate import outcomes, source_digest
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-FIRST_SEED, CHOICE_WORLDS, TABLE_WORLDS = {"first": 1000, "second": 2000}, 40, 20
+FIRST_SEEDS, CHOICE_WORLDS, TABLE_WORLDS = (1000, 2000), (40, 20), 20
 STRENGTH = 0.75
 BESIDE = ((PURE_WEIGHTS, 0.0), (PURE_WEIGHTS, STRENGTH), (NO_WEIGHTS, STRENGTH))  # in the confirmation
 
@@ -62,7 +59,6 @@ CHOICE = (
     "4,000 pairs, reward partly unseen",
 )
 LINEAR_CHOICE = ("1,000 pairs, linear policy", "4,000 pairs, linear policy")
-Judge = Callable[[Sequence[Regime]], dict[str, "Judged"]]
 
 
 @dataclass(frozen=True)
@@ -100,45 +96,50 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     started = time.monotonic()
     facts = environment.describe(torch.device("cpu"), options.commit)
     run = partial(_judge, parts=options.parts, sources=source_digest())
-    judged = {"first": first_round, "second": second_round}[options.round](partial(run, worlds=options.worlds))
-    (chosen,) = best(judged, 1)
-    arms = list(dict.fromkeys([chosen, *(name_of(*candidate) for candidate in BESIDE)]))
-    confirmed = run(_regimes([regime.name for regime in FULL], arms), worlds=options.table_worlds)
-    seed = FIRST_SEED[options.round]
-    result = {
+    rounds = [run(regimes, worlds) for regimes, worlds in zip(round_regimes(), options.worlds, strict=True)]
+    confirmed = run(table_regimes(best(rounds[-1], 1)[0]), options.table_worlds)
+    result = as_json(rounds, options.worlds, confirmed, options.table_worlds)
+    result |= {"seconds": round(time.monotonic() - started, 1), "environment": facts}
+    return write(result, options.out)
+
+
+def round_regimes() -> tuple[list[Regime], list[Regime]]:
+    """Weights at one strength of soft labels; then fixed weights beside those that fade."""
+    first = [name_of(weights, STRENGTH) for weights in WEIGHT_NAMES]
+    second = [*FADED, *(name_of(*candidate) for candidate in FIXED)]
+    return _regimes(CHOICE, first, FIRST_SEEDS[0]), _regimes((*CHOICE, *LINEAR_CHOICE), second, FIRST_SEEDS[1])
+
+
+def table_regimes(chosen: str) -> list[Regime]:
+    """Of the confirmation."""
+    arms = dict.fromkeys([chosen, *(name_of(*candidate) for candidate in BESIDE)])
+    return _regimes([regime.name for regime in FULL], [*arms])
+
+
+def as_json(
+    rounds: Sequence[Mapping[str, Judged]], worlds: Sequence[int], confirmed: Mapping[str, Judged], table_worlds: int
+) -> dict[str, Any]:
+    """Candidates by rank."""
+    return {
         "schema": 1,
         "date": date.today().isoformat(),
-        "seconds": round(time.monotonic() - started, 1),
-        "environment": facts,
         "main_budget": MAIN_BUDGET,
-        "chosen": chosen,
-        "choice": {"worlds": options.worlds, "first_seed": seed, "candidates": _as_json(judged)},
-        "confirmation": {"worlds": options.table_worlds, "first_seed": 0, "candidates": _as_json(confirmed)},
+        "chosen": best(rounds[-1], 1)[0],
+        "rounds": [
+            {"worlds": count, "first_seed": seed, "candidates": _candidates(judged)}
+            for judged, count, seed in zip(rounds, worlds, FIRST_SEEDS, strict=True)
+        ],
+        "confirmation": {"worlds": table_worlds, "first_seed": 0, "candidates": _candidates(confirmed)},
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path: Path = options.out / f"quality-exact-defaults-{options.round}.json"
+
+
+def write(result: dict[str, Any], folder: Path) -> Path:
+    """JSON and Markdown; returns the path of the JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "quality-exact-defaults.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(result) + "\n")
     return path
-
-
-def first_round(judge: Judge) -> dict[str, Judged]:
-    """Weights at one strength of soft labels, then other strengths of the best two."""
-    candidates = {name_of(weights, STRENGTH): weights for weights in WEIGHT_NAMES}
-    judged = judge(_regimes(CHOICE, [*candidates], FIRST_SEED["first"]))
-    others = [
-        name_of(weights, strength)
-        for weights in (candidates[name] for name in best(judged, 2))
-        for strength in STRENGTHS
-        if strength != STRENGTH and (weights, strength) != (NO_WEIGHTS, 0.0)
-    ]
-    return judged | judge(_regimes(CHOICE, others, FIRST_SEED["first"]))
-
-
-def second_round(judge: Judge) -> dict[str, Judged]:
-    """Fixed weights and those that fade."""
-    candidates = [*FADED, *(name_of(*candidate) for candidate in FIXED)]
-    return judge(_regimes((*CHOICE, *LINEAR_CHOICE), candidates, FIRST_SEED["second"]))
 
 
 def _regimes(names: Sequence[str], candidates: Sequence[str], first_seed: int = 0) -> list[Regime]:
@@ -163,19 +164,22 @@ def _judge(regimes: Sequence[Regime], worlds: int, parts: Path, sources: str) ->
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """All candidates in the worlds of the choice, then the choice and its parts in those of the table."""
-    choice, confirmation = result["choice"], result["confirmation"]
-    return "\n\n".join(
-        [
-            f"Chosen: **{result['chosen']}**. Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
-            f"{result['main_budget']:g} nat; 95 % intervals, paired by world. Bold: the interval excludes zero. ε is "
-            "the strength of the trust-scaled soft labels; rewards are of an ensemble of four.",
-            f"All candidates, {choice['worlds']} worlds per regime with seeds from {choice['first_seed']} on, by rank:",
-            _table(choice["candidates"]),
-            f"The choice and its parts in worlds that had no part in it, {confirmation['worlds']} per regime:",
-            _table(confirmation["candidates"]),
-        ]
-    )
+    """The candidates of both rounds, then the choice and what is beside it in the worlds of the table."""
+    confirmation = result["confirmation"]
+    parts = [
+        f"Chosen: **{result['chosen']}**. Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
+        f"{result['main_budget']:g} nat; 95 % intervals, paired by world. Bold: the interval excludes zero. Rewards "
+        "are of an ensemble of four. ε is the strength of the trust-scaled soft labels, ESS the effective sample size "
+        "that τ is chosen for, ρ the share of noise in the rewards (`iwpo_fast.importance.noise`).",
+        f"The choice in worlds that had no part in it, those of the main table, {confirmation['worlds']} per regime:",
+        _table(confirmation["candidates"]),
+    ]
+    for name, part in zip(("First", "Second"), result["rounds"], strict=True):
+        parts.append(
+            f"{name} round, {part['worlds']} worlds per regime with seeds from {part['first_seed']} on, by rank:"
+        )
+        parts.append(_table(part["candidates"]))
+    return "\n\n".join(parts)
 
 
 def _table(candidates: dict[str, Any]) -> str:
@@ -187,7 +191,7 @@ def _table(candidates: dict[str, Any]) -> str:
     return as_table(rows)
 
 
-def _as_json(judged: Mapping[str, Judged]) -> dict[str, Any]:
+def _candidates(judged: Mapping[str, Judged]) -> dict[str, Any]:
     """By rank."""
     return {
         name: {
@@ -202,11 +206,10 @@ def _as_json(judged: Mapping[str, Judged]) -> dict[str, Any]:
 
 def _parse(arguments: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.exact.defaults", description=__doc__)
-    parser.add_argument("round", choices=FIRST_SEED, help="which candidates")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and Markdown")
     parts = Path(tempfile.gettempdir()) / "iwpo-quality-exact"
     parser.add_argument("--parts", type=Path, default=parts, help="folder of what is simulated")
-    parser.add_argument("--worlds", type=int, default=CHOICE_WORLDS, help="worlds of a regime of the choice")
+    parser.add_argument("--worlds", type=int, nargs=2, default=CHOICE_WORLDS, help="worlds of a regime of each round")
     parser.add_argument("--table-worlds", type=int, default=TABLE_WORLDS, help="worlds of a regime of the confirmation")
     parser.add_argument("--commit", help="where git cannot tell")
     return parser.parse_args(arguments)

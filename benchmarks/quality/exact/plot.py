@@ -12,16 +12,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SHOWN = {
+    "default": ("#c0392b", "s"),
     "iwpo": ("#e08e79", "o"),
-    "soft_ensemble": ("#c0392b", "s"),
     "labels_only": ("#1e8449", "^"),
     "cheap_rival": ("#7f8c8d", "v"),
     "d_dpo": ("#2471a3", "D"),
 }
 CURVES = {
     "dpo": "#000000",
+    "default": "#c0392b",
     "iwpo": "#e08e79",
-    "soft_ensemble": "#c0392b",
+    "soft_ensemble": "#d4ac0d",
     "cheap_rival": "#7f8c8d",
     "d_dpo": "#2471a3",
     "e_dpo": "#6c3483",

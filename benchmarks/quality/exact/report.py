@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-OURS = ("iwpo", "soft", "soft_ensemble", "labels_only")
+OURS = ("default", "iwpo", "soft", "soft_ensemble", "labels_only")
 RIVALS = ("cheap_rival", "d_dpo", "e_dpo", "p_dpo", "wpo")
-MAIN_ARMS = (*OURS, *RIVALS, "soft_oracle")
+MAIN_ARMS = (*OURS, *RIVALS, "oracle", "soft_oracle")
 
 
 def markdown(result: dict[str, Any]) -> str:

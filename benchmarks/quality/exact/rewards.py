@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.quality.exact.worlds import World, longer_is_chosen
 from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.importance import PairRewards
+from iwpo_fast.importance.noise import noise_share
 from iwpo_fast.rewards import PairTable, fit_clusters, score_pairs
 
 CLUSTERS = ClusterConfig(backend="sklearn")
@@ -71,8 +72,9 @@ def _score_rows(
     cluster = clusters.assign(prompt_features)
     scores = score_pairs(features, table, cluster, settings, seed=seed)
     chosen, rejected = candidates * prompts, candidates * prompts + 1
-    rewards = PairRewards(scores.calibrated[chosen], scores.calibrated[rejected], cluster, scores.trust)
-    return PairScores(rewards, scores.members_calibrated[chosen] - scores.members_calibrated[rejected])
+    gaps = scores.members_calibrated[chosen] - scores.members_calibrated[rejected]
+    calibrated, noise = scores.calibrated, noise_share(gaps)
+    return PairScores(PairRewards(calibrated[chosen], calibrated[rejected], cluster, scores.trust, noise=noise), gaps)
 
 
 def _oracle(world: World) -> PairScores:
