@@ -214,6 +214,7 @@ def test_strides_do_not_matter(place: torch.device) -> None:
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.usefixtures("no_help_to_repeat")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("save", [True, False])
 def test_runs_repeat_bitwise(place: torch.device, dtype: torch.dtype, save: bool) -> None:
