@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-PLENTY = 0.1
-SLOPE = 2.0
+PLENTY = 0.08
+SLOPE = 3.0
 LOWEST, UNKNOWN = 0.5, 0.9
+EVEN = 0.99
 
 
 def noise_share(gaps: np.ndarray) -> float | None:
@@ -30,5 +31,11 @@ def noise_share(gaps: np.ndarray) -> float | None:
 
 
 def effective_size_for(noise: float | None) -> float:
-    """Effective sample size to keep: 1 - SLOPE (noise - PLENTY) in [LOWEST, 1], or UNKNOWN for unknown noise."""
-    return UNKNOWN if noise is None else float(np.clip(1 - SLOPE * (noise - PLENTY), LOWEST, 1.0))
+    """Effective sample size to keep: 1 - SLOPE (noise - PLENTY), at least LOWEST; UNKNOWN for unknown noise.
+
+    From EVEN on it is 1: so little is not worth a temperature, and might have none.
+    """
+    if noise is None:
+        return UNKNOWN
+    size = max(LOWEST, 1 - SLOPE * (noise - PLENTY))
+    return size if size < EVEN else 1.0

@@ -12,7 +12,10 @@ from iwpo_fast.importance import Candidates, PairRewards
 seeded = settings(max_examples=100, deadline=None, derandomize=True)
 METHODS = ["irpss", "density_ratio", "rejection", "none"]
 BASELINES = ["cluster", "group", "shrunk"]
-PURE = WeightConfig(gamma=0.0, truncate=np.inf, soft_labels=0.0)
+FULL = WeightConfig(tau=2.0, gamma=2.0, ess_target=0.7, soft_labels=0.75)
+"""Both terms of the weights, and soft labels."""
+PURE = WeightConfig(tau=2.0, gamma=0.0, ess_target=0.7, truncate=np.inf, soft_labels=0.0)
+"""Importance alone."""
 
 
 def make_rewards(seed: int, *, pairs: int = 600, clusters: int = 3, size: float = 1.5) -> PairRewards:

@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from importance_cases import PURE, make_candidate_rewards, make_rewards
+from importance_cases import FULL, PURE, make_candidate_rewards, make_rewards
 
-from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.baseline import log_levels, reliability
 
@@ -43,19 +42,17 @@ def test_group_weights_do_not_see_a_shift_of_the_rewards_of_a_prompt() -> None:
     rewards = make_candidate_rewards(1)
     shifted = shifted_by_prompt(rewards, np.random.default_rng(0).normal(scale=10, size=100))
     for exponent in (0.0, 0.5):
-        settings = WeightConfig(baseline="group", rejected_exponent=exponent)
+        settings = dataclasses.replace(FULL, baseline="group", rejected_exponent=exponent)
         before, after = (pair_weights(given, settings, seed=0).weight for given in (rewards, shifted))
         np.testing.assert_allclose(after, before, rtol=1e-11)
-    assert not np.allclose(
-        pair_weights(rewards, WeightConfig(), seed=0).weight, pair_weights(shifted, WeightConfig(), seed=0).weight
-    )
+    assert not np.allclose(pair_weights(rewards, FULL, seed=0).weight, pair_weights(shifted, FULL, seed=0).weight)
 
 
 def test_shrunk_weights_do_not_see_a_shift_of_the_rewards_of_a_cluster() -> None:
     rewards = make_candidate_rewards(2)
     shift = np.zeros(100)
     shift[rewards.prompt] = 7.0 * rewards.cluster - 3.0
-    settings = WeightConfig(baseline="shrunk")
+    settings = dataclasses.replace(FULL, baseline="shrunk")
     before, after = (pair_weights(r, settings, seed=0).weight for r in (rewards, shifted_by_prompt(rewards, shift)))
     np.testing.assert_allclose(after, before, rtol=1e-11)
 
@@ -79,7 +76,9 @@ def test_shrunk_is_the_cluster_where_all_prompts_have_the_same_candidates() -> N
         prompt=np.arange(prompts),
         candidates=Candidates(np.tile([-1.0, 0.5, 2.0], prompts), np.repeat(np.arange(prompts), 3)),
     )
-    shrunk, cluster = (pair_weights(rewards, WeightConfig(baseline=b), seed=0).weight for b in ("shrunk", "cluster"))
+    shrunk, cluster = (
+        pair_weights(rewards, dataclasses.replace(FULL, baseline=b), seed=0).weight for b in ("shrunk", "cluster")
+    )
     np.testing.assert_allclose(shrunk, cluster, rtol=1e-12)
 
 
@@ -138,7 +137,7 @@ def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts()
 @pytest.mark.parametrize("baseline", ["group", "shrunk"])
 def test_a_baseline_without_candidates_is_refused(baseline: str) -> None:
     with pytest.raises(ValueError, match=f"baseline is {baseline}, but there are no candidates: set it to cluster"):
-        pair_weights(make_rewards(0), WeightConfig(baseline=baseline), seed=0)
+        pair_weights(make_rewards(0), dataclasses.replace(FULL, baseline=baseline), seed=0)
 
 
 @pytest.mark.parametrize("baseline", ["group", "shrunk"])
@@ -153,5 +152,5 @@ def test_a_baseline_with_one_candidate_for_a_prompt_is_refused(baseline: str) ->
         candidates=Candidates(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1])),
     )
     with pytest.raises(ValueError, match=f"baseline is {baseline}, but a pair's prompt has fewer than two candidates"):
-        pair_weights(rewards, WeightConfig(baseline=baseline), seed=0)
-    assert np.all(pair_weights(rewards, WeightConfig(), seed=0).weight == 1.0)
+        pair_weights(rewards, dataclasses.replace(FULL, baseline=baseline), seed=0)
+    assert np.all(pair_weights(rewards, FULL, seed=0).weight == 1.0)

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from importance_cases import make_rewards
+from importance_cases import FULL, make_rewards
 
-from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairText, pair_weights, weight_report
 
 REWARDS = make_rewards(0)
-WEIGHTS = pair_weights(REWARDS, WeightConfig(), seed=0)
+WEIGHTS = pair_weights(REWARDS, FULL, seed=0)
 
 
 def text(pair: int) -> PairText:
@@ -53,7 +53,7 @@ def test_lines_show_sizes_and_one_line_of_each_text() -> None:
 
 
 def test_json_holds_texts_in_full_and_no_infinity() -> None:
-    infinite = pair_weights(REWARDS, WeightConfig(tau=math.inf), seed=0)
+    infinite = pair_weights(REWARDS, replace(FULL, tau=math.inf), seed=0)
     report = weight_report(infinite, REWARDS, texts=text, largest=1)
     loaded = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert loaded["tau"] == "inf"
@@ -64,13 +64,13 @@ def test_json_holds_texts_in_full_and_no_infinity() -> None:
 def test_clusters_without_pairs_are_left_out() -> None:
     rewards = make_rewards(1, clusters=2)
     sparse = type(rewards)(rewards.chosen, rewards.rejected, 2 * rewards.cluster, np.ones(4))
-    report = weight_report(pair_weights(sparse, WeightConfig(), seed=0), sparse)
+    report = weight_report(pair_weights(sparse, FULL, seed=0), sparse)
     assert [c.cluster for c in report.clusters] == [0, 2]
     json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_resampling_reports_the_skipped_pairs() -> None:
-    weights = pair_weights(REWARDS, WeightConfig(realisation="resampling"), seed=0)
+    weights = pair_weights(REWARDS, replace(FULL, realisation="resampling"), seed=0)
     report = weight_report(weights, REWARDS)
     assert 0 < report.skipped == np.mean(weights.weight == 0)
     assert sum(c.skipped * c.pairs for c in report.clusters) == pytest.approx(600 * report.skipped)

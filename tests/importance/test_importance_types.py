@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from importance_cases import FULL
 
-from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, PairWeights, pair_weights
 
 TWO = np.array([1.0, 2.0])
@@ -46,22 +46,22 @@ def test_a_low_effective_size_is_refused_unless_forced() -> None:
         ValueError,
         match=r"is 5\.0% of all 400 pairs, below weights\.min_ess 10\.0%: raise weights\.tau.*weights\.force",
     ):
-        weights.check(WeightConfig())
-    weights.check(WeightConfig(force=True))
-    weights.check(WeightConfig(min_ess=0.05))
+        weights.check(FULL)
+    weights.check(dataclasses.replace(FULL, force=True))
+    weights.check(dataclasses.replace(FULL, min_ess=0.05))
 
 
 def test_a_low_effective_size_of_a_large_cluster_is_refused_and_of_a_small_one_is_not() -> None:
     with pytest.raises(ValueError, match=r"is 4\.0% of the 300 pairs of cluster 1,"):
-        make_weights(0.2, [0.9, 0.04, np.nan], [300, 300, 0]).check(WeightConfig())
-    make_weights(0.2, [0.9, 0.04, np.nan], [300, 20, 0]).check(WeightConfig())
+        make_weights(0.2, [0.9, 0.04, np.nan], [300, 300, 0]).check(FULL)
+    make_weights(0.2, [0.9, 0.04, np.nan], [300, 20, 0]).check(FULL)
 
 
 def test_one_pair_that_outweighs_all_is_refused() -> None:
     chosen = np.zeros(1000)
     chosen[17] = 100.0
     rewards = PairRewards(chosen, np.zeros(1000), np.zeros(1000, dtype=np.int64), np.ones(1))
-    weights = pair_weights(rewards, WeightConfig(), seed=0)
+    weights = pair_weights(rewards, FULL, seed=0)
     assert weights.ess == pytest.approx(1 / 1000)
     with pytest.raises(ValueError, match=r"effective sample size is 0\.1%"):
-        weights.check(WeightConfig())
+        weights.check(FULL)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from importance_cases import PURE
+from importance_cases import FULL, PURE
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
@@ -45,7 +46,7 @@ def weights_of_all_ordered_pairs(settings: WeightConfig) -> torch.Tensor:
 @pytest.mark.parametrize("gamma", [0.0, 0.7])
 def test_the_minimiser_of_the_weighted_loss_is_tilted_by_the_rewards(tau: float, exponent: float, gamma: float) -> None:
     """h = Δ* + (1-λ)(r_1 - r_2)/τ; the probability σ(γΔ) adds γ (r_1 - r_2), as σ(x)/σ(-x) = exp(x)."""
-    settings = WeightConfig(tau=tau, gamma=gamma, rejected_exponent=exponent, truncate=np.inf)
+    settings = replace(FULL, tau=tau, gamma=gamma, rejected_exponent=exponent, truncate=np.inf)
     h = minimiser(weights_of_all_ordered_pairs(settings), UTILITY, lambda score: score[:, None] - score[None, :])
     reward = torch.from_numpy(REWARD)
     expected = UTILITY + ((1 - exponent) / tau + gamma) * reward
@@ -53,7 +54,7 @@ def test_the_minimiser_of_the_weighted_loss_is_tilted_by_the_rewards(tau: float,
 
 
 def test_the_rejected_exponent_one_weighs_both_orders_of_a_pair_alike() -> None:
-    symmetric = weights_of_all_ordered_pairs(WeightConfig(gamma=0.0, rejected_exponent=1.0, truncate=np.inf))
+    symmetric = weights_of_all_ordered_pairs(replace(FULL, gamma=0.0, rejected_exponent=1.0, truncate=np.inf))
     torch.testing.assert_close(symmetric, symmetric.T, rtol=1e-14, atol=0)
     assert symmetric.std() > 0.1
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from importance_cases import PURE, make_candidate_rewards, make_rewards
+from importance_cases import FULL, PURE, make_candidate_rewards, make_rewards
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
@@ -29,7 +29,7 @@ def test_the_temperature_is_the_smallest_that_keeps_the_effective_size(target: f
 def test_a_temperature_is_found_beside_gamma_and_candidates() -> None:
     rewards = make_candidate_rewards(0, prompts=1000)
     for baseline in ("group", "shrunk"):
-        settings = WeightConfig(tau="ess", baseline=baseline)
+        settings = dataclasses.replace(FULL, tau="ess", baseline=baseline)
         weights = pair_weights(rewards, settings, seed=0)
         assert weights.tau is not None
         assert smallest_ess(rewards, settings, weights.tau) >= settings.ess_target
@@ -54,4 +54,4 @@ def test_small_clusters_do_not_decide_the_temperature() -> None:
 
 def test_a_target_that_no_temperature_keeps_is_refused() -> None:
     with pytest.raises(ValueError, match=r"keeps an effective sample size of 99% .* lower weights\.ess_target"):
-        pair_weights(make_rewards(2), WeightConfig(tau="ess", ess_target=0.99), seed=0)
+        pair_weights(make_rewards(2), dataclasses.replace(FULL, tau="ess", ess_target=0.99), seed=0)

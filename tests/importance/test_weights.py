@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from importance_cases import (
     BASELINES,
+    FULL,
     METHODS,
     cluster_means,
     make_candidate_rewards,
@@ -17,12 +18,11 @@ from importance_cases import (
     seeded,
 )
 
-from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 
 
-def default_weights_slowly(rewards: PairRewards) -> np.ndarray:
-    """The default of the design, pair by pair: τ = 2, γ = 2, b = 0, self-normalised, cut at 5, renormalised once."""
+def full_weights_slowly(rewards: PairRewards) -> np.ndarray:
+    """Pair by pair: τ = 2, γ = 2, b = 0, self-normalised, cut at 5, renormalised once."""
     weights = np.empty(len(rewards))
     for k in set(rewards.cluster.tolist()):
         rows = [i for i in range(len(rewards)) if rewards.cluster[i] == k]
@@ -36,11 +36,11 @@ def default_weights_slowly(rewards: PairRewards) -> np.ndarray:
     return weights
 
 
-def test_default_weights_are_those_of_the_formula() -> None:
+def test_weights_are_those_of_the_formula() -> None:
     rewards = make_rewards(0)
-    expected = default_weights_slowly(rewards)
+    expected = full_weights_slowly(rewards)
     assert expected.max() > 4  # the cut matters
-    np.testing.assert_allclose(pair_weights(rewards, WeightConfig(), seed=0).weight, expected, rtol=1e-12)
+    np.testing.assert_allclose(pair_weights(rewards, FULL, seed=0).weight, expected, rtol=1e-12)
 
 
 @seeded
@@ -48,7 +48,7 @@ def test_default_weights_are_those_of_the_formula() -> None:
 def test_weights_are_finite_with_mean_one_in_each_cluster(
     rewards: PairRewards, method: str, defensive: float, truncate: float
 ) -> None:
-    settings = WeightConfig(method=method, defensive=defensive, truncate=truncate)
+    settings = dataclasses.replace(FULL, method=method, defensive=defensive, truncate=truncate)
     weights = pair_weights(rewards, settings, seed=0)
     assert np.all(np.isfinite(weights.weight)) and np.all(weights.weight >= 0)
     assert np.all((weights.label_smoothing >= 0) & (weights.label_smoothing <= 0.75))
@@ -66,7 +66,9 @@ def test_huge_rewards_of_candidates_give_finite_weights(baseline: str, exponent:
         rejected=1e4 * small.rejected,
         candidates=Candidates(1e4 * small.candidates.reward, small.candidates.prompt),
     )
-    weight = pair_weights(rewards, WeightConfig(baseline=baseline, rejected_exponent=exponent), seed=0).weight
+    weight = pair_weights(
+        rewards, dataclasses.replace(FULL, baseline=baseline, rejected_exponent=exponent), seed=0
+    ).weight
     assert np.all(np.isfinite(weight))
     np.testing.assert_allclose(cluster_means(weight, rewards.cluster), 1.0, rtol=1e-12)
 
@@ -78,7 +80,7 @@ def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing(
 ) -> None:
     by_cluster = shift * np.arange(1, rewards.clusters + 1)[rewards.cluster]
     shifted = dataclasses.replace(rewards, chosen=rewards.chosen + by_cluster, rejected=rewards.rejected + by_cluster)
-    settings = WeightConfig(method=method, rejected_exponent=exponent)
+    settings = dataclasses.replace(FULL, method=method, rejected_exponent=exponent)
     before, after = (pair_weights(given, settings, seed=0) for given in (rewards, shifted))
     np.testing.assert_allclose(after.weight, before.weight, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(after.label_smoothing, before.label_smoothing, rtol=1e-9, atol=1e-12)
@@ -87,14 +89,14 @@ def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing(
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_an_infinite_temperature_without_gamma_weighs_every_pair_exactly_one(baseline: str) -> None:
     rewards = make_candidate_rewards(1)
-    weight = pair_weights(rewards, WeightConfig(tau=math.inf, gamma=0.0, baseline=baseline), seed=0).weight
+    weight = pair_weights(rewards, dataclasses.replace(FULL, tau=math.inf, gamma=0.0, baseline=baseline), seed=0).weight
     assert np.all(weight == 1.0)
 
 
 def test_weights_tend_to_one_as_tau_grows_and_gamma_falls() -> None:
     rewards = make_rewards(2)
     off = [
-        np.abs(pair_weights(rewards, WeightConfig(tau=1 / s, gamma=s), seed=0).weight - 1).max()
+        np.abs(pair_weights(rewards, dataclasses.replace(FULL, tau=1 / s, gamma=s), seed=0).weight - 1).max()
         for s in (1e-1, 1e-3, 1e-5)
     ]
     assert off[0] > 50 * off[1] > 50**2 * off[2] > 0
@@ -104,7 +106,7 @@ def test_weights_tend_to_one_as_tau_grows_and_gamma_falls() -> None:
 def test_rewards_that_say_nothing_leave_plain_dpo(method: str) -> None:
     """Random labels: calibration gives such rewards slope 0, so reward 0 and trust 0."""
     rewards = PairRewards(np.zeros(500), np.zeros(500), np.arange(500) % 3, np.zeros(3))
-    weights = pair_weights(rewards, WeightConfig(method=method), seed=0)
+    weights = pair_weights(rewards, dataclasses.replace(FULL, method=method), seed=0)
     assert np.all(weights.weight == 1.0)
     assert np.all(weights.label_smoothing == 0.0)
 
@@ -115,13 +117,13 @@ def test_rewards_that_say_almost_nothing_leave_almost_plain_dpo(method: str) -> 
     slope = 0.004
     chosen, rejected = slope * np.clip(np.random.default_rng(0).normal(size=(2, 500)), -3, 3)
     rewards = PairRewards(chosen, rejected, np.arange(500) % 3, np.full(3, slope))
-    weights = pair_weights(rewards, WeightConfig(method=method), seed=0)
+    weights = pair_weights(rewards, dataclasses.replace(FULL, method=method), seed=0)
     assert np.abs(weights.weight - 1).max() < 0.05
     assert weights.label_smoothing.max() < 0.75 * slope * 0.51
 
 
 def test_weights_and_labels_off_are_exactly_ones_and_zeros() -> None:
-    weights = pair_weights(make_rewards(3), WeightConfig(method="none", soft_labels=0.0), seed=0)
+    weights = pair_weights(make_rewards(3), dataclasses.replace(FULL, method="none", soft_labels=0.0), seed=0)
     assert np.all(weights.weight == 1.0)
     assert np.all(weights.label_smoothing == 0.0)
     assert weights.counts is None and weights.tau is None and weights.ess == 1.0
@@ -130,27 +132,29 @@ def test_weights_and_labels_off_are_exactly_ones_and_zeros() -> None:
 def test_soft_labels_do_not_depend_on_the_method() -> None:
     """So that soft labels without weights can be an arm of an experiment."""
     rewards = make_rewards(4)
-    first, *others = (pair_weights(rewards, WeightConfig(method=m), seed=0).label_smoothing for m in METHODS)
+    first, *others = (
+        pair_weights(rewards, dataclasses.replace(FULL, method=m), seed=0).label_smoothing for m in METHODS
+    )
     assert first.max() > 0.1
     assert all(np.array_equal(first, other) for other in others)
 
 
 def test_only_defensive_weights_are_exactly_one() -> None:
-    assert np.all(pair_weights(make_rewards(5), WeightConfig(defensive=1.0), seed=0).weight == 1.0)
+    assert np.all(pair_weights(make_rewards(5), dataclasses.replace(FULL, defensive=1.0), seed=0).weight == 1.0)
 
 
 def test_a_defensive_share_is_a_lower_bound() -> None:
     rewards = make_rewards(5)
-    plain = pair_weights(rewards, WeightConfig(), seed=0).weight
-    mixed = pair_weights(rewards, WeightConfig(defensive=0.2), seed=0).weight
+    plain = pair_weights(rewards, FULL, seed=0).weight
+    mixed = pair_weights(rewards, dataclasses.replace(FULL, defensive=0.2), seed=0).weight
     assert plain.min() < 0.2 <= mixed.min()
     np.testing.assert_allclose(mixed, 0.8 * plain + 0.2, rtol=1e-12)
 
 
 def test_resampling_gives_counts_around_the_weights_and_skips_pairs() -> None:
     rewards = make_rewards(6)
-    weighting = pair_weights(rewards, WeightConfig(), seed=0)
-    resampling = pair_weights(rewards, WeightConfig(realisation="resampling"), seed=0)
+    weighting = pair_weights(rewards, FULL, seed=0)
+    resampling = pair_weights(rewards, dataclasses.replace(FULL, realisation="resampling"), seed=0)
     assert resampling.counts is not None and resampling.counts.dtype == np.int64
     assert np.array_equal(resampling.weight, resampling.counts.astype(np.float64))
     assert np.all(np.abs(resampling.weight - weighting.weight) < 1)
@@ -164,11 +168,11 @@ def test_float32_rewards_are_computed_in_float64() -> None:
     chosen, rejected = rewards.chosen.astype(np.float32), rewards.rejected.astype(np.float32)
     narrow = PairRewards(chosen, rejected, rewards.cluster, rewards.trust)
     wide = PairRewards(chosen.astype(np.float64), rejected.astype(np.float64), rewards.cluster, rewards.trust)
-    weights = [pair_weights(given, WeightConfig(), seed=0).weight for given in (narrow, wide)]
+    weights = [pair_weights(given, FULL, seed=0).weight for given in (narrow, wide)]
     assert weights[0].dtype == np.float64
     assert np.array_equal(*weights)
 
 
 def test_a_setting_that_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^weights\.truncate is 0\.5: it must be at least 1\.$"):
-        pair_weights(make_rewards(8), WeightConfig(truncate=0.5), seed=0)
+        pair_weights(make_rewards(8), dataclasses.replace(FULL, truncate=0.5), seed=0)
