@@ -24,6 +24,7 @@ from iwpo_fast.config import (
     OptimConfig,
     RunConfig,
     TinyConfig,
+    WeightConfig,
 )
 from iwpo_fast.pipeline import run
 
@@ -76,6 +77,7 @@ def toy_config(**parts: object) -> RunConfig:
         "log": LogConfig(every=1),
         "checkpoint": CheckpointConfig(every=2),
         "clusters": ClusterConfig(count=3, min_pairs=8, backend="sklearn"),
+        "weights": WeightConfig(tau=2.0, gamma=2.0, soft_labels=0.75),
         "output_dir": "run",
         "device": "cpu",
     }

@@ -61,7 +61,7 @@ def test_the_evaluation_is_that_of_the_trained_policy(finished):
 def test_a_low_effective_sample_size_is_refused_after_the_report_and_can_be_forced(copied):
     report = Path("run/weights/report.json")
     report.unlink()
-    config = toy_config(weights=WeightConfig(tau=0.1))
+    config = toy_config(weights=WeightConfig(tau=0.1, gamma=2.0))
     for _ in range(2):
         with pytest.raises(ValueError, match=r"below weights\.min_ess 10\.0%: raise weights\.tau.*set weights\.force"):
             stages_done(config)
@@ -101,6 +101,7 @@ def test_the_command_reads_a_recipe_and_flags(copied, capsys):
         "model": {"tiny": {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2}},
         "optim": {"lr": 1e-3, "pairs_per_step": 8, "max_steps": 6, "tokens_per_batch": 1024},
         "clusters": {"count": 3, "min_pairs": 8, "backend": "sklearn"},
+        "weights": {"tau": 2.0, "gamma": 2.0, "soft_labels": 0.75},
         "output_dir": "run",
         "device": "cpu",
     }

@@ -122,7 +122,7 @@ def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied):
 
 @pytest.mark.parametrize("soft_labels", [0.0, 0.75])
 def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copied, soft_labels):
-    config = toy_config(weights=WeightConfig(soft_labels=soft_labels))
+    config = toy_config(weights=WeightConfig(tau=2.0, gamma=2.0, soft_labels=soft_labels))
     config.data.path = "with_columns.jsonl"
     own = [row | {"weight": 0.5 + i % 2, "label_smoothing": 0.125} for i, row in enumerate(read_jsonl(DATA))]
     before = read_jsonl("run/weights/train.jsonl")
