@@ -77,6 +77,7 @@ class WeightReport:
         pairs: P.
         tau: temperature; None where the method has none.
         ess: effective sample size of all pairs, as a fraction, before resampling.
+        noise: share of noise in the rewards, as `PairRewards` has it.
         skipped: fraction of the pairs with weight 0.
         clusters: one summary for each cluster with pairs.
         edges, counts: histogram of the weights, B + 1 edges and B counts.
@@ -86,6 +87,7 @@ class WeightReport:
     pairs: int
     tau: float | None
     ess: float
+    noise: float | None
     skipped: float
     clusters: list[ClusterSummary]
     edges: list[float]
@@ -95,8 +97,9 @@ class WeightReport:
     def lines(self) -> list[str]:
         """The summary as lines for a terminal."""
         tau = "" if self.tau is None else f" | tau {self.tau:.3g}"
+        noise = "" if self.noise is None else f" | noise of rewards {self.noise:.1%}"
         lines = [
-            f"{self.pairs:,} pairs | ess {self.ess:.1%} | skipped {self.skipped:.1%}{tau}",
+            f"{self.pairs:,} pairs | ess {self.ess:.1%} | skipped {self.skipped:.1%}{tau}{noise}",
             "cluster     pairs  trust    ess     min     max  skipped  label smoothing",
         ]
         for c in self.clusters:
@@ -142,6 +145,7 @@ def weight_report(
         pairs=len(weight),
         tau=weights.tau,
         ess=weights.ess,
+        noise=rewards.noise,
         skipped=float(np.mean(weight == 0)),
         clusters=[
             ClusterSummary(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from importance_cases import FULL, make_rewards
 
+from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairText, pair_weights, weight_report
 
 REWARDS = make_rewards(0)
@@ -50,6 +51,13 @@ def test_lines_show_sizes_and_one_line_of_each_text() -> None:
     assert len(lines) == 2 + 3 + 2 * 4
     assert f"  chosen    yes {report.largest[0].pair}" in lines
     assert all(len(line) <= 120 and "\n" not in line for line in lines)
+
+
+def test_the_noise_of_rewards_is_shown_where_it_is_known() -> None:
+    noisy = replace(REWARDS, noise=0.05)
+    weights = pair_weights(noisy, WeightConfig(), seed=0)
+    assert weight_report(weights, noisy).lines()[0] == "600 pairs | ess 100.0% | skipped 0.0% | noise of rewards 5.0%"
+    assert "noise" not in weight_report(WEIGHTS, REWARDS).lines()[0]
 
 
 def test_json_holds_texts_in_full_and_no_infinity() -> None:
