@@ -180,7 +180,7 @@ class Lane:
 
     def __init__(self, record: Record, job: Job, apart: bool) -> None:
         self.record, self.job, self.apart = record, job, apart
-        self._worker: Worker | None = None
+        self._worker = None if apart else Worker(record.contender, job)
 
     def turn(self, order: Order) -> Turn | None:
         """None where it failed, now or before."""

@@ -1,4 +1,4 @@
-"""A process of its own for each contender in each case, forked from one that has only imported."""
+"""A process of its own for each contender in each case."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
@@ -39,20 +40,24 @@ class Failure:
 
 
 class Worker:
-    """A contender that trains on a job, some steps at a time."""
+    """A contender that trains on a job, some steps at a time; it makes itself ready while others do."""
 
     def __init__(self, contender: str, job: Job) -> None:
-        self._connection, self._process = _start(_train, contender, job)
-        _receive(self._connection)
+        self._connection, self._process = _start(job.case, _train, contender, job)
+        self._is_ready = False
 
     def turn(self, order: Order) -> Turn:
         """Raises ContenderFailed."""
+        if not self._is_ready:
+            _receive(self._connection)
+            self._is_ready = True
         self._connection.send(order)
         return _receive(self._connection)
 
     def stop(self) -> None:
         if self._process.is_alive():
-            self._connection.send(None)
+            with suppress(ConnectionError):
+                self._connection.send(None)
         self._connection.close()
         self._process.join(PATIENCE)
         self._process.kill()
@@ -60,17 +65,17 @@ class Worker:
 
 def profile(contender: str, job: Job) -> Profile:
     """Where the time of one step goes. Raises ContenderFailed."""
-    return _result(_profile, contender, job)
+    return _result(job.case, _profile, contender, job)
 
 
 def reference_of(case: Case, pairs: Pairs) -> np.ndarray:
     """float32 [P, 2], log-probs of the pairs under the case's model before training. Raises ContenderFailed."""
-    return _result(_reference, case, pairs)
+    return _result(case, _reference, case, pairs)
 
 
 def matrix_rate(case: Case) -> float:
     """Floating-point operations per second of a bare product in the case's compute type. Raises ContenderFailed."""
-    return _result(_matrix_rate, case)
+    return _result(case, _matrix_rate, case)
 
 
 def _train(connection: Connection, contender: str, job: Job) -> None:
@@ -130,8 +135,8 @@ def _module(contender: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.training.contenders.{contender}")
 
 
-def _result(task: Callable[..., None], *arguments: Any) -> Any:
-    connection, process = _start(task, *arguments)
+def _result(case: Case, task: Callable[..., None], *arguments: Any) -> Any:
+    connection, process = _start(case, task, *arguments)
     try:
         return _receive(connection)
     finally:
@@ -139,9 +144,10 @@ def _result(task: Callable[..., None], *arguments: Any) -> Any:
         process.kill()
 
 
-def _start(task: Callable[..., None], *arguments: Any) -> tuple[Connection, Any]:
-    ours, theirs = _context().Pipe()
-    process = _context().Process(target=_run, args=(theirs, task, arguments), daemon=True)
+def _start(case: Case, task: Callable[..., None], *arguments: Any) -> tuple[Connection, Any]:
+    context = _context(case.device)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(theirs, task, arguments), daemon=True)
     process.start()
     theirs.close()
     return ours, process
@@ -165,8 +171,13 @@ def _receive(connection: Connection) -> Any:
 
 
 @cache
-def _context() -> Any:
-    """Processes forked from one that has imported everything and run nothing, as a fork would break its threads."""
+def _context(device: str) -> Any:
+    """On a CPU, processes forked from one that has imported everything and run nothing, as a fork breaks threads.
+
+    On a GPU fresh ones, as a fork also breaks CUDA, which an import may have touched.
+    """
+    if device != "cpu":
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTS))
     return context

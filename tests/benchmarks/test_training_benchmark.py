@@ -45,7 +45,7 @@ class ThreadAsProcess(threading.Thread):
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contenders run in threads of this process, and do not change its number of threads."""
 
-    def start(task: Callable[..., None], *arguments: Any) -> tuple[Any, ThreadAsProcess]:
+    def start(case: Case, task: Callable[..., None], *arguments: Any) -> tuple[Any, ThreadAsProcess]:
         ours, theirs = Pipe()
         thread = ThreadAsProcess(target=processes._run, args=(theirs, task, arguments), daemon=True)
         thread.start()

@@ -70,7 +70,7 @@ def train(job: Job, gate: Gate) -> None:
 
 def reference(case: Case, pairs: Pairs) -> np.ndarray:
     """float32 [P, 2], log-probs under the model before training."""
-    budget = 4 * case.pairs_per_step * int(pairs.tokens.max())
+    budget = max(case.micro_pairs) * int(pairs.tokens.max())
     with tempfile.TemporaryDirectory() as cache:
         found = reference_logps(
             _policy(case), pairs, "", tokens_per_batch=budget, cache_dir=Path(cache), world=_world(case)
