@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.plot import PLAIN
 
@@ -25,16 +26,22 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list[Path]:
         figure, (speed, memory) = plt.subplots(1, 2, figsize=(9, 3.6))
         _lines(speed, [row for row in rows if row["sweep"] == sweep and row["tokens_per_s"]], "tokens_per_s")
         _lines(memory, [row for row in rows if row["sweep"] == sweep and row["extra_mib"]], "extra_mib")
-        speed.set_ylabel("tokens per second, without padding")
-        memory.set_ylabel("peak memory beyond model and data, MiB")
+        speed.set_ylabel("tokens/s without padding")
+        memory.set_ylabel("extra memory at the peak, MiB")
         for axis in (speed, memory):
             axis.set(xscale="log", yscale="log", xlabel=NAMES[sweep])
             sizes = sorted({row["size"] for row in rows if row["sweep"] == sweep})
             axis.set_xticks(sizes, [str(size) for size in sizes])
-            axis.minorticks_off()
+            if axis.has_data():
+                low, high = axis.dataLim.intervaly
+                axis.set_ylim(low / 2, 2 * high)  # wide enough for two ticks or more
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter(PLAIN)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_minor_locator(NullLocator())
             axis.grid(alpha=0.3)
-        speed.legend(fontsize=8)
+        if speed.has_data():
+            speed.legend(fontsize=8)
         figure.suptitle(f"Training step, {device}", fontsize=11)
         figure.tight_layout()
         target = path.with_name(f"{path.stem}-{sweep}.png")
