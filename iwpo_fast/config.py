@@ -263,7 +263,7 @@ class WeightConfig:
     The defaults were chosen in this project's laboratory (`benchmarks/results/quality-exact-defaults.md`): importance
     of the chosen completion alone, as unequal as the noise of the rewards warrants, and plain DPO where pairs are
     plenty. The pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than
-    DPO. Soft labels of 0.75 gained about 1 % with many pairs, and lost as much where rewards see little of the truth.
+    DPO. Soft labels of 0.75 gained 1 to 3 % with many pairs, and lost up to 1 % where rewards see half of the truth.
 
     Args:
         method: `irpss`; `density_ratio` and `rejection` weigh by how well the rewards explain the label
