@@ -86,6 +86,8 @@ class ModelConfig:
         lora: Adapter settings; null trains all weights.
         batch_layout: `flat` runs sequences end to end, `padded` pads inside the model wrapper, `auto` takes flat
             wherever the model can.
+        share_prompts: Run each prompt of a flat batch once for all its completions; `auto` does so on a CPU wherever
+            the model can.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
@@ -95,6 +97,7 @@ class ModelConfig:
     path: str = "tiny"
     lora: LoraConfig | None = None
     batch_layout: Literal["auto", "flat", "padded"] = "auto"
+    share_prompts: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     revision: str | None = None
@@ -133,7 +136,8 @@ class OptimConfig:
         epochs: Passes over the training pairs.
         max_steps: Stop after so many optimiser steps; null runs all epochs.
         pairs_per_step: Pairs of one optimiser step, over all ranks and micro-batches.
-        tokens_per_batch: Token budget of one micro-batch; a single longer pair runs alone.
+        tokens_per_batch: Token budget of one micro-batch, of the tokens that the model runs: a shared prompt counts
+            once. A single longer pair runs alone.
         max_pairs_per_batch: Cap on the pairs of one micro-batch; null leaves it to the token budget.
         schedule: Decay after the warm-up.
         warmup_fraction: Fraction of all steps over which the learning rate rises.

@@ -1,4 +1,4 @@
-"""The flat batch: sequences end to end, without padding, and the tables that say what is where."""
+"""The flat batch: every prompt once, completions end to end, and the tables that say what is where."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from iwpo_fast.data.ragged import Ragged
 
 @dataclass(frozen=True)
 class FlatBatch:
-    """P pairs as S = 2P sequences of T tokens in all, N of them supervised.
+    """P pairs as S = 2P sequences of W tokens in all, laid out as T ≤ W tokens, N of them supervised.
 
-    Sequences 0..P-1 are the chosen ones, P..2P-1 the rejected ones, in the order of `rows`.
+    Sequences 0..P-1 are the chosen ones, P..2P-1 the rejected ones, in the order of `rows`. The first sequence of a
+    prompt is laid out whole. Later ones, of this pair or another, leave the prompt out and share the first one's.
 
     Attributes:
-        input_ids: int64 [T], token ids of all sequences end to end.
+        input_ids: int64 [T], token ids as they are laid out.
         position_ids: int64 [T], position of each token in its own sequence.
-        cu_seqlens: int32 [S + 1], sequence s is tokens cu_seqlens[s] to cu_seqlens[s + 1].
+        cu_laid_out: int32 [S + 1], tokens cu_laid_out[s] to cu_laid_out[s + 1] are laid out for sequence s, its last.
+        whole: int64 [W], flat position of every token of the sequences end to end, shared prompts repeated.
+        cu_seqlens: int32 [S + 1], sequence s is entries cu_seqlens[s] to cu_seqlens[s + 1] of `whole`.
         max_seqlen: length of the longest sequence.
         hidden_index: int64 [N], flat position whose hidden state predicts a supervised token; may repeat.
         labels: int64 [N], the supervised (completion) tokens, sequence after sequence.
@@ -36,6 +39,8 @@ class FlatBatch:
 
     input_ids: Tensor
     position_ids: Tensor
+    cu_laid_out: Tensor
+    whole: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
     hidden_index: Tensor
@@ -55,6 +60,13 @@ class FlatBatch:
     @property
     def tokens(self) -> int:
         return self.input_ids.numel()
+
+    @property
+    def own(self) -> Tensor:
+        """int64 [T], entry of `whole` for which each token is laid out."""
+        sequence_ends, ends = self.cu_seqlens[1:].long(), self.cu_laid_out[1:].long()
+        shift = (sequence_ends - ends).repeat_interleave(self.cu_laid_out.diff(), output_size=self.tokens)
+        return torch.arange(self.tokens, device=shift.device) + shift
 
     def to(self, device: torch.device) -> FlatBatch:
         moved: dict[str, Any] = {
@@ -79,22 +91,37 @@ def flat_batch(
         ref_logps: float32 [P_all, 2], reference log-probs (chosen, rejected), or None.
         ref_tokens: float32, the same for each completion token (chosen, rejected), or None.
     """
-    completions = [(int(row), part[int(row)]) for part in (pairs.chosen, pairs.rejected) for row in rows]
-    sequences = [np.concatenate([pairs.prompt[row], completion]) for row, completion in completions]
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    supervised = np.array([len(completion) for _, completion in completions], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    offsets = np.concatenate([[0], ends])
-    # The token before a completion token predicts it, so each range is shifted left by one.
-    hidden_index = np.concatenate([np.arange(e - n - 1, e - 1) for e, n in zip(ends, supervised, strict=True)])
+    sequences = [(pairs.prompt[int(row)], part[int(row)]) for part in (pairs.chosen, pairs.rejected) for row in rows]
+    tokens, positions, whole, hidden_index = [], [], [], []
+    laid_out = [0]
+    starts: dict[bytes, int] = {}
+    for prompt, completion in sequences:
+        end = laid_out[-1]
+        start = starts.setdefault(prompt.tobytes(), end)
+        if start == end:
+            tokens.append(prompt)
+            positions.append(np.arange(len(prompt)))
+            end += len(prompt)
+        shared = np.arange(start, start + len(prompt))
+        own = np.arange(end, end + len(completion))
+        tokens.append(completion)
+        positions.append(len(prompt) + np.arange(len(completion)))
+        whole += [shared, own]
+        # The token before a completion token predicts it; for the first that is the last of the prompt.
+        hidden_index.append(np.concatenate([shared[-1:], own])[: len(own)])
+        laid_out.append(end + len(completion))
+    lengths = np.array([len(prompt) + len(completion) for prompt, completion in sequences], dtype=np.int64)
+    supervised = np.array([len(completion) for _, completion in sequences], dtype=np.int64)
     smoothing = pairs.label_smoothing
     return FlatBatch(
-        input_ids=torch.from_numpy(np.concatenate(sequences).astype(np.int64)),
-        position_ids=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
-        cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
+        input_ids=torch.from_numpy(np.concatenate(tokens).astype(np.int64)),
+        position_ids=torch.from_numpy(np.concatenate(positions)),
+        cu_laid_out=torch.tensor(laid_out, dtype=torch.int32),
+        whole=torch.from_numpy(np.concatenate(whole)),
+        cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
         max_seqlen=int(lengths.max()),
-        hidden_index=torch.from_numpy(hidden_index),
-        labels=torch.from_numpy(np.concatenate([c for _, c in completions]).astype(np.int64)),
+        hidden_index=torch.from_numpy(np.concatenate(hidden_index)),
+        labels=torch.from_numpy(np.concatenate([completion for _, completion in sequences]).astype(np.int64)),
         segments=torch.from_numpy(np.concatenate([[0], np.cumsum(supervised)]).astype(np.int64)),
         weight=torch.from_numpy(pairs.weight[rows].astype(np.float32)),
         label_smoothing=None if smoothing is None else torch.from_numpy(smoothing[rows].astype(np.float32)),

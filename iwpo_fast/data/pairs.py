@@ -38,7 +38,12 @@ class Pairs:
     @cached_property
     def tokens(self) -> np.ndarray:
         """int64 [P]: tokens of both sequences of each pair, the prompt counted twice."""
-        return 2 * self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
+        return self.tokens_laid_out + self.prompt.lengths
+
+    @cached_property
+    def tokens_laid_out(self) -> np.ndarray:
+        """int64 [P]: tokens of each pair with its prompt once."""
+        return self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
 
     @property
     def scores(self) -> np.ndarray | None:

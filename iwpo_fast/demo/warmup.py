@@ -54,7 +54,7 @@ def fit(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) -> list[
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, optim)
         total = 0.0
-        for part in micro_batches(rows, pairs.tokens, budget=optim.tokens_per_batch)[0]:
+        for part in micro_batches(rows, policy.tokens(pairs), budget=optim.tokens_per_batch)[0]:
             loss = -policy(flat_batch(pairs, part).to(policy.device)).sum() / tokens
             loss.backward()
             total += float(loss.detach())

@@ -71,7 +71,7 @@ def load_policy(
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype).to(device)
-    _settle_layout(policy, config.batch_layout, max_length)
+    _settle_layout(policy, config, max_length)
     return policy.train()
 
 
@@ -181,36 +181,57 @@ def _with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.Pe
             ) from error
 
 
-def _settle_layout(policy: Policy, asked: str, max_length: int | None) -> None:
+def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) -> None:
     """Choose the layout, and check with a few tokens that it gives the model's own log-probs."""
-    obstacle = "" if asked == "padded" else _obstacle_to_flat(policy, max_length)
-    if obstacle is None:
-        return
+    if config.batch_layout == "padded":
+        if config.share_prompts is True:
+            raise ValueError(
+                "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
+                "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
+            )
+        obstacle, reason = None, "asked for"
+    else:
+        obstacle = _obstacle_to_flat(policy, config, max_length)
+        if obstacle is None:
+            return
+        reason = f"cannot run flat, {obstacle}"
     name = type(policy.causal_lm).__name__
-    policy.run_padded(f"cannot run flat, {obstacle}" if obstacle else "asked for")
+    policy.run_padded(reason)
     if not largest_error(policy) <= tolerance(policy):
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
             "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."
         )
-    if asked == "flat":
+    if config.share_prompts is True:
+        raise ValueError(f"model.share_prompts is true but {name} cannot share them, {obstacle}: set auto or false.")
+    if config.batch_layout == "flat":
         raise ValueError(f"model.batch_layout is flat but {name} cannot run flat, {obstacle}: set auto or padded.")
 
 
-def _obstacle_to_flat(policy: Policy, max_length: int | None) -> str | None:
-    """Why the policy cannot run flat, or None, and then it does."""
+def _obstacle_to_flat(policy: Policy, config: ModelConfig, max_length: int | None) -> str | None:
+    """Why the policy cannot run flat, with shared prompts if they are asked for; or None, and then it does."""
     obstacle = why_not_flat(policy.causal_lm, max_length)
     if obstacle is not None:
         return obstacle
-    for backend in backends(policy.device, policy.compute_dtype):
-        try:
-            policy.run_flat("the model takes flat batches", backend)
-            if largest_error(policy) <= tolerance(policy):
-                return None
-            obstacle = "its log-probs would differ from those of separate sequences"
-        except CannotRunFlat as refusal:
-            obstacle = str(refusal)
+    for share, reason in _sharing(config, policy.device):
+        for backend in backends(policy.device, policy.compute_dtype):
+            try:
+                policy.run_flat(reason, backend, share_prompts=share)
+                if largest_error(policy) <= tolerance(policy):
+                    return None
+                obstacle = "its log-probs would differ from those of separate sequences"
+            except CannotRunFlat as refusal:
+                obstacle = str(refusal)
     return obstacle
+
+
+def _sharing(config: ModelConfig, device: torch.device) -> list[tuple[bool, str]]:
+    """Whether prompts are shared, and why; the first that gives the model's log-probs is taken."""
+    if config.share_prompts != "auto":
+        return [(config.share_prompts, "asked for")]
+    if device.type == "cpu":
+        return [(True, "the model can"), (False, "with shared prompts its log-probs would differ")]
+    return [(False, f"on {device.type} prompts are shared only where model.share_prompts is true")]
 
 
 def _location(path: str) -> str:

@@ -16,7 +16,7 @@ class Padded:
 
     Attributes:
         input_ids: int64 [S, L]; attention_mask: int64 [S, L], 1 on tokens, 0 on padding.
-        flat_index: int64 [T], row of each flat token in the padded batch seen as [S · L].
+        flat_index: int64 [T], row of each laid-out token in the padded batch seen as [S · L].
     """
 
     input_ids: Tensor
@@ -25,13 +25,13 @@ class Padded:
 
 
 def pad(batch: FlatBatch) -> Padded:
-    """Lay out the flat batch as a rectangle; padding holds token 0, which the mask hides."""
+    """Lay out whole sequences as a rectangle; padding holds token 0, which the mask hides."""
     bounds = batch.cu_seqlens.long()
-    rows, width = bounds.numel() - 1, batch.max_seqlen
-    row = torch.repeat_interleave(torch.arange(rows, device=bounds.device), bounds.diff(), output_size=batch.tokens)
-    flat_index = row * width + torch.arange(batch.tokens, device=bounds.device) - bounds[row]
+    rows, width, tokens = bounds.numel() - 1, batch.max_seqlen, batch.whole.numel()
+    row = torch.repeat_interleave(torch.arange(rows, device=bounds.device), bounds.diff(), output_size=tokens)
+    place = row * width + torch.arange(tokens, device=bounds.device) - bounds[row]
     padded = batch.input_ids.new_zeros(2, rows * width)
-    padded[0, flat_index] = batch.input_ids
-    padded[1, flat_index] = 1
+    padded[0, place] = batch.input_ids[batch.whole]
+    padded[1, place] = 1
     input_ids, attention_mask = padded.view(2, rows, width)
-    return Padded(input_ids, attention_mask, flat_index)
+    return Padded(input_ids, attention_mask, place[batch.own])

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models import attention
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import pad
 from iwpo_kernels import TokenLogps
 
-Layout = Literal["flat", "padded"]
+Layout = Literal["shared", "flat", "padded"]
 
 
 class Policy(nn.Module):
@@ -33,7 +35,8 @@ class Policy(nn.Module):
         compute_dtype: type of the matrix products, float32 or bfloat16.
 
     Attributes:
-        layout: how the model runs a flat batch; `padded` pads inside this wrapper.
+        layout: how the model runs a flat batch: `shared` as it is, each prompt once; `flat` repeats prompts, so that
+            sequences are separate; `padded` makes a rectangle of them.
         layout_reason: why, in a few words.
         attention: name of the attention implementation.
     """
@@ -55,9 +58,9 @@ class Policy(nn.Module):
         self.layout, self.layout_reason, self.attention = "padded", reason, self.own_attention
         self.head.decoder.set_attn_implementation(self.own_attention)
 
-    def run_flat(self, reason: str, backend: str) -> None:
+    def run_flat(self, reason: str, backend: str, *, share_prompts: bool) -> None:
         """Run batches flat from now on, with the given backend of `attention.BACKENDS`."""
-        self.layout, self.layout_reason, self.attention = "flat", reason, backend
+        self.layout, self.layout_reason, self.attention = "shared" if share_prompts else "flat", reason, backend
         self.head.decoder.set_attn_implementation(attention.NAME)
 
     @property
@@ -73,6 +76,10 @@ class Policy(nn.Module):
     def has_adapter(self) -> bool:
         return isinstance(self.model, PeftModel)
 
+    def tokens(self, pairs: Pairs) -> np.ndarray:
+        """int64 [P], tokens of each pair that the model runs; pairs that share a prompt may cost less together."""
+        return pairs.tokens_laid_out if self.layout == "shared" else pairs.tokens
+
     def forward(self, batch: FlatBatch, *, stats: bool = False) -> Tensor | TokenLogps:
         """float32 [N], log-prob of each supervised token of the batch; with `stats`, its distribution's too."""
         return self.head.token_logps(
@@ -86,14 +93,18 @@ class Policy(nn.Module):
                 padded = pad(batch)
                 output = self.head.decoder(padded.input_ids, attention_mask=padded.attention_mask, use_cache=False)
                 return output.last_hidden_state.flatten(0, 1)[padded.flat_index]
-            sequences = attention.Sequences.of(batch.cu_seqlens, batch.max_seqlen, self.attention)
+            lent = self.head.decoder.config._attn_implementation != attention.NAME
+            assert not lent, "the model's own attention does not see where flat sequences begin"
+            shared = self.layout == "shared"
+            tokens, positions = batch.input_ids, batch.position_ids
+            if not shared:
+                tokens, positions = tokens[batch.whole], positions[batch.whole]
+            sequences = attention.Sequences.of(batch, self.attention, shared=shared)
             output = self.head.decoder(
-                batch.input_ids[None],
-                position_ids=batch.position_ids[None],
-                use_cache=False,
-                **{attention.KWARG: sequences},
+                tokens[None], position_ids=positions[None], use_cache=False, **{attention.KWARG: sequences}
             )
-            return output.last_hidden_state[0]
+            hidden = output.last_hidden_state[0]
+            return hidden if shared else hidden[batch.own]
 
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in `compute_dtype`."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.policy import Policy
 
-LENGTHS = (7, 5)
+LENGTHS = (3, 4, 2)
+"""Of the prompt, the chosen and the rejected completion."""
 
 AMPLITUDE = 30.0
 """Largest logit of the self-test, in nats: large enough that a softcap shows."""
@@ -48,26 +53,13 @@ def tolerance(policy: Policy) -> float:
 
 
 def random_batch(policy: Policy) -> FlatBatch:
-    """A batch of two sequences in which every token is supervised by a random label."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = sum(LENGTHS)
-    ids, labels = torch.randint(policy.head.linear.out_features, (2, tokens), generator=generator)
-    bounds = torch.tensor([0, LENGTHS[0], tokens])
-    return FlatBatch(
-        input_ids=ids,
-        position_ids=torch.cat([torch.arange(n) for n in LENGTHS]),
-        cu_seqlens=bounds.int(),
-        max_seqlen=max(LENGTHS),
-        hidden_index=torch.arange(tokens),
-        labels=labels,
-        segments=bounds,
-        weight=torch.ones(1),
-        label_smoothing=None,
-        ref_logps=None,
-        ref_token_logps=None,
-        scores=None,
-        rows=torch.zeros(1, dtype=torch.int64),
-    ).to(policy.device)
+    """A batch of two sequences with one prompt, in which every token is supervised by a random label."""
+    rng = np.random.default_rng(0)
+    vocabulary = policy.head.linear.out_features
+    prompt, chosen, rejected = (Ragged.from_rows([rng.integers(0, vocabulary, n)]) for n in LENGTHS)
+    batch = flat_batch(Pairs(prompt, chosen, rejected, weight=np.ones(1)), np.arange(1))
+    labels = torch.from_numpy(rng.integers(0, vocabulary, batch.tokens))
+    return replace(batch, hidden_index=torch.arange(batch.tokens), labels=labels).to(policy.device)
 
 
 def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
@@ -76,12 +68,12 @@ def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
     Args:
         gain: factor on the hidden states, in front of the head.
     """
-    bounds = batch.cu_seqlens.tolist()
+    bounds, whole = batch.cu_seqlens.tolist(), batch.input_ids[batch.whole]
     logits = []
     with policy.plain_attention() as model, _amplified(policy.head.module, gain), policy.autocast():
         for begin, end in pairwise(bounds):
-            logits.append(model(input_ids=batch.input_ids[None, begin:end], use_cache=False).logits[0].float())
-    logps = torch.cat(logits)[batch.hidden_index].log_softmax(-1)
+            logits.append(model(input_ids=whole[None, begin:end], use_cache=False).logits[0].float())
+    logps = torch.cat(logits)[batch.own[batch.hidden_index]].log_softmax(-1)
     return logps.gather(-1, batch.labels[:, None]).squeeze(-1)
 
 

@@ -125,7 +125,7 @@ def _compute(policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World) 
     def visit(rows: np.ndarray, batch: FlatBatch) -> None:
         put_values(values, pairs, rows, policy(batch).float().cpu().numpy())
 
-    batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=tokens_per_batch, ranks=world.size)
+    batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=tokens_per_batch, ranks=world.size)
     visit_batches(policy, pairs, batches[world.rank], visit, what="reference log-probs", world=world)
     # Each rank filled its own rows and left zeros elsewhere, so the sum joins them.
     return {name: world.sum_(torch.from_numpy(own).to(world.device)).cpu().numpy() for name, own in values.items()}

@@ -43,7 +43,7 @@ def _margins(context: Context, pairs: Pairs) -> np.ndarray:
     policy.eval()
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
     budget = context.config.optim.tokens_per_batch
-    batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=budget, ranks=world.size)[world.rank]
+    batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=budget, ranks=world.size)[world.rank]
     with torch.no_grad():
         for rows in filter(len, batches):
             batch = loss.batch(split, rows, world.device)

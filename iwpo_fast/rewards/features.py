@@ -57,8 +57,8 @@ def pair_features(
     """Features and reference log-probs of all pairs, from one pass of the model as it is before training.
 
     A feature is what the LM head reads, final norm included; a LoRA policy's adapter is off. Prompts and responses
-    with the same token ids share a row, which the first pair in the data fills. The prompt's feature is read from the
-    chosen sequence, so prompts cost nothing extra; the prompt is still computed once for each of its completions.
+    with the same token ids share a row, which the first pair in the data fills. The prompt's feature is read where the
+    first token of its completions is predicted, so prompts cost nothing extra.
 
     The log-probs go where `reference_logps` finds them again. Every finished batch is on disk at once, and a pass
     that was killed goes on behind the last of them. All ranks must see the same `cache_dir`, and no other job may be
@@ -79,7 +79,7 @@ def pair_features(
     if store.load() is None:
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
         with_logps = not has_reference_columns(pairs) and entry.load() is None
-        batches = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=tokens_per_batch, ranks=world.size)
+        batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=tokens_per_batch, ranks=world.size)
         _compute(policy, pairs, store, batches[world.rank], with_logps, world)
         world.barrier()
         if world.is_main:
@@ -103,8 +103,7 @@ def _compute(
 ) -> None:
     def visit(rows: np.ndarray, batch: FlatBatch) -> None:
         hidden = policy.hidden_states(batch)
-        last = batch.cu_seqlens[1:].long() - 1
-        positions = {"prompt": last - batch.segments.diff(), "response": last}
+        positions = {"prompt": batch.hidden_index[batch.segments[:-1]], "response": batch.cu_laid_out[1:].long() - 1}
         part = {name: _in_half(hidden[at[store.sources(name, rows)]]) for name, at in positions.items()}
         if with_logps:
             logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)

@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
     training = with_reference(pairs)
     evaluation = None if held_out is None else with_reference(held_out)
     if config.self_test and training.reference is not None and not folder.has_progress:
-        first = micro_batches(rows_of_step(0), pairs.tokens, budget=config.optim.tokens_per_batch)[0][0]
+        first = micro_batches(rows_of_step(0), policy.tokens(pairs), budget=config.optim.tokens_per_batch)[0][0]
         difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
         say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs")
     if world.is_main:
@@ -159,7 +159,7 @@ def accumulate_gradients(
     optim = config.optim
     mine = micro_batches(
         rows,
-        split.pairs.tokens,
+        policy.tokens(split.pairs),
         budget=optim.tokens_per_batch,
         max_pairs=optim.max_pairs_per_batch,
         ranks=world.size,
@@ -185,7 +185,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Exact metrics over all pairs of `split`, named `eval_...`; for the objective they are one step."""
     rows = np.arange(len(split.pairs))
-    mine = micro_batches(rows, split.pairs.tokens, budget=config.optim.tokens_per_batch, ranks=world.size)[world.rank]
+    tokens, budget = policy.tokens(split.pairs), config.optim.tokens_per_batch
+    mine = micro_batches(rows, tokens, budget=budget, ranks=world.size)[world.rank]
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     policy.eval()
     running = copy.deepcopy(state.objective)

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from iwpo_fast.config import OptimConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches, step_rows
-from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.world import World
+
+LAYOUTS: dict[Layout, str] = {
+    "shared": "flat batches with each prompt once",
+    "flat": "flat batches of separate sequences",
+    "padded": "padded batches of separate sequences",
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Plan:
 
     Attributes:
         train_pairs, eval_pairs: pairs after truncation.
-        tokens_per_epoch: tokens of both sequences of all training pairs.
+        tokens_per_epoch: tokens of both sequences of all training pairs, a shared prompt counted twice.
         steps_per_epoch, steps: optimiser steps.
         accumulation: micro-batches per rank in the first step.
         trainable, parameters: numbers of parameters.
@@ -55,14 +61,15 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
     optim = config.optim
     steps_per_epoch, steps = optimizer_steps(optim, len(train))
     first = step_rows(len(train), 0, pairs_per_step=optim.pairs_per_step, seed=config.seed)
+    tokens = policy.tokens(train)
     batches = micro_batches(
         first,
-        train.tokens,
+        tokens,
         budget=optim.tokens_per_batch,
         max_pairs=optim.max_pairs_per_batch,
         ranks=world.size,
     )[world.rank]
-    largest = max((int(train.tokens[rows].sum()) for rows in batches), default=0)
+    largest = max((int(tokens[rows].sum()) for rows in batches), default=0)
     trainable = policy.trainable_parameters().values()
     return Plan(
         train_pairs=len(train),
@@ -76,7 +83,7 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         memory=expected_memory(config, policy, largest),
         setup=(
             f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
-            f"{policy.layout} batches ({policy.layout_reason}), attention: {policy.attention}"
+            f"{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}"
         ),
     )
 

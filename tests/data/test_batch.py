@@ -1,4 +1,5 @@
 import numpy as np
+import torch
 
 from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
@@ -14,19 +15,44 @@ def make_pairs() -> Pairs:
     )
 
 
-def test_sequences_lie_end_to_end_with_chosen_before_rejected():
+def test_prompts_are_laid_out_once_and_chosen_before_rejected():
     batch = flat_batch(make_pairs(), np.array([1, 0]))
-    assert batch.input_ids.tolist() == [3, 12, 1, 2, 10, 11, 3, 21, 22, 23, 1, 2, 20]
+    assert batch.input_ids.tolist() == [3, 12, 1, 2, 10, 11, 21, 22, 23, 20]
+    assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3, 1, 2, 3, 2]
+    assert batch.cu_laid_out.tolist() == [0, 2, 6, 9, 10]
+    assert (batch.max_seqlen, batch.pairs, batch.tokens) == (4, 2, 10)
+
+
+def test_whole_sequences_lie_end_to_end_and_every_token_is_in_its_own():
+    batch = flat_batch(make_pairs(), np.array([1, 0]))
+    assert batch.input_ids[batch.whole].tolist() == [3, 12, 1, 2, 10, 11, 3, 21, 22, 23, 1, 2, 20]
+    assert batch.position_ids[batch.whole].tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
     assert batch.cu_seqlens.tolist() == [0, 2, 6, 10, 13]
-    assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
-    assert (batch.max_seqlen, batch.pairs, batch.tokens) == (4, 2, 13)
+    assert batch.own.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 12]
+    assert batch.whole[batch.own].tolist() == list(range(10))
+
+
+def test_pairs_with_one_prompt_share_it():
+    prompt = Ragged.from_rows([[1, 2], [1], [1, 2]])
+    chosen, rejected = Ragged.from_rows([[5], [2, 5], [6, 7]]), Ragged.from_rows([[6, 7], [8], [8]])
+    batch = flat_batch(Pairs(prompt, chosen, rejected, weight=np.ones(3)), np.arange(3))
+    # The second prompt is a prefix of the first and another prompt all the same.
+    assert batch.input_ids.tolist() == [1, 2, 5, 1, 2, 5, 6, 7, 6, 7, 8, 8]
+    assert batch.position_ids.tolist() == [0, 1, 2, 0, 1, 2, 2, 3, 2, 3, 1, 2]
+    assert batch.hidden_index.tolist() == [1, 3, 4, 1, 6, 1, 8, 3, 1]
+    whole = batch.input_ids[batch.whole].split(batch.cu_seqlens.diff().tolist())
+    assert [s.tolist() for s in whole] == [[1, 2, 5], [1, 2, 5], [1, 2, 6, 7], [1, 2, 6, 7], [1, 8], [1, 2, 8]]
 
 
 def test_every_completion_token_is_predicted_by_the_position_before_it():
     batch = flat_batch(make_pairs(), np.array([1, 0]))
     assert batch.labels.tolist() == [12, 10, 11, 21, 22, 23, 20]
     assert batch.segments.tolist() == [0, 1, 3, 6, 7]
-    assert (batch.input_ids[batch.hidden_index + 1] == batch.labels).all()
+    whole = batch.input_ids[batch.whole]
+    first = batch.segments[:-1]
+    assert (batch.input_ids[batch.hidden_index[first]] == torch.tensor([3, 2, 3, 2])).all()
+    later = torch.ones(7, dtype=torch.bool).index_fill(0, first, False)
+    assert (whole[batch.own[batch.hidden_index[later]] + 1] == batch.labels[later]).all()
 
 
 def test_weights_and_reference_log_probs_follow_the_rows():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
 }
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "shared": {"share_prompts": True},
+    "flat": {"share_prompts": False},
+    "padded": {"batch_layout": "padded"},
+}
+"""Settings of the model that ask for each layout."""
+
 
 def save_model(folder: Path, family: str, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> Path:
     """Write a model of the family with random weights, and the tokenizer, as `save_pretrained` does."""
@@ -60,22 +66,27 @@ def save_model(folder: Path, family: str, tokenizer: PreTrainedTokenizerBase, **
 
 
 def make_batch(vocab_size: int, seed: int = 0) -> FlatBatch:
-    """Three pairs of unequal lengths with random tokens."""
+    """Three pairs of unequal lengths with random tokens, and a fourth with the prompt of the third."""
     rng = np.random.default_rng(seed)
 
-    def rows(*lengths: int) -> Ragged:
-        return Ragged.from_rows([rng.integers(0, vocab_size, n) for n in lengths])
+    def rows(*lengths: int) -> list[np.ndarray]:
+        return [rng.integers(0, vocab_size, n) for n in lengths]
 
-    pairs = Pairs(prompt=rows(3, 1, 6), chosen=rows(4, 1, 2), rejected=rows(2, 9, 1), weight=np.ones(3))
-    return flat_batch(pairs, np.arange(3))
+    prompts = rows(3, 1, 6)
+    texts = [*prompts, prompts[-1]], rows(4, 1, 2, 5), rows(2, 9, 1, 3)
+    pairs = Pairs(*(Ragged.from_rows(part) for part in texts), weight=np.ones(4))
+    return flat_batch(pairs, np.arange(4))
 
 
 def plain_logps(model: torch.nn.Module, batch: FlatBatch) -> Tensor:
     """[N] log-probs from the model's own logits, one sequence at a time; the softmax is float64."""
-    bounds = batch.cu_seqlens.tolist()
-    logits = [model(input_ids=batch.input_ids[None, a:b], use_cache=False).logits[0] for a, b in pairwise(bounds)]
-    chosen = torch.cat(logits)[batch.hidden_index].double().log_softmax(-1)
-    return chosen.gather(-1, batch.labels[:, None]).squeeze(-1)
+    whole = batch.input_ids[batch.whole].split(batch.cu_seqlens.diff().tolist())
+    completions = batch.segments.diff().tolist()
+    logps = []
+    for sequence, n in zip(whole, completions, strict=True):
+        logits = model(input_ids=sequence[None], use_cache=False).logits[0, -n - 1 : -1]
+        logps.append(logits.double().log_softmax(-1).gather(-1, sequence[-n:, None]).squeeze(-1))
+    return torch.cat(logps)
 
 
 def gradients(logps: Tensor, policy: Policy) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ def stir_adapter(policy: Policy) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, batch, family):
     policy = policy_of(family)
-    assert policy.layout == ("padded" if family in PADDED else "flat")
+    assert policy.layout == ("padded" if family in PADDED else "shared")
     ours = policy(batch)
     with policy.plain_attention() as model:
         theirs = plain_logps(model, batch)

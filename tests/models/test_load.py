@@ -168,7 +168,7 @@ def test_sequences_longer_than_the_learned_positions_are_refused(tmp_path, token
     config = ModelConfig(path=str(folder))
     with pytest.raises(ValueError, match=r"data.max_length is 129 but .* has learned only 128 positions"):
         load_policy(config, tokenizer, seed=0, device=CPU, max_length=129)
-    assert load_policy(config, tokenizer, seed=0, device=CPU, max_length=128).layout == "flat"
+    assert load_policy(config, tokenizer, seed=0, device=CPU, max_length=128).layout == "shared"
 
 
 def test_a_trained_tiny_model_loads_from_its_folder(tmp_path, tokenizer, batch):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from families import gradients, make_batch, plain_logps
+from families import LAYOUTS, gradients, make_batch, plain_logps
 from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
 from test_head import assert_close_logps, stir_adapter
@@ -64,11 +64,11 @@ def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
-@pytest.mark.parametrize("layout", ["flat", "padded"])
-def test_checkpointed_gradients_are_bitwise_those_without(policy_of, batch, lora, layout):
-    plain = policy_of("llama", lora=lora, batch_layout=layout)
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+def test_checkpointed_gradients_are_bitwise_those_without(policy_of, batch, lora, options):
+    plain = policy_of("llama", lora=lora, **options)
     expected = gradients(plain(batch), plain)
-    policy = policy_of("llama", lora=lora, batch_layout=layout, gradient_checkpointing=True)
+    policy = policy_of("llama", lora=lora, **options, gradient_checkpointing=True)
     assert policy.causal_lm.is_gradient_checkpointing
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
@@ -117,14 +117,11 @@ def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of,
     assert 1e-4 < error < 0.5
 
 
-def test_hidden_states_of_both_layouts_are_flat(policy_of, tokenizer):
+def test_hidden_states_of_all_layouts_are_those_of_the_tokens_as_they_are_laid_out(policy_of, tokenizer):
     batch = make_batch(len(tokenizer), seed=4)
-    policy = policy_of("llama")
-    flat = policy.hidden_states(batch)
-    policy.run_padded("for comparison")
-    padded = policy.hidden_states(batch)
-    assert flat.shape == padded.shape == (batch.tokens, 32)
-    assert (flat - padded).abs().max() <= 2e-5
+    shared, flat, padded = (policy_of("llama", **options).hidden_states(batch) for options in LAYOUTS.values())
+    assert shared.shape == flat.shape == padded.shape == (batch.tokens, 32)
+    assert max((flat - padded).abs().max(), (shared - padded).abs().max()) <= 2e-5
 
 
 def test_loading_and_running_leave_the_random_state_alone(policy_of, batch):

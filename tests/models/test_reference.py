@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import plain_logps
+from families import LAYOUTS, plain_logps
 from test_head import stir_adapter
 
 from iwpo_fast.config import LoraConfig
@@ -61,6 +61,14 @@ def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
     file.write_bytes(file.read_bytes()[:-3])
     assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences)
     assert "computing them again" in caplog.text
+
+
+def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path):
+    policies = (policy_of("llama", **options) for options in LAYOUTS.values())
+    shared, *others = (reference(policy, pairs, tmp_path).sequences for policy in policies)
+    assert len(list((tmp_path / "reference").iterdir())) == 3
+    for other in others:
+        np.testing.assert_allclose(shared, other, rtol=1e-5)
 
 
 def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch):

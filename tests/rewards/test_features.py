@@ -104,9 +104,9 @@ def count_batches(monkeypatch):
     return start
 
 
-@pytest.mark.parametrize("layout", ["flat", "padded"])
-def test_features_are_hidden_states_at_the_last_prompt_and_completion_token(pairs, tmp_path, layout):
-    policy = make_policy(batch_layout=layout)
+@pytest.mark.parametrize("options", [{"share_prompts": True}, {"share_prompts": False}, {"batch_layout": "padded"}])
+def test_features_are_hidden_states_at_the_last_prompt_and_completion_token(pairs, tmp_path, options):
+    policy = make_policy(**options)
     found, _ = features(policy, pairs, tmp_path)
     for p in range(len(pairs)):
         prompt = pairs.prompt[p].tolist()

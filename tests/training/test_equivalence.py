@@ -14,8 +14,10 @@ import pytest
 import yaml
 from toy_pairs import write_pairs
 
-from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
 from iwpo_fast.training import train
+
+TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
 
 
 def logged(config: TrainConfig, key: str) -> list[float]:
@@ -49,6 +51,23 @@ def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, obj
     assert len(runs[8]) == 8
     assert runs[4] == pytest.approx(runs[8], rel=2e-5)
     assert runs[1] == pytest.approx(runs[8], rel=2e-5)
+
+
+@pytest.mark.parametrize("objective", ["sigmoid", "ld_dpo"])
+def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_path, objective):
+    runs = {}
+    for share in (True, False):
+        settings = config(
+            data=weighted(tmp_path),
+            model=ModelConfig(share_prompts=share, tiny=TINY),
+            objective=ObjectiveConfig(name=objective),
+            output_dir=str(tmp_path / f"shared-{share}"),
+        )
+        train(settings)
+        runs[share] = {key: logged(settings, key) for key in ("loss", "grad_norm", "rewards/margins", "eval_loss")}
+    assert len(set(runs[False]["loss"])) == 8
+    for key, separate in runs[False].items():
+        assert runs[True][key] == pytest.approx(separate, rel=1e-5, abs=1e-6), key
 
 
 STATISTICS = {"kto": 1.0, "beta_dpo": 0.5, "bco": 0.3, "sft": 0.2}
