@@ -23,7 +23,13 @@ def step_rows(pairs: int, step: int, *, pairs_per_step: int, seed: int) -> np.nd
 
 
 def micro_batches(
-    rows: np.ndarray, tokens: np.ndarray, *, budget: int, max_pairs: int | None = None, ranks: int = 1
+    rows: np.ndarray,
+    tokens: np.ndarray,
+    *,
+    budget: int,
+    max_pairs: int | None = None,
+    ranks: int = 1,
+    prompts: np.ndarray | None = None,
 ) -> list[list[np.ndarray]]:
     """Deal the rows of one step into micro-batches under a token budget.
 
@@ -36,26 +42,47 @@ def micro_batches(
         budget: tokens that one micro-batch may hold; a single pair may exceed it.
         max_pairs: pairs that one micro-batch may hold.
         ranks: number of processes.
+        prompts: int64, number of every pair's prompt, indexed by row; pairs of one prompt stay together as far as they
+            fit into one micro-batch, so that it is shared. None deals every pair by itself.
 
     Returns:
         For each rank its micro-batches, each an array of rows.
     """
     cap = max_pairs or max(1, len(rows))
-    longest_first = rows[np.argsort(-tokens[rows], kind="stable")]
+    units = _units(rows[np.argsort(-tokens[rows], kind="stable")], tokens, prompts, budget=budget, cap=cap)
     per_rank = math.ceil(max(tokens[rows].sum() / budget, len(rows) / cap) / ranks)
     while True:
-        bins = _fill(longest_first, tokens, bins=per_rank * ranks, cap=cap)
-        if all(len(rows_) <= 1 or tokens[rows_].sum() <= budget for rows_ in bins):
+        bins = _fill(units, bins=per_rank * ranks, cap=cap)
+        if all(len(rows_) <= 1 or (len(rows_) <= cap and tokens[rows_].sum() <= budget) for rows_ in bins):
             return [bins[rank::ranks] for rank in range(ranks)]
         per_rank += max(1, per_rank // 50)
 
 
-def _fill(rows: np.ndarray, tokens: np.ndarray, *, bins: int, cap: int) -> list[np.ndarray]:
+def _units(
+    rows: np.ndarray, tokens: np.ndarray, prompts: np.ndarray | None, *, budget: int, cap: int
+) -> list[tuple[int, list[int]]]:
+    """Rows that are dealt together, with their tokens; those with most tokens first."""
+    if prompts is None:
+        return [(int(tokens[row]), [int(row)]) for row in rows]
+    units: list[tuple[int, list[int]]] = []
+    latest: dict[int, int] = {}
+    for row in rows.tolist():
+        prompt = int(prompts[row])
+        load, together = units[latest[prompt]] if prompt in latest else (0, [])
+        if not together or len(together) == cap or load + tokens[row] > budget:
+            latest[prompt] = len(units)
+            units.append((int(tokens[row]), [row]))
+        else:
+            units[latest[prompt]] = load + int(tokens[row]), [*together, row]
+    return sorted(units, key=lambda unit: -unit[0])
+
+
+def _fill(units: list[tuple[int, list[int]]], *, bins: int, cap: int) -> list[np.ndarray]:
     filled: list[list[int]] = [[] for _ in range(bins)]
     emptiest_first = [(0, i) for i in range(bins)]
-    for row in rows:
+    for tokens, rows in units:
         load, i = heapq.heappop(emptiest_first)
-        filled[i].append(int(row))
+        filled[i] += rows
         if len(filled[i]) < cap:
-            heapq.heappush(emptiest_first, (load + int(tokens[row]), i))
+            heapq.heappush(emptiest_first, (load + tokens, i))
     return [np.array(bin_, dtype=np.int64) for bin_ in filled]

@@ -12,12 +12,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.reference_pass import cache_key, pass_settings, visit_batches
+from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
 from iwpo_fast.world import World
 
 logger = logging.getLogger(__name__)
@@ -125,8 +124,8 @@ def _compute(policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World) 
     def visit(rows: np.ndarray, batch: FlatBatch) -> None:
         put_values(values, pairs, rows, policy(batch).float().cpu().numpy())
 
-    batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=tokens_per_batch, ranks=world.size)
-    visit_batches(policy, pairs, batches[world.rank], visit, what="reference log-probs", world=world)
+    batches = pass_batches(policy, pairs, tokens_per_batch, world)[world.rank]
+    visit_batches(policy, pairs, batches, visit, what="reference log-probs", world=world)
     # Each rank filled its own rows and left zeros elsewhere, so the sum joins them.
     return {name: world.sum_(torch.from_numpy(own).to(world.device)).cpu().numpy() for name, own in values.items()}
 

@@ -12,7 +12,9 @@ import torch
 from tqdm.auto import tqdm
 
 from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.order import micro_batches
 from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.unique import UniqueTexts
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
 
@@ -30,6 +32,13 @@ def pass_settings(policy: Policy, pairs: Pairs, fingerprint: str) -> dict[str, s
 
 def cache_key(settings: dict[str, str | int]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def pass_batches(policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World) -> list[list[np.ndarray]]:
+    """The rows of each batch of each rank; pairs of one prompt together if the policy shares prompts."""
+    prompts = UniqueTexts.of(pairs).prompts.of if policy.layout == "shared" else None
+    rows, tokens = np.arange(len(pairs)), policy.tokens(pairs)
+    return micro_batches(rows, tokens, budget=tokens_per_batch, ranks=world.size, prompts=prompts)
 
 
 @contextlib.contextmanager

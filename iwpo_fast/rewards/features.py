@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.unique import UniqueTexts
 from iwpo_fast.models.policy import Policy
@@ -22,7 +21,7 @@ from iwpo_fast.models.reference import (
     put_values,
     reference_logps,
 )
-from iwpo_fast.models.reference_pass import cache_key, pass_settings, visit_batches
+from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
 from iwpo_fast.rewards.feature_store import FeatureStore, Halves
 from iwpo_fast.rewards.pair_table import PairTable
 from iwpo_fast.world import World
@@ -79,7 +78,7 @@ def pair_features(
     if store.load() is None:
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
         with_logps = not has_reference_columns(pairs) and entry.load() is None
-        batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=tokens_per_batch, ranks=world.size)
+        batches = pass_batches(policy, pairs, tokens_per_batch, world)
         _compute(policy, pairs, store, batches[world.rank], with_logps, world)
         world.barrier()
         if world.is_main:

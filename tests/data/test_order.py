@@ -25,12 +25,15 @@ def test_steps_of_an_epoch_visit_every_pair_once_and_the_last_may_be_smaller():
     budget=st.integers(10, 200),
     max_pairs=st.none() | st.integers(1, 6),
     ranks=st.integers(1, 4),
+    prompts=st.none() | st.integers(1, 10),
 )
 def test_micro_batches_hold_every_pair_once_within_budget_and_cap_in_equal_number_on_each_rank(
-    tokens, budget, max_pairs, ranks
+    tokens, budget, max_pairs, ranks, prompts
 ):
     lengths = np.array(tokens)
-    dealt = micro_batches(np.arange(len(tokens)), lengths, budget=budget, max_pairs=max_pairs, ranks=ranks)
+    numbers = None if prompts is None else np.arange(len(tokens)) % prompts
+    rows = np.arange(len(tokens))
+    dealt = micro_batches(rows, lengths, budget=budget, max_pairs=max_pairs, ranks=ranks, prompts=numbers)
     assert len(dealt) == ranks
     assert len({len(batches) for batches in dealt}) == 1
     batches = [rows for rank in dealt for rows in rank]
@@ -38,6 +41,14 @@ def test_micro_batches_hold_every_pair_once_within_budget_and_cap_in_equal_numbe
     for rows in batches:
         assert len(rows) <= 1 or lengths[rows].sum() <= budget
         assert max_pairs is None or len(rows) <= max_pairs
+
+
+def test_pairs_of_one_prompt_stay_together_as_far_as_they_fit():
+    tokens, prompts = np.array([40, 30, 20, 10, 35, 5]), np.array([0, 1, 0, 2, 1, 0])
+    [batches] = micro_batches(np.arange(6), tokens, budget=70, prompts=prompts)
+    assert sorted(sorted(rows.tolist()) for rows in batches) == [[0, 2, 5], [1, 4], [3]]
+    [batches] = micro_batches(np.arange(6), tokens, budget=60, prompts=prompts)
+    assert [0, 2] in [sorted(rows.tolist()) for rows in batches]
 
 
 def test_ranks_carry_nearly_equal_work():

@@ -15,7 +15,7 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
-from iwpo_fast.models.reference_pass import as_reference, visit_batches
+from iwpo_fast.models.reference_pass import as_reference, pass_batches, visit_batches
 from iwpo_fast.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -69,6 +69,14 @@ def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path):
     assert len(list((tmp_path / "reference").iterdir())) == 3
     for other in others:
         np.testing.assert_allclose(shared, other, rtol=1e-5)
+
+
+def test_pairs_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, pairs):
+    twice = pairs.take(np.tile(np.arange(len(pairs)), 2))
+    for layout, options in LAYOUTS.items():
+        [batches] = pass_batches(policy_of("llama", **options), twice, 60, ALONE)
+        together = [set(rows % 7) for rows in batches if len(rows)]
+        assert (sum(map(len, together)) == 7) == (layout == "shared")
 
 
 def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch):

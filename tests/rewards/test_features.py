@@ -10,11 +10,11 @@ import torch
 from safetensors.numpy import load_file
 
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
-from iwpo_fast.data.order import micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.models.reference_pass import pass_batches
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.rewards.folds import fold_of_prompts
@@ -286,7 +286,7 @@ def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path,
         features(policy, pairs, tmp_path / "two", world=World(1, 2, ALONE.device))
     found, _ = features(policy, pairs, tmp_path / "two", world=World(0, 2, ALONE.device))
     alone, _ = features(policy, pairs, tmp_path / "one")
-    dealt = micro_batches(np.arange(len(pairs)), pairs.tokens, budget=BUDGET, ranks=2)
+    dealt = pass_batches(policy, pairs, BUDGET, World(0, 2, ALONE.device))
     assert all(sum(map(len, batches)) for batches in dealt)
     np.testing.assert_allclose(found.response, alone.response, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)

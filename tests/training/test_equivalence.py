@@ -14,10 +14,8 @@ import pytest
 import yaml
 from toy_pairs import write_pairs
 
-from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
+from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.training import train
-
-TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
 
 
 def logged(config: TrainConfig, key: str) -> list[float]:
@@ -54,16 +52,18 @@ def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, obj
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "ld_dpo"])
-def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_path, objective):
+def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_path, capsys, objective):
     runs = {}
     for share in (True, False):
         settings = config(
             data=weighted(tmp_path),
-            model=ModelConfig(share_prompts=share, tiny=TINY),
+            model=dataclasses.replace(config().model, share_prompts=share),
             objective=ObjectiveConfig(name=objective),
             output_dir=str(tmp_path / f"shared-{share}"),
         )
         train(settings)
+        words = "flat batches with each prompt once" if share else "flat batches of separate sequences"
+        assert f"{words} (asked for)" in capsys.readouterr().out
         runs[share] = {key: logged(settings, key) for key in ("loss", "grad_norm", "rewards/margins", "eval_loss")}
     assert len(set(runs[False]["loss"])) == 8
     for key, separate in runs[False].items():
