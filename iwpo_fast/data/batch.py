@@ -62,6 +62,11 @@ class FlatBatch:
         return self.input_ids.numel()
 
     @property
+    def last(self) -> Tensor:
+        """int64 [S], flat position of the last token of each sequence."""
+        return self.cu_laid_out[1:].long() - 1
+
+    @property
     def own(self) -> Tensor:
         """int64 [T], entry of `whole` for which each token is laid out."""
         sequence_ends, ends = self.cu_seqlens[1:].long(), self.cu_laid_out[1:].long()

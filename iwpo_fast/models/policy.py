@@ -58,7 +58,7 @@ class Policy(nn.Module):
         self.layout, self.layout_reason, self.attention = "padded", reason, self.own_attention
         self.head.decoder.set_attn_implementation(self.own_attention)
 
-    def run_flat(self, reason: str, backend: str, *, share_prompts: bool) -> None:
+    def run_flat(self, reason: str, backend: str, *, share_prompts: bool = False) -> None:
         """Run batches flat from now on, with the given backend of `attention.BACKENDS`."""
         self.layout, self.layout_reason, self.attention = "shared" if share_prompts else "flat", reason, backend
         self.head.decoder.set_attn_implementation(attention.NAME)

@@ -111,7 +111,7 @@ class _TunedModel:
     def rewards(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rewards [rows, m] of the chosen and of the rejected responses."""
         batch = flat_batch(self.pairs, rows).to(self.policy.device)
-        last = self.policy.hidden_states(batch)[batch.cu_seqlens[1:].long() - 1].float()
+        last = self.policy.hidden_states(batch)[batch.last].float()
         features = ((last - self.mean) * self.scale).unflatten(0, (2, len(rows)))
         chosen, rejected = torch.einsum("spd,pdm->spm", features, self.vectors[self.cluster[batch.rows]])
         return chosen, rejected
@@ -152,5 +152,5 @@ class _TunedModel:
 
     def _batches(self, rows: np.ndarray, optim: OptimConfig) -> list[np.ndarray]:
         budget, cap = optim.tokens_per_batch, optim.max_pairs_per_batch
-        dealt = micro_batches(rows, self.pairs.tokens, budget=budget, max_pairs=cap)[0]
+        dealt = micro_batches(rows, self.policy.tokens(self.pairs), budget=budget, max_pairs=cap)[0]
         return [some for some in dealt if len(some)]

@@ -102,7 +102,7 @@ def _compute(
 ) -> None:
     def visit(rows: np.ndarray, batch: FlatBatch) -> None:
         hidden = policy.hidden_states(batch)
-        positions = {"prompt": batch.hidden_index[batch.segments[:-1]], "response": batch.cu_laid_out[1:].long() - 1}
+        positions = {"prompt": batch.hidden_index[batch.segments[:-1]], "response": batch.last}
         part = {name: _in_half(hidden[at[store.sources(name, rows)]]) for name, at in positions.items()}
         if with_logps:
             logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
