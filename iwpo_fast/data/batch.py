@@ -62,9 +62,12 @@ class FlatBatch:
         return self.input_ids.numel()
 
     @property
-    def last(self) -> Tensor:
-        """int64 [S], flat position of the last token of each sequence."""
-        return self.cu_laid_out[1:].long() - 1
+    def completion_index(self) -> Tensor:
+        """int64 [N], flat position of each supervised token."""
+        shift = (self.cu_laid_out[1:] - self.segments[1:]).repeat_interleave(
+            self.segments.diff(), output_size=self.labels.numel()
+        )
+        return torch.arange(len(shift), device=shift.device) + shift
 
     @property
     def own(self) -> Tensor:

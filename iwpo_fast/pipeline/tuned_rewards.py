@@ -27,6 +27,7 @@ from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy
 from iwpo_fast.rewards import PairTable
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
+from iwpo_fast.rewards.features import response_states
 from iwpo_fast.training.optimizer import learning_rate, make_optimizer
 from iwpo_fast.training.plan import optimizer_steps
 
@@ -111,8 +112,8 @@ class _TunedModel:
     def rewards(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rewards [rows, m] of the chosen and of the rejected responses."""
         batch = flat_batch(self.pairs, rows).to(self.policy.device)
-        last = self.policy.hidden_states(batch)[batch.last].float()
-        features = ((last - self.mean) * self.scale).unflatten(0, (2, len(rows)))
+        states = response_states(self.policy.hidden_states(batch), batch)
+        features = ((states - self.mean) * self.scale).unflatten(0, (2, len(rows)))
         chosen, rejected = torch.einsum("spd,pdm->spm", features, self.vectors[self.cluster[batch.rows]])
         return chosen, rejected
 

@@ -20,7 +20,7 @@ def test_prompts_are_laid_out_once_and_chosen_before_rejected():
     assert batch.input_ids.tolist() == [3, 12, 1, 2, 10, 11, 21, 22, 23, 20]
     assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3, 1, 2, 3, 2]
     assert batch.cu_laid_out.tolist() == [0, 2, 6, 9, 10]
-    assert batch.last.tolist() == [1, 5, 8, 9]
+    assert batch.completion_index.tolist() == [1, 4, 5, 6, 7, 8, 9]
     assert (batch.max_seqlen, batch.pairs, batch.tokens) == (4, 2, 10)
 
 

@@ -63,11 +63,11 @@ def features(policy: Policy, pairs: Pairs, folder: Path, **options) -> tuple[Pai
     return pair_features(policy, pairs, policy.fingerprint(), **settings)
 
 
-def plain_state(policy: Policy, tokens: list[int]) -> np.ndarray:
-    """[d] of the last token, from the model as transformers runs it."""
+def plain_state(policy: Policy, tokens: list[int], count: int = 1) -> np.ndarray:
+    """[d], mean over the last `count` tokens, from the model as transformers runs it."""
     with torch.no_grad(), policy.plain_attention() as model:
         inputs = torch.tensor([tokens])
-        return model(input_ids=inputs, output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+        return model(input_ids=inputs, output_hidden_states=True).hidden_states[-1][0, -count:].mean(0).numpy()
 
 
 def saved(folder: Path) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def count_batches(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"share_prompts": True}, {"share_prompts": False}, {"batch_layout": "padded"}])
-def test_features_are_hidden_states_at_the_last_prompt_and_completion_token(pairs, tmp_path, options):
+def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_completion(pairs, tmp_path, options):
     policy = make_policy(**options)
     found, _ = features(policy, pairs, tmp_path)
     for p in range(len(pairs)):
@@ -113,7 +113,7 @@ def test_features_are_hidden_states_at_the_last_prompt_and_completion_token(pair
         expected = plain_state(policy, prompt)
         np.testing.assert_allclose(found.prompt[found.table.prompt[p]], expected, rtol=1e-3, atol=1e-4)
         for part, rows in ((pairs.chosen, found.table.chosen), (pairs.rejected, found.table.rejected)):
-            expected = plain_state(policy, prompt + part[p].tolist())
+            expected = plain_state(policy, prompt + part[p].tolist(), len(part[p]))
             np.testing.assert_allclose(found.response[rows[p]], expected, rtol=1e-3, atol=1e-4)
 
 
