@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from benchmarks.quality.language_model.settings import LabSettings
 from iwpo_fast.config import TinyConfig
 
-MAIN = ("dpo", "iwpo", "soft", "soft_ensemble", "cheap_rival", "shuffled_weights", "oracle")
+MAIN = ("dpo", "iwpo", "default", "soft_ensemble", "labels_only", "p_dpo", "shuffled_weights", "oracle")
 OTHERS = (
-    *("iwpo_ensemble", "labels_only", "shuffled_labels", "ess", "lambda_one", "resampling"),
+    *("iwpo_ensemble", "soft", "shuffled_labels", "ess", "lambda_one", "resampling"),
     *("one_cluster", "uncalibrated", "in_sample", "overlap", "soft_oracle"),
-    *("wpo", "d_dpo", "e_dpo", "p_dpo"),
+    *("cheap_rival", "wpo", "d_dpo", "e_dpo"),
 )
 
 
@@ -45,5 +45,5 @@ SHORT = Plan(
         checkpoints=(15, 31),
         test_prompts=200,
     ),
-    [(("dpo", "iwpo", "soft_ensemble", "cheap_rival"), range(2))],
+    [(("dpo", "iwpo", "default", "soft_ensemble"), range(2))],
 )
