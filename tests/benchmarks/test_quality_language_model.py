@@ -70,6 +70,21 @@ def test_equal_policies_draw_equal_completions_and_have_no_kl(tokenizer: PreTrai
     assert kl_along(one, model_of(tokenizer, 0)).abs().max() < 1e-4
 
 
+def test_a_scale_is_a_factor_on_the_log_ratio_to_the_reference(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, reference = model_of(tokenizer, 0), model_of(tokenizer, 1)
+    plain = [sample(one, tokenizer, PROMPTS, max_new_tokens=1, seed=3).logps for one in (model, reference)]
+    scaled = sample(model, tokenizer, PROMPTS, max_new_tokens=1, seed=3, reference=reference, scale=1.7).logps
+    torch.testing.assert_close(scaled, (1.7 * plain[0] - 0.7 * plain[1]).log_softmax(-1), atol=1e-4, rtol=0)
+    alike = [
+        sample(model, tokenizer, PROMPTS, max_new_tokens=8, seed=3, reference=other, scale=scale).tokens
+        for other, scale in ((None, 1.0), (model, 0.3))
+    ]
+    assert torch.equal(*alike)
+    none = sample(model, tokenizer, PROMPTS, max_new_tokens=8, seed=3, reference=reference, scale=0.0)
+    assert torch.equal(none.tokens, sample(reference, tokenizer, PROMPTS, max_new_tokens=8, seed=3).tokens)
+    assert kl_along(none, reference).abs().max() < 1e-4
+
+
 def test_kl_has_the_mean_of_the_log_ratio(tokenizer: PreTrainedTokenizerBase) -> None:
     model, reference = model_of(tokenizer, 0, 4.0), model_of(tokenizer, 1, 4.0)
     samples = sample(model, tokenizer, ["a b c"] * 3000, max_new_tokens=2, seed=0)
@@ -160,7 +175,6 @@ def test_a_run_at_toy_size_resumes_and_reports(
         pairs=120,
         optim=OptimConfig(lr=1e-3, pairs_per_step=32, schedule="constant"),
         steps=2,
-        checkpoints=(1, 2),
         test_prompts=8,
         samples=2,
         max_new_tokens=12,

@@ -47,7 +47,7 @@ class Comparison:
 
 
 def at_budget(path: Path, measure: str, budget: float) -> tuple[float, bool]:
-    """A measure where the path's KL first reaches the budget, linear in the root of the KL between checkpoints.
+    """A measure where the path's KL first reaches the budget, linear in the root of the KL between scales.
 
     A small step of the policy gains in proportion to the root. A path that stays below the budget gives its value at
     its largest KL, and False.

@@ -42,7 +42,6 @@ SHORT = Plan(
         warmup_pairs=4000,
         pairs=1000,
         steps=31,
-        checkpoints=(15, 31),
         test_prompts=200,
     ),
     [(("dpo", "iwpo", "default", "soft_ensemble"), range(2))],

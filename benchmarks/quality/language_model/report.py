@@ -15,11 +15,12 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{settings['pairs']:,} pairs, {settings['noise']:.0%} of the labels flipped, length bias "
         f"{settings['length_bias']:g}; {result['parameters']:,} parameters; KL and gold reward from "
-        f"{settings['test_prompts'] * settings['samples']:,} samples of held-out prompts at each checkpoint.",
+        f"{settings['test_prompts'] * settings['samples']:,} samples of held-out prompts at each scale "
+        "of a trained policy's log-ratio to the reference.",
         "",
         "Gain: gold reward over the supervised policy's, in standard deviations within a task. Paired by seed, with "
         "Student's 95 % intervals. Bold: zero outside the interval. Reached: share of seeds and budgets in which "
-        "the arm got so far.",
+        "an arm got so far.",
     ]
     for budgets in (result["budgets"], *([budget] for budget in result["budgets"])):
         rows = [row for row in result["comparisons"] if list(row["budgets"]) == list(budgets)]

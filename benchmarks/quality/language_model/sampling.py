@@ -1,9 +1,14 @@
-"""Completions sampled from a policy with random numbers that policies share, and the KL along them."""
+"""Completions sampled from a policy with random numbers that policies share, and the KL along them.
+
+A loss of beta · log(π/π_ref) does not know beta, so policies that went further or less far are compared after scaling:
+log π_c = log π_ref + c (log π - log π_ref), normalised at each token, is what another beta would have led to
+(decoding-time realignment, Liu et al. 2024, arXiv 2402.02992).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -37,9 +42,32 @@ class Samples:
         return cast(Any, tokenizer).batch_decode(self.tokens[:, -self.logps.shape[1] :], skip_special_tokens=True)
 
 
+@dataclass
+class _Run:
+    """A model with its cache, run token by token."""
+
+    model: Any
+    cache: DynamicCache = field(default_factory=DynamicCache)
+
+    def logps(self, inputs: Tensor, seen: Tensor) -> Tensor:
+        """float32 [rows, V], of the next token."""
+        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+        output = self.model(
+            inputs, attention_mask=seen.long(), position_ids=positions, past_key_values=self.cache, logits_to_keep=1
+        )
+        return output.logits[:, -1].float().log_softmax(-1)
+
+
 @torch.no_grad()
 def sample(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, max_new_tokens: int, seed: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    reference: Any = None,
+    scale: float = 1.0,
 ) -> Samples:
     """One completion for each prompt, by the Gumbel trick.
 
@@ -47,6 +75,8 @@ def sample(
 
     Args:
         model: causal language model of transformers with its own attention.
+        reference: another one, for a scale other than 1.
+        scale: c, factor on the log-ratio of model and reference.
     """
     encoded = tokenizer(list(prompts), padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     prompt, mask = cast(Tensor, encoded["input_ids"]), cast(Tensor, encoded["attention_mask"]).bool()
@@ -55,15 +85,14 @@ def sample(
     drawn = torch.zeros(count, max_new_tokens, dtype=torch.bool)
     logps = torch.zeros(count, max_new_tokens, vocabulary)
     random = torch.Generator().manual_seed(seed)
-    cache, rows, live = DynamicCache(), torch.arange(count), torch.ones(count, dtype=torch.bool)
+    policy, base = _Run(model), None if scale == 1 else _Run(reference)
+    rows, live = torch.arange(count), torch.ones(count, dtype=torch.bool)
     inputs, seen = prompt, mask
     for place in range(max_new_tokens):
-        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-        output = model(
-            inputs, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, logits_to_keep=1
-        )
+        now = policy.logps(inputs, seen)
+        if base is not None:
+            now = torch.lerp(base.logps(inputs, seen), now, scale).log_softmax(-1)
         noise = torch.empty(count, vocabulary).exponential_(generator=random)
-        now = output.logits[:, -1].float().log_softmax(-1)
         token = (now - noise[rows].log()).argmax(-1)
         here = rows[live]
         completion[here, place], drawn[here, place], logps[here, place] = token[live], True, now[live]
@@ -73,7 +102,9 @@ def sample(
         inputs, seen = token[:, None], torch.cat([seen, torch.ones(len(seen), 1, dtype=torch.bool)], 1)
         if live.float().mean() < 1 - FINISHED_BEFORE_REMOVAL:
             kept = live.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
+            for run in (policy, base):
+                if run is not None:
+                    run.cache.batch_select_indices(kept)
             inputs, seen, rows, live = inputs[kept], seen[kept], rows[kept], live[kept]
     places = place + 1
     return Samples(

@@ -22,7 +22,7 @@ class LabSettings:
         beta: of every objective.
         optim: preference training; the learning rate stays as it is after its warm-up.
         steps: of preference training.
-        checkpoints: steps after which a policy is evaluated.
+        scales: every trained policy is evaluated at these factors on its log-ratio to the reference.
         test_prompts: held-out prompts.
         samples: completions of each test prompt from every policy that is evaluated.
         max_new_tokens: longest completion.
@@ -44,7 +44,7 @@ class LabSettings:
         default_factory=lambda: OptimConfig(lr=2e-4, pairs_per_step=32, tokens_per_batch=8192, schedule="constant")
     )
     steps: int = 62
-    checkpoints: tuple[int, ...] = (20, 40, 62)
+    scales: tuple[float, ...] = (0.6, 1.2)
     test_prompts: int = 300
     samples: int = 3
     max_new_tokens: int = 40

@@ -1,4 +1,4 @@
-"""From a job to the path of its policy: KL, gold reward and win rate at every checkpoint."""
+"""From a job to the path of its policy: KL, gold reward and win rate at every scale of its log-ratio."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class Laboratory:
     _world: LabWorld | None = None
 
     def run(self, seed: int, arm: str) -> dict[str, list[float]]:
-        """Train an arm; lists over the checkpoints, as in `measure`, with the steps."""
+        """Train an arm; lists over the scales, as in `measure`."""
         world = self._world_of(seed)
         data = ARMS[arm].build(self._scores_of(world, ARMS[arm].model), seed)
         path: dict[str, list[float]] = {}
-        for step, policy in train_arm(world, data, self.settings):
-            for name, value in ({"step": float(step)} | measure(world, policy, self.settings)).items():
+        policy = train_arm(world, data, self.settings)
+        for scale in self.settings.scales:
+            for name, value in measure(world, policy, scale, self.settings).items():
                 path.setdefault(name, []).append(round(value, 6))
         return path
 
@@ -54,20 +55,23 @@ class Laboratory:
         return self._scores[key]
 
 
-def measure(world: LabWorld, policy: Policy, settings: LabSettings) -> dict[str, float]:
+def measure(world: LabWorld, policy: Policy, scale: float, settings: LabSettings) -> dict[str, float]:
     """KL, gain of gold reward, the same in units of each task's spread, and the win rate, on held-out prompts.
 
     A completion wins against those that the supervised policy gave for the same prompt, ties half.
     """
-    gold, samples = sampled_gold(policy, world.tokenizer, world.test, settings, world.seed)
     with world.policy.plain_attention() as reference:
+        gold, samples = sampled_gold(
+            policy, world.tokenizer, world.test, settings, world.seed, reference=reference, scale=scale
+        )
         kl = kl_along(samples, reference)
-    scale = world.scale[np.array([TASK_NUMBER[row["task"]] for row in world.test])]
+    spread = world.scale[np.array([TASK_NUMBER[row["task"]] for row in world.test])]
     gain = gold - world.start
     return {
+        "scale": scale,
         "kl": float(kl.double().mean()),
         "gold": float(gain.mean()),
-        "scaled_gold": float((gain / scale).mean()),
+        "scaled_gold": float((gain / spread).mean()),
         "win_rate": win_rate(gold.reshape(-1, settings.samples), world.start.reshape(-1, settings.samples)),
         "words": float(np.mean([len(text.split()) for text in samples.texts(world.tokenizer)])),
     }

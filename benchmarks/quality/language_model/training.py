@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +24,8 @@ from iwpo_fast.training.optimizer import learning_rate, make_optimizer
 from iwpo_fast.world import World
 
 
-def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Iterator[tuple[int, Policy]]:
-    """Train a copy of the supervised policy; yields (steps done, policy) at every checkpoint."""
+def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
+    """A trained copy of the supervised policy."""
     pairs = arm_pairs(world.split.pairs, data)
     split = Split(pairs, world.split.reference)
     loss = PreferenceLoss(objective_of(data, settings.beta))
@@ -48,8 +47,7 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Iterator
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        if state.step in settings.checkpoints:
-            yield state.step, policy
+    return policy
 
 
 def arm_pairs(pairs: Pairs, data: ArmData) -> Pairs:

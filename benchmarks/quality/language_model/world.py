@@ -113,13 +113,28 @@ def make_world(settings: LabSettings, seed: int, supervised: Path, folder: Path)
 
 
 def sampled_gold(
-    policy: Policy, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], settings: LabSettings, seed: int
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    settings: LabSettings,
+    seed: int,
+    *,
+    reference: Any = None,
+    scale: float = 1.0,
 ) -> tuple[Floats, Samples]:
-    """Gold rewards of one completion for each row, and the completions."""
+    """Gold rewards of one completion for each row, and the completions, as in `sample`."""
     policy.eval()
     with policy.plain_attention() as model:
         prompts = [row["prompt"] for row in rows]
-        samples = sample(model, tokenizer, prompts, max_new_tokens=settings.max_new_tokens, seed=seed)
+        samples = sample(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            seed=seed,
+            reference=reference,
+            scale=scale,
+        )
     texts = samples.texts(tokenizer)
     gold = [TASKS[row["task"]].gold_reward(row["prompt"], text) for row, text in zip(rows, texts, strict=True)]
     return np.array(gold), samples
