@@ -56,7 +56,7 @@ class Results:
             "schema": 1,
             "date": date.today().isoformat(),
             "seconds": round(self.seconds, 1),
-            "rounds": self.plan.rounds,
+            "most_rounds": self.plan.rounds,
             "environment": self.environment | {"load_after": os.getloadavg()},
             "shapes_not_started": self.not_started,
             "targets": [vars(target) | {"met": target.met} for target in self.targets],
