@@ -29,6 +29,7 @@ from iwpo_fast.files import save_json
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 LIBRARY = Path(iwpo_fast.__file__).parent
 SOURCES = ("rewards", "importance", "objectives", "training", "demo", "models", "data")
+NORMAL = LabSettings()
 MAKING_PATHS = ("settings.py", "world.py", "sampling.py", "rewards.py", "training.py", "simulate.py")
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> Path:
     torch.set_num_threads(1)
     started = time.monotonic()
     plan = SHORT if options.short else FULL
-    settings = replace(plan.settings, length_bias=options.length_bias)
+    settings = replace(plan.settings, **_worlds(options))
     parts = options.parts / _digest(settings)
     facts = environment.describe(torch.device("cpu"), options.commit)
     laboratory = Laboratory(settings, parts)
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> Path:
             save_json(path, laboratory.run(seed, arm))
             print(f"{time.monotonic() - started:6.0f} s  {number} of {len(jobs)}: {arm}, seed {seed}", flush=True)
     result = _result(plan, settings, parts, facts) | {"seconds": round(time.monotonic() - started, 1)}
-    name = "quality-language-model" + "-length-bias" * bool(options.length_bias) + "-short" * options.short
+    differing = [f"-{name}-{value:g}" for name, value in _worlds(options).items() if value != vars(NORMAL)[name]]
+    name = "".join(["quality-language-model", *differing, "-short" * options.short])
     target: Path = options.out / f"{name}.json"
     save_json(target, result)
     text = report.markdown(result)
@@ -89,6 +91,10 @@ def _result(plan: Plan, settings: LabSettings, parts: Path, facts: dict[str, Any
     }
 
 
+def _worlds(options: Any) -> dict[str, float]:
+    return {name: vars(options)[name] for name in ("noise", "length_bias")}
+
+
 def _digest(settings: LabSettings) -> str:
     """Of the settings and the code that makes paths, so that parts of older code are not taken for results of this."""
     here = Path(__file__).parent
@@ -112,6 +118,9 @@ def _parse(arguments: Sequence[str]) -> Any:
         help="folder of what is trained; a run that was cut short goes on from there",
     )
     parser.add_argument("--minutes", type=float, help="start no training after this time, and report what there is")
-    parser.add_argument("--length_bias", type=float, default=0.0, help="log-odds per word that a completion is longer")
+    parser.add_argument("--noise", type=float, default=NORMAL.noise, help="probability that a label is flipped")
+    parser.add_argument(
+        "--length_bias", type=float, default=NORMAL.length_bias, help="log-odds per word that a completion is longer"
+    )
     parser.add_argument("--commit", help="where git cannot tell")
     return parser.parse_args(arguments)
