@@ -323,6 +323,8 @@ class TrainConfig:
         output_dir: Folder of the run: configuration, metrics, checkpoints, final model.
         seed: Seed of data order, initialisation and dropout.
         device: `auto`, `cpu`, `cuda`, ...
+        shard_over: Number of processes that hold one copy of weights, gradients and optimiser state between them
+            (FSDP2); `all`, or `node` for those of each machine (HSDP). With 1 every process holds a whole copy.
         deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
         self_test: Before the first step, check on some pairs that policy and reference agree on every token.
         dry_run: Validate everything and print the plan, but do not train.
@@ -337,6 +339,7 @@ class TrainConfig:
     output_dir: str = "runs/train"
     seed: int = 0
     device: str = "auto"
+    shard_over: int | Literal["node", "all"] = 1
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False

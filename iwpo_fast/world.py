@@ -1,26 +1,45 @@
-"""The processes of one job: who I am, and sums over all of us."""
+"""The processes of one job: who I am, sums over all of us, and waiting for one another."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for one that reads, tokenises or writes alone."""
+
+TIMEOUT = timedelta(minutes=30)
+"""How long processes wait for one that computes as they do; then it must be stuck, and the job ends."""
 
 
 @dataclass(frozen=True)
 class World:
-    """`size` processes, of which this is number `rank`, computing on `device`."""
+    """`size` processes, of which this is number `rank`, computing on `device`.
+
+    Attributes:
+        local_rank, local_size: the same among the processes of this machine.
+        waiting: the group in which processes wait for one that works alone.
+    """
 
     rank: int
     size: int
     device: torch.device
+    local_rank: int = 0
+    local_size: int = 1
+    waiting: dist.ProcessGroup | None = None
 
     @classmethod
     def start(cls, device: str = "auto") -> World:
@@ -30,20 +49,23 @@ class World:
             ValueError: the device is unknown or not there, or one of these variables is no number.
         """
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
-        where = _device(device, _variable("LOCAL_RANK", 0))
-        if size > 1 and not dist.is_initialized():
+        local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
+        where = _device(device, local_rank)
+        if size == 1:
+            return cls(rank, size, where)
+        if not dist.is_initialized():
             backend = "nccl" if where.type == "cuda" else "gloo"
-            # Rank 0 may tokenise for hours while the others wait.
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(hours=12))
-        return cls(rank, size, where)
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+        return cls(rank, size, where, local_rank, local_size, _waiting_group())
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def barrier(self) -> None:
+        """Wait until all ranks are here, for hours if need be."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.waiting)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -54,6 +76,23 @@ class World:
         if self.is_main:
             self.barrier()
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The processes of a machine run the body one after another, so that only one needs its memory."""
+        for _ in range(self.local_rank):
+            self.barrier()
+        yield
+        for _ in range(self.local_rank, self.local_size):
+            self.barrier()
+
+    def from_main(self, value: T) -> T:
+        """The value that rank 0 gave; those of the others do not matter."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, group=self.waiting)
+        return box[0]
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor` by its sum over all ranks."""
         if self.size > 1:
@@ -61,13 +100,25 @@ class World:
         return tensor
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum gradients over all ranks; a parameter without one counts as zero."""
+        """Sum gradients over all ranks; a parameter without one counts as zero, those of sharded ones are sums."""
         if self.size == 1:
             return
         for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be spread over processes, which then all must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@functools.cache
+def _waiting_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _variable(name: str, default: int) -> int:

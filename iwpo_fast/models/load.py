@@ -18,6 +18,7 @@ from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models.attention import CannotRunFlat, backends, why_not_flat
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.probe import largest_error, tolerance
+from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 
 
@@ -51,6 +52,7 @@ def load_policy(
     seed: int,
     device: torch.device,
     max_length: int | None = None,
+    sharding: Sharding | None = None,
 ) -> Policy:
     """The policy, on `device` and self-tested.
 
@@ -61,18 +63,31 @@ def load_policy(
         seed: seed of random weights, of `tiny` and of new adapters.
         max_length: longest sequence to come, in tokens. A model with a sliding window runs flat only if it is
             known to fit into the window.
+        sharding: how processes share the model, all of which then call this; None gives this one the whole model.
 
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
     """
+    if sharding is None:
+        policy = _new_policy(config, tokenizer, seed, device, max_length).to(device)
+    else:
+        with sharding.world.in_turn():
+            policy = _new_policy(config, tokenizer, seed, device, max_length)
+            sharding.apply(policy)
+    _settle_layout(policy, config, max_length)
+    return policy.train()
+
+
+def _new_policy(
+    config: ModelConfig, tokenizer: Tokenizer, seed: int, device: torch.device, max_length: int | None
+) -> Policy:
+    """The policy on the host, to be moved to `device`."""
     dtype = _compute_dtype(config, device)
     frozen_in_half = config.lora is not None and device.type == "cuda"
     model = _load_model(config, tokenizer, seed, dtype if frozen_in_half else torch.float32, max_length)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy = Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype).to(device)
-    _settle_layout(policy, config, max_length)
-    return policy.train()
+    return Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype)
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:

@@ -12,9 +12,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatBatch
@@ -22,6 +23,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models import attention
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import pad
+from iwpo_fast.world import whole
 from iwpo_kernels import TokenLogps
 
 Layout = Literal["shared", "flat", "padded"]
@@ -73,6 +75,11 @@ class Policy(nn.Module):
         return self.head.linear.weight.device
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether this process holds only a part of the weights; then all must run it, and as often."""
+        return isinstance(self, FSDPModule)
+
+    @property
     def has_adapter(self) -> bool:
         return isinstance(self.model, PeftModel)
 
@@ -83,11 +90,22 @@ class Policy(nn.Module):
     def forward(self, batch: FlatBatch, *, stats: bool = False) -> Tensor | TokenLogps:
         """float32 [N], log-prob of each supervised token of the batch; with `stats`, its distribution's too."""
         return self.head.token_logps(
-            self.hidden_states(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype, stats=stats
+            self._decode(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype, stats=stats
         )
 
     def hidden_states(self, batch: FlatBatch) -> Tensor:
-        """[T, H], what the LM head reads at each token of the batch, final norm included."""
+        """[T, H], what the LM head reads at each token of the batch, final norm included.
+
+        A sharded policy has its head gathered from then on, until `release` is called.
+        """
+        return self._decode(batch)
+
+    def release(self) -> None:
+        """Free what `hidden_states` has gathered of a sharded policy."""
+        if isinstance(self, FSDPModule):
+            self.reshard()
+
+    def _decode(self, batch: FlatBatch) -> Tensor:
         with self.autocast():
             if self.layout == "padded":
                 padded = pad(batch)
@@ -135,33 +153,71 @@ class Policy(nn.Module):
         for name, parameter in self.causal_lm.named_parameters():
             if "lora_" not in name:
                 digest.update(f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode())
-                digest.update(cast(Any, parameter.detach().cpu().contiguous().view(torch.uint8).numpy()))
+                digest.update(cast(Any, whole(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy()))
         return digest.hexdigest()
 
-    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    def gathered(self, *, keep: bool) -> dict[str, Tensor] | None:
+        """What `save` writes of a sharded policy, on the host; None of one that is not. All ranks must call it.
+
+        Args:
+            keep: whether this rank wants it; the others get an empty dictionary.
+        """
+        if not self.is_sharded:
+            return None
+        wanted = {
+            name: tensor for name, tensor in self.model.state_dict(keep_vars=True).items() if self._is_saved(name)
+        }
+        found: dict[int, Tensor] = {}  # Tied weights stay one tensor, which is saved once.
+        state = {}
+        for name, tensor in wanted.items():
+            if id(tensor) not in found:
+                gathered = whole(tensor.detach())
+                found[id(tensor)] = gathered.cpu() if keep else gathered.new_empty(0)
+            state[name] = found[id(tensor)]
+        return state if keep else {}
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor] | None = None) -> None:
         """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`.
 
         Weights are saved as they were trained, in float32: what is loaded is what was measured. The base of a
         `tiny` model with LoRA is nowhere on disk, so there the adapter is merged and the whole model saved.
+
+        Args:
+            state: what `gathered` gave.
         """
         if not isinstance(self.model, PeftModel):
-            self.model.save_pretrained(folder)
-        elif self.causal_lm.config.name_or_path:
-            self.model.save_pretrained(str(folder), save_embedding_layers=False)
+            self.model.save_pretrained(folder, state_dict=state)
+        elif self._saves_adapter:
+            self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
         else:
-            _merged(self.model).save_pretrained(folder)
+            _merged(self.model, state).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
+    @property
+    def _saves_adapter(self) -> bool:
+        return self.has_adapter and bool(self.causal_lm.config.name_or_path)
 
-def _merged(model: PeftModel) -> PreTrainedModel:
+    def _is_saved(self, name: str) -> bool:
+        return "lora_" in name or not self._saves_adapter
+
+
+def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:
     """A copy with the adapter in its weights; a tied head with LoRA is untied, for the embedding has none."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model) if state is None else _rebuilt(model, state)
     base: Any = cast(Any, model).get_base_model()
     head = base.get_output_embeddings()
     if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:
         head.base_layer.weight = nn.Parameter(cast(Tensor, head.base_layer.weight).detach().clone())
         base.config.tie_word_embeddings = False
     return cast(Any, model).merge_and_unload()
+
+
+def _rebuilt(model: PeftModel, state: dict[str, Tensor]) -> PeftModel:
+    base = cast(Any, model).get_base_model()
+    # Sharding gives modules classes of its own, but not the model itself.
+    copied = get_peft_model(type(base)(base.config), model.peft_config["default"])
+    copied.load_state_dict(state)
+    return cast(PeftModel, copied)
 
 
 def _settings(model: PreTrainedModel) -> str:

@@ -43,6 +43,7 @@ def largest_error(policy: Policy) -> float:
         ours = policy.head.token_logps(gain * hidden, batch.labels, batch.hidden_index, policy.compute_dtype)
         assert isinstance(ours, Tensor)
         theirs = own_logps(policy, batch, gain)
+        policy.release()
     policy.train(was_training)
     return (ours - theirs).abs().max().item()
 

@@ -16,6 +16,7 @@ from iwpo_fast.data.order import micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.unique import UniqueTexts
 from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.sharding import turns
 from iwpo_fast.world import World
 
 
@@ -66,14 +67,13 @@ def visit_batches(
     """Call `visit(rows, batch)` for this rank's batches in turn, with the policy as its reference.
 
     Args:
-        batches: int64 rows of each; empty ones are passed over.
+        batches: int64 rows of each; for a sharded policy as many on every rank, some of them empty.
         what: what is computed, for the progress bar.
         done: pairs finished before, where the bar starts.
     """
     total = done + sum(map(len, batches))
     bar = tqdm(total=total, initial=done, desc=what, unit="pair", disable=None if world.is_main else True)
     with as_reference(policy), bar:
-        for rows in batches:
-            if len(rows):
-                visit(rows, flat_batch(pairs, rows).to(world.device))
-                bar.update(len(rows))
+        for rows in turns(policy, batches, pairs):
+            visit(rows, flat_batch(pairs, rows).to(world.device))
+            bar.update(len(rows))

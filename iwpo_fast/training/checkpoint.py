@@ -1,7 +1,12 @@
-"""Checkpoints: everything that a step depends on, in safetensors and JSON, complete or not there at all."""
+"""Checkpoints: everything that a step depends on, complete or not there at all.
+
+Where each process holds all weights, rank 0 writes safetensors; where they are sharded, every rank writes its part with
+`torch.distributed.checkpoint`. Either can be resumed by any number of processes, sharded or not.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -9,12 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from iwpo_fast.files import save_json, save_tensors, written_aside
+from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.training.stored_tensors import DAMAGED, open_stored, save_parts, save_whole
+from iwpo_fast.world import World
 
 
 @dataclass
@@ -39,19 +45,30 @@ def save_checkpoint(
     state: TrainState,
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
+    world: World,
     *,
     keep: int,
-) -> Path:
-    """Write `folder/step-N` aside, rename it, then remove all but the newest `keep` checkpoints."""
+) -> None:
+    """Write `folder/step-N` aside, rename it, then remove all but the newest `keep` checkpoints.
+
+    All ranks must call it.
+    """
     path = folder / f"step-{state.step:08d}"
-    with written_aside(path) as aside:
-        aside.mkdir()
-        save_tensors(aside / "weights.safetensors", parameters)
-        save_tensors(aside / "optimizer.safetensors", _optimizer_tensors(parameters, optimizer))
-        save_json(aside / "state.json", asdict(state))
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return path
+    tensors = {"weights": parameters, "optimizer": _moments(parameters, optimizer)}
+    sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+    if not (sharded or world.is_main):
+        return
+    with written_aside(path) if world.is_main else contextlib.nullcontext(path) as aside:
+        if world.is_main:
+            aside.mkdir()
+            save_json(aside / "state.json", asdict(state))
+        if sharded:
+            save_parts(world.from_main(aside), tensors)
+        else:
+            save_whole(aside, tensors)
+    if world.is_main:
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -64,7 +81,7 @@ def load_checkpoint(
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> TrainState:
-    """Restore the newest checkpoint in `folder`; a fresh state where there is none.
+    """Restore the newest checkpoint in `folder`; a fresh state where there is none. All ranks must call it.
 
     Raises:
         ValueError: the checkpoint is damaged, or its parameters are not those of this model.
@@ -74,35 +91,43 @@ def load_checkpoint(
         return TrainState()
     newest = found[-1]
     try:
-        weights = load_file(newest / "weights.safetensors")
-        moments = load_file(newest / "optimizer.safetensors")
+        stored = open_stored(newest)
+        shapes, moment_shapes = stored.shapes("weights"), stored.shapes("optimizer")
         state = TrainState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise ValueError(f"{newest} is damaged: delete this folder to resume from the checkpoint before.") from error
-    if weights.keys() != parameters.keys() or any(weights[name].shape != p.shape for name, p in parameters.items()):
+    except DAMAGED as error:
+        raise _damaged(newest) from error
+    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         raise ValueError(f"{newest} holds the weights of another model: choose another output_dir.")
     for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
         prefix = f"{name}/"
-        saved = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
-        if saved:
-            optimizer.state[parameter] = {
-                key: value if key == "step" and not parameter.is_cuda else value.to(parameter.device)
-                for key, value in saved.items()
-            }
+        keys = [key.removeprefix(prefix) for key in moment_shapes if key.startswith(prefix)]
+        if keys:
+            optimizer.state[parameter] = {key: _room_for(key, parameter) for key in keys}
+    try:
+        stored.read("weights", parameters)
+        stored.read("optimizer", _moments(parameters, optimizer))
+    except DAMAGED as error:
+        raise _damaged(newest) from error
     return state
 
 
 def load_weights(folder: Path, parameters: Mapping[str, Parameter]) -> None:
-    """Give the parameters the weights of the newest checkpoint in `folder`."""
-    weights = load_file(checkpoints(folder)[-1] / "weights.safetensors")
-    for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
+    """Give the parameters the weights of the newest checkpoint in `folder`. All ranks must call it."""
+    open_stored(checkpoints(folder)[-1]).read("weights", parameters)
 
 
-def _optimizer_tensors(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _room_for(key: str, parameter: Parameter) -> Tensor:
+    """Where AdamW keeps what it calls `key`: moments beside the parameter, and the step as one number."""
+    return torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{path} is damaged: delete this folder to resume from the checkpoint before.")

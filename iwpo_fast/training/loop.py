@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 
 import numpy as np
@@ -15,10 +14,11 @@ from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import reference_logps
+from iwpo_fast.models.sharding import Sharding, turns
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.optimizer import learning_rate, make_optimizer
+from iwpo_fast.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from iwpo_fast.training.plan import make_plan
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.run_folder import RunFolder
@@ -42,6 +42,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
     check_config(config)
     loss = PreferenceLoss(config.objective)
     world = World.start(config.device)
+    sharding = Sharding.of(world, config.shard_over)
     say = print if world.is_main else lambda *_: None
     folder = RunFolder.check(config)
     if folder.summary.exists() and not config.dry_run:
@@ -60,8 +61,9 @@ def train(config: TrainConfig) -> TrainSummary | None:
             held_out, held_out_ledger = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
             loss.check_data(held_out, source.evaluation.source)
     loss.check_data(pairs, source.train.source)
+    longest = config.data.max_length
     policy = load_policy(
-        config.model, tokenizer, seed=config.seed, device=world.device, max_length=config.data.max_length
+        config.model, tokenizer, seed=config.seed, device=world.device, max_length=longest, sharding=sharding
     )
     plan = make_plan(config, policy, pairs, held_out, world)
     for part in (ledger, held_out_ledger, plan):
@@ -115,7 +117,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
         accumulate_gradients(policy, training, rows, loss, config, world, state, metrics)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.optim.max_grad_norm or math.inf)
+        grad_norm = clip_gradients(parameters.values(), config.optim.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -129,14 +131,15 @@ def train(config: TrainConfig) -> TrainSummary | None:
         reporter.step(state, pairs.weight[rows], rate, grad_norm, due=line_due)
         if evaluation is not None and (last or _due(config.log.eval_every, state.step)):
             reporter.evaluation(state, evaluate(policy, evaluation, loss, config, world, state))
-        if world.is_main and saving:
-            save_checkpoint(folder.checkpoints, state, parameters, optimizer, keep=config.checkpoint.keep)
+        if saving:
+            save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
         reporter.start_clock()
     reporter.close()
 
+    weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer)
+            policy.save(aside, tokenizer, weights)
         summarise(folder, plan).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
@@ -170,7 +173,7 @@ def accumulate_gradients(
     policy.train()
     rng = np.random.default_rng([config.seed, state.step])
     constants = step_constants(loss, policy, split, rows, mine, world, state.objective, rng)
-    for batch_rows in filter(len, mine):
+    for batch_rows in turns(policy, mine, split.pairs):
         batch = loss.batch(split, batch_rows, world.device)
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, of_batch(constants, rows, batch_rows))
@@ -191,7 +194,7 @@ def evaluate(
     policy.eval()
     running = copy.deepcopy(state.objective)
     constants = step_constants(loss, policy, split, rows, mine, world, running, None)
-    for batch_rows in filter(len, mine):
+    for batch_rows in turns(policy, mine, split.pairs):
         batch = loss.batch(split, batch_rows, world.device)
         logps = loss.token_logps(policy, batch)
         metrics.add(loss(logps, batch, float(len(rows)), of_batch(constants, rows, batch_rows)).sums)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
 
 from iwpo_fast.config import OptimConfig
+from iwpo_fast.world import whole
 
 
 def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.AdamW:
@@ -27,6 +30,11 @@ def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> 
         eps=config.eps,
         fused=fused,
     )
+
+
+def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
+    """Scale the gradients down to the given global norm, if any; returns the norm [] that they had."""
+    return whole(clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 
 from iwpo_fast.config import OptimConfig, TrainConfig
 from iwpo_fast.data import Pairs
@@ -83,7 +87,7 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         memory=expected_memory(config, policy, largest),
         setup=(
             f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
-            f"{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}"
+            f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}"
         ),
     )
 
@@ -97,7 +101,7 @@ def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:
 
 def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:
     """Bytes by part for a micro-batch of `tokens`: exact for weights and optimiser, an estimate for activations."""
-    trained = sum(p.numel() * p.element_size() for p in policy.trainable_parameters().values())
+    trained = _held(policy.trainable_parameters().values())
     text = policy.causal_lm.config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
@@ -107,11 +111,21 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     checkpointed = config.model.gradient_checkpointing
     activations = tokens * (layers * hidden * element + layer if checkpointed else layers * layer)
     return {
-        "weights": sum(p.numel() * p.element_size() for p in policy.parameters()),
+        "weights": _held(policy.parameters()),
         "gradients": trained,
         "optimiser": 2 * trained,
         "activations": activations,
     }
+
+
+def _sharding(config: TrainConfig) -> str:
+    return "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
+
+
+def _held(parameters: Iterable[Parameter]) -> int:
+    """Bytes of these parameters on this process, which may hold only a part of each."""
+    own = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+    return sum(p.numel() * p.element_size() for p in own)
 
 
 def _size(bytes_: int) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iwpo_fast.models import Policy
+from iwpo_fast.models.sharding import turns
 from iwpo_fast.objectives.registry import State
 from iwpo_fast.training.loss import PreferenceLoss, Split, StepConstants
 from iwpo_fast.world import World
@@ -45,7 +46,7 @@ def step_constants(
     if loss.mixture.needs_step_logps:
         was_training = policy.training
         policy.eval()
-        for batch_rows in filter(len, mine):
+        for batch_rows in turns(policy, mine, split.pairs):
             batch = loss.batch(split, batch_rows, world.device)
             logps[positions(rows, batch_rows)] = loss.sequence_logps(loss.token_logps(policy, batch), batch)
         policy.train(was_training)

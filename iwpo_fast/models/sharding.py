@@ -1,0 +1,102 @@
+"""Weights, gradients and optimiser state split over processes (FSDP2), for models that outgrow one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from iwpo_fast.data import Pairs
+from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.world import World
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Copies of the model, each split over `processes` neighbouring processes of the job.
+
+    Attributes:
+        mesh: [processes], or [copies, processes] where there are several copies (HSDP).
+    """
+
+    world: World
+    processes: int
+    mesh: DeviceMesh
+
+    @classmethod
+    def of(cls, world: World, shard_over: int | Literal["node", "all"]) -> Sharding | None:
+        """The sharding that `TrainConfig.shard_over` asks for; None where every process holds the whole model.
+
+        Raises:
+            ValueError: the job's processes cannot be split that way.
+        """
+        asked = {"node": world.local_size, "all": world.size}
+        processes = asked[shard_over] if isinstance(shard_over, str) else shard_over
+        if processes < 1 or world.size % processes:
+            raise ValueError(
+                f"shard_over is {shard_over} but the job's {world.size} processes cannot be split into groups of "
+                f"{processes}: set a number that divides {world.size}, or all."
+            )
+        if processes == 1:
+            return None
+        copies = world.size // processes
+        shape, names = ((processes,), ("shard",)) if copies == 1 else ((copies, processes), ("copy", "shard"))
+        return cls(world, processes, init_device_mesh(world.device.type, shape, mesh_dim_names=names))
+
+    def apply(self, policy: Policy) -> None:
+        """Keep only this process's part of the policy, on its device.
+
+        Each layer of the decoder is gathered when it runs. What is left, embedding, last norm and head, is gathered
+        once for a forward and its backward pass, also where embedding and head are tied. Matrix products are in the
+        policy's compute type; gradients are summed in float32, and not divided, for losses are so already.
+        """
+        precision = MixedPrecisionPolicy(
+            param_dtype=policy.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        embedding = cast(nn.Module, policy.causal_lm.get_input_embeddings())
+        _keep_dtype(embedding, cast(Tensor, embedding.weight).dtype)
+        for module in (*_layers(policy), policy):
+            sharded = fully_shard(module, mesh=self.mesh, mp_policy=precision)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+        register_fsdp_forward_method(policy, "hidden_states")
+        policy.register_forward_hook(_release_after_inference)
+
+
+def turns(policy: Policy, batches: Sequence[np.ndarray], pairs: Pairs) -> Iterator[np.ndarray]:
+    """The rows of those of this rank's batches that have any.
+
+    The others wait for this rank's part of a sharded policy, so an empty batch is a pass over the shortest pair that
+    adds nothing. Every rank must have the same number of batches.
+    """
+    for rows in batches:
+        if len(rows):
+            yield rows
+        elif policy.is_sharded:
+            logps = policy(flat_batch(pairs, np.array([pairs.tokens.argmin()])).to(policy.device))
+            if torch.is_grad_enabled():
+                (0 * logps.sum()).backward()
+
+
+def _layers(policy: Policy) -> list[nn.Module]:
+    """The layers of the decoder: the largest list of modules in it."""
+    lists = [module for module in policy.head.decoder.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=()))
+
+
+def _keep_dtype(embedding: nn.Module, dtype: torch.dtype) -> None:
+    """Embeddings in the type that they are stored in, as autocast leaves them where nothing is sharded."""
+    embedding.register_forward_hook(lambda _, inputs, output: output.to(dtype))
+
+
+def _release_after_inference(policy: nn.Module, *_: object) -> None:
+    """No backward pass will free what the forward pass has gathered, and the next pass may find other weights."""
+    if not torch.is_grad_enabled():
+        cast(FSDPModule, policy).reshard()
