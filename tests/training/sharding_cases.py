@@ -1,0 +1,162 @@
+"""What every process of a sharded job does in the tests, and one process alone to compare with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from iwpo_fast.config import LoraConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.models import Policy, load_policy
+from iwpo_fast.models.reference import reference_logps
+from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.models.tiny import train_tokenizer
+from iwpo_fast.training import loop, train
+from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.world import World, whole
+
+TINY = TinyConfig(vocab_size=261, hidden_size=32, layers=2, heads=2)
+TOKENIZER_TEXTS = ["red green blue", "warm cold small large"]
+
+OBJECTIVES: dict[str, str | dict[str, float]] = {
+    "sigmoid": "sigmoid",
+    "statistics": {"kto": 1.0, "beta_dpo": 0.5, "bco": 0.3, "sft": 0.2},
+    "aot": "aot",
+    "aot_unpaired": "aot_unpaired",
+    "drdo": "drdo",
+}
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.25,
+    "vocab_size": 261,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def save_family(folder: Path, family: str, **settings: Any) -> ModelConfig:
+    """Write a small random model of a family."""
+    tokenizer = train_tokenizer(TOKENIZER_TEXTS, SHAPE["vocab_size"])
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(family, **(SHAPE | {"vocab_size": len(tokenizer)} | settings))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelConfig(path=str(folder))
+
+
+def model_configs(folder: Path) -> dict[str, ModelConfig]:
+    """Models that differ in what sharding has to do with them."""
+    return {
+        "tied": ModelConfig(tiny=TINY),
+        "untied, recomputed": dataclasses.replace(
+            save_family(folder / "llama", "llama", tie_word_embeddings=False), gradient_checkpointing=True
+        ),
+        "padded": save_family(folder / "gemma2", "gemma2", final_logit_softcapping=3.0, sliding_window=4),
+        "adapter": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)),
+        "adapted head": dataclasses.replace(
+            save_family(folder / "qwen2", "qwen2", tie_word_embeddings=True),
+            lora=LoraConfig(rank=3, target_modules=["q_proj", "lm_head"]),
+        ),
+    }
+
+
+def toy_pairs(count: int = 21) -> Pairs:
+    """Random tokens, weights with zeros, soft labels, and scores of two reward models."""
+    rng = np.random.default_rng(3)
+
+    def ragged(low: int, high: int) -> Ragged:
+        return Ragged.from_rows([rng.integers(4, 250, rng.integers(low, high)) for _ in range(count)])
+
+    scores = rng.normal(size=(count, 2))
+    return Pairs(
+        prompt=ragged(1, 6),
+        chosen=ragged(1, 12),
+        rejected=ragged(1, 12),
+        weight=0.25 * (np.arange(count) % 7),
+        columns={"score_chosen": scores + 0.5, "score_rejected": scores},
+    )
+
+
+Found = dict[str, Any]
+
+
+def steps_of(models: dict[str, ModelConfig], cache: Path, shard_over: Any) -> dict[str, Found]:
+    """Gradients, metrics and evaluation of single steps, of each model and objective."""
+    world = World.start("cpu")
+    sharding = Sharding.of(world, shard_over)
+    return {name: _steps_of_model(model, world, sharding, cache) for name, model in models.items()}
+
+
+def _steps_of_model(model: ModelConfig, world: World, sharding: Sharding | None, cache: Path) -> Found:
+    tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
+    policy = load_policy(model, tokenizer, seed=5, device=world.device, max_length=20, sharding=sharding)
+    assert policy.is_sharded == (sharding is not None)
+    _move(policy)
+    pairs, fingerprint = toy_pairs(), policy.fingerprint()
+    reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=60, cache_dir=cache, world=world)
+    found: Found = {"fingerprint": fingerprint, "layout": policy.layout, "reference": reference.sequences}
+    for objective, name in OBJECTIVES.items():
+        # One pair to a micro-batch makes some of the last step's empty; the others accumulate.
+        for rows, cap in ((np.arange(8), None), (np.arange(8, 21), 2), (np.arange(18, 21), 1)):
+            config = TrainConfig(
+                data=None,  # type: ignore[arg-type]
+                objective=ObjectiveConfig(name=name),
+                optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
+            )
+            found[f"{objective}, {len(rows)} pairs"] = _step(policy, Split(pairs, reference), rows, config, world)
+    return found
+
+
+def _move(policy: Policy) -> None:
+    """Adapters begin as nothing, which would hide half of them."""
+    for name, parameter in policy.trainable_parameters().items():
+        if "lora_B" in name:
+            with torch.no_grad():
+                parameter.copy_(0.1 * torch.ones_like(parameter).cumsum(0) / parameter.shape[0])
+
+
+def _step(policy: Policy, split: Split, rows: np.ndarray, config: TrainConfig, world: World) -> Found:
+    loss, state, metrics = PreferenceLoss(config.objective), TrainState(), PreferenceMetrics(world.device)
+    loop.accumulate_gradients(policy, split, rows, loss, config, world, state, metrics)
+    parameters = policy.trainable_parameters()
+    gradients = {name: whole(p.grad).numpy().copy() for name, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    evaluation = loop.evaluate(policy, split, loss, config, world, state)
+    return {"gradients": gradients, "metrics": metrics.compute(world) | evaluation, "state": state.objective}
+
+
+def train_until(configs: list[TrainConfig], last: int | None) -> None:
+    """Train, and fail in every run where step `last` has been made, if it is given."""
+    real = loop.accumulate_gradients
+
+    def failing(policy: Policy, split: Split, rows: np.ndarray, loss: PreferenceLoss, *rest: Any) -> None:
+        if rest[2].step == last:
+            raise KeyboardInterrupt
+        real(policy, split, rows, loss, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "accumulate_gradients", failing)
+        for config in configs:
+            if last is None:
+                train(config)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    train(config)
