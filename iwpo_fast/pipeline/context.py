@@ -104,6 +104,7 @@ class Context:
             output_dir=str(self.folder.training),
             seed=config.seed,
             device=config.device,
+            shard_over=config.shard_over,
             deterministic=config.deterministic,
             self_test=config.self_test,
         )

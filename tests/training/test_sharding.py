@@ -1,0 +1,177 @@
+"""A model split over processes trains to the numbers of one that is whole, whatever the number of processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_on_ranks
+from safetensors.torch import load_file
+from sharding_cases import OBJECTIVES, TINY, Found, model_configs, steps_of, train_until
+from toy_pairs import write_pairs
+from transformers import AutoModelForCausalLM
+
+from iwpo_fast.config import (
+    CheckpointConfig,
+    DataConfig,
+    LogConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.training import train
+from iwpo_fast.training.checkpoint import checkpoints
+from iwpo_fast.world import World
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sharding")
+
+
+@pytest.fixture(scope="module")
+def models(folder) -> dict[str, ModelConfig]:
+    return model_configs(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(folder, models) -> dict[str, Found]:
+    return steps_of(models, folder / "cache-of-one", 1)
+
+
+@pytest.mark.parametrize(("ranks", "shard_over"), [(2, "all"), (4, 2)], ids=["2 ranks", "2 copies on 4 ranks"])
+def test_shards_give_the_gradients_metrics_and_fingerprint_of_the_whole_model(folder, models, alone, ranks, shard_over):
+    on_ranks = run_on_ranks(ranks, steps_of, models, folder / f"cache-of-{ranks}", shard_over)
+    for rank, found in enumerate(on_ranks):
+        assert found.keys() == alone.keys()
+        for model, expected in alone.items():
+            assert len(expected) > 3
+            for what, value in expected.items():
+                where = f"rank {rank}, {model}, {what}"
+                if isinstance(value, dict):
+                    assert_same_step(found[model][what], value, where)
+                elif isinstance(value, str):
+                    assert found[model][what] == value, where
+                else:
+                    np.testing.assert_allclose(found[model][what], value, rtol=1e-6, err_msg=where)
+
+
+def test_the_cases_are_what_they_are_called(alone):
+    assert {step.split(",")[0] for step in alone["tied"] if "pairs" in step} == OBJECTIVES.keys()
+    assert {model: steps["layout"] for model, steps in alone.items()} == {
+        "tied": "flat",
+        "untied, recomputed": "flat",
+        "padded": "padded",
+        "adapter": "flat",
+        "adapted head": "flat",
+    }
+    assert alone["tied"]["five with statistics of the step, 13 pairs"]["state"]
+
+
+def assert_same_step(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5, abs=1e-6), where
+    for name, state in expected["state"].items():
+        assert found["state"][name] == pytest.approx(state, rel=1e-5), where
+    assert found["gradients"].keys() == expected["gradients"].keys()
+    for name, gradient in expected["gradients"].items():
+        largest = np.abs(gradient).max()
+        assert np.abs(found["gradients"][name] - gradient).max() <= 1e-5 * largest + 1e-8, f"{where}, {name}"
+    assert max(np.abs(gradient).max() for gradient in expected["gradients"].values()) > 1e-4, where
+
+
+def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_one_process(folder):
+    data = write_pairs(folder / "pairs.jsonl", rows=42, weight=[0.25 * (i % 7) for i in range(42)])
+    kinds = {
+        "full": ModelConfig(tiny=TINY),
+        "merged": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)),
+        "adapter": ModelConfig(path=str(folder / "qwen2"), lora=LoraConfig(rank=3, target_modules=["q_proj"])),
+    }
+    model_configs(folder)
+
+    def run(kind: str, name: str, shard_over: Any) -> TrainConfig:
+        return TrainConfig(
+            data=DataConfig(path=str(data), eval_fraction=0.2, cache_dir=str(folder / f"cache-{name}")),
+            model=kinds[kind],
+            optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=8, epochs=4, tokens_per_batch=100),
+            log=LogConfig(every=1),
+            checkpoint=CheckpointConfig(every=2),
+            output_dir=str(folder / f"{name}-{kind}"),
+            shard_over=shard_over,
+            device="cpu",
+        )
+
+    whole = [run(kind, "whole", 1) for kind in kinds]
+    for config in whole:
+        train(config)
+    split = [run(kind, "split", "all") for kind in kinds]
+    run_on_ranks(2, train_until, split, 2)
+    for config in split:
+        (saved,) = checkpoints(Path(config.output_dir) / "checkpoints")
+        assert (saved / ".metadata").exists()
+    run_on_ranks(4, train_until, [run(kind, "split", 2) for kind in kinds], 4)
+    train_until(split, 6)  # this one process writes whole tensors
+    run_on_ranks(2, train_until, split, None)
+    for one, many in zip(whole, split, strict=True):
+        assert logged(many, "loss") == pytest.approx(logged(one, "loss"), rel=2e-5)
+        assert logged(many, "grad_norm") == pytest.approx(logged(one, "grad_norm"), rel=2e-5)
+        assert len(logged(many, "loss")) == 8
+        assert_same_model(Path(many.output_dir) / "model", Path(one.output_dir) / "model")
+    reloaded = AutoModelForCausalLM.from_pretrained(folder / "split-full" / "model")
+    assert reloaded.lm_head.weight is reloaded.model.embed_tokens.weight
+
+
+def logged(config: TrainConfig, key: str) -> list[float]:
+    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [metrics[key] for metrics in map(json.loads, lines) if key in metrics]
+
+
+def assert_same_model(found: Path, expected: Path) -> None:
+    assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
+    (ours,), (theirs,) = ([load_file(path) for path in place.glob("*.safetensors")] for place in (found, expected))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        # Adam divides by the size of gradients, and so makes rounding of those near 0 larger.
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("shard_over", [3, 0, -2])
+def test_processes_that_cannot_be_split_into_equal_groups_are_refused(shard_over):
+    world = World(0, 4, torch.device("cpu"))
+    with pytest.raises(ValueError, match=f"shard_over is {shard_over} but the job's 4 processes"):
+        Sharding.of(world, shard_over)
+
+
+def test_one_process_shards_nothing():
+    world = World(0, 1, torch.device("cpu"))
+    assert Sharding.of(world, "all") is Sharding.of(world, "node") is Sharding.of(world, 1) is None
+
+
+FAILING = """
+import os
+from iwpo_fast.world import World
+
+world = World.start("cpu")
+world.barrier()
+if world.rank == 1:
+    raise ValueError("rank 1 has lost its data.")
+world.barrier()
+"""
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_error(tmp_path):
+    """The other waits in a barrier that would hold for hours."""
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    job = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert job.returncode == 1
+    assert "ValueError: rank 1 has lost its data." in job.stderr
