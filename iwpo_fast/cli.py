@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, SafetensorError) as error:
         if os.environ.get("IWPO_DEBUG") == "1":
             raise
-        print(f"iwpo: error: {' '.join(_sentence(error).split())}", file=sys.stderr)
+        rank = f" on rank {os.environ.get('RANK')}" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        print(f"iwpo: error{rank}: {' '.join(_sentence(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("iwpo: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)

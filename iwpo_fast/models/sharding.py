@@ -74,8 +74,8 @@ def turns(policy: Policy, batches: Sequence[np.ndarray], pairs: Pairs) -> Iterat
     """The rows of those of this rank's batches that have any.
 
     The others wait for this rank's part of a sharded policy, so an empty batch is a pass over the shortest pair that
-    adds nothing. Every rank must have the same number of batches. Copies of the policy (HSDP) sum their gradients in the
-    backward pass of the last one.
+    adds nothing. Every rank must have the same number of batches. Where there are copies of the policy (HSDP), they sum
+    their gradients in the backward pass of the last batch.
     """
     for left, rows in zip(reversed(range(len(batches))), batches, strict=True):
         if isinstance(policy, FSDPModule):

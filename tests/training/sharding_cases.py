@@ -115,9 +115,9 @@ def _steps_of_model(
     tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
     policy = load_policy(model, tokenizer, seed=5, device=world.device, max_length=20, sharding=sharding)
     assert policy.is_sharded == (sharding is not None)
-    _move(policy)
     pairs, fingerprint = toy_pairs(), policy.fingerprint()
     reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=60, cache_dir=cache, world=world)
+    _move(policy)
     found: Found = {"fingerprint": fingerprint, "layout": policy.layout, "reference": reference.sequences}
     for objective in objectives:
         # One pair to a micro-batch makes some of the last step's empty; the others accumulate.
@@ -132,11 +132,13 @@ def _steps_of_model(
 
 
 def _move(policy: Policy) -> None:
-    """Adapters begin as nothing, which would hide half of them."""
+    """Away from the reference, where every margin is 0; an adapter begins as nothing, which would hide half of it."""
     for name, parameter in policy.trainable_parameters().items():
-        if "lora_B" in name:
-            with torch.no_grad():
+        with torch.no_grad():
+            if "lora_B" in name:
                 parameter.copy_(0.1 * torch.ones_like(parameter).cumsum(0) / parameter.shape[0])
+            else:
+                parameter.mul_(1.2)
 
 
 def _step(policy: Policy, split: Split, rows: np.ndarray, config: TrainConfig, world: World) -> Found:

@@ -87,14 +87,13 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any], where: str
     assert max(np.abs(gradient).max() for gradient in expected["gradients"].values()) > 1e-4, where
 
 
-def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_one_process(folder):
+def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_one_process(folder, models):
     data = write_pairs(folder / "pairs.jsonl", rows=42, weight=[0.25 * (i % 7) for i in range(42)])
     kinds = {
         "full": ModelConfig(tiny=TINY),
         "merged": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)),
-        "adapter": ModelConfig(path=str(folder / "qwen2"), lora=LoraConfig(rank=3, target_modules=["q_proj"])),
+        "adapter": models["adapted head"],
     }
-    model_configs(folder)
 
     def run(kind: str, name: str, shard_over: Any) -> TrainConfig:
         return TrainConfig(
