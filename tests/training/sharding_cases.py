@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from iwpo_fast.config import LoraConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
+from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy, load_policy
@@ -169,3 +170,34 @@ def train_until(configs: list[TrainConfig], last: int | None) -> None:
             else:
                 with pytest.raises(KeyboardInterrupt):
                     train(config)
+
+
+def half_precision(shard_over: Any) -> dict[str, Found]:
+    """Log-probs, gradients and types in bf16: of a float32 model, and of an adapter on a bf16 base as on a GPU."""
+    world, found = World.start("cpu"), {}
+    sharding = Sharding.of(world, shard_over)
+    tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
+    for name, lora in (("all weights", None), ("adapter", LoraConfig(rank=4))):
+        model = ModelConfig(tiny=TINY, lora=lora, precision="bf16")
+        policy = load_policy(model, tokenizer, seed=5, device=world.device, max_length=20)
+        for parameter in policy.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+        if sharding is not None:
+            sharding.apply(policy)
+        batch = flat_batch(toy_pairs(), np.arange(4))
+        _move(policy)
+        logps = policy(batch)
+        assert isinstance(logps, torch.Tensor)
+        logps.sum().backward()
+        gradients = {name: whole(p.grad) for name, p in policy.trainable_parameters().items()}
+        with torch.no_grad():
+            hidden = policy.hidden_states(batch)
+            policy.release()
+        found[name] = {
+            "logps": logps.detach().numpy().copy(),
+            "gradients": {name: gradient.numpy().copy() / world.size for name, gradient in gradients.items()},
+            "gradient types": {str(gradient.dtype) for gradient in gradients.values()},
+            "hidden type": str(hidden.dtype),
+        }
+    return found

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ranks import run_on_ranks
 from safetensors.torch import load_file
-from sharding_cases import OBJECTIVES, TINY, Found, model_configs, steps_of, train_until
+from sharding_cases import OBJECTIVES, TINY, Found, half_precision, model_configs, steps_of, train_until
 from toy_pairs import write_pairs
 from transformers import AutoModelForCausalLM
 
@@ -62,6 +62,19 @@ def test_shards_give_the_gradients_metrics_and_fingerprint_of_the_whole_model(fo
                     assert found[model][what] == value, where
                 else:
                     np.testing.assert_allclose(found[model][what], value, rtol=1e-6, err_msg=where)
+
+
+def test_shards_in_half_precision_keep_float32_gradients_and_the_residual_stream_of_the_whole_model():
+    alone, (found, _) = half_precision(1), run_on_ranks(2, half_precision, "all")
+    for name, expected in alone.items():
+        assert found[name]["gradient types"] == {"torch.float32"}
+        assert found[name]["hidden type"] == expected["hidden type"]
+        # A frozen base is bf16 in either case; of master weights the whole model reads norms and embedding in float32.
+        error = {"adapter": 0.0, "all weights": 0.03}[name]
+        np.testing.assert_allclose(found[name]["logps"], expected["logps"], rtol=0, atol=error)
+        for parameter, gradient in expected["gradients"].items():
+            distance = np.linalg.norm(found[name]["gradients"][parameter] - gradient)
+            assert distance <= error * np.linalg.norm(gradient), f"{name}, {parameter}"
 
 
 def test_the_cases_are_what_they_are_called(alone):
