@@ -46,6 +46,7 @@ def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeo
     finally:
         for process in ranks:
             process.kill()
+            process.join()
     return results
 
 

@@ -47,7 +47,7 @@ SHAPE = {
     "head_dim": 8,
     "max_position_embeddings": 128,
     "initializer_range": 0.25,
-    "vocab_size": 261,
+    "vocab_size": 320,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -56,9 +56,9 @@ SHAPE = {
 
 def save_family(folder: Path, family: str, **settings: Any) -> ModelConfig:
     """Write a small random model of a family."""
-    tokenizer = train_tokenizer(TOKENIZER_TEXTS, SHAPE["vocab_size"])
+    tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
     torch.manual_seed(7)
-    config = AutoConfig.for_model(family, **(SHAPE | {"vocab_size": len(tokenizer)} | settings))
+    config = AutoConfig.for_model(family, **(SHAPE | settings))
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return ModelConfig(path=str(folder))
@@ -100,24 +100,24 @@ def toy_pairs(count: int = 21) -> Pairs:
 Found = dict[str, Any]
 
 
-def steps_of(models: dict[str, ModelConfig], cache: Path, shard_over: Any) -> dict[str, Found]:
-    """Gradients, metrics and evaluation of single steps, of each model and objective."""
+def steps_of(models: dict[str, ModelConfig], folder: Path, shard_over: Any) -> dict[str, Found]:
+    """Gradients, metrics and evaluation of single steps, of each model and objective; saves each model in `folder`."""
     world = World.start("cpu")
     sharding = Sharding.of(world, shard_over)
     return {
-        name: _steps_of_model(model, OBJECTIVES if name == "tied" else ("sigmoid",), world, sharding, cache)
+        name: _steps_of_model(model, OBJECTIVES if name == "tied" else ("sigmoid",), world, sharding, folder / name)
         for name, model in models.items()
     }
 
 
 def _steps_of_model(
-    model: ModelConfig, objectives: Collection[str], world: World, sharding: Sharding | None, cache: Path
+    model: ModelConfig, objectives: Collection[str], world: World, sharding: Sharding | None, saved: Path
 ) -> Found:
     tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
     policy = load_policy(model, tokenizer, seed=5, device=world.device, max_length=20, sharding=sharding)
     assert policy.is_sharded == (sharding is not None)
     pairs, fingerprint = toy_pairs(), policy.fingerprint()
-    reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=60, cache_dir=cache, world=world)
+    reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=60, cache_dir=saved / "cache", world=world)
     _move(policy)
     found: Found = {"fingerprint": fingerprint, "layout": policy.layout, "reference": reference.sequences}
     for objective in objectives:
@@ -129,6 +129,9 @@ def _steps_of_model(
                 optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
             )
             found[f"{objective}, {len(rows)} pairs"] = _step(policy, Split(pairs, reference), rows, config, world)
+    state = policy.gathered(keep=world.is_main)
+    if world.is_main:
+        policy.save(saved, tokenizer, state)
     return found
 
 
