@@ -88,6 +88,13 @@ def turns(policy: Policy, batches: Sequence[np.ndarray], pairs: Pairs) -> Iterat
                 (0 * logps.sum()).backward()
 
 
+def gathered_bytes(policy: Policy) -> int:
+    """Bytes of a sharded policy gathered at a time: two layers, for the next is fetched early, and all outside them."""
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in _layers(policy)]
+    rest = sum(p.numel() for p in policy.parameters()) - sum(layers)
+    return policy.compute_dtype.itemsize * (rest + 2 * max(layers, default=0))
+
+
 def _layers(policy: Policy) -> list[nn.Module]:
     """The layers of the decoder: the largest list of modules in it."""
     lists = [module for module in policy.head.decoder.modules() if isinstance(module, nn.ModuleList)]

@@ -13,6 +13,7 @@ from iwpo_fast.config import OptimConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.models.policy import Layout, Policy
+from iwpo_fast.models.sharding import gathered_bytes
 from iwpo_fast.world import World
 
 LAYOUTS: dict[Layout, str] = {
@@ -110,12 +111,13 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     layer = (7 * hidden + 3 * inner) * element
     checkpointed = config.model.gradient_checkpointing
     activations = tokens * (layers * hidden * element + layer if checkpointed else layers * layer)
-    return {
+    memory = {
         "weights": _held(policy.parameters()),
         "gradients": trained,
         "optimiser": 2 * trained,
         "activations": activations,
     }
+    return memory | ({"gathered weights": gathered_bytes(policy)} if policy.is_sharded else {})
 
 
 def _sharding(config: TrainConfig) -> str:
