@@ -31,14 +31,14 @@ loop.accumulate_gradients = killed
 """
 
 KILLED_DURING_A_SAVE = """
-from iwpo_fast.training import checkpoint
-save, calls = checkpoint.save_tensors, []
+from iwpo_fast.training import stored_tensors
+save, calls = stored_tensors.save_tensors, []
 def killed(path, *arguments):
     save(path, *arguments)
     calls.append(path)
     if len(calls) == 3:  # the weights of the second checkpoint are written, its optimiser is not
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save_tensors = killed
+stored_tensors.save_tensors = killed
 """
 
 
