@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, SafetensorError) as error:
         if os.environ.get("IWPO_DEBUG") == "1":
             raise
-        rank = f" on rank {os.environ.get('RANK')}" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+        rank = f" on rank {os.environ['RANK']}" if several else ""
         print(f"iwpo: error{rank}: {' '.join(_sentence(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from iwpo_fast.config import LoraConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
@@ -176,7 +177,10 @@ def train_until(configs: list[TrainConfig], last: int | None) -> None:
 
 
 def half_precision(shard_over: Any) -> dict[str, Found]:
-    """Log-probs, gradients and types in bf16: of a float32 model, and of an adapter on a bf16 base as on a GPU."""
+    """Log-probs, gradients and types in bf16: of a float32 model, and of an adapter on a bf16 base as on a GPU.
+
+    Also how often weights are gathered for one pass forward and backward.
+    """
     world, found = World.start("cpu"), {}
     sharding = Sharding.of(world, shard_over)
     tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
@@ -190,9 +194,10 @@ def half_precision(shard_over: Any) -> dict[str, Found]:
             sharding.apply(policy)
         batch = flat_batch(toy_pairs(), np.arange(4))
         _move(policy)
-        logps = policy(batch)
-        assert isinstance(logps, torch.Tensor)
-        logps.sum().backward()
+        with CommDebugMode() as communication:
+            logps = policy(batch)
+            assert isinstance(logps, torch.Tensor)
+            logps.sum().backward()
         gradients = {name: whole(p.grad) for name, p in policy.trainable_parameters().items()}
         with torch.no_grad():
             hidden = policy.hidden_states(batch)
@@ -202,5 +207,6 @@ def half_precision(shard_over: Any) -> dict[str, Found]:
             "gradients": {name: gradient.numpy().copy() / world.size for name, gradient in gradients.items()},
             "gradient types": {str(gradient.dtype) for gradient in gradients.values()},
             "hidden type": str(hidden.dtype),
+            "gathers": communication.get_comm_counts()[torch.ops.c10d._allgather_base_],
         }
     return found

@@ -199,6 +199,17 @@ def test_a_variable_of_torchrun_that_is_no_number_is_named(variable, tmp_path, c
     assert f"The environment variable {variable} is 'x': unset it, or let torchrun set it." in message
 
 
+def test_an_error_in_a_job_of_several_processes_names_the_rank(capsys, monkeypatch):
+    def fail(settings: object) -> None:
+        raise ValueError("the data are gone.")
+
+    monkeypatch.setitem(RUN, "train", fail)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert main(["train", "--data.path", "x"]) == 2
+    assert capsys.readouterr().err == "iwpo: error on rank 3: the data are gone.\n"
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "step-1"), SafetensorError("No space left")])
 def test_a_full_disk_is_one_sentence(error, capsys, monkeypatch):
     def full(settings: object) -> None:

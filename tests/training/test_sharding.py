@@ -67,11 +67,13 @@ def test_shards_give_the_gradients_metrics_and_files_of_the_whole_model(folder, 
     assert tied.lm_head.weight is tied.model.embed_tokens.weight
 
 
-def test_shards_in_half_precision_keep_float32_gradients_and_the_residual_stream_of_the_whole_model():
+def test_shards_in_half_precision_are_gathered_once_a_pass_and_keep_float32_gradients_and_residual_stream():
     alone, (found, _) = half_precision(1), run_on_ranks(2, half_precision, "all")
     for name, expected in alone.items():
         assert found[name]["gradient types"] == {"torch.float32"}
         assert found[name]["hidden type"] == expected["hidden type"]
+        # Two layers forward and backward; embedding, norm and tied head once for both.
+        assert found[name]["gathers"] == 2 * 2 + 1
         # A frozen base is bf16 in either case; of master weights the whole model reads norms and embedding in float32.
         error = {"adapter": 0.0, "all weights": 0.03}[name]
         np.testing.assert_allclose(found[name]["logps"], expected["logps"], rtol=0, atol=error)
@@ -160,6 +162,12 @@ def test_processes_that_cannot_be_split_into_equal_groups_are_refused(shard_over
     world = World(0, 4, torch.device("cpu"))
     with pytest.raises(ValueError, match=f"shard_over is {shard_over} but the job's 4 processes"):
         Sharding.of(world, shard_over)
+
+
+def test_machines_of_which_one_has_fewer_processes_are_refused():
+    world = World(0, 4, torch.device("cpu"), local_rank=0, local_size=3)
+    with pytest.raises(ValueError, match=r"shard_over is node .* groups of 3"):
+        Sharding.of(world, "node")
 
 
 def test_one_process_shards_nothing():
