@@ -85,11 +85,11 @@ def test_shards_in_half_precision_are_gathered_once_a_pass_and_keep_float32_grad
 def test_the_cases_are_what_they_are_called(alone):
     assert {step.split(",")[0] for step in alone["tied"] if "pairs" in step} == OBJECTIVES.keys()
     assert {model: steps["layout"] for model, steps in alone.items()} == {
-        "tied": "flat",
-        "untied, recomputed": "flat",
+        "tied": "shared",
+        "untied, recomputed": "shared",
         "padded": "padded",
-        "adapter": "flat",
-        "adapted head": "flat",
+        "adapter": "shared",
+        "adapted head": "shared",
     }
     assert alone["tied"]["five with statistics of the step, 13 pairs"]["state"]
 
