@@ -6,6 +6,10 @@ from typing import Any
 
 OURS = ("default", "iwpo", "soft", "soft_ensemble", "labels_only")
 RIVALS = ("cheap_rival", "d_dpo", "e_dpo", "p_dpo", "wpo")
+PURE_FORM = (
+    "IWPO in the names of arms is the pure form, τ = 2 and γ = 2, with soft labels of strength 0.75 where they are named; "
+    "the library's defaults are weaker: [their choice and confirmation](quality-exact-defaults.md)."
+)
 MAIN_ARMS = (*OURS, *RIVALS, "oracle", "soft_oracle")
 
 
@@ -14,7 +18,8 @@ def markdown(result: dict[str, Any]) -> str:
     budget = result["main_budget"]
     parts = [
         f"Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = {budget:g} nat; 95 % intervals over "
-        f"{result['worlds']} worlds, paired. Bold: the interval excludes zero."
+        f"{result['worlds']} worlds, paired. Bold: the interval excludes zero.",
+        PURE_FORM + " The last column says over how many regimes a mean is; those over fewer cannot be compared.",
     ]
     if result["regimes"]:
         parts += [_over_regimes(result), _by_regime(result, "regimes", MAIN_ARMS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.quality.exact.arms import ARMS
+from benchmarks.quality.exact.report import PURE_FORM
 
 HEADER = ("arm", "seeds", "gain, DPO = 100", "95 %", "gain", "win rate", "change, points", "95 %", "reached")
 
@@ -21,6 +22,8 @@ def markdown(result: dict[str, Any]) -> str:
         "Gain: gold reward over the supervised policy's, in standard deviations within a task. Paired by seed, with "
         "Student's 95 % intervals. Bold: zero outside the interval. Reached: share of seeds and budgets in which "
         "an arm got so far.",
+        "",
+        PURE_FORM,
     ]
     for budgets in (result["budgets"], *([budget] for budget in result["budgets"])):
         rows = [row for row in result["comparisons"] if list(row["budgets"]) == list(budgets)]
