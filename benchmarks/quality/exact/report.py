@@ -7,7 +7,7 @@ from typing import Any
 OURS = ("default", "iwpo", "soft", "soft_ensemble", "labels_only")
 RIVALS = ("cheap_rival", "d_dpo", "e_dpo", "p_dpo", "wpo")
 PURE_FORM = (
-    "IWPO in the names of arms is the pure form, τ = 2 and γ = 2, with soft labels of strength 0.75 where they are named; "
+    "IWPO in the names of arms is the pure form, τ = 2 and γ = 2, soft labels have strength 0.75; "
     "the library's defaults are weaker: [their choice and confirmation](quality-exact-defaults.md)."
 )
 MAIN_ARMS = (*OURS, *RIVALS, "oracle", "soft_oracle")
