@@ -49,6 +49,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
         ours, theirs = Pipe()
         thread = ThreadAsProcess(target=processes._run, args=(theirs, task, arguments), daemon=True)
         thread.start()
+        ours.poll(60)  # Threads share the random numbers that models are made of, so they make ready one by one.
         return ours, thread
 
     monkeypatch.setattr(processes, "_start", start)
