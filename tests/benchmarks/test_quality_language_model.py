@@ -15,7 +15,7 @@ from benchmarks.quality.exact.arms import ARMS
 from benchmarks.quality.exact.policy import ArmData
 from benchmarks.quality.language_model import run
 from benchmarks.quality.language_model.compare import at_budget, compare
-from benchmarks.quality.language_model.plan import FULL, MAIN, OTHERS, SHORT, Plan
+from benchmarks.quality.language_model.plan import FULL, MAIN, OTHER_WORLDS, OTHERS, SHORT, Plan
 from benchmarks.quality.language_model.sampling import kl_along, sample
 from benchmarks.quality.language_model.settings import LabSettings
 from benchmarks.quality.language_model.simulate import win_rate
@@ -155,7 +155,7 @@ def test_pairs_of_an_arm_hold_its_columns_and_no_gold() -> None:
 
 
 def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
-    for plan in (FULL, SHORT):
+    for plan in (FULL, OTHER_WORLDS, SHORT):
         jobs = plan.jobs()
         assert len(jobs) == len(set(jobs))
         assert {arm for _, arm in jobs} <= ARMS.keys()

@@ -36,6 +36,14 @@ class Plan:
 
 
 FULL = Plan(LabSettings(), ((MAIN, range(5)), (OTHERS, range(2)), (MAIN, range(5, 8)), (OTHERS, range(2, 3))))
+OTHER_WORLDS = Plan(
+    LabSettings(),
+    (
+        (("dpo", "default", "iwpo", "soft_ensemble", "labels_only", "p_dpo", "oracle"), range(5)),
+        (("dpo", "default", "iwpo"), range(5, 14)),
+    ),
+)
+"""Of other noise or with a length bias. More seeds were added after the first six had been seen at a noise of 0.3."""
 SHORT = Plan(
     LabSettings(
         model=TinyConfig(vocab_size=512, hidden_size=96, layers=2, heads=4),

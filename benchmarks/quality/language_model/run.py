@@ -20,7 +20,7 @@ import iwpo_fast
 from benchmarks import environment
 from benchmarks.quality.language_model import plot, report
 from benchmarks.quality.language_model.compare import BASELINE, compare
-from benchmarks.quality.language_model.plan import FULL, SHORT, Plan
+from benchmarks.quality.language_model.plan import FULL, OTHER_WORLDS, SHORT, Plan
 from benchmarks.quality.language_model.settings import LabSettings
 from benchmarks.quality.language_model.simulate import Laboratory
 from benchmarks.quality.language_model.world import supervise
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> Path:
     options = _parse(arguments)
     torch.set_num_threads(1)
     started = time.monotonic()
-    plan = SHORT if options.short else FULL
+    usual = all(value == vars(NORMAL)[name] for name, value in _worlds(options).items())
+    plan = SHORT if options.short else FULL if usual else OTHER_WORLDS
     settings = replace(plan.settings, **_worlds(options))
     parts = options.parts / _digest(settings)
     facts = environment.describe(torch.device("cpu"), options.commit)
