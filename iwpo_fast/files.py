@@ -14,17 +14,22 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+OLD = ".old.tmp"
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or folder at; it takes the place of `path` when the body ends."""
+    """Yield a path beside `path` to write a file or folder at; it takes the place of `path` when the body ends.
+
+    A file is replaced at once. A folder is absent between two renames; `remove_leftovers` brings the old one back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield aside
         _sync(aside)
         if path.is_dir():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{OLD}")
             os.replace(path, old)
             os.replace(aside, path)
             shutil.rmtree(old)
@@ -38,7 +43,11 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing aside in `folder`."""
+    """Remove what a killed process was writing aside in `folder`; a folder that it had moved away only comes back."""
+    for old in folder.glob(f".*{OLD}"):
+        path = folder / old.name.removesuffix(OLD).rpartition(".")[0].removeprefix(".")
+        if not path.exists():
+            os.replace(old, path)
     for aside in folder.glob(".*.tmp"):
         if aside.is_dir():
             shutil.rmtree(aside)

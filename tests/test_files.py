@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from iwpo_fast.files import remove_leftovers, written_aside
@@ -33,6 +35,37 @@ def test_a_folder_replaces_a_folder(tmp_path):
         aside.mkdir()
         (aside / "b").write_text("new")
     assert [file.name for file in path.iterdir()] == ["b"]
+
+
+def test_a_folder_that_a_kill_left_moved_away_comes_back(tmp_path, monkeypatch):
+    path = tmp_path / "folder.d"
+    path.mkdir()
+    (path / "a").write_text("old")
+    replace, calls = os.replace, []
+
+    def killed_between(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed_between)
+    with pytest.raises(KeyboardInterrupt), written_aside(path) as aside:
+        aside.mkdir()
+        (aside / "b").write_text("new")
+    assert not path.exists()
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_moved_away_and_replaced_goes(tmp_path):
+    (tmp_path / ".folder.0123abcd.old.tmp").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "b").write_text("new")
+    remove_leftovers(tmp_path)
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["folder", "folder/b"]
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
