@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Context:
     config: RunConfig
     folder: PipelineFolder
     world: World
+    loaded: dict[str, Policy] = field(default_factory=dict, repr=False)
 
     @cached_property
     def alone(self) -> Context:
@@ -59,14 +60,19 @@ class Context:
     def held_out(self) -> Pairs | None:
         return self._tokenised(self._read(self.folder.held_out)) if self.folder.held_out.exists() else None
 
-    @cached_property
+    @property
     def policy(self) -> Policy:
-        """The model as it is before training."""
-        return self._load(self.model)
+        """The model as it is before training; `alone` shares it."""
+        if "policy" not in self.loaded:
+            self.loaded["policy"] = self._load(self.model)
+        return self.loaded["policy"]
 
     def new_policy(self, lora: LoraConfig) -> Policy:
-        """The model with a new adapter."""
-        return self._load(replace(self.model, lora=lora))
+        """The model with a new adapter, that of `rewards.tuning`."""
+        try:
+            return self._load(replace(self.model, lora=lora))
+        except ValueError as error:
+            raise ValueError(str(error).replace("model.lora", "rewards.tuning.lora", 1)) from error
 
     def _load(self, model: ModelConfig) -> Policy:
         config, device = self.config, self.world.device
@@ -74,8 +80,7 @@ class Context:
 
     def release_policy(self) -> None:
         """Leave the memory to a policy that is trained; whoever needs this one again loads it again."""
-        for context in (self, self.alone):
-            context.__dict__.pop("policy", None)
+        self.loaded.clear()
 
     @cached_property
     def fingerprint(self) -> str:

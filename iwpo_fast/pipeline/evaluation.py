@@ -12,7 +12,7 @@ from iwpo_fast.data.order import micro_batches
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.pipeline.context import Context
-from iwpo_fast.training.checkpoint import load_weights
+from iwpo_fast.training.checkpoint import checkpoints, load_weights
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.run_folder import RunFolder
 
@@ -37,9 +37,12 @@ def evaluate_held_out(context: Context, pairs: Pairs, cluster: np.ndarray) -> di
 
 def _margins(context: Context, pairs: Pairs) -> np.ndarray:
     """float64 [P]: reward of the chosen minus that of the rejected completion, in the trained policy's own scale."""
+    trained = RunFolder(context.folder.training).checkpoints
+    if not checkpoints(trained):
+        raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
     loss, policy, world = PreferenceLoss(context.config.objective), context.policy, context.world
     split = Split(pairs, context.reference_of(pairs) if loss.mixture.uses_reference else None)
-    load_weights(RunFolder(context.folder.training).checkpoints, policy.trainable_parameters())
+    load_weights(trained, policy.trainable_parameters())
     policy.eval()
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
     budget = context.config.optim.tokens_per_batch

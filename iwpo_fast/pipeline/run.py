@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from iwpo_fast.config import RunConfig
@@ -43,17 +44,24 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     manifest = Manifest(folder.manifest)
     context = Context(config, folder, world)
     first = NAMES.index(start) if start else 0 if force else len(STAGES)
+    checked = False
     for number, stage in enumerate(STAGES):
         if only is not None and stage.name != only:
             continue
         _require(stage, manifest, folder)
-        settings = stage.settings(config)
-        key = key_of(stage.name, settings, {name: manifest[name].outputs for name in stage.needs})
+        if only is not None:
+            _refuse_stale(stage, STAGES[:number], manifest, config)
+        settings, key = _told(stage, manifest, config)
         title = f"[{number + 1}/{len(STAGES)}] {stage.name}: {stage.what}"
         again = number >= first or only is not None
         if not again and manifest.is_current(stage.name, key):
             _say(world, f"{title} (done before)")
             continue
+        if not checked and world.is_main:
+            for later in STAGES[number:] if only is None else (stage,):
+                if later.check is not None:
+                    later.check(context.alone)
+        checked = True
         if config.dry_run:
             _say(world, f"{title} (to do, and what follows from it)")
             return
@@ -128,6 +136,22 @@ def _require(stage: Stage, manifest: Manifest, folder: PipelineFolder) -> None:
             f"The stage {stage.name} needs {' and '.join(missing)}, which {folder.path} does not have: run without "
             "--only first."
         )
+
+
+def _refuse_stale(stage: Stage, before: Sequence[Stage], manifest: Manifest, config: RunConfig) -> None:
+    """Raise ValueError if a stage before this one would be done again."""
+    for earlier in before:
+        if not manifest.is_current(earlier.name, _told(earlier, manifest, config)[1]):
+            raise ValueError(
+                f"--only {stage.name} reads what the stage {earlier.name} left, but settings or files have changed "
+                f"since: run without --only, or --only {earlier.name} first."
+            )
+
+
+def _told(stage: Stage, manifest: Manifest, config: RunConfig) -> tuple[dict[str, object], str]:
+    """The settings of a stage, and the key of its work with what the stages before it left."""
+    settings = stage.settings(config)
+    return settings, key_of(stage.name, settings, {name: manifest[name].outputs for name in stage.needs})
 
 
 def _say(world: World, line: str) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from iwpo_fast.pipeline.checks import NO_SCORES
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.tuned_rewards import tuned_rewards
 from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns
@@ -39,12 +40,31 @@ def scores_from_features(
 def scores_from_data(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
     columns = context.pairs.columns
     if "score_chosen" not in columns:
-        raise ValueError(
-            "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set "
-            "rewards.source to features."
-        )
+        raise ValueError(NO_SCORES)
     given = columns["score_chosen"], columns["score_rejected"]
+    _check_scores(context, table, *given)
     return scores_from_columns(*given, table, prompt_cluster, context.config.rewards)
+
+
+def _check_scores(context: Context, table: PairTable, chosen: np.ndarray, rejected: np.ndarray) -> None:
+    """Raise ValueError, naming rows, if a pair has no score, or a completion has another one in another pair."""
+    rows = context.rows
+    assert context.pairs.row is not None
+    number = np.tile(rows.numbers[context.pairs.row], 2)
+    response = np.concatenate([table.chosen, table.rejected])
+    score = np.concatenate([chosen, rejected]).reshape(len(response), -1)
+    absent = np.isnan(score).any(axis=1)
+    if absent.any():
+        raise ValueError(
+            f"In {rows.source}, row {number[absent][0]} lacks a score although rewards.source is columns: give every "
+            "pair both scores, or leave the pair out."
+        )
+    _, first, which = np.unique(response, return_index=True, return_inverse=True)
+    other = (score != score[first[which]]).any(axis=1)
+    if other.any():
+        pair = int(other.argmax())
+        two = f"rows {number[first[which[pair]]]} and {number[pair]}"
+        raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
 
 
 def scores_from_model(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:

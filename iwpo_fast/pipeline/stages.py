@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 from iwpo_fast.config import RunConfig
-from iwpo_fast.data import Pairs, read_rows
+from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json, save_tensors, written_aside
 from iwpo_fast.importance import PairText, PairWeights, pair_weights, weight_report
@@ -21,6 +21,7 @@ from iwpo_fast.importance.from_scores import pair_rewards
 from iwpo_fast.importance.histogram import save_histogram
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.reference_pass import cache_key, pass_settings
+from iwpo_fast.pipeline.checks import check_backend, check_data, check_model, check_reward_model, read_data
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.evaluation import evaluate_held_out
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -48,6 +49,7 @@ class Stage:
         settings: the part of the configuration that its files depend on, and the content of outside inputs.
         outputs: files it writes; those that do not apply are absent.
         run: does it.
+        check: raises ValueError for what would stop it late and can be told early; nothing of this call is there yet.
         everywhere: all ranks take part, not the first alone.
         folder: a folder of its own that can be gone on with if the inputs are the same, and is removed if they differ.
     """
@@ -58,13 +60,14 @@ class Stage:
     settings: Callable[[RunConfig], dict[str, Any]]
     outputs: Callable[[PipelineFolder], list[Path]]
     run: Callable[[Context], Result]
+    check: Callable[[Context], None] | None = None
     everywhere: bool = False
     folder: Callable[[PipelineFolder], Path] | None = None
 
 
 def prepare(context: Context) -> Result:
     """Read the data, bring it into one form and hold rows out; make the built-in model, if that is what is trained."""
-    source = read_rows(context.config.data)
+    source = read_data(context.config)
     if context.config.model.path == "tiny":
         _make_tiny_model(context, source.train)
     write_rows(context.folder.prepared, source.train, source.train.columns)
@@ -76,6 +79,9 @@ def prepare(context: Context) -> Result:
 
 def reference(context: Context) -> Result:
     """One pass of the frozen model: log-probs of every completion, and features of prompts and completions."""
+    tuning = context.config.rewards.tuning
+    if tuning is not None and context.world.is_main:
+        context.new_policy(tuning.lora)  # an adapter that does not fit is refused here, not after the pass
     features = _features(context)
     if context.held_out is not None:
         _held_out_features(context)
@@ -248,6 +254,11 @@ def _pass_settings(config: RunConfig) -> dict[str, Any]:
     return {"tokens": tokens, "content": content} | _sections(config, "model", "seed")
 
 
+def _reward_settings(config: RunConfig) -> dict[str, Any]:
+    model = config.rewards.model
+    return _sections(config, "rewards", "seed") | ({} if model is None else {"content": content_of(model)})
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -260,6 +271,7 @@ STAGES = (
         settings=_data_settings,
         outputs=lambda folder: [folder.prepared, folder.held_out, *_files(folder.tiny_model)],
         run=prepare,
+        check=check_data,
     ),
     Stage(
         "reference",
@@ -268,6 +280,7 @@ STAGES = (
         settings=_pass_settings,
         outputs=lambda folder: [folder.table],
         run=reference,
+        check=check_model,
         everywhere=True,
     ),
     Stage(
@@ -277,14 +290,16 @@ STAGES = (
         settings=lambda config: _sections(config, "clusters", "seed"),
         outputs=lambda folder: [folder.clusters, folder.prompt_clusters],
         run=cluster,
+        check=check_backend,
     ),
     Stage(
         "reward",
         "rewards whose levels can be compared",
         needs=("prepare", "reference", "cluster"),
-        settings=lambda config: _sections(config, "rewards", "seed"),
+        settings=_reward_settings,
         outputs=lambda folder: [folder.rewards, folder.reward_report],
         run=reward,
+        check=check_reward_model,
         folder=lambda folder: folder.tuned,
     ),
     Stage(
@@ -309,7 +324,7 @@ STAGES = (
         "evaluate",
         "accuracy on held-out pairs",
         needs=("prepare", "cluster", "train"),
-        settings=lambda config: {},
+        settings=lambda config: _pass_settings(config) | _sections(config, "objective"),
         outputs=lambda folder: [folder.evaluation, folder.report],
         run=evaluate,
         everywhere=True,

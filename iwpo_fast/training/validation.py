@@ -91,8 +91,8 @@ def check_optim(optim: OptimConfig, name: str) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise ValueError for a seed that PyTorch or NumPy would refuse."""
-    _check_all([(0 <= seed < 2**63, "seed", seed, "0 or more and less than 2**63")])
+    """Raise ValueError for a seed that PyTorch, NumPy or scikit-learn would refuse."""
+    _check_all([(0 <= seed < 2**32, "seed", seed, "0 or more and less than 2**32")])
 
 
 def check_folder(setting: str, folder: Path) -> None:

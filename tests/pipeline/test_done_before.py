@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline_cases import DATA, STAGES, read_jsonl, results, stages_done, toy_config, write_jsonl
+import torch
+from pipeline_cases import DATA, STAGES, read_jsonl, results, stages_done, toy_config, toy_rows, write_jsonl
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from iwpo_fast.config import ModelConfig, RunConfig
+from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, RewardConfig, RunConfig
 from iwpo_fast.files import save_json
 
 
@@ -72,6 +74,43 @@ def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied):
     assert stages_done(config) == STAGES[1:]
 
 
+def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_sees_the_same(copied):
+    held_out = [
+        row | {"prompt": f"{'long ' * 200 if i % 2 else ''}{row['prompt']}"} for i, row in enumerate(toy_rows(8))
+    ]
+    write_jsonl("held_out.jsonl", held_out)
+    config = toy_config(objective=ObjectiveConfig(name="e_dpo"))
+    config.data = DataConfig(path=DATA, eval_path="held_out.jsonl", max_length=96, truncation="drop")
+    write_jsonl(DATA, [row for row in read_jsonl(DATA) if not row["prompt"].startswith("long")])
+
+    def evaluated() -> int:
+        return json.loads(Path("run/evaluation/evaluation.json").read_text())["all"]["pairs"]
+
+    stages_done(config)
+    few = evaluated()
+    config.data.max_length = 2000
+    assert stages_done(config)[-1] == "evaluate"
+    assert evaluated() == len(held_out) > few
+
+
+def test_a_changed_reward_model_redoes_the_rewards_though_its_path_is_the_same(copied):
+    def save_reward_model(seed: int) -> None:
+        tokenizer = AutoTokenizer.from_pretrained("run/prepared/tiny")
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        torch.manual_seed(seed)
+        LlamaForSequenceClassification(LlamaConfig(vocab_size=len(tokenizer), num_labels=1, **sizes)).save_pretrained(
+            "rm"
+        )
+        tokenizer.save_pretrained("rm")
+
+    save_reward_model(0)
+    config = toy_config(rewards=RewardConfig(source="model", model="rm"))
+    assert stages_done(config)[0] == "reward"
+    assert stages_done(config) == []
+    save_reward_model(1)
+    assert stages_done(config)[0] == "reward"
+
+
 def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied):
     template = copied / "template.jinja"
     config = toy_config()
@@ -130,6 +169,27 @@ def test_only_one_stage_of_changed_settings_is_done_and_the_next_call_catches_up
     config.weights.tau = 1.0
     assert stages_done(config, only="weigh") == ["weigh"]
     assert stages_done(config) == ["train", "evaluate"]
+
+
+CHANGED_BEFORE = [("max_length", "reference"), ("path", "prepare"), ("limit", "prepare")]
+
+
+@pytest.mark.parametrize(("name", "stage"), CHANGED_BEFORE)
+def test_only_one_stage_is_refused_where_an_earlier_one_has_changed(copied, name, stage):
+    before = results(copied)
+    config = toy_config()
+    shutil.copy(DATA, "copy.jsonl")
+    setattr(config.data, name, {"max_length": 32, "path": "copy.jsonl", "limit": 50}[name])
+    with pytest.raises(ValueError, match=f"--only weigh reads what the stage {stage} left, but settings or files have"):
+        stages_done(config, only="weigh")
+    assert results(copied) == before
+
+
+def test_evaluation_without_checkpoints_is_one_sentence(copied):
+    shutil.rmtree("run/train/checkpoints")
+    with pytest.raises(ValueError, match="checkpoints holds no checkpoint to evaluate: run again with --from train"):
+        stages_done(toy_config(), start="evaluate")
+    assert stages_done(toy_config(), start="train") == STAGES[5:]
 
 
 def test_a_dry_run_says_what_is_to_do_and_writes_nothing(copied, capsys):

@@ -1,0 +1,88 @@
+"""What is refused before any stage has worked, and in a dry run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_cases import DATA, TINY, stages_done, toy_config, toy_rows, write_jsonl
+from transformers import LlamaConfig
+
+from iwpo_fast.cli import main
+from iwpo_fast.config import ClusterConfig, LoraConfig, ModelConfig, OptimConfig, RewardConfig, TuningConfig
+from iwpo_fast.pipeline import context as context_module
+from iwpo_fast.pipeline.context import Context
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.world import World
+
+REFUSED = [
+    (["--rewards.source", "model", "--rewards.model", "absent"], "rewards.model absent is neither a folder nor a hub"),
+    (["--rewards.source", "model", "--rewards.model", "three"], "rewards.model three has 3 labels"),
+    (["--rewards.source", "columns"], "rewards.source is columns but the data have no score_chosen"),
+    (["--clusters.backend", "cuml"], "The k-means backend cuml needs"),
+    (["--model.path", "absent"], "absent"),
+    (["--seed", str(2**32)], "seed is 4294967296: it must be 0 or more and less than 2**32."),
+]
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+@pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
+def test_what_would_fail_late_is_refused_before_anything_is_made(place, capsys, monkeypatch, flags, sentence, dry_run):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    LlamaConfig(num_labels=3).save_pretrained("three")
+    write_jsonl(DATA, toy_rows(4))
+    call = ["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", "--dry_run", dry_run, *flags]
+    assert main(call) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("iwpo: error: ") and said.count("\n") == 1
+    assert not (place / "run" / "prepared").exists()
+
+
+@pytest.mark.parametrize("content", [None, '{"chosen": 1}\n'])
+def test_a_dry_run_refuses_data_that_cannot_be_read(place, content):
+    if content is not None:
+        Path(DATA).write_text(content)
+    with pytest.raises(ValueError, match=r"pairs\.jsonl"):
+        stages_done(toy_config(dry_run=True))
+    assert not (place / "run").exists()
+
+
+def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatch):
+    config = toy_config(clusters=ClusterConfig(count=3, min_pairs=8, backend="cuml"))
+    monkeypatch.setattr("iwpo_fast.pipeline.checks.choose_backend", lambda name: name)
+    monkeypatch.setattr("iwpo_fast.rewards.clusters.choose_backend", lambda name: "sklearn")
+    stages_done(config)
+    monkeypatch.undo()
+    monkeypatch.chdir(copied)
+    config.weights.tau = 1.0
+    assert stages_done(config)[0] == "weigh"
+    with pytest.raises(ValueError, match="backend cuml needs"):
+        stages_done(config, start="cluster")
+
+
+def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_its_own_name(place):
+    write_jsonl(DATA, toy_rows(8))
+    tuning = TuningConfig(lora=LoraConfig(target_modules=["nowhere"]), optim=OptimConfig(max_steps=1))
+    with pytest.raises(ValueError, match=r"^rewards\.tuning\.lora does not fit"):
+        stages_done(toy_config(rewards=RewardConfig(tuning=tuning)))
+    assert not list(place.glob("run/cache/**/*response*")) and not (place / "run/reference").exists()
+
+
+def test_the_first_process_alone_shares_the_policy_and_releases_it_for_all(place, monkeypatch):
+    loaded: list[object] = []
+
+    def load(*_: object, **__: object) -> object:
+        loaded.append(object())
+        return loaded[-1]
+
+    monkeypatch.setattr(context_module, "load_policy", load)
+    monkeypatch.setattr(context_module, "load_tokenizer", load)
+    config = toy_config(model=ModelConfig(path="model", tiny=TINY))
+    context = Context(config, PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")))
+    policy = context.policy
+    assert context.alone is not context and context.alone.policy is policy
+    context.alone.release_policy()
+    assert context.policy is not policy
+    assert context.alone.policy is context.policy
