@@ -265,21 +265,26 @@ class WeightConfig:
     """Importance weights from calibrated rewards (IRPSS).
 
     The defaults were chosen in this project's laboratory (`benchmarks/results/quality-exact-defaults.md`): importance
-    of the chosen completion alone, as unequal as the noise of the rewards warrants, and plain DPO where pairs are
-    plenty. The pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than
-    DPO. Soft labels of 0.75 gained 1 to 3 % with many pairs, and lost up to 1 % where rewards see half of the truth.
+    of the chosen completion alone, as unequal as the noise of the rewards warrants, and plain DPO where the members of
+    an ensemble agree, as they do where pairs are plenty. A single score per response (`rewards.source` columns or
+    model, or an ensemble of one) says nothing of its noise and always weighs, at 0.9: who brings a reward model wants
+    it used, but where it shares a bias of the labels, or sees half of the truth, that lost about 1 % against DPO. The
+    pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than DPO. Soft
+    labels of 0.75 gained 1 to 3 % with many pairs, and lost up to 1 % where rewards see half of the truth.
 
     Args:
         method: `irpss`; `density_ratio` and `rejection` weigh by how well the rewards explain the label
             (arXiv 2405.18686); `none` gives every pair weight 1.
         tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
             effective sample size of every large cluster above `ess_target`.
-        gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out.
+        gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out. It needs a
+            number for `tau` or `ess_target`, and so does `rejected_exponent`.
         rejected_exponent: How much of the rejected completion's reward enters the weight.
         baseline: What a reward is compared with: `cluster` its cluster alone, `group` all candidates of its prompt,
             `shrunk` these as far as levels of prompts differ by more than chance; best with four or more candidates.
         ess_target: Effective sample size, as a fraction of the pairs, for `tau: ess`. `noise` takes it from how far the
             members of the ensemble disagree: the more, the smaller, and 1 where they agree; 0.9 without an ensemble.
+            From 0.99 on all weights are 1.
         ratio_scale: Risk, in nats, over which the weight of `density_ratio` falls by a factor e; the unit of risk of
             `rejection`.
         ratio_alpha: Order of the divergence of `rejection`; at 3 the weight falls linearly with the risk, to 0.

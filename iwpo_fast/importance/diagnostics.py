@@ -82,6 +82,7 @@ class WeightReport:
         clusters: one summary for each cluster with pairs.
         edges, counts: histogram of the weights, B + 1 edges and B counts.
         largest: the pairs with the largest weights, largest first.
+        agreed: all weights are 1 because the members of the ensemble agree.
     """
 
     pairs: int
@@ -93,6 +94,7 @@ class WeightReport:
     edges: list[float]
     counts: list[int]
     largest: list[LargeWeight]
+    agreed: bool
 
     def lines(self) -> list[str]:
         """The summary as lines for a terminal."""
@@ -100,6 +102,7 @@ class WeightReport:
         noise = "" if self.noise is None else f" | noise of rewards {self.noise:.1%}"
         lines = [
             f"{self.pairs:,} pairs | ess {self.ess:.1%} | skipped {self.skipped:.1%}{tau}{noise}",
+            *(["the rewards agree: all weights are 1, as in plain DPO"] if self.agreed else []),
             "cluster     pairs  trust    ess     min     max  skipped  label smoothing",
         ]
         for c in self.clusters:
@@ -174,6 +177,7 @@ def weight_report(
             )
             for i in np.argsort(-weight, kind="stable")[:largest].tolist()
         ],
+        agreed=weights.agreed,
     )
 
 

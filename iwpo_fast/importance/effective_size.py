@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 LARGE_CLUSTER = 256
-"""Pairs from which a cluster is large: the default of `ClusterConfig.min_pairs`."""
+"""Pairs from which a cluster is large: the default of `ClusterConfig.min_pairs`.
+
+It does not follow the setting: how far an effective sample size of few pairs can be judged has nothing to do with which
+clusters were merged.
+"""
 
 
 def ess_fraction(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> tuple[float, np.ndarray]:

@@ -33,7 +33,7 @@ def noise_share(gaps: np.ndarray) -> float | None:
 def effective_size_for(noise: float | None) -> float:
     """Effective sample size to keep: 1 - SLOPE (noise - PLENTY), at least LOWEST; UNKNOWN for unknown noise.
 
-    From EVEN on it is 1: so little is not worth a temperature, and might have none.
+    From EVEN on it is 1: so little is not worth a temperature.
     """
     if noise is None:
         return UNKNOWN

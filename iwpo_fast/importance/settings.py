@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from iwpo_fast.config import WeightConfig
+from iwpo_fast.importance.noise import EVEN
 
 
 def check_weight_settings(settings: WeightConfig) -> None:
@@ -30,3 +31,24 @@ def check_weight_settings(settings: WeightConfig) -> None:
     for holds, name, value, wanted in must_be:
         if not holds:
             raise ValueError(f"weights.{name} is {value}: it must be {wanted}.")
+    if settings.method == "irpss":
+        _check_temperature(settings)
+
+
+def _check_temperature(settings: WeightConfig) -> None:
+    """No setting of the temperature, or of what it cannot make even, may be without effect."""
+    tau, target = settings.tau, settings.ess_target
+    if tau != "ess":
+        if target != "noise":
+            raise ValueError(
+                f"weights.ess_target is {target} and weights.tau is {tau}, which keeps to no target: set weights.tau "
+                "to ess, or leave weights.ess_target out."
+            )
+        return
+    for name in ("gamma", "rejected_exponent"):
+        value = getattr(settings, name)
+        if value != 0 and (target == "noise" or target >= EVEN):
+            raise ValueError(
+                f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
+                f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
+            )

@@ -110,6 +110,7 @@ class PairWeights:
         ess: effective sample size (Σω)²/Σω² of the weights before resampling, as a fraction of the pairs.
         cluster_ess: float64 [G], the same for each cluster; NaN for a cluster without pairs.
         cluster_pairs: int64 [G], pairs of each cluster.
+        agreed: all weights are 1 because the members of the ensemble agree (`ess_target: noise`).
     """
 
     weight: np.ndarray
@@ -119,6 +120,7 @@ class PairWeights:
     ess: float
     cluster_ess: np.ndarray
     cluster_pairs: np.ndarray
+    agreed: bool = False
 
     def check(self, settings: WeightConfig) -> None:
         """Refuse weights that rest on too few pairs, over all or in a large cluster, unless `settings.force`.
@@ -129,8 +131,9 @@ class PairWeights:
         groups = [(self.ess, f"all {len(self.weight):,} pairs")]
         for k in np.flatnonzero(is_large(self.cluster_pairs)):
             groups.append((float(self.cluster_ess[k]), f"the {self.cluster_pairs[k]:,} pairs of cluster {k}"))
-        lowest, name = min(groups)
-        if lowest < settings.min_ess and not settings.force:
+        low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
+        if low and not settings.force:
+            lowest, name = min(low)
             remedy = "raise weights.tau" if self.tau is not None else "raise weights.ratio_scale"
             raise ValueError(
                 f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "

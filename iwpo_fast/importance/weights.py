@@ -9,7 +9,7 @@ from iwpo_fast.importance.baseline import log_levels
 from iwpo_fast.importance.density_ratio import log_alpha_ratio, log_kl_ratio, pair_risk
 from iwpo_fast.importance.effective_size import ess_fraction
 from iwpo_fast.importance.irpss import log_importance, log_preferred
-from iwpo_fast.importance.noise import effective_size_for
+from iwpo_fast.importance.noise import EVEN, effective_size_for
 from iwpo_fast.importance.normalise import normalise
 from iwpo_fast.importance.resampling import systematic_counts
 from iwpo_fast.importance.settings import check_weight_settings
@@ -32,10 +32,18 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
         seed: seed of resampling; weighting is deterministic.
 
     Raises:
-        ValueError: a setting cannot work, `tau: ess` finds no temperature, or a baseline lacks its candidates.
+        ValueError: a setting cannot work, `tau: ess` finds no temperature, a baseline lacks its candidates, or weights
+            are not finite.
     """
     check_weight_settings(settings)
-    tau, weight = _weigh(rewards, settings)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        tau, weight = _weigh(rewards, settings)
+    if not np.all(np.isfinite(weight)):
+        name = "ratio_scale" if tau is None else "tau"
+        raise ValueError(
+            f"With weights.{name} {getattr(settings, name)} and rewards up to {np.abs(rewards.chosen).max():.3g} some "
+            f"weights are not finite: raise weights.{name}."
+        )
     ess, cluster_ess = ess_fraction(weight, rewards.cluster, rewards.clusters)
     counts = None
     if settings.realisation == "resampling":
@@ -49,6 +57,7 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
         ess=ess,
         cluster_ess=cluster_ess,
         cluster_pairs=np.bincount(rewards.cluster, minlength=rewards.clusters),
+        agreed=settings.method == "irpss" and settings.ess_target == "noise" and tau is None,
     )
 
 
@@ -73,11 +82,17 @@ def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, 
         importance = log_importance(rewards, levels(tau), tau=tau, rejected_exponent=settings.rejected_exponent)
         return finish(importance + preferred)
 
-    if settings.tau == "ess":
-        target = effective_size_for(rewards.noise) if settings.ess_target == "noise" else settings.ess_target
-        if settings.ess_target == "noise" and target == 1:
-            return None, np.ones(len(rewards))
-        tau = smallest_temperature(at, cluster, clusters, target=target)
-    else:
-        tau = settings.tau
+    if settings.tau != "ess":
+        return settings.tau, at(settings.tau)
+    target = effective_size_for(rewards.noise) if settings.ess_target == "noise" else settings.ess_target
+    if target >= EVEN:
+        return None, np.ones(len(rewards))
+    spread = (1 + abs(settings.rejected_exponent)) * _range(rewards)
+    tau = smallest_temperature(at, cluster, clusters, target=target, spread=spread)
     return tau, at(tau)
+
+
+def _range(rewards: PairRewards) -> float:
+    """Largest minus smallest reward of a completion."""
+    candidates = [] if rewards.candidates is None else [rewards.candidates.reward]
+    return float(np.ptp(np.concatenate([rewards.chosen, rewards.rejected, *candidates])))

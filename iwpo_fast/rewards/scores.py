@@ -30,10 +30,9 @@ class RewardScores:
     """Rewards of C responses in G clusters.
 
     Attributes:
-        raw: [C, members] fp64, by each member of the ensemble, in no common unit.
+        raw: [C, members] fp64, by each member of the ensemble; clusters have no common unit.
         calibrated: [C] fp64, log-odds: clip(s_k (mean of the members - a_k), ± max_reward).
         members_calibrated: [C, members] fp64, the members under the same map: a family of reward models.
-        uncertainty: [C] fp64, standard deviation over `members_calibrated`; 0 for a single member.
         trust: [G] fp64 in [0, 1], how far labels may be doubted by these rewards.
         slope: [G] fp64, s_k >= 0.
         centre: [G] fp64, a_k.
@@ -43,7 +42,6 @@ class RewardScores:
     raw: Float64s
     calibrated: Float64s
     members_calibrated: Float64s
-    uncertainty: Float64s
     trust: Float64s
     slope: Float64s
     centre: Float64s
@@ -86,6 +84,12 @@ def score_pairs(
         raise ValueError(f"There are {len(keys)} prompt keys for {len(prompt_cluster)} prompts: give one for each.")
     folds = settings.folds if settings.folds > 1 else CROSS_VALIDATION_FOLDS
     prompt_fold = fold_of_prompts(keys, folds, seed)
+    prompts = len(set(keys))
+    if settings.folds > prompts:
+        raise ValueError(
+            f"rewards.folds is {settings.folds}, but there are {prompts} different prompts: lower it, or give pairs of "
+            "more prompts."
+        )
     if (np.bincount(prompt_fold[table.prompt], minlength=folds) == len(table)).any():
         raise ValueError(
             f"All {len(table)} pairs fall into one of {folds} folds, so none are left to learn from: "
@@ -105,8 +109,9 @@ def scores_from_columns(
 ) -> RewardScores:
     """Calibrated rewards from scores of elsewhere, such as a reward model or a judge, on any scale per cluster.
 
-    They did not learn from these pairs, so there is nothing to cross-fit. Trust is measured against the slope of all
-    pairs once each cluster's gaps have one size, because such scores have no unit of their own.
+    They did not learn from these pairs, so there is nothing to cross-fit. They have no unit of their own, so unless
+    `settings.calibration` is off, members of an ensemble are first brought to one mean and one root mean square of the
+    gaps, and trust is measured against the slope of all pairs once each cluster's gaps have one size.
 
     Args:
         chosen: [P], or [P, members] by an ensemble, scores of the chosen responses.
@@ -127,18 +132,36 @@ def scores_from_columns(
     rows = np.concatenate([table.chosen, table.rejected])
     scores = np.concatenate([chosen, rejected]).astype(np.float64).reshape(len(rows), -1)
     if not np.isfinite(scores).all():
-        raise ValueError("Some scores are NaN or infinite: score those responses again or leave the pairs out.")
+        bad = np.flatnonzero(~np.isfinite(scores).all(axis=1)) % len(table)
+        raise ValueError(
+            f"{len(bad)} scores are NaN or infinite, the first in pair {bad.min()} (from 0): score those responses "
+            "again or leave the pairs out."
+        )
     raw = np.full((len(table.prompt_of), scores.shape[1]), np.nan)
     raw[rows] = scores
     if np.isnan(raw).any():
         raise ValueError(f"Response {int(np.isnan(raw).any(axis=1).argmax())} has no score, being in no pair: drop it.")
     if (raw[rows] != scores).any():
-        row = int(rows[(raw[rows] != scores).any(axis=1)][0])
-        raise ValueError(f"Response {row} has different scores in different pairs: give it one.")
+        first = int((raw[rows] != scores).any(axis=1).argmax())
+        other = int(((rows == rows[first]) & (scores != scores[first]).any(axis=1)).argmax())
+        raise ValueError(
+            f"Response {rows[first]} has different scores in different pairs: give it one in pairs "
+            f"{first % len(table)} and {other % len(table)} (from 0)."
+        )
+    if settings.calibration:
+        raw = _in_one_unit(raw, table)
     mean = raw.mean(axis=1)
     clusters = int(prompt_cluster.max()) + 1
     unit = units_of_unknown_scale(mean[table.chosen] - mean[table.rejected], prompt_cluster[table.prompt], clusters)
     return _calibrated(raw, table, prompt_cluster, unit, settings, None)
+
+
+def _in_one_unit(raw: Float64s, table: PairTable) -> Float64s:
+    """Members [C, members] with the mean of their sizes of gaps and of their levels; a single one stays as it is."""
+    size = np.sqrt(np.square(raw[table.chosen] - raw[table.rejected]).mean(axis=0))
+    scaled = raw * np.divide(size.mean(), size, out=np.ones_like(size), where=size > 0)
+    level = scaled.mean(axis=0)
+    return scaled + (level.mean() - level)
 
 
 def _calibrated(
@@ -165,12 +188,10 @@ def _calibrated(
     else:
         calibration = Calibration.none(len(unit))
     calibrated = calibration(mean, response_cluster)
-    members = calibration(raw, response_cluster)
     return RewardScores(
         raw=raw,
         calibrated=calibrated,
-        members_calibrated=members,
-        uncertainty=members.std(axis=1),
+        members_calibrated=calibration(raw, response_cluster),
         trust=calibration.trust,
         slope=calibration.slope,
         centre=calibration.centre,

@@ -12,10 +12,11 @@ from iwpo_fast.importance import Candidates, PairRewards
 seeded = settings(max_examples=100, deadline=None, derandomize=True)
 METHODS = ["irpss", "density_ratio", "rejection", "none"]
 BASELINES = ["cluster", "group", "shrunk"]
-FULL = WeightConfig(tau=2.0, gamma=2.0, ess_target=0.7, soft_labels=0.75)
+FULL = WeightConfig(tau=2.0, gamma=2.0, soft_labels=0.75)
 """Both terms of the weights, and soft labels."""
-PURE = WeightConfig(tau=2.0, gamma=0.0, ess_target=0.7, truncate=np.inf, soft_labels=0.0)
+PURE = WeightConfig(tau=2.0, gamma=0.0, truncate=np.inf, soft_labels=0.0)
 """Importance alone."""
+FORMS = [FULL, PURE, WeightConfig()]
 
 
 def make_rewards(seed: int, *, pairs: int = 600, clusters: int = 3, size: float = 1.5) -> PairRewards:
@@ -55,6 +56,7 @@ def pair_rewards(draw: st.DrawFn, largest: float = 1e4) -> PairRewards:
         rejected=np.array(draw(rewards)),
         cluster=np.array(draw(st.lists(st.integers(0, clusters - 1), min_size=pairs, max_size=pairs))),
         trust=np.array(draw(st.lists(st.floats(0, 1), min_size=clusters, max_size=clusters))),
+        noise=draw(st.one_of(st.none(), st.floats(0, 2))),
     )
 
 

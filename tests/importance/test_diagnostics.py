@@ -53,6 +53,16 @@ def test_lines_show_sizes_and_one_line_of_each_text() -> None:
     assert all(len(line) <= 120 and "\n" not in line for line in lines)
 
 
+def test_lines_say_why_all_weights_are_one_where_the_rewards_agree() -> None:
+    agreeing = replace(REWARDS, noise=0.05)
+    told = weight_report(pair_weights(agreeing, WeightConfig(), seed=0), agreeing)
+    assert told.lines()[1] == "the rewards agree: all weights are 1, as in plain DPO"
+    for other in (WeightConfig(method="none"), WeightConfig(ess_target=1.0), WeightConfig(tau=2.0)):
+        assert "agree" not in weight_report(pair_weights(agreeing, other, seed=0), agreeing).lines()[1]
+    noisy = replace(REWARDS, noise=0.2)
+    assert "agree" not in weight_report(pair_weights(noisy, WeightConfig(), seed=0), noisy).lines()[1]
+
+
 def test_the_noise_of_rewards_is_shown_where_it_is_known() -> None:
     noisy = replace(REWARDS, noise=0.05)
     weights = pair_weights(noisy, WeightConfig(), seed=0)

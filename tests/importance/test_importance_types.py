@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,13 @@ def test_a_low_effective_size_of_a_large_cluster_is_refused_and_of_a_small_one_i
     with pytest.raises(ValueError, match=r"is 4\.0% of the 300 pairs of cluster 1,"):
         make_weights(0.2, [0.9, 0.04, np.nan], [300, 300, 0]).check(FULL)
     make_weights(0.2, [0.9, 0.04, np.nan], [300, 20, 0]).check(FULL)
+
+
+def test_an_effective_size_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"is nan% of all 400 pairs"):
+        make_weights(math.nan, [0.5], [400]).check(FULL)
+    with pytest.raises(ValueError, match=r"is nan% of the 400 pairs of cluster 0"):
+        make_weights(0.5, [math.nan], [400]).check(FULL)
 
 
 def test_one_pair_that_outweighs_all_is_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,24 @@ from iwpo_fast.importance import check_weight_settings
 def test_a_setting_that_cannot_work_is_named_with_what_it_must_be(name: str, value: Any, wanted: str) -> None:
     with pytest.raises(ValueError, match=rf"^weights\.{name} is {value}: it must be .*{wanted}"):
         check_weight_settings(WeightConfig(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["gamma", "rejected_exponent"])
+@pytest.mark.parametrize("target", ["noise", 0.99, 1.0])
+def test_a_term_that_a_temperature_by_effective_size_can_drop_is_refused(name: str, target: Any) -> None:
+    settings = WeightConfig(ess_target=target, **{name: 0.5})
+    with pytest.raises(
+        ValueError, match=rf"^weights\.{name} is 0\.5 and weights\.ess_target is {target}.*or weights\.tau"
+    ):
+        check_weight_settings(settings)
+    check_weight_settings(replace(settings, ess_target=0.9))
+    check_weight_settings(replace(settings, ess_target="noise", tau=2.0))
+    check_weight_settings(replace(settings, method="none"))
+
+
+def test_a_temperature_and_a_target_for_it_exclude_one_another() -> None:
+    with pytest.raises(ValueError, match=r"^weights\.ess_target is 0\.7 and weights\.tau is 2\.0, which keeps to no"):
+        check_weight_settings(WeightConfig(tau=2.0, ess_target=0.7))
 
 
 def test_defaults_and_limits_pass() -> None:

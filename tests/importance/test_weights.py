@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from importance_cases import (
     BASELINES,
+    FORMS,
     FULL,
     METHODS,
+    PURE,
     cluster_means,
     make_candidate_rewards,
     make_rewards,
@@ -18,7 +22,10 @@ from importance_cases import (
     seeded,
 )
 
+from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
+from iwpo_fast.importance.effective_size import is_large
+from iwpo_fast.importance.noise import effective_size_for
 
 
 def full_weights_slowly(rewards: PairRewards) -> np.ndarray:
@@ -44,15 +51,31 @@ def test_weights_are_those_of_the_formula() -> None:
 
 
 @seeded
-@given(pair_rewards(), st.sampled_from(METHODS), st.floats(0, 1), st.sampled_from([1.0, 5.0, math.inf]))
+@given(
+    pair_rewards(),
+    st.sampled_from(FORMS),
+    st.sampled_from(METHODS),
+    st.floats(0, 1),
+    st.sampled_from([1.0, 5.0, math.inf]),
+)
 def test_weights_are_finite_with_mean_one_in_each_cluster(
-    rewards: PairRewards, method: str, defensive: float, truncate: float
+    rewards: PairRewards, form: WeightConfig, method: str, defensive: float, truncate: float
 ) -> None:
-    settings = dataclasses.replace(FULL, method=method, defensive=defensive, truncate=truncate)
+    settings = dataclasses.replace(form, method=method, defensive=defensive, truncate=truncate)
     weights = pair_weights(rewards, settings, seed=0)
     assert np.all(np.isfinite(weights.weight)) and np.all(weights.weight >= 0)
     assert np.all((weights.label_smoothing >= 0) & (weights.label_smoothing <= 0.75))
     np.testing.assert_allclose(cluster_means(weights.weight, rewards.cluster), 1.0, rtol=1e-12)
+
+
+@hypothesis_settings(seeded, max_examples=30)
+@given(pair_rewards())
+def test_the_default_keeps_the_effective_size_that_the_noise_asks_for_whatever_the_rewards(
+    rewards: PairRewards,
+) -> None:
+    weights = pair_weights(rewards, WeightConfig(), seed=0)
+    large = is_large(weights.cluster_pairs)
+    assert np.all(weights.cluster_ess[large] >= effective_size_for(rewards.noise) * (1 - 1e-12))
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -74,16 +97,53 @@ def test_huge_rewards_of_candidates_give_finite_weights(baseline: str, exponent:
 
 
 @seeded
-@given(pair_rewards(largest=5.0), st.floats(-100, 100), st.floats(-1, 1), st.sampled_from(METHODS))
+@given(
+    pair_rewards(largest=5.0),
+    st.sampled_from([FULL, PURE]),
+    st.floats(-100, 100),
+    st.floats(-1, 1),
+    st.sampled_from(METHODS),
+)
 def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing(
-    rewards: PairRewards, shift: float, exponent: float, method: str
+    rewards: PairRewards, form: WeightConfig, shift: float, exponent: float, method: str
 ) -> None:
     by_cluster = shift * np.arange(1, rewards.clusters + 1)[rewards.cluster]
     shifted = dataclasses.replace(rewards, chosen=rewards.chosen + by_cluster, rejected=rewards.rejected + by_cluster)
-    settings = dataclasses.replace(FULL, method=method, rejected_exponent=exponent)
+    settings = dataclasses.replace(form, method=method, rejected_exponent=exponent)
     before, after = (pair_weights(given, settings, seed=0) for given in (rewards, shifted))
     np.testing.assert_allclose(after.weight, before.weight, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(after.label_smoothing, before.label_smoothing, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, None])
+def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing_by_default(noise: float | None) -> None:
+    rewards = dataclasses.replace(make_rewards(9), noise=noise)
+    shift = np.array([40.0, -7.0, 0.0])[rewards.cluster]
+    shifted = dataclasses.replace(rewards, chosen=rewards.chosen + shift, rejected=rewards.rejected + shift)
+    before, after = (pair_weights(given, WeightConfig(), seed=0) for given in (rewards, shifted))
+    assert before.weight.std() > 0.1
+    np.testing.assert_allclose(after.weight, before.weight, rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, None])
+def test_weights_do_not_depend_on_the_scale_of_the_rewards_by_default(noise: float | None) -> None:
+    """As exactly as the temperature is known, 0.2 %."""
+    rewards = dataclasses.replace(make_rewards(10, size=2.0), noise=noise)
+    before = pair_weights(rewards, WeightConfig(), seed=0)
+    for scale in (3.0, 1e4):
+        scaled = dataclasses.replace(rewards, chosen=scale * rewards.chosen, rejected=scale * rewards.rejected)
+        after = pair_weights(scaled, WeightConfig(), seed=0)
+        np.testing.assert_allclose(np.log(after.weight), np.log(before.weight), rtol=3e-3, atol=6e-3)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"tau": 1e-320}, "tau"), ({"method": "density_ratio", "ratio_scale": 1e-320}, "ratio_scale")],
+)
+def test_weights_that_are_not_finite_are_refused(settings: dict[str, Any], name: str, force: bool) -> None:
+    with pytest.raises(ValueError, match=rf"^With weights\.{name} .* not finite: raise weights\.{name}\.$"):
+        pair_weights(make_rewards(11), WeightConfig(**settings, force=force), seed=0)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

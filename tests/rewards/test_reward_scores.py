@@ -36,7 +36,6 @@ def test_informative_features_give_calibrated_rewards():
     assert total.calibration_error < 0.06
     assert (scores.trust > 0.4).all()
     assert scores.raw.shape == scores.members_calibrated.shape == (2400, 4)
-    np.testing.assert_allclose(scores.uncertainty, scores.members_calibrated.std(axis=1))
     unclipped = np.abs(scores.members_calibrated).max(axis=1) < 5
     np.testing.assert_allclose(scores.members_calibrated.mean(axis=1)[unclipped], scores.calibrated[unclipped])
 
@@ -187,12 +186,29 @@ def test_scores_of_elsewhere_are_calibrated_on_any_scale():
     assert np.corrcoef(gaps(plain, table), gaps(own, table))[0, 1] > 0.99
 
 
+def test_members_that_agree_on_other_scales_and_levels_have_no_noise_and_count_the_same():
+    world, draw = make_world(pairs=400), np.random.default_rng(2)
+    first, second = draw.standard_normal((2, 800, 1))
+    table = world.table
+
+    def calibrated(members: np.ndarray, **settings) -> np.ndarray:
+        given = members[table.chosen], members[table.rejected]
+        return scores_from_columns(*given, table, world.cluster, RewardConfig(**settings)).members_calibrated
+
+    agreeing = calibrated(np.hstack([first, 10 * first + 300]))
+    np.testing.assert_allclose(agreeing[:, 0], agreeing[:, 1], atol=1e-9)
+    members = np.hstack([first, second])
+    np.testing.assert_allclose(calibrated(members * [1e-3, 50.0] + [7.0, -90.0]), calibrated(members), atol=1e-6)
+    as_given = members * [1.0, 10.0]
+    np.testing.assert_array_equal(calibrated(as_given, calibration=False), as_given)
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (np.array([1.0, np.nan]), "NaN or infinite"),
+        (np.array([1.0, np.nan]), r"^1 scores are NaN or infinite, the first in pair 1 \(from 0\)"),
         (np.array([1.0]), "do not fit 2 pairs"),
-        (np.array([1.0, 2.0]), "Response 0 has different scores"),
+        (np.array([1.0, 2.0]), r"^Response 0 has different scores in different pairs: give it one in pairs 0 and 1 "),
     ],
 )
 def test_scores_that_cannot_be_are_refused(chosen, message):
@@ -233,8 +249,12 @@ def test_shapes_that_do_not_fit_are_refused():
         score(World(world.prompt_features, world.response_features, world.table, world.cluster[:-1]))
     with pytest.raises(ValueError, match="3 prompt keys for 20 prompts"):
         score(world, prompt_key=[1, 2, 3])
-    with pytest.raises(ValueError, match="give pairs of more prompts"):
-        score(world, prompt_key=["same"] * 20)
+    with pytest.raises(ValueError, match=r"rewards\.folds is 21, but there are 20 different prompts: lower it"):
+        score(world, folds=21)
+    with pytest.raises(ValueError, match=r"rewards\.folds is 2, but there are 1 different prompts"):
+        score(world, folds=2, prompt_key=["same"] * 20)
+    with pytest.raises(ValueError, match="All 20 pairs fall into one of 4 folds"):
+        score(world, folds=1, prompt_key=["same"] * 20)
 
 
 def test_the_report_is_a_table_and_json():
