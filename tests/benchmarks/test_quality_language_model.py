@@ -100,7 +100,7 @@ def test_kl_has_the_mean_of_the_log_ratio(tokenizer: PreTrainedTokenizerBase) ->
 
 def test_measures_are_read_where_the_path_first_reaches_the_budget() -> None:
     path = {"kl": [1.0, 9.0, 4.0], "gold": [1.0, 2.0, 0.0]}
-    assert at_budget(path, "gold", 0.25) == (0.5, True)
+    assert at_budget(path, "gold", 0.25) == (0.5, False)
     assert at_budget(path, "gold", 4.0) == (1.5, True)
     assert at_budget(path, "gold", 16.0) == (2.0, False)
 

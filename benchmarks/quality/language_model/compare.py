@@ -25,7 +25,8 @@ class Comparison:
     Attributes:
         budgets: measures are means over these.
         seeds: which.
-        reached: share of seeds and budgets in which the arm got so far; the others enter with the end of its path.
+        inside: share of seeds and budgets between KLs at which the arm was evaluated; the others enter by a line from
+            the supervised policy, or with the end of the path, and both understate the arm.
         change: of the scaled gold reward's gain, in per cent of DPO's.
         gain, dpo_gain: mean gain of the scaled gold reward of the arm and of DPO.
         win_change: of the win rate, in points of per cent.
@@ -35,7 +36,7 @@ class Comparison:
     arm: str
     budgets: tuple[float, ...]
     seeds: tuple[int, ...]
-    reached: float
+    inside: float
     change: Interval | None
     gain: float
     dpo_gain: float
@@ -50,14 +51,14 @@ def at_budget(path: Path, measure: str, budget: float) -> tuple[float, bool]:
     """A measure where the path's KL first reaches the budget, linear in the root of the KL between scales.
 
     A small step of the policy gains in proportion to the root. A path that stays below the budget gives its value at
-    its largest KL, and False.
+    its largest KL. The second value says whether the budget lies between two evaluations.
     """
     distance, values = np.sqrt([0.0, *path["kl"]]), np.array([START[measure], *path[measure]])
     above = np.flatnonzero(distance >= np.sqrt(budget))
     if not len(above):
         return float(values[distance.argmax()]), False
     span = slice(int(above[0]) - 1, int(above[0]) + 1)
-    return float(np.interp(np.sqrt(budget), distance[span], values[span])), True
+    return float(np.interp(np.sqrt(budget), distance[span], values[span])), span.start > 0
 
 
 def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[float, ...]) -> Comparison:
@@ -74,7 +75,7 @@ def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[fl
         arm=arm,
         budgets=budgets,
         seeds=seeds,
-        reached=float(np.mean([at_budget(paths[arm][seed], "gold", b)[1] for seed in seeds for b in budgets])),
+        inside=float(np.mean([at_budget(paths[arm][seed], "gold", b)[1] for seed in seeds for b in budgets])),
         change=relative_change(gain, dpo_gain) if comparable else None,
         gain=float(gain.mean()),
         dpo_gain=float(dpo_gain.mean()),

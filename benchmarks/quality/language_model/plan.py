@@ -28,7 +28,7 @@ class Plan:
 
     settings: LabSettings
     rounds: Sequence[tuple[Sequence[str], Sequence[int]]]
-    budgets: tuple[float, ...] = (0.2, 0.4, 0.8)
+    budgets: tuple[float, ...] = (0.4, 0.8)
 
     def jobs(self) -> list[tuple[int, str]]:
         """(seed, arm); the arms of a seed follow one another, as they share a world."""
