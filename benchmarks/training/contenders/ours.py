@@ -84,5 +84,7 @@ def _world(case: Case) -> World:
 
 def _policy(case: Case) -> Policy:
     policy = Policy(with_adapters(case, build_model(case)), case.compute_dtype).to(case.device)
-    policy.run_flat("known to fit", backends(policy.device, case.compute_dtype)[0])
+    # Prompts are shared where `model.share_prompts: auto` shares them.
+    backend = backends(policy.device, case.compute_dtype)[0]
+    policy.run_flat("known to fit", backend, share_prompts=policy.device.type == "cpu")
     return policy.train()
