@@ -178,8 +178,8 @@ def test_automatic_saving_also_goes_by_memory_under_compile(
     assert ["recomputes" in record.message for record in caplog.records] == [False, True]
 
 
-def test_a_number_of_labels_known_only_at_run_time_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_a_number_of_labels_known_only_at_run_time_compiles() -> None:
     torch._dynamo.reset()
     given = arguments()
     given["labels"][2] = -100
