@@ -49,8 +49,7 @@ def main() -> None:
     facts = describe(torch.device("cpu"), options.commit)
     records = [kmeans(120_000 // share, 1024), heads(60_000 // share, 4096), *weights(1_000_000 // share)]
     for record in records:
-        met = "" if record["target"] is None else f", target under {record['target']:g} s"
-        print(f"{record['what']}: {record['seconds']:.1f} s{met}", flush=True)
+        print(f"{record['what']}: {record['seconds']:.1f} s, target under {record['target']:g} s")
     result = {"schema": 1, "date": date.today().isoformat(), "environment": facts, "records": records}
     save_json(options.out / f"rewards-{device_slug(torch.device('cpu'))}{'-small' * options.small}.json", result)
 

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def describe(device: torch.device, commit: str | None) -> dict[str, Any]:
     """JSON-ready facts; `commit` overrides git and $IWPO_COMMIT."""
     return {
         "device": _device(device),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
         "system": platform.platform(),
         **_commit(commit),
     }
@@ -58,9 +59,10 @@ def _device_name(device: torch.device) -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Of those of the packages that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

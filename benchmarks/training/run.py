@@ -17,13 +17,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.environment import ROOT, describe, device_slug
+from benchmarks.environment import ROOT, describe, device_slug, versions
 from benchmarks.report import target_table
 from benchmarks.targets import Target
 from benchmarks.training.case import Case
@@ -115,7 +114,7 @@ class Results:
 
     def __init__(self, path: Path, environment: dict[str, Any], started: float, threads: int) -> None:
         self.path, self.started, self.threads = path, started, threads
-        self.environment = environment | {"versions": environment["versions"] | _versions()}
+        self.environment = environment | {"versions": environment["versions"] | versions(PACKAGES)}
         self.cases: list[dict[str, Any]] = []
         self.growth: list[dict[str, Any]] = []
         self.targets: list[Target] = []
@@ -166,13 +165,3 @@ class Results:
         if self.growth:
             parts.append(growth_table(self.growth))
         return "\n\n".join(parts)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

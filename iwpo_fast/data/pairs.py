@@ -45,7 +45,7 @@ class Pairs:
         """int64 [P]: tokens of each pair with its prompt once."""
         return self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
 
-    @property
+    @cached_property
     def scores(self) -> np.ndarray | None:
         """float32 [P, 2, k]: scores of chosen and rejected by k reward models, or None."""
         if "score_chosen" not in self.columns:

@@ -31,7 +31,7 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
     if config.path == "tiny":
         return train_tokenizer(texts, config.tiny.vocab_size)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_location(config.path), revision=config.revision)
+        tokenizer = AutoTokenizer.from_pretrained(model_location(config.path), revision=config.revision)
     except StrictDataclassError as error:
         raise _damaged_settings(config.path) from error
     except (OSError, ValueError, KeyError) as error:
@@ -102,7 +102,7 @@ def _load_model(
 ) -> PreTrainedModel:
     if config.path == "tiny":
         return cast(Any, tiny_model(config.tiny, tokenizer, seed)).to(dtype)
-    location = _location(config.path)
+    location = model_location(config.path)
     if (Path(location) / "adapter_config.json").exists():
         raise ValueError(
             f"model.path {config.path} is an adapter: "
@@ -249,7 +249,7 @@ def _sharing(config: ModelConfig, device: torch.device) -> list[tuple[bool, str]
     return [(False, f"on {device.type} prompts are shared only where model.share_prompts is true")]
 
 
-def _location(path: str) -> str:
+def model_location(path: str) -> str:
     """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
     folder = Path(path).expanduser()
     return str(folder.resolve()) if folder.is_dir() else path

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from transformers import AutoConfig
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.data.rows import RowSplits
 from iwpo_fast.models import load_tokenizer
+from iwpo_fast.models.load import model_location
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.rewards.kmeans import choose_backend
 
@@ -54,9 +53,8 @@ def check_reward_model(context: Context) -> None:
     path = context.config.rewards.model
     if path is None:
         return
-    folder = Path(path).expanduser()
     try:
-        labels = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else path).num_labels
+        labels = AutoConfig.from_pretrained(model_location(path)).num_labels
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"rewards.model {path} is neither a folder nor a hub id of a model: give a sequence classifier with its "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast.data.rows import Message, Text
+from iwpo_fast.models.load import model_location
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def classifier_scores(
 
 
 def _load(path: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
-    location = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+    location = model_location(path)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
