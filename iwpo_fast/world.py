@@ -99,6 +99,13 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the ranks gave; they wait for one another as in `barrier`."""
+        found = torch.tensor(number)
+        if self.size > 1:
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.waiting)
+        return int(found)
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sum gradients over all ranks; a parameter without one counts as zero, those of sharded ones are sums."""
         if self.size == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +14,39 @@ from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.world import World
+
+
+@dataclass
+class Loaded:
+    """What several stages of a call use, and all processes make together."""
+
+    policy: Policy | None = None
+    features: PairFeatures | None = None
 
 
 @dataclass(frozen=True)
 class Context:
-    """The configuration, the folder and the processes of one call, and what several of its stages would load."""
+    """The configuration, the folder and the processes of one call, and what several of its stages would load.
+
+    Attributes:
+        sharding: how the processes share the model; None where each holds the whole.
+    """
 
     config: RunConfig
     folder: PipelineFolder
     world: World
-    loaded: dict[str, Policy] = field(default_factory=dict, repr=False)
+    sharding: Sharding | None = None
+    loaded: Loaded = field(default_factory=Loaded, repr=False)
 
     @cached_property
     def alone(self) -> Context:
         """For what the first process does while the others wait: nothing in it may wait for them."""
-        return self if self.world.size == 1 else replace(self, world=replace(self.world, rank=0, size=1))
+        return self if self.world.size == 1 else replace(self, world=replace(self.world, rank=0, size=1), sharding=None)
 
     @property
     def cache_dir(self) -> Path:
@@ -62,29 +78,52 @@ class Context:
 
     @property
     def policy(self) -> Policy:
-        """The model as it is before training; `alone` shares it."""
-        if "policy" not in self.loaded:
-            self.loaded["policy"] = self._load(self.model)
-        return self.loaded["policy"]
+        """The model as it is before training."""
+        if self.loaded.policy is None:
+            self.loaded.policy = self._load(self.model, self.sharding)
+        policy = self.loaded.policy
+        assert policy.is_sharded == (self.sharding is not None), "one process cannot run what several hold together"
+        return policy
 
     def new_policy(self, lora: LoraConfig) -> Policy:
-        """The model with a new adapter, that of `rewards.tuning`."""
+        """The whole model with a new adapter, that of `rewards.tuning`."""
         try:
-            return self._load(replace(self.model, lora=lora))
+            return self._load(replace(self.model, lora=lora), None)
         except ValueError as error:
             raise ValueError(str(error).replace("model.lora", "rewards.tuning.lora", 1)) from error
 
-    def _load(self, model: ModelConfig) -> Policy:
-        config, device = self.config, self.world.device
-        return load_policy(model, self.tokenizer, seed=config.seed, device=device, max_length=config.data.max_length)
+    def _load(self, model: ModelConfig, sharding: Sharding | None) -> Policy:
+        config, device, longest = self.config, self.world.device, self.config.data.max_length
+        return load_policy(
+            model, self.tokenizer, seed=config.seed, device=device, max_length=longest, sharding=sharding
+        )
 
     def release_policy(self) -> None:
-        """Leave the memory to a policy that is trained; whoever needs this one again loads it again."""
-        self.loaded.clear()
+        """Leave the memory to another model; whoever needs this one again loads it again. All ranks must call it."""
+        self.loaded.policy = None
+        gc.collect()  # modules that are sharded hold one another
 
     @cached_property
     def fingerprint(self) -> str:
         return self.policy.fingerprint()
+
+    @property
+    def features(self) -> PairFeatures:
+        """Those of the training pairs, which all ranks make together before the first reads them alone."""
+        if self.loaded.features is None:
+            self.loaded.features = self.features_of(self.pairs)
+        return self.loaded.features
+
+    def features_of(self, pairs: Pairs) -> PairFeatures:
+        """From the cache, or by a pass of the model."""
+        return pair_features(
+            self.policy,
+            pairs,
+            self.fingerprint,
+            tokens_per_batch=self.config.optim.tokens_per_batch,
+            cache_dir=self.cache_dir,
+            world=self.world,
+        )[0]
 
     def reference_of(self, pairs: Pairs) -> ReferenceLogps:
         """From the cache, where the reference stage has left them."""

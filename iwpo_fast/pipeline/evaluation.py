@@ -11,6 +11,7 @@ from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.models.sharding import turns
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.training.checkpoint import checkpoints, load_weights
 from iwpo_fast.training.loss import PreferenceLoss, Split
@@ -48,7 +49,7 @@ def _margins(context: Context, pairs: Pairs) -> np.ndarray:
     budget = context.config.optim.tokens_per_batch
     batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=budget, ranks=world.size)[world.rank]
     with torch.no_grad():
-        for rows in filter(len, batches):
+        for rows in turns(policy, batches, pairs):
             batch = loss.batch(split, rows, world.device)
             chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)
             margins[rows] = chosen - rejected

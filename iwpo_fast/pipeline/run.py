@@ -11,6 +11,7 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.files import remove_leftovers
 from iwpo_fast.folder_lock import LOCK, hold_folder
 from iwpo_fast.importance import check_weight_settings
+from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest, key_of
@@ -36,13 +37,14 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     _check(config, start, only, force)
     folder = PipelineFolder(Path(config.output_dir))
     world = World.start(config.device)
+    sharding = Sharding.of(world, config.shard_over)
     _check_folder(folder)
     world.barrier()
     if world.is_main and not config.dry_run:
         _open(folder)
     world.barrier()
     manifest = Manifest(folder.manifest)
-    context = Context(config, folder, world)
+    context = Context(config, folder, world, sharding)
     first = NAMES.index(start) if start else 0 if force else len(STAGES)
     checked = False
     for number, stage in enumerate(STAGES):
@@ -82,8 +84,11 @@ def _do(stage: Stage, context: Context, manifest: Manifest, key: str, settings: 
     result = {}
     if stage.everywhere:
         result = stage.run(context)
-    elif world.is_main:
-        result = stage.run(context.alone)
+    else:
+        if stage.together is not None:
+            stage.together(context)
+        if world.is_main:
+            result = stage.run(context.alone)
     world.barrier()
     if world.is_main:
         manifest.finish(stage.name, stage.outputs(context.folder), result)

@@ -11,17 +11,13 @@ from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.tuned_rewards import tuned_rewards
 from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns
 from iwpo_fast.rewards.classifier import classifier_scores
-from iwpo_fast.rewards.features import PairFeatures
 
 
-def scores_from_features(
-    context: Context, features: PairFeatures, table: PairTable, prompt_cluster: np.ndarray
-) -> RewardScores:
-    settings, seed = context.config.rewards, context.config.seed
+def scores_from_features(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
+    features, settings, seed = context.features, context.config.rewards, context.config.seed
     tune = None
     if settings.tuning is not None:
         new_policy = partial(context.new_policy, settings.tuning.lora)
-        context.release_policy()
         tune = partial(
             tuned_rewards,
             pairs=context.pairs,

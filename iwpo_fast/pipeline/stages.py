@@ -29,7 +29,6 @@ from iwpo_fast.pipeline.manifest import content_of
 from iwpo_fast.pipeline.rows_file import write_rows
 from iwpo_fast.pipeline.scores import scores_from_data, scores_from_features, scores_from_model
 from iwpo_fast.rewards import Clusters, PairTable, fit_clusters
-from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.training import train
 
 Result = dict[str, Any]
@@ -51,6 +50,7 @@ class Stage:
         run: does it.
         check: raises ValueError for what would stop it late and can be told early; nothing of this call is there yet.
         everywhere: all ranks take part, not the first alone.
+        together: what all ranks do before the first works alone, which may not run a model that they share.
         folder: a folder of its own that can be gone on with if the inputs are the same, and is removed if they differ.
     """
 
@@ -62,6 +62,7 @@ class Stage:
     run: Callable[[Context], Result]
     check: Callable[[Context], None] | None = None
     everywhere: bool = False
+    together: Callable[[Context], object] | None = None
     folder: Callable[[PipelineFolder], Path] | None = None
 
 
@@ -82,20 +83,21 @@ def reference(context: Context) -> Result:
     tuning = context.config.rewards.tuning
     if tuning is not None and context.world.is_main:
         context.new_policy(tuning.lora)  # an adapter that does not fit is refused here, not after the pass
-    features = _features(context)
+    features = context.features
     if context.held_out is not None:
-        _held_out_features(context)
+        context.features_of(context.held_out)
     table = features.table
     # The table names the pass, so that what reads it is done again when the features are others.
     source = cache_key(pass_settings(context.policy, context.pairs, context.fingerprint))
     columns = {name: torch.from_numpy(values) for name, values in vars(table).items()}
-    save_tensors(context.folder.table, columns, {"features": source})
+    if context.world.is_main:
+        save_tensors(context.folder.table, columns, {"features": source})
     return {"pairs": len(table), "prompts": len(features.prompt), "responses": len(features.response)}
 
 
 def cluster(context: Context) -> Result:
     """Group the prompts."""
-    features, table = _features(context), _table(context)
+    features, table = context.features, _table(context)
     settings = context.config.clusters
     counts = table.pairs_per_prompt(len(features.prompt))
     clusters = fit_clusters(features.prompt, counts, settings, seed=context.config.seed)
@@ -116,7 +118,7 @@ def reward(context: Context) -> Result:
     elif source == "model":
         scores = scores_from_model(context, table, prompt_cluster)
     else:
-        scores = scores_from_features(context, _features(context), table, prompt_cluster)
+        scores = scores_from_features(context, table, prompt_cluster)
     for line in scores.report.lines():
         print(line)
     arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
@@ -125,6 +127,13 @@ def reward(context: Context) -> Result:
     save_json(context.folder.reward_report, report)
     shutil.rmtree(context.folder.tuned, ignore_errors=True)
     return report
+
+
+def ready_to_reward(context: Context) -> None:
+    """Features at hand, and the device free for models that score or learn to."""
+    if context.config.rewards.source == "features":
+        _ = context.features
+    context.release_policy()
 
 
 def weigh(context: Context) -> Result:
@@ -169,30 +178,9 @@ def evaluate(context: Context) -> Result:
     if held_out is None:
         print("no pairs are held out, so there is nothing to evaluate on")
         return {}
-    features = _held_out_features(context)
+    features = context.features_of(held_out)
     cluster = Clusters.load(context.folder.clusters).assign(features.prompt)[features.table.prompt]
     return evaluate_held_out(context, held_out, cluster)
-
-
-def _features(context: Context) -> PairFeatures:
-    return _features_of(context, context.pairs)
-
-
-def _held_out_features(context: Context) -> PairFeatures:
-    assert context.held_out is not None
-    return _features_of(context, context.held_out)
-
-
-def _features_of(context: Context, pairs: Pairs) -> PairFeatures:
-    """From the cache, or by a pass of the model."""
-    return pair_features(
-        context.policy,
-        pairs,
-        context.fingerprint,
-        tokens_per_batch=context.config.optim.tokens_per_batch,
-        cache_dir=context.cache_dir,
-        world=context.world,
-    )[0]
 
 
 def _table(context: Context) -> PairTable:
@@ -290,6 +278,7 @@ STAGES = (
         settings=lambda config: _sections(config, "clusters", "seed"),
         outputs=lambda folder: [folder.clusters, folder.prompt_clusters],
         run=cluster,
+        together=lambda context: context.features,
         check=check_backend,
     ),
     Stage(
@@ -299,6 +288,7 @@ STAGES = (
         settings=_reward_settings,
         outputs=lambda folder: [folder.rewards, folder.reward_report],
         run=reward,
+        together=ready_to_reward,
         check=check_reward_model,
         folder=lambda folder: folder.tuned,
     ),

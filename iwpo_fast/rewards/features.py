@@ -108,11 +108,14 @@ def _compute(
             logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
             assert isinstance(logps, Tensor)
             part["logps"] = logps.float().cpu()
+        policy.release()  # as a rank does that has no batch in this turn
         store.save_part(rows, part)
 
     names = {"prompt", "response"} | ({"logps"} if with_logps else set())
     remaining = [rows for rows in batches if len(rows) and not names <= store.names_in_part(rows)]
     done = sum(map(len, batches)) - sum(map(len, remaining))
+    most = world.largest(len(remaining))  # ranks that share the model run it equally often
+    remaining += [np.empty(0, dtype=np.int64)] * (most - len(remaining))
     visit_batches(policy, pairs, remaining, visit, what="features", world=world, done=done)
 
 
