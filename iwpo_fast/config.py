@@ -88,6 +88,8 @@ class ModelConfig:
             wherever the model can.
         share_prompts: Run each prompt of a flat batch once for all its completions; `auto` does so on a CPU wherever
             the model can.
+        attention: How flat batches compute attention; `auto` takes the first of flash_attn_3, flash_attn_2, varlen,
+            sdpa_by_length and eager_by_length that is there and does what the model asks (docs/training.md).
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
@@ -98,6 +100,7 @@ class ModelConfig:
     lora: LoraConfig | None = None
     batch_layout: Literal["auto", "flat", "padded"] = "auto"
     share_prompts: bool | Literal["auto"] = "auto"
+    attention: Literal["auto", "flash_attn_3", "flash_attn_2", "varlen", "sdpa_by_length", "eager_by_length"] = "auto"
     gradient_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     revision: str | None = None

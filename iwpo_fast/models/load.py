@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig
-from iwpo_fast.models.attention import CannotRunFlat, backends, why_not_flat
+from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why_absent, why_not_flat
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.probe import largest_error, tolerance
 from iwpo_fast.models.sharding import Sharding
@@ -61,13 +61,14 @@ def load_policy(
 
     Args:
         seed: seed of random weights, of `tiny` and of new adapters.
-        max_length: longest sequence to come, in tokens. A model with a sliding window runs flat only if it is
-            known to fit into the window.
+        max_length: longest sequence to come, in tokens; None where it is not known.
         sharding: how processes share the model, all of which then call this; None gives this one the whole model.
 
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
     """
+    if config.attention != "auto":
+        check_backend(config.attention, device, _compute_dtype(config, device))
     if sharding is None:
         policy = _new_policy(config, tokenizer, seed, device, max_length).to(device)
     else:
@@ -204,6 +205,11 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
                 "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
                 "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
             )
+        if config.attention != "auto":
+            raise ValueError(
+                f"model.attention is {config.attention} but model.batch_layout is padded, where the model's own "
+                "attention runs: set batch_layout to auto or flat, or attention to auto."
+            )
         obstacle, reason = None, "asked for"
     else:
         obstacle = _obstacle_to_flat(policy, config, max_length)
@@ -212,32 +218,46 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
         reason = f"cannot run flat, {obstacle}"
     name = type(policy.causal_lm).__name__
     policy.run_padded(reason)
-    if not largest_error(policy) <= tolerance(policy):
+    if not largest_error(policy, max_length) <= tolerance(policy):
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
             "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."
         )
     if config.share_prompts is True:
         raise ValueError(f"model.share_prompts is true but {name} cannot share them, {obstacle}: set auto or false.")
+    if config.attention != "auto":
+        raise ValueError(f"model.attention is {config.attention} but {name} cannot run with it, {obstacle}: set auto.")
     if config.batch_layout == "flat":
         raise ValueError(f"model.batch_layout is flat but {name} cannot run flat, {obstacle}: set auto or padded.")
 
 
 def _obstacle_to_flat(policy: Policy, config: ModelConfig, max_length: int | None) -> str | None:
     """Why the policy cannot run flat, with shared prompts if they are asked for; or None, and then it does."""
-    obstacle = why_not_flat(policy.causal_lm, max_length)
+    obstacle = why_not_flat(policy.causal_lm)
     if obstacle is not None:
         return obstacle
+    forced = config.attention != "auto"
     for share, reason in _sharing(config, policy.device):
-        for backend in backends(policy.device, policy.compute_dtype):
-            try:
-                policy.run_flat(reason, backend, share_prompts=share)
-                if largest_error(policy) <= tolerance(policy):
-                    return None
-                obstacle = "its log-probs would differ from those of separate sequences"
-            except CannotRunFlat as refusal:
-                obstacle = str(refusal)
+        passed_over: list[str] = []
+        for backend in [config.attention] if forced else suited(policy.device, policy.compute_dtype):
+            obstacle = why_absent(backend)
+            if obstacle is None:
+                why = "asked for" if forced else ", ".join(passed_over)
+                policy.run_flat(reason, backend, share_prompts=share, attention_reason=why)
+                obstacle = _difference(policy, max_length)
+            if obstacle is None:
+                return None
+            passed_over.append(f"not {backend}: {obstacle}")
     return obstacle
+
+
+def _difference(policy: Policy, max_length: int | None) -> str | None:
+    """Why the layout that the policy now has will not do, or None."""
+    try:
+        same = largest_error(policy, max_length) <= tolerance(policy)
+    except CannotRunFlat as refusal:
+        return str(refusal)
+    return None if same else "its log-probs would differ from those of separate sequences"
 
 
 def _sharing(config: ModelConfig, device: torch.device) -> list[tuple[bool, str]]:

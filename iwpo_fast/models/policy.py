@@ -41,11 +41,13 @@ class Policy(nn.Module):
             sequences are separate; `padded` makes a rectangle of them.
         layout_reason: why, in a few words.
         attention: name of the attention implementation.
+        attention_reason: why, in a few words; empty where it is the first choice.
     """
 
     layout: Layout
     layout_reason: str
     attention: str
+    attention_reason: str
 
     def __init__(self, model: PreTrainedModel | PeftModel, compute_dtype: torch.dtype) -> None:
         super().__init__()
@@ -57,12 +59,14 @@ class Policy(nn.Module):
 
     def run_padded(self, reason: str) -> None:
         """Pad every batch from now on, and use the model's own attention."""
-        self.layout, self.layout_reason, self.attention = "padded", reason, self.own_attention
+        self.layout, self.layout_reason = "padded", reason
+        self.attention, self.attention_reason = self.own_attention, "the model's own"
         self.head.decoder.set_attn_implementation(self.own_attention)
 
-    def run_flat(self, reason: str, backend: str, *, share_prompts: bool = False) -> None:
+    def run_flat(self, reason: str, backend: str, *, share_prompts: bool = False, attention_reason: str = "") -> None:
         """Run batches flat from now on, with the given backend of `attention.BACKENDS`."""
-        self.layout, self.layout_reason, self.attention = "shared" if share_prompts else "flat", reason, backend
+        self.layout, self.layout_reason = "shared" if share_prompts else "flat", reason
+        self.attention, self.attention_reason = backend, attention_reason
         self.head.decoder.set_attn_implementation(attention.NAME)
 
     @property

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
@@ -25,17 +27,23 @@ AMPLITUDE = 30.0
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
 """Relative to `AMPLITUDE`: far above rounding, far below what a misunderstood head or attention does."""
 
+WINDOW = 2
+"""Sliding windows that training will outgrow have so many tokens in the self-test, which outgrows them too."""
 
-def largest_error(policy: Policy) -> float:
+
+def largest_error(policy: Policy, max_length: int | None = None) -> float:
     """Largest |difference| of log-probs, in nats, between the policy and the model's own forward.
 
     Two short random sequences go through the policy as one batch, and through the model one at a time.
     Hidden states are amplified in front of the head on both sides until the largest logit is `AMPLITUDE`,
     since untrained weights give logits so small that a softcap would not be seen.
+
+    Args:
+        max_length: longest sequence to come, in tokens; None where it is not known.
     """
     was_training = policy.training
     policy.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _short_windows(policy.causal_lm, max_length):
         batch = random_batch(policy)
         hidden = policy.hidden_states(batch)
         raw = hidden.float() @ policy.head.linear.weight.float().T
@@ -76,6 +84,21 @@ def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
             logits.append(model(input_ids=whole[None, begin:end], use_cache=False).logits[0].float())
     logps = torch.cat(logits)[batch.own[batch.hidden_index]].log_softmax(-1)
     return logps.gather(-1, batch.labels[:, None]).squeeze(-1)
+
+
+@contextmanager
+def _short_windows(model: PreTrainedModel, max_length: int | None) -> Iterator[None]:
+    """Sliding windows shorter than `max_length` have `WINDOW` tokens, in the configuration and in the layers."""
+    places: list[Any] = [model.config.get_text_config(), *model.modules()]
+    windows = [(place, window) for place in places if isinstance(window := getattr(place, "sliding_window", None), int)]
+    windows = [(place, window) for place, window in windows if max_length is None or max_length > window]
+    for place, _ in windows:
+        place.sliding_window = WINDOW
+    try:
+        yield
+    finally:
+        for place, window in windows:
+            place.sliding_window = window
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         memory=expected_memory(config, policy, largest),
         setup=(
             f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
-            f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}"
+            f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {_attention(policy)}"
         ),
     )
 
@@ -122,6 +122,10 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
 
 def _sharding(config: TrainConfig) -> str:
     return "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
+
+
+def _attention(policy: Policy) -> str:
+    return f"{policy.attention} ({policy.attention_reason})" if policy.attention_reason else policy.attention
 
 
 def _held(parameters: Iterable[Parameter]) -> int:

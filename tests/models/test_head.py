@@ -12,8 +12,6 @@ from iwpo_fast.config import LoraConfig
 from iwpo_fast.models import HeadSpec
 from iwpo_fast.models.policy import Policy
 
-PADDED = {"gemma2", "gemma3_text", "cohere2"}
-
 
 def assert_close_logps(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """Both sides are fp32 up to the logits; they carry a few units of rounding of the log-prob's size."""
@@ -32,7 +30,7 @@ def stir_adapter(policy: Policy) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, batch, family):
     policy = policy_of(family)
-    assert policy.layout == ("padded" if family in PADDED else "shared")
+    assert policy.layout == "shared"
     ours = policy(batch)
     with policy.plain_attention() as model:
         theirs = plain_logps(model, batch)

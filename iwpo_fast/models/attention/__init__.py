@@ -1,0 +1,25 @@
+"""Attention over flat batches: each sequence attends causally to itself alone, by one of several backends.
+
+Where sequences share a prompt, the model runs its tokens once: the first of the sequences asks for all of its tokens,
+the others for their completions alone, and the keys and values of the prompt are repeated in front of them.
+"""
+
+from iwpo_fast.models.attention.choice import BACKENDS, backends, check_backend, suited, why_absent
+from iwpo_fast.models.attention.interface import KWARG, NAME, attend, why_not_flat
+from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.sequences import Sequences
+
+__all__ = [
+    "BACKENDS",
+    "KWARG",
+    "NAME",
+    "CannotRunFlat",
+    "Request",
+    "Sequences",
+    "attend",
+    "backends",
+    "check_backend",
+    "suited",
+    "why_absent",
+    "why_not_flat",
+]

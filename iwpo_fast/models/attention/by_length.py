@@ -1,0 +1,73 @@
+"""Attention by rectangles of sequences of similar length: runs everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iwpo_fast.models.attention.rectangles import Rectangle
+from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.sequences import Sequences
+
+
+def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """One call of scaled dot-product attention per rectangle: query [Kq, Hq, D], key, value [Kk, Hkv, D] → [Kq, Hq, D].
+
+    Padding is on the right, where causal attention does not look.
+    """
+    if request.softcap is not None:
+        raise CannotRunFlat("scaled dot-product attention has no softcap")
+    gqa = query.shape[1] != key.shape[1]
+
+    def attend(rectangle: Rectangle, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        window = _window_inside(rectangle, request.window)
+        causal = window is None and rectangle.queries == rectangle.keys
+        mask = None if causal else sequences.mask(rectangle, window)
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=request.scale, enable_gqa=gqa)
+
+    return _by_rectangle(attend, query, key, value, sequences)
+
+
+def eager_by_length(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """Two matrix products and a softmax per rectangle, the scores of all heads in memory: shapes as `sdpa_by_length`.
+
+    Slower, but it knows the softcap of Gemma 2 (arXiv 2408.00118, section 2).
+    """
+    groups = query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if request.scale is None else request.scale
+
+    def attend(rectangle: Rectangle, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        scores = scale * (q @ k.transpose(-1, -2))
+        if request.softcap is not None:
+            scores = request.softcap * torch.tanh(scores / request.softcap)
+        scores = scores + sequences.mask(rectangle, _window_inside(rectangle, request.window))
+        return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+    return _by_rectangle(attend, query, key, value, sequences)
+
+
+def _window_inside(rectangle: Rectangle, window: int | None) -> int | None:
+    """The window, unless it holds every sequence of the rectangle."""
+    return window if window is not None and window < rectangle.keys else None
+
+
+def _by_rectangle(
+    attend: Callable[[Rectangle, Tensor, Tensor, Tensor], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sequences: Sequences,
+) -> Tensor:
+    """`attend` for each rectangle, on [rows, heads, tokens, D]."""
+    rectangles = sequences.rectangles
+    queries = query.split([r.rows * r.queries for r in rectangles])
+    keys, values = (x.split([r.rows * r.keys for r in rectangles]) for x in (key, value))
+    outputs = []
+    for rectangle, *parts in zip(rectangles, queries, keys, values, strict=True):
+        output = attend(rectangle, *(x.unflatten(0, (rectangle.rows, -1)).transpose(1, 2) for x in parts))
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)

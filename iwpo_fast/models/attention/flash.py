@@ -1,0 +1,99 @@
+"""Flash attention over sequences of any lengths in one launch: that of flash-attn 3 and 2, and PyTorch's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.sequences import Sequences
+
+PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"}
+"""Modules of flash-attn: version 3 comes from the folder `hopper` of its repository, version 2 from PyPI."""
+
+VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether this PyTorch's varlen attention has fewer key than query heads; that of 2.11 has not."""
+
+
+def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """query [W, Hq, D], key and value [W, Hkv, D] → [W, Hq, D], with sliding windows and softcap."""
+    return _flash_attn("flash_attn_3", query, key, value, sequences, request)
+
+
+def flash_attn_2(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """Shapes and abilities as `flash_attn_3`."""
+    return _flash_attn("flash_attn_2", query, key, value, sequences, request)
+
+
+def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """Shapes as `flash_attn_3`; with sliding windows, but without softcap."""
+    if request.softcap is not None:
+        raise CannotRunFlat("PyTorch's varlen attention has no softcap")
+    options: dict[str, Any] = {"scale": request.scale, "window_size": _window_size(request)}
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and VARLEN_TAKES_GROUPS:
+        options["enable_gqa"] = True
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return _launch(varlen_attn, query, key, value, sequences, options)
+
+
+def why_not_installed(backend: str) -> str | None:
+    """Why flash-attn cannot be had for `backend`, or None; imports it, which only a GPU's runs should pay for."""
+    module = PACKAGES[backend]
+    try:
+        function = importlib.import_module(module).flash_attn_varlen_func
+    except ModuleNotFoundError:
+        return f"{module} is not installed"
+    except (ImportError, AttributeError, OSError) as error:
+        return f"{module} cannot be imported ({_first_line(error)})"
+    return None if "softcap" in inspect.signature(function).parameters else f"{module} is older than 2.6"
+
+
+def _flash_attn(
+    backend: str, query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request
+) -> Tensor:
+    options = {
+        "softmax_scale": request.scale,
+        "causal": True,
+        "window_size": _window_size(request),
+        "softcap": request.softcap or 0.0,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    function = importlib.import_module(PACKAGES[backend]).flash_attn_varlen_func
+    return _launch(function, query, key, value, sequences, options)
+
+
+def _window_size(request: Request) -> tuple[int, int]:
+    """How many tokens a query sees to its left and to its right, its own not counted; -1 for all."""
+    return (-1 if request.window is None else request.window - 1, 0)
+
+
+def _launch(
+    function: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sequences: Sequences,
+    options: dict[str, Any],
+) -> Tensor:
+    if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
+        raise CannotRunFlat("flash attention wants heads of one size, at most 256")
+    bounds, longest = sequences.cu_seqlens, sequences.max_seqlen
+    try:
+        out = function(query, key, value, bounds, bounds, longest, longest, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # Builds differ in the GPUs, head sizes and options that they have kernels for.
+        raise CannotRunFlat(f"{function.__name__} refuses it ({_first_line(error)})") from error
+    return out[0] if isinstance(out, tuple) else out  # Some releases of version 3 give the log-sum-exp too.
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

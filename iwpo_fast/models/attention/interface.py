@@ -1,0 +1,90 @@
+"""The function by which models of transformers run flat batches, under the name `iwpo_flat`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from iwpo_fast.models.attention.choice import BACKENDS
+from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.sequences import Sequences
+
+NAME = "iwpo_flat"
+"""Name under which transformers knows `flat_attention`."""
+
+KWARG = "flat_sequences"
+"""Keyword argument by which `Sequences` travel through the model to `flat_attention`."""
+
+
+def flat_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: query [1, Hq, T, D], key and value [1, Hkv, T, D] → [1, T, Hq, D].
+
+    Raises:
+        CannotRunFlat: the model asks for more than causal attention inside each sequence, with a sliding window and a
+            softcap at most, or for more than the backend has.
+    """
+    sequences = kwargs.get(KWARG)
+    if sequences is None:
+        raise CannotRunFlat("it does not hand keyword arguments on to its attention layers")
+    _refuse_extras(module, attention_mask, dropout, kwargs)
+    window = sliding_window if sliding_window is not None and sliding_window < sequences.max_seqlen else None
+    dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    return attend(q, k, v, sequences, Request(scaling, window, softcap))[None], None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """Attention of T tokens: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
+    if sequences.queries is not None and sequences.keys is not None:
+        query = _rows(query, sequences.queries)
+        key, value = (_rows(x, sequences.keys) for x in (key, value))
+    out = BACKENDS[sequences.backend](query, key, value, sequences, request)
+    return out if sequences.scatter is None else _rows(out, sequences.scatter)
+
+
+def why_not_flat(model: PreTrainedModel) -> str | None:
+    """What the model declares that keeps it from running flat with any backend, or None."""
+    if not model._supports_attention_backend:
+        return "it does not take its attention from transformers' attention interface"
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        return f"it has layers of type {', '.join(other)}"
+    return None
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """values[index]; the backward pass of an embedding adds repeated rows in a fixed order on every device."""
+    return F.embedding(index, values.flatten(1)).unflatten(1, values.shape[1:])
+
+
+def _refuse_extras(module: nn.Module, mask: Tensor | None, dropout: float, kwargs: dict[str, Any]) -> None:
+    causal = kwargs.get("is_causal")
+    refused = {
+        "a mask of its own": mask is not None,
+        "attention dropout": dropout > 0,
+        "attention that is not causal": not (getattr(module, "is_causal", True) if causal is None else causal),
+        "attention sinks": kwargs.get("s_aux") is not None,
+        "a position bias": kwargs.get("position_bias") is not None,
+    }
+    for what, wanted in refused.items():
+        if wanted:
+            raise CannotRunFlat(f"its attention uses {what}")
+
+
+AttentionInterface.register(NAME, flat_attention)

@@ -1,0 +1,73 @@
+"""Where the sequences of a flat batch are: the tables by which attention finds its queries and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.models.attention.rectangles import Rectangle, rectangles_of
+
+BY_LENGTH = ("sdpa_by_length", "eager_by_length")
+"""Backends that take sequences in rectangles; the others take them end to end."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Where the sequences are among the T tokens that the model runs, in the form that a backend takes.
+
+    Attributes:
+        cu_seqlens: int32 [S + 1], bounds of the sequences when they lie whole, end to end.
+        max_seqlen: length of the longest sequence.
+        backend: name in `BACKENDS`.
+        queries, keys: int64, tokens in the order in which the backend takes them; None takes them as they are.
+        scatter: int64 [T], where the backend's output for each token is; None where it is in place.
+        rectangles: those that queries and keys fill, for backends that take rectangles.
+    """
+
+    cu_seqlens: Tensor
+    max_seqlen: int
+    backend: str
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    scatter: Tensor | None = None
+    rectangles: Sequence[Rectangle] = ()
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, batch: FlatBatch, backend: str, *, shared: bool) -> Sequences:
+        """A function of the batch's lengths alone, on the batch's device; computed once for all layers.
+
+        Rectangles need the lengths on the host: for a batch on a GPU this waits for the device, so make the tables of
+        a batch that is still on the host, and move them with it.
+
+        Args:
+            shared: whether the model runs tokens as `batch` lays them out, or every sequence whole.
+        """
+        bounds, longest, device = batch.cu_seqlens, batch.max_seqlen, batch.whole.device
+        if backend not in BY_LENGTH:
+            whole, own = (batch.whole, batch.own) if shared else (None, None)
+            return cls(bounds, longest, backend, whole, whole, own)
+        of_queries, of_keys = (x.numpy(force=True) for x in (batch.cu_laid_out if shared else bounds, bounds))
+        rectangles, *indices = rectangles_of(of_queries, of_keys)
+        queries, keys, scatter = (torch.from_numpy(index).to(device) for index in indices)
+        return cls(bounds, longest, backend, queries, batch.whole[keys] if shared else keys, scatter, rectangles)
+
+    def to(self, device: torch.device) -> Sequences:
+        moved: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved, _masks={})
+
+    def mask(self, rectangle: Rectangle, window: int | None) -> Tensor:
+        """The mask of a rectangle, made once for all layers with the same window."""
+        key = (rectangle.queries, rectangle.keys, window)
+        if key not in self._masks:
+            self._masks[key] = rectangle.mask(window, self.cu_seqlens.device)
+        return self._masks[key]
