@@ -11,6 +11,7 @@ from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.tuned_rewards import tuned_rewards
 from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns
 from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.settings import uses_likelihood
 
 
 def scores_from_features(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
@@ -25,11 +26,19 @@ def scores_from_features(context: Context, table: PairTable, prompt_cluster: np.
             optim=settings.tuning.optim,
             new_policy=new_policy,
             folder=context.folder.tuned,
+            mean_logps=features.mean_logps if uses_likelihood(settings) else None,
             centring=settings.centring,
             seed=seed,
         )
     return score_pairs(
-        features.response, table, prompt_cluster, settings, seed=seed, prompt_key=features.prompt_keys, tune=tune
+        features.response,
+        table,
+        prompt_cluster,
+        settings,
+        seed=seed,
+        mean_logps=features.mean_logps,
+        prompt_key=features.prompt_keys,
+        tune=tune,
     )
 
 

@@ -40,6 +40,7 @@ def tuned_rewards(
     new_policy: Callable[[], Policy],
     folder: Path,
     *,
+    mean_logps: np.ndarray | None,
     centring: float,
     seed: int,
 ) -> np.ndarray:
@@ -55,6 +56,8 @@ def tuned_rewards(
         table: the same pairs as rows of C responses, each of which is in one of them.
         optim: optimiser and schedule of each training.
         new_policy: the model with an untrained adapter.
+        mean_logps: float32 [C], of the frozen model, which the heads read beside its hidden states and go on reading;
+            None if they do not.
         folder: where each finished fold is kept, for a call that goes on with a killed one.
         centring: c.
         seed: of data order and dropout.
@@ -67,7 +70,7 @@ def tuned_rewards(
         place = folder / f"fold-{fold}.safetensors"
         responses = heads.fold == fold
         if not place.exists():
-            model = _TunedModel.of(heads, fold, new_policy(), pairs, table)
+            model = _TunedModel.of(heads, fold, new_policy(), pairs, table, mean_logps)
             model.train(heads.weights[:, fold], optim, centring=centring, seed=seed)
             own = model.scores(heads.weights[:, fold], optim)[responses]
             del model  # before the next one is loaded
@@ -84,6 +87,7 @@ class _TunedModel:
         mean, scale: float32 [d], how features are standardised.
         vectors: float32 [G, d, m], v + δ_k; [1, d, m] without residuals.
         cluster: int64 [P], which of them each pair has.
+        frozen: float32 [2, P, 0 or 1], features of the chosen and the rejected responses that tuning leaves alone.
     """
 
     fold: int
@@ -92,11 +96,21 @@ class _TunedModel:
     scale: Tensor
     vectors: Tensor
     cluster: Tensor
+    frozen: Tensor
     pairs: Pairs
     table: PairTable
 
     @classmethod
-    def of(cls, heads: FoldHeads, fold: int, policy: Policy, pairs: Pairs, table: PairTable) -> _TunedModel:
+    def of(
+        cls,
+        heads: FoldHeads,
+        fold: int,
+        policy: Policy,
+        pairs: Pairs,
+        table: PairTable,
+        mean_logps: np.ndarray | None,
+    ) -> _TunedModel:
+        frozen = np.empty((len(table.prompt_of), 0), np.float32) if mean_logps is None else mean_logps[:, None]
         cluster = heads.cluster if len(heads.vectors) > 1 else np.zeros_like(heads.cluster)
         return cls(
             fold=fold,
@@ -105,6 +119,7 @@ class _TunedModel:
             scale=torch.from_numpy(heads.standardise.scale).to(policy.device),
             vectors=torch.from_numpy(heads.vectors[:, :, fold]).to(policy.device),
             cluster=torch.from_numpy(cluster[table.chosen]).to(policy.device),
+            frozen=torch.from_numpy(np.stack([frozen[table.chosen], frozen[table.rejected]])).to(policy.device),
             pairs=pairs,
             table=table,
         )
@@ -112,8 +127,8 @@ class _TunedModel:
     def rewards(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rewards [rows, m] of the chosen and of the rejected responses."""
         batch = flat_batch(self.pairs, rows).to(self.policy.device)
-        states = response_states(self.policy.hidden_states(batch), batch)
-        features = ((states - self.mean) * self.scale).unflatten(0, (2, len(rows)))
+        states = response_states(self.policy.hidden_states(batch), batch).unflatten(0, (2, len(rows)))
+        features = (torch.cat([states, self.frozen[:, batch.rows]], -1) - self.mean) * self.scale
         chosen, rejected = torch.einsum("spd,pdm->spm", features, self.vectors[self.cluster[batch.rows]])
         return chosen, rejected
 

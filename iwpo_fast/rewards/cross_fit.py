@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, Floats, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, SideBySide, float32_blocks
 from iwpo_fast.rewards.feature_matrix import Standardise
 from iwpo_fast.rewards.penalties import Penalties
 from iwpo_fast.rewards.slope import logistic_slope
@@ -34,7 +34,7 @@ class FoldHeads:
     cluster: NDArray[np.int64]
     fold: NDArray[np.int64]
 
-    def rewards(self, response_features: Floats) -> Float32s:
+    def rewards(self, response_features: SideBySide) -> Float32s:
         """[C, members] fp32, in log-odds, of the features [C, d] that the heads learnt from."""
         _, _, folds, members = self.vectors.shape
         vectors = (self.vectors * self.slope.astype(np.float32)).reshape(len(self.vectors), -1, folds * members)

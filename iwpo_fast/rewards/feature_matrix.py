@@ -8,12 +8,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, Floats, column_moments, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, SideBySide, column_moments, float32_blocks
 
 
 @dataclass(frozen=True)
 class Standardise:
-    """f = (x - mean) * scale, so that every feature has mean 0 and variance 1/d, and E‖f‖² = 1.
+    """f = (x - mean) * scale, so that every feature has mean 0 and E‖f‖² = 1.
+
+    Every group of features has an equal share of that, and so has every feature inside its group: a single one beside
+    thousands is not drowned by the penalty, which falls on its vector.
 
     Attributes:
         mean: [d] fp32.
@@ -24,11 +27,14 @@ class Standardise:
     scale: Float32s
 
     @classmethod
-    def fit(cls, features: Floats, rows: NDArray[np.int64]) -> Standardise:
+    def fit(cls, features: SideBySide, rows: NDArray[np.int64]) -> Standardise:
         mean, deviation = column_moments(features, rows)
         live = deviation > 1e-6 * np.abs(mean)
+        group = np.repeat(np.arange(len(features.widths)), features.widths)
+        columns = np.bincount(group[live], minlength=len(features.widths))
+        share = (np.count_nonzero(columns) * columns)[group]
         scale = np.zeros_like(deviation)
-        scale[live] = 1 / (deviation[live] * np.sqrt(max(1, live.sum())))
+        scale[live] = 1 / (deviation[live] * np.sqrt(share[live]))
         return cls(mean, scale)
 
     def __call__(self, block: Float32s) -> Float32s:
@@ -44,7 +50,12 @@ class FeatureMatrix:
 
     @classmethod
     def read(
-        cls, features: Floats, rows: NDArray[np.int64], cluster: NDArray[np.int64], clusters: int, units: Standardise
+        cls,
+        features: SideBySide,
+        rows: NDArray[np.int64],
+        cluster: NDArray[np.int64],
+        clusters: int,
+        units: Standardise,
     ) -> FeatureMatrix:
         """Read `features[rows]`; `cluster` of these rows must be sorted."""
         values = np.empty((len(rows), features.shape[1]), dtype=np.float32)

@@ -34,12 +34,14 @@ class PairFeatures:
     Attributes:
         prompt: float16 [M, d], memory-mapped: the hidden state at the last prompt token.
         response: float16 [C, d], memory-mapped: the mean of the hidden states at the completion's tokens.
+        mean_logps: float32 [C], mean log-prob of each response's tokens; 0 for an empty one.
         table: which prompt and responses each pair consists of.
         prompt_keys: M hex digests of the prompts' token ids, by which folds are dealt.
     """
 
     prompt: Halves
     response: Halves
+    mean_logps: np.ndarray
     table: PairTable
     prompt_keys: list[str]
 
@@ -94,7 +96,7 @@ def pair_features(
     reference = reference_logps(
         policy, pairs, fingerprint, tokens_per_batch=tokens_per_batch, cache_dir=cache_dir, world=world
     )
-    return PairFeatures(*features, table, texts.prompt_keys), reference
+    return PairFeatures(*features, _mean_logps(pairs, reference, table), table, texts.prompt_keys), reference
 
 
 def _compute(
@@ -117,6 +119,14 @@ def _compute(
     most = world.largest(len(remaining))  # ranks that share the model run it equally often
     remaining += [np.empty(0, dtype=np.int64)] * (most - len(remaining))
     visit_batches(policy, pairs, remaining, visit, what="features", world=world, done=done)
+
+
+def _mean_logps(pairs: Pairs, reference: ReferenceLogps, table: PairTable) -> np.ndarray:
+    """float32 [C], from the reference's sums over completions."""
+    means = np.zeros(len(table.prompt_of), dtype=np.float32)
+    for side, (rows, part) in enumerate(((table.chosen, pairs.chosen), (table.rejected, pairs.rejected))):
+        means[rows] = reference.sequences[:, side] / np.maximum(part.lengths, 1)
+    return means
 
 
 def response_states(hidden: Tensor, batch: FlatBatch) -> Tensor:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import Float32s, Floats
+from iwpo_fast.rewards.blocks import Float32s, Floats, SideBySide
 from iwpo_fast.rewards.calibration import Calibration, fit_calibration, units_of_unknown_scale
 from iwpo_fast.rewards.cross_fit import FoldHeads, fit_fold_heads
 from iwpo_fast.rewards.folds import fold_of_prompts
 from iwpo_fast.rewards.pair_table import PairTable
 from iwpo_fast.rewards.penalties import Penalties, choose_penalties
 from iwpo_fast.rewards.report import RewardReport, report_rewards
-from iwpo_fast.rewards.settings import check_reward_settings
+from iwpo_fast.rewards.settings import check_reward_settings, uses_likelihood
 from iwpo_fast.rewards.training_pairs import TrainingPairs
 
 CROSS_VALIDATION_FOLDS = 4
@@ -55,6 +55,7 @@ def score_pairs(
     settings: RewardConfig,
     *,
     seed: int,
+    mean_logps: Floats | None = None,
     prompt_key: Sequence[bytes | str | int] | None = None,
     tune: Callable[[FoldHeads], Float32s] | None = None,
 ) -> RewardScores:
@@ -66,6 +67,8 @@ def score_pairs(
         table: the pairs.
         prompt_cluster: [M] int64, cluster of every prompt.
         seed: of folds, bootstrap and the partners of the overlap term.
+        mean_logps: [C], mean log-prob of each response's tokens under the frozen model: one more feature, as
+            `settings.likelihood` says.
         prompt_key: [M], what tells prompts apart, such as their text: equal keys share a fold. The default is the row.
         tune: gives the rewards [C, members] of the heads on features that have been tuned for them.
 
@@ -79,6 +82,15 @@ def score_pairs(
             f"Response features have shape {response_features.shape}, but the table has {len(table.prompt_of)} "
             "responses: give one row of features for each."
         )
+    groups: tuple[Floats, ...] = (response_features,)
+    if uses_likelihood(settings) and mean_logps is not None:
+        if mean_logps.shape != (len(response_features),):
+            raise ValueError(
+                f"Mean log-probs have shape {mean_logps.shape} for {len(response_features)} responses: give one for "
+                "each."
+            )
+        groups += (mean_logps[:, None],)
+    features = SideBySide(groups)
     keys = range(len(prompt_cluster)) if prompt_key is None else prompt_key
     if len(keys) != len(prompt_cluster):
         raise ValueError(f"There are {len(keys)} prompt keys for {len(prompt_cluster)} prompts: give one for each.")
@@ -95,11 +107,11 @@ def score_pairs(
             f"All {len(table)} pairs fall into one of {folds} folds, so none are left to learn from: "
             "give pairs of more prompts."
         )
-    pairs = TrainingPairs.read(response_features, table, prompt_cluster, prompt_fold, settings, seed=seed)
+    pairs = TrainingPairs.read(features, table, prompt_cluster, prompt_fold, settings, seed=seed)
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     heads = fit_fold_heads(pairs, penalties, response_cluster, response_fold, seed=seed)
-    raw = heads.rewards(response_features) if tune is None else tune(heads)
+    raw = heads.rewards(features) if tune is None else tune(heads)
     unit = np.ones(pairs.clusters)
     return _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
 

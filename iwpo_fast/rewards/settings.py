@@ -44,5 +44,10 @@ def check_reward_settings(settings: RewardConfig) -> None:
         raise ValueError(f"rewards.max_reward is {settings.max_reward}: set it above 0.")
 
 
+def uses_likelihood(settings: RewardConfig) -> bool:
+    """Whether heads read the mean log-prob of a response."""
+    return settings.tuning is None if settings.likelihood == "auto" else settings.likelihood
+
+
 def _above(value: object, least: float) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > least

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import Floats
+from iwpo_fast.rewards.blocks import SideBySide
 from iwpo_fast.rewards.feature_matrix import FeatureMatrix, Standardise
 from iwpo_fast.rewards.heads import HeadProblem, Heads, fit_heads, incidence
 from iwpo_fast.rewards.overlap import partners
@@ -45,7 +45,7 @@ class TrainingPairs:
     @classmethod
     def read(
         cls,
-        response_features: Floats,
+        response_features: SideBySide,
         table: PairTable,
         prompt_cluster: NDArray[np.int64],
         prompt_fold: NDArray[np.int64],

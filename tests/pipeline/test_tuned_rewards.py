@@ -61,7 +61,9 @@ def features_of(pairs: Pairs, folder: Path) -> PairFeatures:
     return pair_features(policy, pairs, policy.fingerprint(), tokens_per_batch=budget, cache_dir=folder, world=world)[0]
 
 
-def score(pairs: Pairs, folder: Path, *, tuned: bool = True, **options) -> tuple[RewardScores, PairFeatures]:
+def score(
+    pairs: Pairs, folder: Path, *, tuned: bool = True, likelihood: bool = False, **options
+) -> tuple[RewardScores, PairFeatures]:
     """In three clusters, by the tuned model unless told otherwise; options change the optimiser."""
     features = features_of(pairs, folder)
     tune = partial(
@@ -71,6 +73,7 @@ def score(pairs: Pairs, folder: Path, *, tuned: bool = True, **options) -> tuple
         optim=dataclasses.replace(OPTIM, **options),
         new_policy=new_policy,
         folder=folder / "folds",
+        mean_logps=features.mean_logps if likelihood else None,
         centring=SETTINGS.centring,
         seed=0,
     )
@@ -78,18 +81,20 @@ def score(pairs: Pairs, folder: Path, *, tuned: bool = True, **options) -> tuple
         features.response,
         features.table,
         np.arange(len(pairs)) % 3,
-        SETTINGS,
+        dataclasses.replace(SETTINGS, likelihood=likelihood),
         seed=0,
+        mean_logps=features.mean_logps,
         prompt_key=features.prompt_keys,
         tune=tune if tuned else None,
     )
     return scores, features
 
 
-def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pairs, tmp_path):
-    frozen = score(pairs, tmp_path / "frozen", tuned=False)[0].raw
-    still = score(pairs, tmp_path / "still", lr=1e-12)[0].raw
-    moved = score(pairs, tmp_path / "moved")[0].raw
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pairs, tmp_path, likelihood):
+    frozen = score(pairs, tmp_path / "frozen", tuned=False, likelihood=likelihood)[0].raw
+    still = score(pairs, tmp_path / "still", lr=1e-12, likelihood=likelihood)[0].raw
+    moved = score(pairs, tmp_path / "moved", likelihood=likelihood)[0].raw
     np.testing.assert_allclose(still, frozen, atol=2e-3 * frozen.std())  # features of the frozen model are float16
     assert np.abs(moved - frozen).max() > 0.1 * frozen.std()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,16 @@ def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_c
         for part, rows in ((pairs.chosen, found.table.chosen), (pairs.rejected, found.table.rejected)):
             expected = plain_state(policy, prompt + part[p].tolist(), len(part[p]))
             np.testing.assert_allclose(found.response[rows[p]], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_mean_logps_are_per_token_of_each_response_also_from_sums_that_the_data_bring(policy, pairs, tmp_path):
+    found, reference = features(policy, pairs, tmp_path)
+    for side, (rows, part) in enumerate(((found.table.chosen, pairs.chosen), (found.table.rejected, pairs.rejected))):
+        per_token = reference.sequences[:, side] / [len(part[p]) for p in range(len(pairs))]
+        np.testing.assert_allclose(found.mean_logps[rows], per_token, rtol=1e-6)
+    brought = {"ref_chosen_logps": reference.sequences[:, 0], "ref_rejected_logps": reference.sequences[:, 1]}
+    again, _ = features(policy, replace(pairs, columns=brought), tmp_path / "brought")
+    np.testing.assert_allclose(again.mean_logps, found.mean_logps, rtol=1e-6)
 
 
 def test_features_are_memory_mapped_float16_and_read_only(policy, pairs, tmp_path):

@@ -7,6 +7,8 @@ from scipy.optimize import minimize
 
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.rewards import heads as module
+from iwpo_fast.rewards.blocks import SideBySide
+from iwpo_fast.rewards.feature_matrix import Standardise
 from iwpo_fast.rewards.overlap import PARTNERS, partners
 from iwpo_fast.rewards.training_pairs import TrainingPairs
 
@@ -17,7 +19,7 @@ SMALL = make_world(pairs=60, features=3, clusters=3)
 def training_pairs(world=WORLD, **settings) -> TrainingPairs:
     folds = np.arange(len(world.table)) % 4
     return TrainingPairs.read(
-        world.response_features, world.table, world.cluster, folds, RewardConfig(**settings), seed=0
+        SideBySide((world.response_features,)), world.table, world.cluster, folds, RewardConfig(**settings), seed=0
     )
 
 
@@ -91,8 +93,16 @@ def test_a_feature_that_never_changes_does_no_harm():
     constant = np.concatenate([world.response_features, np.full((600, 1), 7, dtype=np.float32)], axis=1)
     fit = np.ones((300, 1)), np.array([1e-3]), None
     table, cluster, folds = world.table, world.cluster, np.arange(300) % 4
-    padded = TrainingPairs.read(constant, table, cluster, folds, RewardConfig(), seed=0).fit(*fit)
+    padded = TrainingPairs.read(SideBySide((constant,)), table, cluster, folds, RewardConfig(), seed=0).fit(*fit)
     np.testing.assert_allclose(padded.rewards, training_pairs(world).fit(*fit).rewards, atol=1e-5)
+
+
+def test_groups_of_features_share_the_square_norm_whatever_their_sizes_and_units():
+    random = np.random.default_rng(0)
+    many, one = random.normal(3, 50, (400, 30)).astype(np.float32), random.normal(-2, 0.1, (400, 1)).astype(np.float32)
+    features, rows = SideBySide((many, one, np.ones((400, 2), np.float32))), np.arange(400)
+    squares = np.square(Standardise.fit(features, rows)(features[rows])).mean(axis=0)
+    np.testing.assert_allclose(squares, [*[0.5 / 30] * 30, 0.5, 0, 0], rtol=1e-3)
 
 
 def test_partners_are_all_others_of_a_small_cluster():

@@ -13,13 +13,14 @@ from iwpo_fast.rewards.folds import fold_of_prompts
 FIXED = {"ridge": 1e-3, "residual": 1e-2}
 
 
-def score(world: World, *, seed: int = 0, prompt_key=None, **settings) -> RewardScores:
+def score(world: World, *, seed: int = 0, prompt_key=None, mean_logps=None, **settings) -> RewardScores:
     return score_pairs(
         world.response_features,
         world.table,
         world.cluster,
         RewardConfig(**settings),
         seed=seed,
+        mean_logps=mean_logps,
         prompt_key=prompt_key,
     )
 
@@ -38,6 +39,25 @@ def test_informative_features_give_calibrated_rewards():
     assert scores.raw.shape == scores.members_calibrated.shape == (2400, 4)
     unclipped = np.abs(scores.members_calibrated).max(axis=1) < 5
     np.testing.assert_allclose(scores.members_calibrated.mean(axis=1)[unclipped], scores.calibrated[unclipped])
+
+
+def test_log_probs_that_tell_the_better_response_raise_the_accuracy_beside_many_other_features():
+    world = make_world(residual=0.0)
+    noise = np.random.default_rng(1).normal(size=(len(world.response_features), 60)).astype(np.float32)
+    only_noise = World(world.prompt_features, noise, world.table, world.cluster)
+    truth = score(world, folds=1, ensemble=1).raw[:, 0]
+    logps = -2 + 0.1 * truth
+    assert score(only_noise).report.total.accuracy < 0.55
+    with_logps = score(only_noise, mean_logps=logps)
+    assert with_logps.report.total.accuracy > score(only_noise).report.total.accuracy + 0.05
+    ignored = score(only_noise, mean_logps=logps, likelihood=False)
+    assert (ignored.raw == score(only_noise).raw).all()
+
+
+def test_log_probs_of_another_number_of_responses_are_refused():
+    world = make_world(pairs=40)
+    with pytest.raises(ValueError, match="give one for each"):
+        score(world, mean_logps=np.zeros(3))
 
 
 def test_clusters_that_differ_earn_residuals_and_those_that_do_not_have_none():

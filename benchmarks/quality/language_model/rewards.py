@@ -8,6 +8,7 @@ from benchmarks.quality.exact.rewards import REWARD_MODELS, PairScores
 from benchmarks.quality.language_model.world import LabWorld
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.importance import PairRewards
+from iwpo_fast.importance.from_scores import pair_rewards
 from iwpo_fast.rewards import fit_clusters, score_pairs
 
 
@@ -21,10 +22,18 @@ def score(world: LabWorld, model: str) -> PairScores:
         features.prompt, table.pairs_per_prompt(len(features.prompt)), cluster_settings, seed=world.seed
     )
     cluster = clusters.assign(features.prompt)
-    scores = score_pairs(features.response, table, cluster, settings, seed=world.seed, prompt_key=features.prompt_keys)
-    chosen, rejected = table.chosen, table.rejected
-    rewards = PairRewards(scores.calibrated[chosen], scores.calibrated[rejected], cluster[table.prompt], scores.trust)
-    return PairScores(rewards, scores.members_calibrated[chosen] - scores.members_calibrated[rejected])
+    scores = score_pairs(
+        features.response,
+        table,
+        cluster,
+        settings,
+        seed=world.seed,
+        mean_logps=features.mean_logps,
+        prompt_key=features.prompt_keys,
+    )
+    members = scores.members_calibrated
+    rewards = pair_rewards(scores.calibrated, scores.trust, table, cluster, members)
+    return PairScores(rewards, members[table.chosen] - members[table.rejected])
 
 
 def _oracle(world: LabWorld) -> PairScores:
