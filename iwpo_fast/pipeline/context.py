@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig
@@ -91,6 +92,11 @@ class Context:
             return self._load(replace(self.model, lora=lora), None)
         except ValueError as error:
             raise ValueError(str(error).replace("model.lora", "rewards.tuning.lora", 1)) from error
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"rewards.tuning needs the whole model on one device, and {self.world.device} has no room for it: "
+                "set rewards.tuning to null."
+            ) from error
 
     def _load(self, model: ModelConfig, sharding: Sharding | None) -> Policy:
         config, device, longest = self.config, self.world.device, self.config.data.max_length
@@ -123,13 +129,19 @@ class Context:
             tokens_per_batch=self.config.optim.tokens_per_batch,
             cache_dir=self.cache_dir,
             world=self.world,
+            workers=self.config.data.workers,
         )[0]
 
     def reference_of(self, pairs: Pairs) -> ReferenceLogps:
         """From the cache, where the reference stage has left them."""
-        budget = self.config.optim.tokens_per_batch
         return reference_logps(
-            self.policy, pairs, self.fingerprint, tokens_per_batch=budget, cache_dir=self.cache_dir, world=self.world
+            self.policy,
+            pairs,
+            self.fingerprint,
+            tokens_per_batch=self.config.optim.tokens_per_batch,
+            cache_dir=self.cache_dir,
+            world=self.world,
+            workers=self.config.data.workers,
         )
 
     def train_config(self) -> TrainConfig:

@@ -11,9 +11,14 @@ import os
 import random
 import re
 import signal
+import socket
 import traceback
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from iwpo_fast.config import (
     CheckpointConfig,
@@ -109,7 +114,9 @@ def results(place: Path) -> dict[str, bytes]:
     }
 
 
-def run_and_be_killed(place: Path, target: str, call: int) -> None:
+def run_and_be_killed(
+    place: Path, target: str, call: int, config: RunConfig | None = None, environment: dict[str, str] | None = None
+) -> None:
     """Run the pipeline in a process of its own that kills itself as `module:name` is called the `call`-th time."""
     os.chdir(place)
     module, name = target.split(":")
@@ -126,16 +133,48 @@ def run_and_be_killed(place: Path, target: str, call: int) -> None:
         return real(*arguments, **keywords)
 
     setattr(owner, last, sabotaged)
-    run_aside(place, {})
+    run_aside(place, toy_config() if config is None else config, environment or {})
 
 
-def run_aside(place: Path, environment: dict[str, str]) -> None:
-    """Run the pipeline in a process of its own, with its output and any error in `place`/said.txt."""
+def run_aside(place: Path, config: RunConfig, environment: dict[str, str], **options: Any) -> None:
+    """Run the pipeline in a process of its own, with its output and any error in `place`/said-RANK.txt."""
     os.chdir(place)
     os.environ |= environment
+    torch.set_num_threads(1)
     with open(f"said-{environment.get('RANK', '0')}.txt", "a") as said, contextlib.redirect_stdout(said):
         try:
-            run(toy_config())
+            run(config, **options)
         except BaseException:
             traceback.print_exc(file=said)
             raise
+
+
+def job_of_two() -> list[dict[str, str]]:
+    """Environment variables of the processes of a job."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return [
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": str(rank)} for rank in range(2)
+    ]
+
+
+def run_in_two_processes(
+    place: Path,
+    processes: ForkServerContext,
+    config: RunConfig,
+    target: Callable[..., None] = run_aside,
+    **options: Any,
+) -> None:
+    """Run the pipeline as one job, which has to succeed."""
+    ranks = [
+        processes.Process(target=target, args=(place, config, environment), kwargs=options)
+        for environment in job_of_two()
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        process.kill()
+    said = "".join(path.read_text() for path in place.glob("said-*.txt"))
+    assert [process.exitcode for process in ranks] == [0, 0], said

@@ -1,19 +1,17 @@
 """A kill in any stage, then the same command again, ends in the same bytes as a pipeline that was left alone.
 
-And what several processes do in one folder.
+And two calls at once in one folder.
 """
 
 from __future__ import annotations
 
 import shutil
 import signal
-import socket
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-from pipeline_cases import DATA, read_jsonl, results, run_and_be_killed, run_aside, stages_done, toy_config
+from pipeline_cases import DATA, results, run_and_be_killed, stages_done, toy_config
 
 from iwpo_fast.folder_lock import hold_folder
 
@@ -47,34 +45,6 @@ def test_a_kill_in_every_stage_leaves_no_trace_in_the_results(kills, place, fini
         assert process.exitcode == -signal.SIGKILL, f"{moment}: {(place / 'said-0.txt').read_text()}"
     assert stages_done(toy_config()) != []
     assert results(place) == results(finished)
-
-
-def test_two_processes_make_the_same_weights_as_one_and_go_on_with_each_others_work(place, finished, processes):
-    shutil.copy2(finished / DATA, place)
-    run_in_two_processes(place, processes)
-    weights = [
-        [row["weight"] for row in read_jsonl(folder / "run/weights/train.jsonl")] for folder in (place, finished)
-    ]
-    assert weights[0] == pytest.approx(weights[1], rel=1e-3)
-    before = results(place)
-    for lost in ("rewards/rewards.safetensors", "evaluation/report.md"):
-        (place / "run" / lost).unlink()
-    run_in_two_processes(place, processes)
-    assert results(place) == before
-
-
-def run_in_two_processes(place: Path, processes: ForkServerContext) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [processes.Process(target=run_aside, args=(place, job | {"RANK": str(rank)})) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    said = "".join(path.read_text() for path in place.glob("said-*.txt"))
-    assert [process.exitcode for process in ranks] == [0, 0], said
 
 
 def test_a_second_process_may_not_run_in_the_same_folder(place, processes):

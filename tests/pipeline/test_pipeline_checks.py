@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from pipeline_cases import DATA, TINY, stages_done, toy_config, toy_rows, write_jsonl
+from pipeline_cases import DATA, stages_done, toy_config, toy_rows, write_jsonl
 from transformers import LlamaConfig
 
 from iwpo_fast.cli import main
-from iwpo_fast.config import ClusterConfig, LoraConfig, ModelConfig, OptimConfig, RewardConfig, TuningConfig
+from iwpo_fast.config import ClusterConfig, LoraConfig, OptimConfig, RewardConfig, TuningConfig
+from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.pipeline import context as context_module
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -70,19 +72,25 @@ def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_it
     assert not list(place.glob("run/cache/**/*response*")) and not (place / "run/reference").exists()
 
 
-def test_the_first_process_alone_shares_the_policy_and_releases_it_for_all(place, monkeypatch):
-    loaded: list[object] = []
+def test_the_first_process_alone_finds_features_but_cannot_run_a_model_that_several_hold(place, monkeypatch):
+    sharded, features = SimpleNamespace(is_sharded=True), SimpleNamespace()
+    sharding = Sharding(World(0, 2, torch.device("cpu")), 2, mesh=None)  # type: ignore[arg-type]
+    context = Context(toy_config(), PipelineFolder(Path("run")), sharding.world, sharding)
+    context.loaded.policy, context.loaded.features = sharded, features  # type: ignore[assignment]
+    assert context.policy is sharded
+    assert context.alone.features is context.features is features
+    with pytest.raises(AssertionError, match="several hold"):
+        _ = context.alone.policy
+    context.release_policy()
+    assert context.alone.loaded.policy is None
 
-    def load(*_: object, **__: object) -> object:
-        loaded.append(object())
-        return loaded[-1]
+
+def test_a_model_that_one_device_cannot_hold_for_tuning_is_one_sentence(place, monkeypatch):
+    def load(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
 
     monkeypatch.setattr(context_module, "load_policy", load)
-    monkeypatch.setattr(context_module, "load_tokenizer", load)
-    config = toy_config(model=ModelConfig(path="model", tiny=TINY))
-    context = Context(config, PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")))
-    policy = context.policy
-    assert context.alone is not context and context.alone.policy is policy
-    context.alone.release_policy()
-    assert context.policy is not policy
-    assert context.alone.policy is context.policy
+    monkeypatch.setattr(context_module, "load_tokenizer", lambda *_: None)
+    context = Context(toy_config(), PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"^rewards\.tuning needs the whole model on one device.*set rewards\.tuning"):
+        context.new_policy(LoraConfig())
