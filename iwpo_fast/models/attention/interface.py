@@ -43,7 +43,7 @@ def flat_attention(
     if sequences is None:
         raise CannotRunFlat("it does not hand keyword arguments on to its attention layers")
     _refuse_extras(module, attention_mask, dropout, kwargs)
-    window = sliding_window if sliding_window is not None and sliding_window < sequences.max_seqlen else None
+    window = sliding_window if sliding_window and sliding_window < sequences.max_seqlen else None
     dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
     return attend(q, k, v, sequences, Request(scaling, window, softcap))[None], None

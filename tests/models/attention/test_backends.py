@@ -1,0 +1,70 @@
+"""Every backend gives exact attention inside each sequence, or says what it does not have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_cases import LENGTHS, ON_GPU, REQUESTS, exact_attention, prompts_of_three_pairs, random_heads
+
+from iwpo_fast.models.attention import CannotRunFlat, Request, Sequences, attend, why_absent
+from iwpo_fast.models.attention.sequences import BY_LENGTH
+
+WITHOUT_SOFTCAP = ("varlen", "sdpa_by_length")
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "dtype"),
+    [
+        *((name, "cpu", torch.float32) for name in BY_LENGTH),
+        *(pytest.param(name, "cuda", torch.bfloat16, marks=ON_GPU) for name in BY_LENGTH),
+        *(
+            pytest.param(name, "cuda", torch.bfloat16, marks=ON_GPU)
+            for name in ("varlen", "flash_attn_2", "flash_attn_3")
+        ),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype, shared, kv_heads, request_):
+    if absent := why_absent(backend):
+        pytest.skip(absent)
+    batch = prompts_of_three_pairs()
+    leaves = random_heads(kv_heads, batch.tokens if shared else sum(LENGTHS), dtype)
+    given = [x.to(device, dtype) for x in leaves]
+    sequences = Sequences.of(batch, backend, shared=shared).to(torch.device(device))
+    if backend in WITHOUT_SOFTCAP and request_.softcap is not None:
+        with pytest.raises(CannotRunFlat, match="has no softcap"):
+            attend(*given, sequences, request_)
+        return
+    ours = attend(*given, sequences, request_).cpu()
+    theirs = exact_attention(*((x[batch.whole] if shared else x) for x in leaves), request_)
+    theirs = theirs[batch.own] if shared else theirs
+    bound = 2e-6 if dtype == torch.float32 else 2e-2
+    assert (ours.double() - theirs).abs().max() <= bound
+    direction = torch.randn_like(theirs)
+    gradients = (torch.autograd.grad(out, leaves, direction.to(out)) for out in (ours, theirs))
+    for mine, exact in zip(*gradients, strict=True):
+        assert (mine - exact).abs().max() <= bound * exact.abs().max()
+
+
+def test_tables_made_on_the_host_move_to_a_device_and_masks_are_made_there():
+    sequences, device = Sequences.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True), torch.device("meta")
+    sequences.mask(sequences.rectangles[0], None)
+    moved = sequences.to(device)
+    tables = [moved.cu_seqlens, moved.queries, moved.keys, moved.scatter, moved.mask(moved.rectangles[0], None)]
+    assert {table.device for table in tables} == {device}
+
+
+def test_layers_with_one_window_share_the_masks_of_a_batch():
+    sequences = Sequences.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True)
+    rectangle = sequences.rectangles[0]
+    assert sequences.mask(rectangle, 3) is sequences.mask(rectangle, 3)
+    assert not torch.equal(sequences.mask(rectangle, 1), sequences.mask(rectangle, 2))
+
+
+def test_plain_causality_needs_no_mask():
+    batch = prompts_of_three_pairs()
+    sequences = Sequences.of(batch, "sdpa_by_length", shared=False)
+    attend(*random_heads(4, sum(LENGTHS)), sequences, Request(window=max(LENGTHS)))
+    assert not sequences._masks

@@ -1,0 +1,93 @@
+"""What flash attention is asked for, seen by stand-ins."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from attention_cases import LENGTHS, REQUESTS, exact_attention, prompts_of_three_pairs, random_heads
+from flash_stand_ins import VERSIONS, checked_attention, install, version_2
+from torch import Tensor
+
+from iwpo_fast.models.attention import CannotRunFlat, Request, Sequences, attend, flash, why_absent
+from iwpo_fast.models.attention.flash import PACKAGES
+
+
+@pytest.mark.parametrize(("backend", "function"), [(name, f) for name, fs in VERSIONS.items() for f in fs])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_flash_attn_is_asked_for_what_the_layer_asks(monkeypatch, backend, function, shared, request_):
+    install(monkeypatch, backend, function)
+    assert why_absent(backend) is None
+    batch = prompts_of_three_pairs()
+    heads = random_heads(2, batch.tokens if shared else sum(LENGTHS), torch.bfloat16)
+    ours = attend(*(x.bfloat16() for x in heads), Sequences.of(batch, backend, shared=shared), request_)
+    theirs = exact_attention(*((x[batch.whole] if shared else x) for x in heads), request_)
+    assert (ours.double() - (theirs[batch.own] if shared else theirs)).abs().max() <= 2**-8 * theirs.abs().max()
+
+
+def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
+    install(monkeypatch, "flash_attn_2", version_2)
+    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("takes_groups", [True, False], ids=["torch_2_13", "torch_2_11"])
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_varlen_attention_is_asked_for_what_the_layer_asks(monkeypatch, kv_heads, takes_groups, window):
+    signature = inspect.signature(flash.varlen_attn)
+
+    def stand_in(*args: Any, **kwargs: Any) -> Tensor:
+        """What the documentation of `varlen_attn` promises, on a CPU."""
+        given = signature.bind(*args, **kwargs).arguments
+        q, k, v, scale, window_size = (given[name] for name in ("query", "key", "value", "scale", "window_size"))
+        assert given.get("enable_gqa", False) == (q.shape[1] != k.shape[1])
+        assert takes_groups or q.shape[1] == k.shape[1]
+        bounds, longest = (given["cu_seq_q"], given["cu_seq_k"]), (given["max_q"], given["max_k"])
+        return checked_attention(q, k, v, bounds, longest, scale, window_size)
+
+    monkeypatch.setattr(flash, "varlen_attn", stand_in)
+    monkeypatch.setattr(flash, "VARLEN_TAKES_GROUPS", takes_groups)
+    batch = prompts_of_three_pairs()
+    heads, request = random_heads(kv_heads, batch.tokens), Request(0.2, window=window)
+    ours = attend(*heads, Sequences.of(batch, "varlen", shared=True), request)
+    assert (ours - exact_attention(*(x[batch.whole] for x in heads), request)[batch.own]).abs().max() <= 2e-6
+
+
+def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(monkeypatch):
+    def without_softcap(q, k, v, *rest, softcap=0.0, **options):
+        raise RuntimeError("This flash attention build does not support softcap.\nException raised from run_mha_fwd")
+
+    install(monkeypatch, "flash_attn_2", without_softcap)
+    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
+    with pytest.raises(CannotRunFlat, match=r"without_softcap refuses it \(This flash .* not support softcap\)$"):
+        attend(*random_heads(2, sum(LENGTHS)), sequences, Request(softcap=1.0))
+
+
+def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
+    def hungry(*args, softcap=0.0, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    install(monkeypatch, "flash_attn_2", hungry)
+    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
+
+
+@pytest.mark.parametrize("backend", ["flash_attn_2", "flash_attn_3", "varlen"])
+def test_heads_that_no_flash_attention_takes_are_refused(backend, monkeypatch):
+    if backend in PACKAGES:
+        install(monkeypatch, backend, VERSIONS[backend][0])
+    sequences = Sequences.of(prompts_of_three_pairs(), backend, shared=False)
+    query, key, value = random_heads(4, sum(LENGTHS))
+    with pytest.raises(CannotRunFlat, match="heads of one size, at most 256"):
+        attend(query, key, value[..., :8], sequences, Request())
+    with pytest.raises(CannotRunFlat, match="heads of one size, at most 256"):
+        attend(*(x.repeat(1, 1, 17) for x in (query, key, value)), sequences, Request())
