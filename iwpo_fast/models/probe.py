@@ -90,8 +90,8 @@ def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
 def _short_windows(model: PreTrainedModel, max_length: int | None) -> Iterator[None]:
     """Sliding windows shorter than `max_length` have `WINDOW` tokens, in the configuration and in the layers."""
     places: list[Any] = [model.config.get_text_config(), *model.modules()]
-    windows = [(place, window) for place in places if (window := getattr(place, "sliding_window", None))]
-    windows = [(place, window) for place, window in windows if max_length is None or max_length > window]
+    windows = [(place, window) for place in places if isinstance(window := getattr(place, "sliding_window", 0), int)]
+    windows = [(place, window) for place, window in windows if window and (max_length is None or max_length > window)]
     for place, _ in windows:
         place.sliding_window = WINDOW
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.models.attention import Request
+from iwpo_fast.models.attention import Request, backends, why_absent
 
 PROMPTS, COMPLETIONS = (4, 1, 4), ((1, 1, 4), (7, 1, 12))
 """Of three pairs, chosen and rejected; the first and the third have one prompt."""
@@ -27,6 +27,11 @@ REQUESTS = {
 }
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]
+
+
+def skip_if_absent(backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    if backend not in backends(device, dtype):
+        pytest.skip(why_absent(backend) or f"{backend} is not for this machine")
 
 
 def prompts_of_three_pairs() -> FlatBatch:

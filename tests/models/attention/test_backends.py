@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import LENGTHS, ON_GPU, REQUESTS, exact_attention, prompts_of_three_pairs, random_heads
+from attention_cases import (
+    LENGTHS,
+    ON_GPU,
+    REQUESTS,
+    exact_attention,
+    prompts_of_three_pairs,
+    random_heads,
+    skip_if_absent,
+)
 
-from iwpo_fast.models.attention import CannotRunFlat, Request, Sequences, attend, why_absent
+from iwpo_fast.models.attention import BACKENDS, CannotRunFlat, Request, Sequences, attend
 from iwpo_fast.models.attention.sequences import BY_LENGTH
 
 WITHOUT_SOFTCAP = ("varlen", "sdpa_by_length")
@@ -16,19 +24,14 @@ WITHOUT_SOFTCAP = ("varlen", "sdpa_by_length")
     ("backend", "device", "dtype"),
     [
         *((name, "cpu", torch.float32) for name in BY_LENGTH),
-        *(pytest.param(name, "cuda", torch.bfloat16, marks=ON_GPU) for name in BY_LENGTH),
-        *(
-            pytest.param(name, "cuda", torch.bfloat16, marks=ON_GPU)
-            for name in ("varlen", "flash_attn_2", "flash_attn_3")
-        ),
+        *(pytest.param(name, "cuda", torch.bfloat16, marks=ON_GPU) for name in BACKENDS),
     ],
 )
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype, shared, kv_heads, request_):
-    if absent := why_absent(backend):
-        pytest.skip(absent)
+    skip_if_absent(backend, torch.device(device), dtype)
     batch = prompts_of_three_pairs()
     leaves = random_heads(kv_heads, batch.tokens if shared else sum(LENGTHS), dtype)
     given = [x.to(device, dtype) for x in leaves]

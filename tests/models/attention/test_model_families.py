@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import ON_GPU
+from attention_cases import ON_GPU, skip_if_absent
 from families import assert_same_gradients, gradients
 from torch import Tensor
 
 from iwpo_fast.config import ModelConfig
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.models import Policy, load_policy
-from iwpo_fast.models.attention import BACKENDS, why_absent
+from iwpo_fast.models.attention import BACKENDS
 from iwpo_fast.models.attention.sequences import BY_LENGTH
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,11 +64,10 @@ def test_hidden_states_and_gradients_are_those_of_padded_eager_attention(policy_
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=ON_GPU) for name in BACKENDS])
 def test_a_gpu_errs_no_more_than_with_padded_eager_attention(policy_of, batch, tmp_path, tokenizer, model, backend):
     """In bf16, against float32 on the CPU."""
-    if absent := why_absent(backend):
-        pytest.skip(absent)
+    device = torch.device("cuda")
+    skip_if_absent(backend, device, torch.bfloat16)
     family, changes = MODELS[model]
     hidden, logps, exact = padded_eager(policy_of(family, changes=changes, batch_layout="padded"), batch)
-    device = torch.device("cuda")
     on_device = batch.to(device)
     for share_prompts in (True, False):
         config = ModelConfig(path=str(tmp_path / family), attention=backend, share_prompts=share_prompts)
