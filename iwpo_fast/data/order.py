@@ -5,8 +5,22 @@ from __future__ import annotations
 import functools
 import heapq
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Turn(NamedTuple):
+    """A micro-batch of this rank: the rows of its pairs, of which there may be none, and how many come after it."""
+
+    rows: np.ndarray
+    left: int
+
+
+def in_turn(batches: Sequence[np.ndarray]) -> list[Turn]:
+    """This rank's micro-batches of one step, or of one pass over data."""
+    return [Turn(rows, len(batches) - done) for done, rows in enumerate(batches, start=1)]
 
 
 @functools.lru_cache(maxsize=2)

@@ -52,3 +52,16 @@ class Ragged:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+
+def bounds_of(lengths: np.ndarray) -> np.ndarray:
+    """int64 [n + 1]: where parts of these lengths begin, and the last of them ends, if they lie end to end."""
+    bounds = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
+
+
+def positions_of(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """int64 [sum of lengths]: start, start + 1, ... of each part, part after part."""
+    bounds = bounds_of(lengths)
+    return np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], lengths)

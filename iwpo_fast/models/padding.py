@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.batch import FlatSequences
+from iwpo_fast.data.movable import Movable
 
 
 @dataclass(frozen=True)
-class Padded:
+class Padded(Movable):
     """S sequences padded on the right to L tokens.
 
     Attributes:
@@ -24,7 +25,7 @@ class Padded:
     flat_index: Tensor
 
 
-def pad(batch: FlatBatch) -> Padded:
+def pad(batch: FlatSequences) -> Padded:
     """Lay out whole sequences as a rectangle; padding holds token 0, which the mask hides."""
     bounds = batch.cu_seqlens.long()
     rows, width, tokens = bounds.numel() - 1, batch.max_seqlen, batch.whole.numel()

@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,15 +19,16 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models import attention
 from iwpo_fast.models.head import HeadSpec
-from iwpo_fast.models.padding import pad
+from iwpo_fast.models.padding import Padded, pad
 from iwpo_fast.world import whole
 from iwpo_kernels import TokenLogps
 
 Layout = Literal["shared", "flat", "padded"]
+Batch = TypeVar("Batch", bound=FlatSequences)
 
 
 class Policy(nn.Module):
@@ -91,13 +93,19 @@ class Policy(nn.Module):
         """int64 [P], tokens of each pair that the model runs; pairs that share a prompt may cost less together."""
         return pairs.tokens_laid_out if self.layout == "shared" else pairs.tokens
 
-    def forward(self, batch: FlatBatch, *, stats: bool = False) -> Tensor | TokenLogps:
+    def ready(self, batch: Batch) -> Batch:
+        """The batch with the tables that this policy runs it by; made on the host, nothing waits for them later."""
+        if self.layout == "padded":
+            return replace(batch, tables=pad(batch))
+        return replace(batch, tables=attention.Sequences.of(batch, self.attention, shared=self.layout == "shared"))
+
+    def forward(self, batch: FlatSequences, *, stats: bool = False) -> Tensor | TokenLogps:
         """float32 [N], log-prob of each supervised token of the batch; with `stats`, its distribution's too."""
         return self.head.token_logps(
             self._decode(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype, stats=stats
         )
 
-    def hidden_states(self, batch: FlatBatch) -> Tensor:
+    def hidden_states(self, batch: FlatSequences) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.
 
         A sharded policy has its head gathered from then on, until `release` is called.
@@ -109,21 +117,22 @@ class Policy(nn.Module):
         if isinstance(self, FSDPModule):
             self.reshard()
 
-    def _decode(self, batch: FlatBatch) -> Tensor:
+    def _decode(self, batch: FlatSequences) -> Tensor:
+        tables = (batch if batch.tables is not None else self.ready(batch)).tables
         with self.autocast():
             if self.layout == "padded":
-                padded = pad(batch)
-                output = self.head.decoder(padded.input_ids, attention_mask=padded.attention_mask, use_cache=False)
-                return output.last_hidden_state.flatten(0, 1)[padded.flat_index]
+                assert isinstance(tables, Padded), "the batch was made ready for another layout"
+                output = self.head.decoder(tables.input_ids, attention_mask=tables.attention_mask, use_cache=False)
+                return output.last_hidden_state.flatten(0, 1)[tables.flat_index]
+            assert isinstance(tables, attention.Sequences), "the batch was made ready for another layout"
             lent = self.head.decoder.config._attn_implementation != attention.NAME
             assert not lent, "the model's own attention does not see where flat sequences begin"
             shared = self.layout == "shared"
             tokens, positions = batch.input_ids, batch.position_ids
             if not shared:
                 tokens, positions = tokens[batch.whole], positions[batch.whole]
-            sequences = attention.Sequences.of(batch, self.attention, shared=shared)
             output = self.head.decoder(
-                tokens[None], position_ids=positions[None], use_cache=False, **{attention.KWARG: sequences}
+                tokens[None], position_ids=positions[None], use_cache=False, **{attention.KWARG: tables}
             )
             hidden = output.last_hidden_state[0]
             return hidden if shared else hidden[batch.own]

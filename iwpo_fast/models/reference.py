@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from iwpo_fast.data.ahead import Workers
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
@@ -43,6 +44,7 @@ def reference_logps(
     tokens_per_batch: int,
     cache_dir: Path,
     world: World,
+    workers: Workers = "auto",
 ) -> ReferenceLogps:
     """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
 
@@ -50,6 +52,7 @@ def reference_logps(
 
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
+        workers: `DataConfig.workers`.
     """
     if has_reference_columns(pairs):
         given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
@@ -57,7 +60,7 @@ def reference_logps(
     entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
     values = entry.load()
     if values is None:
-        values = _compute(policy, pairs, tokens_per_batch, world)
+        values = _compute(policy, pairs, tokens_per_batch, world, workers)
         if world.is_main:
             entry.save(values)
     world.barrier()
@@ -118,14 +121,16 @@ def _completions(pairs: Pairs) -> dict[str, Ragged]:
     return {"chosen": pairs.chosen, "rejected": pairs.rejected}
 
 
-def _compute(policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World) -> dict[str, np.ndarray]:
+def _compute(
+    policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World, workers: Workers
+) -> dict[str, np.ndarray]:
     values = empty_values(pairs)
 
     def visit(rows: np.ndarray, batch: FlatBatch) -> None:
         put_values(values, pairs, rows, policy(batch).float().cpu().numpy())
 
     batches = pass_batches(policy, pairs, tokens_per_batch, world)[world.rank]
-    visit_batches(policy, pairs, batches, visit, what="reference log-probs", world=world)
+    visit_batches(policy, pairs, batches, visit, what="reference log-probs", world=world, workers=workers)
     # Each rank filled its own rows and left zeros elsewhere, so the sum joins them.
     return {name: world.sum_(torch.from_numpy(own).to(world.device)).cpu().numpy() for name, own in values.items()}
 

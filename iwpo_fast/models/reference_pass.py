@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from iwpo_fast.data.ahead import Workers, made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_batch
-from iwpo_fast.data.order import micro_batches
+from iwpo_fast.data.order import Turn, in_turn, micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.unique import UniqueTexts
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.sharding import turns
+from iwpo_fast.models.sharding import taking_turns
 from iwpo_fast.world import World
 
 
@@ -62,6 +63,7 @@ def visit_batches(
     *,
     what: str,
     world: World,
+    workers: Workers = "auto",
     done: int = 0,
 ) -> None:
     """Call `visit(rows, batch)` for this rank's batches in turn, with the policy as its reference.
@@ -69,11 +71,16 @@ def visit_batches(
     Args:
         batches: int64 rows of each; for a sharded policy as many on every rank, some of them empty.
         what: what is computed, for the progress bar.
+        workers: as of `made_ahead`.
         done: pairs finished before, where the bar starts.
     """
+
+    def make(turn: Turn) -> FlatBatch:
+        return policy.ready(flat_batch(pairs, turn.rows if len(turn.rows) else np.array([pairs.tokens.argmin()])))
+
     total = done + sum(map(len, batches))
     bar = tqdm(total=total, initial=done, desc=what, unit="pair", disable=None if world.is_main else True)
     with as_reference(policy), bar:
-        for rows in turns(policy, batches, pairs):
-            visit(rows, flat_batch(pairs, rows).to(world.device))
+        for rows, batch in taking_turns(policy, made_ahead(make, in_turn(batches), world.device, workers)):
+            visit(rows, batch)
             bar.update(len(rows))

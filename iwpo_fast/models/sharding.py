@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from iwpo_fast.data import Pairs
-from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.batch import FlatSequences
+from iwpo_fast.data.order import Turn
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
+
+Batch = TypeVar("Batch", bound=FlatSequences)
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,20 @@ class Sharding:
         policy.register_forward_hook(_release_after_inference)
 
 
-def turns(policy: Policy, batches: Sequence[np.ndarray], pairs: Pairs) -> Iterator[np.ndarray]:
-    """The rows of those of this rank's batches that have any.
+def taking_turns(policy: Policy, batches: Iterable[tuple[Turn, Batch]]) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Rows and batch of those of this rank's turns that have rows.
 
-    The others wait for this rank's part of a sharded policy, so an empty batch is a pass over the shortest pair that
-    adds nothing. Every rank must have the same number of batches. Where there are copies of the policy (HSDP), they sum
-    their gradients in the backward pass of the last batch.
+    In the others, ranks that have some wait for this one's part of a sharded policy, so it makes a pass over the batch,
+    which may then be any, that adds nothing. Every rank must have the same number of turns. Where there are copies of
+    the policy (HSDP), they sum their gradients in the backward pass of the last turn.
     """
-    for left, rows in zip(reversed(range(len(batches))), batches, strict=True):
+    for turn, batch in batches:
         if isinstance(policy, FSDPModule):
-            policy.set_requires_all_reduce(left == 0)
-        if len(rows):
-            yield rows
+            policy.set_requires_all_reduce(turn.left == 0)
+        if len(turn.rows):
+            yield turn.rows, batch
         elif policy.is_sharded:
-            logps = policy(flat_batch(pairs, np.array([pairs.tokens.argmin()])).to(policy.device))
+            logps = policy(batch)
             if torch.is_grad_enabled():
                 (0 * logps.sum()).backward()
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from iwpo_fast.data import Pairs
-from iwpo_fast.data.order import micro_batches
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import save_json, written_aside
-from iwpo_fast.models.sharding import turns
+from iwpo_fast.models.sharding import taking_turns
 from iwpo_fast.pipeline.context import Context
+from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import checkpoints, load_weights
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.run_folder import RunFolder
@@ -46,13 +46,11 @@ def _margins(context: Context, pairs: Pairs) -> np.ndarray:
     load_weights(trained, policy.trainable_parameters())
     policy.eval()
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
-    budget = context.config.optim.tokens_per_batch
-    batches = micro_batches(np.arange(len(pairs)), policy.tokens(pairs), budget=budget, ranks=world.size)[world.rank]
+    batches = batches_ahead(policy, split, [np.arange(len(pairs))], loss, context.config, world)
     with torch.no_grad():
-        for rows in turns(policy, batches, pairs):
-            batch = loss.batch(split, rows, world.device)
+        for _, batch in taking_turns(policy, batches):
             chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)
-            margins[rows] = chosen - rejected
+            margins[batch.rows] = chosen - rejected
     return world.sum_(margins).cpu().numpy()
 
 

@@ -229,7 +229,7 @@ def _sections(config: RunConfig, *names: str) -> dict[str, Any]:
 
 
 def _data_settings(config: RunConfig) -> dict[str, Any]:
-    data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", *TOKENS)}
+    data = {name: value for name, value in asdict(config.data).items() if name not in ("cache_dir", "workers", *TOKENS)}
     places = [place for place in (config.data.path, config.data.eval_path) if place]
     made = _sections(config, "model", "seed") if config.model.path == "tiny" else {}
     return {"data": data, "content": [content_of(place) for place in places]} | made

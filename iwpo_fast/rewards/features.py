@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iwpo_fast.data.ahead import Workers
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.unique import UniqueTexts
@@ -54,6 +55,7 @@ def pair_features(
     tokens_per_batch: int,
     cache_dir: Path,
     world: World,
+    workers: Workers = "auto",
 ) -> tuple[PairFeatures, ReferenceLogps]:
     """Features and reference log-probs of all pairs, from one pass of the model as it is before training.
 
@@ -68,6 +70,7 @@ def pair_features(
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
         tokens_per_batch: tokens that one batch may hold; a single longer pair runs alone.
+        workers: `DataConfig.workers`.
 
     Raises:
         ValueError: a hidden state is not finite in float16, or there are no pairs.
@@ -81,7 +84,7 @@ def pair_features(
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
         with_logps = not has_reference_columns(pairs) and entry.load() is None
         batches = pass_batches(policy, pairs, tokens_per_batch, world)
-        _compute(policy, pairs, store, batches[world.rank], with_logps, world)
+        _compute(policy, pairs, store, batches[world.rank], with_logps, world, workers)
         world.barrier()
         if world.is_main:
             computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
@@ -94,13 +97,25 @@ def pair_features(
     features = store.load()
     assert features is not None, "the pass has just written the features"
     reference = reference_logps(
-        policy, pairs, fingerprint, tokens_per_batch=tokens_per_batch, cache_dir=cache_dir, world=world
+        policy,
+        pairs,
+        fingerprint,
+        tokens_per_batch=tokens_per_batch,
+        cache_dir=cache_dir,
+        world=world,
+        workers=workers,
     )
     return PairFeatures(*features, _mean_logps(pairs, reference, table), table, texts.prompt_keys), reference
 
 
 def _compute(
-    policy: Policy, pairs: Pairs, store: FeatureStore, batches: list[np.ndarray], with_logps: bool, world: World
+    policy: Policy,
+    pairs: Pairs,
+    store: FeatureStore,
+    batches: list[np.ndarray],
+    with_logps: bool,
+    world: World,
+    workers: Workers,
 ) -> None:
     def visit(rows: np.ndarray, batch: FlatBatch) -> None:
         hidden = policy.hidden_states(batch)
@@ -118,7 +133,7 @@ def _compute(
     done = sum(map(len, batches)) - sum(map(len, remaining))
     most = world.largest(len(remaining))  # ranks that share the model run it equally often
     remaining += [np.empty(0, dtype=np.int64)] * (most - len(remaining))
-    visit_batches(policy, pairs, remaining, visit, what="features", world=world, done=done)
+    visit_batches(policy, pairs, remaining, visit, what="features", world=world, workers=workers, done=done)
 
 
 def _mean_logps(pairs: Pairs, reference: ReferenceLogps, table: PairTable) -> np.ndarray:

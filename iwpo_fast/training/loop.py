@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.data import Pairs, cache_folder, read_rows, tokenise
-from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.order import Turn, micro_batches, step_rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import reference_logps
-from iwpo_fast.models.sharding import Sharding, turns
+from iwpo_fast.models.sharding import Sharding, taking_turns
+from iwpo_fast.training.batches import Batches, batches_ahead, one_step
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.metrics import PreferenceMetrics
@@ -23,7 +26,7 @@ from iwpo_fast.training.plan import make_plan
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.self_test import check_policy_is_reference
-from iwpo_fast.training.step_constants import of_batch, step_constants
+from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.training.validation import check_config
@@ -81,7 +84,15 @@ def train(config: TrainConfig) -> TrainSummary | None:
         if not loss.mixture.uses_reference:
             return Split(pairs, None)
         cache, budget = cache_folder(config.data), config.optim.tokens_per_batch
-        reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=budget, cache_dir=cache, world=world)
+        reference = reference_logps(
+            policy,
+            pairs,
+            fingerprint,
+            tokens_per_batch=budget,
+            cache_dir=cache,
+            world=world,
+            workers=config.data.workers,
+        )
         return Split(pairs, reference)
 
     training = with_reference(pairs)
@@ -108,6 +119,8 @@ def train(config: TrainConfig) -> TrainSummary | None:
     reporter = Reporter(trackers, plan, state, world, metrics, truncated=ledger.truncated_fraction)
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(policy, evaluation, loss, config, world, state))
+    coming = map(rows_of_step, range(state.step, plan.steps))
+    batches = batches_ahead(policy, training, coming, loss, config, world)
     reporter.start_clock()
     for step in range(state.step, plan.steps):
         rows = rows_of_step(step)
@@ -116,7 +129,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
             group["lr"] = rate
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
-        accumulate_gradients(policy, training, rows, loss, config, world, state, metrics)
+        accumulate_gradients(policy, training, rows, batches, loss, config, world, state, metrics)
         grad_norm = clip_gradients(parameters.values(), config.optim.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -152,31 +165,32 @@ def accumulate_gradients(
     policy: Policy,
     split: Split,
     rows: np.ndarray,
+    batches: Iterator[tuple[Turn, FlatBatch]],
     loss: PreferenceLoss,
     config: TrainConfig,
     world: World,
     state: TrainState,
     metrics: PreferenceMetrics,
 ) -> None:
-    """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches."""
-    optim = config.optim
-    mine = micro_batches(
-        rows,
-        policy.tokens(split.pairs),
-        budget=optim.tokens_per_batch,
-        max_pairs=optim.max_pairs_per_batch,
-        ranks=world.size,
-    )[world.rank]
+    """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches.
+
+    The host never waits for the device, but for an objective whose statistics it computes itself (`beta_dpo`).
+
+    Args:
+        batches: this rank's micro-batches, those of `rows` next.
+    """
     # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
     weights = split.pairs.weight[rows]
     denominator = float(weights.sum()) or 1.0 if config.objective.normalize == "weights" else float(len(rows))
     policy.train()
     rng = np.random.default_rng([config.seed, state.step])
-    constants = step_constants(loss, policy, split, rows, mine, world, state.objective, rng)
-    for batch_rows in turns(policy, mine, split.pairs):
-        batch = loss.batch(split, batch_rows, world.device)
+    of_step: Batches = one_step(batches)
+    if loss.mixture.needs_step_logps:
+        of_step = list(of_step)  # read twice
+    constants = step_constants(loss, policy, split, rows, of_step, world, state.objective, rng)
+    for _, batch in taking_turns(policy, of_step):
         logps = loss.token_logps(policy, batch)
-        output = loss(logps, batch, denominator, of_batch(constants, rows, batch_rows))
+        output = loss(logps, batch, denominator, constants.of(batch))
         output.loss.backward()
         metrics.add(output.sums)
     world.sum_gradients(policy.trainable_parameters().values())
@@ -188,16 +202,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Exact metrics over all pairs of `split`, named `eval_...`; for the objective they are one step."""
     rows = np.arange(len(split.pairs))
-    tokens, budget = policy.tokens(split.pairs), config.optim.tokens_per_batch
-    mine = micro_batches(rows, tokens, budget=budget, ranks=world.size)[world.rank]
+
+    def batches() -> Batches:
+        return batches_ahead(policy, split, [rows], loss, config, world)
+
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     policy.eval()
     running = copy.deepcopy(state.objective)
-    constants = step_constants(loss, policy, split, rows, mine, world, running, None)
-    for batch_rows in turns(policy, mine, split.pairs):
-        batch = loss.batch(split, batch_rows, world.device)
+    constants = step_constants(loss, policy, split, rows, batches(), world, running, None)
+    for _, batch in taking_turns(policy, batches()):
         logps = loss.token_logps(policy, batch)
-        metrics.add(loss(logps, batch, float(len(rows)), of_batch(constants, rows, batch_rows)).sums)
+        metrics.add(loss(logps, batch, float(len(rows)), constants.of(batch)).sums)
     return {f"eval_{name}": value for name, value in metrics.compute(world).items()}
 
 

@@ -12,13 +12,12 @@ from torch import Tensor
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.movable import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Constants
 from iwpo_kernels import PreferenceOutput, PreferenceSums, TokenLogps, weighted_preference_loss
-
-StepConstants = Mapping[str, Constants]
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,24 @@ class PreferenceLoss:
         smoothing = self._smoothing if pairs.label_smoothing is None else pairs.label_smoothing
         self.mixture.check_columns(pairs.columns, smoothing, source)
 
-    def batch(self, split: Split, rows: np.ndarray, device: torch.device) -> FlatBatch:
-        """The given pairs, with what the objective reads of the reference."""
+    def batch(self, split: Split, rows: np.ndarray) -> FlatBatch:
+        """The given pairs, with what the objective reads of the reference, on the host."""
         sums = tokens = None
         if split.reference is not None:
             sums = split.reference.sequences
             tokens = split.reference.tokens if self.mixture.needs("shared_tokens") else None
-        return flat_batch(split.pairs, rows, sums, tokens).to(device)
+        return flat_batch(split.pairs, rows, sums, tokens)
 
     def token_logps(self, policy: Policy, batch: FlatBatch) -> Tensor | TokenLogps:
         """The policy's log-probs [N] of the batch, with statistics where the objective reads them."""
         return policy(batch, stats=self.mixture.needs("alignment"))
 
     def __call__(
-        self, logps: Tensor | TokenLogps, batch: FlatBatch, denominator: float, constants: StepConstants
+        self,
+        logps: Tensor | TokenLogps,
+        batch: FlatBatch,
+        denominator: float,
+        constants: Mapping[str, Constants],
     ) -> PreferenceOutput:
         """Loss and metrics of a batch.
 
@@ -87,7 +90,7 @@ class PreferenceLoss:
         logps: Tensor | TokenLogps,
         batch: FlatBatch,
         denominator: float,
-        constants: StepConstants,
+        constants: Mapping[str, Constants],
         smoothing: Tensor | float,
     ) -> PreferenceOutput:
         weight = batch.weight.double()
@@ -157,7 +160,7 @@ class PreferenceLoss:
         """All B pairs of a step as its statistics see them, given their log-probs [B, 2]."""
 
         def by_side(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.concatenate([values[rows, 0], values[rows, 1]])).to(logps)
+            return copied_to(logps.device, np.concatenate([values[rows, 0], values[rows, 1]])).to(logps.dtype)
 
         pairs = split.pairs
         counts = np.stack([pairs.chosen.lengths, pairs.rejected.lengths], axis=1).clip(min=1)

@@ -15,7 +15,17 @@ from iwpo_fast.files import remove_leftovers, save_json, written_aside
 from iwpo_fast.folder_lock import LOCK, hold_folder
 
 # Settings that change where a run computes, what it reports and what it keeps, but not what it trains.
-FREE = {"output_dir", "log", "checkpoint", "device", "shard_over", "self_test", "dry_run", "data.cache_dir"}
+FREE = {
+    "output_dir",
+    "log",
+    "checkpoint",
+    "device",
+    "shard_over",
+    "self_test",
+    "dry_run",
+    "data.cache_dir",
+    "data.workers",
+}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def check_config(config: TrainConfig) -> None:
         (data.max_length >= 2, "data.max_length", data.max_length, "at least 2"),
         (0 <= data.eval_fraction < 1, "data.eval_fraction", data.eval_fraction, "in [0, 1)"),
         (data.limit is None or data.limit > 0, "data.limit", data.limit, "positive or null"),
+        (data.workers == "auto" or data.workers >= 0, "data.workers", data.workers, "0 or more, or auto"),
         (
             0 <= objective.label_smoothing < 1,
             "objective.label_smoothing",

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from iwpo_fast.config import LoraConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
+from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
 from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
@@ -22,6 +22,7 @@ from iwpo_fast.models.reference import reference_logps
 from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import loop, train
+from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.metrics import PreferenceMetrics
@@ -125,7 +126,7 @@ def _steps_of_model(
         # One pair to a micro-batch makes some of the last step's empty; the others accumulate.
         for rows, cap in ((np.arange(13), 2), (np.arange(18, 21), 1)):
             config = TrainConfig(
-                data=None,  # type: ignore[arg-type]
+                data=DataConfig(path=""),
                 objective=ObjectiveConfig(name=OBJECTIVES[objective]),
                 optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
             )
@@ -148,7 +149,8 @@ def _move(policy: Policy) -> None:
 
 def _step(policy: Policy, split: Split, rows: np.ndarray, config: TrainConfig, world: World) -> Found:
     loss, state, metrics = PreferenceLoss(config.objective), TrainState(), PreferenceMetrics(world.device)
-    loop.accumulate_gradients(policy, split, rows, loss, config, world, state, metrics)
+    batches = batches_ahead(policy, split, [rows], loss, config, world)
+    loop.accumulate_gradients(policy, split, rows, batches, loss, config, world, state, metrics)
     parameters = policy.trainable_parameters()
     gradients = {name: whole(p.grad).numpy().copy() for name, p in parameters.items()}
     for parameter in parameters.values():
@@ -161,10 +163,11 @@ def train_until(configs: list[TrainConfig], last: int | None) -> None:
     """Train, and fail in every run where step `last` has been made, if it is given."""
     real = loop.accumulate_gradients
 
-    def failing(policy: Policy, split: Split, rows: np.ndarray, loss: PreferenceLoss, *rest: Any) -> None:
-        if rest[2].step == last:
+    def failing(*arguments: Any) -> None:
+        state = arguments[-2]
+        if state.step == last:
             raise KeyboardInterrupt
-        real(policy, split, rows, loss, *rest)
+        real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "accumulate_gradients", failing)

@@ -14,6 +14,7 @@ from toy_pairs import write_pairs
 
 from iwpo_fast.config import CheckpointConfig, DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.order import Turn
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.reference import ReferenceLogps
@@ -234,6 +235,7 @@ def constants_of(loss: PreferenceLoss, tokens, batch, split):
     """Those of a step that is this batch."""
     rows, world = np.arange(4), World(0, 1, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PreferenceLoss, "batch", lambda *_: batch)
         patch.setattr(PreferenceLoss, "token_logps", lambda *_: tokens)
-        return step_constants(loss, torch.nn.Module(), split, rows, [rows], world, {}, np.random.default_rng(0))
+        batches = [(Turn(rows, 0), batch)]
+        constants = step_constants(loss, torch.nn.Module(), split, rows, batches, world, {}, np.random.default_rng(0))
+    return constants.of(batch)

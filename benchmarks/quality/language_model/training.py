@@ -16,6 +16,7 @@ from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import step_rows
 from iwpo_fast.models import Policy
+from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss, Split
@@ -38,11 +39,15 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
     parameters = policy.trainable_parameters()
     optimizer = make_optimizer(parameters, settings.optim)
     state, metrics = TrainState(), PreferenceMetrics(alone.device)
+
+    def rows_of_step(step: int) -> np.ndarray:
+        return step_rows(len(pairs), step, pairs_per_step=settings.optim.pairs_per_step, seed=world.seed)
+
+    batches = batches_ahead(policy, split, map(rows_of_step, range(settings.steps)), loss, config, alone)
     for step in range(settings.steps):
-        rows = step_rows(len(pairs), step, pairs_per_step=settings.optim.pairs_per_step, seed=world.seed)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.optim)
-        accumulate_gradients(policy, split, rows, loss, config, alone, state, metrics)
+        accumulate_gradients(policy, split, rows_of_step(step), batches, loss, config, alone, state, metrics)
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.optim.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models.attention import backends
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss, Split
@@ -57,8 +59,9 @@ def train(job: Job, gate: Gate) -> None:
     parameters = policy.trainable_parameters()
     going = gate.ready(policy)
     optimizer = make_optimizer(parameters, config.optim)
+    batches = batches_ahead(policy, split, map(job.rows, itertools.count()), loss, config, world)
     while going:
-        accumulate_gradients(policy, split, job.rows(state.step), loss, config, world, state, metrics)
+        accumulate_gradients(policy, split, job.rows(state.step), batches, loss, config, world, state, metrics)
         torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.batch import FlatSequences
+from iwpo_fast.data.movable import Movable
 from iwpo_fast.models.attention.rectangles import Rectangle, rectangles_of
 
 BY_LENGTH = ("sdpa_by_length", "eager_by_length")
@@ -17,7 +18,7 @@ BY_LENGTH = ("sdpa_by_length", "eager_by_length")
 
 
 @dataclass(frozen=True)
-class Sequences:
+class Sequences(Movable):
     """Where the sequences are among the T tokens that the model runs, in the form that a backend takes.
 
     Attributes:
@@ -39,7 +40,7 @@ class Sequences:
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, batch: FlatBatch, backend: str, *, shared: bool) -> Sequences:
+    def of(cls, batch: FlatSequences, backend: str, *, shared: bool) -> Sequences:
         """A function of the batch's lengths alone, on the batch's device; computed once for all layers.
 
         Rectangles need the lengths on the host: for a batch on a GPU this waits for the device, so make the tables of
@@ -57,13 +58,8 @@ class Sequences:
         queries, keys, scatter = (torch.from_numpy(index).to(device) for index in indices)
         return cls(bounds, longest, backend, queries, batch.whole[keys] if shared else keys, scatter, rectangles)
 
-    def to(self, device: torch.device) -> Sequences:
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved, _masks={})
+    def to(self, device: torch.device, *, non_blocking: bool = True) -> Self:
+        return replace(super().to(device, non_blocking=non_blocking), _masks={})
 
     def mask(self, rectangle: Rectangle, window: int | None) -> Tensor:
         """The mask of a rectangle, made once for all layers with the same window."""

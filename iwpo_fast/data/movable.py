@@ -1,0 +1,34 @@
+"""Dataclasses of tensors that move to a device as one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Movable:
+    """Base of dataclasses: their tensors, and those of such dataclasses in them, move together."""
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from which a GPU copies while it computes and the host goes on."""
+        return self._moved(lambda part: part.pin_memory())
+
+    def to(self, device: torch.device, *, non_blocking: bool = True) -> Self:
+        """The same on `device`; the host does not wait for copies from page-locked memory."""
+        return self._moved(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def _moved(self, move: Callable[[Any], Any]) -> Self:
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        moved = {name: move(part) for name, part in parts.items() if isinstance(part, Tensor | Movable)}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+def copied_to(device: torch.device, values: np.ndarray) -> Tensor:
+    """The array on `device`; on a GPU by way of page-locked memory, so that the host need not wait."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
