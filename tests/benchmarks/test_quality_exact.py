@@ -348,11 +348,11 @@ def test_the_choice_is_harmless_before_it_is_good() -> None:
     assert defaults.best(judged, 4) == ["even", "small", "large", "bad"]
 
 
-def test_the_choice_has_worlds_apart_from_the_table_and_both_rounds_have_their_own() -> None:
-    first, second = defaults.round_regimes()
-    table = defaults.table_regimes(second[0].arms[1])
-    seeds = [{regime.first_seed for regime in regimes} for regimes in (first, second, table)]
-    assert seeds == [{1000}, {2000}, {0}]
+def test_the_choice_has_worlds_apart_from_the_table_and_all_rounds_have_their_own() -> None:
+    first, second, third = defaults.round_regimes()
+    table = defaults.table_regimes(third[0].arms[1])
+    seeds = [{regime.first_seed for regime in regimes} for regimes in (first, second, third, table)]
+    assert seeds == [{1000}, {2000}, {4000}, {0}]
     assert [regime.name for regime in table] == [regime.name for regime in FULL]
     assert {regime.name for regime in first} < {regime.name for regime in second} < {regime.name for regime in FULL}
 
@@ -363,11 +363,13 @@ def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch
     monkeypatch.setattr(defaults, "LINEAR_CHOICE", ())
     folders = ["--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts")]
     monkeypatch.setattr(defaults, "WEIGHT_NAMES", (NO_WEIGHTS, PURE_WEIGHTS))
-    path = defaults.main(["--worlds", "3", "3", "--table-worlds", "3", "--commit", "abc", *folders])
+    path = defaults.main(["--worlds", "3", "3", "3", "--table-worlds", "3", "--commit", "abc", *folders])
     result = json.loads(path.read_text())
-    assert [len(part["candidates"]) for part in result["rounds"]] == [2, 15]
-    assert result["chosen"] == next(iter(result["rounds"][1]["candidates"]))
+    assert [len(part["candidates"]) for part in result["rounds"]] == [2, 15, 5]
+    assert result["chosen"] == next(iter(result["rounds"][2]["candidates"]))
     assert result["chosen"] in result["confirmation"]["candidates"]
     text = path.with_suffix(".md").read_text()
     assert f"Chosen: **{result['chosen']}**" in text
     assert "| of the table |" in text
+    again = defaults.main(["--first-round", "3", "--worlds", "3", "3", "3", "--table-worlds", "3", *folders])
+    assert json.loads(again.read_text())["rounds"][:2] == result["rounds"][:2]

@@ -48,6 +48,10 @@ FIXED = (("ESS 0.9, γ 0", 0.75), ("ESS 0.9, γ 0", 0.0), ("ESS 0.97, γ 0", 0.2
 THRESHOLDS, SLOPES = (0.08, 0.1, 0.12), (1.0, 2.0, 3.0)
 LOWEST_ESS = 0.5
 
+# Third round: the weights chosen in the second, which are the library's, with soft labels.
+CHOSEN_WEIGHTS = "ESS 1 - 3 (ρ - 0.08), γ 0"
+SOFT_STRENGTHS = (0.25, 0.375, 0.5, 0.75)
+
 
 def name_of(weights: str, strength: float) -> str:
     """Of a candidate in tables."""
@@ -106,9 +110,18 @@ def _catalogue() -> dict[str, Arm]:
             for strength in STRENGTHS
             for name in [name_of(weights, strength)]
         }
-        | {name: Arm(name, "ensemble", build, "candidates") for name, build in FADED.items()}
+        | {name: Arm(name, "ensemble", build, "candidates") for name, build in (FADED | SOFTENED).items()}
     )
 
 
-FADED: Mapping[str, Build] = _faded()
+def _softened() -> dict[str, Build]:
+    fading = replace(PURE, tau="ess", ess_target="noise", gamma=0.0)
+    return {
+        name_of(CHOSEN_WEIGHTS, strength): weighted(replace(fading, soft_labels=strength))
+        for strength in SOFT_STRENGTHS
+    }
+
+
+FADED: dict[str, Build] = _faded()
+SOFTENED: dict[str, Build] = _softened()
 CATALOGUE: Mapping[str, Arm] = _catalogue()

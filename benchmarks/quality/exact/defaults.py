@@ -1,14 +1,17 @@
 """Which weights and soft labels should be the library's defaults: chosen in some worlds, confirmed in others.
 
-Rule, fixed before either round: among candidates that are significantly worse than DPO (95 %) in none of the regimes,
+Rule, fixed before any round: among candidates that are significantly worse than DPO (95 %) in none of the regimes,
 the one of the largest mean change over regimes; if there is none, among those that are worse in the fewest.
 
 First round, seeds from 1000 on: weights at soft labels of strength 0.75. None was harmless: any use of the rewards
 costs where much data meet rewards that heads on the features see badly. Second round, seeds from 2000 on and with
 linear policies: weights that fade to DPO as the ensemble agrees, that is where pairs are plenty, a form found in seeds
-3000 to 3019, beside the fixed ones. Its choice is confirmed in the worlds of the main table, in all its regimes.
+3000 to 3019, beside the fixed ones. Third round, seeds from 4000 on: these weights with soft labels, after the
+language-model level had shown that labels gain from rewards which agree, where the weights have faded. Its choice is
+confirmed in the worlds of the main table, in all its regimes.
 
     python -m benchmarks.quality.exact.defaults
+    python -m benchmarks.quality.exact.defaults --first-round 3    # the earlier ones as the JSON has them
 """
 
 from __future__ import annotations
@@ -30,10 +33,12 @@ import torch
 from benchmarks import environment
 from benchmarks.quality.exact.candidates import (
     CATALOGUE,
+    CHOSEN_WEIGHTS,
     FADED,
     FIXED,
     NO_WEIGHTS,
     PURE_WEIGHTS,
+    SOFTENED,
     WEIGHT_NAMES,
     name_of,
 )
@@ -42,9 +47,11 @@ from benchmarks.quality.exact.regimes import FULL, Regime
 from benchmarks.quality.exact.report import as_cell, as_table
 from benchmarks.quality.exact.results import MAIN_BUDGET, as_numbers
 from benchmarks.quality.exact.simulate import outcomes, source_digest
+from iwpo_fast.files import save_json
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-FIRST_SEEDS, CHOICE_WORLDS, TABLE_WORLDS = (1000, 2000), (40, 20), 20
+ROUNDS = ("First", "Second", "Third")
+FIRST_SEEDS, CHOICE_WORLDS, TABLE_WORLDS = (1000, 2000, 4000), (40, 20, 20), 20
 STRENGTH = 0.75
 BESIDE = ((PURE_WEIGHTS, 0.0), (PURE_WEIGHTS, STRENGTH), (NO_WEIGHTS, STRENGTH))  # in the confirmation
 
@@ -96,50 +103,42 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     started = time.monotonic()
     facts = environment.describe(torch.device("cpu"), options.commit)
     run = partial(_judge, parts=options.parts, sources=source_digest())
-    rounds = [run(regimes, worlds) for regimes, worlds in zip(round_regimes(), options.worlds, strict=True)]
-    confirmed = run(table_regimes(best(rounds[-1], 1)[0]), options.table_worlds)
-    result = as_json(rounds, options.worlds, confirmed, options.table_worlds)
-    result |= {"seconds": round(time.monotonic() - started, 1), "environment": facts}
-    return write(result, options.out)
+    path = options.out / "quality-exact-defaults.json"
+    earlier = options.first_round - 1
+    rounds = json.loads(path.read_text())["rounds"][:earlier] if earlier else []
+    for regimes, worlds in [*zip(round_regimes(), options.worlds, strict=True)][earlier:]:
+        judged = run(regimes, worlds)
+        rounds.append(_as_json(judged, worlds, regimes[0].first_seed) | {"commit": facts["commit"]})
+    chosen = next(iter(rounds[-1]["candidates"]))
+    confirmed = run(table_regimes(chosen), options.table_worlds)
+    result = {
+        "schema": 2,
+        "date": date.today().isoformat(),
+        "main_budget": MAIN_BUDGET,
+        "chosen": chosen,
+        "rounds": rounds,
+        "confirmation": _as_json(confirmed, options.table_worlds, 0),
+        "seconds": round(time.monotonic() - started, 1),
+        "environment": facts,
+    }
+    save_json(path, result)
+    path.with_suffix(".md").write_text(markdown(result) + "\n")
+    return path
 
 
-def round_regimes() -> tuple[list[Regime], list[Regime]]:
-    """Weights at one strength of soft labels; then fixed weights beside those that fade."""
+def round_regimes() -> list[list[Regime]]:
+    """Weights at one strength of soft labels; fixed weights beside those that fade; these with soft labels."""
     first = [name_of(weights, STRENGTH) for weights in WEIGHT_NAMES]
     second = [*FADED, *(name_of(*candidate) for candidate in FIXED)]
-    return _regimes(CHOICE, first, FIRST_SEEDS[0]), _regimes((*CHOICE, *LINEAR_CHOICE), second, FIRST_SEEDS[1])
+    third = [CHOSEN_WEIGHTS, *SOFTENED]
+    both = (*CHOICE, *LINEAR_CHOICE)
+    return [*starmap(_regimes, zip((CHOICE, both, both), (first, second, third), FIRST_SEEDS, strict=True))]
 
 
 def table_regimes(chosen: str) -> list[Regime]:
     """Of the confirmation."""
-    arms = dict.fromkeys([chosen, *(name_of(*candidate) for candidate in BESIDE)])
+    arms = dict.fromkeys([chosen, CHOSEN_WEIGHTS, *(name_of(*candidate) for candidate in BESIDE)])
     return _regimes([regime.name for regime in FULL], [*arms])
-
-
-def as_json(
-    rounds: Sequence[Mapping[str, Judged]], worlds: Sequence[int], confirmed: Mapping[str, Judged], table_worlds: int
-) -> dict[str, Any]:
-    """Candidates by rank."""
-    return {
-        "schema": 1,
-        "date": date.today().isoformat(),
-        "main_budget": MAIN_BUDGET,
-        "chosen": best(rounds[-1], 1)[0],
-        "rounds": [
-            {"worlds": count, "first_seed": seed, "candidates": _candidates(judged)}
-            for judged, count, seed in zip(rounds, worlds, FIRST_SEEDS, strict=True)
-        ],
-        "confirmation": {"worlds": table_worlds, "first_seed": 0, "candidates": _candidates(confirmed)},
-    }
-
-
-def write(result: dict[str, Any], folder: Path) -> Path:
-    """JSON and Markdown; returns the path of the JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "quality-exact-defaults.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result) + "\n")
-    return path
 
 
 def _regimes(names: Sequence[str], candidates: Sequence[str], first_seed: int = 0) -> list[Regime]:
@@ -164,7 +163,7 @@ def _judge(regimes: Sequence[Regime], worlds: int, parts: Path, sources: str) ->
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The candidates of both rounds, then the choice and what is beside it in the worlds of the table."""
+    """The candidates of all rounds, then the choice and what is beside it in the worlds of the table."""
     confirmation = result["confirmation"]
     parts = [
         f"Chosen: **{result['chosen']}**. Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
@@ -174,7 +173,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"The choice in worlds that had no part in it, those of the main table, {confirmation['worlds']} per regime:",
         _table(confirmation["candidates"]),
     ]
-    for name, part in zip(("First", "Second"), result["rounds"], strict=True):
+    for name, part in zip(ROUNDS, result["rounds"], strict=True):
         parts.append(
             f"{name} round, {part['worlds']} worlds per regime with seeds from {part['first_seed']} on, by rank:"
         )
@@ -191,9 +190,9 @@ def _table(candidates: dict[str, Any]) -> str:
     return as_table(rows)
 
 
-def _candidates(judged: Mapping[str, Judged]) -> dict[str, Any]:
-    """By rank."""
-    return {
+def _as_json(judged: Mapping[str, Judged], worlds: int, first_seed: int) -> dict[str, Any]:
+    """Candidates by rank."""
+    candidates = {
         name: {
             "mean": as_numbers(judged[name].mean),
             "better": judged[name].better,
@@ -202,6 +201,7 @@ def _candidates(judged: Mapping[str, Judged]) -> dict[str, Any]:
         }
         for name in best(judged, len(judged))
     }
+    return {"worlds": worlds, "first_seed": first_seed, "candidates": candidates}
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:
@@ -209,7 +209,10 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and Markdown")
     parts = Path(tempfile.gettempdir()) / "iwpo-quality-exact"
     parser.add_argument("--parts", type=Path, default=parts, help="folder of what is simulated")
-    parser.add_argument("--worlds", type=int, nargs=2, default=CHOICE_WORLDS, help="worlds of a regime of each round")
+    parser.add_argument("--worlds", type=int, nargs=3, default=CHOICE_WORLDS, help="worlds of a regime of each round")
+    parser.add_argument(
+        "--first-round", type=int, choices=(1, 2, 3), default=1, help="earlier ones are read from --out"
+    )
     parser.add_argument("--table-worlds", type=int, default=TABLE_WORLDS, help="worlds of a regime of the confirmation")
     parser.add_argument("--commit", help="where git cannot tell")
     return parser.parse_args(arguments)
