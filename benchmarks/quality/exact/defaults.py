@@ -91,11 +91,6 @@ class Judged:
         return sum(change.sign > 0 for change in self.changes.values())
 
 
-def best(judged: Mapping[str, Judged], count: int) -> list[str]:
-    """The first `count` candidates by the rule."""
-    return sorted(judged, key=lambda name: (judged[name].worse, -judged[name].mean.mean))[:count]
-
-
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Chooses, confirms, writes; returns the path of the JSON."""
     options = _parse(arguments)
@@ -108,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     rounds = json.loads(path.read_text())["rounds"][:earlier] if earlier else []
     for regimes, worlds in [*zip(round_regimes(), options.worlds, strict=True)][earlier:]:
         judged = run(regimes, worlds)
-        rounds.append(_as_json(judged, worlds, regimes[0].first_seed) | {"commit": facts["commit"]})
-    chosen = next(iter(rounds[-1]["candidates"]))
+        rounds.append(as_json(judged, worlds, regimes[0].first_seed) | {"commit": facts["commit"]})
+    chosen = by_rank(rounds[-1]["candidates"])[0]
     confirmed = run(table_regimes(chosen), options.table_worlds)
     result = {
         "schema": 2,
@@ -117,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "main_budget": MAIN_BUDGET,
         "chosen": chosen,
         "rounds": rounds,
-        "confirmation": _as_json(confirmed, options.table_worlds, 0),
+        "confirmation": as_json(confirmed, options.table_worlds, 0),
         "seconds": round(time.monotonic() - started, 1),
         "environment": facts,
     }
@@ -184,14 +179,19 @@ def markdown(result: dict[str, Any]) -> str:
 def _table(candidates: dict[str, Any]) -> str:
     regimes = [*next(iter(candidates.values()))["regimes"]]
     rows = [["candidate", "mean over regimes", "better / worse in", *regimes]]
-    for name, row in candidates.items():
+    for name in by_rank(candidates):
+        row = candidates[name]
         counts = f"{row['better']} / {row['worse']} of {len(regimes)}"
         rows.append([name, as_cell(row["mean"]), counts, *(as_cell(row["regimes"][regime]) for regime in regimes)])
     return as_table(rows)
 
 
-def _as_json(judged: Mapping[str, Judged], worlds: int, first_seed: int) -> dict[str, Any]:
-    """Candidates by rank."""
+def by_rank(candidates: dict[str, Any]) -> list[str]:
+    """By the rule, the best first."""
+    return sorted(candidates, key=lambda name: (candidates[name]["worse"], -candidates[name]["mean"]["mean"]))
+
+
+def as_json(judged: Mapping[str, Judged], worlds: int, first_seed: int) -> dict[str, Any]:
     candidates = {
         name: {
             "mean": as_numbers(judged[name].mean),
@@ -199,7 +199,7 @@ def _as_json(judged: Mapping[str, Judged], worlds: int, first_seed: int) -> dict
             "worse": judged[name].worse,
             "regimes": {regime: as_numbers(change) for regime, change in judged[name].changes.items()},
         }
-        for name in best(judged, len(judged))
+        for name in judged
     }
     return {"worlds": worlds, "first_seed": first_seed, "candidates": candidates}
 
