@@ -45,6 +45,18 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
+def check_attention(config: ModelConfig, device: torch.device) -> None:
+    """Raise ValueError if `model.attention` can be seen not to run on `device` before the model is read."""
+    if config.attention == "auto":
+        return
+    if config.batch_layout == "padded":
+        raise ValueError(
+            f"model.attention is {config.attention} but model.batch_layout is padded, where the model's own "
+            "attention runs: set batch_layout to auto or flat, or attention to auto."
+        )
+    check_backend(config.attention, device, _compute_dtype(config, device))
+
+
 def load_policy(
     config: ModelConfig,
     tokenizer: Tokenizer,
@@ -67,8 +79,7 @@ def load_policy(
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
     """
-    if config.attention != "auto":
-        check_backend(config.attention, device, _compute_dtype(config, device))
+    check_attention(config, device)
     if sharding is None:
         policy = _new_policy(config, tokenizer, seed, device, max_length).to(device)
     else:
@@ -204,11 +215,6 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
             raise ValueError(
                 "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
                 "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
-            )
-        if config.attention != "auto":
-            raise ValueError(
-                f"model.attention is {config.attention} but model.batch_layout is padded, where the model's own "
-                "attention runs: set batch_layout to auto or flat, or attention to auto."
             )
         obstacle, reason = None, "asked for"
     else:

@@ -217,7 +217,7 @@ def _text(rows: Rows, row: int) -> PairText:
 
 def _make_tiny_model(context: Context, rows: Rows) -> None:
     tokenizer = load_tokenizer(context.config.model, rows.texts())
-    model = replace(context.config.model, lora=None)
+    model = replace(context.config.model, lora=None, attention="auto")  # written on a CPU
     policy = load_policy(model, tokenizer, seed=context.config.seed, device=torch.device("cpu"))
     with written_aside(context.folder.tiny_model) as aside:
         policy.save(aside, tokenizer)

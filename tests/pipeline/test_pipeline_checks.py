@@ -24,6 +24,7 @@ REFUSED = [
     (["--rewards.source", "columns"], "rewards.source is columns but the data have no score_chosen"),
     (["--clusters.backend", "cuml"], "The k-means backend cuml needs"),
     (["--model.path", "absent"], "absent"),
+    (["--model.attention", "flash_attn_2"], "model.attention is flash_attn_2, which is made for half precision"),
     (["--seed", str(2**32)], "seed is 4294967296: it must be 0 or more and less than 2**32."),
 ]
 

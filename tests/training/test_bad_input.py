@@ -72,6 +72,13 @@ CASES = {
     "dropout one": (rows(), ["--model.lora.dropout", "1"], "model.lora.dropout is 1.0: it must be in [0, 1)."),
     "modules": (rows(), ["--model.lora.target_modules", "["], "target_modules '[' is no regular expression"),
     "revision of tiny": (rows(), ["--model.revision", "main"], "model.revision is main but the tiny model has none"),
+    "attention of a GPU, before data are read": (
+        "no JSON",
+        ["--model.attention", "varlen", "--device", "cpu"],
+        "model.attention is varlen, which is made for half precision on CUDA and ROCm GPUs, but this run computes in "
+        "float32 on cpu: set auto, or one of sdpa_by_length, eager_by_length.",
+    ),
+    "unknown attention": (rows(), ["--model.attention", "fast"], "model.attention is fast: it must be one of auto, fl"),
     "large seed": (rows(), ["--seed", str(2**32)], "it must be 0 or more and less than 2**32."),
     "no heads": (rows(), ["--model.tiny.heads", "0"], "model.tiny.heads is 0: it must be positive."),
     "negative heads": (rows(), ["--model.tiny.heads", "-2"], "model.tiny.heads is -2: it must be positive."),
