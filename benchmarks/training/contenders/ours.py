@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def train(job: Job, gate: Gate) -> None:
     parameters = policy.trainable_parameters()
     going = gate.ready(policy)
     optimizer = make_optimizer(parameters, config.optim)
-    batches = batches_ahead(policy, split, map(job.rows, itertools.count()), loss, config, world)
+    batches = batches_ahead(policy, split, map(job.rows, range(job.steps)), loss, config, world)
     while going:
         accumulate_gradients(policy, split, job.rows(state.step), batches, loss, config, world, state, metrics)
         torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRAD_NORM)
