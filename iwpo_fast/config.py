@@ -93,7 +93,10 @@ class ModelConfig:
             the model can.
         attention: How flat batches compute attention; `auto` takes the first of flash_attn_3, flash_attn_2, varlen,
             sdpa_by_length and eager_by_length that is there and does what the model asks (docs/training.md).
-        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        gradient_checkpointing: What the backward pass recomputes, layer by layer, to save memory: `selective` keeps
+            what matrix products and attention return and recomputes the cheap rest, `full` keeps the inputs of layers
+            and runs each layer once more, about a third more time.
+        offload_activations: Keep the inputs of the layers in host memory, with `gradient_checkpointing: full` on a GPU.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
         tiny: Shape of the built-in model.
@@ -104,7 +107,8 @@ class ModelConfig:
     batch_layout: Literal["auto", "flat", "padded"] = "auto"
     share_prompts: bool | Literal["auto"] = "auto"
     attention: Literal["auto", "flash_attn_3", "flash_attn_2", "varlen", "sdpa_by_length", "eager_by_length"] = "auto"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Literal["none", "selective", "full"] = "none"
+    offload_activations: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     revision: str | None = None
     tiny: TinyConfig = field(default_factory=TinyConfig)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why_absent, why_not_flat
+from iwpo_fast.models.layers import checkpoint_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.probe import largest_error, tolerance
 from iwpo_fast.models.sharding import Sharding
@@ -45,8 +46,12 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def check_attention(config: ModelConfig, device: torch.device) -> None:
-    """Raise ValueError if `model.attention` can be seen not to run on `device` before the model is read."""
+def check_on_device(config: ModelConfig, device: torch.device) -> None:
+    """Raise ValueError for what can be seen not to run on `device` before the model is read."""
+    if config.offload_activations and device.type == "cpu":
+        raise ValueError(
+            "model.offload_activations is true but the model runs on a CPU, in host memory already: leave it out."
+        )
     if config.attention == "auto":
         return
     if config.batch_layout == "padded":
@@ -79,7 +84,7 @@ def load_policy(
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
     """
-    check_attention(config, device)
+    check_on_device(config, device)
     if sharding is None:
         policy = _new_policy(config, tokenizer, seed, device, max_length).to(device)
     else:
@@ -87,6 +92,9 @@ def load_policy(
             policy = _new_policy(config, tokenizer, seed, device, max_length)
             sharding.apply(policy)
     _settle_layout(policy, config, max_length)
+    if config.gradient_checkpointing != "none":
+        for layer in decoder_layers(policy.head.decoder):
+            checkpoint_layer(layer, config.gradient_checkpointing, offload=config.offload_activations)
     return policy.train()
 
 
@@ -97,8 +105,6 @@ def _new_policy(
     dtype = _compute_dtype(config, device)
     frozen_in_half = config.lora is not None and device.type == "cuda"
     model = _load_model(config, tokenizer, seed, dtype if frozen_in_half else torch.float32, max_length)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype)
 
 

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.order import Turn
+from iwpo_fast.models.layers import decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
 
@@ -64,7 +65,7 @@ class Sharding:
         )
         embedding = cast(nn.Module, policy.causal_lm.get_input_embeddings())
         _keep_dtype(embedding, cast(Tensor, embedding.weight).dtype)
-        for module in (*_layers(policy), policy):
+        for module in (*decoder_layers(policy.head.decoder), policy):
             sharded = fully_shard(module, mesh=self.mesh, mp_policy=precision)
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
@@ -92,15 +93,9 @@ def taking_turns(policy: Policy, batches: Iterable[tuple[Turn, Batch]]) -> Itera
 
 def gathered_bytes(policy: Policy) -> int:
     """Bytes of a sharded policy gathered at a time: two layers, for the next is fetched early, and all outside them."""
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in _layers(policy)]
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(policy.head.decoder)]
     rest = sum(p.numel() for p in policy.parameters()) - sum(layers)
     return policy.compute_dtype.itemsize * (rest + 2 * max(layers, default=0))
-
-
-def _layers(policy: Policy) -> list[nn.Module]:
-    """The layers of the decoder: the largest list of modules in it."""
-    lists = [module for module in policy.head.decoder.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=()))
 
 
 def _keep_dtype(embedding: nn.Module, dtype: torch.dtype) -> None:

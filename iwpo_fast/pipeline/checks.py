@@ -8,7 +8,7 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.data.rows import RowSplits
 from iwpo_fast.models import load_tokenizer
-from iwpo_fast.models.load import check_attention, model_location
+from iwpo_fast.models.load import check_on_device, model_location
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.rewards.kmeans import choose_backend
 
@@ -39,7 +39,7 @@ def check_data(context: Context) -> None:
 def check_model(context: Context) -> None:
     """Raise ValueError if there is no model to train, by its tokenizer, or attention as asked for."""
     model = context.config.model
-    check_attention(model, context.world.device)
+    check_on_device(model, context.world.device)
     if model.path != "tiny":
         load_tokenizer(model, ())
 

@@ -15,7 +15,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import Turn, micro_batches, step_rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.models.load import check_attention
+from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import reference_logps
 from iwpo_fast.models.sharding import Sharding, taking_turns
 from iwpo_fast.training.batches import Batches, batches_ahead, one_step
@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> TrainSummary | None:
     check_config(config)
     loss = PreferenceLoss(config.objective)
     world = World.start(config.device)
-    check_attention(config.model, world.device)
+    check_on_device(config.model, world.device)
     sharding = Sharding.of(world, config.shard_over)
     say = print if world.is_main else lambda *_: None
     folder = RunFolder.check(config)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
@@ -109,8 +111,14 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     element = policy.compute_dtype.itemsize
     # Saved for the backward pass: inputs of both norms, q, k, v, attention output, and three tensors of the MLP.
     layer = (7 * hidden + 3 * inner) * element
-    checkpointed = config.model.gradient_checkpointing
-    activations = tokens * (layers * hidden * element + layer if checkpointed else layers * layer)
+    entry = hidden * cast(Tensor, cast(nn.Module, policy.causal_lm.get_input_embeddings()).weight).element_size()
+    products = (6 * hidden + 2 * inner) * element
+    kept = {
+        "none": layers * layer,
+        "selective": layers * (entry + products) + layer,
+        "full": (1 if config.model.offload_activations else layers) * entry + layer,
+    }
+    activations = tokens * kept[config.model.gradient_checkpointing]
     memory = {
         "weights": _held(policy.parameters()),
         "gradients": trained,

@@ -110,6 +110,11 @@ def _check_model(model: ModelConfig) -> None:
         check_shape(model.tiny)
         if model.revision is not None:
             raise ValueError(f"model.revision is {model.revision} but the tiny model has none: leave it out.")
+    if model.offload_activations and model.gradient_checkpointing != "full":
+        raise ValueError(
+            f"model.offload_activations is true but model.gradient_checkpointing is {model.gradient_checkpointing}, "
+            "and only inputs of layers are moved: set gradient_checkpointing to full, or leave offload_activations out."
+        )
     if model.lora is not None:
         check_lora(model.lora, "model.lora")
 

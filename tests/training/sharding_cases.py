@@ -71,10 +71,10 @@ def model_configs(folder: Path) -> dict[str, ModelConfig]:
     return {
         "tied": ModelConfig(tiny=TINY),
         "untied, recomputed": dataclasses.replace(
-            save_family(folder / "llama", "llama", tie_word_embeddings=False), gradient_checkpointing=True
+            save_family(folder / "llama", "llama", tie_word_embeddings=False), gradient_checkpointing="selective"
         ),
         "padded": save_family(folder / "gemma2", "gemma2", final_logit_softcapping=3.0, sliding_window=4),
-        "adapter": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)),
+        "adapter": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4), gradient_checkpointing="full"),
         "adapted head": dataclasses.replace(
             save_family(folder / "qwen2", "qwen2", tie_word_embeddings=True),
             lora=LoraConfig(rank=3, target_modules=["q_proj", "lm_head"]),

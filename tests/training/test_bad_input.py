@@ -71,6 +71,11 @@ CASES = {
     "rank zero": (rows(), ["--model.lora.rank", "0"], "model.lora.rank is 0: it must be positive."),
     "dropout one": (rows(), ["--model.lora.dropout", "1"], "model.lora.dropout is 1.0: it must be in [0, 1)."),
     "modules": (rows(), ["--model.lora.target_modules", "["], "target_modules '[' is no regular expression"),
+    "offloading of nothing": (
+        rows(),
+        ["--model.offload_activations", "true"],
+        "model.offload_activations is true but model.gradient_checkpointing is none",
+    ),
     "revision of tiny": (rows(), ["--model.revision", "main"], "model.revision is main but the tiny model has none"),
     "attention of a GPU, before data are read": (
         "no JSON",

@@ -1,0 +1,132 @@
+"""Recomputed layers: the same log-probs and gradients, and fewer bytes between forward and backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from families import LAYOUTS, gradients
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from iwpo_fast.config import LoraConfig, ModelConfig
+from iwpo_fast.models import layers, load_policy
+from iwpo_fast.models.layers import checkpoint_layer, decoder_layers
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes that operators have allocated since and that something still holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = operator(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage] = storage.nbytes()
+        return output
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.storages.values())
+
+
+def run(policy, batch) -> tuple[Mapping[str, Tensor], int]:
+    with Living() as living:
+        logps = policy(batch)
+        kept = living.bytes
+    return gradients(logps, policy) | {"log-probs": logps.detach()}, kept
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+def test_recomputing_more_keeps_less_and_changes_no_bit(policy_of, batch, lora, options):
+    expected, none = run(policy_of("llama", lora=lora, **options), batch)
+    kept = {}
+    for mode in ("selective", "full"):
+        found, kept[mode] = run(policy_of("llama", lora=lora, **options, gradient_checkpointing=mode), batch)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert kept["full"] < 0.7 * kept["selective"] and kept["selective"] < 0.85 * none
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "phi3", "cohere"])
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_layers_of_other_families_are_recomputed_too(policy_of, batch, family, mode):
+    expected, none = run(policy_of(family), batch)
+    found, kept = run(policy_of(family, gradient_checkpointing=mode), batch)
+    assert kept < 0.9 * none
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_selective_layers_run_no_product_and_no_attention_again(policy_of, batch):
+    def expensive_in_backward(mode: str) -> int:
+        policy, count = policy_of("llama", share_prompts=False, gradient_checkpointing=mode), 0
+        logps = policy(batch)
+
+        class Counting(TorchDispatchMode):
+            def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                nonlocal count
+                count += any(word in str(operator) for word in ("aten.mm", "flash_attention"))
+                return operator(*args, **(kwargs or {}))
+
+        with Counting():
+            gradients(logps, policy)
+        return count
+
+    none, selective, full = (expensive_in_backward(mode) for mode in ("none", "selective", "full"))
+    assert none == selective < full
+
+
+def test_parameters_keep_their_names(policy_of):
+    plain, recomputed = policy_of("llama"), policy_of("llama", gradient_checkpointing="full")
+    assert plain.state_dict().keys() == recomputed.state_dict().keys()
+
+
+def test_only_the_input_of_each_layer_goes_to_the_host(policy_of, batch, monkeypatch):
+    expected, _ = run(policy_of("llama", share_prompts=False), batch)
+    policy = policy_of("llama", share_prompts=False)
+    for layer in decoder_layers(policy.head.decoder):
+        checkpoint_layer(layer, "full", offload=True)
+    moved = []
+
+    class Recording(torch.autograd.graph.saved_tensors_hooks):
+        def __init__(self, pin_memory: bool) -> None:
+            super().__init__(lambda tensor: moved.append(tensor.shape) or tensor, lambda tensor: tensor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "save_on_cpu", Recording)
+        found, _ = run(policy, batch)
+    tokens = int(batch.cu_seqlens[-1])
+    assert moved == [(1, tokens, 32)] * 2
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    really, _ = run(policy, batch)
+    assert all(torch.equal(really[name], expected[name]) for name in expected)
+
+
+@pytest.mark.gpu
+def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch):
+    held, found = {}, {}
+    for offload in (False, True):
+        config = ModelConfig(gradient_checkpointing="full", offload_activations=offload)
+        policy = load_policy(config, tokenizer, seed=0, device=torch.device("cuda"))
+        on_device = batch.to(policy.device)
+        before = torch.cuda.memory_allocated()
+        logps = policy(on_device)
+        held[offload] = torch.cuda.memory_allocated() - before
+        found[offload] = gradients(logps.cpu(), policy)
+    assert held[True] < held[False]
+    assert all(torch.equal(found[True][name], found[False][name]) for name in found[True])
+
+
+def test_offloading_is_refused_on_a_cpu(tokenizer):
+    config = ModelConfig(gradient_checkpointing="full", offload_activations=True)
+    with pytest.raises(ValueError, match=r"model\.offload_activations is true but the model runs on a CPU"):
+        load_policy(config, tokenizer, seed=0, device=torch.device("cpu"))
