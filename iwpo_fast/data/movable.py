@@ -31,4 +31,4 @@ class Movable:
 def copied_to(device: torch.device, values: np.ndarray) -> Tensor:
     """The array on `device`; on a GPU by way of page-locked memory, so that the host need not wait."""
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
