@@ -58,9 +58,10 @@ def test_a_softcap_falls_to_the_backend_that_has_it(policy_of):
 
 
 def test_a_window_that_layers_keep_to_themselves_is_found_out_where_sequences_outgrow_it(policy_of, batch):
-    policy = policy_of("llama", changes=QWEN_MOE | {"sliding_window": 4}, max_length=20)
+    """The self-test's own sequences would fit into it."""
+    policy = policy_of("llama", changes=QWEN_MOE | {"sliding_window": 9}, max_length=20)
     assert policy.layout == "padded" and "its log-probs would differ" in policy.layout_reason
-    assert policy_of("llama", changes=QWEN_MOE | {"sliding_window": 4}, max_length=None).layout == "padded"
+    assert policy_of("llama", changes=QWEN_MOE | {"sliding_window": 9}, max_length=None).layout == "padded"
     policy = policy_of("llama", changes=QWEN_MOE | {"sliding_window": 20}, max_length=20)
     assert policy.layout == "shared"
     with policy.plain_attention() as model:
