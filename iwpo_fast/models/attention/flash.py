@@ -23,6 +23,8 @@ VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
     """query [W, Hq, D], key and value [W, Hkv, D] → [W, Hq, D], with sliding windows and softcap."""
+    if torch.are_deterministic_algorithms_enabled() and query.shape[-1] > 192:
+        raise CannotRunFlat("flash_attn_3 has no deterministic backward pass for heads larger than 192")
     return _flash_attn("flash_attn_3", query, key, value, sequences, request)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import LENGTHS, REQUESTS, exact_attention, prompts_of_three_pairs, random_heads
-from flash_stand_ins import VERSIONS, checked_attention, install, version_2
+from flash_stand_ins import VERSIONS, checked_attention, install, version_2, version_3
 from torch import Tensor
 
 from iwpo_fast.models.attention import CannotRunFlat, Request, Sequences, attend, flash, why_absent
@@ -34,6 +34,19 @@ def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
     torch.use_deterministic_algorithms(True)
     try:
         attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_version_3_is_passed_over_where_its_backward_pass_would_not_be_deterministic(monkeypatch):
+    install(monkeypatch, "flash_attn_3", version_3)
+    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_3", shared=False)
+    heads = [x.repeat(1, 1, 16) for x in random_heads(2, sum(LENGTHS))]
+    attend(*heads, sequences, Request())
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(CannotRunFlat, match="no deterministic backward pass for heads larger than 192"):
+            attend(*heads, sequences, Request())
     finally:
         torch.use_deterministic_algorithms(False)
 
