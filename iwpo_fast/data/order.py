@@ -18,6 +18,13 @@ class Turn(NamedTuple):
     left: int
 
 
+class SharedPrompts(NamedTuple):
+    """Prompts that rows of data share: int64, the number of every row's prompt, and the tokens of every prompt."""
+
+    of: np.ndarray
+    tokens: np.ndarray
+
+
 def in_turn(batches: Sequence[np.ndarray]) -> list[Turn]:
     """This rank's micro-batches of one step, or of one pass over data."""
     return [Turn(rows, len(batches) - done) for done, rows in enumerate(batches, start=1)]
@@ -43,7 +50,7 @@ def micro_batches(
     budget: int,
     max_pairs: int | None = None,
     ranks: int = 1,
-    prompts: np.ndarray | None = None,
+    shared: SharedPrompts | None = None,
 ) -> list[list[np.ndarray]]:
     """Deal the rows of one step into micro-batches under a token budget.
 
@@ -56,47 +63,49 @@ def micro_batches(
         budget: tokens that one micro-batch may hold; a single pair may exceed it.
         max_pairs: pairs that one micro-batch may hold.
         ranks: number of processes.
-        prompts: int64, number of every pair's prompt, indexed by row; pairs of one prompt stay together as far as they
-            fit into one micro-batch, so that it is shared. None deals every pair by itself.
+        shared: prompts that rows share; rows of one prompt stay together as far as they fit into one micro-batch, and
+            `tokens` are those beside the prompt. None deals every row by itself.
 
     Returns:
         For each rank its micro-batches, each an array of rows.
     """
     cap = max_pairs or max(1, len(rows))
-    units = _units(rows[np.argsort(-tokens[rows], kind="stable")], tokens, prompts, budget=budget, cap=cap)
-    per_rank = math.ceil(max(tokens[rows].sum() / budget, len(rows) / cap) / ranks)
+    units = _units(rows[np.argsort(-tokens[rows], kind="stable")], tokens, shared, budget=budget, cap=cap)
+    per_rank = math.ceil(max(sum(load for load, _ in units) / budget, len(rows) / cap) / ranks)
     while True:
         bins = _fill(units, bins=per_rank * ranks, cap=cap)
-        if all(len(rows_) <= 1 or (len(rows_) <= cap and tokens[rows_].sum() <= budget) for rows_ in bins):
-            return [bins[rank::ranks] for rank in range(ranks)]
+        if all(len(together) <= 1 or (len(together) <= cap and load <= budget) for load, together in bins):
+            dealt = [np.array(together, dtype=np.int64) for _, together in bins]
+            return [dealt[rank::ranks] for rank in range(ranks)]
         per_rank += max(1, per_rank // 50)
 
 
 def _units(
-    rows: np.ndarray, tokens: np.ndarray, prompts: np.ndarray | None, *, budget: int, cap: int
+    rows: np.ndarray, tokens: np.ndarray, shared: SharedPrompts | None, *, budget: int, cap: int
 ) -> list[tuple[int, list[int]]]:
     """Rows that are dealt together, with their tokens; those with most tokens first."""
-    if prompts is None:
+    if shared is None:
         return [(int(tokens[row]), [int(row)]) for row in rows]
     units: list[tuple[int, list[int]]] = []
     latest: dict[int, int] = {}
     for row in rows.tolist():
-        prompt = int(prompts[row])
+        prompt = int(shared.of[row])
         load, together = units[latest[prompt]] if prompt in latest else (0, [])
         if not together or len(together) == cap or load + tokens[row] > budget:
             latest[prompt] = len(units)
-            units.append((int(tokens[row]), [row]))
+            units.append((int(shared.tokens[prompt] + tokens[row]), [row]))
         else:
             units[latest[prompt]] = load + int(tokens[row]), [*together, row]
     return sorted(units, key=lambda unit: -unit[0])
 
 
-def _fill(units: list[tuple[int, list[int]]], *, bins: int, cap: int) -> list[np.ndarray]:
-    filled: list[list[int]] = [[] for _ in range(bins)]
+def _fill(units: list[tuple[int, list[int]]], *, bins: int, cap: int) -> list[tuple[int, list[int]]]:
+    """Tokens and rows of each micro-batch."""
+    filled: list[tuple[int, list[int]]] = [(0, [])] * bins
     emptiest_first = [(0, i) for i in range(bins)]
     for tokens, rows in units:
         load, i = heapq.heappop(emptiest_first)
-        filled[i] += rows
-        if len(filled[i]) < cap:
+        filled[i] = load + tokens, filled[i][1] + rows
+        if len(filled[i][1]) < cap:
             heapq.heappush(emptiest_first, (load + tokens, i))
-    return [np.array(bin_, dtype=np.int64) for bin_ in filled]
+    return filled

@@ -60,5 +60,49 @@ class UniqueTexts:
         return cls(prompts, responses, [keys[i].hex() for i in prompts.first])
 
 
+@dataclass(frozen=True)
+class Responses:
+    """The C responses that P pairs are made of, each once, behind their M prompts.
+
+    Attributes:
+        prompts: token ids, M rows.
+        completions: token ids, C rows.
+        prompt_of: int64 [C], prompt of each.
+        chosen, rejected: int64 [P], the responses of each pair.
+    """
+
+    prompts: Ragged
+    completions: Ragged
+    prompt_of: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Pairs, texts: UniqueTexts) -> Responses:
+        first = texts.responses.first
+        chosen, rejected = texts.responses.of.reshape(-1, 2).T.copy()
+        return cls(
+            prompts=pairs.prompt.take(texts.prompts.first),
+            # Chosen and rejected completions end to end, of which response 2p + side is row side · P + p.
+            completions=Ragged.concatenate([pairs.chosen, pairs.rejected]).take(first // 2 + first % 2 * len(pairs)),
+            prompt_of=texts.prompts.of[first // 2],
+            chosen=chosen,
+            rejected=rejected,
+        )
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @cached_property
+    def first_of_prompt(self) -> np.ndarray:
+        """bool [C]: whether each response is the first to its prompt."""
+        return Numbered.by_key(self.prompt_of.tolist()).firsts
+
+    def by_pair(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """What there is for each token of `completions`, for each token of the pairs' `chosen` and `rejected`."""
+        rows = Ragged(values, self.completions.offsets)
+        return {"chosen": rows.take(self.chosen).values, "rejected": rows.take(self.rejected).values}
+
+
 def _digests(rows: Ragged) -> list[bytes]:
     return [hashlib.blake2b(rows[i].astype("<i4").tobytes(), digest_size=16).digest() for i in range(len(rows))]

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from iwpo_fast.data.ahead import Workers
-from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.ragged import Ragged, positions_of
+from iwpo_fast.data.unique import Responses, UniqueTexts
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
@@ -48,7 +49,8 @@ def reference_logps(
 ) -> ReferenceLogps:
     """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
 
-    `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are.
+    Responses that are in several pairs, as where a prompt has more than two, or a pair is there more than once, are
+    computed once. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are.
 
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
@@ -103,36 +105,25 @@ class ReferenceEntry:
         save_tensors(self.path, {name: torch.from_numpy(array) for name, array in values.items()}, self.settings)
 
 
-def empty_values(pairs: Pairs) -> dict[str, np.ndarray]:
-    """Zeros for the log-probs of all completion tokens, as a `ReferenceEntry` keeps them."""
-    return {name: np.zeros(len(part.values), np.float32) for name, part in _completions(pairs).items()}
-
-
-def put_values(values: dict[str, np.ndarray], pairs: Pairs, rows: np.ndarray, logps: np.ndarray) -> None:
-    """Move the log-probs [N] of the batch of these rows to their places in `values`."""
-    start = 0
-    for name, part in _completions(pairs).items():
-        for first, last in zip(part.offsets[rows], part.offsets[rows + 1], strict=True):
-            values[name][first:last] = logps[start : start + last - first]
-            start += last - first
-
-
-def _completions(pairs: Pairs) -> dict[str, Ragged]:
-    return {"chosen": pairs.chosen, "rejected": pairs.rejected}
+def put_values(values: np.ndarray, responses: Responses, rows: np.ndarray, logps: np.ndarray) -> None:
+    """Move the log-probs [N] of the batch of these responses to their places among those of all their tokens."""
+    completions = responses.completions
+    values[positions_of(completions.offsets[rows], completions.lengths[rows])] = logps
 
 
 def _compute(
     policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World, workers: Workers
 ) -> dict[str, np.ndarray]:
-    values = empty_values(pairs)
+    responses = Responses.of(pairs, UniqueTexts.of(pairs))
+    values = np.zeros(len(responses.completions.values), np.float32)
 
-    def visit(rows: np.ndarray, batch: FlatBatch) -> None:
-        put_values(values, pairs, rows, policy(batch).float().cpu().numpy())
+    def visit(rows: np.ndarray, batch: FlatSequences) -> None:
+        put_values(values, responses, rows, policy(batch).float().cpu().numpy())
 
-    batches = pass_batches(policy, pairs, tokens_per_batch, world)[world.rank]
-    visit_batches(policy, pairs, batches, visit, what="reference log-probs", world=world, workers=workers)
-    # Each rank filled its own rows and left zeros elsewhere, so the sum joins them.
-    return {name: world.sum_(torch.from_numpy(own).to(world.device)).cpu().numpy() for name, own in values.items()}
+    batches = pass_batches(policy, responses, tokens_per_batch, world)[world.rank]
+    visit_batches(policy, responses, batches, visit, what="reference log-probs", world=world, workers=workers)
+    # Each rank filled the places of its own responses and left zeros elsewhere, so the sum joins them.
+    return responses.by_pair(world.sum_(torch.from_numpy(values).to(world.device)).cpu().numpy())
 
 
 def _row_sums(part: Ragged) -> np.ndarray:

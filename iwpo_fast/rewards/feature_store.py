@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from iwpo_fast.data.unique import Numbered, UniqueTexts
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import remove_leftovers, save_tensors, written_aside
 
 logger = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ class FeatureStore:
     """`prompt.npy` [M, d] and `response.npy` [C, d] in `folder`, both float16; each appears when it is whole.
 
     Until then `parts` holds one file for each batch, which appears when it is whole too, so that ranks never write
-    to the same file and a kill costs the batch under way alone. A part is found by the rows of its batch.
+    to the same file and a kill costs the batch under way alone. A part is found by the responses of its batch.
     """
 
     folder: Path
-    texts: UniqueTexts
+    responses: Responses
 
     def load(self) -> tuple[Halves, Halves] | None:
         """The two arrays, memory-mapped and read-only; None if they are not there, or cannot be read."""
@@ -45,13 +45,9 @@ class FeatureStore:
             return None
         return prompt, response
 
-    def sources(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """int64: sequences of the batch of these rows from which rows of the array `name` are filled."""
-        numbered, places = self._places(name, rows)
-        return np.flatnonzero(numbered.firsts[places])
-
     def save_part(self, rows: np.ndarray, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the results of a batch: `prompt` and `response`, float16 [.., d] as in `sources`, and others."""
+        """Keep the results of a batch of these responses: `response`, float16 [.., d]; `prompt`, likewise, of those
+        that are the first of their prompt; and others."""
         save_tensors(self._part(rows), tensors)
 
     def names_in_part(self, rows: np.ndarray) -> set[str]:
@@ -69,16 +65,15 @@ class FeatureStore:
             return part.get_tensor(name)
 
     def join(self, batches: Sequence[np.ndarray]) -> None:
-        """Write the two arrays from the parts of these batches, which hold all rows of the data."""
+        """Write the two arrays from the parts of these batches, which hold all responses."""
         remove_leftovers(self.folder)
         for name in ("prompt", "response"):
             width = self.read_part(batches[0], name).shape[1]
             with written_aside(self.folder / f"{name}.npy") as aside:
-                shape = (len(self._places(name, batches[0])[0].first), width)
+                shape = (len(self.responses.prompts if name == "prompt" else self.responses), width)
                 whole = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
                 for rows in batches:
-                    numbered, places = self._places(name, rows)
-                    whole[numbered.of[places[self.sources(name, rows)]]] = self.read_part(rows, name)
+                    whole[self._places(name, rows)] = self.read_part(rows, name)
                 whole.flush()
 
     def remove_parts(self) -> None:
@@ -88,8 +83,8 @@ class FeatureStore:
         digest = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
         return self.folder / "parts" / f"{digest[:32]}.safetensors"
 
-    def _places(self, name: str, rows: np.ndarray) -> tuple[Numbered, np.ndarray]:
-        """What numbers the rows of the array `name`, and where the batch's sequences stand among the numbered."""
-        if name == "prompt":
-            return self.texts.prompts, rows
-        return self.texts.responses, np.concatenate([2 * rows, 2 * rows + 1])
+    def _places(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of the array `name` that the part of these responses fills."""
+        if name == "response":
+            return rows
+        return self.responses.prompt_of[rows[self.responses.first_of_prompt[rows]]]

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from iwpo_fast.data.ahead import Workers
-from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.data.unique import UniqueTexts
+from iwpo_fast.data.unique import Responses, UniqueTexts
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import (
     ReferenceEntry,
     ReferenceLogps,
-    empty_values,
     has_reference_columns,
     put_values,
     reference_logps,
@@ -60,8 +59,8 @@ def pair_features(
     """Features and reference log-probs of all pairs, from one pass of the model as it is before training.
 
     A feature is what the LM head reads, final norm included; a LoRA policy's adapter is off. Prompts and responses
-    with the same token ids share a row, which the first pair in the data fills. The prompt's feature is read where the
-    first token of its completions is predicted, so prompts cost nothing extra.
+    with the same token ids share a row, and run once. The prompt's feature is read where the first token of its
+    completions is predicted, so prompts cost nothing extra.
 
     The log-probs go where `reference_logps` finds them again. Every finished batch is on disk at once, and a pass
     that was killed goes on behind the last of them. All ranks must see the same `cache_dir`, and no other job may be
@@ -69,27 +68,27 @@ def pair_features(
 
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
-        tokens_per_batch: tokens that one batch may hold; a single longer pair runs alone.
+        tokens_per_batch: tokens that one batch may hold; a single longer response runs alone.
         workers: `DataConfig.workers`.
 
     Raises:
         ValueError: a hidden state is not finite in float16, or there are no pairs.
     """
     texts = UniqueTexts.of(pairs)
-    chosen, rejected = texts.responses.of.reshape(-1, 2).T.copy()
-    table = PairTable(texts.prompts.of, chosen, rejected, prompt_of=texts.prompts.of[texts.responses.first // 2])
-    settings = pass_settings(policy, pairs, fingerprint) | {"format": "features 2"}
-    store = FeatureStore(cache_dir / "features" / cache_key(settings), texts)
+    responses = Responses.of(pairs, texts)
+    table = PairTable(texts.prompts.of, responses.chosen, responses.rejected, responses.prompt_of)
+    settings = pass_settings(policy, pairs, fingerprint) | {"format": "features 3"}
+    store = FeatureStore(cache_dir / "features" / cache_key(settings), responses)
     if store.load() is None:
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
         with_logps = not has_reference_columns(pairs) and entry.load() is None
-        batches = pass_batches(policy, pairs, tokens_per_batch, world)
-        _compute(policy, pairs, store, batches[world.rank], with_logps, world, workers)
+        batches = pass_batches(policy, responses, tokens_per_batch, world)
+        _compute(policy, responses, store, batches[world.rank], with_logps, world, workers)
         world.barrier()
         if world.is_main:
             computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
             if with_logps:
-                entry.save(_join_logps(store, pairs, computed))
+                entry.save(_join_logps(store, responses, computed))
             store.join(computed)
         world.barrier()
     if world.is_main:
@@ -110,17 +109,18 @@ def pair_features(
 
 def _compute(
     policy: Policy,
-    pairs: Pairs,
+    responses: Responses,
     store: FeatureStore,
     batches: list[np.ndarray],
     with_logps: bool,
     world: World,
     workers: Workers,
 ) -> None:
-    def visit(rows: np.ndarray, batch: FlatBatch) -> None:
+    def visit(rows: np.ndarray, batch: FlatSequences) -> None:
         hidden = policy.hidden_states(batch)
-        states = {"prompt": hidden[batch.hidden_index[batch.segments[:-1]]], "response": response_states(hidden, batch)}
-        part = {name: _in_half(values[store.sources(name, rows)]) for name, values in states.items()}
+        first = batch.hidden_index[batch.segments[:-1]]
+        states = {"prompt": hidden[first[responses.first_of_prompt[rows]]], "response": response_states(hidden, batch)}
+        part = {name: _in_half(values) for name, values in states.items()}
         if with_logps:
             logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
             assert isinstance(logps, Tensor)
@@ -133,7 +133,7 @@ def _compute(
     done = sum(map(len, batches)) - sum(map(len, remaining))
     most = world.largest(len(remaining))  # ranks that share the model run it equally often
     remaining += [np.empty(0, dtype=np.int64)] * (most - len(remaining))
-    visit_batches(policy, pairs, remaining, visit, what="features", world=world, workers=workers, done=done)
+    visit_batches(policy, responses, remaining, visit, what="features", world=world, workers=workers, done=done)
 
 
 def _mean_logps(pairs: Pairs, reference: ReferenceLogps, table: PairTable) -> np.ndarray:
@@ -144,7 +144,7 @@ def _mean_logps(pairs: Pairs, reference: ReferenceLogps, table: PairTable) -> np
     return means
 
 
-def response_states(hidden: Tensor, batch: FlatBatch) -> Tensor:
+def response_states(hidden: Tensor, batch: FlatSequences) -> Tensor:
     """float32 [S, d], mean of the hidden states [T, d] at each completion's tokens; 0 for an empty completion.
 
     The mean tells more of a frozen model's judgement than its state at the last token, which looks ahead to what comes
@@ -171,8 +171,8 @@ def _in_half(hidden: Tensor) -> Tensor:
     return half
 
 
-def _join_logps(store: FeatureStore, pairs: Pairs, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
-    values = empty_values(pairs)
+def _join_logps(store: FeatureStore, responses: Responses, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
+    values = np.zeros(len(responses.completions.values), np.float32)
     for rows in batches:
-        put_values(values, pairs, rows, store.read_part(rows, "logps"))
-    return values
+        put_values(values, responses, rows, store.read_part(rows, "logps"))
+    return responses.by_pair(values)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iwpo_fast.data.order import epoch_order, micro_batches, step_rows
+from iwpo_fast.data.order import SharedPrompts, epoch_order, micro_batches, step_rows
 
 
 def test_order_depends_on_seed_and_epoch():
@@ -31,24 +31,30 @@ def test_micro_batches_hold_every_pair_once_within_budget_and_cap_in_equal_numbe
     tokens, budget, max_pairs, ranks, prompts
 ):
     lengths = np.array(tokens)
-    numbers = None if prompts is None else np.arange(len(tokens)) % prompts
+    shared = None if prompts is None else SharedPrompts(np.arange(len(tokens)) % prompts, 7 * np.arange(prompts))
     rows = np.arange(len(tokens))
-    dealt = micro_batches(rows, lengths, budget=budget, max_pairs=max_pairs, ranks=ranks, prompts=numbers)
+    dealt = micro_batches(rows, lengths, budget=budget, max_pairs=max_pairs, ranks=ranks, shared=shared)
     assert len(dealt) == ranks
     assert len({len(batches) for batches in dealt}) == 1
     batches = [rows for rank in dealt for rows in rank]
     assert sorted(np.concatenate(batches)) == list(range(len(tokens)))
     for rows in batches:
-        assert len(rows) <= 1 or lengths[rows].sum() <= budget
+        of_prompts = 0 if shared is None else shared.tokens[np.unique(shared.of[rows])].sum()
+        assert len(rows) <= 1 or of_prompts + lengths[rows].sum() <= budget
         assert max_pairs is None or len(rows) <= max_pairs
 
 
-def test_pairs_of_one_prompt_stay_together_as_far_as_they_fit():
+def test_rows_of_one_prompt_stay_together_as_far_as_they_fit_and_count_it_once():
     tokens, prompts = np.array([40, 30, 20, 10, 35, 5]), np.array([0, 1, 0, 2, 1, 0])
-    [batches] = micro_batches(np.arange(6), tokens, budget=70, prompts=prompts)
-    assert sorted(sorted(rows.tolist()) for rows in batches) == [[0, 2, 5], [1, 4], [3]]
-    [batches] = micro_batches(np.arange(6), tokens, budget=60, prompts=prompts)
-    assert [0, 2] in [sorted(rows.tolist()) for rows in batches]
+
+    def dealt(budget: int, of_prompt: int) -> list[list[int]]:
+        shared = SharedPrompts(prompts, np.full(3, of_prompt))
+        [batches] = micro_batches(np.arange(6), tokens, budget=budget, shared=shared)
+        return sorted(sorted(rows.tolist()) for rows in batches)
+
+    assert dealt(70, 0) == dealt(79, 9) == [[0, 2, 5], [1, 4], [3]]
+    assert [0, 2] in dealt(60, 0)
+    assert [0, 2] in dealt(73, 9)
 
 
 def test_ranks_carry_nearly_equal_work():

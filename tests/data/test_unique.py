@@ -2,7 +2,7 @@ import numpy as np
 
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.unique import Numbered, UniqueTexts
+from iwpo_fast.data.unique import Numbered, Responses, UniqueTexts
 
 
 def make_pairs(prompt: list[list[int]], dtype: type = np.int32) -> Pairs:
@@ -28,3 +28,17 @@ def test_keys_stay_the_same_across_versions_machines_and_integer_types():
     expected = ["8979391e54f6d00b38ccc776c011ccb4", "5fd453bb3179b8193484dfaddfe6201e"]
     assert UniqueTexts.of(make_pairs([[5, 6], [70000]])).prompt_keys == expected
     assert UniqueTexts.of(make_pairs([[5, 6], [70000]], np.int64)).prompt_keys == expected
+
+
+def test_responses_are_each_there_once_with_their_prompt_and_pairs_find_what_belongs_to_them():
+    prompt, chosen, rejected = [[5, 6], [5], [5, 6], [5, 6]], [[7], [7], [8, 8], [7]], [[8, 8], [9], [9], [8, 8]]
+    parts = (Ragged.from_rows(part) for part in (prompt, chosen, rejected))
+    pairs = Pairs(*parts, weight=np.ones(4))
+    found = Responses.of(pairs, UniqueTexts.of(pairs))
+    assert [found.completions[i].tolist() for i in range(len(found))] == [[7], [8, 8], [7], [9], [9]]
+    assert [found.prompts[i].tolist() for i in found.prompt_of] == [[5, 6], [5, 6], [5], [5], [5, 6]]
+    assert (found.chosen.tolist(), found.rejected.tolist()) == ([0, 2, 1, 0], [1, 3, 4, 1])
+    assert found.first_of_prompt.tolist() == [True, False, True, False, False]
+    values = found.by_pair(np.arange(len(found.completions.values)))
+    assert values["chosen"].tolist() == [0, 3, 1, 2, 0]
+    assert values["rejected"].tolist() == [1, 2, 4, 5, 1, 2]

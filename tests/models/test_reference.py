@@ -11,9 +11,11 @@ from families import LAYOUTS, plain_logps
 from test_head import stir_adapter
 
 from iwpo_fast.config import LoraConfig
-from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.batch import FlatSequences, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.unique import Responses, UniqueTexts
+from iwpo_fast.models import Policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.reference_pass import as_reference, pass_batches, visit_batches
 from iwpo_fast.world import World
@@ -71,12 +73,78 @@ def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path):
         np.testing.assert_allclose(shared, other, rtol=1e-5)
 
 
-def test_pairs_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, pairs):
-    twice = pairs.take(np.tile(np.arange(len(pairs)), 2))
+@pytest.fixture
+def run_by_model(monkeypatch) -> list[FlatSequences]:
+    """The batches that policies run from now on."""
+    batches, real = [], Policy.forward
+
+    def counted(self, batch, **options):
+        batches.append(batch)
+        return real(self, batch, **options)
+
+    monkeypatch.setattr(Policy, "forward", counted)
+    return batches
+
+
+def four_to_a_prompt(tokenizer, prompts: int = 5) -> tuple[Pairs, Ragged, Ragged]:
+    """The six pairs of four completions to each prompt, in any order, and what they are made of."""
+    rng = np.random.default_rng(1)
+
+    def rows(count: int, low: int, high: int) -> list[np.ndarray]:
+        return [rng.integers(0, len(tokenizer), n) for n in rng.integers(low, high, count)]
+
+    asked, answers = rows(prompts, 8, 15), rows(4 * prompts, 1, 9)
+    choices = [(p, 4 * p + i, 4 * p + j) for p in range(prompts) for i in range(4) for j in range(i + 1, 4)]
+    choices = [choices[i] for i in rng.permutation(len(choices))]
+    prompt = Ragged.from_rows([asked[p] for p, _, _ in choices])
+    chosen, rejected = (Ragged.from_rows([answers[choice[side]] for choice in choices]) for side in (1, 2))
+    pairs = Pairs(prompt, chosen, rejected, weight=np.ones(len(choices)))
+    return pairs, Ragged.from_rows(asked), Ragged.from_rows(answers)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_four_completions_of_a_prompt_in_six_pairs_are_each_run_once_and_the_prompt_once_for_all_where_it_is_shared(
+    policy_of, tokenizer, tmp_path, run_by_model, layout
+):
+    pairs, asked, answers = four_to_a_prompt(tokenizer)
+    policy = policy_of("llama", **LAYOUTS[layout])
+    found = reference(policy, pairs, tmp_path)
+    assert sum(len(batch.labels) for batch in run_by_model) == len(answers.values)
+    once_for_all, once_for_each = len(asked.values), 4 * len(asked.values)
+    laid_out = sum(batch.tokens for batch in run_by_model)
+    separate = sum(len(batch.whole) for batch in run_by_model)
+    if layout == "shared":
+        assert len(run_by_model) > 2 and laid_out == once_for_all + len(answers.values)
+    assert separate == once_for_each + len(answers.values)
+    run_by_model.clear()
+    for row in (0, 7, 29):
+        with torch.no_grad():
+            expected = policy(flat_batch(pairs, np.array([row]))).numpy()
+        np.testing.assert_allclose(np.concatenate([part[row] for part in found.tokens]), expected, atol=1e-5)
+
+
+def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs, tmp_path, run_by_model):
+    policy = policy_of("llama")
+    once = reference(policy, pairs, tmp_path / "once")
+    tokens = sum(batch.tokens for batch in run_by_model)
+    run_by_model.clear()
+    counts = np.array([3, 0, 1, 2, 5, 1, 1])
+    resampled = pairs.take(np.repeat(np.arange(7), counts))
+    again = reference(policy, resampled, tmp_path / "again")
+    assert sum(batch.tokens for batch in run_by_model) == tokens - pairs.tokens_laid_out[1]
+    np.testing.assert_allclose(again.sequences, once.sequences[np.repeat(np.arange(7), counts)], rtol=1e-5)
+    run_by_model.clear()
+    assert np.array_equal(reference(policy, resampled, tmp_path / "again").sequences, again.sequences)
+    assert not run_by_model
+
+
+def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, tokenizer):
+    pairs, _, _ = four_to_a_prompt(tokenizer)
+    responses = Responses.of(pairs, UniqueTexts.of(pairs))
     for layout, options in LAYOUTS.items():
-        [batches] = pass_batches(policy_of("llama", **options), twice, 60, ALONE)
-        together = [set(rows % 7) for rows in batches if len(rows)]
-        assert (sum(map(len, together)) == 7) == (layout == "shared")
+        [batches] = pass_batches(policy_of("llama", **options), responses, 60, ALONE)
+        together = [set(responses.prompt_of[rows]) for rows in batches if len(rows)]
+        assert (sum(map(len, together)) == 5) == (layout == "shared")
 
 
 def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch):
@@ -107,8 +175,10 @@ def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, 
     seen = []
 
     def visit(rows, batch):
-        seen.append((rows.tolist(), batch.rows.tolist()))
+        seen.append((rows.tolist(), batch.labels.tolist()))
 
+    responses = Responses.of(pairs, UniqueTexts.of(pairs))
     batches = [np.array([3, 1]), np.array([], dtype=np.int64), np.array([6])]
-    visit_batches(policy_of("llama"), pairs, batches, visit, what="a pass", world=ALONE)
-    assert seen == [([3, 1], [3, 1]), ([6], [6])]
+    visit_batches(policy_of("llama"), responses, batches, visit, what="a pass", world=ALONE)
+    expected = [np.concatenate([responses.completions[i] for i in rows]).tolist() for rows in ([3, 1], [6])]
+    assert seen == [([3, 1], expected[0]), ([6], expected[1])]

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.unique import Responses, UniqueTexts
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.reference_pass import pass_batches
@@ -95,7 +96,7 @@ def count_batches(monkeypatch):
         def counted(self, batch):
             if len(calls) == kill_after:
                 raise Killed
-            calls.append(batch.pairs)
+            calls.append(len(batch.segments) - 1)
             return real(self, batch)
 
         monkeypatch.setattr(Policy, "hidden_states", counted)
@@ -176,7 +177,7 @@ def test_the_log_probs_are_bitwise_those_of_the_reference_pass(policy, pairs, tm
 def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, count_batches):
     calls = count_batches()
     found, _ = features(policy, pairs, tmp_path)
-    assert sum(calls) == len(pairs) and len(calls) > 3
+    assert sum(calls) == len(found.response) == 27 and len(calls) > 3
     calls.clear()
     again, _ = features(policy, pairs, tmp_path)
     reference_logps(policy, pairs, policy.fingerprint(), tokens_per_batch=BUDGET, cache_dir=tmp_path, world=ALONE)
@@ -293,11 +294,13 @@ def test_hidden_states_that_float16_cannot_hold_are_refused(pairs, tmp_path, val
 def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path, monkeypatch):
     """Rank 1 computes its parts first, then rank 0 its own and joins them."""
     monkeypatch.setattr(World, "barrier", lambda self: None if self.is_main else kill())
+    monkeypatch.setattr(World, "largest", lambda self, number: number)
     with pytest.raises(Killed):
         features(policy, pairs, tmp_path / "two", world=World(1, 2, ALONE.device))
     found, _ = features(policy, pairs, tmp_path / "two", world=World(0, 2, ALONE.device))
     alone, _ = features(policy, pairs, tmp_path / "one")
-    dealt = pass_batches(policy, pairs, BUDGET, World(0, 2, ALONE.device))
+    responses = Responses.of(pairs, UniqueTexts.of(pairs))
+    dealt = pass_batches(policy, responses, BUDGET, World(0, 2, ALONE.device))
     assert all(sum(map(len, batches)) for batches in dealt)
     np.testing.assert_allclose(found.response, alone.response, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)
