@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.training.case import Case, ModelShape
 from benchmarks.training.lengths import equal_pairs
-from benchmarks.training.measure import Measured, Plan, measure, say, steps_needed
+from benchmarks.training.measure import LABELS, Measured, Plan, measure, steps_needed
 from benchmarks.training.shapes import QWEN_HALF, SMOKE
 
 ROUNDS = 3
@@ -42,10 +42,10 @@ class Ranges:
 
 CPU = Ranges(
     ModelShape("two layers of 128", "llama", 8192, 128, 384, 2, 4, 4, tied=True),
-    Point(256, 8192, 8),
-    length=(64, 256, 1024),
-    vocabulary=(2048, 8192, 32768),
-    pairs=(2, 8, 32),
+    Point(256, 8192, 4),
+    length=(64, 128, 256, 512, 1024, 2048),
+    vocabulary=(2048, 8192, 32768, 65536),
+    pairs=(1, 2, 4, 8, 16),
 )
 GPU = Ranges(
     QWEN_HALF,
@@ -62,16 +62,29 @@ def ranges_of(device: str, quick: bool) -> Ranges:
 
 
 def grow(ranges: Ranges, plan: Plan, device: str, threads: int) -> Iterator[dict[str, Any]]:
-    """Rows of sweep, size, contender, tokens/s and extra MiB, until the plan is over. No point is measured twice."""
+    """Rows of sweep, size, contender, tokens/s and extra MiB. No point is measured twice.
+
+    A point for which the plan left no time is a row that says so.
+    """
     plan = replace(plan, rounds=min(plan.rounds, ROUNDS), profiles=False)
     known: dict[Point, Measured] = {}
     for sweep, point in ranges.points():
         if point not in known:
             if plan.is_over:
-                say(f"no time left for {sweep} {getattr(point, sweep)}")
+                yield _row(sweep, point, status="not started", message="no time left")
                 continue
             known[point] = _measure(ranges.model, point, plan, device, threads)
-        yield from _rows(sweep, getattr(point, sweep), known[point])
+        measured = known[point]
+        for record in measured.records:
+            yield _row(
+                sweep,
+                point,
+                record.contender,
+                tokens_per_s=measured.rate(record),
+                extra_mib=record.extra_mib,
+                status=record.status,
+                message=record.message,
+            )
 
 
 def _measure(model: ModelShape, point: Point, plan: Plan, device: str, threads: int) -> Measured:
@@ -82,12 +95,7 @@ def _measure(model: ModelShape, point: Point, plan: Plan, device: str, threads: 
     return measure(case, equal_pairs(count, vocab=point.vocabulary, length=point.length), plan)
 
 
-def _rows(sweep: str, size: int, measured: Measured) -> Iterator[dict[str, Any]]:
-    for record in measured.records:
-        row = {"sweep": sweep, "size": size, "contender": record.contender, "label": record.label}
-        yield row | {
-            "tokens_per_s": measured.rate(record),
-            "extra_mib": record.extra_mib,
-            "status": record.status,
-            "message": record.message,
-        }
+def _row(sweep: str, point: Point, contender: str | None = None, **found: Any) -> dict[str, Any]:
+    label = LABELS[contender] if contender else "all"
+    row = {"sweep": sweep, "size": getattr(point, sweep), "contender": contender, "label": label}
+    return row | {"tokens_per_s": None, "extra_mib": None} | found

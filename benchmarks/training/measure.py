@@ -61,7 +61,8 @@ class Record:
         error: largest difference from the first contender in what the first steps report.
         seconds: of one step, one sample per round; sample i of all contenders is of the same pairs.
         cpu_seconds: the same, by the clock of the process, all threads together.
-        extra_mib: at the peak of all steps beyond model and data: gradients, optimiser, activations, scratch.
+        extra_mib: at the peak of all steps beyond model and data: gradients, optimiser, activations, scratch; as the
+            times, only of those whose status is "ok".
         state_mib: of that, gradients and optimiser, which no contender can do without.
         padded_share: padding among the tokens that it computes on.
     """
@@ -254,9 +255,8 @@ def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
         timed = job.pairs.take(np.concatenate([job.rows(step) for step in range(first, first + plan.timed)]))
         found.tokens.append(float(timed.tokens.sum()) / plan.timed)
         found.flops.append(step_flops(found.case, timed) / plan.timed)
-    for lane in lanes:
-        if lane.record.status != OK:
-            lane.record.seconds, lane.record.cpu_seconds = [], []
+    for record in (lane.record for lane in lanes if lane.record.status != OK):
+        record.seconds, record.cpu_seconds, record.extra_mib, record.state_mib = [], [], None, None
 
 
 def padding(pairs: Pairs, micro_pairs: int) -> float:

@@ -31,7 +31,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list[Path]:
         for axis in (speed, memory):
             axis.set(xscale="log", yscale="log", xlabel=NAMES[sweep])
             sizes = sorted({row["size"] for row in rows if row["sweep"] == sweep})
-            axis.set_xticks(sizes, [str(size) for size in sizes])
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
             if axis.has_data():
                 low, high = axis.dataLim.intervaly
                 axis.set_ylim(low / 2, 2 * high)  # wide enough for two ticks or more
@@ -40,9 +40,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list[Path]:
             axis.xaxis.set_minor_locator(NullLocator())
             axis.yaxis.set_minor_locator(NullLocator())
             axis.grid(alpha=0.3)
-        if speed.has_data():
-            speed.legend(fontsize=8)
-        figure.suptitle(f"Training step, {device}", fontsize=11)
+        figure.suptitle(f"Training step, {device}", fontsize=11, x=0.01, ha="left")
+        figure.legend(*speed.get_legend_handles_labels(), loc="upper right", ncols=len(COLOURS), fontsize=8)
         figure.tight_layout()
         target = path.with_name(f"{path.stem}-{sweep}.png")
         figure.savefig(target, dpi=110, bbox_inches="tight")

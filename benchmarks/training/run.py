@@ -1,8 +1,9 @@
 """Training steps of iwpo_fast against those of TRL's DPOTrainer; one JSON, its Markdown, and a plot for each sweep.
 
-    python -m benchmarks.training --pairs hh_harmless_test.jsonl.gz   # on the CPU, about eight minutes on two cores
-    python -m benchmarks.training --device cuda                       # random pairs of known lengths, large models
-    python -m benchmarks.training --quick                             # tiny shapes, to see that it works
+    python -m benchmarks.training --parts cases --pairs hh_harmless_test.jsonl.gz  # about eight minutes on two cores
+    python -m benchmarks.training --parts growth --peers trl plain                 # less than twenty minutes on two
+    python -m benchmarks.training --device cuda --peers trl plain                  # one GPU, random pairs, large models
+    python -m benchmarks.training --quick                                          # tiny shapes, to see that it works
 
 Where TRL is not installed, its place is taken by plain PyTorch that does the same; see `contenders.plain`.
 """
@@ -37,7 +38,7 @@ from benchmarks.training.report import case_table, growth_table, profile_table, 
 from benchmarks.training.shapes import HH_FILE, MAX_LENGTH, cpu_cases, gpu_cases, smoke_cases
 from iwpo_fast.data.pairs import Pairs
 
-SECONDS = {"cpu": 400, "cuda": 480}
+SECONDS = {"cpu": {"cases": 400, "growth": 1080}, "cuda": {"cases": 1200, "growth": 900}}
 PACKAGES = ("peft", "accelerate", "datasets")
 PARTS = ("cases", "growth")
 
@@ -46,13 +47,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Path of the JSON written."""
     options = arguments(argv)
     device = torch.device(options.device)
+    if device.type == "cuda":
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL would spread its batches over all that it sees
     started = time.monotonic()
     rounds = options.rounds or (2 if options.quick else 5)
     plan = Plan(
         contenders=("ours", *options.peers),
         rounds=rounds,
         timed=2 if device.type == "cuda" else 1,
-        deadline=started + (options.seconds or SECONDS[device.type]),
+        deadline=started + (options.seconds or sum(SECONDS[device.type][part] for part in options.parts)),
     )
     path = options.out / f"training-{device_slug(device)}-{date.today().isoformat()}.json"
     results = Results(path, describe(device, options.commit), started, options.threads)
@@ -83,7 +86,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[default])
     parser.add_argument("--quick", action="store_true", help="tiny shapes and two rounds")
     parser.add_argument("--rounds", type=int, help="samples of each contender in a case; 5 by default")
-    parser.add_argument("--seconds", type=float, help="no case, and no round after the third, is started after that")
+    parser.add_argument("--seconds", type=float, help="nothing but a case's first three rounds starts after that")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--commit", help="where there is no git; so does $IWPO_COMMIT")

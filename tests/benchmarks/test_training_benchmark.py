@@ -198,6 +198,7 @@ def test_a_contender_that_trains_otherwise_is_not_timed(monkeypatch: pytest.Monk
     found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
     assert [record.status for record in found.records] == [OK, WRONG]
     assert [len(record.seconds) for record in found.records] == [2, 0]
+    assert [record.extra_mib is None for record in found.records] == [False, True]
 
 
 def test_a_contender_that_fails_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,4 +306,6 @@ def test_nothing_is_started_after_the_deadline(tmp_path: Path) -> None:
     path = run.main(["--quick", "--peers", "--seconds", "-1", "--out", str(tmp_path)])
     result = json.loads(path.read_text())
     assert result["not_started"] == ["smoke", "smoke LoRA"]
-    assert (result["cases"], result["growth"]) == ([], [])
+    assert result["cases"] == []
+    assert {(row["status"], row["tokens_per_s"]) for row in result["growth"]} == {("not started", None)}
+    assert "| pairs | 1 | all |  |  |  | not started: no time left |" in path.with_suffix(".md").read_text()

@@ -81,7 +81,7 @@ def reference(case: Case, pairs: Pairs) -> np.ndarray:
 
 
 def _world(case: Case) -> World:
-    return World(0, 1, torch.device(case.device))
+    return World(0, 1, torch.empty(0, device=case.device).device)  # with its number, as `World.start` has it
 
 
 def _policy(case: Case) -> Policy:
