@@ -1,0 +1,27 @@
+"""What the reference costs a pipeline: each response of the data is run once, and resampling adds nothing."""
+
+from __future__ import annotations
+
+from pipeline_cases import read_jsonl, stages_done, toy_config, write_toy_data
+
+from iwpo_fast.config import WeightConfig
+from iwpo_fast.models import reference_pass
+
+
+def responses(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
+    return {(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")}
+
+
+def test_every_response_is_run_once_by_the_reference_whatever_resampling_drew(place, monkeypatch):
+    run, real = [], reference_pass.flat_sequences
+
+    def recorded(prompts, prompt_of, completions, rows):
+        run.extend((prompts[prompt_of[row]].tobytes(), completions[row].tobytes()) for row in rows)
+        return real(prompts, prompt_of, completions, rows)
+
+    monkeypatch.setattr(reference_pass, "flat_sequences", recorded)
+    write_toy_data()
+    stages_done(toy_config(weights=WeightConfig(tau=2.0, gamma=2.0, realisation="resampling", force=True)))
+    training, held_out = (read_jsonl(f"run/{name}.jsonl") for name in ("weights/train", "prepared/held_out"))
+    assert {0.0, 1.0, 2.0} <= {row["weight"] for row in training}
+    assert len(run) == len(set(run)) == len(responses(training) | responses(held_out)) < 2 * len(training + held_out)
