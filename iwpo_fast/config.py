@@ -285,7 +285,8 @@ class WeightConfig:
     model, or an ensemble of one) says nothing of its noise and always weighs, at 0.9: who brings a reward model wants
     it used, but where it shares a bias of the labels, or sees half of the truth, that lost about 1 % against DPO. The
     pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than DPO. Soft
-    labels of 0.75 gained 1 to 3 % with many pairs, and lost up to 1 % where rewards see half of the truth.
+    labels are for rewards that agree: they lift a language model most, and lose up to 1 % where heads cannot see half
+    of the truth and pairs are plenty.
 
     Args:
         method: `irpss`; `density_ratio` and `rejection` weigh by how well the rewards explain the label
@@ -305,7 +306,8 @@ class WeightConfig:
         ratio_alpha: Order of the divergence of `rejection`; at 3 the weight falls linearly with the risk, to 0.
         truncate: Weights above this multiple of the mean are cut to it, before the mean is set to 1 again.
         defensive: Share of uniform weights mixed in.
-        soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone.
+        soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone. `auto` is
+            0.5 for `irpss`, and 0 where the data bring label_smoothing or the objective cannot smooth labels.
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
@@ -321,7 +323,7 @@ class WeightConfig:
     ratio_alpha: float = 3.0
     truncate: float = 5.0
     defensive: float = 0.0
-    soft_labels: float = 0.0
+    soft_labels: float | Literal["auto"] = "auto"
     realisation: Literal["weighting", "resampling"] = "weighting"
     min_ess: float = 0.1
     force: bool = False

@@ -10,7 +10,7 @@ from iwpo_fast.importance.noise import EVEN
 
 def check_weight_settings(settings: WeightConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what it must be."""
-    tau, target = settings.tau, settings.ess_target
+    tau, target, soft = settings.tau, settings.ess_target, settings.soft_labels
     must_be = [
         (tau == "ess" or (not isinstance(tau, str) and tau > 0), "tau", tau, "positive or ess"),
         (0 <= settings.gamma < math.inf, "gamma", settings.gamma, "0 or more, and finite"),
@@ -23,7 +23,12 @@ def check_weight_settings(settings: WeightConfig) -> None:
         ),
         (settings.truncate >= 1, "truncate", settings.truncate, "at least 1"),
         (0 <= settings.defensive <= 1, "defensive", settings.defensive, "in [0, 1]"),
-        (0 <= settings.soft_labels < 1, "soft_labels", settings.soft_labels, "in [0, 1)"),
+        (
+            soft == "auto" or (not isinstance(soft, str) and 0 <= soft < 1),
+            "soft_labels",
+            soft,
+            "in [0, 1) or auto",
+        ),
         (0 < settings.ratio_scale < math.inf, "ratio_scale", settings.ratio_scale, "positive and finite"),
         (1 < settings.ratio_alpha < math.inf, "ratio_alpha", settings.ratio_alpha, "above 1, and finite"),
         (0 <= settings.min_ess <= 1, "min_ess", settings.min_ess, "in [0, 1]"),

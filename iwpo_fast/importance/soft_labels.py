@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance.types import PairRewards
+
+AUTO = 0.5
+"""Chosen in the laboratories of `benchmarks/quality`, as a compromise: more gains more on a language model, and costs
+more where rewards are blind to a part of the truth."""
+
+
+def strength_of(settings: WeightConfig) -> float:
+    """The strength of soft labels that the settings ask for."""
+    if settings.soft_labels == "auto":
+        return AUTO if settings.method == "irpss" else 0.0
+    return settings.soft_labels
 
 
 def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:

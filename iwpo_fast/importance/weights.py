@@ -13,7 +13,7 @@ from iwpo_fast.importance.noise import EVEN, effective_size_for
 from iwpo_fast.importance.normalise import normalise
 from iwpo_fast.importance.resampling import systematic_counts
 from iwpo_fast.importance.settings import check_weight_settings
-from iwpo_fast.importance.soft_labels import soft_labels
+from iwpo_fast.importance.soft_labels import soft_labels, strength_of
 from iwpo_fast.importance.temperature import smallest_temperature
 from iwpo_fast.importance.types import PairRewards, PairWeights
 
@@ -51,7 +51,7 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
         weight = counts.astype(np.float64)
     return PairWeights(
         weight=weight,
-        label_smoothing=soft_labels(rewards, settings.soft_labels),
+        label_smoothing=soft_labels(rewards, strength_of(settings)),
         counts=counts,
         tau=tau,
         ess=ess,

@@ -106,6 +106,13 @@ class Mixture:
         return any(what in part.objective.needs for part in self.parts)
 
     @property
+    def smooths_labels(self) -> bool:
+        """Whether labels can be smoothed, and whether that makes a difference."""
+        objectives = [part.objective for part in self.parts]
+        missing = any(objective.other_side_missing is not None for objective in objectives)
+        return not missing and any(objective.labels == "used" for objective in objectives)
+
+    @property
     def has_statistics(self) -> bool:
         return any(part.objective.statistics is not None for part in self.parts)
 

@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from iwpo_fast.config import RunConfig
+from iwpo_fast.config import RunConfig, WeightConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json, save_tensors, written_aside
 from iwpo_fast.importance import PairText, PairWeights, pair_weights, weight_report
 from iwpo_fast.importance.from_scores import pair_rewards
 from iwpo_fast.importance.histogram import save_histogram
+from iwpo_fast.importance.soft_labels import strength_of
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.reference_pass import cache_key, pass_settings
+from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline.checks import check_backend, check_data, check_model, check_reward_model, read_data
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.evaluation import evaluate_held_out
@@ -138,7 +140,7 @@ def ready_to_reward(context: Context) -> None:
 
 def weigh(context: Context) -> Result:
     """Turn rewards into one weight and one soft label per pair, beside the texts."""
-    table, settings = _table(context), context.config.weights
+    table, settings = _table(context), _weight_settings(context)
     arrays = load_file(context.folder.rewards)
     members = arrays["members_calibrated"]
     rewards = pair_rewards(arrays["calibrated"], arrays["trust"], table, _prompt_cluster(context), members)
@@ -151,7 +153,7 @@ def weigh(context: Context) -> Result:
     save_json(context.folder.weight_report, report.to_json())
     save_histogram(context.folder.histogram, report)
     weights.check(settings)
-    columns = _weight_columns(pairs, weights, settings.soft_labels > 0) | {
+    columns = _weight_columns(pairs, weights, strength_of(settings) > 0) | {
         "cluster": rewards.cluster,
         "score_chosen": rewards.chosen,
         "score_rejected": rewards.rejected,
@@ -189,6 +191,24 @@ def _table(context: Context) -> PairTable:
 
 def _prompt_cluster(context: Context) -> np.ndarray:
     return load_file(context.folder.prompt_clusters)["cluster"]
+
+
+def _weight_settings(context: Context) -> WeightConfig:
+    """Soft labels that were not asked for leave alone what they would replace, or could not change."""
+    settings = context.config.weights
+    if settings.soft_labels != "auto" or strength_of(settings) == 0:
+        return settings
+    if context.pairs.label_smoothing is not None:
+        print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number")
+    elif not _smooths_labels(context.config):
+        print("labels stay as they are, for the objective has a smoothing of its own or can have none")
+    else:
+        return settings
+    return replace(settings, soft_labels=0.0)
+
+
+def _smooths_labels(config: RunConfig) -> bool:
+    return config.objective.label_smoothing == 0 and Mixture.of(config.objective).smooths_labels
 
 
 def _row_of_pairs(pairs: Pairs) -> np.ndarray:
@@ -296,7 +316,7 @@ STAGES = (
         "weigh",
         "importance weights and soft labels",
         needs=("prepare", "reference", "cluster", "reward"),
-        settings=lambda config: _sections(config, "weights", "seed"),
+        settings=lambda config: _sections(config, "weights", "seed") | {"smooths_labels": _smooths_labels(config)},
         outputs=lambda folder: [folder.weighted, folder.weight_report, folder.histogram],
         run=weigh,
     ),

@@ -329,7 +329,7 @@ def test_weights_fade_as_the_ensemble_agrees(world: World) -> None:
 
 def test_the_librarys_defaults_are_those_chosen(world: World) -> None:
     (default,) = build_arms(world, ("default",), 0)
-    (chosen,) = build_arms(world, ("ESS 1 - 3 (ρ - 0.08), γ 0",), 0, CATALOGUE)
+    (chosen,) = build_arms(world, ("ESS 1 - 3 (ρ - 0.08), γ 0; ε 0.5",), 0, CATALOGUE)
     assert default.weights.std() > 0.2
     assert torch.equal(default.weights, chosen.weights)
     assert torch.equal(default.smoothing, chosen.smoothing)

@@ -120,7 +120,22 @@ def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied):
     assert family == losses("run/train") != mean
 
 
-@pytest.mark.parametrize("soft_labels", [0.0, 0.75])
+@pytest.mark.parametrize(
+    ("objective", "softened"),
+    [
+        (ObjectiveConfig(), True),
+        (ObjectiveConfig(name="aot"), False),
+        (ObjectiveConfig(name="d_dpo"), False),
+        (ObjectiveConfig(label_smoothing=0.1), False),
+    ],
+)
+def test_soft_labels_that_nobody_asked_for_are_for_objectives_that_they_change(copied, objective, softened):
+    stages_done(toy_config(objective=objective, weights=WeightConfig()))
+    first = read_jsonl("run/weights/train.jsonl")[0]
+    assert ("label_smoothing" in first) == softened
+
+
+@pytest.mark.parametrize("soft_labels", ["auto", 0.0, 0.75])
 def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copied, soft_labels):
     config = toy_config(weights=WeightConfig(tau=2.0, gamma=2.0, soft_labels=soft_labels))
     config.data.path = "with_columns.jsonl"
@@ -133,7 +148,7 @@ def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copie
     assert [row["weight"] for row in after] == pytest.approx(
         [row["weight"] * given[row["prompt"], row["rejected"]] for row in before]
     )
-    expected = [row["label_smoothing"] for row in before] if soft_labels else [0.125] * len(before)
+    expected = [row["label_smoothing"] for row in before] if soft_labels == 0.75 else [0.125] * len(before)
     assert [row["label_smoothing"] for row in after] == expected
 
 

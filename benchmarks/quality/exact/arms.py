@@ -151,6 +151,9 @@ ARMS: Mapping[str, Arm] = {
     "low_ess": Arm("λ = 0, γ = 0, ESS 0.3", "single", weighted(_LOW_ESS), VARIANTS),
     "lambda_one": Arm("λ = 1, γ = 0, ESS 0.7", "single", weighted(_BOTH), VARIANTS),
     "resampling": Arm("IWPO by resampling", "single", weighted(_RESAMPLED), VARIANTS),
+    "hidden_states": Arm(
+        "the library's defaults, rewards without log-probs", "hidden_states", weighted(WeightConfig()), ABLATIONS
+    ),
     "one_cluster": Arm("IWPO, one cluster", "one_cluster", weighted(_HARD), ABLATIONS),
     "uncalibrated": Arm("IWPO, no calibration", "uncalibrated", weighted(_HARD), ABLATIONS),
     "in_sample": Arm("IWPO, no cross-fitting", "in_sample", weighted(_HARD), ABLATIONS),

@@ -10,6 +10,7 @@ from benchmarks.quality.exact.policy import TrainSettings
 from benchmarks.quality.exact.worlds import WorldSettings
 
 OVERLAP = ("overlap", "soft_overlap")  # slow to fit: in two regimes only
+NOT_HERE = ("e_dpo_biased_family", "hidden_states")  # for the curve over the bias, and for language models
 MAIN = ("dpo", "iwpo", "soft_ensemble", "default", "labels_only", "cheap_rival", "d_dpo", "e_dpo", "oracle")
 BIAS_ARMS = ("dpo", "default", "iwpo", "soft_ensemble", "d_dpo", "e_dpo", "e_dpo_biased_family", "p_dpo", "cheap_rival")
 BIAS_RATES = (0.2, 0.35, 0.5, 0.65, 0.8)
@@ -42,7 +43,7 @@ def regime(
     name: str, settings: WorldSettings, training: TrainSettings | None = None, *, overlap: bool = False
 ) -> Regime:
     """With all arms that belong into the main table."""
-    left_out = {"e_dpo_biased_family", *(() if overlap else OVERLAP)}
+    left_out = {*NOT_HERE, *(() if overlap else OVERLAP)}
     arms = tuple(arm for arm in ARMS if arm not in left_out)
     return Regime(name, settings, arms, training or TrainSettings())
 

@@ -23,6 +23,7 @@ BIAS_LEVELS = (0.2, 0.4, 0.6, 0.8)
 REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
     "single": (SINGLE, CLUSTERS),
     "ensemble": (RewardConfig(), CLUSTERS),
+    "hidden_states": (RewardConfig(likelihood=False), CLUSTERS),
     "one_cluster": (SINGLE, ONE_CLUSTER),
     "uncalibrated": (replace(SINGLE, calibration=False), CLUSTERS),
     "in_sample": (replace(SINGLE, folds=1), CLUSTERS),

@@ -44,7 +44,7 @@ class LabSettings:
         default_factory=lambda: OptimConfig(lr=2e-4, pairs_per_step=32, tokens_per_batch=8192, schedule="constant")
     )
     steps: int = 62
-    scales: tuple[float, ...] = (0.6, 1.2)
+    scales: tuple[float, ...] = (0.35, 0.7, 1.2)
     test_prompts: int = 300
     samples: int = 3
     max_new_tokens: int = 40
