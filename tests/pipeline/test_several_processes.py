@@ -61,11 +61,11 @@ def shared(tmp_path_factory, finished: Path, processes: ForkServerContext) -> Pa
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(300)
         process.kill()
     assert all(process.exitcode for process in ranks)
     parts = sorted((place / "run/cache").rglob("parts/*.safetensors"))
-    assert len(parts) > 2
+    assert len(parts) > 1
     parts[0].unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
