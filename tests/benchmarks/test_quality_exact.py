@@ -369,7 +369,7 @@ def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch
     assert result["chosen"] in result["rounds"][2]["candidates"]
     assert result["chosen"] in result["confirmation"]["candidates"]
     text = path.with_suffix(".md").read_text()
-    assert f"Chosen: **{result['chosen']}**" in text
+    assert f"Chosen by the rule: **{result['chosen']}**" in text
     assert "| of the table |" in text
     again = defaults.main(["--first-round", "3", "--worlds", "3", "3", "3", "--table-worlds", "3", *folders])
     assert json.loads(again.read_text())["rounds"][:2] == result["rounds"][:2]

@@ -51,11 +51,15 @@ LOWEST_ESS = 0.5
 # Third round: the weights chosen in the second, which are the library's, with soft labels.
 CHOSEN_WEIGHTS = "ESS 1 - 3 (ρ - 0.08), γ 0"
 SOFT_STRENGTHS = (0.25, 0.375, 0.5, 0.75)
+LIBRARY_STRENGTH = 0.5
 
 
 def name_of(weights: str, strength: float) -> str:
     """Of a candidate in tables."""
     return f"{weights}; ε {strength:g}"
+
+
+LIBRARY = name_of(CHOSEN_WEIGHTS, LIBRARY_STRENGTH)
 
 
 def by_trust(settings: WeightConfig) -> Build:
