@@ -13,7 +13,7 @@ against it, with a strength of 0.5, for what that gains at the language-model le
 of the main table, in all its regimes.
 
     python -m benchmarks.quality.exact.defaults
-    python -m benchmarks.quality.exact.defaults --first-round 4    # the rounds as the JSON has them, and the confirmation
+    python -m benchmarks.quality.exact.defaults --first-round 4    # rounds from the JSON, then the confirmation
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def markdown(result: dict[str, Any]) -> str:
     """The candidates of all rounds, then the choice and what is beside it in the worlds of the table."""
     confirmation = result["confirmation"]
     parts = [
-        f"Chosen by the rule: **{result['chosen']}**; the library's default is **{LIBRARY}**, for what soft labels gain "
-        "at the language-model level. Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
+        f"Chosen by the rule: **{result['chosen']}**; the library's default is **{LIBRARY}**, for what soft labels "
+        "gain at the language-model level. Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
         f"{result['main_budget']:g} nat; 95 % intervals, paired by world. Bold: the interval excludes zero. Rewards "
         "are of an ensemble of four. ε is the strength of the trust-scaled soft labels, ESS the effective sample size "
         "that τ is chosen for, ρ the share of noise in the rewards (`iwpo_fast.importance.noise`).",
