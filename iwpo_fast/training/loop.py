@@ -176,7 +176,8 @@ def accumulate_gradients(
 ) -> None:
     """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches.
 
-    The host never waits for the device, but for an objective whose statistics it computes itself (`beta_dpo`).
+    Nothing here waits for the device, but for `beta_dpo`, whose statistics the host computes, and for what a policy
+    does inside: the LM head reads back how many labels it serves, and models of transformers look at padding masks.
 
     Args:
         batches: this rank's micro-batches, those of `rows` next.
