@@ -7,6 +7,14 @@ import math
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance.noise import EVEN
 
+OF_ALL = {"truncate", "defensive"}
+READ_BY = {
+    "irpss": OF_ALL | {"tau", "gamma", "rejected_exponent", "baseline", "ess_target"},
+    "density_ratio": OF_ALL | {"ratio_scale"},
+    "rejection": OF_ALL | {"ratio_scale", "ratio_alpha"},
+    "none": set[str](),
+}
+
 
 def check_weight_settings(settings: WeightConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what it must be."""
@@ -36,8 +44,21 @@ def check_weight_settings(settings: WeightConfig) -> None:
     for holds, name, value, wanted in must_be:
         if not holds:
             raise ValueError(f"weights.{name} is {value}: it must be {wanted}.")
+    _check_unread(settings)
     if settings.method == "irpss":
         _check_temperature(settings)
+
+
+def _check_unread(settings: WeightConfig) -> None:
+    """No setting may be without effect."""
+    usual, read = WeightConfig(), READ_BY[settings.method]
+    for name in sorted(set().union(*READ_BY.values()) - read):
+        value = getattr(settings, name)
+        if value != getattr(usual, name):
+            raise ValueError(
+                f"weights.{name} is {value} and weights.method is {settings.method}, which does not read it: leave "
+                f"weights.{name} out, or choose another method."
+            )
 
 
 def _check_temperature(settings: WeightConfig) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards
+from iwpo_fast.importance.settings import READ_BY
 
 seeded = settings(max_examples=100, deadline=None, derandomize=True)
 METHODS = ["irpss", "density_ratio", "rejection", "none"]
@@ -63,3 +67,10 @@ def pair_rewards(draw: st.DrawFn, largest: float = 1e4) -> PairRewards:
 def cluster_means(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     """Mean of the values of each cluster that occurs."""
     return np.array([values[cluster == k].mean() for k in np.unique(cluster)])
+
+
+def by_method(method: str, form: WeightConfig = FULL, **options: Any) -> WeightConfig:
+    """A form with another method, which leaves out what that does not read."""
+    unread = set().union(*READ_BY.values()) - READ_BY[method]
+    asked = asdict(form) | options | {"method": method}
+    return WeightConfig(**{name: value for name, value in asked.items() if name not in unread})

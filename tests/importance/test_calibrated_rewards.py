@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from importance_cases import FULL
+from importance_cases import by_method
 
 from iwpo_fast.importance import PairRewards, PairWeights, pair_weights
 from iwpo_fast.rewards.calibration import fit_calibration, units_of_unknown_scale
@@ -37,7 +35,7 @@ def weigh(raw: np.ndarray, method: str) -> PairWeights:
         limit=5.0,
     )
     chosen, rejected = (calibration(part, CLUSTER) for part in raw)
-    return pair_weights(PairRewards(chosen, rejected, CLUSTER, calibration.trust), replace(FULL, method=method), seed=0)
+    return pair_weights(PairRewards(chosen, rejected, CLUSTER, calibration.trust), by_method(method), seed=0)
 
 
 @pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection"])

@@ -42,12 +42,28 @@ def test_a_term_that_a_temperature_by_effective_size_can_drop_is_refused(name: s
         check_weight_settings(settings)
     check_weight_settings(replace(settings, ess_target=0.9))
     check_weight_settings(replace(settings, ess_target="noise", tau=2.0))
-    check_weight_settings(replace(settings, method="none"))
 
 
 def test_a_temperature_and_a_target_for_it_exclude_one_another() -> None:
     with pytest.raises(ValueError, match=r"^weights\.ess_target is 0\.7 and weights\.tau is 2\.0, which keeps to no"):
         check_weight_settings(WeightConfig(tau=2.0, ess_target=0.7))
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        ("none", "tau", 2.0),
+        ("none", "truncate", 3.0),
+        ("rejection", "gamma", 1.0),
+        ("density_ratio", "ratio_alpha", 2.0),
+        ("irpss", "ratio_scale", 2.0),
+    ],
+)
+def test_a_setting_that_the_method_does_not_read_is_refused(method: Any, name: str, value: float) -> None:
+    wanted = rf"^weights\.{name} is {value} and weights\.method is {method}, which does not read it"
+    with pytest.raises(ValueError, match=wanted):
+        check_weight_settings(WeightConfig(method=method, **{name: value}))
+    check_weight_settings(WeightConfig(method=method))
 
 
 def test_defaults_and_limits_pass() -> None:

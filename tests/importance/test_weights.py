@@ -15,6 +15,7 @@ from importance_cases import (
     FULL,
     METHODS,
     PURE,
+    by_method,
     cluster_means,
     make_candidate_rewards,
     make_rewards,
@@ -61,7 +62,7 @@ def test_weights_are_those_of_the_formula() -> None:
 def test_weights_are_finite_with_mean_one_in_each_cluster(
     rewards: PairRewards, form: WeightConfig, method: str, defensive: float, truncate: float
 ) -> None:
-    settings = dataclasses.replace(form, method=method, defensive=defensive, truncate=truncate)
+    settings = by_method(method, form, defensive=defensive, truncate=truncate)
     weights = pair_weights(rewards, settings, seed=0)
     assert np.all(np.isfinite(weights.weight)) and np.all(weights.weight >= 0)
     assert np.all((weights.label_smoothing >= 0) & (weights.label_smoothing <= 0.75))
@@ -109,7 +110,7 @@ def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing(
 ) -> None:
     by_cluster = shift * np.arange(1, rewards.clusters + 1)[rewards.cluster]
     shifted = dataclasses.replace(rewards, chosen=rewards.chosen + by_cluster, rejected=rewards.rejected + by_cluster)
-    settings = dataclasses.replace(form, method=method, rejected_exponent=exponent)
+    settings = by_method(method, form, rejected_exponent=exponent)
     before, after = (pair_weights(given, settings, seed=0) for given in (rewards, shifted))
     np.testing.assert_allclose(after.weight, before.weight, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(after.label_smoothing, before.label_smoothing, rtol=1e-9, atol=1e-12)
@@ -166,7 +167,7 @@ def test_weights_tend_to_one_as_tau_grows_and_gamma_falls() -> None:
 def test_rewards_that_say_nothing_leave_plain_dpo(method: str) -> None:
     """Random labels: calibration gives such rewards slope 0, so reward 0 and trust 0."""
     rewards = PairRewards(np.zeros(500), np.zeros(500), np.arange(500) % 3, np.zeros(3))
-    weights = pair_weights(rewards, dataclasses.replace(FULL, method=method), seed=0)
+    weights = pair_weights(rewards, by_method(method), seed=0)
     assert np.all(weights.weight == 1.0)
     assert np.all(weights.label_smoothing == 0.0)
 
@@ -177,13 +178,13 @@ def test_rewards_that_say_almost_nothing_leave_almost_plain_dpo(method: str) -> 
     slope = 0.004
     chosen, rejected = slope * np.clip(np.random.default_rng(0).normal(size=(2, 500)), -3, 3)
     rewards = PairRewards(chosen, rejected, np.arange(500) % 3, np.full(3, slope))
-    weights = pair_weights(rewards, dataclasses.replace(FULL, method=method), seed=0)
+    weights = pair_weights(rewards, by_method(method), seed=0)
     assert np.abs(weights.weight - 1).max() < 0.05
     assert weights.label_smoothing.max() < 0.75 * slope * 0.51
 
 
 def test_weights_and_labels_off_are_exactly_ones_and_zeros() -> None:
-    weights = pair_weights(make_rewards(3), dataclasses.replace(FULL, method="none", soft_labels=0.0), seed=0)
+    weights = pair_weights(make_rewards(3), by_method("none", soft_labels=0.0), seed=0)
     assert np.all(weights.weight == 1.0)
     assert np.all(weights.label_smoothing == 0.0)
     assert weights.counts is None and weights.tau is None and weights.ess == 1.0
@@ -192,9 +193,7 @@ def test_weights_and_labels_off_are_exactly_ones_and_zeros() -> None:
 def test_soft_labels_do_not_depend_on_the_method() -> None:
     """So that soft labels without weights can be an arm of an experiment."""
     rewards = make_rewards(4)
-    first, *others = (
-        pair_weights(rewards, dataclasses.replace(FULL, method=m), seed=0).label_smoothing for m in METHODS
-    )
+    first, *others = (pair_weights(rewards, by_method(m), seed=0).label_smoothing for m in METHODS)
     assert first.max() > 0.1
     assert all(np.array_equal(first, other) for other in others)
 

@@ -124,7 +124,7 @@ def arm_data(
 # Spelt out, so that arms stay what they are when the library's defaults change.
 _HARD = WeightConfig(tau=2.0, gamma=2.0, truncate=5.0, defensive=0.0, soft_labels=0.0)
 _SOFT = replace(_HARD, soft_labels=0.75)
-_LABELS_ONLY = replace(_SOFT, method="none")
+_LABELS_ONLY = WeightConfig(method="none", soft_labels=0.75)
 _ESS = replace(_HARD, gamma=0.0, tau="ess", ess_target=0.7)
 _LOW_ESS = replace(_ESS, ess_target=0.3)
 _BOTH = replace(_ESS, rejected_exponent=1.0)

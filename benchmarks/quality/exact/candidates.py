@@ -21,7 +21,7 @@ NO_WEIGHTS, PURE_WEIGHTS = "no weights", "τ 2, γ 2"
 TRUST_SCALED = ", by trust"
 
 WEIGHTS: Mapping[str, WeightConfig] = {
-    NO_WEIGHTS: replace(PURE, method="none"),
+    NO_WEIGHTS: WeightConfig(method="none", soft_labels=0.0),
     PURE_WEIGHTS: PURE,
     "τ 2, γ 0": replace(PURE, gamma=0.0),
     "τ 4, γ 0": replace(PURE, tau=4.0, gamma=0.0),
