@@ -97,6 +97,8 @@ class ModelConfig:
             what matrix products and attention return and recomputes the cheap rest, `full` keeps the inputs of layers
             and runs each layer once more, about a third more time.
         offload_activations: Keep the inputs of the layers in host memory, with `gradient_checkpointing: full` on a GPU.
+        compile: Compile the layers with torch.compile, which takes minutes when a run begins. They recompute their
+            cheap operations of themselves, so `gradient_checkpointing` can be `none` or `full`.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
         tiny: Shape of the built-in model.
@@ -109,6 +111,7 @@ class ModelConfig:
     attention: Literal["auto", "flash_attn_3", "flash_attn_2", "varlen", "sdpa_by_length", "eager_by_length"] = "auto"
     gradient_checkpointing: Literal["none", "selective", "full"] = "none"
     offload_activations: bool = False
+    compile: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     revision: str | None = None
     tiny: TinyConfig = field(default_factory=TinyConfig)

@@ -1,4 +1,4 @@
-"""The layers of the decoder, and what each keeps of its forward pass for the backward pass."""
+"""The layers of the decoder: what each keeps of its forward pass for the backward pass, and their compilation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ CHEAP = 1 / 8
 """A product whose K is less than this fraction of N, such as an adapter's second, costs little for what it returns."""
 
 
+COMPILER = "inductor"
+"""Backend of `torch.compile`."""
+
+
 def decoder_layers(decoder: PreTrainedModel) -> list[nn.Module]:
     """The layers of a decoder: the largest list of modules in it."""
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
@@ -39,6 +43,15 @@ def checkpoint_layer(layer: nn.Module, keep: Literal["selective", "full"], *, of
     options = {} if keep == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _keep_expensive)}
     forward = cast(Callable[..., Any], layer.forward)
     layer.forward = partial(_checkpointed, forward, options, offload)
+
+
+def compile_layer(layer: nn.Module) -> None:
+    """Compile the layer, once for all layers of its kind and for all lengths; flat attention stays as it is.
+
+    Its parameters keep their names, and hooks on the layer, such as those of FSDP, run outside. A layer that is to be
+    recomputed too must be compiled first.
+    """
+    layer.forward = torch.compile(cast(Callable[..., Any], layer.forward), dynamic=True, backend=COMPILER)
 
 
 def _checkpointed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +18,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why_absent, why_not_flat
-from iwpo_fast.models.layers import checkpoint_layer, decoder_layers
+from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.probe import largest_error, tolerance
 from iwpo_fast.models.sharding import Sharding
@@ -51,6 +53,10 @@ def check_on_device(config: ModelConfig, device: torch.device) -> None:
     if config.offload_activations and device.type == "cpu":
         raise ValueError(
             "model.offload_activations is true but the model runs on a CPU, in host memory already: leave it out."
+        )
+    if config.compile and device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+        raise ValueError(
+            f"model.compile is true but there is no C++ compiler called {compiler}: install one, or leave compile out."
         )
     if config.attention == "auto":
         return
@@ -92,8 +98,10 @@ def load_policy(
             policy = _new_policy(config, tokenizer, seed, device, max_length)
             sharding.apply(policy)
     _settle_layout(policy, config, max_length)
-    if config.gradient_checkpointing != "none":
-        for layer in decoder_layers(policy.head.decoder):
+    for layer in decoder_layers(policy.head.decoder):
+        if config.compile:
+            compile_layer(layer)
+        if config.gradient_checkpointing != "none":
             checkpoint_layer(layer, config.gradient_checkpointing, offload=config.offload_activations)
     return policy.train()
 

@@ -143,11 +143,12 @@ class Policy(nn.Module):
 
     @contextmanager
     def plain_attention(self) -> Iterator[PreTrainedModel | PeftModel]:
-        """Lend the model with its own attention, to generate with it for example; not for gradients."""
+        """Lend the model, its own attention, nothing compiled, to generate with for example; not for gradients."""
         decoder, current = self.head.decoder, self.head.decoder.config._attn_implementation
         decoder.set_attn_implementation(self.own_attention)
         try:
-            yield self.model
+            with torch.compiler.set_stance("force_eager"):
+                yield self.model
         finally:
             decoder.set_attn_implementation(current)
 

@@ -115,6 +115,11 @@ def _check_model(model: ModelConfig) -> None:
             f"model.offload_activations is true but model.gradient_checkpointing is {model.gradient_checkpointing}, "
             "and only inputs of layers are moved: set gradient_checkpointing to full, or leave offload_activations out."
         )
+    if model.compile and model.gradient_checkpointing == "selective":
+        raise ValueError(
+            "model.gradient_checkpointing is selective and model.compile is true, but compiled layers recompute their "
+            "cheap operations already: set gradient_checkpointing to none or full, or compile to false."
+        )
     if model.lora is not None:
         check_lora(model.lora, "model.lora")
 

@@ -1,19 +1,24 @@
-"""Recomputed layers: the same log-probs and gradients, and fewer bytes between forward and backward pass."""
+"""Recomputed and compiled layers: the same log-probs and gradients, in fewer bytes, compiled once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from families import LAYOUTS, gradients
+from families import LAYOUTS, assert_same_gradients, gradients
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from iwpo_fast.config import LoraConfig, ModelConfig
+from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import layers, load_policy
 from iwpo_fast.models.layers import checkpoint_layer, decoder_layers
 
@@ -86,8 +91,8 @@ def test_selective_layers_run_no_product_and_no_attention_again(policy_of, batch
 
 
 def test_parameters_keep_their_names(policy_of):
-    plain, recomputed = policy_of("llama"), policy_of("llama", gradient_checkpointing="full")
-    assert plain.state_dict().keys() == recomputed.state_dict().keys()
+    plain, changed = policy_of("llama"), policy_of("llama", gradient_checkpointing="full", compile=True)
+    assert plain.state_dict().keys() == changed.state_dict().keys()
 
 
 def test_only_the_input_of_each_layer_goes_to_the_host(policy_of, batch, monkeypatch):
@@ -130,3 +135,62 @@ def test_offloading_is_refused_on_a_cpu(tokenizer):
     config = ModelConfig(gradient_checkpointing="full", offload_activations=True)
     with pytest.raises(ValueError, match=r"model\.offload_activations is true but the model runs on a CPU"):
         load_policy(config, tokenizer, seed=0, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Counts the graphs that are compiled, and runs them as they are."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(layers, "COMPILER", counter)
+    yield counter
+    torch._dynamo.reset()
+
+
+def random_batch(vocabulary: int, seed: int) -> FlatBatch:
+    """Pairs of random lengths, together longer than any size of the model, for equal sizes are compiled as equal."""
+    rng = np.random.default_rng(seed)
+    count = 10 + seed
+    texts = (
+        Ragged.from_rows([rng.integers(0, vocabulary, rng.integers(1, 10)) for _ in range(count)]) for _ in range(3)
+    )
+    return flat_batch(Pairs(*texts, weight=np.ones(count)), np.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {"lora": LoraConfig(rank=2), "gradient_checkpointing": "full"}),
+        ("gpt2", {"batch_layout": "padded"}),
+    ],
+    ids=["flat, lora, recomputed", "padded"],
+)
+def test_layers_are_compiled_once_for_all_lengths_and_agree(policy_of, tokenizer, compiler, family, options):
+    plain, compiled = policy_of(family, **options), policy_of(family, **options, compile=True)
+    graphs = []
+    for seed in range(4):
+        batch = random_batch(len(tokenizer), seed)
+        expected, found = plain(batch), compiled(batch)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+        assert_same_gradients(gradients(found, compiled), gradients(expected, plain))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(batch), plain(batch), rtol=0, atol=2e-5)
+        graphs.append(compiler.frame_count)
+    assert 0 < graphs[0] == graphs[-1] <= 14
+
+
+def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
+    policy = policy_of("llama", compile=True)
+    with policy.plain_attention() as model, torch.no_grad():
+        model.generate(batch.input_ids[None, :4], max_new_tokens=3, do_sample=False)
+    assert compiler.frame_count == 0
+    policy(batch)
+    assert compiler.frame_count > 0
+
+
+def test_compiling_on_a_cpu_without_a_compiler_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setenv("CXX", "absent-compiler")
+    with pytest.raises(
+        ValueError, match=r"model\.compile is true but there is no C\+\+ compiler called absent-compiler"
+    ):
+        load_policy(ModelConfig(compile=True), tokenizer, seed=0, device=torch.device("cpu"))

@@ -71,6 +71,11 @@ CASES = {
     "rank zero": (rows(), ["--model.lora.rank", "0"], "model.lora.rank is 0: it must be positive."),
     "dropout one": (rows(), ["--model.lora.dropout", "1"], "model.lora.dropout is 1.0: it must be in [0, 1)."),
     "modules": (rows(), ["--model.lora.target_modules", "["], "target_modules '[' is no regular expression"),
+    "compiled and selective": (
+        rows(),
+        ["--model.compile", "true", "--model.gradient_checkpointing", "selective"],
+        "model.gradient_checkpointing is selective and model.compile is true, but compiled layers",
+    ),
     "offloading of nothing": (
         rows(),
         ["--model.offload_activations", "true"],

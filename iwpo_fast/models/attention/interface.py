@@ -87,4 +87,5 @@ def _refuse_extras(module: nn.Module, mask: Tensor | None, dropout: float, kwarg
             raise CannotRunFlat(f"its attention uses {what}")
 
 
-AttentionInterface.register(NAME, flat_attention)
+# Its tables are different for each batch, so that compiled layers would be compiled again and again.
+AttentionInterface.register(NAME, torch.compiler.disable(flat_attention))
