@@ -145,6 +145,8 @@ class OptimConfig:
     """Optimiser and schedule.
 
     Args:
+        name: `adamw_8bit` keeps AdamW's two moments in 8 bits each instead of 32, on one device
+            (pip install 'iwpo-fast[8bit]').
         lr: Peak learning rate.
         epochs: Passes over the training pairs.
         max_steps: Stop after so many optimiser steps; null runs all epochs.
@@ -161,6 +163,7 @@ class OptimConfig:
         max_grad_norm: Gradients are scaled down to this global norm; null leaves them alone.
     """
 
+    name: Literal["adamw", "adamw_8bit"] = "adamw"
     lr: float = 1e-6
     epochs: float = 1.0
     max_steps: int | None = None

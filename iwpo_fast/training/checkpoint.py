@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.training.optimizer import begin_state
 from iwpo_fast.training.stored_tensors import DAMAGED, open_stored, save_parts, save_whole
 from iwpo_fast.world import World
 
@@ -100,14 +101,17 @@ def load_checkpoint(
         raise ValueError(f"{newest} holds the weights of another model: choose another output_dir.")
     for name, parameter in parameters.items():
         prefix = f"{name}/"
-        keys = [key.removeprefix(prefix) for key in moment_shapes if key.startswith(prefix)]
-        if keys:
-            optimizer.state[parameter] = {key: _room_for(key, parameter) for key in keys}
+        if any(key.startswith(prefix) for key in moment_shapes):
+            begin_state(optimizer, parameter)
     try:
+        moments = _moments(parameters, optimizer)
         stored.read("weights", parameters)
-        stored.read("optimizer", _moments(parameters, optimizer))
+        stored.read("optimizer", moments)
     except DAMAGED as error:
         raise _damaged(newest) from error
+    for name, parameter in parameters.items():
+        known = optimizer.state.get(parameter, {})
+        known |= {key: int(moments[f"{name}/{key}"]) for key, value in known.items() if isinstance(value, int)}
     return state
 
 
@@ -117,16 +121,13 @@ def load_weights(folder: Path, parameters: Mapping[str, Parameter]) -> None:
 
 
 def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser knows of each parameter, but for tables by which all moments of 8 bits are read."""
     return {
-        f"{name}/{key}": value
+        f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
+        if not key.startswith("qmap")
     }
-
-
-def _room_for(key: str, parameter: Parameter) -> Tensor:
-    """Where AdamW keeps what it calls `key`: moments beside the parameter, and the step as one number."""
-    return torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
 
 
 def _damaged(path: Path) -> ValueError:

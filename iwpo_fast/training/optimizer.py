@@ -1,9 +1,10 @@
-"""AdamW over named parameters, and the learning rate of each step."""
+"""AdamW over named parameters, with moments of 32 or 8 bits, and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,25 +12,55 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 
 from iwpo_fast.config import OptimConfig
+from iwpo_fast.extras import check_installed
 from iwpo_fast.world import whole
 
+BLOCK_8BIT = 256
+"""Entries of a moment of 8 bits that share a scale."""
 
-def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, as norms and biases have no scale to decay."""
+SMALLEST_8BIT = 4096
+"""Parameters with fewer entries keep moments of 32 bits."""
+
+
+def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only, as norms and biases have no scale to decay.
+
+    Raises:
+        ValueError: bitsandbytes is wanted but not installed.
+    """
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     vectors = [p for p in parameters.values() if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    fused = all(p.is_cuda for p in parameters.values())
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        fused=fused,
-    )
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    check_installed("bitsandbytes", "optim.name is adamw_8bit", extra="8bit")
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps, min_8bit_size=SMALLEST_8BIT)
+
+
+def begin_state(optimizer: torch.optim.Optimizer, parameter: Parameter) -> None:
+    """Zeros in `optimizer.state` where the optimiser will keep what it knows of the parameter."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+        return
+    for g, group in enumerate(optimizer.param_groups):
+        for p, candidate in enumerate(group["params"]):
+            if candidate is parameter:
+                cast(Any, optimizer).init_state(group, parameter, g, p)
+
+
+def moments_bytes(parameter: Tensor, config: OptimConfig) -> int:
+    """Bytes of both moments of a parameter, or of the part of one that is on this process."""
+    if config.name == "adamw" or parameter.numel() < SMALLEST_8BIT:
+        return 2 * parameter.numel() * torch.float32.itemsize
+    blocks = math.ceil(parameter.numel() / BLOCK_8BIT)
+    return 2 * (parameter.numel() + blocks * torch.float32.itemsize)
 
 
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:

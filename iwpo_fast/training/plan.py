@@ -16,6 +16,7 @@ from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.models.sharding import gathered_bytes
+from iwpo_fast.training.optimizer import moments_bytes
 from iwpo_fast.world import World
 
 LAYOUTS: dict[Layout, str] = {
@@ -122,7 +123,7 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     memory = {
         "weights": _held(policy.parameters()),
         "gradients": trained,
-        "optimiser": 2 * trained,
+        "optimiser": sum(moments_bytes(p, config.optim) for p in _own(policy.trainable_parameters().values())),
         "activations": activations,
     }
     return memory | ({"gathered weights": gathered_bytes(policy)} if policy.is_sharded else {})
@@ -137,9 +138,13 @@ def _attention(policy: Policy) -> str:
 
 
 def _held(parameters: Iterable[Parameter]) -> int:
-    """Bytes of these parameters on this process, which may hold only a part of each."""
-    own = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-    return sum(p.numel() * p.element_size() for p in own)
+    """Bytes of these parameters on this process."""
+    return sum(p.numel() * p.element_size() for p in _own(parameters))
+
+
+def _own(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """What this process, which may hold only a part of each, has of these parameters."""
+    return [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
 
 
 def _size(bytes_: int) -> str:

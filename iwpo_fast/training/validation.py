@@ -10,6 +10,7 @@ from pathlib import Path
 
 from iwpo_fast.config import LoraConfig, ModelConfig, OptimConfig, TrainConfig
 from iwpo_fast.data import cache_folder
+from iwpo_fast.extras import check_installed
 from iwpo_fast.models.tiny import check_shape
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.training.trackers import check_trackers
@@ -33,6 +34,11 @@ def check_config(config: TrainConfig) -> None:
     ]
     _check_all(must_be)
     check_optim(config.optim, "optim")
+    if config.optim.name == "adamw_8bit" and config.shard_over != 1:
+        raise ValueError(
+            f"optim.name is adamw_8bit but shard_over is {config.shard_over}, and bitsandbytes knows no sharded "
+            "parameters: set optim.name to adamw, whose moments are sharded, or shard_over to 1."
+        )
     must_be = [
         (config.log.every > 0, "log.every", config.log.every, "positive"),
         (
@@ -59,6 +65,8 @@ def check_config(config: TrainConfig) -> None:
 
 def check_optim(optim: OptimConfig, name: str) -> None:
     """Raise ValueError for the first setting of an optimiser, called `name`, that cannot work."""
+    if optim.name == "adamw_8bit":
+        check_installed("bitsandbytes", f"{name}.name is adamw_8bit", extra="8bit")
     must_be = [
         (0 < optim.lr < math.inf, f"{name}.lr", optim.lr, "positive"),
         (0 < optim.epochs < math.inf, f"{name}.epochs", optim.epochs, "positive"),

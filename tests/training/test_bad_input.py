@@ -71,6 +71,11 @@ CASES = {
     "rank zero": (rows(), ["--model.lora.rank", "0"], "model.lora.rank is 0: it must be positive."),
     "dropout one": (rows(), ["--model.lora.dropout", "1"], "model.lora.dropout is 1.0: it must be in [0, 1)."),
     "modules": (rows(), ["--model.lora.target_modules", "["], "target_modules '[' is no regular expression"),
+    "8 bits and sharded": (
+        rows(),
+        ["--optim.name", "adamw_8bit", "--shard_over", "2"],
+        "optim.name is adamw_8bit but shard_over is 2, and bitsandbytes knows no sharded parameters",
+    ),
     "compiled and selective": (
         rows(),
         ["--model.compile", "true", "--model.gradient_checkpointing", "selective"],

@@ -84,9 +84,13 @@ def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(conf
     assert leftovers == []
 
 
-def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path):
-    whole = config(output_dir=str(tmp_path / "whole"))
-    part = config(output_dir=str(tmp_path / "part"))
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, optimizer):
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    optim = dataclasses.replace(config().optim, name=optimizer)
+    whole = config(optim=optim, output_dir=str(tmp_path / "whole"))
+    part = config(optim=optim, output_dir=str(tmp_path / "part"))
     train(whole)
     run_killed(part, KILLED_DURING_TRAINING, tmp_path)
     train(part)
