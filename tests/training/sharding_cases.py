@@ -17,7 +17,7 @@ from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, ObjectiveConfi
 from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.models import Policy, load_policy
+from iwpo_fast.models import Policy, layers, load_policy
 from iwpo_fast.models.reference import reference_logps
 from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.models.tiny import train_tokenizer
@@ -27,6 +27,8 @@ from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.world import World, whole
+
+layers.COMPILER = "eager"  # Inductor's code would take a minute to compile.
 
 TINY = TinyConfig(vocab_size=261, hidden_size=32, layers=2, heads=2)
 TOKENIZER_TEXTS = ["red green blue", "warm cold small large"]
@@ -70,11 +72,13 @@ def model_configs(folder: Path) -> dict[str, ModelConfig]:
     """Models that differ in what sharding has to do with them."""
     return {
         "tied": ModelConfig(tiny=TINY),
-        "untied, recomputed": dataclasses.replace(
-            save_family(folder / "llama", "llama", tie_word_embeddings=False), gradient_checkpointing="selective"
+        "untied, compiled": dataclasses.replace(
+            save_family(folder / "llama", "llama", tie_word_embeddings=False),
+            gradient_checkpointing="full",
+            compile=True,
         ),
         "padded": save_family(folder / "gemma2", "gemma2", final_logit_softcapping=3.0, sliding_window=4),
-        "adapter": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4), gradient_checkpointing="full"),
+        "adapter": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4), gradient_checkpointing="selective"),
         "adapted head": dataclasses.replace(
             save_family(folder / "qwen2", "qwen2", tie_word_embeddings=True),
             lora=LoraConfig(rank=3, target_modules=["q_proj", "lm_head"]),

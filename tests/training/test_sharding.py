@@ -86,7 +86,7 @@ def test_the_cases_are_what_they_are_called(alone):
     assert {step.split(",")[0] for step in alone["tied"] if "pairs" in step} == OBJECTIVES.keys()
     assert {model: steps["layout"] for model, steps in alone.items()} == {
         "tied": "shared",
-        "untied, recomputed": "shared",
+        "untied, compiled": "shared",
         "padded": "padded",
         "adapter": "shared",
         "adapted head": "shared",
