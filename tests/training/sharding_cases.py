@@ -77,7 +77,10 @@ def model_configs(folder: Path) -> dict[str, ModelConfig]:
             gradient_checkpointing="full",
             compile=True,
         ),
-        "padded": save_family(folder / "gemma2", "gemma2", final_logit_softcapping=3.0, sliding_window=4),
+        "padded": dataclasses.replace(
+            save_family(folder / "gemma2", "gemma2", final_logit_softcapping=3.0, sliding_window=4),
+            batch_layout="padded",
+        ),
         "adapter": ModelConfig(tiny=TINY, lora=LoraConfig(rank=4), gradient_checkpointing="selective"),
         "adapted head": dataclasses.replace(
             save_family(folder / "qwen2", "qwen2", tie_word_embeddings=True),
