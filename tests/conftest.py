@@ -1,10 +1,13 @@
-"""No network in any test, and few threads, as tests run side by side."""
+"""No network in any test, no cache of the user's, and few threads, as tests run side by side."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+_home = tempfile.TemporaryDirectory(prefix="iwpo-tests-")  # removed at exit
+os.environ["HOME"] = _home.name
 
 import torch
 

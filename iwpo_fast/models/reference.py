@@ -88,7 +88,7 @@ class ReferenceEntry:
 
     @classmethod
     def of(cls, policy: Policy, pairs: Pairs, fingerprint: str, cache_dir: Path) -> ReferenceEntry:
-        settings = pass_settings(policy, pairs, fingerprint) | {"format": 1}
+        settings = pass_settings(policy, pairs, fingerprint) | {"format": 2}
         return cls(cache_dir / "reference" / f"{cache_key(settings)}.safetensors", settings)
 
     def load(self) -> dict[str, np.ndarray] | None:
