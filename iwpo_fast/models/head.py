@@ -96,6 +96,7 @@ class HeadSpec:
             softcap=self.softcap,
             scale=self.scale,
             stats=stats,
+            all_served=True,
         )
 
 

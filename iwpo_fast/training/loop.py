@@ -177,7 +177,7 @@ def accumulate_gradients(
     """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches.
 
     Nothing here waits for the device, but for `beta_dpo`, whose statistics the host computes, and for what a policy
-    does inside: the LM head reads back how many labels it serves, and models of transformers look at padding masks.
+    does inside: models of transformers look at padding masks.
 
     Args:
         batches: this rank's micro-batches, those of `rows` next.

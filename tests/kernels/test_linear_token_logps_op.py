@@ -38,6 +38,21 @@ def test_opcheck_passes(request: pytest.FixtureRequest, kernels: bool, save: boo
     torch.library.opcheck(op._forward_op, (*leaves[:2], labels, leaves[2], index, 3.0, 0.5, 1.0, True, 256, True, save))
 
 
+def test_kernels_need_not_count_labels_that_are_all_served(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, labels = (tensor.to(device) for tensor in arguments().values())
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    index = torch.tensor([0, 0, 5, 3, 3, 1], device=device)
+    expected = linear_token_logps(*leaves, labels, hidden_index=index)
+    gradients = torch.autograd.grad(expected.sum(), leaves)
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: pytest.fail("the labels were counted"))
+    found = linear_token_logps(*leaves, labels, hidden_index=index, all_served=True)
+    assert torch.equal(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found.sum(), leaves), gradients, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_ten_lengths_compile_once(backend: str) -> None:
     counter = CompileCounterWithBackend(backend)

@@ -30,6 +30,7 @@ def linear_token_logps(
     stats: bool = False,
     workspace_mb: int = 256,
     save: bool | Literal["auto"] = "auto",
+    all_served: bool = False,
 ) -> Tensor | TokenLogps:
     """Log-probs of labels under a language-model head, without its logits.
 
@@ -38,7 +39,7 @@ def linear_token_logps(
     and in float32; ∂log p/∂h, on which no loss has an influence, is made in the same pass, as attention with
     keys and values W. In products of N·V·H multiply-adds: 1 without gradients, 2 with a frozen head,
     3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of labels to serve is read back
-    from the device, once per pass. Differentiable once, by torch.autograd; not by torch.func.
+    from the device, once per pass, unless `all_served`. Differentiable once, by torch.autograd; not by torch.func.
 
     Args:
         hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
@@ -56,6 +57,8 @@ def linear_token_logps(
             1/16 of the device's memory; a compiled call compiles once more for lengths on the other side, and
             takes lengths that it cannot know beforehand as too long. Memory goes by N, labels of -100 included:
             where they are many, pass the others alone, with hidden_index.
+        all_served: no label is -100, so that the host need not wait for the device to count the others; one that is
+            all the same counts as outside the vocabulary.
 
     Returns:
         float32 [N] (float64 for float64 inputs), or `TokenLogps` of such. On a GPU a label outside the
@@ -82,6 +85,7 @@ def linear_token_logps(
         workspace_mb,
         wants_grad and hidden.requires_grad,
         trains_head and _saves(save, hidden, weight, labels),
+        all_served,
     )
     if not stats:
         return logps
@@ -139,13 +143,14 @@ def _forward_op(
     workspace_mb: int,
     jacobian: bool,
     save: bool,
+    all_served: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_forward(hidden, weight, labels, stats, jacobian, save)
     if checks_labels(hidden.device):
-        check_range("labels", labels, weight.shape[0], IGNORED)
+        check_range("labels", labels, weight.shape[0], None if all_served else IGNORED)
         if hidden_index is not None:
             check_range("hidden_index", hidden_index, hidden.shape[0])
-    rows = kept_rows(hidden, labels, hidden_index)
+    rows = kept_rows(hidden, labels, hidden_index, all_served)
     if rows.position is not None:
         for per_token in (out.logps, out.statistics, out.jacobian, out.state):
             per_token.zero_()
@@ -170,6 +175,7 @@ def _(
     workspace_mb: int,
     jacobian: bool,
     save: bool,
+    all_served: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_forward(hidden, weight, labels, stats, jacobian, save)
     return out.logps, out.statistics, out.jacobian, out.masses, out.state
@@ -217,12 +223,13 @@ def _head_gradient_op(
     scale: float,
     temperature: float,
     workspace_mb: int,
+    all_served: bool,
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of weight and bias; an empty tensor for one that is not needed."""
     grad_weight, grad_bias = _empty_head_gradients(weight, needs_weight, needs_bias)
-    rows = kept_rows(hidden, labels, hidden_index)
+    rows = kept_rows(hidden, labels, hidden_index, all_served)
     if not rows.count:
         return grad_weight.zero_(), grad_bias.zero_()
     with computing_on(hidden.device):
@@ -253,6 +260,7 @@ def _(
     scale: float,
     temperature: float,
     workspace_mb: int,
+    all_served: bool,
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -260,7 +268,7 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, labels, bias, hidden_index, softcap, scale, temperature, _, workspace_mb, *_ = inputs
+    hidden, weight, labels, bias, hidden_index, softcap, scale, temperature, _, workspace_mb, *_, all_served = inputs
     _, statistics, jacobian, masses, state = output
     ctx.mark_non_differentiable(statistics, jacobian, masses, state)
     ctx.set_materialize_grads(False)
@@ -268,7 +276,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     head = (hidden, weight, bias, masses, state) if needs_weight or needs_bias else (None,) * 5
     ctx.save_for_backward(labels, hidden_index, jacobian, *head)
     ctx.rows, ctx.dtype = hidden.shape[0], hidden.dtype
-    ctx.settings = (softcap, scale, temperature, workspace_mb)
+    ctx.settings = (softcap, scale, temperature, workspace_mb, all_served)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:

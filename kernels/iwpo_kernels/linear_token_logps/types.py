@@ -82,10 +82,10 @@ class Rows:
         return self.hidden.index_select(0, self.source[start:end])
 
 
-def kept_rows(hidden: Tensor, labels: Tensor, hidden_index: Tensor | None) -> Rows:
-    """The tokens that cost anything. Their number is read back from the device."""
-    position = (labels != IGNORED).nonzero()[:, 0]
-    if position.shape[0] == labels.shape[0]:  # kernels read both end to end
+def kept_rows(hidden: Tensor, labels: Tensor, hidden_index: Tensor | None, all_served: bool) -> Rows:
+    """The tokens that cost anything. Their number is read back from the device, unless they are known to be all."""
+    position = None if all_served else (labels != IGNORED).nonzero()[:, 0]
+    if position is None or position.shape[0] == labels.shape[0]:  # kernels read both end to end
         return Rows(hidden, labels.contiguous(), None if hidden_index is None else hidden_index.contiguous(), None)
     source = position if hidden_index is None else hidden_index[position]
     return Rows(hidden, labels[position], source, position)
