@@ -87,6 +87,8 @@ class ModelConfig:
     Args:
         path: Local folder, hub id, or `tiny` (see `tiny`).
         lora: Adapter settings; null trains all weights.
+        quantize: `nf4` holds the frozen linear layers under `lora` in 4 bits (QLoRA), all but the LM head, on one
+            device or a copy on each (pip install 'iwpo-fast[qlora]').
         batch_layout: `flat` runs sequences end to end, `padded` pads inside the model wrapper, `auto` takes flat
             wherever the model can.
         share_prompts: Run each prompt of a flat batch once for all its completions; `auto` does so on a CPU wherever
@@ -106,6 +108,7 @@ class ModelConfig:
 
     path: str = "tiny"
     lora: LoraConfig | None = None
+    quantize: Literal["none", "nf4"] = "none"
     batch_layout: Literal["auto", "flat", "padded"] = "auto"
     share_prompts: bool | Literal["auto"] = "auto"
     attention: Literal["auto", "flash_attn_3", "flash_attn_2", "varlen", "sdpa_by_length", "eager_by_length"] = "auto"

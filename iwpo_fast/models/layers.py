@@ -70,5 +70,5 @@ def _keep_expensive(_context: object, operator: object, *inputs: Any, **_others:
         inner, outer = inputs[PRODUCTS[name]].shape[-2:]
         expensive = inner >= CHEAP * outer
     else:
-        expensive = "attn" in name or "attention" in name
+        expensive = any(word in name for word in ("attn", "attention", "gemm_4bit"))
     return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE

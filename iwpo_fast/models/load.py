@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig
+from iwpo_fast.models import four_bits
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why_absent, why_not_flat
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
@@ -79,7 +80,8 @@ def load_policy(
 ) -> Policy:
     """The policy, on `device` and self-tested.
 
-    What is trained is float32. The frozen base of a LoRA policy is bfloat16 where a GPU computes in bfloat16.
+    What is trained is float32. The frozen base of a LoRA policy is bfloat16 where a GPU computes in bfloat16, and its
+    linear layers have 4 bits where `config.quantize` says so.
     Dropout of the base model is off, so that policy and reference agree; the adapter's own is as configured.
 
     Args:
@@ -109,10 +111,13 @@ def load_policy(
 def _new_policy(
     config: ModelConfig, tokenizer: Tokenizer, seed: int, device: torch.device, max_length: int | None
 ) -> Policy:
-    """The policy on the host, to be moved to `device`."""
+    """The policy, to be moved to `device`: it is on the host but for weights that were quantised there."""
     dtype = _compute_dtype(config, device)
     frozen_in_half = config.lora is not None and device.type == "cuda"
-    model = _load_model(config, tokenizer, seed, dtype if frozen_in_half else torch.float32, max_length)
+    options: dict[str, Any] = {"dtype": dtype if frozen_in_half else torch.float32}
+    if config.quantize == "nf4":
+        options |= four_bits.loading_options(dtype, device)
+    model = _load_model(config, tokenizer, seed, options, max_length)
     return Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype)
 
 
@@ -124,10 +129,10 @@ def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def _load_model(
-    config: ModelConfig, tokenizer: Tokenizer, seed: int, dtype: torch.dtype, max_length: int | None
+    config: ModelConfig, tokenizer: Tokenizer, seed: int, options: dict[str, Any], max_length: int | None
 ) -> PreTrainedModel:
     if config.path == "tiny":
-        return cast(Any, tiny_model(config.tiny, tokenizer, seed)).to(dtype)
+        return cast(Any, tiny_model(config.tiny, tokenizer, seed)).to(options["dtype"])
     location = model_location(config.path)
     if (Path(location) / "adapter_config.json").exists():
         raise ValueError(
@@ -142,7 +147,8 @@ def _load_model(
         raise _unreadable(config.path, "model") from error
     _check_settings(settings, config.path)
     _turn_off_noise(settings)
-    model = _read_weights(config, location, settings, dtype)
+    model = _read_weights(config, location, settings, options)
+    four_bits.keep_as_quantised(model)
     entries = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > entries:
         raise ValueError(
@@ -154,11 +160,11 @@ def _load_model(
 
 
 def _read_weights(
-    config: ModelConfig, location: str, settings: PreTrainedConfig, dtype: torch.dtype
+    config: ModelConfig, location: str, settings: PreTrainedConfig, options: dict[str, Any]
 ) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, config=settings, revision=config.revision, dtype=dtype, output_loading_info=True
+            location, config=settings, revision=config.revision, output_loading_info=True, **options
         )
     except OSError as error:
         raise _unreadable(config.path, "model") from error
@@ -167,6 +173,8 @@ def _read_weights(
             f"model.path {config.path} holds a {type(settings).__name__}, which is no causal language "
             "model to transformers: give a decoder-only language model."
         ) from error
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The weights in {config.path} are damaged or do not fit its config.json: save or download it again."
@@ -184,7 +192,9 @@ def _check_settings(settings: PreTrainedConfig, path: str) -> None:
     if settings.is_encoder_decoder:
         raise ValueError(f"model.path {path} is an encoder-decoder model: give a decoder-only language model.")
     if getattr(settings, "quantization_config", None) is not None:
-        raise ValueError(f"model.path {path} is quantised, and quantised weights cannot be trained: give the original.")
+        raise ValueError(
+            f"model.path {path} is quantised already: give the original, with model.quantize if it is to be small."
+        )
 
 
 def _check_positions(model: PreTrainedModel, path: str, max_length: int | None) -> None:

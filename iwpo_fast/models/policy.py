@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.models import attention
+from iwpo_fast.models import attention, four_bits
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import Padded, pad
 from iwpo_fast.world import whole
@@ -167,7 +167,8 @@ class Policy(nn.Module):
         for name, parameter in self.causal_lm.named_parameters():
             if "lora_" not in name:
                 digest.update(f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode())
-                digest.update(cast(Any, whole(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy()))
+                for tensor in (whole(parameter.detach()), *four_bits.scales(parameter).values()):
+                    digest.update(cast(Any, tensor.cpu().contiguous().view(torch.uint8).numpy()))
         return digest.hexdigest()
 
     def gathered(self, *, keep: bool) -> dict[str, Tensor] | None:

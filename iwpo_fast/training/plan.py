@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from iwpo_fast.config import OptimConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.models.sharding import gathered_bytes
 from iwpo_fast.training.optimizer import moments_bytes
@@ -87,7 +88,7 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         steps=steps,
         accumulation=len(batches),
         trainable=sum(p.numel() for p in trainable),
-        parameters=sum(p.numel() for p in policy.parameters()),
+        parameters=sum(four_bits.entries(p) for p in policy.parameters()),
         memory=expected_memory(config, policy, largest),
         setup=(
             f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
@@ -121,7 +122,7 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     }
     activations = tokens * kept[config.model.gradient_checkpointing]
     memory = {
-        "weights": _held(policy.parameters()),
+        "weights": _held(policy.parameters()) + _scales(policy.parameters()),
         "gradients": trained,
         "optimiser": sum(moments_bytes(p, config.optim) for p in _own(policy.trainable_parameters().values())),
         "activations": activations,
@@ -140,6 +141,11 @@ def _attention(policy: Policy) -> str:
 def _held(parameters: Iterable[Parameter]) -> int:
     """Bytes of these parameters on this process."""
     return sum(p.numel() * p.element_size() for p in _own(parameters))
+
+
+def _scales(parameters: Iterable[Parameter]) -> int:
+    """Bytes that stand beside the codes of quantised parameters."""
+    return sum(tensor.nbytes for p in parameters for tensor in four_bits.scales(p).values())
 
 
 def _own(parameters: Iterable[Parameter]) -> list[Tensor]:

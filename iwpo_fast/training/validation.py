@@ -39,6 +39,11 @@ def check_config(config: TrainConfig) -> None:
             f"optim.name is adamw_8bit but shard_over is {config.shard_over}, and bitsandbytes knows no sharded "
             "parameters: set optim.name to adamw, whose moments are sharded, or shard_over to 1."
         )
+    if config.model.quantize != "none" and config.shard_over != 1:
+        raise ValueError(
+            f"model.quantize is {config.model.quantize} but shard_over is {config.shard_over}, and quantised weights "
+            "cannot be sharded: set shard_over to 1, or quantize to none."
+        )
     must_be = [
         (config.log.every > 0, "log.every", config.log.every, "positive"),
         (
@@ -128,8 +133,29 @@ def _check_model(model: ModelConfig) -> None:
             "model.gradient_checkpointing is selective and model.compile is true, but compiled layers recompute their "
             "cheap operations already: set gradient_checkpointing to none or full, or compile to false."
         )
+    if model.quantize != "none":
+        _check_quantize(model)
     if model.lora is not None:
         check_lora(model.lora, "model.lora")
+
+
+def _check_quantize(model: ModelConfig) -> None:
+    if model.lora is None:
+        raise ValueError(
+            f"model.quantize is {model.quantize} but all weights are trained, and quantised weights cannot be: "
+            "set model.lora, or quantize to none."
+        )
+    if model.path == "tiny":
+        raise ValueError(
+            f"model.quantize is {model.quantize} but the tiny model is made, not read, and is small as it is: "
+            "set quantize to none, or model.path to a saved model."
+        )
+    if model.compile:
+        raise ValueError(
+            f"model.quantize is {model.quantize} and model.compile is true, but products with quantised weights do not "
+            "compile in reasonable time: set compile to false, or quantize to none."
+        )
+    check_installed("bitsandbytes", f"model.quantize is {model.quantize}", extra="qlora")
 
 
 def check_lora(lora: LoraConfig, name: str) -> None:

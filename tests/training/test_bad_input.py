@@ -76,6 +76,26 @@ CASES = {
         ["--optim.name", "adamw_8bit", "--shard_over", "2"],
         "optim.name is adamw_8bit but shard_over is 2, and bitsandbytes knows no sharded parameters",
     ),
+    "quantised and fully trained": (
+        rows(),
+        ["--model.quantize", "nf4", "--model.path", "m"],
+        "model.quantize is nf4 but all weights are trained, and quantised weights cannot be: set model.lora",
+    ),
+    "quantised tiny model": (
+        rows(),
+        ["--model.quantize", "nf4", "--model.lora.rank", "2"],
+        "model.quantize is nf4 but the tiny model is made, not read",
+    ),
+    "quantised and compiled": (
+        rows(),
+        ["--model.quantize", "nf4", "--model.path", "m", "--model.lora.rank", "2", "--model.compile", "true"],
+        "model.quantize is nf4 and model.compile is true, but products with quantised weights do not compile",
+    ),
+    "quantised and sharded": (
+        rows(),
+        ["--model.quantize", "nf4", "--model.path", "m", "--model.lora.rank", "2", "--shard_over", "2"],
+        "model.quantize is nf4 but shard_over is 2, and quantised weights cannot be sharded: set shard_over to 1",
+    ),
     "compiled and selective": (
         rows(),
         ["--model.compile", "true", "--model.gradient_checkpointing", "selective"],
