@@ -101,7 +101,7 @@ class World:
 
     def largest(self, number: int) -> int:
         """The largest of the numbers that the ranks gave; they wait for one another as in `barrier`."""
-        found = torch.tensor(number)
+        found = torch.tensor(int(number))
         if self.size > 1:
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.waiting)
         return int(found)

@@ -6,10 +6,10 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-_home = tempfile.TemporaryDirectory(prefix="iwpo-tests-")  # removed at exit
-os.environ["HOME"] = _home.name
 
 import torch
 
+_home = tempfile.TemporaryDirectory(prefix="iwpo-tests-")  # removed at exit
+os.environ["HOME"] = _home.name
 if not torch.cuda.is_available():  # Triton looks at its first import whether its kernels are to be interpreted
     os.environ["TRITON_INTERPRET"] = "1"

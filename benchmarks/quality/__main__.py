@@ -1,4 +1,7 @@
-"""`python -m benchmarks.quality LEVEL ...`: experiments on quality, one module with a `main` for each level."""
+"""Experiments on quality, one module with a `main` for each level; without a level, both after one another.
+
+python -m benchmarks.quality [exact | lm] [--short] ...
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ LEVELS = {"exact": "benchmarks.quality.exact.run", "lm": "benchmarks.quality.lan
 
 
 def main(arguments: list[str]) -> None:
-    """Hands the arguments after the level to its module."""
-    if not arguments or arguments[0] not in LEVELS:
-        sys.exit(f"usage: python -m benchmarks.quality {{{','.join(LEVELS)}}} ...")
-    importlib.import_module(LEVELS[arguments[0]]).main(arguments[1:])
+    """Hands the arguments to the module of the level that they begin with, or to both."""
+    chosen = arguments[:1] if arguments and arguments[0] in LEVELS else []
+    if not chosen and any(argument not in ("--short",) for argument in arguments):
+        sys.exit(f"usage: python -m benchmarks.quality [{' | '.join(LEVELS)}] [--short]; with a level, see its --help")
+    for level in chosen or LEVELS:
+        importlib.import_module(LEVELS[level]).main(arguments[len(chosen) :])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Batches made before their turn: by threads on the host, then copied while the device still computes."""
+"""Batches made before their turn: by threads on the host, and in the device's queue before it needs them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ def made_ahead(
             nothing to wait for.
     """
     threads = int(device.type == "cuda") if workers == "auto" else workers
-    made = _by_threads(make, keys, device, threads) if threads else ((key, make(key)) for key in keys)
+
+    def pinned(key: Key) -> Batch:
+        batch = make(key)
+        return batch.pin_memory() if device.type == "cuda" else batch
+
+    made = _by_threads(pinned, keys, device, threads) if threads else ((key, pinned(key)) for key in keys)
     current: tuple[Key, Batch] | None = None
     for key, batch in made:
         coming = key, batch.to(device)
@@ -48,18 +53,13 @@ def made_ahead(
 def _by_threads(
     make: Callable[[Key], Batch], keys: Iterable[Key], device: torch.device, threads: int
 ) -> Iterator[tuple[Key, Batch]]:
-    on_gpu = device.type == "cuda"
-
-    def made(key: Key) -> Batch:
-        batch = make(key)
-        return batch.pin_memory() if on_gpu else batch
-
     # A new thread would pin memory for the first GPU, whichever is this process's.
-    pool = ThreadPoolExecutor(threads, "batches", *((torch.cuda.set_device, (device,)) if on_gpu else ()))
+    own_gpu = (torch.cuda.set_device, (device,)) if device.type == "cuda" else ()
+    pool = ThreadPoolExecutor(threads, "batches", *own_gpu)
     waiting: deque[tuple[Key, Future[Batch]]] = deque()
     try:
         for key in keys:
-            waiting.append((key, pool.submit(made, key)))
+            waiting.append((key, pool.submit(make, key)))
             if len(waiting) > WAITING * threads:
                 key, future = waiting.popleft()
                 yield key, future.result()

@@ -96,13 +96,17 @@ class WeightReport:
     largest: list[LargeWeight]
     agreed: bool
 
+    @property
+    def _why_even(self) -> str:
+        return "the members of the ensemble agree" if self.noise else "the rewards tell no completion from another"
+
     def lines(self) -> list[str]:
         """The summary as lines for a terminal."""
         tau = "" if self.tau is None else f" | tau {self.tau:.3g}"
         noise = "" if self.noise is None else f" | noise of rewards {self.noise:.1%}"
         lines = [
             f"{self.pairs:,} pairs | ess {self.ess:.1%} | skipped {self.skipped:.1%}{tau}{noise}",
-            *(["the rewards agree: all weights are 1, as in plain DPO"] if self.agreed else []),
+            *([f"{self._why_even}: all weights are 1"] if self.agreed else []),
             "cluster     pairs  trust    ess     min     max  skipped  label smoothing",
         ]
         for c in self.clusters:

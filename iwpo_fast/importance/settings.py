@@ -24,7 +24,7 @@ def check_weight_settings(settings: WeightConfig) -> None:
         (0 <= settings.gamma < math.inf, "gamma", settings.gamma, "0 or more, and finite"),
         (math.isfinite(settings.rejected_exponent), "rejected_exponent", settings.rejected_exponent, "finite"),
         (
-            target == "noise" or (not isinstance(target, str) and 0 < target <= 1),
+            target == "noise" or (not isinstance(target, str | bool) and 0 < target <= 1),
             "ess_target",
             target,
             "in (0, 1] or noise",
@@ -32,7 +32,7 @@ def check_weight_settings(settings: WeightConfig) -> None:
         (settings.truncate >= 1, "truncate", settings.truncate, "at least 1"),
         (0 <= settings.defensive <= 1, "defensive", settings.defensive, "in [0, 1]"),
         (
-            soft == "auto" or (not isinstance(soft, str) and 0 <= soft < 1),
+            soft == "auto" or (not isinstance(soft, str | bool) and 0 <= soft < 1),
             "soft_labels",
             soft,
             "in [0, 1) or auto",

@@ -134,7 +134,7 @@ class PairWeights:
         low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
         if low and not settings.force:
             lowest, name = min(low)
-            remedy = "raise weights.tau" if self.tau is not None else "raise weights.ratio_scale"
+            remedy = "raise weights.tau or weights.ess_target" if self.tau is not None else "raise weights.ratio_scale"
             raise ValueError(
                 f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
                 f"{remedy}, lower weights.truncate, or set weights.force."

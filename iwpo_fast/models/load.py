@@ -50,14 +50,21 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def check_on_device(config: ModelConfig, device: torch.device) -> None:
-    """Raise ValueError for what can be seen not to run on `device` before the model is read."""
+    """Raise ValueError for what can be seen not to run, on `device` or at all, before the model is read."""
+    if config.share_prompts is True and config.batch_layout == "padded":
+        raise ValueError(
+            "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
+            "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
+        )
     if config.offload_activations and device.type == "cpu":
         raise ValueError(
             "model.offload_activations is true but the model runs on a CPU, in host memory already: leave it out."
         )
-    if config.compile and device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+    name, usual = ("CXX", "g++") if device.type == "cpu" else ("CC", "gcc")  # for kernels, and for what launches them
+    if config.compile and shutil.which(compiler := os.environ.get(name, usual)) is None:
         raise ValueError(
-            f"model.compile is true but there is no C++ compiler called {compiler}: install one, or leave compile out."
+            f"model.compile is true but there is no compiler called {compiler}: install one, name another in the "
+            f"environment variable {name}, or leave compile out."
         )
     if config.attention == "auto":
         return
@@ -103,6 +110,7 @@ def load_policy(
     for layer in decoder_layers(policy.head.decoder):
         if config.compile:
             compile_layer(layer)
+            policy.is_compiled = True
         if config.gradient_checkpointing != "none":
             checkpoint_layer(layer, config.gradient_checkpointing, offload=config.offload_activations)
     return policy.train()
@@ -235,11 +243,6 @@ def _with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.Pe
 def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) -> None:
     """Choose the layout, and check with a few tokens that it gives the model's own log-probs."""
     if config.batch_layout == "padded":
-        if config.share_prompts is True:
-            raise ValueError(
-                "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
-                "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
-            )
         obstacle, reason = None, "asked for"
     else:
         obstacle = _obstacle_to_flat(policy, config, max_length)

@@ -57,6 +57,10 @@ class Policy(nn.Module):
         self.compute_dtype = compute_dtype
         self.head = HeadSpec.of(self.causal_lm)
         self.own_attention: str = self.head.decoder.config._attn_implementation
+        assert self.own_attention != attention.NAME, (
+            "the model, or one with the same configuration, is a policy already"
+        )
+        self.is_compiled = False
         self.run_padded("not asked for anything else")
 
     def run_padded(self, reason: str) -> None:

@@ -56,12 +56,40 @@ def reference_logps(
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
         workers: `DataConfig.workers`.
     """
-    if has_reference_columns(pairs):
-        given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
-        return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
+    return given_logps(pairs) or computed_logps(
+        policy,
+        pairs,
+        fingerprint,
+        tokens_per_batch=tokens_per_batch,
+        cache_dir=cache_dir,
+        world=world,
+        workers=workers,
+    )
+
+
+def given_logps(pairs: Pairs) -> ReferenceLogps | None:
+    """What the data bring, if they do."""
+    if not {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys():
+        return None
+    given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
+    return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
+
+
+def computed_logps(
+    policy: Policy,
+    pairs: Pairs,
+    fingerprint: str,
+    *,
+    tokens_per_batch: int,
+    cache_dir: Path,
+    world: World,
+    workers: Workers = "auto",
+) -> ReferenceLogps:
+    """As `reference_logps`, by this model whatever the data bring."""
     entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
     values = entry.load()
-    if values is None:
+    one_lacks_them = world.largest(values is None)
+    if values is None or one_lacks_them:  # then all compute, for they wait for one another
         values = _compute(policy, pairs, tokens_per_batch, world, workers)
         if world.is_main:
             entry.save(values)
@@ -72,11 +100,6 @@ def reference_logps(
     )
     sums = [_row_sums(part) for part in tokens]
     return ReferenceLogps(np.stack(sums, axis=1).astype(np.float32), tokens)
-
-
-def has_reference_columns(pairs: Pairs) -> bool:
-    """Whether the data brought the sums, so that nothing needs computing."""
-    return {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ def pass_settings(policy: Policy, pairs: Pairs, fingerprint: str) -> dict[str, s
         "tokens": pairs.token_fingerprint(),
         "weights": fingerprint,
         "layout": policy.layout,
+        "attention": policy.attention,
+        "compiled": policy.is_compiled,
         "precision": str(policy.compute_dtype),
         "device": policy.device.type,
     }

@@ -113,6 +113,11 @@ class Mixture:
         return not missing and any(objective.labels == "used" for objective in objectives)
 
     @property
+    def has_smoothing(self) -> bool:
+        """Whether a part takes labels for flipped with a probability of its own, `epsilon`."""
+        return any(float(part.parameters.get("epsilon", 0)) > 0 for part in self.parts)
+
+    @property
     def has_statistics(self) -> bool:
         return any(part.objective.statistics is not None for part in self.parts)
 

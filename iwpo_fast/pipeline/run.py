@@ -15,6 +15,7 @@ from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest, key_of
+from iwpo_fast.pipeline.soft_labels import check_soft_labels
 from iwpo_fast.pipeline.stages import STAGES, Stage
 from iwpo_fast.rewards import check_reward_settings
 from iwpo_fast.training.validation import check_config, check_lora, check_optim
@@ -109,6 +110,7 @@ def _check(config: RunConfig, start: str | None, only: str | None, force: bool) 
         check_optim(config.rewards.tuning.optim, "rewards.tuning.optim")
         check_lora(config.rewards.tuning.lora, "rewards.tuning.lora")
     check_weight_settings(config.weights)
+    check_soft_labels(config)
     clusters = config.clusters
     if min(clusters.count, clusters.min_pairs) < 1 or clusters.fit_prompts < clusters.count:
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from iwpo_fast.config import RunConfig, WeightConfig
+from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json, save_tensors, written_aside
@@ -21,8 +21,6 @@ from iwpo_fast.importance.from_scores import pair_rewards
 from iwpo_fast.importance.histogram import save_histogram
 from iwpo_fast.importance.soft_labels import strength_of
 from iwpo_fast.models import load_policy, load_tokenizer
-from iwpo_fast.models.reference_pass import cache_key, pass_settings
-from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline.checks import check_backend, check_data, check_model, check_reward_model, read_data
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.evaluation import evaluate_held_out
@@ -30,7 +28,9 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import content_of
 from iwpo_fast.pipeline.rows_file import write_rows
 from iwpo_fast.pipeline.scores import scores_from_data, scores_from_features, scores_from_model
+from iwpo_fast.pipeline.soft_labels import leaves_room, weight_settings
 from iwpo_fast.rewards import Clusters, PairTable, fit_clusters
+from iwpo_fast.rewards.features import features_key
 from iwpo_fast.training import train
 
 Result = dict[str, Any]
@@ -90,7 +90,7 @@ def reference(context: Context) -> Result:
         context.features_of(context.held_out)
     table = features.table
     # The table names the pass, so that what reads it is done again when the features are others.
-    source = cache_key(pass_settings(context.policy, context.pairs, context.fingerprint))
+    source = features_key(context.policy, context.pairs, context.fingerprint)
     columns = {name: torch.from_numpy(values) for name, values in vars(table).items()}
     if context.world.is_main:
         save_tensors(context.folder.table, columns, {"features": source})
@@ -140,7 +140,7 @@ def ready_to_reward(context: Context) -> None:
 
 def weigh(context: Context) -> Result:
     """Turn rewards into one weight and one soft label per pair, beside the texts."""
-    table, settings = _table(context), _weight_settings(context)
+    table, settings = _table(context), weight_settings(context)
     arrays = load_file(context.folder.rewards)
     members = arrays["members_calibrated"]
     rewards = pair_rewards(arrays["calibrated"], arrays["trust"], table, _prompt_cluster(context), members)
@@ -163,7 +163,15 @@ def weigh(context: Context) -> Result:
         "raw_score_rejected": arrays["raw"].mean(1)[table.rejected],
     }
     write_rows(context.folder.weighted, rows.take(row), _kept_columns(rows, row) | columns)
-    return {"ess": weights.ess, "tau": weights.tau, "pairs": len(pairs), "cluster_ess": weights.cluster_ess.tolist()}
+    return {
+        "pairs": len(pairs),
+        "noise": rewards.noise,
+        "tau": weights.tau,
+        "ess": weights.ess,
+        "cluster_ess": weights.cluster_ess.tolist(),
+        "soft_labels": strength_of(settings),
+        "mean_label_smoothing": float(weights.label_smoothing.mean()),
+    }
 
 
 def train_weighted(context: Context) -> Result:
@@ -193,24 +201,6 @@ def _prompt_cluster(context: Context) -> np.ndarray:
     return load_file(context.folder.prompt_clusters)["cluster"]
 
 
-def _weight_settings(context: Context) -> WeightConfig:
-    """Soft labels that were not asked for leave alone what they would replace, or could not change."""
-    settings = context.config.weights
-    if settings.soft_labels != "auto" or strength_of(settings) == 0:
-        return settings
-    if context.pairs.label_smoothing is not None:
-        print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number")
-    elif not _smooths_labels(context.config):
-        print("labels stay as they are, for the objective has a smoothing of its own or can have none")
-    else:
-        return settings
-    return replace(settings, soft_labels=0.0)
-
-
-def _smooths_labels(config: RunConfig) -> bool:
-    return config.objective.label_smoothing == 0 and Mixture.of(config.objective).smooths_labels
-
-
 def _row_of_pairs(pairs: Pairs) -> np.ndarray:
     assert pairs.row is not None
     return pairs.row
@@ -237,7 +227,15 @@ def _text(rows: Rows, row: int) -> PairText:
 
 def _make_tiny_model(context: Context, rows: Rows) -> None:
     tokenizer = load_tokenizer(context.config.model, rows.texts())
-    model = replace(context.config.model, lora=None, attention="auto")  # written on a CPU
+    # It is written on a CPU, whatever it will run on.
+    model = replace(
+        context.config.model,
+        lora=None,
+        attention="auto",
+        gradient_checkpointing="none",
+        offload_activations=False,
+        compile=False,
+    )
     policy = load_policy(model, tokenizer, seed=context.config.seed, device=torch.device("cpu"))
     with written_aside(context.folder.tiny_model) as aside:
         policy.save(aside, tokenizer)
@@ -316,7 +314,7 @@ STAGES = (
         "weigh",
         "importance weights and soft labels",
         needs=("prepare", "reference", "cluster", "reward"),
-        settings=lambda config: _sections(config, "weights", "seed") | {"smooths_labels": _smooths_labels(config)},
+        settings=lambda config: _sections(config, "weights", "seed") | {"leaves_room": leaves_room(config)},
         outputs=lambda folder: [folder.weighted, folder.weight_report, folder.histogram],
         run=weigh,
     ),

@@ -17,9 +17,9 @@ from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import (
     ReferenceEntry,
     ReferenceLogps,
-    has_reference_columns,
+    computed_logps,
+    given_logps,
     put_values,
-    reference_logps,
 )
 from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
 from iwpo_fast.rewards.feature_store import FeatureStore, Halves
@@ -77,11 +77,10 @@ def pair_features(
     texts = UniqueTexts.of(pairs)
     responses = Responses.of(pairs, texts)
     table = PairTable(texts.prompts.of, responses.chosen, responses.rejected, responses.prompt_of)
-    settings = pass_settings(policy, pairs, fingerprint) | {"format": "features 3"}
-    store = FeatureStore(cache_dir / "features" / cache_key(settings), responses)
-    if store.load() is None:
+    store = FeatureStore(cache_dir / "features" / features_key(policy, pairs, fingerprint), responses)
+    if world.largest(store.load() is None):  # if one rank has to compute, all do, for they wait for one another
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
-        with_logps = not has_reference_columns(pairs) and entry.load() is None
+        with_logps = bool(world.largest(entry.load() is None))
         batches = pass_batches(policy, responses, tokens_per_batch, world)
         _compute(policy, responses, store, batches[world.rank], with_logps, world, workers)
         world.barrier()
@@ -95,7 +94,7 @@ def pair_features(
         store.remove_parts()
     features = store.load()
     assert features is not None, "the pass has just written the features"
-    reference = reference_logps(
+    own = computed_logps(
         policy,
         pairs,
         fingerprint,
@@ -104,7 +103,13 @@ def pair_features(
         world=world,
         workers=workers,
     )
-    return PairFeatures(*features, _mean_logps(pairs, reference, table), table, texts.prompt_keys), reference
+    found = PairFeatures(*features, _mean_logps(pairs, own, table), table, texts.prompt_keys)
+    return found, given_logps(pairs) or own
+
+
+def features_key(policy: Policy, pairs: Pairs, fingerprint: str) -> str:
+    """Names the features of these pairs by this model."""
+    return cache_key(pass_settings(policy, pairs, fingerprint) | {"format": "features 3"})
 
 
 def _compute(
@@ -137,7 +142,7 @@ def _compute(
 
 
 def _mean_logps(pairs: Pairs, reference: ReferenceLogps, table: PairTable) -> np.ndarray:
-    """float32 [C], from the reference's sums over completions."""
+    """float32 [C], from the sums over completions by the model that the features are of."""
     means = np.zeros(len(table.prompt_of), dtype=np.float32)
     for side, (rows, part) in enumerate(((table.chosen, pairs.chosen), (table.rejected, pairs.rejected))):
         means[rows] = reference.sequences[:, side] / np.maximum(part.lengths, 1)

@@ -83,6 +83,8 @@ def score_pairs(
             "responses: give one row of features for each."
         )
     groups: tuple[Floats, ...] = (response_features,)
+    if settings.likelihood is True and mean_logps is None:
+        raise ValueError("rewards.likelihood is true without mean log-probs: give mean_logps, or set it to auto.")
     if uses_likelihood(settings) and mean_logps is not None:
         if mean_logps.shape != (len(response_features),):
             raise ValueError(

@@ -24,6 +24,8 @@ def check_reward_settings(settings: RewardConfig) -> None:
             f"rewards.overlap is {settings.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
+    if settings.source != "features":
+        _check_unread(settings)
     for name in ("folds", "ensemble"):
         value = getattr(settings, name)
         if value != int(value) or value < 1:
@@ -42,6 +44,18 @@ def check_reward_settings(settings: RewardConfig) -> None:
             raise ValueError(f"rewards.{name} is {value}: set it to a finite number from 0 up.")
     if not settings.max_reward > 0:
         raise ValueError(f"rewards.max_reward is {settings.max_reward}: set it above 0.")
+
+
+def _check_unread(settings: RewardConfig) -> None:
+    """Scores of elsewhere have no heads, so nothing may be set for these."""
+    usual = RewardConfig()
+    for name in ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble"):
+        value = getattr(settings, name)
+        if value != getattr(usual, name):
+            raise ValueError(
+                f"rewards.{name} is {value} and rewards.source is {settings.source}, which learns no heads: leave "
+                f"rewards.{name} out, or set rewards.source to features."
+            )
 
 
 def uses_likelihood(settings: RewardConfig) -> bool:

@@ -127,7 +127,19 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
         "optimiser": sum(moments_bytes(p, config.optim) for p in _own(policy.trainable_parameters().values())),
         "activations": activations,
     }
+    cast_for_backward = _cast_for_backward(config, policy)
+    if cast_for_backward and not policy.is_sharded:
+        memory["weights cast"] = cast_for_backward
     return memory | ({"gathered weights": gathered_bytes(policy)} if policy.is_sharded else {})
+
+
+def _cast_for_backward(config: TrainConfig, policy: Policy) -> int:
+    """Bytes of the matrices that autocast copies to the compute type and keeps until the backward pass."""
+    kept = [p for p in policy.parameters() if p.ndim == 2 and p.dtype.itemsize > policy.compute_dtype.itemsize]
+    if config.model.gradient_checkpointing == "full":  # made again, layer by layer
+        text = policy.causal_lm.config.get_text_config()
+        kept = kept[: math.ceil(len(kept) / text.num_hidden_layers)]
+    return sum(p.numel() for p in kept) * policy.compute_dtype.itemsize
 
 
 def _sharding(config: TrainConfig) -> str:

@@ -56,7 +56,7 @@ def test_lines_show_sizes_and_one_line_of_each_text() -> None:
 def test_lines_say_why_all_weights_are_one_where_the_rewards_agree() -> None:
     agreeing = replace(REWARDS, noise=0.05)
     told = weight_report(pair_weights(agreeing, WeightConfig(), seed=0), agreeing)
-    assert told.lines()[1] == "the rewards agree: all weights are 1, as in plain DPO"
+    assert told.lines()[1] == "the members of the ensemble agree: all weights are 1"
     for other in (WeightConfig(method="none"), WeightConfig(ess_target=1.0), WeightConfig(tau=2.0)):
         assert "agree" not in weight_report(pair_weights(agreeing, other, seed=0), agreeing).lines()[1]
     noisy = replace(REWARDS, noise=0.2)

@@ -16,6 +16,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses, UniqueTexts
 from iwpo_fast.models import Policy
+from iwpo_fast.models import reference as module
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.reference_pass import as_reference, pass_batches, visit_batches
 from iwpo_fast.world import World
@@ -152,12 +153,23 @@ def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs
     whole = reference(policy, pairs, tmp_path / "whole")
     monkeypatch.setattr(World, "barrier", lambda self: None)
     monkeypatch.setattr(World, "sum_", lambda self, tensor: tensor)
+    monkeypatch.setattr(World, "largest", lambda self, number: number)
     parts = [
         reference(policy, pairs, tmp_path / str(rank), World(rank, 2, ALONE.device)).sequences for rank in range(2)
     ]
     filled = [part.any(axis=1) for part in parts]
     assert all(rows.any() for rows in filled) and (filled[0] ^ filled[1]).all()
     np.testing.assert_allclose(sum(parts), whole.sequences, rtol=1e-5)
+
+
+def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(policy_of, pairs, tmp_path, monkeypatch):
+    policy, computed = policy_of("llama"), []
+    found = reference(policy, pairs, tmp_path)
+    real = module._compute
+    monkeypatch.setattr(module, "_compute", lambda *args: computed.append(1) or real(*args))
+    assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences) and not computed
+    monkeypatch.setattr(World, "largest", lambda self, number: 1)
+    assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences) and computed
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -13,7 +13,7 @@ from pipeline_cases import DATA, STAGES, read_jsonl, results, stages_done, toy_c
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, RewardConfig, RunConfig
+from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, RewardConfig, RunConfig, WeightConfig
 from iwpo_fast.files import save_json
 
 
@@ -79,7 +79,7 @@ def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_see
         row | {"prompt": f"{'long ' * 200 if i % 2 else ''}{row['prompt']}"} for i, row in enumerate(toy_rows(8))
     ]
     write_jsonl("held_out.jsonl", held_out)
-    config = toy_config(objective=ObjectiveConfig(name="e_dpo"))
+    config = toy_config(objective=ObjectiveConfig(name="e_dpo"), weights=WeightConfig())
     config.data = DataConfig(path=DATA, eval_path="held_out.jsonl", max_length=96, truncation="drop")
     write_jsonl(DATA, [row for row in read_jsonl(DATA) if not row["prompt"].startswith("long")])
 

@@ -112,7 +112,7 @@ def test_without_weights_and_soft_labels_it_is_plain_training_bit_for_bit(copied
 
 
 def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied):
-    config = toy_config(objective=ObjectiveConfig(name="e_dpo"))
+    config = toy_config(objective=ObjectiveConfig(name="e_dpo"), weights=WeightConfig())
     stages_done(config)
     mean = plain_training(config, "run/weights/train.jsonl", "mean")
     config.data.columns = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
@@ -121,18 +121,30 @@ def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied):
 
 
 @pytest.mark.parametrize(
-    ("objective", "softened"),
+    ("parts", "softened"),
     [
-        (ObjectiveConfig(), True),
-        (ObjectiveConfig(name="aot"), False),
-        (ObjectiveConfig(name="d_dpo"), False),
-        (ObjectiveConfig(label_smoothing=0.1), False),
+        ({}, True),
+        ({"objective": ObjectiveConfig(name="aot")}, False),
+        ({"objective": ObjectiveConfig(name="d_dpo")}, False),
+        ({"objective": ObjectiveConfig(name="robust")}, False),
+        ({"objective": ObjectiveConfig(label_smoothing=0.1)}, False),
+        ({"rewards": RewardConfig(calibration=False)}, False),
     ],
 )
-def test_soft_labels_that_nobody_asked_for_are_for_objectives_that_they_change(copied, objective, softened):
-    stages_done(toy_config(objective=objective, weights=WeightConfig()))
+def test_soft_labels_that_nobody_asked_for_are_where_there_is_room(copied, parts, softened):
+    stages_done(toy_config(weights=WeightConfig(force=True), **parts))
     first = read_jsonl("run/weights/train.jsonl")[0]
     assert ("label_smoothing" in first) == softened
+    made = json.loads(Path("run/manifest.json").read_text())["stages"]["weigh"]["result"]
+    assert made["soft_labels"] == (0.5 if softened else 0)
+    assert (made["mean_label_smoothing"] > 0) == softened
+
+
+@pytest.mark.parametrize("name", ["aot", "d_dpo"])
+def test_soft_labels_that_an_objective_cannot_have_are_refused_at_once(place, name):
+    with pytest.raises(ValueError, match=rf"weights\.soft_labels is 0\.3 but the objective {name} cannot smooth"):
+        stages_done(toy_config(objective=ObjectiveConfig(name=name), weights=WeightConfig(soft_labels=0.3)))
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("soft_labels", ["auto", 0.0, 0.75])

@@ -35,7 +35,7 @@ class Plan:
         return [(seed, arm) for arms, seeds in self.rounds for seed in seeds for arm in arms]
 
 
-# Seeds 0 and 1 had part in the choice of the defaults.
+# Seeds 0 and 1 had part in the choice of the defaults; 2 to 6 had been seen before, with rewards of an earlier kind.
 FULL = Plan(LabSettings(), ((MAIN, range(2, 7)), (OTHERS, range(2, 4)), (MAIN, range(7, 10)), (OTHERS, range(4, 5))))
 OTHER_WORLDS = Plan(LabSettings(), ((MAIN, range(2, 7)), (MAIN[:3], range(7, 10))))
 """Of other noise or with a length bias."""

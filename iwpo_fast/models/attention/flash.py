@@ -90,7 +90,7 @@ def _launch(
     bounds, longest = sequences.cu_seqlens, sequences.max_seqlen
     try:
         out = function(query, key, value, bounds, bounds, longest, longest, **options)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of what was asked for
         raise
     except RuntimeError as error:  # Builds differ in the GPUs, head sizes and options that they have kernels for.
         raise CannotRunFlat(f"{function.__name__} refuses it ({_first_line(error)})") from error
