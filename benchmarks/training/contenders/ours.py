@@ -23,6 +23,7 @@ from benchmarks.training.gate import Gate
 from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models.attention import backends
+from iwpo_fast.models.attention.flash import PACKAGES
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.training.batches import batches_ahead
@@ -86,7 +87,7 @@ def _world(case: Case) -> World:
 
 def _policy(case: Case) -> Policy:
     policy = Policy(with_adapters(case, build_model(case)), case.compute_dtype).to(case.device)
-    # Prompts are shared where `model.share_prompts: auto` shares them.
-    backend = backends(policy.device, case.compute_dtype)[0]
+    # Prompts are shared where `model.share_prompts: auto` shares them. Attention is PyTorch's own, as the peers' is.
+    backend = next(name for name in backends(policy.device, case.compute_dtype) if name not in PACKAGES)
     policy.run_flat("known to fit", backend, share_prompts=policy.device.type == "cpu")
     return policy.train()

@@ -1,7 +1,7 @@
 """TRL's DPOTrainer, its `train()` from the first to the last step, on token ids and reference log-probs that are given.
 
-Set to its best: no gradient checkpointing, fused AdamW (its default), no logging, saving or evaluation. `padding_free`
-does nothing in TRL 1.16.
+No gradient checkpointing, fused AdamW (its default), PyTorch's attention, no logging, saving or evaluation.
+`padding_free` does nothing in TRL 1.16.
 """
 
 from __future__ import annotations
