@@ -226,10 +226,10 @@ def test_intervals_cover_the_truth_about_nineteen_times_in_twenty() -> None:
     assert 0.93 < covered < 0.97
 
 
-def test_the_full_table_has_every_regime_and_arm_once() -> None:
+def test_the_full_table_has_every_regime_and_every_arm_but_that_for_language_models() -> None:
     names = [regime.name for regime in (*FULL, *FULL_BIAS)]
     assert len(set(names)) == len(names)
-    assert {arm for regime in (*FULL, *FULL_BIAS) for arm in regime.arms} == set(ARMS)
+    assert {arm for regime in (*FULL, *FULL_BIAS) for arm in regime.arms} == set(ARMS) - {"hidden_states"}
     assert all(regime.arms[0] == "dpo" for regime in (*FULL, *FULL_BIAS))
 
 
