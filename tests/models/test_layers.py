@@ -191,6 +191,6 @@ def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
 def test_compiling_on_a_cpu_without_a_compiler_is_refused(tokenizer, monkeypatch):
     monkeypatch.setenv("CXX", "absent-compiler")
     with pytest.raises(
-        ValueError, match=r"model\.compile is true but there is no C\+\+ compiler called absent-compiler"
+        ValueError, match=r"model\.compile is true but there is no compiler called absent-compiler"
     ):
         load_policy(ModelConfig(compile=True), tokenizer, seed=0, device=torch.device("cpu"))
