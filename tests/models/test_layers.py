@@ -117,6 +117,7 @@ def test_only_the_input_of_each_layer_goes_to_the_host(policy_of, batch, monkeyp
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch):
     held, found = {}, {}
     for offload in (False, True):
@@ -190,7 +191,5 @@ def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
 
 def test_compiling_on_a_cpu_without_a_compiler_is_refused(tokenizer, monkeypatch):
     monkeypatch.setenv("CXX", "absent-compiler")
-    with pytest.raises(
-        ValueError, match=r"model\.compile is true but there is no compiler called absent-compiler"
-    ):
+    with pytest.raises(ValueError, match=r"model\.compile is true but there is no compiler called absent-compiler"):
         load_policy(ModelConfig(compile=True), tokenizer, seed=0, device=torch.device("cpu"))
