@@ -46,46 +46,20 @@ def reference_logps(
     cache_dir: Path,
     world: World,
     workers: Workers = "auto",
+    own: bool = False,
 ) -> ReferenceLogps:
     """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
 
     Responses that are in several pairs, as where a prompt has more than two, or a pair is there more than once, are
-    computed once. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are.
+    computed once. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are, unless `own`.
 
     Args:
         fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
         workers: `DataConfig.workers`.
+        own: by this model, whatever the data bring.
     """
-    return given_logps(pairs) or computed_logps(
-        policy,
-        pairs,
-        fingerprint,
-        tokens_per_batch=tokens_per_batch,
-        cache_dir=cache_dir,
-        world=world,
-        workers=workers,
-    )
-
-
-def given_logps(pairs: Pairs) -> ReferenceLogps | None:
-    """What the data bring, if they do."""
-    if not {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys():
-        return None
-    given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
-    return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
-
-
-def computed_logps(
-    policy: Policy,
-    pairs: Pairs,
-    fingerprint: str,
-    *,
-    tokens_per_batch: int,
-    cache_dir: Path,
-    world: World,
-    workers: Workers = "auto",
-) -> ReferenceLogps:
-    """As `reference_logps`, by this model whatever the data bring."""
+    if not own and (given := given_logps(pairs)) is not None:
+        return given
     entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
     values = entry.load()
     one_lacks_them = world.largest(values is None)
@@ -100,6 +74,14 @@ def computed_logps(
     )
     sums = [_row_sums(part) for part in tokens]
     return ReferenceLogps(np.stack(sums, axis=1).astype(np.float32), tokens)
+
+
+def given_logps(pairs: Pairs) -> ReferenceLogps | None:
+    """What the data bring, if they do."""
+    if not {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys():
+        return None
+    given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
+    return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +22,8 @@ from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.world import World
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -122,19 +126,14 @@ class Context:
 
     def features_of(self, pairs: Pairs) -> PairFeatures:
         """From the cache, or by a pass of the model."""
-        return pair_features(
-            self.policy,
-            pairs,
-            self.fingerprint,
-            tokens_per_batch=self.config.optim.tokens_per_batch,
-            cache_dir=self.cache_dir,
-            world=self.world,
-            workers=self.config.data.workers,
-        )[0]
+        return self._from_a_pass(pair_features, pairs)[0]
 
     def reference_of(self, pairs: Pairs) -> ReferenceLogps:
         """From the cache, where the reference stage has left them."""
-        return reference_logps(
+        return self._from_a_pass(reference_logps, pairs)
+
+    def _from_a_pass(self, compute: Callable[..., T], pairs: Pairs) -> T:
+        return compute(
             self.policy,
             pairs,
             self.fingerprint,

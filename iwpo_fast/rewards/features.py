@@ -17,9 +17,9 @@ from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import (
     ReferenceEntry,
     ReferenceLogps,
-    computed_logps,
     given_logps,
     put_values,
+    reference_logps,
 )
 from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
 from iwpo_fast.rewards.feature_store import FeatureStore, Halves
@@ -94,7 +94,7 @@ def pair_features(
         store.remove_parts()
     features = store.load()
     assert features is not None, "the pass has just written the features"
-    own = computed_logps(
+    own = reference_logps(
         policy,
         pairs,
         fingerprint,
@@ -102,6 +102,7 @@ def pair_features(
         cache_dir=cache_dir,
         world=world,
         workers=workers,
+        own=True,
     )
     found = PairFeatures(*features, _mean_logps(pairs, own, table), table, texts.prompt_keys)
     return found, given_logps(pairs) or own

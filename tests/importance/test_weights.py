@@ -131,6 +131,7 @@ def test_weights_do_not_depend_on_the_scale_of_the_rewards_by_default(noise: flo
     """As exactly as the temperature is known, 0.2 %."""
     rewards = dataclasses.replace(make_rewards(10, size=2.0), noise=noise)
     before = pair_weights(rewards, WeightConfig(), seed=0)
+    assert before.weight.std() > 0.1
     for scale in (3.0, 1e4):
         scaled = dataclasses.replace(rewards, chosen=scale * rewards.chosen, rejected=scale * rewards.rejected)
         after = pair_weights(scaled, WeightConfig(), seed=0)
