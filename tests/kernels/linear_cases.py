@@ -134,7 +134,8 @@ def shrink_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, slices and blocks of each kernel also where inputs are tiny."""
     monkeypatch.setattr(tiling, "ALIGNMENT", 16)
     monkeypatch.setattr(tiling, "WIDEST_SLICE", 32)
-    monkeypatch.setattr(tiling, "ROWS_PER_TILE", 4)
+    monkeypatch.setattr(tiling, "MOST_ROWS", 4)
+    monkeypatch.setattr(tiling, "CPU_ROWS", 4)
     monkeypatch.setattr(kernels, "SLICE_BLOCK", 16)
     monkeypatch.setattr(kernels, "RECOMPUTE_BLOCK", 16)
     monkeypatch.setattr(kernels, "FEATURE_BLOCK", 32)

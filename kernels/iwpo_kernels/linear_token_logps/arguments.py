@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import (
@@ -29,7 +30,7 @@ def check_arguments(
     check(weight.shape[1] > 0, "weight has no columns: pass a head of at least 1 hidden feature.")
     check_floating("hidden", hidden)
     check(
-        weight.dtype == hidden.dtype,
+        weight.dtype == hidden.dtype or (weight.dtype == torch.float32 and hidden.dtype.itemsize == 2),
         f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, e.g. weight.to(hidden.dtype).",
     )
     check_device("weight", weight, hidden)
@@ -39,7 +40,10 @@ def check_arguments(
     if bias is not None:
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
-        check(bias.dtype == hidden.dtype, f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.")
+        check(
+            bias.dtype in (hidden.dtype, weight.dtype),
+            f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.",
+        )
         check_device("bias", bias, hidden)
         check_no_tangent("bias", bias)
     if hidden_index is None:

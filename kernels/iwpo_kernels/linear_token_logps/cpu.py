@@ -41,7 +41,7 @@ class _RowState:
 def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
     """Fills `out` for the kept tokens; the others keep the zeros they have."""
     vocab = head.weight.shape[0]
-    tile = tiling.cpu_tiling(min(rows.count, tiling.ROWS_PER_TILE), vocab, out.logps.element_size(), workspace_mb)
+    tile = tiling.cpu_tiling(min(rows.count, tiling.CPU_ROWS), vocab, out.logps.element_size(), workspace_mb)
     for start, end in tile.row_ranges(rows.count):
         _forward_tile(rows, head, out, start, end, tile.slices(vocab))
 
@@ -51,15 +51,14 @@ def _forward_tile(rows: Rows, head: Head, out: Forward, start: int, end: int, sl
     x = _scaled(rows.gather(start, end).to(dtype), head.slope)
     labels = rows.labels[start:end]
     state = _RowState(end - start, x)
-    wants_jacobian, saves = out.jacobian.shape[0] > 0, out.masses.shape[0] > 0
-    wants_statistics = out.statistics.shape[1] > 0
+    wants_jacobian, saves, wants_statistics = out.makes_jacobian, out.saves_masses, out.makes_statistics
     in_place = wants_jacobian and rows.position is None
     acc = x.new_empty(x.shape if wants_jacobian and not in_place else 0)
     if in_place:
         acc = out.jacobian[start:end]
     acc.zero_()
     for first, last in slices:
-        weight = head.weight[first:last].to(dtype)
+        weight = head.weight[first:last].to(rows.hidden.dtype).to(dtype)
         z = _logits(x, weight, head, first, last, out.masses[start:end, first:last] if saves else None)
         slope = _cap(z, head.ceiling)
         row, column = _labels_in(labels, first, last)
@@ -101,10 +100,10 @@ def _finish(rows: Rows, head: Head, out: Forward, start: int, end: int, state: _
     a = head.slope * miss / state.mass
     b = head.slope * miss * state.label_slope
     out.state[:, start:end] = torch.stack([state.m, a, b])
-    if out.statistics.shape[1]:
+    if out.makes_statistics:
         out.statistics[:, position] = _statistics(state, d, head.weight.shape[0])
-    if out.jacobian.shape[0]:
-        label_rows = head.weight.index_select(0, rows.labels[start:end]).to(acc.dtype)
+    if out.makes_jacobian:
+        label_rows = head.weight.index_select(0, rows.labels[start:end]).to(rows.hidden.dtype).to(acc.dtype)
         acc.mul_(-a[:, None]).addcmul_(label_rows, b[:, None])
         if rows.position is not None:
             out.jacobian[position] = acc
@@ -162,7 +161,8 @@ def head_gradient(
         if saved:
             part_masses = masses[active, first:last] if some else masses[: rows.count, first:last]
         else:
-            part_masses = _recomputed(scaled_x, head, m, first, last, row, column)
+            weight = head.weight[first:last].to(rows.hidden.dtype).to(dtype)
+            part_masses = _recomputed(scaled_x, weight, head, m, first, last, row, column)
         if grad_weight is not None:
             part = grad_weight[first:last] if grad_weight.dtype == dtype else x.new_empty(last - first, x.shape[1])
             torch.mm(part_masses.t(), pulled_x, out=part)
@@ -174,8 +174,10 @@ def head_gradient(
             grad_bias[first:last] = sums.index_add_(0, column, push[row, 0])
 
 
-def _recomputed(scaled_x: Tensor, head: Head, m: Tensor, first: int, last: int, row: Tensor, column: Tensor) -> Tensor:
-    z = _logits(scaled_x, head.weight[first:last].to(scaled_x.dtype), head, first, last, None)
+def _recomputed(
+    scaled_x: Tensor, weight: Tensor, head: Head, m: Tensor, first: int, last: int, row: Tensor, column: Tensor
+) -> Tensor:
+    z = _logits(scaled_x, weight, head, first, last, None)
     slope = _cap(z, head.ceiling)
     z[row, column] = -torch.inf
     z.sub_(m[:, None]).exp_()

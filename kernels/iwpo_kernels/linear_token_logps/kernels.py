@@ -179,21 +179,22 @@ def slice_kernel(
 
 
 @triton.jit(do_not_specialize_on_alignment=["factor_ptr"])
-def accumulate_kernel(acc_ptr, part_ptr, factor_ptr, features: tl.int32, BLOCK: tl.constexpr):
-    """acc ← factor · acc + part, float32 [R, features]."""
-    blocks = tl.cdiv(features, BLOCK)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < features
-    pointers = acc_ptr + row * features + offsets
-    acc = tl.load(pointers, mask=mask, other=0.0)
-    part = tl.load(part_ptr + row * features + offsets, mask=mask, other=0.0)
-    tl.store(pointers, acc * tl.load(factor_ptr + row) + part, mask=mask)
+def rescale_kernel(sum_ptr, factor_ptr, features: tl.int32, BLOCK: tl.constexpr):
+    """One row of float32 [R, features] times its factor; hardly any moves, and then it is not read."""
+    row = tl.program_id(0).to(tl.int64)
+    factor = tl.load(factor_ptr + row)
+    if factor == 1.0:
+        return
+    for first in range(0, features, BLOCK):
+        offsets = first + tl.arange(0, BLOCK)
+        mask = offsets < features
+        pointers = sum_ptr + row * features + offsets
+        tl.store(pointers, tl.load(pointers, mask=mask, other=0.0) * factor, mask=mask)
 
 
 @triton.jit(
     do_not_specialize=["state_stride", "tokens", "tile_start", "has_position", "vocab"],
-    do_not_specialize_on_alignment=["label_ptr", "position_ptr", "weight_ptr", "weight_stride"],
+    do_not_specialize_on_alignment=["label_ptr", "position_ptr"],
 )
 def finish_kernel(
     state_ptr,
@@ -293,23 +294,27 @@ def recompute_kernel(
     tl.store(pull_ptr + row * pull_stride + offsets, pull.to(pull_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize_on_alignment=["member_ptr", "row_ptr", "bounds_ptr", "coefficient_ptr", "alpha_ptr"])
+@triton.jit
+def weighted_sum(source_ptr, stride, row, coefficient, columns, mask):
+    """Σ coefficient · source[row, columns], float32; a row whose coefficient is 0 is not read."""
+    pointers = source_ptr + row[:, None] * stride + columns[None, :]
+    source = tl.load(pointers, mask=(coefficient != 0.0)[:, None] & mask[None, :], other=0.0)
+    return tl.sum(coefficient[:, None] * source.to(tl.float32), axis=0)
+
+
+@triton.jit(do_not_specialize_on_alignment=["member_ptr", "bounds_ptr", "coefficient_ptr"])
 def gather_sum_kernel(
     out_ptr,
-    base_ptr,
-    alpha_ptr,
     source_ptr,
     coefficient_ptr,
     member_ptr,
-    row_ptr,
     bounds_ptr,
     source_stride: tl.int64,
     features: tl.int32,
-    BASE: tl.constexpr,
     MEMBERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out_g ← alpha · base_g + Σ coefficient_i · source[row_i] over the members i of group g, in their order.
+    """out_g ← Σ coefficient_i · source_i over the members i of group g, in their order.
 
     Group g has members member[bounds[g] : bounds[g + 1]]; the source of one whose coefficient is 0 is not read.
     One program per block of an output row, so that no two add to the same place: sums repeat bitwise.
@@ -323,12 +328,55 @@ def gather_sum_kernel(
     for first in range(tl.load(bounds_ptr + group), end, MEMBERS):
         i = first + tl.arange(0, MEMBERS)
         member = tl.load(member_ptr + i, mask=i < end, other=0)
-        row = tl.load(row_ptr + member, mask=i < end, other=0)
         coefficient = tl.load(coefficient_ptr + member, mask=i < end, other=0.0)
-        pointers = source_ptr + row[:, None] * source_stride + offsets[None, :]
-        source = tl.load(pointers, mask=(coefficient != 0.0)[:, None] & mask[None, :], other=0.0)
-        total += tl.sum(coefficient[:, None] * source.to(tl.float32), axis=0)
-    if BASE:
-        base = tl.load(base_ptr + group * features + offsets, mask=mask, other=0.0)
-        total += tl.load(alpha_ptr) * base
+        total += weighted_sum(source_ptr, source_stride, member, coefficient, offsets, mask)
     tl.store(out_ptr + group * features + offsets, total.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(
+    do_not_specialize=["count", "groups"],
+    do_not_specialize_on_alignment=["index_ptr", "member_ptr", "row_ptr", "coefficient_ptr"],
+)
+def push_kernel(
+    out_ptr,
+    source_ptr,
+    coefficient_ptr,
+    index_ptr,
+    member_ptr,
+    row_ptr,
+    source_stride: tl.int64,
+    count,
+    groups,
+    features: tl.int32,
+    ROWS: tl.constexpr,
+    MEMBERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out_g ← out_g + Σ coefficient_i · source[row_i] over the members i of group g, in their order.
+
+    The index [count] is sorted, so that members of a group stand side by side, and the program of the first adds them
+    all: sums repeat bitwise.
+    """
+    blocks = tl.cdiv(features, BLOCK)
+    first = (tl.program_id(0) // blocks).to(tl.int64)
+    group = tl.load(index_ptr + first)
+    before = tl.load(index_ptr + first - 1, mask=first > 0, other=-1)
+    if (group == before) | (group < 0) | (group >= groups):
+        return
+    offsets = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < features
+    pointers = out_ptr + group * features + offsets
+    total = tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+    more = True
+    while more:
+        i = first + tl.arange(0, MEMBERS)
+        mine = tl.load(index_ptr + i, mask=i < count, other=-1) == group
+        member = tl.load(member_ptr + i, mask=mine, other=0)
+        coefficient = tl.load(coefficient_ptr + member, mask=mine, other=0.0)
+        row = member
+        if ROWS:
+            row = tl.load(row_ptr + member, mask=mine, other=0)
+        total += weighted_sum(source_ptr, source_stride, row, coefficient, offsets, mask)
+        first += MEMBERS
+        more = tl.sum(mine.to(tl.int32), axis=0) == MEMBERS
+    tl.store(pointers, total.to(out_ptr.dtype.element_ty), mask=mask)

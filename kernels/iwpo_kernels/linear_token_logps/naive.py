@@ -21,13 +21,13 @@ def naive_linear_token_logps(
     temperature: float = 1.0,
     stats: bool = False,
 ) -> Tensor | TokenLogps:
-    """`linear_token_logps`, with the same arguments, in plain PyTorch and in the precision of its inputs.
+    """`linear_token_logps`, with the same arguments, in plain PyTorch and in the precision of the hidden states.
 
     z = softcap(scale · (h Wᵀ + b)) / temperature, [N, V], is rounded to float32 or finer after the product.
     """
     kept = labels != IGNORED
     rows = (hidden if hidden_index is None else hidden[hidden_index]).where(kept[:, None], 0)
-    z = torch.nn.functional.linear(rows, weight, bias)
+    z = torch.nn.functional.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
     z = z.to(torch.promote_types(z.dtype, torch.float32)) * scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)

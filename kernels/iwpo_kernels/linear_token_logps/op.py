@@ -13,8 +13,9 @@ from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.linear_token_logps import cpu
 from iwpo_kernels.linear_token_logps.arguments import check_arguments, check_settings
-from iwpo_kernels.linear_token_logps.tiling import padded_vocab, saves_masses
-from iwpo_kernels.linear_token_logps.types import Forward, Head, TokenLogps, exact_dtype, kept_rows
+from iwpo_kernels.linear_token_logps.saving import saves_masses
+from iwpo_kernels.linear_token_logps.tiling import padded_vocab
+from iwpo_kernels.linear_token_logps.types import Forward, Head, Kept, TokenLogps, exact_dtype
 
 
 def linear_token_logps(
@@ -39,13 +40,14 @@ def linear_token_logps(
     and in float32; ∂log p/∂h, on which no loss has an influence, is made in the same pass, as attention with
     keys and values W. In products of N·V·H multiply-adds: 1 without gradients, 2 with a frozen head,
     3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of labels to serve is read back
-    from the device, once per pass, unless `all_served`. Differentiable once, by torch.autograd; not by torch.func.
+    from the device, once, unless `all_served`. Differentiable once, by torch.autograd; not by torch.func.
 
     Args:
         hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
-        weight: [V, H], dtype and device of hidden.
+        weight: [V, H], dtype of hidden, or float32 beside 16-bit hidden states: master weights, which products round
+            to the dtype of hidden and which get a float32 gradient that nothing rounds.
         labels: int64 [N], values in 0..V−1, or -100: log-prob 0, no gradient, no work.
-        bias: [V] or None.
+        bias: [V], dtype of hidden or of weight, or None.
         hidden_index: int64 [N], row of hidden that predicts each label; may repeat. None means N == T, in order.
         softcap: c, or None for no cap.
         scale: factor of the logits before the cap (Cohere's `logit_scale`, 1 / Granite's `logits_scaling`).
@@ -57,8 +59,8 @@ def linear_token_logps(
             1/16 of the device's memory; a compiled call compiles once more for lengths on the other side, and
             takes lengths that it cannot know beforehand as too long. Memory goes by N, labels of -100 included:
             where they are many, pass the others alone, with hidden_index.
-        all_served: no label is -100, so that the host need not wait for the device to count the others; one that is
-            all the same counts as outside the vocabulary.
+        all_served: no label is -100, so that the host need not wait for the device to count the others, and a CUDA
+            graph can capture the call once it has run; one that is all the same counts as outside the vocabulary.
 
     Returns:
         float32 [N] (float64 for float64 inputs), or `TokenLogps` of such. On a GPU a label outside the
@@ -144,13 +146,14 @@ def _forward_op(
     jacobian: bool,
     save: bool,
     all_served: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_forward(hidden, weight, labels, stats, jacobian, save)
     if checks_labels(hidden.device):
         check_range("labels", labels, weight.shape[0], None if all_served else IGNORED)
         if hidden_index is not None:
             check_range("hidden_index", hidden_index, hidden.shape[0])
-    rows = kept_rows(hidden, labels, hidden_index, all_served)
+    kept = Kept.of(labels, all_served)
+    rows = kept.rows(hidden, labels, hidden_index)
     if rows.position is not None:
         for per_token in (out.logps, out.statistics, out.jacobian, out.state):
             per_token.zero_()
@@ -158,7 +161,7 @@ def _forward_op(
     if rows.count:
         with computing_on(hidden.device):
             _path(hidden.device).forward(rows, head, out, workspace_mb)
-    return out.logps, out.statistics, out.jacobian, out.masses, out.state
+    return out.logps, out.statistics, out.jacobian, out.masses, out.state, kept.position, kept.count
 
 
 @_forward_op.register_fake
@@ -176,9 +179,10 @@ def _(
     jacobian: bool,
     save: bool,
     all_served: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_forward(hidden, weight, labels, stats, jacobian, save)
-    return out.logps, out.statistics, out.jacobian, out.masses, out.state
+    kept = Kept.empty(labels, all_served)
+    return out.logps, out.statistics, out.jacobian, out.masses, out.state, kept.position, kept.count
 
 
 @torch.library.custom_op("iwpo_kernels::linear_token_logps_hidden_gradient", mutates_args=())
@@ -219,17 +223,18 @@ def _head_gradient_op(
     hidden_index: Tensor | None,
     masses: Tensor,
     state: Tensor,
+    position: Tensor,
+    count: Tensor,
     softcap: float | None,
     scale: float,
     temperature: float,
     workspace_mb: int,
-    all_served: bool,
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of weight and bias; an empty tensor for one that is not needed."""
     grad_weight, grad_bias = _empty_head_gradients(weight, needs_weight, needs_bias)
-    rows = kept_rows(hidden, labels, hidden_index, all_served)
+    rows = Kept(position, count).rows(hidden, labels, hidden_index)
     if not rows.count:
         return grad_weight.zero_(), grad_bias.zero_()
     with computing_on(hidden.device):
@@ -256,11 +261,12 @@ def _(
     hidden_index: Tensor | None,
     masses: Tensor,
     state: Tensor,
+    position: Tensor,
+    count: Tensor,
     softcap: float | None,
     scale: float,
     temperature: float,
     workspace_mb: int,
-    all_served: bool,
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -268,20 +274,20 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, labels, bias, hidden_index, softcap, scale, temperature, _, workspace_mb, *_, all_served = inputs
-    _, statistics, jacobian, masses, state = output
-    ctx.mark_non_differentiable(statistics, jacobian, masses, state)
+    hidden, weight, labels, bias, hidden_index, softcap, scale, temperature, _, workspace_mb, *_ = inputs
+    _, statistics, jacobian, masses, state, position, count = output
+    ctx.mark_non_differentiable(statistics, jacobian, masses, state, position, count)
     ctx.set_materialize_grads(False)
     _, needs_weight, _, needs_bias, *_ = ctx.needs_input_grad
-    head = (hidden, weight, bias, masses, state) if needs_weight or needs_bias else (None,) * 5
+    head = (hidden, weight, bias, masses, state, position, count) if needs_weight or needs_bias else (None,) * 7
     ctx.save_for_backward(labels, hidden_index, jacobian, *head)
     ctx.rows, ctx.dtype = hidden.shape[0], hidden.dtype
-    ctx.settings = (softcap, scale, temperature, workspace_mb, all_served)
+    ctx.settings = (softcap, scale, temperature, workspace_mb)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     needs_hidden, needs_weight, _, needs_bias, *_ = ctx.needs_input_grad
-    labels, hidden_index, jacobian, hidden, weight, bias, masses, state = ctx.saved_tensors
+    labels, hidden_index, jacobian, hidden, weight, bias, *rest = ctx.saved_tensors
     grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
     if grad is None:
         return tuple(grads)
@@ -290,7 +296,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         grads[0] = _hidden_gradient_op(grad, labels, hidden_index, jacobian, ctx.rows, ctx.dtype)
     if needs_weight or needs_bias:
         grad_weight, grad_bias = _head_gradient_op(
-            grad, hidden, weight, labels, bias, hidden_index, masses, state, *ctx.settings, needs_weight, needs_bias
+            grad, hidden, weight, labels, bias, hidden_index, *rest, *ctx.settings, needs_weight, needs_bias
         )
         grads[1] = grad_weight if needs_weight else None
         grads[3] = grad_bias if needs_bias else None

@@ -1,21 +1,31 @@
-"""How much is worked on at once, from a budget in MiB, and what is worth keeping."""
+"""How much is worked on at once, from a budget in MiB."""
 
 from __future__ import annotations
 
 import functools
-import logging
-import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-logger = logging.getLogger(__name__)
+from iwpo_kernels.linear_token_logps.tuned import Tuned
 
 ALIGNMENT = 128
-WIDEST_SLICE = 16384  # from here on, the pass over [rows, H] after each slice costs little
-ROWS_PER_TILE = 2048
+MOST_ROWS = 8192
+FEWEST_ROWS = 2048  # below, the head is read too often beside the products with it
+WIDEST_SLICE = 1 << 17
+NARROWEST_GRADIENT = 8  # of ALIGNMENT: below, a product that makes rows of the head's gradient waits for memory
+PARTS_TRIED = 8
+CPU_ROWS = 2048
 CPU_TILE_BYTES = 32 << 20  # wide enough that threads seldom wait for each other, small beside the weights
-SAVED_SHARE_OF_MEMORY = 16
+
+# What a pass costs, in the time that a multiprocessor takes for one step along the inner dimension of a tile of a
+# product: 11.5 ns on an H100. Only proportions matter, and those are much the same on its relatives.
+PRODUCT_TILE = (128, 256)
+GAP = 170  # between two kernels of which one needs the other's results: 2 µs
+BYTES_A_STEP = 35_000  # to or from memory
+MULTIPROCESSORS = 132  # where there is no GPU to ask
 
 
 @dataclass(frozen=True)
@@ -27,43 +37,66 @@ class Tiling:
 
     def row_ranges(self, count: int) -> list[tuple[int, int]]:
         """About equally large, as a product with few rows is slow."""
-        rows = _even(self.rows, count)
+        rows = _even(count, _parts(count, self.rows), self.rows)
         return [(start, min(start + rows, count)) for start in range(0, count, rows)]
 
     def slices(self, vocab: int) -> list[tuple[int, int]]:
         return [(start, min(start + self.width, vocab)) for start in range(0, vocab, self.width)]
 
 
-def forward_tiling(vocab: int, hidden_size: int, element_size: int, workspace_mb: int) -> Tiling:
-    """Tiles of the forward pass: few rows before narrow slices, as each slice costs one pass over [rows, H].
+@dataclass(frozen=True)
+class Work:
+    """One pass over `count` rows and the whole vocabulary, and what it needs in the workspace.
 
-    A row needs 4 + element_size bytes per column (logits and masses) and 8 + element_size per hidden feature
-    (accumulator, partial product, gathered states).
+    Attributes:
+        per_logit, per_row, per_column: bytes for each logit, row and column of a tile.
+        second: the product that the logits of a slice enter next: "hidden", the sums for the gradient of hidden states;
+            "head", rows of the head's gradient, for which all rows are in one tile; or None where there is none.
     """
+
+    count: int
+    vocab: int
+    features: int
+    per_logit: int
+    per_row: int = 0
+    per_column: int = 0
+    second: Literal["hidden", "head"] | None = None
+
+    def bytes(self, tile: Tiling) -> int:
+        return tile.rows * (tile.width * self.per_logit + self.per_row) + tile.width * self.per_column
+
+    def widest(self, rows: int, budget: int) -> int:
+        """Columns that fit beside so many rows; not positive where none do."""
+        return (budget - rows * self.per_row) // (rows * self.per_logit + self.per_column)
+
+    def steps(self, tile: Tiling, processors: int) -> float:
+        """Time of what depends on the tiling: whole waves of tiles of products, gaps, and sums read and written."""
+        steps = self.features * _waves(tile.rows, tile.width, processors) + 2 * GAP
+        if self.second == "hidden":
+            steps += tile.width * _waves(tile.rows, self.features, processors) + GAP
+            steps += 8 / 3 * tile.rows * self.features / BYTES_A_STEP  # a third of this traffic is not hidden
+        elif self.second == "head":
+            steps += tile.rows * _waves(tile.width, self.features, processors)
+        return steps * _parts(self.count, tile.rows) * _parts(self.vocab, tile.width)
+
+
+def gpu_tiling(work: Work, workspace_mb: int, device: torch.device, measured: Tuned) -> Tiling:
+    """The tiles that were measured to be fastest, else those that should be."""
+    # Lengths differ from step to step, and the best tiles of nearly equal ones do not.
+    work = replace(work, count=_aligned(work.count))
     budget = workspace_mb << 20
-    per_row = hidden_size * (8 + element_size)
-    rows = ROWS_PER_TILE
-    while rows > ALIGNMENT and rows * per_row > budget // 2:
-        rows //= 2
-    width = (budget - rows * per_row) // (rows * (4 + element_size))
-    return Tiling(rows, _even_width(width, vocab))
-
-
-def backward_tiling(count: int, vocab: int, hidden_size: int, element_size: int, workspace_mb: int) -> Tiling:
-    """Tiles of the head's gradient: all rows at once, so that each slice of the gradient is written once.
-
-    Where the copy of the hidden states, [K, H] beside the budget's slices, already exceeds the budget, slices are as
-    narrow as pays: 8 · ALIGNMENT columns.
-    """
-    budget = (workspace_mb << 20) - count * hidden_size * element_size
-    per_column = count * (4 + element_size) + 4 * hidden_size
-    return Tiling(count, _even_width(budget // per_column, vocab, least=8 * ALIGNMENT))
+    if measured.width is not None:
+        rows = min(measured.rows or MOST_ROWS, work.count)
+        tile = Tiling(_even(work.count, _parts(work.count, rows), rows), _evened(measured.width, work.vocab))
+        if work.bytes(tile) <= budget:
+            return tile
+    return _fastest(work, budget, processors(device), (MOST_ROWS, WIDEST_SLICE, ALIGNMENT))
 
 
 def cpu_tiling(rows: int, vocab: int, element_size: int, workspace_mb: int) -> Tiling:
     """Slices of the vocabulary for so many rows at a time: within a fixed size and the budget."""
     columns = min(CPU_TILE_BYTES, workspace_mb << 20) // (max(rows, 1) * element_size)
-    return Tiling(rows, _even_width(columns, vocab))
+    return Tiling(rows, _evened(columns, vocab))
 
 
 def padded_vocab(vocab: int) -> int:
@@ -71,57 +104,63 @@ def padded_vocab(vocab: int) -> int:
     return _aligned(vocab)
 
 
-def _even_width(width: int, vocab: int, least: int = ALIGNMENT) -> int:
-    return _even(max(least, min(width, WIDEST_SLICE) // ALIGNMENT * ALIGNMENT), vocab)
+@functools.cache
+def processors(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return MULTIPROCESSORS
 
 
-def _even(size: int, total: int) -> int:
-    """The smallest aligned part size that needs no more parts of the total than `size` does."""
-    parts = -(-total // size)
-    return min(size, _aligned(-(-total // parts)))
+@functools.lru_cache(maxsize=4096)
+def _fastest(work: Work, budget: int, processors: int, limits: tuple[int, int, int]) -> Tiling:
+    """`limits` are the constants that candidates go by."""
+    return min(_candidates(work, budget), key=lambda tile: work.steps(tile, processors))
+
+
+def _candidates(work: Work, budget: int) -> Iterator[Tiling]:
+    """Even parts of the rows and of the vocabulary that fit; at least one, the smallest, whether it fits or not."""
+    if work.second == "head":
+        yield from _even_slices(work, work.count, max(work.widest(work.count, budget), NARROWEST_GRADIENT * ALIGNMENT))
+        return
+    fewest = _parts(work.count, MOST_ROWS)
+    found = False
+    for parts in range(fewest, fewest + PARTS_TRIED):
+        rows = _even(work.count, parts, MOST_ROWS)
+        if rows >= min(FEWEST_ROWS, work.count, MOST_ROWS) and work.widest(rows, budget) >= ALIGNMENT:
+            found = True
+            yield from _even_slices(work, rows, work.widest(rows, budget))
+    if not found:
+        rows = _even(work.count, fewest, MOST_ROWS)
+        while rows > ALIGNMENT and work.widest(rows, budget) < ALIGNMENT:
+            rows = _even(rows, 2, rows)
+        yield from _even_slices(work, rows, max(work.widest(rows, budget), ALIGNMENT))
+
+
+def _even_slices(work: Work, rows: int, width: int) -> Iterator[Tiling]:
+    width = min(width, WIDEST_SLICE) // ALIGNMENT * ALIGNMENT
+    fewest = _parts(work.vocab, width)
+    return (Tiling(rows, _even(work.vocab, parts, width)) for parts in range(fewest, fewest + PARTS_TRIED))
+
+
+def _evened(width: int, vocab: int) -> int:
+    """The smallest aligned width that needs no more slices than `width` does."""
+    width = max(ALIGNMENT, width // ALIGNMENT * ALIGNMENT)
+    return _even(vocab, _parts(vocab, width), width)
+
+
+def _waves(rows: int, columns: int, processors: int) -> int:
+    """How often all multiprocessors compute a tile of a product [rows, columns]: the last time counts as whole."""
+    return _parts(_parts(rows, PRODUCT_TILE[0]) * _parts(columns, PRODUCT_TILE[1]), processors)
+
+
+def _even(total: int, parts: int, most: int) -> int:
+    """An aligned size of so many parts of the total, but at most `most`."""
+    return min(most, _aligned(_parts(total, parts)))
+
+
+def _parts(total: int, size: int) -> int:
+    return -(-total // size)
 
 
 def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def saves_masses(count: int, vocab: int, element_size: int, device: torch.device) -> bool:
-    """True where count · vocab elements take at most 1/16 of the device's memory.
-
-    All of its memory, not what is free at the moment: the choice changes the last bits of the gradient,
-    so it must not differ between two runs on the same machine.
-    """
-    fits = count * vocab * element_size <= _room(device)
-    if torch.compiler.is_compiling():  # a length on the other side compiles again; one not known by then does not fit
-        from torch.fx.experimental.symbolic_shapes import guard_or_false  # half a second to import
-
-        fits = guard_or_false(fits)
-    _log_choice(fits, device)
-    return fits
-
-
-@torch.compiler.assume_constant_result
-def _room(device: torch.device) -> int:
-    return _memory(device) // SAVED_SHARE_OF_MEMORY
-
-
-@functools.cache
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-@torch.compiler.assume_constant_result
-def _log_choice(fits: bool, device: torch.device) -> None:
-    """Once per choice and device, also of a compiled call, which says so while it is compiled."""
-    _log_once(fits, device)
-
-
-@functools.cache
-def _log_once(fits: bool, device: torch.device) -> None:
-    share = f"1/{SAVED_SHARE_OF_MEMORY} of the memory of {device}"
-    if fits:
-        logger.info("linear_token_logps keeps the exponentials for the head's gradient: they fit in %s.", share)
-    else:
-        logger.info("linear_token_logps recomputes the exponentials for the head's gradient: they exceed %s.", share)
+    return _parts(size, ALIGNMENT) * ALIGNMENT

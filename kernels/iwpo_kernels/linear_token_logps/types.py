@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from iwpo_kernels.constants import IGNORED
+from iwpo_kernels.linear_token_logps.tuned import Mode
+from iwpo_kernels.wide_products import mm_fp32
 
 
 class TokenLogps(NamedTuple):
@@ -34,7 +36,7 @@ class Head:
     """What stands between hidden states and logits: z = softcap(scale · (h Wᵀ + b)) / temperature.
 
     Attributes:
-        weight: [V, H].
+        weight: [V, H], in the dtype of the hidden states, or float32 master weights that products round to it.
         bias: [V] or None.
     """
 
@@ -43,6 +45,15 @@ class Head:
     softcap: float | None
     scale: float
     temperature: float
+
+    def for_products(self, dtype: torch.dtype) -> Head:
+        """The same head, its weight in `dtype` with contiguous rows, for passes that read it several times."""
+        return replace(self, weight=_contiguous_rows(self.weight.to(dtype)), bias=_wide(self.bias))
+
+    def part(self, first: int, last: int, dtype: torch.dtype) -> Head:
+        """That of columns first..last of the vocabulary, as `for_products` has it."""
+        bias = None if self.bias is None else self.bias[first:last]
+        return replace(self, weight=self.weight[first:last], bias=bias).for_products(dtype)
 
     @property
     def slope(self) -> float:
@@ -53,6 +64,14 @@ class Head:
     def ceiling(self) -> float | None:
         """Largest |z| that the softcap lets through."""
         return None if self.softcap is None else self.softcap / self.temperature
+
+
+def _contiguous_rows(weight: Tensor) -> Tensor:
+    return weight if weight.stride(1) == 1 else weight.contiguous()
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float().contiguous()
 
 
 @dataclass(frozen=True)
@@ -82,13 +101,52 @@ class Rows:
         return self.hidden.index_select(0, self.source[start:end])
 
 
-def kept_rows(hidden: Tensor, labels: Tensor, hidden_index: Tensor | None, all_served: bool) -> Rows:
-    """The tokens that cost anything. Their number is read back from the device, unless they are known to be all."""
-    position = None if all_served else (labels != IGNORED).nonzero()[:, 0]
-    if position is None or position.shape[0] == labels.shape[0]:  # kernels read both end to end
-        return Rows(hidden, labels.contiguous(), None if hidden_index is None else hidden_index.contiguous(), None)
-    source = position if hidden_index is None else hidden_index[position]
-    return Rows(hidden, labels[position], source, position)
+@dataclass(frozen=True)
+class Kept:
+    """Which labels are not -100, as the operator hands it to its backward pass.
+
+    Attributes:
+        position: int64 [N], the K places of those labels, then anything; [0] where all are served.
+        count: int64 [], K, on the CPU, so that nobody has to wait for it; [0] where all are served.
+    """
+
+    position: Tensor
+    count: Tensor
+
+    @classmethod
+    def empty(cls, labels: Tensor, all_served: bool) -> Kept:
+        """Not filled in yet. Where all are served it holds nothing, and a CUDA graph has no CPU tensor to object to."""
+        if all_served:
+            return cls(labels.new_empty(0), labels.new_empty(0))
+        return cls(labels.new_empty(labels.shape[0]), torch.empty((), dtype=torch.int64, device="cpu"))
+
+    @classmethod
+    def of(cls, labels: Tensor, all_served: bool) -> Kept:
+        """Counts the labels, for which the host waits for the device, unless all are served.
+
+        Raises:
+            ValueError: the count is wanted while a CUDA graph is captured.
+        """
+        kept = cls.empty(labels, all_served)
+        if not all_served:
+            if labels.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise ValueError(
+                    "Labels of -100 are counted on the host, which a CUDA graph cannot capture: pass the other labels "
+                    "alone, with hidden_index, and all_served=True."
+                )
+            found = (labels != IGNORED).nonzero()[:, 0]
+            kept.position[: found.shape[0]] = found
+            kept.count.fill_(found.shape[0])
+        return kept
+
+    def rows(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor | None) -> Rows:
+        """The tokens that cost anything."""
+        count = int(self.count) if self.count.ndim == 0 else labels.shape[0]
+        if count == labels.shape[0]:  # kernels read both end to end
+            return Rows(hidden, labels.contiguous(), None if hidden_index is None else hidden_index.contiguous(), None)
+        position = self.position[:count]
+        source = position if hidden_index is None else hidden_index[position]
+        return Rows(hidden, labels[position], source, position)
 
 
 @dataclass(frozen=True)
@@ -110,6 +168,33 @@ class Forward:
     jacobian: Tensor
     masses: Tensor
     state: Tensor
+
+    @property
+    def makes_jacobian(self) -> bool:
+        return self.jacobian.shape[0] > 0
+
+    @property
+    def makes_statistics(self) -> bool:
+        return self.statistics.shape[1] > 0
+
+    @property
+    def saves_masses(self) -> bool:
+        return self.masses.shape[0] > 0
+
+    @property
+    def mode(self) -> Mode:
+        if self.saves_masses:
+            return "saved"
+        return "frozen" if self.makes_jacobian else "no gradient"
+
+
+def raw_logits(x: Tensor, head: Head, buffer: Tensor) -> Tensor:
+    """h Wᵀ + b [R, columns], float32, a view of the buffer, whose rows stay aligned whatever the columns.
+
+    Few heads have a bias, so it costs a pass of its own and no kernel a branch.
+    """
+    z = mm_fp32(x, head.weight.t(), out=buffer[:, : head.weight.shape[0]])
+    return z if head.bias is None else z.add_(head.bias)
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch
 from linear_cases import random_case
 
 from iwpo_kernels.devices import computing_on
-from iwpo_kernels.float32_products import true_float32
+from iwpo_kernels.exact_products import exact_products
 from iwpo_kernels.linear_token_logps import cpu, linear_token_logps
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -68,10 +68,10 @@ def test_products_are_exact_inside_and_settings_are_restored(device: torch.devic
     WAYS[way]()
     before = effective()
     for _ in range(2):
-        with true_float32(device):
+        with exact_products(device):
             assert get(backend, "matmul") == "ieee"
         assert effective() == before
-    with pytest.raises(ZeroDivisionError), true_float32(device):
+    with pytest.raises(ZeroDivisionError), exact_products(device):
         _ = 1 / 0
     assert effective() == before
 
@@ -80,14 +80,14 @@ def test_products_are_exact_inside_and_settings_are_restored(device: torch.devic
 def test_the_legacy_settings_can_be_read_afterwards(way: str) -> None:
     WAYS[way]()
     before = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
-    with true_float32(CUDA), true_float32(CPU):
+    with exact_products(CUDA), exact_products(CPU):
         pass
     assert (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32) == before
 
 
 def test_an_inherited_setting_stays_inherited() -> None:
     put("generic", "all", "tf32")
-    with true_float32(CUDA), true_float32(CPU):
+    with exact_products(CUDA), exact_products(CPU):
         assert get("cuda", "matmul") == get("mkldnn", "matmul") == "ieee"
     put("generic", "all", "ieee")
     assert get("cuda", "matmul") == get("mkldnn", "matmul") == "ieee"
@@ -98,12 +98,12 @@ def test_threads_that_overlap_restore_once_all_have_left() -> None:
     entered, may_leave, seen = threading.Event(), threading.Event(), []
 
     def other() -> None:
-        with true_float32(CUDA):
+        with exact_products(CUDA):
             entered.set()
             may_leave.wait(10)
             seen.append(get("cuda", "matmul"))
 
-    with true_float32(CUDA):
+    with exact_products(CUDA):
         thread = threading.Thread(target=other)
         thread.start()
         assert entered.wait(10)

@@ -1,0 +1,55 @@
+"""Whether the exponentials are worth keeping for the head's gradient."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SAVED_SHARE_OF_MEMORY = 16
+
+
+def saves_masses(count: int, vocab: int, element_size: int, device: torch.device) -> bool:
+    """True where count · vocab elements take at most 1/16 of the device's memory.
+
+    All of its memory, not what is free at the moment: the choice changes the last bits of the gradient,
+    so it must not differ between two runs on the same machine.
+    """
+    fits = count * vocab * element_size <= _room(device)
+    if torch.compiler.is_compiling():  # a length on the other side compiles again; one not known by then does not fit
+        from torch.fx.experimental.symbolic_shapes import guard_or_false  # half a second to import
+
+        fits = guard_or_false(fits)
+    _log_choice(fits, device)
+    return fits
+
+
+@torch.compiler.assume_constant_result
+def _room(device: torch.device) -> int:
+    return _memory(device) // SAVED_SHARE_OF_MEMORY
+
+
+@functools.cache
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@torch.compiler.assume_constant_result
+def _log_choice(fits: bool, device: torch.device) -> None:
+    """Once per choice and device, also of a compiled call, which says so while it is compiled."""
+    _log_once(fits, device)
+
+
+@functools.cache
+def _log_once(fits: bool, device: torch.device) -> None:
+    share = f"1/{SAVED_SHARE_OF_MEMORY} of the memory of {device}"
+    if fits:
+        logger.info("linear_token_logps keeps the exponentials for the head's gradient: they fit in %s.", share)
+    else:
+        logger.info("linear_token_logps recomputes the exponentials for the head's gradient: they exceed %s.", share)

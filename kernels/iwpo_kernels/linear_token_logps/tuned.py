@@ -1,0 +1,70 @@
+"""Settings found by measurement, by device, hidden size and mode: data, written by `benchmarks`' tuner."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+# Of the cost table: what a pass leaves behind, or what of the head's gradient it makes.
+Mode = Literal["no gradient", "frozen", "saved", "recomputed"]
+TABLE = "IWPO_TILING_TABLE"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How one mode runs fastest.
+
+    Attributes:
+        rows, width: of a tile, at most; None leaves the choice to `tiling`.
+        row_warps, slice_block: of `slice_kernel`; None takes those of `kernels`.
+        epilogue: whether exponentials are made in the product's own epilogue.
+    """
+
+    rows: int | None = None
+    width: int | None = None
+    row_warps: int | None = None
+    slice_block: int | None = None
+    epilogue: bool = False
+
+
+DEFAULTS = Tuned()
+
+
+def tuned(device: torch.device, features: int, mode: Mode) -> Tuned:
+    """What was measured on just this device at just this hidden size, or the defaults."""
+    return table(os.environ.get(TABLE)).get((device_name(device), features, mode), DEFAULTS)
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """As the table spells it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def table(path: str | None) -> dict[tuple[str, int, str], Tuned]:
+    """The table beside this file, or the one that `$IWPO_TILING_TABLE` names.
+
+    Raises:
+        ValueError: an entry has a key that is not known, or lacks device, hidden size or mode.
+    """
+    file = Path(__file__).with_name("tuned.json") if path is None else Path(path)
+    entries = json.loads(file.read_text())
+    known = {field.name for field in fields(Tuned)}
+    found = {}
+    for entry in entries:
+        settings = {name: value for name, value in entry.items() if name in known}
+        rest = entry.keys() - known
+        if rest != {"device", "hidden_size", "mode"}:
+            raise ValueError(
+                f"{file} has an entry with {', '.join(sorted(entry))}: "
+                f"each needs device, hidden_size, mode, and may have {', '.join(sorted(known))}."
+            )
+        found[entry["device"], entry["hidden_size"], entry["mode"]] = Tuned(**settings)
+    return found
