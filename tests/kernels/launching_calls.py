@@ -88,7 +88,7 @@ def _linear(
     master: bool = False,
     **options: Any,
 ) -> None:
-    """Two slices of the vocabulary, rows that predict two tokens, and a label that is skipped; perhaps master weights."""
+    """Several slices of the vocabulary, rows that predict two tokens, and a label that is skipped."""
     hidden = layouts[0].matrix(tokens, dtype)
     weight = layouts[1].matrix(vocab, torch.float32 if master else dtype)
     bias = torch.zeros(vocab, dtype=weight.dtype)

@@ -19,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def constant_when_compiled(function: Function) -> Function:
-    """Same as `torch.compiler.assume_constant_result`, which takes two seconds to import a compiler nobody asked for."""
+    """`torch.compiler.assume_constant_result` without the two seconds that it takes to import the compiler."""
     function.__dict__["_dynamo_marked_constant"] = True
     return function
 
