@@ -17,7 +17,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
@@ -56,7 +56,7 @@ class Policy(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         self.head = HeadSpec.of(self.causal_lm)
-        self.own_attention = _own_attention(self.head.decoder.config)
+        self.own_attention = attention.own_attention(self.head.decoder.config)
         assert self.own_attention != attention.NAME, (
             "the model, or one with the same configuration, is a policy already"
         )
@@ -218,13 +218,6 @@ class Policy(nn.Module):
 
     def _is_saved(self, name: str) -> bool:
         return "lora_" in name or not self._saves_adapter
-
-
-def _own_attention(config: PreTrainedConfig) -> str:
-    """What the model would attend with, except that `sdpa` leaves a softcap out, and not every release knows that."""
-    loses_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    chosen: str = config._attn_implementation
-    return "eager" if loses_softcap and chosen == "sdpa" else chosen
 
 
 def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:

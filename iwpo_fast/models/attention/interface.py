@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from iwpo_fast.models.attention.choice import BACKENDS
 from iwpo_fast.models.attention.request import CannotRunFlat, Request
@@ -66,6 +66,16 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
     if other := sorted(kinds - {"full_attention", "sliding_attention"}):
         return f"it has layers of type {', '.join(other)}"
     return None
+
+
+def own_attention(config: PreTrainedConfig) -> str:
+    """What a model with this configuration attends with by itself.
+
+    Only `sdpa` is not left to it where attention has a softcap, which not every release of transformers refuses there.
+    """
+    chosen: str = config._attn_implementation
+    has_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if chosen == "sdpa" and has_softcap else chosen
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
