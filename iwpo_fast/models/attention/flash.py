@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.request import CannotRunFlat, Request, first_line
 from iwpo_fast.models.attention.sequences import Sequences
 
 PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"}
@@ -54,7 +54,7 @@ def why_not_installed(backend: str) -> str | None:
     except ModuleNotFoundError:
         return f"{module} is not installed"
     except (ImportError, AttributeError, OSError) as error:
-        return f"{module} cannot be imported ({_first_line(error)})"
+        return f"{module} cannot be imported ({first_line(error)})"
     return None if "softcap" in inspect.signature(function).parameters else f"{module} is older than 2.6"
 
 
@@ -93,9 +93,5 @@ def _launch(
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of what was asked for
         raise
     except RuntimeError as error:  # Builds differ in the GPUs, head sizes and options that they have kernels for.
-        raise CannotRunFlat(f"{function.__name__} refuses it ({_first_line(error)})") from error
+        raise CannotRunFlat(f"{function.__name__} refuses it ({first_line(error)})") from error
     return out[0] if isinstance(out, tuple) else out  # Some releases of version 3 give the log-sum-exp too.
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
