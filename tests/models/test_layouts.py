@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from families import FAMILIES, LAYOUTS, assert_same_gradients, gradients, plain_logps
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
 from iwpo_fast.config import LoraConfig, ModelConfig
@@ -87,6 +89,23 @@ def test_without_a_softcap_the_model_keeps_the_attention_that_transformers_takes
     monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
     policy = policy_of("gemma2", changes={"attn_logit_softcapping": None}, batch_layout="padded")
     assert policy.attention == "sdpa"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_backward_pass_sorts_the_rows_that_the_head_reads(policy_of, batch, layout):
+    """The backward pass of an index by a tensor does, on a GPU."""
+    policy = policy_of("llama", **LAYOUTS[layout])
+    ready, used = policy.ready(batch), set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            used.add(func.overloadpacket)
+            return func(*args, **kwargs or {})
+
+    with Watch():
+        policy(ready).sum().backward()
+    assert torch.ops.aten.mm in used
+    assert not used & {torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_}
 
 
 def test_flat_batches_do_not_run_while_the_models_own_attention_is_lent(policy_of, batch):

@@ -18,7 +18,11 @@ PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"
 """Modules of flash-attn: version 3 comes from the folder `hopper` of its repository, version 2 from PyPI."""
 
 VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Whether this PyTorch's varlen attention has fewer key than query heads; that of 2.11 has not."""
+"""Whether this PyTorch's varlen attention says that it has fewer key than query heads; that of 2.11 does not.
+
+The kernels beneath it know groups already, but it may hand over to cuDNN without a word, where nothing says that the
+gradients of a group are added up: keys and values are repeated there.
+"""
 
 
 def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
