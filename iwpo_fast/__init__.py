@@ -1,5 +1,5 @@
 """Importance-weighted preference optimisation of language models, fast and in little memory."""
 
-from importlib.metadata import version
+from iwpo_fast.versions import version_of
 
-__version__ = version("iwpo-fast")
+__version__ = version_of("iwpo-fast")

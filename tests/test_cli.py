@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from iwpo_fast.cli import RUN, main, make_parser
+pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
+
+from iwpo_fast.cli import RUN, main
+from iwpo_fast.cli_parser import make_parser
 from iwpo_fast.training.validation import check_config
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -53,9 +53,7 @@ def made_ahead(
 def _by_threads(
     make: Callable[[Key], Batch], keys: Iterable[Key], device: torch.device, threads: int
 ) -> Iterator[tuple[Key, Batch]]:
-    # A new thread would pin memory for the first GPU, whichever is this process's.
-    own_gpu = (torch.cuda.set_device, (device,)) if device.type == "cuda" else ()
-    pool = ThreadPoolExecutor(threads, "batches", *own_gpu)
+    pool = ThreadPoolExecutor(threads, "batches", *_on_own_gpu(device))
     waiting: deque[tuple[Key, Future[Batch]]] = deque()
     try:
         for key in keys:
@@ -67,3 +65,12 @@ def _by_threads(
             yield key, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _on_own_gpu(device: torch.device) -> tuple[Any, ...]:
+    """How a thread begins: a new one would pin memory for the first GPU, whichever is this process's."""
+    if device.type != "cuda":
+        return ()
+    # Asked for here, since a new thread has a current GPU of its own.
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.set_device, (index,)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast.extras import needed
+
 JSON_LINES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
@@ -136,8 +138,7 @@ def _arrow(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
 
 
 def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
-    import datasets
-
+    datasets = needed("datasets", by=f"{setting} {path} is a folder, and reading it")
     try:
         found = datasets.load_from_disk(str(path))
     except FileNotFoundError:
@@ -153,8 +154,7 @@ def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -
     looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
     if looks_local or path.lower().endswith((*JSON_LINES, *PARQUET, *ARROW)):
         raise ValueError(f"{setting} {path} is not there: check the path.")
-    import datasets
-
+    datasets = needed("datasets", by=f"{setting} {path} is no file here, and reading it from the hub")
     try:
         found = datasets.load_dataset(path, split=split)
     except (OSError, ValueError, RuntimeError) as error:

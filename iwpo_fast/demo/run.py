@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast import __version__
@@ -23,6 +22,7 @@ from iwpo_fast.demo.report import LEGEND, TaskResult, aligned, comparison, table
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.sampling import sample_completions
+from iwpo_fast.extras import needed
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import reference_logps
@@ -59,8 +59,8 @@ def run_demo(
     folder = DemoFolder(Path(config.output_dir))
     dataset = replace(dataset or DatasetSettings(), seed=config.seed)
     recipe = _recipe()
-    folder.open({"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "recipe": recipe})
     pipeline = _run_config(recipe, folder, config)
+    folder.open({"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "recipe": recipe})
 
     _step(1, f"data: {dataset.train_pairs} training pairs, {dataset.eval_pairs} held out, of {len(TASKS)} tasks")
     if not folder.data.exists():
@@ -112,7 +112,7 @@ def _run_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig) 
         "seed": config.seed,
         "device": config.device,
     }
-    parser = ArgumentParser(exit_on_error=False)
+    parser = needed("jsonargparse", by="the demo").ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=RunConfig)
     pipeline: RunConfig = parser.instantiate(parser.parse_object({"config": settings})).config
     return pipeline

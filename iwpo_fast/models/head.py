@@ -55,6 +55,11 @@ class HeadSpec:
         module: nn.Module = self.module.get_base_layer() if isinstance(self.module, LoraLinear) else self.module
         return cast(nn.Linear, module)
 
+    @property
+    def is_adapted(self) -> bool:
+        """Whether `project` computes something for each hidden state."""
+        return bool(_active_adapters(self.module))
+
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H'] and weight [V, H'] whose product is the head's output without bias.
 

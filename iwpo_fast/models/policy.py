@@ -56,7 +56,7 @@ class Policy(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         self.head = HeadSpec.of(self.causal_lm)
-        self.own_attention: str = self.head.decoder.config._attn_implementation
+        self.own_attention = attention.own_attention(self.head.decoder.config)
         assert self.own_attention != attention.NAME, (
             "the model, or one with the same configuration, is a policy already"
         )
@@ -105,29 +105,35 @@ class Policy(nn.Module):
 
     def forward(self, batch: FlatSequences, *, stats: bool = False) -> Tensor | TokenLogps:
         """float32 [N], log-prob of each supervised token of the batch; with `stats`, its distribution's too."""
-        return self.head.token_logps(
-            self._decode(batch), batch.labels, batch.hidden_index, dtype=self.compute_dtype, stats=stats
-        )
+        hidden, rows = self._decode(batch)
+        index = batch.hidden_index
+        if rows is not None and self.head.is_adapted:
+            hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
+        elif rows is not None:
+            index = rows[index]
+        return self.head.token_logps(hidden, batch.labels, index, dtype=self.compute_dtype, stats=stats)
 
     def hidden_states(self, batch: FlatSequences) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.
 
         A sharded policy has its head gathered from then on, until `release` is called.
         """
-        return self._decode(batch)
+        hidden, rows = self._decode(batch)
+        return hidden if rows is None else hidden[rows]
 
     def release(self) -> None:
         """Free what `hidden_states` has gathered of a sharded policy."""
         if isinstance(self, FSDPModule):
             self.reshard()
 
-    def _decode(self, batch: FlatSequences) -> Tensor:
+    def _decode(self, batch: FlatSequences) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [R, H] of all tokens that the layout runs, and the rows [T] of the batch's, or None for all."""
         tables = (batch if batch.tables is not None else self.ready(batch)).tables
         with self.autocast():
             if self.layout == "padded":
                 assert isinstance(tables, Padded), "the batch was made ready for another layout"
                 output = self.head.decoder(tables.input_ids, attention_mask=tables.attention_mask, use_cache=False)
-                return output.last_hidden_state.flatten(0, 1)[tables.flat_index]
+                return output.last_hidden_state.flatten(0, 1), tables.flat_index
             assert isinstance(tables, attention.Sequences), "the batch was made ready for another layout"
             lent = self.head.decoder.config._attn_implementation != attention.NAME
             assert not lent, "the model's own attention does not see where flat sequences begin"
@@ -138,8 +144,7 @@ class Policy(nn.Module):
             output = self.head.decoder(
                 tokens[None], position_ids=positions[None], use_cache=False, **{attention.KWARG: tables}
             )
-            hidden = output.last_hidden_state[0]
-            return hidden if shared else hidden[batch.own]
+            return output.last_hidden_state[0], None if shared else batch.own
 
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in `compute_dtype`."""

@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from iwpo_fast.files import save_json
+from iwpo_fast.versions import version_of
 
 PACKAGES = ("iwpo-fast", "torch", "transformers", "scikit-learn", "numpy")
 
@@ -78,7 +78,7 @@ class Manifest:
         return stage in self._entries and self._entries[stage].key == key
 
     def start(self, stage: str, key: str, settings: Mapping[str, Any]) -> None:
-        self._entries[stage] = Entry(key, dict(settings), versions={name: version(name) for name in PACKAGES})
+        self._entries[stage] = Entry(key, dict(settings), versions={name: version_of(name) for name in PACKAGES})
         self._save()
 
     def finish(self, stage: str, outputs: Sequence[Path], result: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Manifest:
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     """Hash by which a stage's work is found again."""
-    described = {"stage": stage, "settings": settings, "inputs": inputs, "version": version("iwpo-fast")}
+    described = {"stage": stage, "settings": settings, "inputs": inputs, "version": version_of("iwpo-fast")}
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 

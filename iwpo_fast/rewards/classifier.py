@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast.data.rows import Message, Text
+from iwpo_fast.models.attention import own_attention
 from iwpo_fast.models.load import model_location
 
 
@@ -64,6 +65,7 @@ def _load(path: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, tor
     tokenizer.padding_side = "right"
     # The classifier reads the last token that is not padding, which it knows by this id.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.set_attn_implementation(own_attention(model.config))
     return tokenizer, model.to(device).eval()
 
 

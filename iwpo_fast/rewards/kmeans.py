@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from iwpo_fast.rewards.blocks import Float32s
+from iwpo_fast.rewards.blocks import Float32s, float32_blocks
 
 Backend = Literal["cuml", "flash-kmeans", "sklearn"]
 
@@ -84,7 +84,22 @@ def _flash_kmeans(points: Float32s, start: Float32s, seed: int) -> Float32s:
     x = torch.from_numpy(points).cuda()[None]
     init = torch.from_numpy(start).cuda()[None]
     _, centroids, _ = batch_kmeans_Euclid(x, len(start), max_iters=MAX_ITERATIONS, tol=TOLERANCE, init_centroids=init)
-    return centroids[0].float().cpu().numpy()
+    return _lloyd_step(points, centroids[0].float().cpu().numpy())
+
+
+def _lloyd_step(points: Float32s, centroids: Float32s) -> Float32s:
+    """The mean of the points nearest to each centroid, or the centroid where there are none.
+
+    flash-kmeans measures distances in TF32 and returns the centroids of the iteration before its last.
+    """
+    sums, sizes = np.zeros(centroids.shape), np.zeros(len(centroids))
+    for _, block in float32_blocks(points):
+        nearest = (block @ centroids.T - 0.5 * (centroids**2).sum(axis=1)).argmax(axis=1)
+        member = np.eye(len(centroids))[nearest]
+        sums += member.T @ block
+        sizes += member.sum(axis=0)
+    means = sums / np.maximum(sizes, 1)[:, None]
+    return np.where(sizes[:, None] > 0, means, centroids).astype(np.float32)
 
 
 BACKENDS: dict[Backend, Callable[[Float32s, Float32s, int], Float32s]] = {

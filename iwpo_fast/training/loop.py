@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +19,7 @@ from iwpo_fast.models.reference import reference_logps
 from iwpo_fast.models.sharding import Sharding, taking_turns
 from iwpo_fast.training.batches import Batches, batches_ahead, one_step
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from iwpo_fast.training.determinism import deterministic_algorithms
 from iwpo_fast.training.loss import PreferenceLoss, Split
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.training.optimizer import clip_gradients, learning_rate, make_optimizer
@@ -44,6 +44,11 @@ def train(config: TrainConfig) -> TrainSummary | None:
         ValueError: one sentence on what is wrong with the configuration, the data or the folder, and what to do.
     """
     check_config(config)
+    with deterministic_algorithms(config.deterministic):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> TrainSummary | None:
     loss = PreferenceLoss(config.objective)
     world = World.start(config.device)
     check_on_device(config.model, world.device)
@@ -53,9 +58,6 @@ def train(config: TrainConfig) -> TrainSummary | None:
     if folder.summary.exists() and not config.dry_run:
         say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
         return TrainSummary.load(folder.summary)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
 
     source = read_rows(config.data)
     tokenizer = load_tokenizer(config.model, source.train.texts())

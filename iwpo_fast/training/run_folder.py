@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.files import remove_leftovers, save_json, written_aside
 from iwpo_fast.folder_lock import LOCK, hold_folder
+from iwpo_fast.versions import version_of
 
 # Settings that change where a run computes, what it reports and what it keeps, but not what it trains.
 FREE = {
@@ -102,7 +102,7 @@ class RunFolder:
                         f"the {name} has changed since the run in {self.path} began: choose another output_dir."
                     )
             return
-        versions = {name: version(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
+        versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         save_json(self._record, {"settings": _settings(config), "inputs": inputs, "versions": versions})
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")

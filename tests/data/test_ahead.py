@@ -114,7 +114,17 @@ def test_on_a_gpu_batches_are_pinned_by_the_thread_and_the_next_is_copied_before
     for key, _ in made_ahead(Recorded, range(3), gpu):
         events.append(f"use {key}")
     assert events == ["copy 0", "copy 1", "use 0", "copy 2", "use 1", "use 2"]
-    assert set_for == [gpu]
+    assert set_for == [1]
+
+
+def test_threads_have_the_current_gpu_where_none_is_named(monkeypatch):
+    set_for = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: set_for.append(torch.device("cuda", device).index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: {threading.main_thread(): 2}[threading.current_thread()])
+    monkeypatch.setattr(Numbers, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Numbers, "to", lambda self, device: self)
+    assert len(list(made_ahead(square, range(3), torch.device("cuda"), workers=2))) == 3
+    assert set_for and set(set_for) == {2}
 
 
 def test_all_tensors_move_also_those_inside_and_nothing_else(monkeypatch):

@@ -4,7 +4,6 @@ import gzip
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.feather
@@ -58,11 +57,13 @@ def as_arrow_stream(folder: Path) -> Path:
 
 
 def as_saved_dataset(folder: Path) -> Path:
+    datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(ROWS).save_to_disk(folder / "saved")
     return folder / "saved"
 
 
 def as_saved_splits(folder: Path) -> Path:
+    datasets = pytest.importorskip("datasets")
     splits = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:2])}
     datasets.DatasetDict(splits).save_to_disk(folder / "splits")
     return folder / "splits"
@@ -105,6 +106,7 @@ def test_a_split_must_be_chosen_where_there_are_several(tmp_path, write):
 
 
 def test_a_hub_dataset_is_read_like_a_saved_one(monkeypatch):
+    datasets = pytest.importorskip("datasets")
     asked = []
 
     def load_dataset(path, split=None):

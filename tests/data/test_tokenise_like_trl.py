@@ -6,10 +6,11 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
 
 from iwpo_fast.data import read_rows, tokenise
+
+datasets = pytest.importorskip("datasets")
 
 PLAIN = [
     {"prompt": "what is the sky\n", "chosen": "the sky is blue", "rejected": "green</s>"},

@@ -21,6 +21,7 @@ DATASET = DatasetSettings(train_pairs=480, eval_pairs=80, warmup_pairs=640, nois
 
 def demo(folder, **changes):
     config = replace(DemoConfig(output_dir=str(folder), device="cpu"), **changes)
+    pytest.importorskip("jsonargparse", reason="the demo needs it")
     return run_demo(config, dataset=DATASET, warmup=replace(WARMUP, epochs=1))
 
 

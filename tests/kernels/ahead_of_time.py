@@ -25,7 +25,13 @@ RANDOM_CALLS = 300
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compilation needs; spills are bytes on NVIDIA and registers on AMD."""
+    """What one compilation needs; spills are bytes on NVIDIA and registers on AMD.
+
+    Attributes:
+        aligned: whether it is for rows that begin at multiples of 16 bytes, on sm_90.
+        narrow: its accesses to global memory of one or two bytes a thread, on sm_90.
+        wide: its loads of 16 bytes a thread, on sm_90.
+    """
 
     launch: str
     kernel: str
@@ -34,6 +40,9 @@ class Usage:
     spills: int
     shared: int
     atomics: bool
+    aligned: bool = False
+    narrow: int = 0
+    wide: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ def compile_share(share: int, of: int) -> Report:
     """Every `of`-th launch and target, compiled. All shares look at random calls, each at its own."""
     import torch
     from launches import Target, launches
-    from launching_calls import every_call, random_calls
+    from launching_calls import aligned_calls, every_call, random_calls
 
     calls = every_call()
     nvidia, amd = launches(calls, Target("sm_90")), launches(calls, Target("gfx942"))
@@ -59,9 +68,10 @@ def compile_share(share: int, of: int) -> Report:
         target = Target(architecture)
         jobs += [(launch, target) for launch in (amd if target.is_amd else nvidia)]
     known = {str(launch) for launch in nvidia}
+    aligned = {str(launch) for launch in launches(aligned_calls(), Target("sm_90"))}
     others = launches(random_calls(RANDOM_CALLS, seed=share), Target("sm_90"))
     return Report(
-        [_usage(launch, target) for launch, target in jobs[share::of]],
+        [_usage(launch, target, aligned) for launch, target in jobs[share::of]],
         _kernels(),
         [str(launch) for launch in others if str(launch) not in known],
     )
@@ -100,9 +110,10 @@ def _kernels() -> list[str]:
     return [name for module in found for name in vars(module) if name.endswith("_kernel")]
 
 
-def _usage(launch: Any, target: Any) -> Usage:
+def _usage(launch: Any, target: Any, aligned: set[str]) -> Usage:
     compiled = launch.compiled(target)
     assembly = compiled.asm
+    narrow, wide = _accesses(assembly["cubin"]) if target.architecture == "sm_90" else (0, 0)
     registers, spills = _amd_usage(assembly["amdgcn"]) if target.is_amd else _cuda_usage(assembly["cubin"])
     return Usage(
         launch=str(launch),
@@ -112,6 +123,9 @@ def _usage(launch: Any, target: Any) -> Usage:
         spills=spills,
         shared=compiled.metadata.shared,
         atomics="tt.atomic" in assembly["ttir"],
+        aligned=target.architecture == "sm_90" and str(launch) in aligned,
+        narrow=narrow,
+        wide=wide,
     )
 
 
@@ -124,15 +138,26 @@ def _amd_usage(assembly: str) -> tuple[int, int]:
 
 def _cuda_usage(cubin: bytes) -> tuple[int, int]:
     """Registers, and bytes of local memory: what ptxas spilled lies there."""
+    report = _cuobjdump("-res-usage", cubin)
+    registers, stack, local = (int(_found(rf"{key}:(\d+)", report)) for key in ("REG", "STACK", "LOCAL"))
+    return registers, stack + local
+
+
+def _accesses(cubin: bytes) -> tuple[int, int]:
+    """Accesses to global memory of one or two bytes a thread, and loads of 16 bytes, in the machine code."""
+    code = _cuobjdump("-sass", cubin)
+    narrow = re.findall(r"\b(?:LDG|STG)\.E[.\w]*\.[SU](?:8|16)\b", code)
+    return len(narrow), len(re.findall(r"\bLDG\.E[.\w]*\.128\b", code))
+
+
+def _cuobjdump(option: str, cubin: bytes) -> str:
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    registers, stack, local = (int(_found(rf"{key}:(\d+)", report)) for key in ("REG", "STACK", "LOCAL"))
-    return registers, stack + local
+        command = [knobs.nvidia.cuobjdump.path, option, str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _found(pattern: str, text: str) -> str:

@@ -56,6 +56,17 @@ def every_call(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
     return [*_linear_calls(dtypes), *_token_calls(dtypes), *_preference_calls()]
 
 
+def aligned_calls() -> list[Call]:
+    """Those whose rows begin at multiples of 16 elements and are as long; a bias is one row of any length."""
+    linear = (
+        partial(_linear, (ALIGNED, ALIGNED), dtype, 256, save, ("bias", *frozen), softcap=softcap, stats=stats)
+        for dtype, softcap, stats, save in itertools.product(DTYPES, (None, 2.0), (False, True), (False, True))
+        for frozen in ((), ("weight",), ("weight", "hidden"))
+    )
+    tokens = (partial(_tokens, ALIGNED, dtype, inplace) for dtype in DTYPES for inplace in (False, True))
+    return [*linear, *tokens, *_preference_calls()]
+
+
 def random_calls(count: int, seed: int) -> Iterator[Call]:
     """Calls of other sizes and strides, with options drawn at random."""
     draw = random.Random(seed)

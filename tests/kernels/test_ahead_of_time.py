@@ -5,6 +5,18 @@ from __future__ import annotations
 import pytest
 from ahead_of_time import SHARED_MEMORY_LIMIT, Report, Usage, compile_all
 
+NARROW = {
+    "slice_kernel": (16, "masses of earlier blocks are scaled where a row outgrows its reference, which few rows do"),
+    "finish_kernel": (8, "the label's row of a head that may begin anywhere, once a token"),
+}
+"""Accesses of two bytes beyond the label's own, with the reason."""
+
+NO_WIDE_LOADS = {
+    "finish_kernel": "Triton 3.6 lays its block out for the head, which may begin anywhere; half a per cent of a pass",
+    "weighted_preference": "sequences begin and end at any token",
+}
+"""Beginnings of launches that read no row of known alignment."""
+
 
 @pytest.fixture(scope="module")
 def reports() -> list[Report]:
@@ -53,3 +65,13 @@ def test_shared_memory_fits_the_target(usages: list[Usage]) -> None:
 def test_no_kernel_is_atomic(usages: list[Usage]) -> None:
     """As the order of atomic additions changes from run to run."""
     assert [usage for usage in usages if usage.atomics] == []
+
+
+def test_rows_that_are_aligned_are_read_and_written_wide(usages: list[Usage]) -> None:
+    aligned = [usage for usage in usages if usage.aligned]
+    assert {usage.kernel for usage in aligned} == {usage.kernel for usage in usages}
+    assert [usage for usage in aligned if usage.narrow > 1 + NARROW.get(usage.kernel, (0, ""))[0]] == []
+    exempt = tuple(NO_WIDE_LOADS)
+    assert [usage for usage in aligned if not usage.wide and not usage.launch.startswith(exempt)] == []
+    unaligned = [usage for usage in usages if usage.architecture == "sm_90" and not usage.aligned]
+    assert any(usage.narrow > 16 for usage in unaligned), "the count sees narrow accesses where there are some"

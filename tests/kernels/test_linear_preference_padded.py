@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iwpo_kernels import LinearPreferenceLoss, PaddedLinearPreferenceLoss, padded_segments
 
@@ -129,6 +130,22 @@ def test_mean_logits_are_not_rounded_under_autocast(batch):
         metrics = results(PaddedLinearPreferenceLoss(), batch)[2]
     for name in ("chosen_logits_mean", "rejected_logits_mean"):
         assert torch.equal(getattr(metrics, name), getattr(expected, name))
+
+
+def test_metrics_read_the_head_once(batch):
+    means: list[tuple[int, ...]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.mean.dim:
+                means.append(tuple(args[0].shape))
+            return func(*args, **kwargs or {})
+
+    loss_fn, inputs = PaddedLinearPreferenceLoss(), without_reference(batch) | {"ref_logps": torch.zeros(2 * PAIRS)}
+    with Watch():
+        loss_fn(**inputs)
+    assert means.count((VOCAB, FEATURES)) == 1
+    assert means.count((PAIRS, LENGTH, FEATURES)) == 2
 
 
 def test_autocast_casts_hidden_states_and_head_like_a_linear_layer(batch):

@@ -325,6 +325,15 @@ def test_unchecked_label_beyond_the_vocabulary_gives_nan(device: torch.device, m
     assert torch.equal(logps.isnan(), bad) and torch.equal(grad.isnan().all(1), bad)
 
 
+def test_exponentials_of_logits_above_their_reference_err_by_less_than_half_of_what_is_allowed() -> None:
+    """A GPU's exp is 2^(z·log2 e) with the product rounded, which the interpreter's is not."""
+    slack = kernels.SLACK.value
+    z = torch.linspace(0.0, slack, 2**20)
+    on_a_gpu = (z * torch.log2(torch.tensor(torch.e, dtype=torch.float64)).float()).double().exp2()
+    assert (on_a_gpu / z.double().exp() - 1).abs().max() <= 5e-6 / 2
+    assert 300_000 * torch.tensor(slack).exp() < torch.finfo(torch.float32).max
+
+
 @pytest.mark.gpu
 def test_more_than_two_to_the_31_logits() -> None:
     tokens, vocab = 16384, 151936

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from families import FAMILIES, LAYOUTS, assert_same_gradients, gradients, plain_logps
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import load, load_policy
+from iwpo_fast.models.probe import largest_error
 
 
 def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch, monkeypatch):
@@ -63,6 +67,45 @@ def test_all_layouts_give_the_same_log_probs_and_gradients(policy_of, batch, fam
     for ours, our_gradients in ((shared, shared_gradients), (flat, flat_gradients)):
         assert ((ours - padded).abs() <= 5e-6 * (1 + padded.abs())).all()
         assert_same_gradients(our_gradients, padded_gradients)
+
+
+@pytest.mark.parametrize("supports_sdpa", [True, False], ids=["transformers_5_17", "transformers_5_23"])
+def test_attention_keeps_its_softcap_where_transformers_would_take_sdpa(policy_of, batch, monkeypatch, supports_sdpa):
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", supports_sdpa)
+    policy = policy_of("gemma2")
+    assert policy.attention == "eager_by_length"
+    assert largest_error(policy) <= 1e-4
+    flat = policy(batch)
+    policy.run_padded("for comparison")
+    assert policy.attention == "eager"
+    padded = policy(batch)
+    assert ((flat - padded).abs() <= 5e-6 * (1 + padded.abs())).all()
+    with policy.plain_attention() as model:
+        theirs = plain_logps(model, batch)
+    assert ((padded - theirs).abs() <= 5e-6 * (1 + theirs.abs())).all()
+
+
+def test_without_a_softcap_the_model_keeps_the_attention_that_transformers_takes(policy_of, monkeypatch):
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    policy = policy_of("gemma2", changes={"attn_logit_softcapping": None}, batch_layout="padded")
+    assert policy.attention == "sdpa"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_backward_pass_sorts_the_rows_that_the_head_reads(policy_of, batch, layout):
+    """The backward pass of an index by a tensor does, on a GPU."""
+    policy = policy_of("llama", **LAYOUTS[layout])
+    ready, used = policy.ready(batch), set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            used.add(func.overloadpacket)
+            return func(*args, **kwargs or {})
+
+    with Watch():
+        policy(ready).sum().backward()
+    assert torch.ops.aten.mm in used
+    assert not used & {torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_}
 
 
 def test_flat_batches_do_not_run_while_the_models_own_attention_is_lent(policy_of, batch):

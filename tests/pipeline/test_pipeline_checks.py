@@ -32,6 +32,7 @@ REFUSED = [
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_would_fail_late_is_refused_before_anything_is_made(place, capsys, monkeypatch, flags, sentence, dry_run):
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     LlamaConfig(num_labels=3).save_pretrained("three")
     write_jsonl(DATA, toy_rows(4))

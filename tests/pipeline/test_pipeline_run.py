@@ -87,6 +87,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence):
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     write_jsonl(DATA, toy_rows(4))
     assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
     said = capsys.readouterr().err
@@ -96,6 +97,7 @@ def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, 
 
 
 def test_the_command_reads_a_recipe_and_flags(copied, capsys):
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     recipe = {
         "data": {"path": DATA, "eval_fraction": 0.2, "max_length": 96, "truncation": "drop"},
         "model": {"tiny": {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2}},

@@ -146,6 +146,7 @@ def test_the_first_process_tunes_a_whole_model_while_the_others_wait(shared, pla
 
 def test_an_error_of_the_first_process_alone_ends_the_job_with_it(place):
     """The other waits in a barrier that would hold for hours."""
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     write_jsonl(DATA, [row | {"prompt": "say"} for row in toy_rows(4)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     settings = {"data.path": DATA, "data.eval_fraction": 0, "output_dir": "run", "device": "cpu", "shard_over": "all"}

@@ -187,6 +187,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_settings_that_cannot_be_are_one_sentence(place, capsys, flags, sentence):
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     write_jsonl(DATA, first_words(4))
     assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
     said = capsys.readouterr().err

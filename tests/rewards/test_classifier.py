@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
+from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.rewards.classifier import classifier_scores
@@ -55,6 +63,27 @@ def test_conversations_go_through_the_chat_template(reward_model: Path) -> None:
     (score,) = classifier_scores(str(reward_model), prompts, answers, **chat)
     (plain,) = classifier_scores(str(reward_model), ["hi"], ["hello"], **chat)
     assert score != plain
+
+
+def test_a_softcap_of_attention_counts_where_transformers_would_take_sdpa(
+    reward_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    tokenizer = AutoTokenizer.from_pretrained(reward_model)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "attn_logit_softcapping": 0.5}
+    config = Gemma2Config(**shape, **heads, num_labels=1, initializer_range=0.5, pad_token_id=tokenizer.pad_token_id)
+    Gemma2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    scores = classifier_scores(str(tmp_path), PROMPTS, COMPLETIONS, tokens_per_batch=1, device=torch.device("cpu"))
+    for softcap, agrees in ((0.5, True), (None, False)):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            tmp_path, attn_implementation="eager", attn_logit_softcapping=softcap
+        ).eval()
+        texts = [prompt + completion for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True)]
+        with torch.no_grad():
+            alone = [model(**tokenizer(text, return_tensors="pt")).logits.item() for text in texts]
+        assert (scores == pytest.approx(alone, abs=1e-5)) == agrees
 
 
 def test_a_folder_without_a_classifier_is_one_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +45,25 @@ def test_a_backend_conforms(backend, lloyd):
     nearest = distances(x, found).argmin(axis=1)
     means = np.stack([x[nearest == k].mean(axis=0) for k in range(6)])
     assert np.abs(means - found).max() < 0.02
+
+
+def test_what_flash_kmeans_finds_is_made_exact_by_one_step(monkeypatch, lloyd):
+    """A stand-in rounds the solution as TF32 does, and adds a centroid that no point is near to."""
+    x, expected = lloyd
+    rounded = (expected.astype(np.float32).view(np.int32) & ~0x1FFF).view(np.float32)
+    far = np.full((1, 16), 9, dtype=np.float32)
+
+    def batch_kmeans_Euclid(points, count, *, max_iters, tol, init_centroids):
+        assert points.shape == (1, *x.shape) and init_centroids.shape == (1, count, 16)
+        return None, torch.from_numpy(np.concatenate([rounded, far]))[None], max_iters
+
+    monkeypatch.setitem(sys.modules, "flash_kmeans", SimpleNamespace(batch_kmeans_Euclid=batch_kmeans_Euclid))
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr("iwpo_fast.rewards.blocks.BLOCK_BYTES", 4 * 16 * 700)  # the last of five blocks is shorter
+    found = kmeans(x, 6, backend="flash-kmeans", seed=5)
+    assert np.abs(rounded - expected).max() > 1e-4
+    assert np.abs(found[:6] - expected).max() <= 1e-6
+    assert (found[6] == far[0]).all()
 
 
 def test_the_fastest_backend_of_the_machine_is_chosen(monkeypatch):

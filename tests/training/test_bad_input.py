@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from iwpo_fast.cli import RUN, main
 
+pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
+
 GOOD = {"prompt": "say: a\n", "chosen": "a", "rejected": "b"}
 
 

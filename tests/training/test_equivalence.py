@@ -75,6 +75,7 @@ STATISTICS = {"kto": 1.0, "beta_dpo": 0.5, "bco": 0.3, "sft": 0.2}
 
 @pytest.mark.parametrize("name", ["sigmoid", STATISTICS, "aot"], ids=str)
 def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path, name):
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     smoothing = {} if name == "aot" else {"label_smoothing": [0.1 * (i % 3) for i in range(42)]}
     path = write_pairs(tmp_path / "pairs.jsonl", rows=42, weight=[0.25 * (i % 7) for i in range(42)], **smoothing)
     data = DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))

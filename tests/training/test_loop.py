@@ -111,6 +111,22 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys):
     assert not Path(settings.output_dir).exists()
 
 
+def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was(config, monkeypatch):
+    accumulate, seen = loop.accumulate_gradients, []
+
+    def watched(*arguments):
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        seen.append((torch.are_deterministic_algorithms_enabled(), fills))
+        return accumulate(*arguments)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", watched)
+    optim = OptimConfig(pairs_per_step=8, max_steps=2)
+    train(config(optim=optim, deterministic=True))
+    assert seen == [(True, False)] * 2
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_tensorboard_gets_the_metrics_that_the_file_gets(config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

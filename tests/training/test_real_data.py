@@ -11,6 +11,8 @@ import pytest
 
 from iwpo_fast.cli import main
 
+pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
+
 ROOT = Path(__file__).parents[2]
 PAIRS = ROOT.parent / "shared" / "data" / "hh_harmless_test.jsonl.gz"
 

@@ -43,6 +43,7 @@ stored_tensors.save_tensors = killed
 
 
 def run_killed(config: TrainConfig, sabotage: str, folder: Path) -> None:
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config)))))
     program = (

@@ -5,7 +5,7 @@ the others for their completions alone, and the keys and values of the prompt ar
 """
 
 from iwpo_fast.models.attention.choice import BACKENDS, backends, check_backend, suited, why_absent
-from iwpo_fast.models.attention.interface import KWARG, NAME, attend, why_not_flat
+from iwpo_fast.models.attention.interface import KWARG, NAME, attend, own_attention, why_not_flat
 from iwpo_fast.models.attention.request import CannotRunFlat, Request
 from iwpo_fast.models.attention.sequences import Sequences
 
@@ -19,6 +19,7 @@ __all__ = [
     "attend",
     "backends",
     "check_backend",
+    "own_attention",
     "suited",
     "why_absent",
     "why_not_flat",

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.request import CannotRunFlat, Request, first_line
 from iwpo_fast.models.attention.sequences import Sequences
 
 PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"}
 """Modules of flash-attn: version 3 comes from the folder `hopper` of its repository, version 2 from PyPI."""
 
 VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Whether this PyTorch's varlen attention has fewer key than query heads; that of 2.11 has not."""
+"""Whether this PyTorch's varlen attention says that it has fewer key than query heads; that of 2.11 does not.
+
+The kernels beneath it know groups already, but it may hand over to cuDNN without a word, where nothing says that the
+gradients of a group are added up: keys and values are repeated there.
+"""
 
 
 def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
@@ -54,7 +58,7 @@ def why_not_installed(backend: str) -> str | None:
     except ModuleNotFoundError:
         return f"{module} is not installed"
     except (ImportError, AttributeError, OSError) as error:
-        return f"{module} cannot be imported ({_first_line(error)})"
+        return f"{module} cannot be imported ({first_line(error)})"
     return None if "softcap" in inspect.signature(function).parameters else f"{module} is older than 2.6"
 
 
@@ -93,9 +97,5 @@ def _launch(
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of what was asked for
         raise
     except RuntimeError as error:  # Builds differ in the GPUs, head sizes and options that they have kernels for.
-        raise CannotRunFlat(f"{function.__name__} refuses it ({_first_line(error)})") from error
+        raise CannotRunFlat(f"{function.__name__} refuses it ({first_line(error)})") from error
     return out[0] if isinstance(out, tuple) else out  # Some releases of version 3 give the log-sum-exp too.
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from iwpo_fast.models.attention.choice import BACKENDS
-from iwpo_fast.models.attention.request import CannotRunFlat, Request
+from iwpo_fast.models.attention.request import CannotRunFlat, Request, first_line
 from iwpo_fast.models.attention.sequences import Sequences
 
 NAME = "iwpo_flat"
@@ -51,6 +52,8 @@ def flat_attention(
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
     """Attention of T tokens: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
+    if sequences.rehearsal:
+        return _rehearsed(query, key, value, replace(sequences, rehearsal=False), request)
     if sequences.queries is not None and sequences.keys is not None:
         query = _rows(query, sequences.queries)
         key, value = (_rows(x, sequences.keys) for x in (key, value))
@@ -68,9 +71,33 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
     return None
 
 
+def own_attention(config: PreTrainedConfig) -> str:
+    """What a model with this configuration attends with by itself.
+
+    Only `sdpa` is not left to it where attention has a softcap, which not every release of transformers refuses there.
+    """
+    chosen: str = config._attn_implementation
+    has_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if chosen == "sdpa" and has_softcap else chosen
+
+
 def _rows(values: Tensor, index: Tensor) -> Tensor:
     """values[index]; the backward pass of an embedding adds repeated rows in a fixed order on every device."""
     return F.embedding(index, values.flatten(1)).unflatten(1, values.shape[1:])
+
+
+def _rehearsed(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+    """`attend`, and then its backward pass, which some builds lack for head sizes and options that they run forward."""
+    q, k, v = (x.detach().requires_grad_() for x in (query, key, value))
+    with torch.enable_grad():
+        out = attend(q, k, v, sequences, request)
+        try:
+            torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except RuntimeError as error:
+            raise CannotRunFlat(f"the backward pass of {sequences.backend} refuses it ({first_line(error)})") from error
+    return out.detach()
 
 
 def _refuse_extras(module: nn.Module, mask: Tensor | None, dropout: float, kwargs: dict[str, Any]) -> None:

@@ -21,3 +21,8 @@ class Request(NamedTuple):
     scale: float | None = None
     window: int | None = None
     softcap: float | None = None
+
+
+def first_line(error: Exception) -> str:
+    """The message of an error, or else its name, as part of a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

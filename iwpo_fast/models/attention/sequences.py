@@ -28,6 +28,7 @@ class Sequences(Movable):
         queries, keys: int64, tokens in the order in which the backend takes them; None takes them as they are.
         scatter: int64 [T], where the backend's output for each token is; None where it is in place.
         rectangles: those that queries and keys fill, for backends that take rectangles.
+        rehearsal: whether every attention runs its backward pass at once, to see that the backend has one.
     """
 
     cu_seqlens: Tensor
@@ -37,6 +38,7 @@ class Sequences(Movable):
     keys: Tensor | None = None
     scatter: Tensor | None = None
     rectangles: Sequence[Rectangle] = ()
+    rehearsal: bool = False
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod

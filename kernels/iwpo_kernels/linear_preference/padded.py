@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -175,11 +176,12 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         chosen_logps, rejected_logps = (sequence_logps / divisor).chunk(2)
         chosen_rewards, rejected_rewards = (self.beta * ratios / divisor).chunk(2)
         chosen_hidden, rejected_hidden = hidden.chunk(2)
+        mean_logit = _mean_logit_of(weight, bias, exact_dtype(hidden.dtype))
         return PaddedMetrics(
             chosen_logps,
             rejected_logps,
-            _mean_logit(chosen_hidden, weight, bias),
-            _mean_logit(rejected_hidden, weight, bias),
+            mean_logit(chosen_hidden),
+            mean_logit(rejected_hidden),
             nll_loss.detach(),
             chosen_rewards,
             rejected_rewards,
@@ -226,8 +228,12 @@ def _reference_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels
     return logps.view(labels.shape).sum(1, dtype=torch.float64).to(logps.dtype)
 
 
-def _mean_logit(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _mean_logit_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Mean of h Wᵀ + b over positions and vocabulary: the product of the means, as logits are linear in both."""
-    dtype = exact_dtype(hidden.dtype)
-    mean = (hidden.mean((0, 1), dtype=dtype) * weight.mean(0, dtype=dtype)).sum()  # autocast would round `@`
-    return mean if bias is None else mean + bias.mean(dtype=dtype)
+    row = weight.mean(0, dtype=dtype)
+    shift = 0.0 if bias is None else bias.mean(dtype=dtype)
+
+    def mean_logit(hidden: Tensor) -> Tensor:
+        return (hidden.mean((0, 1), dtype=dtype) * row).sum() + shift  # autocast would round `@`
+
+    return mean_logit

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from typing import Any
 
 import pytest
+import torch
 from families import plain_logps
-from flash_stand_ins import VERSIONS, install
+from flash_stand_ins import VERSIONS, install, version_3
 
+from iwpo_fast.config import LoraConfig
 from iwpo_fast.models import load
 from iwpo_fast.models.attention import BACKENDS
+from iwpo_fast.models.probe import largest_error
 
 QWEN_MOE = {
     "model_type": "qwen2_moe", "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
@@ -102,3 +107,56 @@ def test_a_backend_for_other_machines_is_refused_before_the_model_is_read(monkey
     monkeypatch.setattr(load, "_new_policy", lambda *args: pytest.fail("the model was read"))
     with pytest.raises(ValueError, match="flash_attn_2, which is made for half precision on CUDA and ROCm GPUs"):
         policy_of("llama", attention="flash_attn_2")
+
+
+class WithoutBackward(torch.autograd.Function):
+    """What is missing from builds that run a head size forward only."""
+
+    @staticmethod
+    def forward(ctx: Any, out: torch.Tensor) -> torch.Tensor:
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("FlashAttention backward was built without head size 8.\nException raised from run_mha_bwd")
+
+
+@functools.wraps(version_3)
+def forward_only(*args: Any, **options: Any) -> torch.Tensor:
+    return WithoutBackward.apply(version_3(*args, **options))
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_an_attention_without_its_backward_pass_is_passed_over_before_the_first_step(
+    policy_of, batch, monkeypatch, share_prompts
+):
+    install(monkeypatch, "flash_attn_3", forward_only)
+    install(monkeypatch, "flash_attn_2", VERSIONS["flash_attn_2"][0])
+    policy = policy_of("llama", precision="bf16", share_prompts=share_prompts)
+    assert policy.attention == "flash_attn_2"
+    assert policy.attention_reason == (
+        "not flash_attn_3: the backward pass of flash_attn_3 refuses it "
+        "(FlashAttention backward was built without head size 8)"
+    )
+    policy(batch).sum().backward()
+
+
+@pytest.mark.usefixtures("hopper")
+def test_too_little_memory_for_a_backward_pass_is_no_reason_to_take_another_attention(policy_of, monkeypatch):
+    def hungry(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(WithoutBackward, "backward", staticmethod(hungry))
+    install(monkeypatch, "flash_attn_3", forward_only)
+    with pytest.raises(torch.OutOfMemoryError):
+        policy_of("llama", precision="bf16")
+
+
+def test_the_rehearsal_of_the_backward_pass_leaves_no_trace(policy_of, batch):
+    policy = policy_of("llama", lora=LoraConfig(rank=2))
+    before = torch.random.get_rng_state()
+    assert largest_error(policy) < 1e-3
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    assert not policy.ready(batch).tables.rehearsal

@@ -1,0 +1,13 @@
+"""Versions of installed packages, as records of runs keep them."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def version_of(package: str) -> str:
+    """Or "unknown" where a package is absent or has no metadata, as on a bare PYTHONPATH."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
