@@ -42,9 +42,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmarks of iwpo_kernels against its peers.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES))
-    parser.add_argument(
-        "--shapes", nargs="+", help="names of shapes; all by default, and a sweep of memory over tokens"
-    )
+    parser.add_argument("--shapes", nargs="+", help="names; all by default, and a sweep of memory over tokens")
     parser.add_argument("--quick", action="store_true", help="a tiny shape instead, two rounds, no sweep")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--variants", nargs="+", help='labels, or keys such as "ours [frozen head]"; all by default')
