@@ -22,9 +22,9 @@ REACH = 1.13  # times the floor
 
 
 def draw(path: Path) -> list[Path]:
-    """Writes `<stem>-time.png` and `<stem>-memory.png` beside a result file; only the first where it has no sweep."""
+    """Writes `<stem>-time.png` and `<stem>-memory.png` beside a result file, as far as it has such results."""
     result = json.loads(path.read_text())
-    drawn = [_save(_time_figure(result), path, "time")]
+    drawn = [_save(_time_figure(result), path, "time")] if _over_floor(result) else []
     if result["memory_by_tokens"]:
         drawn.append(_save(_memory_figure(result), path, "memory"))
     return drawn
@@ -37,9 +37,14 @@ def _save(figure: Any, path: Path, kind: str) -> Path:
     return target
 
 
+def _over_floor(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of the head that were timed beside their floor."""
+    return [r for r in result["records"] if r["suite"] == HEAD and r["over_floor"] and r["library"] != "floor"]
+
+
 def _time_figure(result: dict[str, Any]) -> Any:
     """One panel per mode; a row per variant, a marker per shape, over the time of the bare products."""
-    records = [r for r in result["records"] if r["suite"] == HEAD and r["over_floor"] and r["library"] != "floor"]
+    records = _over_floor(result)
     modes = list(dict.fromkeys(r["mode"] for r in records))
     shapes = list(dict.fromkeys(r["shape"]["name"] for r in records))
     rows = {mode: list(dict.fromkeys(r["label"] for r in records if r["mode"] == mode))[::-1] for mode in modes}

@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> Path | None:
     results.write()
     if results.targets:
         print(report.target_table(results.targets))
-    drawn = ", ".join(drawing.name for drawing in draw(path))
-    print(f"\nWrote {path} and {drawn} after {results.seconds:.0f} s.")
+    written = ", ".join(str(file) for file in (path, *draw(path)))
+    print(f"\nWrote {written} after {results.seconds:.0f} s.")
     return path
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,14 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("there is no GPU here; --quick runs every part at tiny size on a CPU")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the part under way is ended too
     device = torch.device("cpu" if options.quick else "cuda")
-    with ProcessPoolExecutor(1, get_context("spawn")) as aside:  # whose hold on the GPU ends with it
-        slug = aside.submit(device_slug, device).result()
-        facts = aside.submit(describe, device, options.commit).result()
+    slug, facts = _machine(device, options.commit)
     runner = Runner(_folder(slug, options.quick), facts, options.quick)
     outcomes = runner.run([part for part in PARTS if part.name in options.parts])
     print((runner.out / PAGE).read_text())
     print(f"All of it is in {runner.out}.")
     return exit_status(outcomes, options.quick)
+
+
+def _machine(device: torch.device, commit: str | None) -> tuple[str, dict[str, Any]]:
+    """Its name for a folder, and facts on it; asked in a process whose hold on a GPU ends with it."""
+    if device.type == "cpu":
+        return device_slug(device), describe(device, commit)
+    with ProcessPoolExecutor(1, get_context("spawn")) as aside:
+        return aside.submit(device_slug, device).result(), aside.submit(describe, device, commit).result()
 
 
 def _folder(slug: str, quick: bool) -> Path:

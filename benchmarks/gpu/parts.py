@@ -81,10 +81,7 @@ PARTS = (
                 f"--seconds 10 --out {OUT}/logits"
             ),
         ),
-        (
-            _command(f"{HEAD} {ON_CPU} --peers --out {OUT}/head"),
-            _command(f"benchmarks/run.py {ON_CPU} --suites token_logps --peers --out {OUT}/logits"),
-        ),
+        (_command(f"benchmarks/run.py {ON_CPU} --suites linear_token_logps token_logps --peers --out {OUT}/head"),),
     ),
     Part(
         "tuned",

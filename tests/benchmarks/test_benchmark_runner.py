@@ -67,6 +67,14 @@ def test_run_writes_json_with_every_variant_right_timed_and_measured(tmp_path: P
     assert path.with_name(f"{path.stem}-time.png").stat().st_size > 10_000
 
 
+def test_a_run_without_the_head_has_nothing_to_draw(tmp_path: Path) -> None:
+    options = ["--quick", "--device", "cpu", "--threads", "1", "--suites", "token_logps", "--peers"]
+    path = run.main([*options, "--without-memory", "--out", str(tmp_path), "--commit", "abc"])
+    assert path is not None
+    assert {record["status"] for record in json.loads(path.read_text())["records"]} == {"ok"}
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_wrong_results_are_reported_and_not_timed() -> None:
     record = measure_only(of_ours(lambda results: (results[0], 1.01 * results[1])))
     assert record.status == "wrong"
