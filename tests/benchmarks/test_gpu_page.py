@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -241,7 +242,7 @@ def test_rates_of_products_that_a_device_lacks_are_none() -> None:
     def missing() -> None:
         raise NotImplementedError("out_dtype")
 
-    measured = probe.Probe(probe.torch.device("cpu"))
+    measured = probe.Probe(torch.device("cpu"))
     assert measured.rate(1.0, missing) is None
     rate = measured.rate(1e12, lambda: None)
     assert rate is not None and rate > 0

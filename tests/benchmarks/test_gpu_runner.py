@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -178,7 +179,7 @@ def test_chosen_parts_alone_are_run_into_the_folder_of_the_environment(
 
 
 def test_without_a_gpu_the_full_run_says_how_to_run_without_one(capsys: pytest.CaptureFixture[str]) -> None:
-    if command_line.torch.cuda.is_available():
+    if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit):
         command_line.main([])
