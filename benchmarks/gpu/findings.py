@@ -111,12 +111,14 @@ def _variants(results: Results) -> Iterator[str]:
 
 
 def _targets(results: Results) -> Iterator[str]:
-    for target in targets(results, *HEAD_PARTS, "tuned", "training"):
+    everything = [(parts, targets(results, *parts)) for parts in (HEAD_PARTS, ("tuned",), ("training",))]
+    for parts, target in ((parts, target) for parts, found in everything for target in found):
         if not target["met"]:
             relation = "at least" if target["at_least"] else "at most"
             digits = 0 if "MiB" in target["unit"] else 2
             measured, limit = (f"{target[name]:.{digits}f}{target['unit']}" for name in ("measured", "limit"))
-            yield f"{target['shape']}, {target['what']}: {measured}, wanted {relation} {limit}."
+            tuned = ", tuned" if "tuned" in parts else ""
+            yield f"{target['shape']}, {target['what']}{tuned}: {measured}, wanted {relation} {limit}."
 
 
 def _training(results: Results) -> Iterator[str]:

@@ -30,7 +30,9 @@ def head_records(results: Results, *parts: str) -> list[Record]:
 
 
 def targets(results: Results, *parts: str) -> list[dict[str, Any]]:
-    return [target for file in files(results, *parts) for target in file.get("targets", [])]
+    """Each once, though several of these parts may have measured it."""
+    found = [target for file in files(results, *parts) for target in file.get("targets", [])]
+    return list({(target["shape"], target["what"]): target for target in reversed(found)}.values())[::-1]
 
 
 def place(record: Record) -> tuple[str, str]:

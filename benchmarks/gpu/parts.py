@@ -42,7 +42,7 @@ def _command(line: str, *more: str, **environment: str) -> Command:
     return Command((*line.split(), *more), environment)
 
 
-PYTEST = "-m pytest -q -p no:cacheprovider"
+PYTEST = "-m pytest -p no:cacheprovider"
 HEAD = "benchmarks/run.py --suites linear_token_logps"
 ON_GPU, ON_CPU = "--device cuda", "--device cpu --quick --threads 1 --without-memory"
 CASE = "Qwen2.5-1.5B, UltraFeedback"
@@ -53,10 +53,10 @@ PARTS = (
     Part(
         "kernels",
         "tests of the kernels",
-        120,
+        115,
         "tests.txt",
-        (_command(f"{PYTEST} tests/kernels -n 8 --maxfail=25 --deselect tests/kernels/test_ahead_of_time.py"),),
-        (_command(f"{PYTEST} tests/kernels/test_checks.py tests/kernels/test_devices.py"),),
+        (_command(f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --deselect tests/kernels/test_ahead_of_time.py"),),
+        (_command(f"{PYTEST} -q tests/kernels/test_checks.py tests/kernels/test_devices.py"),),
     ),
     Part(
         "probe",
@@ -69,11 +69,11 @@ PARTS = (
     Part(
         "head",
         "hidden states to loss and gradients, against all peers but Liger; logits to log-probs",
-        95,
+        90,
         "head.txt",
         (
             _command(
-                f"{HEAD} {ON_GPU} --shapes qwen3-8b-half qwen3-8b qwen2-1.5b --peers trl cce --rounds 6 --seconds 60 "
+                f"{HEAD} {ON_GPU} --shapes qwen3-8b-half qwen3-8b qwen2-1.5b --peers trl cce --rounds 6 --seconds 50 "
                 f"--out {OUT}/head"
             ),
             _command(
@@ -86,7 +86,7 @@ PARTS = (
     Part(
         "tuned",
         "the operator's settings tuned, and the head once more with them",
-        75,
+        70,
         "tuned.txt",
         (
             _command(f"-m {TUNE} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --seconds 30 --out {OUT}/tiling.json"),
@@ -110,19 +110,19 @@ PARTS = (
     Part(
         "models",
         "tests of attention, models and of a training loop that does not wait for the GPU",
-        45,
+        40,
         "tests.txt",
-        (_command(f"{PYTEST} -n 8 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py"),),
-        (_command(f"{PYTEST} tests/models/test_tiny.py tests/models/test_padding.py"),),
+        (_command(f"{PYTEST} -v -n 8 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py"),),
+        (_command(f"{PYTEST} -q tests/models/test_tiny.py tests/models/test_padding.py"),),
     ),
     Part(
         "training",
         "training steps against TRL's",
-        80,
+        85,
         "training.txt",
         (
             _command(
-                f"-m benchmarks.training {ON_GPU} --parts cases --peers trl --rounds 3 --seconds 55 --out {OUT} "
+                f"-m benchmarks.training {ON_GPU} --parts cases --peers trl --rounds 3 --seconds 50 --out {OUT} "
                 "--cases",
                 CASE,
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from benchmarks.gpu.parts import OUT, QUICK_LIMIT, Command, Part
 RESULTS, PAGE = "results.json", "page.md"
 SHOWN_LINES = 40  # of a part that failed
 TOLD_FAILURES = 25
+FAILURE = re.compile(r"(FAILED|ERROR) (?P<test>tests/.*?)( - .*)?$")
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Runner:
             log.seek(first)
             lines = [line.strip() for line in log if line.strip()]
             outcome.last = lines[-1] if lines else ""
-            outcome.failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))][:TOLD_FAILURES]
+            outcome.failures = _failures(lines)[:TOLD_FAILURES]
             self.numbers[part.name] = _numbers(Path(scratch))
         return outcome
 
@@ -150,6 +152,15 @@ def _execute(command: Command, log: IO[str], limit: float, quick: bool) -> str:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _failures(lines: Sequence[str]) -> list[str]:
+    """Tests that pytest says have failed, each once: with the reason if it came as far as its summary."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if named := FAILURE.search(line):
+            found[named["test"]] = named[0]
+    return list(found.values())
 
 
 def _numbers(folder: Path) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def measure(case: Case, pairs: Pairs, plan: Plan) -> Measured:
     ]
     found = Measured(case, [], [], supervised, records)
     apart = must_be_apart(case, len(records))
-    make_ready(case.device, dict.fromkeys(("ours", *plan.contenders)))
+    make_ready(case, dict.fromkeys(("ours", *plan.contenders)))
     try:
         reference = reference_of(case, pairs, plan.deadline)
     except ContenderFailed as error:

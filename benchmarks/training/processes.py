@@ -86,15 +86,16 @@ class Host:
 _idle: dict[str, list[Host]] = defaultdict(list)
 
 
-def make_ready(device: str, contenders: Iterable[str]) -> None:
-    """Has the imports of these contenders done: once for all processes, or in each of them at the same time."""
-    if not is_used_again(device):
-        _context(device).set_forkserver_preload([*(f"{CONTENDERS}.{name}" for name in contenders), "torch._dynamo"])
+def make_ready(case: Case, contenders: Iterable[str]) -> None:
+    """Has these contenders imported: once for all processes, or, and warmed up, in each of them at the same time."""
+    if not is_used_again(case.device):
+        modules = [f"{CONTENDERS}.{contender}" for contender in contenders]
+        _context(case.device).set_forkserver_preload([*modules, "torch._dynamo"])
         return
     for contender in contenders:
         if not _idle[contender]:
-            host = Host(device, contender)
-            host.begin(_import, contender)
+            host = Host(case.device, contender)
+            host.begin(_prepare, contender, case)
             _idle[contender].append(host)
 
 
@@ -166,9 +167,10 @@ def matrix_rate(case: Case) -> float:
     return _result(case, OURS, math.inf, _matrix_rate, case)
 
 
-def _import(connection: Connection, contender: str) -> None:
+def _prepare(connection: Connection, contender: str, case: Case) -> None:
     with suppress(ImportError):  # whoever wants to train with it will meet it again
-        _module(contender)
+        _settle(case)
+        _warm_up(contender, case.device, case.lora, case.threads)
 
 
 def _train(connection: Connection, contender: str, job: Job) -> None:

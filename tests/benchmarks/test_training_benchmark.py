@@ -260,7 +260,7 @@ def test_where_processes_are_used_again_each_contender_has_one_for_all_its_tasks
     start = processes._start
     monkeypatch.setattr(processes, "_start", lambda device: started.append(device) or start(device))
     monkeypatch.setattr(processes, "is_used_again", lambda device: True)
-    monkeypatch.setattr(measure, "make_ready", lambda device, contenders: None)
+    monkeypatch.setattr(measure, "make_ready", lambda case, contenders: None)
     monkeypatch.setattr(measure, "must_be_apart", lambda case, contenders: apart)
     install(monkeypatch, "ours", constant_steps(-3.0))
     install(monkeypatch, "other", constant_steps(-3.0))
