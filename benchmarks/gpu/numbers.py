@@ -15,9 +15,9 @@ HEAD_SUITE, OURS = "linear_token_logps", "ours"
 
 
 def files(results: Results, *parts: str) -> Iterator[dict[str, Any]]:
-    """The JSON of these parts, in order."""
+    """The JSON objects of these parts, in order; the table of tuned settings is a list."""
     for part in parts:
-        yield from results["numbers"].get(part, {}).values()
+        yield from (file for file in results["numbers"].get(part, {}).values() if isinstance(file, dict))
 
 
 def records(results: Results, *parts: str) -> list[Record]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -108,7 +109,13 @@ class Runner:
             "numbers": self.numbers,
         }
         (self.out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
-        (self.out / PAGE).write_text(page(results))
+        try:
+            text = page(results)
+        except Exception:
+            if self.quick:
+                raise
+            text = f"There is no page, but {RESULTS} is whole.\n\n```\n{traceback.format_exc()}```\n"
+        (self.out / PAGE).write_text(text)
 
 
 def files_of(parts: Sequence[Part]) -> list[str]:

@@ -105,6 +105,12 @@ def test_ratios_over_the_products_stand_beside_those_after_tuning() -> None:
     assert row_of(text, "qwen3-8b", "trainable head", "ours, recomputed").endswith("| 58 | 1.18 |  | 448 |")
 
 
+def test_the_table_of_tuned_settings_is_kept_and_passed_over() -> None:
+    found = results(tuned={"records": [record("ours", [28.0], 1.12)]})
+    found["numbers"]["tuned"]["tiling.json"] = [{"device": "a card", "rows": 2048}]
+    assert findings(found) == []
+
+
 def test_peers_are_set_against_ours_round_by_round_of_their_own_run() -> None:
     head = {"records": [record("ours", [1.0, 10.0], 1.1), record("TRL chunked", [3.0, 30.0], 3.4)]}
     liger = {"records": [record("ours", [2.0], 1.1), record("Liger fused DPO", [9.0], 5.0)]}

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu import __main__ as command_line
+from benchmarks.gpu import runner
 from benchmarks.gpu.parts import OUT, PARTS, Command, Part
 from benchmarks.gpu.runner import PAGE, RESULTS, Outcome, Runner, exit_status, files_of
 
@@ -184,6 +185,19 @@ def test_list_names_every_part_and_its_limit(capsys: pytest.CaptureFixture[str])
     assert command_line.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [(line.split()[0], int(line.split()[1])) for line in lines] == [(p.name, p.limit) for p in PARTS]
+
+
+def test_a_page_that_cannot_be_made_costs_neither_results_nor_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(results: dict[str, Any]) -> str:
+        raise KeyError("records")
+
+    monkeypatch.setattr(runner, "page", broken)
+    assert list(run(tmp_path, part("one", "pass"), part("two", "pass"))) == ["one", "two"]
+    assert "KeyError: 'records'" in (tmp_path / PAGE).read_text()
+    with pytest.raises(KeyError):
+        run(tmp_path, part("one", "pass"), quick=True)
 
 
 def test_chosen_parts_alone_are_run_into_the_folder_of_the_environment(
