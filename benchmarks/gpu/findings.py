@@ -34,7 +34,7 @@ def findings(results: Results) -> list[str]:
 
 def _parts(results: Results) -> Iterator[str]:
     for part in results["parts"]:
-        if part["status"] not in ("passed", "skipped"):
+        if part["status"] != "passed":
             yield f"{part['name']} {part['status']} after {part['seconds']:.0f} s; see {part['file']}. {part['last']}"
             yield from part["failures"]
 

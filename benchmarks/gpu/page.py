@@ -21,7 +21,7 @@ from benchmarks.gpu.numbers import (
 from benchmarks.report import target_table
 from benchmarks.targets import Target
 
-PASSED, FAILED, OVER_LIMIT, SKIPPED = "passed", "failed", "timed out", "skipped"
+PASSED, FAILED, OVER_LIMIT = "passed", "failed", "timed out"
 LAST = 100  # characters of a part's last line
 
 
@@ -59,7 +59,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _parts(results: Results) -> Iterator[Sequence[str]]:
     for part in results["parts"]:
-        result = part["status"] if part["status"] in (PASSED, SKIPPED) else f"**{part['status']}**"
+        result = part["status"] if part["status"] == PASSED else f"**{part['status']}**"
         last = part["last"][:LAST].replace("|", "\\|")
         yield part["name"], part["what"], result, f"{part['seconds']:.0f}", str(part["limit"]), last
 

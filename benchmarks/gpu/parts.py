@@ -25,7 +25,6 @@ class Part:
         file: of the output; parts may share one.
         commands: one after the other, as long as they succeed.
         quick: the same at tiny size on a CPU.
-        needs: module without which the part is skipped.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Part:
     file: str
     commands: tuple[Command, ...]
     quick: tuple[Command, ...]
-    needs: str | None = None
 
 
 def _command(line: str, *more: str, **environment: str) -> Command:
@@ -47,7 +45,7 @@ HEAD = "benchmarks/run.py --suites linear_token_logps"
 ON_GPU, ON_CPU = "--device cuda", "--device cpu --quick --threads 1 --without-memory"
 CASE = "Qwen2.5-1.5B, UltraFeedback"
 LIGER = "Liger fused DPO"
-TUNE = "benchmarks.linear_token_logps.tune"
+TUNE = "-m benchmarks.linear_token_logps.tune"
 
 PARTS = (
     Part(
@@ -89,7 +87,7 @@ PARTS = (
         70,
         "tuned.txt",
         (
-            _command(f"-m {TUNE} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --seconds 30 --out {OUT}/tiling.json"),
+            _command(f"{TUNE} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --seconds 30 --out {OUT}/tiling.json"),
             _command(
                 f"{HEAD} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --peers --rounds 6 --seconds 20 --out {OUT}/head "
                 "--variants ours",
@@ -98,14 +96,13 @@ PARTS = (
             ),
         ),
         (
-            _command(f"-m {TUNE} --device cpu --quick --out {OUT}/tiling.json"),
+            _command(f"{TUNE} --device cpu --quick --seconds 3 --out {OUT}/tiling.json"),
             _command(
                 f"{HEAD} {ON_CPU} --peers --out {OUT}/head --variants ours",
                 "ours, recomputed",
                 IWPO_TILING_TABLE=f"{OUT}/tiling.json",
             ),
         ),
-        needs=TUNE,
     ),
     Part(
         "models",

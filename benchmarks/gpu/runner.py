@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.environment import ROOT
-from benchmarks.gpu.page import FAILED, OVER_LIMIT, PASSED, SKIPPED, page
+from benchmarks.gpu.page import FAILED, OVER_LIMIT, PASSED, page
 from benchmarks.gpu.parts import OUT, QUICK_LIMIT, Command, Part
 
 RESULTS, PAGE = "results.json", "page.md"
@@ -34,7 +33,7 @@ class Outcome:
     """What became of a part.
 
     Attributes:
-        status: "passed", "failed", "timed out" or "skipped".
+        status: "passed", "failed" or "timed out".
         last: line of the output.
         failures: lines in which pytest names them.
     """
@@ -72,7 +71,7 @@ class Runner:
             self.outcomes.append(outcome)
             self._write()
             print(f"{part.name}: {outcome.status} in {outcome.seconds:.0f} s. {outcome.last}", flush=True)
-            if self.quick and outcome.status in (FAILED, OVER_LIMIT):
+            if self.quick and outcome.status != PASSED:
                 print(*_lines(self.out / part.file)[-SHOWN_LINES:], sep="\n", flush=True)
         return self.outcomes
 
@@ -82,15 +81,11 @@ class Runner:
         log_path, begin = self.out / part.file, time.monotonic()
         with tempfile.TemporaryDirectory() as scratch, log_path.open("a+", errors="replace") as log:
             first = log.tell()
-            if part.needs is not None and find_spec(part.needs) is None:
-                outcome.status = SKIPPED
-                print(f"{part.name}: there is no module {part.needs}", file=log)
-            else:
-                for command in part.quick if self.quick else part.commands:
-                    left = limit - (time.monotonic() - begin)
-                    outcome.status = _execute(_within(command, scratch), log, left, self.quick)
-                    if outcome.status != PASSED:
-                        break
+            for command in part.quick if self.quick else part.commands:
+                left = limit - (time.monotonic() - begin)
+                outcome.status = _execute(_within(command, scratch), log, left, self.quick)
+                if outcome.status != PASSED:
+                    break
             outcome.seconds = time.monotonic() - begin
             log.seek(first)
             lines = [line.strip() for line in log if line.strip()]
@@ -125,10 +120,8 @@ def files_of(parts: Sequence[Part]) -> list[str]:
 
 def exit_status(outcomes: Sequence[Outcome], quick: bool) -> int:
     """Where a GPU was used, 0 as soon as anything passed, so that what was found comes back."""
-    statuses = [outcome.status for outcome in outcomes]
-    if quick:
-        return int(any(status in (FAILED, OVER_LIMIT) for status in statuses))
-    return int(PASSED not in statuses)
+    passed = [outcome.status == PASSED for outcome in outcomes]
+    return int(not (all(passed) if quick else any(passed)))
 
 
 def _within(command: Command, folder: str) -> Command:
