@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= demo-run
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu gpu-quick gpu-kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/iwpo demo --output_dir $(RUN)
@@ -17,6 +17,17 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/run.py
+
+# Where there is a GPU, with the Python and packages that are there. Results come into benchmarks/results, or into $OUT.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu/first.sh
+
+gpu-kernels:
+	PYTHON=$(PYTHON) benchmarks/gpu/first.sh --parts kernels
+
+# Every part of it at tiny size on a CPU.
+gpu-quick: $(VENV)/.installed-test
+	PYTHON=$(BIN)/python benchmarks/gpu/first.sh --quick
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

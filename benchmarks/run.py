@@ -42,9 +42,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmarks of iwpo_kernels against its peers.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES))
-    parser.add_argument("--shapes", nargs="+", help="names of shapes; all by default")
+    parser.add_argument("--shapes", nargs="+", help="names; all by default, and a sweep of memory over tokens")
     parser.add_argument("--quick", action="store_true", help="a tiny shape instead, two rounds, no sweep")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--variants", nargs="+", help='labels, or keys such as "ours [frozen head]"; all by default')
+    parser.add_argument("--without-memory", action="store_true", help="only right or wrong, and times")
     parser.add_argument("--rounds", type=int, help="samples per variant; 5 on a CPU and 10 on a GPU by default")
     parser.add_argument("--seconds", type=float, help="no shape, and no round after the third, is started after that")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
@@ -62,21 +64,22 @@ def main(argv: list[str] | None = None) -> Path | None:
     rounds = options.rounds or (2 if options.quick else 5 if device.type == "cpu" else 10)
     started = time.monotonic()
     deadline = started + (options.seconds or SECONDS[device.type])
-    plan = Plan(device, options.peers, rounds, options.threads, deadline)
+    plan = Plan(device, options.peers, rounds, options.threads, options.variants, not options.without_memory, deadline)
     if options.tune:
         print(tune.sweep(suite(HEAD), options.tune, plan))
         return None
     path = options.out / f"{device_slug(device)}-{date.today().isoformat()}.json"
     results = Results(path, plan, describe(device, options.commit), started)
     jobs = _jobs(options, device.type)
-    swept = next((job for job in jobs if job[0].name == HEAD and not options.quick), None)
+    is_whole = options.shapes is None and not options.quick
+    swept = next((job for job in jobs if job[0].name == HEAD and is_whole), None)
     for job in jobs:
         _measure(*job, results, sweeps=job == swept)
     results.write()
     if results.targets:
         print(report.target_table(results.targets))
-    drawn = ", ".join(drawing.name for drawing in draw(path))
-    print(f"\nWrote {path} and {drawn} after {results.seconds:.0f} s.")
+    written = ", ".join(str(file) for file in (path, *draw(path)))
+    print(f"\nWrote {written} after {results.seconds:.0f} s.")
     return path
 
 
@@ -101,7 +104,7 @@ def _measure(measured: Suite, shape: Shape, results: Results, sweeps: bool) -> N
     records = measure_shape(measured, shape, plan)
     results.add(measured, shape, records)
     print(results.tables[-1], end="\n\n", flush=True)
-    if sweeps:
+    if sweeps and plan.measures_memory:
         sequences = SWEPT_SEQUENCES[plan.device.type]
         results.memory_by_tokens += memory_by_tokens(measured, records, sequences, SWEPT, plan)
 

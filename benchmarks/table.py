@@ -58,6 +58,9 @@ class Plan:
         libraries: the peers to run beside ours, PyTorch and the floors.
         rounds: samples per variant.
         threads: of PyTorch on a CPU.
+        labels: of the variants to run beside the floors; all of them where it is None. A key, which is a label with its
+            mode in brackets, chooses one mode.
+        measures_memory: whether to measure peaks.
         deadline: by `time.monotonic`; no shape, and no round after the third, is started after it.
     """
 
@@ -65,6 +68,8 @@ class Plan:
     libraries: Collection[str]
     rounds: int
     threads: int
+    labels: Collection[str] | None = None
+    measures_memory: bool = True
     deadline: float = math.inf
 
     @property
@@ -72,7 +77,12 @@ class Plan:
         return time.monotonic() > self.deadline
 
     def variants(self, suite: Suite) -> list[Variant]:
-        return [v for v in suite.variants if v.library in (*self.libraries, "ours", "torch", "floor")]
+        known = [v for v in suite.variants if v.library in (*self.libraries, "ours", "torch", "floor")]
+        if self.labels is None:
+            return known
+        chosen = [v for v in known if {v.label, v.key} & set(self.labels)]
+        modes = {v.mode for v in chosen}
+        return [v for v in known if v in chosen or (v.is_floor and v.mode in modes)]
 
 
 def measure_shape(suite: Suite, shape: Shape, plan: Plan) -> list[Record]:
@@ -94,11 +104,12 @@ def measure_shape(suite: Suite, shape: Shape, plan: Plan) -> list[Record]:
                     runs[key] = [suite.variant(key).prepare(p) for p in problems]
             _release()
         del references
-    _say("measuring memory")
-    for record in _right(records.values()):
-        with _guard([record]):
-            record.extra_mib = extra_mib(suite.name, record.key, shape, plan.device, plan.threads)
-        _release()
+    if plan.measures_memory:
+        _say("measuring memory")
+        for record in _right(records.values()):
+            with _guard([record]):
+                record.extra_mib = extra_mib(suite.name, record.key, shape, plan.device, plan.threads)
+            _release()
     runs = {record.key: runs[record.key] for record in _right(records.values())}
     _say("timing")
     with _guard(_right(records.values())):

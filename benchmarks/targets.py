@@ -9,8 +9,15 @@ from benchmarks.linear_token_logps.problem import FROZEN, NO_GRADIENT, TRAINABLE
 from benchmarks.table import Record, ratio
 
 NAIVE, RECOMPUTED = "naive, all tokens", "ours, recomputed"
-TRL = "TRL chunked"
+TRL, LIGER = "TRL chunked", "Liger fused DPO"
 MIB = 1 << 20
+EXTRA_MIB = 512.0  # beyond the gradient of the head
+FASTER_THAN_PEERS = 3.0  # where half of the tokens are prompts
+
+
+def over_products(hidden: int) -> float:
+    """Times the bare products: 1.13 at H = 4096, 1.35 at 1536. What is not product is traffic, which H divides."""
+    return round(1 + 535 / hidden, 2)
 
 
 @dataclass(frozen=True)
@@ -54,23 +61,25 @@ def _on_cpu(shape: dict, find: Find) -> Iterator[Target | None]:
 
 def _on_gpu(shape: dict, find: Find) -> Iterator[Target | None]:
     name = shape["name"]
-    rows = ((NO_GRADIENT, "ours"), (FROZEN, "ours"), (TRAINABLE, "ours"), (TRAINABLE, RECOMPUTED))
-    for mode, label in rows:
-        ours = find(label, mode)
-        floor = find(ours.floor, mode) if ours else None
-        yield _time(name, f"{mode}: time of {label} over the bare products'", 1.20, ours, floor)
+    if shape["supervised"] == 1.0:
+        limit = over_products(shape["hidden"])
+        rows = ((NO_GRADIENT, "ours"), (FROZEN, "ours"), (TRAINABLE, "ours"), (TRAINABLE, RECOMPUTED))
+        for mode, label in rows:
+            ours = find(label, mode)
+            floor = find(ours.floor, mode) if ours else None
+            yield _time(name, f"{mode}: time of {label} over the bare products'", limit, ours, floor)
     head_mib = shape["vocab"] * shape["hidden"] * 2 / MIB
-    for mode, label, limit in ((FROZEN, "ours", 512.0), (TRAINABLE, RECOMPUTED, 512.0 + head_mib)):
+    for mode, label, limit in ((FROZEN, "ours", EXTRA_MIB), (TRAINABLE, RECOMPUTED, EXTRA_MIB + head_mib)):
         ours = find(label, mode)
         if ours is not None and ours.extra_mib is not None:
             yield Target(name, f"{mode}: extra memory of {label}", limit, ours.extra_mib, unit=" MiB")
-    if shape["supervised"] != 0.5:
-        return
-    for mode in (FROZEN, TRAINABLE):
-        for label in (TRL, "Liger fused DPO"):
-            speedup = ratio(find(label, mode), find("ours", mode))
-            if speedup is not None:
-                yield Target(name, f"{mode}: times faster than {label}", 3.0, speedup["median"], at_least=True)
+    if shape["supervised"] == 0.5:
+        for mode in (FROZEN, TRAINABLE):
+            for label in (TRL, LIGER):
+                speedup = ratio(find(label, mode), find("ours", mode))
+                if speedup is not None:
+                    what = f"{mode}: times faster than {label}"
+                    yield Target(name, what, FASTER_THAN_PEERS, speedup["median"], at_least=True)
 
 
 def _time(shape: str, what: str, limit: float, ours: Record | None, other: Record | None) -> Target | None:

@@ -25,6 +25,7 @@ from benchmarks.linear_token_logps.problem import (
     size_of,
 )
 from benchmarks.linear_token_logps.shapes import shapes
+from benchmarks.linear_token_logps.token_chunks import ChunkedLogProbs
 from benchmarks.suite import Run, Suite, Variant
 
 LogProbs = Callable[[Tensor], Tensor]  # head [V, H] → log-probs [N], 0 at the prompt
@@ -50,20 +51,39 @@ def _spread(logps: Tensor, problem: HeadProblem) -> Tensor:
 
 
 def ours(mode: str, save: bool, label: str, floor: str = "floor", **settings: Any) -> Variant:
-    """`settings` go to the operator."""
+    """As training calls it: with the supervised tokens alone, so that the host waits for nothing.
+
+    `settings` go to the operator.
+    """
 
     def prepare(problem: HeadProblem) -> Run:
-        from iwpo_kernels import linear_token_logps
+        labels = problem.labels[problem.supervised]
+        served = {"hidden_index": problem.supervised, "all_served": True}
+        logps_of = _our_log_probs(problem, labels, save=save, **served, **settings)
+        return _preference_run(problem, mode, lambda head: _spread(logps_of(head), problem))
 
-        def logps_of(head: Tensor) -> Tensor:
-            softcap = problem.shape.softcap
-            logps = linear_token_logps(problem.hidden, head, problem.labels, softcap=softcap, save=save, **settings)
-            assert isinstance(logps, Tensor)
-            return logps
+    return Variant(label, "ours", mode, prepare, floor=floor, note="on supervised tokens")
 
-        return _preference_run(problem, mode, logps_of)
 
-    return Variant(label, "ours", mode, prepare, floor=floor)
+def ours_masked(mode: str, save: bool) -> Variant:
+    """All labels, -100 at the prompts, so that the host waits to hear how many others there are."""
+
+    def prepare(problem: HeadProblem) -> Run:
+        return _preference_run(problem, mode, _our_log_probs(problem, problem.labels, save=save))
+
+    return Variant("ours, masked labels", "ours", mode, prepare)
+
+
+def _our_log_probs(problem: HeadProblem, labels: Tensor, **settings: Any) -> LogProbs:
+    """One of each label."""
+    from iwpo_kernels import linear_token_logps
+
+    def logps_of(head: Tensor) -> Tensor:
+        logps = linear_token_logps(problem.hidden, head, labels, softcap=problem.shape.softcap, **settings)
+        assert isinstance(logps, Tensor)
+        return logps
+
+    return logps_of
 
 
 def ours_whole(mode: str) -> Variant:
@@ -148,6 +168,20 @@ def torch_fused(mode: str) -> Variant:
         note="sum over all tokens: it has no per-token results",
         objective=SUM,
     )
+
+
+def token_chunks(mode: str) -> Variant:
+    """NeMo-RL's way, on all tokens, as there."""
+
+    def prepare(problem: HeadProblem) -> Run:
+        _without_softcap(problem, "the chunked log-probs of NeMo-RL")
+
+        def logps_of(head: Tensor) -> Tensor:
+            return ChunkedLogProbs.apply(problem.hidden, head, problem.labels)
+
+        return _preference_run(problem, mode, logps_of)
+
+    return Variant("NeMo-style chunks", "torch", mode, prepare, note="chunks of tokens, recomputed; on all tokens")
 
 
 def trl(mode: str) -> Variant:
@@ -247,11 +281,13 @@ SUITE = Suite(
         ours(FROZEN, False, "ours"),
         ours(TRAINABLE, True, "ours"),
         ours(TRAINABLE, False, "ours, recomputed", floor="floor with recomputation"),
+        *(ours_masked(mode, save=mode == TRAINABLE) for mode in MODES),
         *(ours_whole(mode) for mode in (FROZEN, TRAINABLE)),
         *(ours_padded(mode) for mode in (FROZEN, TRAINABLE)),
         *(naive(mode) for mode in MODES),
         *(naive_supervised(mode) for mode in MODES),
         *(torch_fused(mode) for mode in (FROZEN, TRAINABLE)),
+        *(token_chunks(mode) for mode in MODES),
         *(trl(mode) for mode in MODES),
         *(liger(mode) for mode in (FROZEN, TRAINABLE)),
         *(cut_cross_entropy(mode) for mode in MODES),

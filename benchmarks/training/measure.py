@@ -17,13 +17,16 @@ from benchmarks.table import quartiles
 from benchmarks.training.case import Case, Job
 from benchmarks.training.flops import layer_parameters, step_flops
 from benchmarks.training.gate import CHECKED_STEPS, Order, Turn
-from benchmarks.training.processes import ContenderFailed, Worker, profile, reference_of
+from benchmarks.training.processes import ContenderFailed, NoTimeLeft, Worker, make_ready, profile, reference_of
 from benchmarks.training.profile import Profile
 from iwpo_fast.data.pairs import Pairs
 
 LABELS = {"ours": "iwpo_fast", "trl": "TRL DPOTrainer", "plain": "plain PyTorch"}
 PEERS = ("trl", "plain")
-FEWEST_ROUNDS = 3
+FEWEST_ROUNDS = 1
+BYTES_OF_A_TRAINED_PARAMETER = 16  # float32: itself, its gradient, two moments of AdamW
+BYTES_OF_A_FROZEN_PARAMETER = 2
+SHARE_OF_PARAMETERS = 0.35  # of a GPU's memory; the rest is for activations and logits
 MIB = 1 << 20
 OK, WRONG, FAILED = "ok", "wrong", "failed"
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
@@ -37,7 +40,8 @@ class Plan:
         contenders: names of modules in `contenders`.
         rounds: samples of each; fewer, but at least `FEWEST_ROUNDS`, where the deadline passes.
         timed: steps of a sample.
-        deadline: by `time.monotonic`.
+        deadline: by `time.monotonic`; no further round and no profile is started after it, and what is under way then
+            has `processes.GRACE` seconds left.
         profiles: whether to say where the time goes.
     """
 
@@ -150,14 +154,16 @@ def measure(case: Case, pairs: Pairs, plan: Plan) -> Measured:
         for contender in plan.contenders
     ]
     found = Measured(case, [], [], supervised, records)
+    apart = must_be_apart(case, len(records))
+    make_ready(case, dict.fromkeys(("ours", *plan.contenders)))
     try:
-        reference = reference_of(case, pairs)
+        reference = reference_of(case, pairs, plan.deadline)
     except ContenderFailed as error:
         for record in records:
             record.status, record.message = FAILED, f"no reference log-probs: {error}"
         return found
     jobs = {id(record): Job(case, pairs, reference, record.micro_pairs) for record in records}
-    lanes = [Lane(record, jobs[id(record)], apart=must_be_apart(case, len(records))) for record in records]
+    lanes = [Lane(record, jobs[id(record)], apart, plan.deadline) for record in records]
     try:
         say("checking, and measuring memory")
         check(lanes, case.compute_dtype)
@@ -169,28 +175,33 @@ def measure(case: Case, pairs: Pairs, plan: Plan) -> Measured:
     if plan.profiles:
         say("profiling")
         for record in filter(None, map(found.fastest, plan.contenders)):
+            if plan.is_over:
+                break
             try:
-                record.profile = profile(record.contender, jobs[id(record)])
+                record.profile = profile(record.contender, jobs[id(record)], plan.deadline)
             except ContenderFailed as error:
                 record.message = f"no profile: {error}"
     return found
 
 
 class Lane:
-    """A record, and the process that fills it: one for all turns, or a new one for each where memory is scarce."""
+    """A record, and the training that fills it: one for all turns, or a new one for each where memory is scarce."""
 
-    def __init__(self, record: Record, job: Job, apart: bool) -> None:
-        self.record, self.job, self.apart = record, job, apart
-        self._worker = None if apart else Worker(record.contender, job)
+    def __init__(self, record: Record, job: Job, apart: bool, deadline: float = math.inf) -> None:
+        self.record, self.job, self.apart, self.deadline = record, job, apart, deadline
+        self._worker = None if apart else Worker(record.contender, job, deadline)
 
     def turn(self, order: Order) -> Turn | None:
-        """None where it failed, now or before."""
+        """None where it failed, now or before. Raises NoTimeLeft."""
         if self.record.status != OK:
             return None
         try:
             if self._worker is None:
-                self._worker = Worker(self.record.contender, self.job)
+                self._worker = Worker(self.record.contender, self.job, self.deadline)
             turn = self._worker.turn(order)
+        except NoTimeLeft:
+            self.stop()
+            raise
         except ContenderFailed as error:
             self.record.status, self.record.message = FAILED, str(error)
             self.stop()
@@ -211,7 +222,11 @@ def check(lanes: Sequence[Lane], dtype: torch.dtype) -> None:
     """The first steps, whose metrics have to agree: a contender that trains otherwise is not timed."""
     expected: list[dict[str, float]] = []
     for lane in lanes:
-        turn = lane.turn(Order(0, CHECKED_STEPS))
+        try:
+            turn = lane.turn(Order(0, CHECKED_STEPS))
+        except NoTimeLeft as error:
+            lane.record.status, lane.record.message = FAILED, str(error)
+            continue
         if turn is None:
             continue
         expected = expected or turn.checked
@@ -241,9 +256,11 @@ def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
         if round_ >= FEWEST_ROUNDS and plan.is_over:
             break
         generator.shuffle(shuffled)
-        for lane in shuffled:
-            untimed = CHECKED_STEPS if lane.apart else _untimed(found.case.device)
-            turn = lane.turn(Order(untimed, plan.timed))
+        try:
+            turns = [(lane, lane.turn(order_of(lane, plan))) for lane in shuffled]
+        except NoTimeLeft:
+            break
+        for lane, turn in turns:
             if turn is not None:
                 lane.record.seconds.append(turn.seconds / plan.timed)
                 lane.record.cpu_seconds.append(turn.cpu_seconds / plan.timed)
@@ -259,6 +276,10 @@ def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
         record.seconds, record.cpu_seconds, record.extra_mib, record.state_mib = [], [], None, None
 
 
+def order_of(lane: Lane, plan: Plan) -> Order:
+    return Order(CHECKED_STEPS if lane.apart else _untimed(lane.job.case.device), plan.timed)
+
+
 def padding(pairs: Pairs, micro_pairs: int) -> float:
     """Share of padding in batches of so many pairs, both sides of all of them padded to the longest."""
     longest = pairs.prompt.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
@@ -267,13 +288,13 @@ def padding(pairs: Pairs, micro_pairs: int) -> float:
 
 
 def must_be_apart(case: Case, contenders: int) -> bool:
-    """Whether weights and optimisers of all contenders would take half of the GPU or more."""
+    """Whether weights, gradients and optimisers of all would leave a GPU too little for one's activations."""
     if not case.device.startswith("cuda"):
         return False
     model = case.model
     parameters = layer_parameters(model) + model.vocab * model.hidden * (1 if model.tied else 2)
-    each = 2 * parameters if case.lora else 12 * parameters
-    return contenders * each > 0.5 * torch.cuda.get_device_properties(0).total_memory
+    each = parameters * (BYTES_OF_A_FROZEN_PARAMETER if case.lora else BYTES_OF_A_TRAINED_PARAMETER)
+    return contenders * each > SHARE_OF_PARAMETERS * torch.cuda.get_device_properties(0).total_memory
 
 
 def _untimed(device: str) -> int:

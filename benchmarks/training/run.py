@@ -33,7 +33,7 @@ from benchmarks.training.lengths import synthetic_pairs
 from benchmarks.training.measure import LABELS, PEERS, Plan, measure, steps_needed
 from benchmarks.training.pairs_file import load_pairs
 from benchmarks.training.plot import draw
-from benchmarks.training.processes import matrix_rate
+from benchmarks.training.processes import end_idle, matrix_rate
 from benchmarks.training.report import case_table, growth_table, profile_table, targets_of
 from benchmarks.training.shapes import HH_FILE, MAX_LENGTH, cpu_cases, gpu_cases, smoke_cases
 from iwpo_fast.data.pairs import Pairs
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         for row in grow(ranges_of(device.type, options.quick), plan, options.device, options.threads):
             results.growth.append(row)
             results.write()
+    end_idle()
     results.write()
     drawn = draw(results.growth, path, results.environment["device"]["name"])
     print(results.markdown())
@@ -86,7 +87,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[default])
     parser.add_argument("--quick", action="store_true", help="tiny shapes and two rounds")
     parser.add_argument("--rounds", type=int, help="samples of each contender in a case; 5 by default")
-    parser.add_argument("--seconds", type=float, help="nothing but a case's first three rounds starts after that")
+    parser.add_argument("--seconds", type=float, help="after that nothing starts but a case's first round")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--commit", help="where there is no git; so does $IWPO_COMMIT")

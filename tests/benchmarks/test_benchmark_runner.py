@@ -15,12 +15,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import run, tune
-from benchmarks.linear_token_logps.problem import FROZEN, HeadProblem
+from benchmarks.linear_token_logps.problem import FROZEN, TRAINABLE, HeadProblem, naive_logps
 from benchmarks.linear_token_logps.shapes import TINY
+from benchmarks.linear_token_logps.token_chunks import CHUNK, ChunkedLogProbs
 from benchmarks.linear_token_logps.variants import SUITE, ours
 from benchmarks.suite import Run, Variant
 from benchmarks.table import Plan, Record, measure_shape, quartiles, ratio
-from benchmarks.targets import NAIVE, Target, head_targets
+from benchmarks.targets import LIGER, NAIVE, TRL, Target, head_targets, over_products
 
 PLAN = Plan(torch.device("cpu"), libraries=(), rounds=2, threads=1)
 
@@ -66,6 +67,14 @@ def test_run_writes_json_with_every_variant_right_timed_and_measured(tmp_path: P
     assert path.with_name(f"{path.stem}-time.png").stat().st_size > 10_000
 
 
+def test_a_run_without_the_head_has_nothing_to_draw(tmp_path: Path) -> None:
+    options = ["--quick", "--device", "cpu", "--threads", "1", "--suites", "token_logps", "--peers"]
+    path = run.main([*options, "--without-memory", "--out", str(tmp_path), "--commit", "abc"])
+    assert path is not None
+    assert {record["status"] for record in json.loads(path.read_text())["records"]} == {"ok"}
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_wrong_results_are_reported_and_not_timed() -> None:
     record = measure_only(of_ours(lambda results: (results[0], 1.01 * results[1])))
     assert record.status == "wrong"
@@ -91,9 +100,39 @@ def test_failures_are_recorded_with_their_message(error: Exception, status: str)
     assert record.message == f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def timed(label: str, times_ms: list[float], extra_mib: float) -> Record:
-    shape = TINY.as_dict() | {"name": "cpu"}
-    return Record("linear_token_logps", shape, label, "", FROZEN, "floor", "", extra_mib=extra_mib, times_ms=times_ms)
+def test_chosen_variants_come_with_the_floors_of_their_modes_alone() -> None:
+    plan = replace(PLAN, labels=("naive, all tokens", "ours [frozen head]"))
+    found = {variant.key for variant in plan.variants(SUITE)}
+    modes = ("no gradient", "frozen head", "trainable head")
+    floors = {f"floor [{mode}]" for mode in modes} | {"floor with recomputation [trainable head]"}
+    assert found == floors | {"ours [frozen head]"} | {f"{NAIVE} [{mode}]" for mode in modes}
+    assert {v.mode for v in replace(PLAN, labels=("ours [frozen head]",)).variants(SUITE)} == {FROZEN}
+
+
+def test_memory_is_not_measured_where_nobody_asks() -> None:
+    suite = replace(SUITE, variants=(ours(FROZEN, False, "ours"),))
+    (record,) = measure_shape(suite, TINY, replace(PLAN, measures_memory=False))
+    assert (record.status, record.extra_mib, len(record.times_ms)) == ("ok", None, 2)
+
+
+@pytest.mark.parametrize("tokens", [5, CHUNK, 2 * CHUNK + 7])
+def test_chunks_of_tokens_give_the_log_probs_and_gradients_of_whole_logits(tokens: int) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(30, 8, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(30, (tokens,)).masked_fill_(torch.rand(tokens) < 0.3, -100)
+    upstream = torch.randn(tokens)
+    found = ChunkedLogProbs.apply(hidden, weight, labels)
+    expected = naive_logps(hidden, weight, labels, None)
+    torch.testing.assert_close(found, expected, check_dtype=False, rtol=1e-5, atol=1e-5)
+    gradients = (torch.autograd.grad(logps, (hidden, weight), upstream.to(logps)) for logps in (found, expected))
+    for mine, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
+
+
+def timed(label: str, times_ms: list[float], extra_mib: float, mode: str = FROZEN, **sizes: Any) -> Record:
+    shape = TINY.as_dict() | {"name": "cpu"} | sizes
+    return Record("linear_token_logps", shape, label, "", mode, "floor", "", extra_mib=extra_mib, times_ms=times_ms)
 
 
 @pytest.mark.parametrize("device_type", tune.SETTINGS)
@@ -115,6 +154,22 @@ def test_targets_compare_time_and_memory_with_naive() -> None:
     time, memory = head_targets(records, "cpu")
     assert (time.measured, time.limit, time.met) == (0.375, 0.40, True)
     assert (memory.measured, memory.limit, memory.met) == (0.09, 0.10, True)
+
+
+def test_products_of_wide_heads_leave_less_room() -> None:
+    assert [over_products(hidden) for hidden in (4096, 1536)] == [1.13, 1.35]
+
+
+def test_floors_count_where_all_tokens_are_supervised_and_peers_where_half_are() -> None:
+    whole = {"supervised": 1.0, "hidden": 4096, "vocab": 151936}
+    records = [timed("ours", [2.2], 448.0, **whole), timed("floor", [2.0], 0, **whole), timed(TRL, [9.0], 0, **whole)]
+    time, memory = head_targets(records, "cuda")
+    assert (time.limit, time.measured, time.met) == (1.13, 1.1, True)
+    assert (memory.limit, memory.measured, memory.met) == (512.0, 448.0, True)
+
+    records = [timed(label, [ms], 600.0, mode=TRAINABLE) for label, ms in (("ours", 2.0), (TRL, 5.0), (LIGER, 8.0))]
+    over_trl, over_liger = head_targets(records, "cuda")
+    assert (over_trl.measured, over_trl.met, over_liger.measured, over_liger.met) == (2.5, False, 4.0, True)
 
 
 def test_targets_are_met_from_the_right_side() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -45,14 +46,20 @@ class ThreadAsProcess(threading.Thread):
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contenders run in threads of this process, and do not change its number of threads."""
 
-    def start(case: Case, task: Callable[..., None], *arguments: Any) -> tuple[Any, ThreadAsProcess]:
+    def start(device: str) -> tuple[Any, ThreadAsProcess]:
         ours, theirs = Pipe()
-        thread = ThreadAsProcess(target=processes._run, args=(theirs, task, arguments), daemon=True)
+        thread = ThreadAsProcess(target=processes._run, args=(theirs,), daemon=True)
         thread.start()
-        ours.poll(60)  # Threads share the random numbers that models are made of, so they make ready one by one.
         return ours, thread
 
+    begin = processes.Host.begin
+
+    def begin_alone(self: processes.Host, *task: Any) -> None:
+        begin(self, *task)
+        self._connection.poll(60)  # Threads share the random numbers that models are made of.
+
     monkeypatch.setattr(processes, "_start", start)
+    monkeypatch.setattr(processes.Host, "begin", begin_alone)
     monkeypatch.setattr(processes, "_settle", lambda case: None)
 
 
@@ -225,6 +232,81 @@ def test_every_round_counts_the_tokens_of_the_steps_that_it_times(monkeypatch: p
     first = CHECKED_STEPS
     later = first if apart else first + 2
     assert found.tokens == [np.mean(tokens[first : first + 2]), np.mean(tokens[later : later + 2])]
+
+
+@pytest.mark.parametrize(
+    ("shape", "contenders", "lora", "apart"),
+    [
+        (QWEN_HALF, 2, False, False),  # 2 · 7.9 GB
+        (QWEN_ONE_AND_HALF, 1, False, False),  # 24.7 GB
+        (QWEN_ONE_AND_HALF, 2, False, True),
+        (LLAMA_EIGHT, 1, True, False),  # 16.1 GB
+        (LLAMA_EIGHT, 2, True, True),
+    ],
+)
+def test_contenders_are_apart_where_their_parameters_take_more_than_a_third_of_80_gb(
+    monkeypatch: pytest.MonkeyPatch, shape: Any, contenders: int, lora: bool, apart: bool
+) -> None:
+    card = SimpleNamespace(total_memory=80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert measure.must_be_apart(replace(FULL, model=shape, lora=lora, device="cuda"), contenders) == apart
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_where_processes_are_used_again_each_contender_has_one_for_all_its_tasks(
+    monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    started: list[str] = []
+    start = processes._start
+    monkeypatch.setattr(processes, "_start", lambda device: started.append(device) or start(device))
+    monkeypatch.setattr(processes, "is_used_again", lambda device: True)
+    monkeypatch.setattr(measure, "make_ready", lambda case, contenders: None)
+    monkeypatch.setattr(measure, "must_be_apart", lambda case, contenders: apart)
+    install(monkeypatch, "ours", constant_steps(-3.0))
+    install(monkeypatch, "other", constant_steps(-3.0))
+    ours = sys.modules["benchmarks.training.contenders.ours"]
+    ours.reference = lambda case, pairs: np.zeros((len(pairs), 2), np.float32)
+    plan = Plan(("ours", "other"), rounds=2, timed=1, profiles=True)
+    found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
+    processes.end_idle()
+    assert [(r.status, len(r.seconds), r.profile is not None) for r in found.records] == 2 * [(OK, 2, True)]
+    assert len(started) == 2
+
+
+def test_a_contender_that_never_answers_does_not_outlast_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(job: Job, gate: Any) -> None:
+        if isinstance(gate, RemoteGate):
+            time.sleep(60)
+
+    install(monkeypatch, "same", constant_steps(-3.0))
+    install(monkeypatch, "slow", wait)
+    monkeypatch.setattr(processes, "GRACE", 0)
+    monkeypatch.setattr(processes.Host, "begin", lambda self, *task: self.send((task[0], task[1:])))
+    monkeypatch.setattr(measure, "reference_of", lambda case, pairs, deadline: np.zeros((len(pairs), 2), np.float32))
+    begin = time.monotonic()
+    plan = Plan(("same", "slow"), rounds=2, timed=1, deadline=begin + 5)
+    found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
+    assert time.monotonic() - begin < 15
+    assert [(r.status, r.message) for r in found.records] == [(OK, ""), (FAILED, "no time left")]
+
+
+def test_a_round_that_the_deadline_cuts_counts_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+
+    def turn(self: measure.Lane, order: Order) -> Any:
+        turns.append(self.record.contender)
+        if len(turns) == 4:
+            raise processes.NoTimeLeft("no time left")
+        return SimpleNamespace(seconds=1.0, cpu_seconds=1.0)
+
+    monkeypatch.setattr(measure.Lane, "turn", turn)
+    case = replace(FULL, pairs_per_step=1, micro_pairs=(1,))
+    job = Job(case, pairs_of(*[(1, 1, 1)] * 20), np.zeros((20, 2), np.float32), 1)
+    lanes = [measure.Lane(Record(name, 1, 0.0), job, apart=True) for name in ("ours", "plain")]
+    found = Measured(case, [], [], 1.0, [lane.record for lane in lanes])
+    measure.time_lanes(lanes, Plan(("ours", "plain"), rounds=3, timed=1), found)
+    assert [record.seconds for record in found.records] == [[1.0], [1.0]]
+    assert len(found.tokens) == 1
 
 
 def test_gate_takes_the_steps_of_each_order_and_ends_when_asked() -> None:

@@ -1,0 +1,321 @@
+"""What the cost model of the head assumes, measured: bandwidth, rates of products, the row kernel, the whole operator.
+
+python -m benchmarks.gpu.probe --device cuda --out FOLDER   # about half a minute
+
+On a CPU everything runs once at tiny size, to see that it works; set TRITON_INTERPRET=1 there. Numbers are written
+after every section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from iwpo_kernels import linear_token_logps
+from iwpo_kernels.launch import launch_options
+from iwpo_kernels.linear_token_logps import kernels
+
+BF16, F32 = torch.bfloat16, torch.float32
+GB, TERA = 1e9, 1e12
+WARM_UP_MS, TIMED_MS = 10, 40
+SHOWN_KERNELS = 14
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """
+    Attributes:
+        copied: bytes.
+        square: side of the product that says what the device can do.
+        vocab, tokens: of the head.
+        hidden: widths of heads; the first is that of the row kernel and the operator.
+        rows, widths: of slices.
+        largest: elements of a slice; larger ones are left out.
+        slice_rows, slice_width: at which the row kernel is timed.
+        blocks: warps and columns of a block of the row kernel.
+    """
+
+    copied: int
+    square: int
+    vocab: int
+    tokens: int
+    hidden: tuple[int, ...]
+    rows: tuple[int, ...]
+    widths: tuple[int, ...]
+    largest: int
+    slice_rows: int
+    slice_width: int
+    blocks: tuple[tuple[int, int], ...]
+
+
+ON_GPU = Sizes(
+    copied=1 << 30,
+    square=8192,
+    vocab=151936,
+    tokens=8192,
+    hidden=(4096, 1536, 896),
+    rows=(1024, 2048, 4096, 8192),
+    widths=(4224, 8448, 13824, 16896, 33792),
+    largest=1 << 28,
+    slice_rows=2048,
+    slice_width=16896,
+    blocks=((4, 1024), (8, 2048), (8, 4096), (16, 4096)),
+)
+ON_CPU = Sizes(
+    copied=1 << 20,
+    square=64,
+    vocab=96,
+    tokens=16,
+    hidden=(32, 16),
+    rows=(8, 16),
+    widths=(16, 48),
+    largest=16 * 32,
+    slice_rows=3,
+    slice_width=40,
+    blocks=((4, 16), (8, 32)),
+)
+
+
+class Probe:
+    """Measures, one section after the other, on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.sizes = ON_GPU if device.type == "cuda" else ON_CPU
+
+    def sections(self) -> Iterator[dict[str, Any]]:
+        """Numbers by name; rows of one name may come in several sections."""
+        yield {"wide_output": {str(t).removeprefix("torch."): self.has_wide_output(t) for t in (BF16, torch.float16)}}
+        yield {"accumulation": self.accumulation()}
+        yield {"copy_tb_s": self.copy()}
+        yield {"square_tflops": self.square_product()}
+        for hidden in self.sizes.hidden:
+            weight = self.random(self.sizes.vocab, hidden)
+            yield {"products": self.products(weight), "head_gradient": [self.head_gradient(weight)]}
+            del weight
+        yield {"slice_kernel": list(self.slice_kernel())}
+        for trains in (False, True):
+            yield {"operator": [self.operator(trains)]}
+
+    def random(self, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
+        return torch.randn(*shape, device=self.device).to(dtype)
+
+    def empty(self, *shape: int, dtype: torch.dtype = F32) -> Tensor:
+        return torch.empty(*shape, device=self.device, dtype=dtype)
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        if self.device.type == "cuda":
+            from triton.testing import do_bench
+
+            return 1e-3 * do_bench(call, warmup=WARM_UP_MS, rep=TIMED_MS, return_mode="median")
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
+
+    def rate(self, operations: float, call: Callable[[], object]) -> float | None:
+        """TFLOP/s, or None where the device has no such product."""
+        try:
+            return operations / TERA / self.seconds(call)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return None
+
+    def has_wide_output(self, dtype: torch.dtype) -> bool:
+        """Whether 16-bit operands have a product of 32 bits."""
+        operand = self.random(16, 16, dtype=dtype)
+        return self.rate(1, lambda: torch.mm(operand, operand, out_dtype=F32)) is not None
+
+    def accumulation(self) -> dict[str, float | str]:
+        """Relative error of each call that adds a product to what is there, or why there is none."""
+        e, w, before = self.random(256, 512), self.random(512, 384), self.random(256, 384, dtype=F32)
+        wanted = before.double() + e.double() @ w.double()
+        found: dict[str, float | str] = {}
+        for name, call in (
+            ("addmm", lambda acc: torch.addmm(acc, e, w, out_dtype=F32, out=acc)),
+            ("baddbmm", lambda acc: torch.baddbmm(acc[None], e[None], w[None], out_dtype=F32, out=acc[None])),
+        ):
+            acc = before.clone()
+            try:
+                call(acc)
+            except (RuntimeError, TypeError) as error:
+                found[name] = str(error).splitlines()[0][:200]
+            else:
+                found[name] = float((acc - wanted).norm() / wanted.norm())
+        return found
+
+    def copy(self) -> float:
+        """TB/s, bytes read and written."""
+        source = self.empty(self.sizes.copied, dtype=torch.uint8).random_()
+        target = torch.empty_like(source)
+        return 2 * self.sizes.copied / TERA / self.seconds(lambda: target.copy_(source))
+
+    def square_product(self) -> float:
+        side = self.sizes.square
+        a, b = self.random(side, side), self.random(side, side)
+        return 2 * side**3 / TERA / self.seconds(lambda: a @ b)
+
+    def products(self, weight: Tensor) -> list[dict[str, Any]]:
+        """TFLOP/s at slice shapes: logits and E W as bfloat16, as float32, and E W added in place."""
+        hidden, found = weight.shape[1], []
+        for rows in self.sizes.rows:
+            x, acc = self.random(rows, hidden), self.empty(rows, hidden).zero_()
+            for width in self.sizes.widths:
+                if rows * width > self.sizes.largest:
+                    continue
+                w, e, z = weight[:width], self.random(rows, width), self.empty(rows, width)
+                calls = {
+                    "z_bf16": lambda x=x, w=w: torch.mm(x, w.t()),
+                    "z_fp32": lambda x=x, w=w, z=z: torch.mm(x, w.t(), out_dtype=F32, out=z),
+                    "ew_bf16": lambda e=e, w=w: torch.mm(e, w),
+                    "ew_fp32": lambda e=e, w=w: torch.mm(e, w, out_dtype=F32),
+                    "ew_in_place": lambda e=e, w=w, acc=acc: torch.addmm(acc, e, w, out_dtype=F32, out=acc),
+                }
+                rates = {name: self.rate(2.0 * rows * width * hidden, call) for name, call in calls.items()}
+                found.append({"hidden": hidden, "rows": rows, "width": width} | rates)
+        return found
+
+    def head_gradient(self, weight: Tensor) -> dict[str, Any]:
+        """TFLOP/s of Eᵀ X [V, H] rounded to bfloat16, in one product and in two halves."""
+        (vocab, hidden), tokens = weight.shape, self.sizes.tokens
+        x, e, grad = self.random(tokens, hidden), self.random(tokens, vocab), self.empty(vocab, hidden, dtype=BF16)
+
+        def in_halves() -> None:
+            for part in (slice(vocab // 2), slice(vocab // 2, vocab)):
+                torch.mm(e[:, part].t(), x, out=grad[part])
+
+        operations = 2.0 * tokens * vocab * hidden
+        whole = self.rate(operations, lambda: torch.mm(e.t(), x, out=grad))
+        return {"hidden": hidden, "whole": whole, "in_halves": self.rate(operations, in_halves)}
+
+    def slice_kernel(self) -> Iterator[dict[str, Any]]:
+        """GB/s of what it must move: logits read, exponentials written."""
+        rows, width = self.sizes.slice_rows, self.sizes.slice_width
+        z, e = self.random(rows, width, dtype=F32), self.empty(rows, width, dtype=BF16)
+        labels = torch.randint(width, (rows,), device=self.device)
+        for masses in (False, True):
+            for warps, block in self.sizes.blocks:
+                state = self._state(rows)
+
+                def call(masses=masses, warps=warps, block=block, state=state) -> None:
+                    kernels.slice_kernel[(rows,)](
+                        z,
+                        e if masses else z,
+                        labels,
+                        state,
+                        width,
+                        width if masses else 0,
+                        rows,
+                        0,
+                        width,
+                        0,
+                        1.0,
+                        0.0,
+                        kernels.slack(BF16),
+                        SOFTCAP=False,
+                        MASSES=masses,
+                        STATS=False,
+                        BLOCK=block,
+                        **launch_options(warps, kernels.REGISTERS),
+                    )
+
+                moved = rows * width * (6 if masses else 4)
+                yield {"masses": masses, "warps": warps, "block": block, "gb_s": moved / GB / self.seconds(call)}
+
+    def _state(self, rows: int) -> Tensor:
+        """Of rows that have seen no slice."""
+        state = self.empty(kernels.PLANES, rows).zero_()
+        state[kernels.M.value] = state[kernels.TOP.value] = -torch.inf
+        state[kernels.LABEL_Z.value] = torch.nan
+        return state
+
+    def operator(self, trains: bool) -> dict[str, Any]:
+        """Log-probs and gradients as in training: time, launches, and whether the host waits."""
+        tokens, vocab, hidden = self.sizes.tokens, self.sizes.vocab, self.sizes.hidden[0]
+        x = self.random(tokens, hidden).requires_grad_()
+        weight = (self.random(vocab, hidden) * (2 / hidden**0.5)).requires_grad_(trains)
+        labels, upstream = torch.randint(vocab, (tokens,), device=self.device), self.random(tokens, dtype=F32)
+
+        def call() -> None:
+            logps = linear_token_logps(x, weight, labels, all_served=True)
+            assert isinstance(logps, Tensor)
+            torch.autograd.grad(logps, (x, weight) if trains else (x,), upstream)
+
+        call()
+        mode = "trainable head" if trains else "frozen head"
+        wait = self._wait(call)
+        launches, table = self._profile(call)
+        print(f"\n{mode}\n{table}")
+        return {"mode": mode, "ms": 1e3 * self.seconds(call), "launches": launches, "wait": wait}
+
+    def _wait(self, call: Callable[[], None]) -> str | None:
+        """Why the host waits for the device, if it does."""
+        if self.device.type != "cuda":
+            call()
+            return None
+        torch.cuda.synchronize(self.device)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        except RuntimeError as error:
+            return str(error).splitlines()[0][:200]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return None
+
+    def _profile(self, call: Callable[[], None]) -> tuple[int, str]:
+        """Launches (operators, on a CPU), and the table of the longest."""
+        on_gpu = self.device.type == "cuda"
+        activity = torch.profiler.ProfilerActivity
+        with torch.profiler.profile(activities=[activity.CPU, *([activity.CUDA] if on_gpu else [])]) as profiler:
+            call()
+            if on_gpu:
+                torch.cuda.synchronize(self.device)
+        kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+        launches = sum(event.device_type == kind for event in profiler.events())
+        by = "device_time_total" if on_gpu else "cpu_time_total"
+        table = profiler.key_averages().table(sort_by=by, row_limit=SHOWN_KERNELS, max_name_column_width=60)
+        return launches, table
+
+
+def lines_of(section: dict[str, Any]) -> Iterator[str]:
+    for name, value in section.items():
+        rows = value if isinstance(value, list) else [value]
+        for row in rows:
+            fields = row.items() if isinstance(row, dict) else [("", row)]
+            yield f"{name}: " + "  ".join(f"{key} {_number(field)}".strip() for key, field in fields)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the JSON")
+    options = parser.parse_args(argv)
+    device = torch.empty(0, device=options.device).device
+    torch.manual_seed(0)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"torch {torch.__version__}, triton {triton.__version__}, python {sys.version.split()[0]}, {name}")
+    found: dict[str, Any] = {}
+    for section in Probe(device).sections():
+        for key, value in section.items():
+            found[key] = found.get(key, []) + value if isinstance(value, list) else value
+        print(*lines_of(section), sep="\n", flush=True)
+        (options.out / "probe.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
