@@ -14,7 +14,7 @@ from benchmarks.linear_token_logps.gpus import Gpu
 from benchmarks.linear_token_logps.ledger import EXPONENTIALS, HEAD, RESULTS, SUMS, Ledger
 from iwpo_kernels.linear_token_logps.gpu import forward_work
 from iwpo_kernels.linear_token_logps.gpu_head_gradient import gradient_work
-from iwpo_kernels.linear_token_logps.tiling import Tiling, tiling_on
+from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, tiling_on
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned
 from iwpo_kernels.linear_token_logps.types import Forward
 from iwpo_kernels.linear_token_logps.types import Head as LinearHead
@@ -32,6 +32,7 @@ class Case:
     Attributes:
         tokens: N, that have a label.
         gathered: hidden states come with an index, as where prompts stand between them; else they are in order.
+        element_size: bytes of a number of hidden states and head. The costs are those of 2.
     """
 
     tokens: int
@@ -39,6 +40,7 @@ class Case:
     vocab: int
     mode: Mode
     gathered: bool = False
+    element_size: int = 2
 
     @property
     def makes_jacobian(self) -> bool:
@@ -53,7 +55,8 @@ class Case:
         """Of hidden states or results [N, H], in 16 bits."""
         return 2 * self.tokens * self.features
 
-    def forward_tiling(self, gpu: Gpu, workspace_mb: int, settings: Tuned, without_logits: bool = False) -> Tiling:
+    @property
+    def forward_work(self) -> Work:
         saved = self.tokens if self.saves else 0
         out = Forward(
             logps=_nothing(self.tokens),
@@ -62,15 +65,14 @@ class Case:
             masses=_nothing(saved, self.vocab),
             state=_nothing(3, self.tokens),
         )
-        work = forward_work(self.tokens, self.vocab, self.features, 2, out, True)
-        if without_logits:
-            work = replace(work, per_logit=max(1, work.per_logit - 4))
-        return tiling_on(gpu.multiprocessors, work, workspace_mb, settings)
+        return forward_work(self.tokens, self.vocab, self.features, self.element_size, out, True)
 
-    def gradient_tiling(self, gpu: Gpu, workspace_mb: int, settings: Tuned) -> Tiling:
+    @property
+    def gradient_work(self) -> Work:
+        """Of the head's gradient where exponentials are recomputed."""
         head = LinearHead(_nothing(self.vocab, self.features), None, None, 1.0, 1.0)
-        work = gradient_work(self.tokens, head, torch.bfloat16, saved=False)
-        return tiling_on(gpu.multiprocessors, work, workspace_mb, settings)
+        dtype = torch.float32 if self.element_size == 4 else torch.bfloat16
+        return gradient_work(self.tokens, head, dtype, saved=False)
 
 
 def costs(
@@ -88,14 +90,16 @@ def costs(
             instructions overlap with nothing.
     """
     ledger = Ledger(gpu)
-    tiling = case.forward_tiling(gpu, workspace_mb, settings, without_logits=main_loop is not None)
-    _forward(case, ledger, tiling, main_loop)
+    work = case.forward_work
+    if main_loop is not None:  # logits are never written
+        work = replace(work, per_logit=max(1, work.per_logit - 4))
+    _forward(case, ledger, tiling_on(gpu.multiprocessors, work, workspace_mb, settings), main_loop)
     if case.makes_jacobian:
         _hidden_gradient(case, ledger)
     if case.mode == "saved":
         _saved_gradient(case, ledger)
     elif case.mode == "recomputed":
-        _recomputed_gradient(case, ledger, case.gradient_tiling(gpu, workspace_mb, settings))
+        _recomputed_gradient(case, ledger, tiling_on(gpu.multiprocessors, case.gradient_work, workspace_mb, settings))
     return ledger
 
 

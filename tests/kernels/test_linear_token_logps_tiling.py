@@ -97,6 +97,12 @@ def test_what_was_measured_is_left_where_it_exceeds_the_workspace() -> None:
     assert on_h100(work, settings, workspace_mb=1024) == Tiling(4096, 38_016)
 
 
+@pytest.mark.parametrize("kind", [frozen, of_head])
+def test_what_was_measured_with_many_rows_is_not_taken_for_few(kind) -> None:
+    assert on_h100(kind(600, 4096), Tuned(rows=4096, width=8448)) == on_h100(kind(600, 4096))
+    assert on_h100(kind(4096, 4096), Tuned(rows=4096, width=8448)) == Tiling(4096, 8448)
+
+
 def test_the_gradient_of_the_head_has_all_rows_in_one_tile_whatever_was_measured() -> None:
     assert on_h100(of_head(8192, 1536), Tuned(rows=2048, width=2048)) == Tiling(8192, 2048)
     too_wide = Tuned(rows=2048, width=8448)

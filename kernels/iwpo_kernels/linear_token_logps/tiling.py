@@ -97,7 +97,7 @@ def tiling_on(processors: int, work: Work, workspace_mb: int, measured: Tuned) -
     # Lengths differ from step to step, and the best tiles of nearly equal ones do not.
     work = replace(work, count=_aligned(work.count))
     budget = workspace_mb << 20
-    if measured.width is not None:
+    if measured.width is not None and work.count >= (measured.rows or 0):
         rows = work.count if work.second == "head" else min(measured.rows or MOST_ROWS, work.count)
         tile = Tiling(_even(work.count, _parts(work.count, rows), rows), _evened(measured.width, work.vocab))
         if work.bytes(tile) <= budget:

@@ -23,7 +23,7 @@ class Tuned:
     """How one mode runs fastest.
 
     Attributes:
-        rows, width: of a tile, at most; None leaves the choice to `tiling`.
+        rows, width: of a tile, at most; where width is None, or there are fewer than `rows` in all, `tiling` chooses.
         row_warps, slice_block: of `slice_kernel`; None takes those of `kernels`.
         epilogue: whether exponentials are made in the product's own epilogue.
     """
