@@ -83,16 +83,19 @@ class HeadSpec:
     ) -> Tensor | TokenLogps:
         """float32 [N] log-probs of `labels` [N], read from rows `hidden_index` [N] of `hidden` [T, H].
 
-        Hidden states and weight enter the operator as `dtype`; gradients reach the weight as it is stored.
+        Products are of `dtype`; gradients reach the weight as it is stored. The operator takes float32 master weights
+        as they are, which spares a copy of the weight and one of its gradient, and rounds neither.
         """
         hidden, weight = self.project(hidden)
         bias = self.linear.bias
+        if weight.dtype != torch.float32:
+            weight = weight.to(dtype)
         return linear_token_logps(
             hidden.to(dtype),
-            weight.to(dtype),
+            weight,
             labels,
             hidden_index=hidden_index,
-            bias=None if bias is None else bias.to(dtype),
+            bias=None if bias is None else bias.to(weight.dtype),
             softcap=self.softcap,
             scale=self.scale,
             stats=stats,

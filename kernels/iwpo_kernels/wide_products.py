@@ -20,8 +20,6 @@ def mm_fp32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     Where the device lacks a 16-bit product with a 32-bit result, the inputs are widened first.
     """
     if a.dtype != torch.float32 and _adds_in_place(a.device, a.dtype) is not None:
-        if out is None:
-            return torch.mm(a, b, out_dtype=torch.float32)
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
     return torch.mm(a.float(), b.float(), out=out)
 
@@ -49,7 +47,7 @@ def _adds_in_place(device: torch.device, dtype: torch.dtype) -> AddProduct | Non
 
     None makes every product one of float32, which is said once, with its price.
     """
-    if device.type != "cuda":
+    if not has_wide_kernels(device):
         return None
     try:
         torch.mm(*_small(device, dtype), out_dtype=torch.float32)
@@ -64,6 +62,11 @@ def _adds_in_place(device: torch.device, dtype: torch.dtype) -> AddProduct | Non
         )
         return None
     return next((add for add in (_addmm, _baddbmm) if _is_right(add, device, dtype)), _add_separately)
+
+
+def has_wide_kernels(device: torch.device) -> bool:
+    """PyTorch has none for CPUs, where float32 is as fast."""
+    return device.type == "cuda"
 
 
 def _is_right(add: AddProduct, device: torch.device, dtype: torch.dtype) -> bool:

@@ -68,6 +68,9 @@ def _linear_calls(dtypes: tuple[torch.dtype, ...]) -> Iterator[Call]:
         for vocab, frozen in itertools.product((256, 301), ((), HEAD, EVERYTHING)):
             layouts = (ALIGNED, ALIGNED)
             yield partial(_linear, layouts, dtype, vocab, save, frozen, softcap=softcap, stats=stats)
+    for dtype, save in itertools.product(dtypes, (False, True)):
+        for layout in _layouts(dtype):
+            yield partial(_linear, (layout, Layout(layout.columns)), dtype, save=save, master=True)
     for dtype, stats, frozen in itertools.product(dtypes, (False, True), ((), EVERYTHING)):
         for layout in _layouts(dtype):
             same_columns = Layout(layout.columns)
@@ -82,12 +85,13 @@ def _linear(
     save: bool = False,
     frozen: tuple[str, ...] = (),
     tokens: int = 5,
+    master: bool = False,
     **options: Any,
 ) -> None:
-    """Two slices of the vocabulary, rows that predict two tokens, and a label that is skipped."""
+    """Several slices of the vocabulary, rows that predict two tokens, and a label that is skipped."""
     hidden = layouts[0].matrix(tokens, dtype)
-    weight = layouts[1].matrix(vocab, dtype)
-    bias = torch.zeros(vocab, dtype=dtype)
+    weight = layouts[1].matrix(vocab, torch.float32 if master else dtype)
+    bias = torch.zeros(vocab, dtype=weight.dtype)
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         tensor.requires_grad_(name not in frozen)
     labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
@@ -140,6 +144,7 @@ def _random_linear_call(draw: random.Random) -> Call:
         scale=draw.choice((1, 0.5)),
         temperature=draw.choice((1, 0.7)),
         stats=draw.random() < 0.5,
+        master=draw.random() < 0.2,
     )
 
 

@@ -1,4 +1,4 @@
-"""Operators compute in true float32 whatever the process allows, and leave its settings as they were."""
+"""Operators multiply exactly whatever the process allows, and leave its settings as they were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from linear_cases import random_case
 
 from iwpo_kernels.devices import computing_on
-from iwpo_kernels.exact_products import exact_products
+from iwpo_kernels.exact_products import SHORT_SUMS, exact_products
 from iwpo_kernels.linear_token_logps import cpu, linear_token_logps
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -83,6 +83,26 @@ def test_the_legacy_settings_can_be_read_afterwards(way: str) -> None:
     with exact_products(CUDA), exact_products(CPU):
         pass
     assert (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32) == before
+
+
+@pytest.mark.parametrize("name", SHORT_SUMS)
+@pytest.mark.parametrize("allowed", [True, False])
+def test_sums_of_16_bits_are_switched_off_inside(name: str, allowed: bool) -> None:
+    """`allow_fp16_accumulation` makes PyTorch refuse products of float16 with float32 results."""
+    switches = torch.backends.cuda.matmul
+    shipped = getattr(switches, name)
+    setattr(switches, name, allowed)
+    try:
+        with exact_products(CPU):
+            assert getattr(switches, name) == allowed
+        with exact_products(CUDA):
+            assert getattr(switches, name) is False
+            with exact_products(CUDA):
+                pass
+            assert getattr(switches, name) is False
+        assert getattr(switches, name) == allowed
+    finally:
+        setattr(switches, name, shipped)
 
 
 def test_an_inherited_setting_stays_inherited() -> None:

@@ -149,3 +149,19 @@ def test_ten_lengths_compile_once(batch):
             expected = linear_preference_loss(hidden, batch["weight"], labels, segments, average=True).loss
             assert torch.equal(loss, expected)
             assert torch.equal(gradient, torch.autograd.grad(expected, hidden)[0])
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_labels_that_are_all_served_need_not_be_counted(batch, device, monkeypatch, average):
+    labels = torch.tensor([3, 7, 2, 2, 9, 1, 4, 5], device=device)
+    hidden = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    weight = torch.randn(11, 6, generator=torch.Generator().manual_seed(1)).to(device)
+    segments = torch.tensor([0, 3, 5, 6, 8], device=device)
+    expected = linear_preference_loss(hidden, weight, labels, segments, average=average)
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: pytest.fail("the labels were counted"))
+    found = linear_preference_loss(hidden, weight, labels, segments, average=average, all_served=True)
+    module = LinearPreferenceLoss(average=average)(hidden, weight, labels, segments, all_served=True)
+    assert torch.equal(found.loss, expected.loss) and torch.equal(module.loss, expected.loss)
+    (ours,) = torch.autograd.grad(found.loss, hidden)
+    (theirs,) = torch.autograd.grad(expected.loss, hidden)
+    assert torch.equal(ours, theirs)

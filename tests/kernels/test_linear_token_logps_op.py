@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from iwpo_kernels.linear_token_logps import linear_token_logps, op, tiling
+from iwpo_kernels.linear_token_logps import linear_token_logps, op, saving, tiling
+from iwpo_kernels.linear_token_logps.types import Kept
 
 T, H, V = 6, 8, 128
 
@@ -34,7 +35,7 @@ def test_opcheck_passes(request: pytest.FixtureRequest, kernels: bool, save: boo
     bias = torch.zeros(V, device=place)
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
     if not save:
-        labels[2] = -100  # with `save`, rows of skipped tokens are left unwritten
+        labels[2] = -100  # with `save`, masses of skipped tokens are left unwritten
     torch.library.opcheck(op._forward_op, (*leaves[:2], labels, leaves[2], index, 3.0, 0.5, 1.0, True, 256, True, save))
 
 
@@ -51,6 +52,41 @@ def test_kernels_need_not_count_labels_that_are_all_served(
     assert torch.equal(found, expected)
     for ours, theirs in zip(torch.autograd.grad(found.sum(), leaves), gradients, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("save", [True, False])
+@pytest.mark.parametrize("all_served", [True, False])
+def test_the_host_waits_once_for_both_passes_and_never_where_all_are_served(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, save: bool, all_served: bool
+) -> None:
+    """What checks labels on a CPU left aside. The backward pass asks for the count with `int`, which is the host's."""
+    waits: list[str] = []
+
+    def recorded(name: str) -> Callable[[torch.Tensor], Any]:
+        read = getattr(torch.Tensor, name)
+        return lambda tensor: (waits.append(name), read(tensor))[1]
+
+    for name in ("nonzero", "item", "tolist", "__bool__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, recorded(name))
+    monkeypatch.setattr(op, "checks_labels", lambda device: False)
+    hidden, weight, labels = (tensor.to(device) for tensor in arguments().values())
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    if not all_served:
+        labels[2] = -100
+    logps = linear_token_logps(*leaves, labels, save=save, all_served=all_served)
+    torch.autograd.grad(logps.sum(), leaves)
+    assert waits == ([] if all_served else ["nonzero"])
+
+
+def test_counting_labels_while_a_graph_is_captured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Captured(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    labels = torch.zeros(3, dtype=torch.int64).as_subclass(Captured)
+    with pytest.raises(ValueError, match="pass the other labels alone, with hidden_index, and all_served=True"):
+        Kept.of(labels, all_served=False)
+    assert Kept.of(labels, all_served=True).count.shape == (0,)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -86,7 +122,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a single token": ({"weight": torch.zeros(1, H)}, "at least 2 tokens"),
     "no hidden features": ({"hidden": torch.zeros(T, 0), "weight": torch.zeros(V, 0)}, "weight has no columns"),
     "integers": ({"hidden": torch.zeros(T, H, dtype=torch.int64)}, "hidden is torch.int64"),
-    "two dtypes": ({"hidden": torch.zeros(T, H, dtype=torch.bfloat16)}, "cast one of them"),
+    "two dtypes": ({"weight": torch.zeros(V, H, dtype=torch.bfloat16)}, "cast one of them"),
     "short labels": ({"labels": torch.zeros(T - 1, dtype=torch.int64)}, "5 labels for 6 rows"),
     "labels of 32 bits": ({"labels": torch.zeros(T, dtype=torch.int32)}, r"pass labels.long\(\)"),
     "labels of two dimensions": ({"labels": torch.zeros(T, 1, dtype=torch.int64)}, "labels has 2 dimensions"),
@@ -155,10 +191,10 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
 ) -> None:
     given = arguments(hidden=torch.randn(300, H), labels=torch.randint(V, (300,)))
     given["weight"].requires_grad_()
-    memory = 300 * V * 4 * tiling.SAVED_SHARE_OF_MEMORY
+    memory = 300 * V * 4 * saving.SAVED_SHARE_OF_MEMORY
     for available, kept in ((memory, 300 * V), (memory - 1, 300 * H)):
-        monkeypatch.setattr(tiling, "_memory", lambda device, available=available: available)
-        tiling._log_once.cache_clear()
+        monkeypatch.setattr(saving, "_memory", lambda device, available=available: available)
+        saving._log_once.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert saved_elements(lambda: linear_token_logps(**given)) == kept
@@ -170,8 +206,8 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
 def test_automatic_saving_also_goes_by_memory_under_compile(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tiling, "_memory", lambda device: 300 * V * 4 * tiling.SAVED_SHARE_OF_MEMORY)
-    tiling._log_once.cache_clear()
+    monkeypatch.setattr(saving, "_memory", lambda device: 300 * V * 4 * saving.SAVED_SHARE_OF_MEMORY)
+    saving._log_once.cache_clear()
     counter = CompileCounterWithBackend("aot_eager")
     weight = torch.randn(V, H).requires_grad_()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from iwpo_kernels.linear_token_logps import cpu, gpu, linear_token_logps, naive_linear_token_logps, tiling
+from iwpo_kernels.linear_token_logps import cpu, linear_token_logps, naive_linear_token_logps, tiling
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode
 
 VOCABULARIES = [50257, 128256, 151936, 256000]
@@ -50,7 +50,8 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "ALIGNMENT", 16)
     monkeypatch.setattr(tiling, "WIDEST_SLICE", 48)
-    monkeypatch.setattr(tiling, "ROWS_PER_TILE", 5)
+    monkeypatch.setattr(tiling, "MOST_ROWS", 5)
+    monkeypatch.setattr(tiling, "CPU_ROWS", 5)
 
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,24 +82,6 @@ def test_real_vocabularies(vocab: int) -> None:
     assert_exact(replace(case, labels=labels), torch.float32, save=True)
 
 
-def gather_sum_in_pytorch(
-    out: Tensor,
-    source: Tensor,
-    coefficient: Tensor,
-    member: Tensor,
-    row: Tensor,
-    bounds: Tensor,
-    base: Tensor | None = None,
-    alpha: Tensor | None = None,
-) -> None:
-    """What `gpu._gather_sum` launches, whose program per token of the vocabulary the interpreter runs one by one."""
-    total = torch.zeros(out.shape) if base is None or alpha is None else alpha * base
-    group = torch.arange(len(out)).repeat_interleave(bounds.diff())
-    here = member[bounds[0] : bounds[-1]]
-    out.copy_(total.index_add_(0, group, coefficient[here, None] * source[row[here]].float()))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernel itself is tested at these sizes")
 @pytest.mark.parametrize(
     ("vocab", "dtype", "save"),
     [
@@ -111,27 +94,9 @@ def gather_sum_in_pytorch(
         (151665, torch.float32, True),
     ],
 )
-def test_real_vocabularies_in_the_kernels(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch, vocab: int, dtype: torch.dtype, save: bool
-) -> None:
-    """All but the sum over the tokens with the same label, which goes by label and not by vocabulary."""
-    monkeypatch.setattr(gpu, "_gather_sum", gather_sum_in_pytorch)
+def test_real_vocabularies_in_the_kernels(device: torch.device, vocab: int, dtype: torch.dtype, save: bool) -> None:
     case = random_case(tokens=3, features=6, vocab=vocab, spread=4.0, bias=True)
     assert_exact(replace(case, labels=torch.tensor([0, vocab - 1, vocab // 2])), dtype, device, save=save)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for the kernel on a CPU only")
-def test_the_sum_in_pytorch_is_that_of_the_kernel(device: torch.device) -> None:
-    generator = torch.Generator().manual_seed(0)
-    source, base = torch.randn(9, 40, generator=generator), torch.randn(12, 40, generator=generator)
-    coefficient, alpha = torch.randn(7, generator=generator), torch.tensor(-0.3)
-    member, bounds = gpu._groups(torch.tensor([3, 0, 3, 11, 3, 5, 5]), 12)
-    row = torch.tensor([8, 1, 1, 0, 4, 2, 7])
-    for onto in ((base[2:7], alpha), ()):
-        ours, kernel = torch.empty(5, 40), torch.empty(5, 40)
-        for out, sums in ((ours, gather_sum_in_pytorch), (kernel, gpu._gather_sum)):
-            sums(out, source, coefficient, member, row, bounds[2:8], *onto)
-        torch.testing.assert_close(ours, kernel)
 
 
 @pytest.mark.gpu

@@ -30,6 +30,7 @@ def linear_preference_loss(
     temperature: float = 1.0,
     workspace_mb: int = 256,
     save: bool | Literal["auto"] = "auto",
+    all_served: bool = False,
     form: Form = "sigmoid",
     beta: float = 0.1,
     label_smoothing: Tensor | float | None = None,
@@ -50,7 +51,7 @@ def linear_preference_loss(
         segments: int64 [2P + 1], sequence s is labels[segments[s]:segments[s + 1]].
         ref_logps: float32 [2P], reference log-prob of each sequence, from the same operator. None: no reference.
         weights: float32 [P], importance weight of each pair. None means 1.
-        bias, hidden_index, softcap, scale, temperature, workspace_mb, save: as for `linear_token_logps`.
+        bias, hidden_index, softcap, scale, temperature, workspace_mb, save, all_served: as for `linear_token_logps`.
         form, beta, label_smoothing, margin, target, average, denominator: as for `weighted_preference_loss`;
             `average` divides by the labels that are not -100.
 
@@ -69,6 +70,7 @@ def linear_preference_loss(
         temperature=temperature,
         workspace_mb=workspace_mb,
         save=save,
+        all_served=all_served,
     )
     assert not isinstance(logps, TokenLogps)
     return weighted_preference_loss(
@@ -82,7 +84,7 @@ def linear_preference_loss(
         margin=margin,
         target=target,
         average=average,
-        lengths=supervised_lengths(labels, segments) if average else None,
+        lengths=supervised_lengths(labels, segments) if average and not all_served else None,
         denominator=denominator,
     )
 

@@ -106,7 +106,7 @@ class Kept:
     """Which labels are not -100, as the operator hands it to its backward pass.
 
     Attributes:
-        position: int64 [N], the K places of those labels, then anything; [0] where all are served.
+        position: int64 [N], the K places of those labels, then zeros; [0] where all are served.
         count: int64 [], K, on the CPU, so that nobody has to wait for it; [0] where all are served.
     """
 
@@ -136,6 +136,7 @@ class Kept:
                 )
             found = (labels != IGNORED).nonzero()[:, 0]
             kept.position[: found.shape[0]] = found
+            kept.position[found.shape[0] :] = 0
             kept.count.fill_(found.shape[0])
         return kept
 
