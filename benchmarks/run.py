@@ -3,7 +3,6 @@
     python benchmarks/run.py                      # what there is: a GPU, else the CPU
     python benchmarks/run.py --device cpu         # about five minutes on two cores, two with --peers alone
     python benchmarks/run.py --quick              # a tiny shape, to see that it works
-    python benchmarks/run.py --tune qwen3-8b-half # settings of our operator at one shape
 
 Every variant is first checked against float32 PyTorch on its own inputs; one that is wrong is not timed. All variants
 of a shape are then timed in turn, in a new order each round.
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks import report, tune
+from benchmarks import report
 from benchmarks.environment import ROOT, describe, device_slug
 from benchmarks.linear_token_logps.shapes import TINY
 from benchmarks.peak_memory import SUITES, suite
@@ -52,12 +51,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--commit", help="where there is no git; so does $IWPO_COMMIT")
-    parser.add_argument("--tune", metavar="SHAPE", help="sweep our operator's settings at this shape, and stop")
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> Path | None:
-    """Path of the JSON written, or None after `--tune`."""
+def main(argv: list[str] | None = None) -> Path:
+    """Path of the JSON written."""
     options = arguments(argv)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
@@ -65,9 +63,6 @@ def main(argv: list[str] | None = None) -> Path | None:
     started = time.monotonic()
     deadline = started + (options.seconds or SECONDS[device.type])
     plan = Plan(device, options.peers, rounds, options.threads, options.variants, not options.without_memory, deadline)
-    if options.tune:
-        print(tune.sweep(suite(HEAD), options.tune, plan))
-        return None
     path = options.out / f"{device_slug(device)}-{date.today().isoformat()}.json"
     results = Results(path, plan, describe(device, options.commit), started)
     jobs = _jobs(options, device.type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from iwpo_kernels.linear_token_logps import cpu, linear_token_logps, naive_linear_token_logps, tiling
+from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode
 
 VOCABULARIES = [50257, 128256, 151936, 256000]
 
@@ -187,17 +188,29 @@ def test_memory_for_the_gradient_of_hidden_goes_by_tokens_that_have_one() -> Non
     element_size=st.sampled_from([2, 4]),
     workspace_mb=st.integers(8, 4096),
     count=st.integers(1, 100_000),
+    mode=st.sampled_from(get_args(Mode)),
+    in_order=st.booleans(),
 )
 def test_tiles_cover_everything_within_the_budget(
-    vocab: int, features: int, element_size: int, workspace_mb: int, count: int
+    vocab: int, features: int, element_size: int, workspace_mb: int, count: int, mode: Mode, in_order: bool
 ) -> None:
-    tile = tiling.forward_tiling(vocab, features, element_size, workspace_mb)
+    work = tiling.Work(
+        count=count,
+        vocab=vocab,
+        features=features,
+        per_logit=4 + (element_size if mode in ("frozen", "recomputed") else 0),
+        per_row=features * (element_size + (4 if mode in ("frozen", "saved") and not in_order else 0)),
+        second={"no gradient": None, "frozen": "hidden", "saved": "hidden", "recomputed": "head"}[mode],
+    )
+    tile = tiling.gpu_tiling(work, workspace_mb, torch.device("cpu"), DEFAULTS)
     slices, ranges = tile.slices(vocab), tile.row_ranges(count)
     for parts, whole, largest in ((slices, vocab, tile.width), (ranges, count, tile.rows)):
         assert parts[0][0] == 0 and parts[-1][1] == whole
         assert all(end == start for (_, end), (start, _) in pairwise(parts))
         assert all(0 < end - start <= largest for start, end in parts)
     assert all(start % tiling.ALIGNMENT == 0 for start, _ in slices)
-    needed = tile.rows * (tile.width * (4 + element_size) + features * (8 + element_size))
-    least = tiling.ALIGNMENT * (tiling.ALIGNMENT * (4 + element_size) + features * (8 + element_size))
-    assert needed <= max(workspace_mb << 20, least)
+    smallest = tiling.Tiling(tiling.ALIGNMENT, tiling.ALIGNMENT)
+    if mode == "recomputed":  # all rows at once, so that each slice of the gradient is written once
+        assert len(ranges) == 1
+        smallest = tiling.Tiling(tile.rows, min(tile.width, tiling.NARROWEST_GRADIENT * tiling.ALIGNMENT))
+    assert work.bytes(tile) <= max(workspace_mb << 20, work.bytes(smallest))

@@ -13,17 +13,23 @@ from iwpo_kernels.linear_token_logps.tuned import Tuned
 
 ALIGNMENT = 128
 MOST_ROWS = 8192
-FEWEST_ROWS = 2048  # below, the head is read too often beside the products with it
+FEWEST_ROWS = 1024  # below, the head is read too often beside the products with it
 WIDEST_SLICE = 1 << 17
 NARROWEST_GRADIENT = 8  # of ALIGNMENT: below, a product that makes rows of the head's gradient waits for memory
 PARTS_TRIED = 8
 CPU_ROWS = 2048
 CPU_TILE_BYTES = 32 << 20  # wide enough that threads seldom wait for each other, small beside the weights
 
-# What a pass costs, in the time that a multiprocessor takes for one step along the inner dimension of a tile of a
+# What a pass costs, in the time that a multiprocessor takes for one step along the inner dimension of a large tile of a
 # product: 11.5 ns on an H100. Only proportions matter, and those are much the same on its relatives.
-PRODUCT_TILE = (128, 256)
-GAP = 170  # between two kernels of which one needs the other's results: 2 µs
+PRODUCT_TILES = (  # rows, columns, and the time of a step
+    (128, 256, 1.0),
+    (256, 128, 1.0),
+    (128, 192, 0.77),
+    (128, 128, 0.52),
+)
+GAP = 170  # from one kernel to the next: 2 µs
+KERNELS_A_TILE = 5  # beside those of its slices
 BYTES_A_STEP = 35_000  # to or from memory
 MULTIPROCESSORS = 132  # where there is no GPU to ask
 
@@ -73,24 +79,36 @@ class Work:
         """Time of what depends on the tiling: whole waves of tiles of products, gaps, and sums read and written."""
         steps = self.features * _waves(tile.rows, tile.width, processors) + 2 * GAP
         if self.second == "hidden":
-            steps += tile.width * _waves(tile.rows, self.features, processors) + GAP
+            steps += tile.width * _waves(tile.rows, self.features, processors) + 2 * GAP
             steps += 8 / 3 * tile.rows * self.features / BYTES_A_STEP  # a third of this traffic is not hidden
         elif self.second == "head":
-            steps += tile.rows * _waves(tile.width, self.features, processors)
-        return steps * _parts(self.count, tile.rows) * _parts(self.vocab, tile.width)
+            steps += tile.rows * _waves(tile.width, self.features, processors) + GAP
+        steps = steps * _parts(self.vocab, tile.width) + KERNELS_A_TILE * GAP
+        return steps * _parts(self.count, tile.rows)
 
 
 def gpu_tiling(work: Work, workspace_mb: int, device: torch.device, measured: Tuned) -> Tiling:
     """The tiles that were measured to be fastest, else those that should be."""
+    return tiling_on(processors(device), work, workspace_mb, measured)
+
+
+def tiling_on(processors: int, work: Work, workspace_mb: int, measured: Tuned) -> Tiling:
+    """As `gpu_tiling`, for a GPU with so many multiprocessors that need not be here."""
     # Lengths differ from step to step, and the best tiles of nearly equal ones do not.
     work = replace(work, count=_aligned(work.count))
     budget = workspace_mb << 20
-    if measured.width is not None:
-        rows = min(measured.rows or MOST_ROWS, work.count)
+    if measured.width is not None and work.count >= (measured.rows or 0):
+        rows = work.count if work.second == "head" else min(measured.rows or MOST_ROWS, work.count)
         tile = Tiling(_even(work.count, _parts(work.count, rows), rows), _evened(measured.width, work.vocab))
         if work.bytes(tile) <= budget:
             return tile
-    return _fastest(work, budget, processors(device), (MOST_ROWS, WIDEST_SLICE, ALIGNMENT))
+    return _fastest(work, budget, processors, (MOST_ROWS, WIDEST_SLICE, ALIGNMENT))
+
+
+def ranked(processors: int, work: Work, workspace_mb: int) -> list[Tiling]:
+    """All tiles that are considered, those that should be fastest first."""
+    work = replace(work, count=_aligned(work.count))
+    return sorted(_candidates(work, workspace_mb << 20), key=lambda tile: work.steps(tile, processors))
 
 
 def cpu_tiling(rows: int, vocab: int, element_size: int, workspace_mb: int) -> Tiling:
@@ -148,9 +166,14 @@ def _evened(width: int, vocab: int) -> int:
     return _even(vocab, _parts(vocab, width), width)
 
 
-def _waves(rows: int, columns: int, processors: int) -> int:
-    """How often all multiprocessors compute a tile of a product [rows, columns]: the last time counts as whole."""
-    return _parts(_parts(rows, PRODUCT_TILE[0]) * _parts(columns, PRODUCT_TILE[1]), processors)
+def _waves(rows: int, columns: int, processors: int) -> float:
+    """How often all multiprocessors compute a large tile of a product [rows, columns], in the best of its tiles.
+
+    The last time counts as whole.
+    """
+    return min(
+        cost * _parts(_parts(rows, high) * _parts(columns, wide), processors) for high, wide, cost in PRODUCT_TILES
+    )
 
 
 def _even(total: int, parts: int, most: int) -> int:

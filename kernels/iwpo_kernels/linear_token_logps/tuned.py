@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -21,7 +23,7 @@ class Tuned:
     """How one mode runs fastest.
 
     Attributes:
-        rows, width: of a tile, at most; None leaves the choice to `tiling`.
+        rows, width: of a tile, at most; where width is None, or there are fewer than `rows` in all, `tiling` chooses.
         row_warps, slice_block: of `slice_kernel`; None takes those of `kernels`.
         epilogue: whether exponentials are made in the product's own epilogue.
     """
@@ -34,11 +36,25 @@ class Tuned:
 
 
 DEFAULTS = Tuned()
+Table = Mapping[tuple[str, int, str], Tuned]  # by device name, hidden size and mode
+_on_trial: Table | None = None
 
 
 def tuned(device: torch.device, features: int, mode: Mode) -> Tuned:
     """What was measured on just this device at just this hidden size, or the defaults."""
-    return table(os.environ.get(TABLE)).get((device_name(device), features, mode), DEFAULTS)
+    entries = table(os.environ.get(TABLE)) if _on_trial is None else _on_trial
+    return entries.get((device_name(device), features, mode), DEFAULTS)
+
+
+@contextmanager
+def using(entries: Table) -> Iterator[None]:
+    """These instead of the table, in all threads, as backward passes have their own."""
+    global _on_trial
+    before, _on_trial = _on_trial, entries
+    try:
+        yield
+    finally:
+        _on_trial = before
 
 
 @functools.cache
@@ -48,14 +64,18 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def table(path: str | None) -> dict[tuple[str, int, str], Tuned]:
+def table(path: str | None) -> Table:
     """The table beside this file, or the one that `$IWPO_TILING_TABLE` names.
 
     Raises:
-        ValueError: an entry has a key that is not known, or lacks device, hidden size or mode.
+        ValueError: there is no such file, it is not JSON, or an entry has a key that is not known, or lacks device,
+            hidden size or mode.
     """
     file = Path(__file__).with_name("tuned.json") if path is None else Path(path)
-    entries = json.loads(file.read_text())
+    try:
+        entries = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The table of tiles that ${TABLE} names, {file}, cannot be read: {error}") from error
     known = {field.name for field in fields(Tuned)}
     found = {}
     for entry in entries:

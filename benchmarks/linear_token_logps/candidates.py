@@ -1,0 +1,83 @@
+"""Settings of one mode that are worth a try on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import product
+
+from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
+from iwpo_kernels.linear_token_logps import kernels
+from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, ranked, tiling_on
+from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Tuned
+
+BUDGETS_MB = (128, 256, 512)
+TILES_A_BUDGET = 3
+# Warps and block of `slice_kernel`; None leaves both as they are.
+ROW_KERNELS = ((None, None), (4, 1024), (4, 2048), (8, 4096), (16, 4096))
+EPILOGUE = "iwpo_kernels.linear_token_logps.epilogue"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings, and the tile that comes of them at the size that is tuned.
+
+    Attributes:
+        mib: of the workspace that the tile needs.
+    """
+
+    settings: Tuned
+    tile: Tiling
+    mib: int
+
+    @property
+    def name(self) -> str:
+        warps = self.settings.row_warps or kernels.ROW_WARPS
+        block = self.settings.slice_block or kernels.SLICE_BLOCK
+        rows = f"{self.tile.rows} × {self.tile.width}, {warps} warps, blocks of {block}"
+        return f"{rows}, epilogue" if self.settings.epilogue else rows
+
+    @property
+    def fits(self) -> bool:
+        """Within the workspace that users have by default."""
+        return self.mib <= WORKSPACE_MB
+
+
+def candidates(case: Case, processors: int, present: Tuned = DEFAULTS) -> list[Candidate]:
+    """The default first, then the tiles that should be best within several budgets, with several row kernels.
+
+    Args:
+        present: of the table so far.
+    """
+    work = case.gradient_work if case.mode == "recomputed" else case.forward_work
+    tried = [DEFAULTS, present, *_settings(work, processors, case)]
+    found: dict[str, Candidate] = {}
+    for settings in tried:
+        tile = tiling_on(processors, work, max(BUDGETS_MB), settings)
+        if settings.width is None:
+            tile = tiling_on(processors, work, WORKSPACE_MB, settings)
+        candidate = Candidate(settings, tile, -(-replace(work, count=tile.rows).bytes(tile) >> 20))
+        found.setdefault(candidate.name, candidate)
+    return list(found.values())
+
+
+def _settings(work: Work, processors: int, case: Case) -> Iterator[Tuned]:
+    tiles = [tile for budget in BUDGETS_MB for tile in _best_tiles(ranked(processors, work, budget))]
+    if case.mode == "recomputed":  # `slice_kernel` runs in the forward pass, which is tuned as that of a frozen head
+        yield from (Tuned(tile.rows, tile.width) for tile in tiles)
+        return
+    for (warps, block), tile in product(ROW_KERNELS, tiles):
+        yield Tuned(tile.rows, tile.width, warps, block)
+    if case.mode != "saved" and find_spec(EPILOGUE) is not None:
+        for tile in tiles:
+            yield Tuned(tile.rows, tile.width, epilogue=True)
+
+
+def _best_tiles(tiles: list[Tiling]) -> list[Tiling]:
+    """The best of each number of rows, as widths of one matter less, and then the best of all others."""
+    of_rows: dict[int, Tiling] = {}
+    for tile in tiles:
+        of_rows.setdefault(tile.rows, tile)
+    first = list(of_rows.values())
+    return [*first, *(tile for tile in tiles if tile not in first)][:TILES_A_BUDGET]

@@ -1,0 +1,100 @@
+"""The fastest settings of the operator at one shape, mode by mode."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from benchmarks.linear_token_logps.candidates import Candidate, candidates
+from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
+from benchmarks.linear_token_logps.problem import FROZEN, NO_GRADIENT, TRAINABLE, HeadProblem, build
+from benchmarks.linear_token_logps.race import race
+from benchmarks.linear_token_logps.tune_report import Found
+from benchmarks.linear_token_logps.tuned_table import Entries, Key
+from benchmarks.suite import TOLERANCE, Run, Shape, relative_errors
+from iwpo_kernels.linear_token_logps import linear_token_logps
+from iwpo_kernels.linear_token_logps.tiling import processors
+from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, device_name, using
+
+# How problems name a mode, and whether exponentials are saved.
+RUNS: dict[Mode, tuple[str, bool]] = {
+    "no gradient": (NO_GRADIENT, False),
+    "frozen": (FROZEN, False),
+    "saved": (TRAINABLE, True),
+    "recomputed": (TRAINABLE, False),
+}
+
+
+def tune_shape(
+    shape: Shape, device: torch.device, entries: Entries, deadline: float, most: int | None = None
+) -> list[Found]:
+    """Mode by mode; `entries` get what is found, and lose what is no longer supported.
+
+    "recomputed" comes after "frozen", whose forward pass it shares.
+    """
+    problem = build(shape, device, 0)
+    modes = get_args(Mode)
+    found = []
+    for i, mode in enumerate(modes):
+        share = time.monotonic() + (deadline - time.monotonic()) / (len(modes) - i)
+        key = (device_name(device), shape.hidden, mode)
+        found.append(tune_mode(problem, mode, entries, key, share, most))
+        entries.pop(key, None)
+        best = found[-1].best
+        if best is not None:
+            entries[key] = found[-1].candidates[best].settings
+    return found
+
+
+def tune_mode(problem: HeadProblem, mode: Mode, entries: Entries, key: Key, deadline: float, most: int | None) -> Found:
+    shape, device = problem.shape, problem.hidden.device
+    tokens = problem.supervised.shape[0]
+    case = Case(tokens, shape.hidden, shape.vocab, mode, gathered=True, element_size=shape.dtype.itemsize)
+    found = candidates(case, processors(device), entries.get(key, DEFAULTS))[:most]
+    by_name = {candidate.name: candidate for candidate in found}
+    runs: dict[str, Run] = {}
+    default, *others = by_name
+    right: tuple[Tensor, ...] = ()
+    warmed_until = time.monotonic() + (deadline - time.monotonic()) / 2
+    for name, candidate in by_name.items():
+        if name != default and time.monotonic() > warmed_until:
+            break
+        run = _run(problem, mode, candidate, entries | {key: candidate.settings})
+        results = run()  # compiles
+        if name == default:
+            right = results
+        elif max(relative_errors(results, right)) > TOLERANCE[shape.dtype]:
+            print(f"{mode}, {name}: results differ from the default's, so it is left out.", file=sys.stderr)
+            continue
+        runs[name] = run
+    groups = [[name for name in others if name in runs and by_name[name].fits == fits] for fits in (True, False)]
+    standings = race(runs, default, groups, device, deadline)
+    return Found(case, by_name, standings, untried=len(found) - len(runs))
+
+
+def _run(problem: HeadProblem, mode: Mode, candidate: Candidate, entries: Entries) -> Run:
+    """As training calls the operator: the supervised tokens alone."""
+    kind, save = RUNS[mode]
+    labels, head = problem.labels[problem.supervised], problem.head(kind)
+
+    def run() -> tuple[Tensor, ...]:
+        with using(entries), torch.no_grad() if kind == NO_GRADIENT else contextlib.nullcontext():
+            logps = linear_token_logps(
+                problem.hidden,
+                head,
+                labels,
+                hidden_index=problem.supervised,
+                softcap=problem.shape.softcap,
+                workspace_mb=max(WORKSPACE_MB, candidate.mib),
+                save=save,
+                all_served=True,
+            )
+            assert isinstance(logps, Tensor)
+            return problem.gradients(-logps.mean(), kind)
+
+    return run
