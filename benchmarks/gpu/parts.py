@@ -54,7 +54,7 @@ PARTS = (
         115,
         "tests.txt",
         (_command(f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --deselect tests/kernels/test_ahead_of_time.py"),),
-        (_command(f"{PYTEST} -q tests/kernels/test_checks.py tests/kernels/test_devices.py"),),
+        (_command(f"{PYTEST} -q tests/kernels/test_checks.py tests/kernels/test_token_logps_launches.py"),),
     ),
     Part(
         "probe",
