@@ -1,0 +1,6 @@
+"""Exponentials in the epilogue of the product: the pass without gradient, and the first product of a frozen head."""
+
+from iwpo_kernels.linear_token_logps.epilogue.choice import pays
+from iwpo_kernels.linear_token_logps.epilogue.launch import serves, stream_slice
+
+__all__ = ["pays", "serves", "stream_slice"]
