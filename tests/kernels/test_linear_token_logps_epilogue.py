@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +24,10 @@ M, MASS, LABEL_Z, LABEL_SLOPE, FACTOR = (
 )
 WRITTEN = [M, MASS, LABEL_Z, LABEL_SLOPE, FACTOR]
 UNTOUCHED = [plane for plane in range(kernels.PLANES) if plane not in WRITTEN]
-POINTERS = Tile(16, 32, 16, warps=4, stages=2)
+POINTERS = Tile(16, 64, 16, warps=4, stages=2)
 DESCRIPTORS = replace(POINTERS, pieces=2, descriptors=True)
-ROWS, FEATURES = 21, 37  # neither a multiple of the tiles
-SLICES = ((0, 64), (64, 131), (131, 150))
+ROWS, FEATURES = 17, 21  # neither a multiple of the tiles
+SLICES = ((0, 64), (64, 141), (141, 150))
 WHOLE = ((0, 150),)
 DTYPES = [
     torch.float32,
@@ -47,16 +48,18 @@ def small_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "SEED_COLUMNS", 20)
 
 
-@pytest.fixture(
-    params=["pointers", "descriptors", pytest.param("those of the GPU", marks=pytest.mark.gpu)], autouse=True
-)
+THE_GPUS = pytest.param("those of the GPU", marks=pytest.mark.gpu)
+every_tile = pytest.mark.parametrize("tile", ["pointers", "descriptors", THE_GPUS], indirect=True)
+
+
+@pytest.fixture(params=["descriptors", THE_GPUS], autouse=True)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "those of the GPU":
         chosen = POINTERS if request.param == "pointers" else DESCRIPTORS
         monkeypatch.setattr(launch, "tile_for", lambda architecture, dtype: chosen)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """Rows of matrices are padded to whole 64 bytes, so that they start aligned whatever their length.
 
@@ -114,11 +117,21 @@ def random_case(device: torch.device, dtype: torch.dtype, **settings: Any) -> Ca
 def rising(case: Case, rows: slice = slice(None)) -> Case:
     """Each slice far above the one before, in some rows."""
     x, weight = padded(case.x), padded(case.weight)
-    lifts = torch.tensor([0.0, 40.0, 90.0]).repeat_interleave(64)[: len(weight)]
     x[:, 0] = 0
     x[rows, 0] = 1
-    weight[:, 0] = lifts.to(weight)
+    for (first, last), lift in zip(case.slices, (0.0, 40.0, 90.0), strict=True):
+        weight[first:last, 0] = lift
     return replace(case, x=x, weight=weight)
+
+
+def short(case: Case) -> Case:
+    return replace(case, x=case.x[:1], labels=case.labels[:1], slices=((0, 149), (149, 150)))
+
+
+# Cases that nobody writes to, so that the row kernel, which is slow in the interpreter, runs once for all tiles.
+shared_case = functools.cache(random_case)
+shared_rising_case = functools.cache(lambda device, dtype: rising(random_case(device, dtype)))
+shared_short_case = functools.cache(lambda device: short(random_case(device, torch.float32)))
 
 
 def stream(case: Case, masses: bool, step: Callable[..., None] = stream_slice) -> Streamed:
@@ -159,7 +172,7 @@ def row_kernel(
         SOFTCAP=head.ceiling is not None,
         MASSES=masses is not None,
         STATS=False,
-        BLOCK=16,
+        BLOCK=256,
     )
 
 
@@ -173,9 +186,14 @@ def true_logits(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     return z, slope, torch.arange(z.shape[1], device=z.device) != case.labels[:, None]
 
 
+@functools.cache
+def by_row_kernel(case: Case) -> Streamed:
+    return stream(case, True, row_kernel)
+
+
 def assert_close_to_truth(case: Case, masses: bool) -> Streamed:
     """Every error within twice that of the row kernel, or the resolution of float32."""
-    ours, theirs = stream(case, masses), stream(case, masses, row_kernel)
+    ours, theirs = stream(case, masses), by_row_kernel(case)
     z, slope, counted = true_logits(case)
     logsumexp = z.masked_fill(~counted, -torch.inf).logsumexp(1)
     error, bound = ((done.logsumexp - logsumexp).abs() for done in (ours, theirs))
@@ -197,9 +215,11 @@ def assert_close_to_truth(case: Case, masses: bool) -> Streamed:
             (done.masses[i].double() * (done.states[i][M].double() - logsumexp).exp()[:, None] - true).norm(dim=1)
             for done in (ours, theirs)
         )
-        size = true.norm(dim=1)  # of one row the other error may be small by luck
-        assert (error <= 2 * bound + (floor + torch.finfo(case.x.dtype).eps / 2) * size).all(), i
-        assert error.norm() <= 2 * bound.norm() + floor.max() * size.norm(), i
+        size = true.norm(dim=1)  # with m at the maximum, the row kernel may have no error where it matters
+        assert (error <= 2 * bound + (floor + torch.finfo(case.x.dtype).eps / 2) * size).all(), (
+            i,
+            (error - bound).max(),
+        )
     return ours
 
 
@@ -209,20 +229,22 @@ def assert_equal(ours: Streamed, expected: Streamed, rows: Tensor) -> None:
         torch.testing.assert_close(per_row[0][rows], per_row[1][rows], rtol=0, atol=0, equal_nan=True)
 
 
+@every_tile
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("softcap", [None, 5.0])
-@pytest.mark.parametrize(("masses", "slices"), [(True, SLICES), (False, SLICES), (False, WHOLE)])
+@pytest.mark.parametrize(("masses", "slices"), [(True, SLICES), (False, WHOLE)])
 def test_slices_add_up(
     device: torch.device, dtype: torch.dtype, softcap: float | None, masses: bool, slices: tuple[tuple[int, int], ...]
 ) -> None:
     settings = {} if softcap is None else {"softcap": softcap, "scale": 0.7}
-    assert_close_to_truth(random_case(device, dtype, slices=slices, **settings), masses)
+    assert_close_to_truth(shared_case(device, dtype, slices=slices, **settings), masses)
 
 
+@every_tile
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("masses", [True, False])
 def test_references_move_where_logits_rise(device: torch.device, dtype: torch.dtype, masses: bool) -> None:
-    done = assert_close_to_truth(rising(random_case(device, dtype)), masses)
+    done = assert_close_to_truth(shared_rising_case(device, dtype), masses)
     for before, after in zip(done.states, done.states[1:], strict=False):
         assert (after[M] > before[M] + kernels.slack(dtype)).all()
         torch.testing.assert_close(after[FACTOR], (before[M] - after[M]).exp())
@@ -243,15 +265,14 @@ def test_rows_keep_their_bits_beside_rows_done_again(device: torch.device) -> No
 
 
 @pytest.mark.parametrize("masses", [True, False])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_row_that_is_not_finite_spoils_no_other(device: torch.device, masses: bool, value: float) -> None:
+def test_rows_that_are_not_finite_spoil_no_other(device: torch.device, masses: bool) -> None:
     case = random_case(device, torch.float32)
     clean = stream(case, masses)
-    case.x[3, 5] = value
+    case.x[3, 5], case.x[7, 5] = torch.nan, torch.inf
     ours = stream(case, masses)
-    assert ours.state[MASS, 3].isnan()
-    assert_equal(ours, clean, torch.arange(ROWS) != 3)
-    assert all(out[3].isfinite().all() for out in ours.masses)
+    assert ours.state[MASS, [3, 7]].isnan().all()
+    assert_equal(ours, clean, torch.tensor([row for row in range(ROWS) if row not in (3, 7)]))
+    assert all(out[[3, 7]].isfinite().all() for out in ours.masses)
 
 
 @pytest.mark.parametrize("masses", [True, False])
@@ -270,27 +291,27 @@ def test_logits_of_minus_infinity_have_no_mass(device: torch.device, masses: boo
 
 
 def test_logits_far_below_zero_have_mass(device: torch.device) -> None:
-    """Beside a slice of nothing but −∞, whose reference is none."""
+    """Beside pieces of nothing but −∞, whose reference is none."""
     case = random_case(device, torch.float32, slices=WHOLE)
     case.x[:, 0] = 1
     case.weight[:, 0] = -300
     case.weight[64:, 0] = -torch.inf
+    z, _, counted = true_logits(case)
+    truth = z.masked_fill(~counted, -torch.inf).logsumexp(1)
     for masses in (True, False):
-        assert (stream(case, masses).logsumexp - stream(case, masses, row_kernel).logsumexp).abs().max() < 1e-3
+        torch.testing.assert_close(stream(case, masses).logsumexp, truth, rtol=1e-6, atol=0)
 
 
 @pytest.mark.usefixtures("no_help_to_repeat")
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("masses", [True, False])
-def test_runs_repeat_bitwise(device: torch.device, dtype: torch.dtype, masses: bool) -> None:
-    case = rising(random_case(device, dtype), slice(0, 5))
+def test_runs_repeat_bitwise(device: torch.device, masses: bool) -> None:
+    case = rising(random_case(device, torch.float16), slice(0, 5))
     assert_equal(stream(case, masses), stream(case, masses), torch.arange(ROWS))
 
 
 @pytest.mark.parametrize("masses", [True, False])
-def test_one_token_and_few_columns(device: torch.device, masses: bool) -> None:
-    case = random_case(device, torch.float32)
-    assert_close_to_truth(replace(case, x=case.x[:1], labels=case.labels[:1], slices=((0, 149), (149, 150))), masses)
+def test_one_token_and_one_column(device: torch.device, masses: bool) -> None:
+    assert_close_to_truth(shared_short_case(device), masses)
 
 
 @pytest.mark.parametrize("masses", [True, False])
