@@ -25,7 +25,11 @@ RANDOM_CALLS = 300
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compilation needs; spills are bytes on NVIDIA and registers on AMD."""
+    """What one compilation needs; spills are bytes on NVIDIA and registers on AMD.
+
+    Attributes:
+        warpgroups: whether products are Hopper's, of four warps at once.
+    """
 
     launch: str
     kernel: str
@@ -34,6 +38,7 @@ class Usage:
     spills: int
     shared: int
     atomics: bool
+    warpgroups: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def compile_share(share: int, of: int) -> Report:
     """Every `of`-th launch and target, compiled. All shares look at random calls, each at its own."""
     import torch
     from launches import Target, launches
-    from launching_calls import every_call, random_calls
+    from launching_calls import epilogue_calls, every_call, random_calls
 
     calls = every_call()
     nvidia, amd = launches(calls, Target("sm_90")), launches(calls, Target("gfx942"))
@@ -58,6 +63,8 @@ def compile_share(share: int, of: int) -> Report:
     for architecture in SHARED_MEMORY_LIMIT:
         target = Target(architecture)
         jobs += [(launch, target) for launch in (amd if target.is_amd else nvidia)]
+        jobs += [(launch, target) for launch in launches(epilogue_calls(), target)]
+    jobs += [(launch, large) for launch in launches(epilogue_calls((torch.bfloat16,)), large)]
     known = {str(launch) for launch in nvidia}
     others = launches(random_calls(RANDOM_CALLS, seed=share), Target("sm_90"))
     return Report(
@@ -112,6 +119,7 @@ def _usage(launch: Any, target: Any) -> Usage:
         spills=spills,
         shared=compiled.metadata.shared,
         atomics="tt.atomic" in assembly["ttir"],
+        warpgroups="wgmma" in assembly.get("ptx", ""),
     )
 
 

@@ -219,11 +219,11 @@ def product_kernel(
     Without, each subtracts its own maximum. With `redo` only blocks of rows that hold a flag [R] are worked on.
     """
     first_row, first_column = tile_corner(tl.program_id(0), rows, columns, BLOCK_R, BLOCK_C, GROUP)
-    wanted = 1
+    wanted = 1.0
     if redo != 0:
         row = first_row + tl.arange(0, BLOCK_R)
-        wanted = tl.max(tl.load(flag_ptr + row, mask=row < rows, other=0), axis=0)
-    if wanted != 0:
+        wanted = tl.max(tl.load(flag_ptr + row, mask=row < rows, other=0.0), axis=0)
+    if wanted != 0.0:
         a = block_product(
             x,
             weight,
@@ -336,10 +336,10 @@ def settle_kernel(
     settled = exists
     if MASSES:
         if redo != 0:
-            settled = exists & (tl.load(flag_ptr + row, mask=exists, other=0) != 0)
+            settled = exists & (tl.load(flag_ptr + row, mask=exists, other=0.0) != 0.0)
         else:
             tl.store(next_ptr + row, m, mask=exists)
-            tl.store(flag_ptr + row, above.to(tl.int32), mask=exists)
+            tl.store(flag_ptr + row, above.to(tl.float32), mask=exists)
             settled = exists & (above == 0)
     old = tl.load(state_ptr + M * state_stride + row, mask=settled, other=0.0)
     factor = tl.exp(tl.where(old == -float("inf"), 0.0, old - m))

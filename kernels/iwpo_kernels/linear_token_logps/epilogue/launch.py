@@ -67,7 +67,7 @@ def stream_slice(
         return
     if first == 0:  # else a row without a reference gets one when it is done again
         reference = part.seed()
-    again = _Again(torch.empty_like(reference), torch.empty_like(reference, dtype=torch.int32))
+    again = _Again(torch.empty_like(reference), torch.empty_like(reference))
     parts = part.product(reference, masses)
     part.settle(parts, reference, again)
     part.product(again.reference, masses, again, parts)
@@ -76,7 +76,7 @@ def stream_slice(
 
 @dataclass(frozen=True)
 class _Again:
-    """Rows that are done twice, and what they subtract the second time: float32 [R] and int32 [R], 0 for no."""
+    """What rows subtract that are done twice, and which are, 0 for no: float32 [R] like all that kernels keep of rows."""
 
     reference: Tensor
     flag: Tensor
@@ -123,7 +123,7 @@ class _Slice:
             self.state,
             parts,
             reference,
-            self.labels if again is None else again.flag,
+            reference if again is None else again.flag,
             x.stride(0),
             weight.stride(0),
             0 if masses is None else masses.stride(0),
@@ -172,7 +172,7 @@ class _Slice:
             self.state,
             reference,
             reference if again is None else again.reference,
-            self.labels if again is None else again.flag,
+            reference if again is None else again.flag,
             self.state.stride(0),
             parts.stride(0),
             self.rows,
