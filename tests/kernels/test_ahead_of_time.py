@@ -42,9 +42,7 @@ def test_launches_carry_the_hints_and_limits_that_triton_gives_them(usages: list
 
 
 def test_no_launch_spills_registers(usages: list[Usage]) -> None:
-    """But for four on AMD, or their bytes, beside a tile of a product that fills the registers."""
-    allowed = {"product_kernel": {"sm_80": 16, "sm_90": 16, "sm_100": 16, "gfx942": 4}}
-    assert [usage for usage in usages if usage.spills > allowed.get(usage.kernel, {}).get(usage.architecture, 0)] == []
+    assert [usage for usage in usages if usage.spills] == []
     assert all(usage.registers > 0 for usage in usages)
 
 

@@ -154,15 +154,15 @@ def finish_piece(
     label = tl.load(label_ptr + row, mask=exists, other=-1) - start
     is_here = (label >= first_column) & (label < first_column + BLOCK_C) & (label < columns)
     label = tl.where(is_here, label, -1).to(tl.int32)
-    is_label = column[None, :] == label[:, None]
+    if first_column + BLOCK_C > columns:
+        z = tl.where((column < columns)[None, :], z, -float("inf"))
     if tl.max(is_here.to(tl.int32), axis=0) != 0:
+        is_label = column[None, :] == label[:, None]
         label_z = tl.sum(tl.where(is_label, z, 0.0), axis=1)
+        derivative = cap_slope(label_z, inverse_ceiling, SOFTCAP)
         tl.store(state_ptr + LABEL_Z * state_stride + row, label_z, mask=is_here)
-        tl.store(
-            state_ptr + LABEL_SLOPE * state_stride + row, cap_slope(label_z, inverse_ceiling, SOFTCAP), mask=is_here
-        )
-
-    z = tl.where(is_label | (column >= columns)[None, :], -float("inf"), z)
+        tl.store(state_ptr + LABEL_SLOPE * state_stride + row, derivative, mask=is_here)
+        z = tl.where(is_label, -float("inf"), z)
     top = tl.max(z, axis=1)
     reference = top
     if MASSES:
