@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from iwpo_kernels.devices import mm_fp32
@@ -348,6 +350,22 @@ def test_what_is_not_served_is_refused(device: torch.device) -> None:
     assert not serves(x, memory.t()[:5].repeat(1, 11)[:, :32].t().contiguous().t(), None, False, False)
     assert not serves(x[:, :9], weight[:, :9], None, False, False)
     assert not serves(x[:0], weight, None, False, False)
+
+
+@triton.jit
+def corner_kernel(corner_ptr, rows, columns, GROUP: tl.constexpr):
+    row, column = epilogue_kernels.tile_corner(tl.program_id(0), rows, columns, 16, 32, GROUP)
+    tl.store(corner_ptr + 2 * tl.program_id(0), row)
+    tl.store(corner_ptr + 2 * tl.program_id(0) + 1, column)
+
+
+def test_every_tile_is_made_once(device: torch.device) -> None:
+    """Five blocks of rows in groups of two, three blocks of columns."""
+    corners = torch.zeros(15, 2, dtype=torch.int32, device=device)
+    corner_kernel[(15,)](corners, 70, 96, GROUP=2)
+    expected = [(row, column) for row in range(0, 80, 16) for column in range(0, 96, 32)]
+    assert sorted(map(tuple, corners.tolist())) == expected
+    assert corners[:3].tolist() == [[0, 0], [16, 0], [0, 32]]
 
 
 def test_nobody_gets_it_before_it_is_measured() -> None:

@@ -76,7 +76,7 @@ def stream_slice(
 
 @dataclass(frozen=True)
 class _Again:
-    """What rows subtract that are done twice, and which are, 0 for no: float32 [R] like all that kernels keep of rows."""
+    """What rows that are done twice subtract then, and which they are, 0 for no: both float32 [R]."""
 
     reference: Tensor
     flag: Tensor
