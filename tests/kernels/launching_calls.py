@@ -61,7 +61,7 @@ def every_call(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
 
 def epilogue_calls(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
     """Few, as each takes seconds to compile: 16-bit types, which differ in one conversion, stand for each other."""
-    cases = {torch.bfloat16: (2.0, 256), torch.float16: (None, 301), torch.float32: (2.0, 256)}
+    cases = {torch.bfloat16: (2.0, 256), torch.float16: (None, 301), torch.float32: (2.0, 301)}
     return [partial(_epilogue, dtype, *cases[dtype]) for dtype in dtypes]
 
 

@@ -36,10 +36,10 @@ class Tile:
 HOPPER = Tile(128, 256, 64, warps=8, stages=4, pieces=2, descriptors=True)
 AMPERE = Tile(128, 128, 64, warps=8, stages=3)
 CDNA3 = Tile(128, 128, 64, warps=8, stages=2)
-FLOAT32 = Tile(128, 128, 16, warps=8, stages=2)
+FLOAT32 = Tile(128, 64, 16, warps=8, stages=2)  # without tensor cores operands take registers too
 
-# None of them spills a register that matters, softcap and masses or not. The compiler serves later GPUs of a family
-# alike, but shared memory may be less there, so only those that were compiled for are listed.
+# None of them spills, softcap and masses or not. Later GPUs of a family may have less shared memory, so only those that
+# were compiled for are listed.
 TILES = {"sm_80": AMPERE, "sm_90": HOPPER, "sm_100": HOPPER, "gfx942": CDNA3}
 
 
