@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import product
 
 from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
@@ -16,7 +15,6 @@ BUDGETS_MB = (128, 256, 512)
 TILES_A_BUDGET = 3
 # Warps and block of `slice_kernel`; None leaves both as they are.
 ROW_KERNELS = ((None, None), (4, 1024), (4, 2048), (8, 4096), (16, 4096))
-EPILOGUE = "iwpo_kernels.linear_token_logps.epilogue"
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,9 @@ def candidates(case: Case, processors: int, present: Tuned = DEFAULTS) -> list[C
     Args:
         present: of the table so far.
     """
-    work = case.gradient_work if case.mode == "recomputed" else case.forward_work
-    tried = [DEFAULTS, present, *_settings(work, processors, case)]
     found: dict[str, Candidate] = {}
-    for settings in tried:
+    for settings in (DEFAULTS, present, *_settings(processors, case)):
+        work = _work(case, settings.epilogue)
         tile = tiling_on(processors, work, max(BUDGETS_MB), settings)
         if settings.width is None:
             tile = tiling_on(processors, work, WORKSPACE_MB, settings)
@@ -62,15 +59,22 @@ def candidates(case: Case, processors: int, present: Tuned = DEFAULTS) -> list[C
     return list(found.values())
 
 
-def _settings(work: Work, processors: int, case: Case) -> Iterator[Tuned]:
-    tiles = [tile for budget in BUDGETS_MB for tile in _best_tiles(ranked(processors, work, budget))]
+def _work(case: Case, epilogue: bool) -> Work:
+    return case.gradient_work if case.mode == "recomputed" else case.forward_work(epilogue)
+
+
+def _settings(processors: int, case: Case) -> Iterator[Tuned]:
+    def tiles(epilogue: bool) -> list[Tiling]:
+        work = _work(case, epilogue)
+        return [tile for budget in BUDGETS_MB for tile in _best_tiles(ranked(processors, work, budget))]
+
     if case.mode == "recomputed":  # `slice_kernel` runs in the forward pass, which is tuned as that of a frozen head
-        yield from (Tuned(tile.rows, tile.width) for tile in tiles)
+        yield from (Tuned(tile.rows, tile.width) for tile in tiles(epilogue=False))
         return
-    for (warps, block), tile in product(ROW_KERNELS, tiles):
+    for (warps, block), tile in product(ROW_KERNELS, tiles(epilogue=False)):
         yield Tuned(tile.rows, tile.width, warps, block)
-    if case.mode != "saved" and find_spec(EPILOGUE) is not None:
-        for tile in tiles:
+    if case.mode != "saved":
+        for tile in tiles(epilogue=True):
             yield Tuned(tile.rows, tile.width, epilogue=True)
 
 

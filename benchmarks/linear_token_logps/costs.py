@@ -5,7 +5,7 @@ Numbers of 16 bits, and of float32 where sums grow. Tiles are those that the ope
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from iwpo_kernels.linear_token_logps.gpu import forward_work
 from iwpo_kernels.linear_token_logps.gpu_head_gradient import gradient_work
 from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, tiling_on
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned
-from iwpo_kernels.linear_token_logps.types import Forward
 from iwpo_kernels.linear_token_logps.types import Head as LinearHead
 
 WORKSPACE_MB = 256
@@ -55,17 +54,10 @@ class Case:
         """Of hidden states or results [N, H], in 16 bits."""
         return 2 * self.tokens * self.features
 
-    @property
-    def forward_work(self) -> Work:
-        saved = self.tokens if self.saves else 0
-        out = Forward(
-            logps=_nothing(self.tokens),
-            statistics=_nothing(4, 0),
-            jacobian=_nothing(self.tokens if self.makes_jacobian else 0, self.features),
-            masses=_nothing(saved, self.vocab),
-            state=_nothing(3, self.tokens),
-        )
-        return forward_work(self.tokens, self.vocab, self.features, self.element_size, out, True)
+    def forward_work(self, epilogue: bool = False) -> Work:
+        """Args: epilogue: whether the product makes its exponentials itself, so that logits are never written."""
+        mode: Mode = "frozen" if self.mode == "recomputed" else self.mode
+        return forward_work(self.tokens, self.vocab, self.features, self.element_size, mode, True, epilogue)
 
     @property
     def gradient_work(self) -> Work:
@@ -90,9 +82,7 @@ def costs(
             instructions overlap with nothing.
     """
     ledger = Ledger(gpu)
-    work = case.forward_work
-    if main_loop is not None:  # logits are never written
-        work = replace(work, per_logit=max(1, work.per_logit - 4))
+    work = case.forward_work(epilogue=main_loop is not None)
     _forward(case, ledger, tiling_on(gpu.multiprocessors, work, workspace_mb, settings), main_loop)
     if case.makes_jacobian:
         _hidden_gradient(case, ledger)
@@ -108,7 +98,7 @@ def _forward(case: Case, ledger: Ledger, tiling: Tiling, main_loop: float | None
     ledger.tiles.append(f"{tiling.rows} × {tiling.width}")
     for start, end in tiling.row_ranges(case.tokens):
         rows = end - start
-        ledger.small(4)  # the first state
+        ledger.small(1)  # the first state
         if case.gathered:
             ledger.passes(RESULTS, 4 * rows * features)
         for first, last in tiling.slices(case.vocab):

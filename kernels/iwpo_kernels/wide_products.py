@@ -27,10 +27,12 @@ def mm_fp32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 def addmm_fp32(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total [M, N] ← total + a [M, K] times b [K, N], in float32."""
     add = None if a.dtype == torch.float32 else _adds_in_place(a.device, a.dtype)
-    if add is None:
-        total.addmm_(a.float(), b.float())
-    else:
+    if add is not None:
         add(total, a, b)
+    elif total.is_cuda:
+        total.addmm_(a.float(), b.float())
+    else:  # whose addmm adds blocks of a long sum to the total one by one, where a GPU adds the sum
+        total.add_(torch.mm(a.float(), b.float()))
 
 
 def _addmm(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -40,7 +40,7 @@ def case(mode: str, features: int = 4096) -> Case:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_default_is_the_first_candidate(mode: str) -> None:
     first, *others = candidates(case(mode), PROCESSORS)
-    work = case(mode).gradient_work if mode == "recomputed" else case(mode).forward_work
+    work = case(mode).gradient_work if mode == "recomputed" else case(mode).forward_work()
     assert first.settings == DEFAULTS and first.tile == tiling_on(PROCESSORS, work, 256, DEFAULTS)
     assert 4 <= len(others) <= 60 and len({one.name for one in (first, *others)}) == 1 + len(others)
 
@@ -58,17 +58,15 @@ def test_candidates_vary_rows_width_workspace_and_row_kernel_together(mode: str)
 
 
 def test_a_candidate_has_the_tile_that_its_settings_get_in_its_memory() -> None:
-    work = case("frozen").forward_work
     for one in candidates(case("frozen"), PROCESSORS):
+        work = case("frozen").forward_work(one.settings.epilogue)
         assert tiling_on(PROCESSORS, work, max(256, one.mib), one.settings) == one.tile
         assert one.mib - 1 < work.bytes(one.tile) / 2**20 <= one.mib
 
 
-def test_the_epilogue_is_a_candidate_where_it_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates_module, "EPILOGUE", "iwpo_kernels.none_such")
-    assert not any(one.settings.epilogue for one in candidates(case("frozen"), PROCESSORS))
-    monkeypatch.setattr(candidates_module, "EPILOGUE", "iwpo_kernels.linear_token_logps.kernels")
-    assert any(one.settings.epilogue for one in candidates(case("frozen"), PROCESSORS))
+def test_the_epilogue_is_a_candidate_where_it_serves() -> None:
+    for mode, serves in (("no gradient", True), ("frozen", True), ("saved", False), ("recomputed", False)):
+        assert any(one.settings.epilogue for one in candidates(case(mode), PROCESSORS)) == serves
 
 
 def test_what_the_table_has_is_tried_again() -> None:

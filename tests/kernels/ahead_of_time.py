@@ -31,6 +31,7 @@ class Usage:
         aligned: whether it is for rows that begin at multiples of 16 bytes, on sm_90.
         narrow: its accesses to global memory of one or two bytes a thread, on sm_90.
         wide: its loads of 16 bytes a thread, on sm_90.
+        warpgroups: whether products are Hopper's, of four warps at once.
     """
 
     launch: str
@@ -43,6 +44,7 @@ class Usage:
     aligned: bool = False
     narrow: int = 0
     wide: int = 0
+    warpgroups: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def compile_share(share: int, of: int) -> Report:
     """Every `of`-th launch and target, compiled. All shares look at random calls, each at its own."""
     import torch
     from launches import Target, launches
-    from launching_calls import aligned_calls, every_call, random_calls
+    from launching_calls import aligned_calls, epilogue_calls, every_call, random_calls
 
     calls = every_call()
     nvidia, amd = launches(calls, Target("sm_90")), launches(calls, Target("gfx942"))
@@ -67,6 +69,8 @@ def compile_share(share: int, of: int) -> Report:
     for architecture in SHARED_MEMORY_LIMIT:
         target = Target(architecture)
         jobs += [(launch, target) for launch in (amd if target.is_amd else nvidia)]
+        jobs += [(launch, target) for launch in launches(epilogue_calls(), target)]
+    jobs += [(launch, large) for launch in launches(epilogue_calls((torch.bfloat16,)), large)]
     known = {str(launch) for launch in nvidia}
     aligned = {str(launch) for launch in launches(aligned_calls(), Target("sm_90"))}
     others = launches(random_calls(RANDOM_CALLS, seed=share), Target("sm_90"))
@@ -126,6 +130,7 @@ def _usage(launch: Any, target: Any, aligned: set[str]) -> Usage:
         aligned=target.architecture == "sm_90" and str(launch) in aligned,
         narrow=narrow,
         wide=wide,
+        warpgroups="wgmma" in assembly.get("ptx", ""),
     )
 
 

@@ -16,6 +16,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from iwpo_kernels import devices, launch
 from iwpo_kernels.linear_token_logps import tiling
+from iwpo_kernels.linear_token_logps.epilogue import launch as epilogue_launch
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def launches(calls: Iterable[Callable[[], Any]], target: Target) -> list[Launch]
         patches.enter_context(patch.object(devices, "_interpreting", True))
         patches.enter_context(patch.object(tiling, "WIDEST_SLICE", tiling.ALIGNMENT))  # so that small heads have slices
         patches.enter_context(patch.object(launch, "limits_registers", lambda: not target.is_amd))
+        patches.enter_context(patch.object(epilogue_launch, "architecture", lambda device: target.architecture))
         if target.large:
             patches.enter_context(patch.object(HIPBackend, "is_within_2gb", lambda tensor: False))
         for call in calls:

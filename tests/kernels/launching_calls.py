@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels import linear_token_logps, token_logps, weighted_preference_loss
+from iwpo_kernels.linear_token_logps import kernels
+from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
+from iwpo_kernels.linear_token_logps.types import Head
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Call = Callable[[], Any]
@@ -67,6 +70,12 @@ def aligned_calls() -> list[Call]:
     return [*linear, *tokens, *_preference_calls()]
 
 
+def epilogue_calls(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
+    """Few, as each takes seconds to compile: 16-bit types, which differ in one conversion, stand for each other."""
+    cases = {torch.bfloat16: (2.0, 256), torch.float16: (None, 301), torch.float32: (2.0, 301)}
+    return [partial(_epilogue, dtype, *cases[dtype]) for dtype in dtypes]
+
+
 def random_calls(count: int, seed: int) -> Iterator[Call]:
     """Calls of other sizes and strides, with options drawn at random."""
     draw = random.Random(seed)
@@ -114,6 +123,17 @@ def _linear(
     logps = result if isinstance(result, Tensor) else result.logps
     if logps.requires_grad:
         logps.sum().backward()
+
+
+def _epilogue(dtype: torch.dtype, softcap: float | None, columns: int, tokens: int = 5) -> None:
+    """A first slice with masses, whose references a product without masses makes, and a pass without any."""
+    x, weight = (ALIGNED.matrix(rows, dtype).detach() for rows in (tokens, columns))
+    assert serves(x, weight, bias=None, stats=False, saves=False)
+    labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
+    state = torch.zeros(kernels.PLANES, tokens)
+    memory = torch.zeros(tokens, 16 * (columns // 16 + 1), dtype=dtype)
+    for masses in (memory[:, :columns], None):
+        stream_slice(x, weight, labels, state, 0, masses, Head(weight, None, softcap, 1.0, 1.0))
 
 
 def _token_calls(dtypes: tuple[torch.dtype, ...]) -> Iterator[Call]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from ahead_of_time import SHARED_MEMORY_LIMIT, Report, Usage, compile_all
 
+EPILOGUE = {"product_kernel", "seed_kernel", "settle_kernel"}
+"""Not held to wide accesses: the first goes through descriptors, the others read one number a row."""
+
 NARROW = {
     "slice_kernel": (16, "masses of earlier blocks are scaled where a row outgrows its reference, which few rows do"),
     "finish_kernel": (8, "the label's row of a head that may begin anywhere, once a token"),
@@ -69,9 +72,15 @@ def test_no_kernel_is_atomic(usages: list[Usage]) -> None:
 
 def test_rows_that_are_aligned_are_read_and_written_wide(usages: list[Usage]) -> None:
     aligned = [usage for usage in usages if usage.aligned]
-    assert {usage.kernel for usage in aligned} == {usage.kernel for usage in usages}
+    assert {usage.kernel for usage in aligned} == {usage.kernel for usage in usages} - EPILOGUE
     assert [usage for usage in aligned if usage.narrow > 1 + NARROW.get(usage.kernel, (0, ""))[0]] == []
     exempt = tuple(NO_WIDE_LOADS)
     assert [usage for usage in aligned if not usage.wide and not usage.launch.startswith(exempt)] == []
     unaligned = [usage for usage in usages if usage.architecture == "sm_90" and not usage.aligned]
     assert any(usage.narrow > 16 for usage in unaligned), "the count sees narrow accesses where there are some"
+
+
+def test_products_of_16_bits_use_warpgroups_on_hopper(usages: list[Usage]) -> None:
+    products = [usage for usage in usages if usage.kernel == "product_kernel" and usage.architecture == "sm_90"]
+    assert {"bf16", "fp16"} <= {usage.launch.split("x: tensordesc<")[-1][:4] for usage in products}
+    assert all(usage.warpgroups == ("tensordesc" in usage.launch) for usage in products)

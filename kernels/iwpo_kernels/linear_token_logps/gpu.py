@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +12,11 @@ from torch import Tensor
 
 from iwpo_kernels.launch import launch_options
 from iwpo_kernels.linear_token_logps import kernels
+from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
 from iwpo_kernels.linear_token_logps.gpu_head_gradient import head_gradient
 from iwpo_kernels.linear_token_logps.index_sums import sum_by_index
 from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, gpu_tiling
-from iwpo_kernels.linear_token_logps.tuned import Tuned, tuned
+from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned, tuned
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Rows, raw_logits
 from iwpo_kernels.wide_products import addmm_fp32, mm_fp32
 
@@ -29,7 +32,7 @@ class Tile:
         x: [R, H] hidden states.
         labels: int64 [R].
         state: float32 [9, R], see `kernels`.
-        logits: float32 [R, width].
+        logits: float32 [R, width], or None where the product's epilogue makes exponentials of them.
         masses: [R, width] of one slice, [R, columns] of all of them where they are saved, or None.
         sums: float32 [R, H], Σ_v f'_v exp(z_v − m) W_v so far, or None.
     """
@@ -39,7 +42,7 @@ class Tile:
     x: Tensor
     labels: Tensor
     state: Tensor
-    logits: Tensor
+    logits: Tensor | None
     masses: Tensor | None
     sums: Tensor | None
 
@@ -49,32 +52,41 @@ def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
     head = head.for_products(rows.hidden.dtype)
     vocab, features = head.weight.shape
     settings = tuned(rows.hidden.device, features, out.mode)
-    work = forward_work(rows.count, vocab, features, rows.hidden.element_size(), out, rows.position is None)
+    if settings.epilogue and not serves(rows.hidden, head.weight, head.bias, out.makes_statistics, out.saves_masses):
+        settings = DEFAULTS
+    in_order, size = rows.position is None, rows.hidden.element_size()
+    work = forward_work(rows.count, vocab, features, size, out.mode, in_order, settings.epilogue)
     tiling = gpu_tiling(work, workspace_mb, rows.hidden.device, settings)
-    for tile in _tiles(rows, out, tiling, features):
+    for tile in _tiles(rows, out, tiling, features, settings.epilogue):
         for first, last in tiling.slices(vocab):
             _stream(tile, head, out, first, last, settings)
         _finish(tile, rows, head, out)
 
 
-def forward_work(count: int, vocab: int, features: int, element_size: int, out: Forward, in_order: bool) -> Work:
-    """What the forward pass keeps in the workspace: logits, masses that are not saved, hidden states, sums."""
+def forward_work(
+    count: int, vocab: int, features: int, element_size: int, mode: Mode, in_order: bool, epilogue: bool = False
+) -> Work:
+    """What the forward pass keeps in the workspace: logits, masses that are not saved, hidden states, sums.
+
+    An epilogue leaves less than a byte for each logit that it does not keep: sums of its tiles.
+    """
+    jacobian = mode != "no gradient"
     return Work(
         count=count,
         vocab=vocab,
         features=features,
-        per_logit=4 + (element_size if out.mode == "frozen" else 0),
-        per_row=features * (element_size + (4 if out.makes_jacobian and not in_order else 0)),
-        second="hidden" if out.makes_jacobian else None,
+        per_logit=(1 if epilogue else 4) + (element_size if mode == "frozen" else 0),
+        per_row=features * (element_size + (4 if jacobian and not in_order else 0)),
+        second="hidden" if jacobian else None,
     )
 
 
-def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int) -> Iterator[Tile]:
+def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int, epilogue: bool) -> Iterator[Tile]:
     """To be used one at a time, as they share memory."""
     device, ranges = rows.hidden.device, tiling.row_ranges(rows.count)
     most = ranges[0][1]
-    logits = torch.empty(most, tiling.width, device=device)
-    masses = torch.empty_like(logits, dtype=rows.hidden.dtype) if out.mode == "frozen" else None
+    logits = None if epilogue else torch.empty(most, tiling.width, device=device)
+    masses = rows.hidden.new_empty(most, tiling.width) if out.mode == "frozen" else None
     in_order = rows.position is None  # then sums grow where the result is to be
     sums = torch.empty(most, features, device=device) if out.makes_jacobian and not in_order else None
     for start, end in ranges:
@@ -87,7 +99,7 @@ def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int) -> Iterator[
             x=rows.gather(start, end),
             labels=rows.labels[own],
             state=_initial_state(count, device),
-            logits=logits[:count],
+            logits=None if logits is None else logits[:count],
             masses=out.masses[own] if out.saves_masses else tile_masses,
             sums=out.jacobian[own] if out.makes_jacobian and in_order else tile_sums,
         )
@@ -95,11 +107,16 @@ def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int) -> Iterator[
 
 def _initial_state(rows: int, device: torch.device) -> Tensor:
     """No mass yet. A label that no slice holds stays NaN."""
-    state = torch.zeros(kernels.PLANES, rows, device=device)
-    state[kernels.M.value] = -torch.inf
-    state[kernels.TOP.value] = -torch.inf
-    state[kernels.LABEL_Z.value] = torch.nan
-    return state
+    return _no_mass(device).repeat(1, rows)
+
+
+@functools.cache
+def _no_mass(device: torch.device) -> Tensor:
+    """Of one row, float32 [9, 1]; kept, so that a tile begins with one launch."""
+    values = [0.0] * kernels.PLANES
+    values[kernels.M.value] = values[kernels.TOP.value] = -math.inf
+    values[kernels.LABEL_Z.value] = math.nan
+    return torch.tensor(values, device=device)[:, None]
 
 
 def _stream(tile: Tile, head: Head, out: Forward, first: int, last: int, settings: Tuned) -> None:
@@ -108,8 +125,11 @@ def _stream(tile: Tile, head: Head, out: Forward, first: int, last: int, setting
     masses = tile.masses
     if masses is not None:
         masses = masses[:, first:last] if out.saves_masses else masses[:, : last - first]
-    z = raw_logits(tile.x, part, tile.logits)
-    _exponentials(tile, z, masses, head, out, first, settings)
+    if tile.logits is None:
+        stream_slice(tile.x, part.weight, tile.labels, tile.state, first, masses, head)
+    else:
+        z = raw_logits(tile.x, part, tile.logits)
+        _exponentials(tile, z, masses, head, out, first, settings)
     if tile.sums is None:
         return
     assert masses is not None
