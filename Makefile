@@ -23,7 +23,7 @@ gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu/first.sh
 
 gpu-kernels:
-	PYTHON=$(PYTHON) benchmarks/gpu/first.sh --parts kernels
+	PYTHON=$(PYTHON) benchmarks/gpu/first.sh --parts kernels alone
 
 # Every part of it at tiny size on a CPU.
 gpu-quick: $(VENV)/.installed-test

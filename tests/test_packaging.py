@@ -42,6 +42,9 @@ def test_the_wheel_holds_both_packages_typed_and_no_kernels_package(wheel):
     recipes = {f"iwpo_fast/recipes/{path.name}" for path in (ROOT / "iwpo_fast" / "recipes").glob("*.yaml")}
     assert recipes
     assert {name for name in names if name.endswith(".yaml")} == recipes
+    tables = {str(path.relative_to(ROOT / "kernels")) for path in (ROOT / "kernels").rglob("*.json")}
+    assert tables
+    assert {name for name in names if name.endswith(".json") and "dist-info" not in name} == tables
 
 
 def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel, tmp_path):

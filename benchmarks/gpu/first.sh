@@ -11,7 +11,7 @@ if compgen -G '.whl/*.whl' > /dev/null; then
   "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$scratch/site" .whl/*.whl ||
     echo 'The wheels in .whl could not be installed; going on without them.'
 fi
-export PYTHONPATH=$PWD:$PWD/kernels:$scratch/site
+export PYTHONPATH=$PWD:$PWD/kernels:$scratch/site${PYTHONPATH:+:$PYTHONPATH}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton} # as tests move HOME, where it would be
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 if command -v nvidia-smi > /dev/null; then

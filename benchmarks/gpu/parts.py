@@ -47,14 +47,28 @@ CASE = "Qwen2.5-1.5B, UltraFeedback"
 LIGER = "Liger fused DPO"
 TUNE = "-m benchmarks.linear_token_logps.tune"
 
+ALONE = "tests/kernels/test_linear_token_logps_on_a_gpu.py"  # its times and waits are not those of a crowded GPU
+COMPILED = "tests/kernels/test_ahead_of_time.py"  # needs no GPU
+
 PARTS = (
     Part(
         "kernels",
         "tests of the kernels",
-        115,
+        90,
         "tests.txt",
-        (_command(f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --deselect tests/kernels/test_ahead_of_time.py"),),
-        (_command(f"{PYTEST} -q tests/kernels/test_checks.py"),),
+        (_command(f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --ignore {ALONE} --ignore {COMPILED}"),),
+        (
+            _command(f"{PYTEST} -q tests/kernels/test_index_sums.py tests/kernels/test_wide_products.py"),
+            _command(f"{PYTEST} -q --collect-only tests/kernels --ignore {ALONE} --ignore {COMPILED}"),
+        ),
+    ),
+    Part(
+        "alone",
+        "tests of the kernels that want the GPU to themselves: real size, streams, graphs, memory",
+        25,
+        "tests.txt",
+        (_command(f"{PYTEST} -v {ALONE}"),),
+        (_command(f"{PYTEST} -q --collect-only {ALONE}"),),
     ),
     Part(
         "probe",
@@ -110,16 +124,19 @@ PARTS = (
         40,
         "tests.txt",
         (_command(f"{PYTEST} -v -n 8 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py"),),
-        (_command(f"{PYTEST} -q tests/models/test_padding.py"),),
+        (
+            _command(f"{PYTEST} -q tests/models/attention/test_choice.py tests/models/test_padding.py"),
+            _command(f"{PYTEST} -q --collect-only -m gpu tests/models tests/training/test_no_waiting.py"),
+        ),
     ),
     Part(
         "training",
-        "training steps against TRL's",
+        "training steps against TRL's and plain PyTorch's",
         85,
         "training.txt",
         (
             _command(
-                f"-m benchmarks.training {ON_GPU} --parts cases --peers trl --rounds 3 --seconds 50 --out {OUT} "
+                f"-m benchmarks.training {ON_GPU} --parts cases --peers trl plain --rounds 3 --seconds 50 --out {OUT} "
                 "--cases",
                 CASE,
             ),

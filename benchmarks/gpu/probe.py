@@ -24,6 +24,9 @@ from torch import Tensor
 from iwpo_kernels import linear_token_logps
 from iwpo_kernels.launch import launch_options
 from iwpo_kernels.linear_token_logps import kernels
+from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
+from iwpo_kernels.linear_token_logps.types import Head
+from iwpo_kernels.wide_products import mm_fp32
 
 BF16, F32 = torch.bfloat16, torch.float32
 GB, TERA = 1e9, 1e12
@@ -104,6 +107,7 @@ class Probe:
             yield {"products": self.products(weight), "head_gradient": [self.head_gradient(weight)]}
             del weight
         yield {"slice_kernel": list(self.slice_kernel())}
+        yield {"epilogue": [self.epilogue(hidden, masses) for hidden in self.sizes.hidden for masses in (False, True)]}
         for trains in (False, True):
             yield {"operator": [self.operator(trains)]}
 
@@ -231,6 +235,46 @@ class Probe:
 
                 moved = rows * width * (6 if masses else 4)
                 yield {"masses": masses, "warps": warps, "block": block, "gb_s": moved / GB / self.seconds(call)}
+
+    def epilogue(self, hidden: int, masses: bool) -> dict[str, Any]:
+        """Milliseconds of one slice, exponentials made in the product's epilogue or by the row kernel after it."""
+        rows, width = self.sizes.slice_rows, self.sizes.slice_width
+        x, weight = self.random(rows, hidden), self.random(width, hidden) / hidden**0.5
+        head = Head(weight, None, None, 1.0, 1.0)
+        found: dict[str, Any] = {"hidden": hidden, "masses": masses}
+        if not serves(x, weight, None, False, False):
+            return found | {"epilogue_ms": None, "apart_ms": None}
+        labels = torch.randint(width, (rows,), device=self.device)
+        e = self.empty(rows, width, dtype=BF16) if masses else None
+        z, state = self.empty(rows, width), self._state(rows)
+
+        def apart() -> None:
+            logits = mm_fp32(x, weight.t(), out=z)
+            kernels.slice_kernel[(rows,)](
+                logits,
+                logits if e is None else e,
+                labels,
+                state,
+                width,
+                0 if e is None else width,
+                rows,
+                0,
+                width,
+                0,
+                1.0,
+                0.0,
+                kernels.slack(BF16),
+                SOFTCAP=False,
+                MASSES=masses,
+                STATS=False,
+                BLOCK=kernels.SLICE_BLOCK,
+                **launch_options(kernels.ROW_WARPS, kernels.REGISTERS),
+            )
+
+        def together() -> None:
+            stream_slice(x, weight, labels, state, 1, e, head)
+
+        return found | {"epilogue_ms": 1e3 * self.seconds(together), "apart_ms": 1e3 * self.seconds(apart)}
 
     def _state(self, rows: int) -> Tensor:
         """Of rows that have seen no slice."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, zip_longest
 
 from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
 from iwpo_kernels.linear_token_logps import kernels
@@ -71,11 +71,10 @@ def _settings(processors: int, case: Case) -> Iterator[Tuned]:
     if case.mode == "recomputed":  # `slice_kernel` runs in the forward pass, which is tuned as that of a frozen head
         yield from (Tuned(tile.rows, tile.width) for tile in tiles(epilogue=False))
         return
-    for (warps, block), tile in product(ROW_KERNELS, tiles(epilogue=False)):
-        yield Tuned(tile.rows, tile.width, warps, block)
-    if case.mode != "saved":
-        for tile in tiles(epilogue=True):
-            yield Tuned(tile.rows, tile.width, epilogue=True)
+    rows = [Tuned(tile.rows, tile.width, *kernel) for kernel, tile in product(ROW_KERNELS, tiles(epilogue=False))]
+    fused = [] if case.mode == "saved" else [Tuned(t.rows, t.width, epilogue=True) for t in tiles(epilogue=True)]
+    # In turn, as time may end before the list does.
+    yield from (one for pair in zip_longest(fused, rows) for one in pair if one is not None)
 
 
 def _best_tiles(tiles: list[Tiling]) -> list[Tiling]:

@@ -98,7 +98,7 @@ def _forward(case: Case, ledger: Ledger, tiling: Tiling, main_loop: float | None
     ledger.tiles.append(f"{tiling.rows} × {tiling.width}")
     for start, end in tiling.row_ranges(case.tokens):
         rows = end - start
-        ledger.small(1)  # the first state
+        ledger.small(3)  # the first state
         if case.gathered:
             ledger.passes(RESULTS, 4 * rows * features)
         for first, last in tiling.slices(case.vocab):

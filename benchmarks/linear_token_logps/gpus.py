@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from iwpo_kernels.linear_token_logps import tiling
+
 # Rows and columns of the tile that a block of threads computes, and its rate beside that of the largest: the kernels
 # that cuBLAS has for Hopper, of which a product takes the fastest. Smaller tiles read more for each multiply-add. The
-# rates are assumed; the operator's own guess, in `tiling`, is made without the smallest ones.
-PRODUCT_TILES = {
-    (128, 256): 1.0,
-    (256, 128): 1.0,
-    (128, 192): 0.98,
-    (192, 128): 0.98,
-    (128, 128): 0.96,
-    (256, 64): 0.94,
-    (64, 256): 0.94,
-    (128, 64): 0.9,
-    (64, 128): 0.9,
-}
+# rates are assumed; the operator chooses its own tiles without regard to the smallest ones.
+PRODUCT_TILES = tiling.PRODUCT_TILES | {(256, 64): 0.94, (64, 256): 0.94, (128, 64): 0.9, (64, 128): 0.9}
 GAP = 2e-6  # seconds from the end of a kernel to the work of the next one in the stream
 LANES = 128  # instructions of threads that a multiprocessor issues in one cycle
 CYCLES = 1.7e9  # a second, while products run

@@ -33,7 +33,7 @@ RUNS: dict[Mode, tuple[str, bool]] = {
 def tune_shape(
     shape: Shape, device: torch.device, entries: Entries, deadline: float, most: int | None = None
 ) -> list[Found]:
-    """Mode by mode; `entries` get what is found, and lose what is no longer supported.
+    """Mode by mode; `entries` get what is found, and lose what was timed again and is no longer faster.
 
     "recomputed" comes after "frozen", whose forward pass it shares.
     """
@@ -44,10 +44,11 @@ def tune_shape(
         share = time.monotonic() + (deadline - time.monotonic()) / (len(modes) - i)
         key = (device_name(device), shape.hidden, mode)
         found.append(tune_mode(problem, mode, entries, key, share, most))
-        entries.pop(key, None)
         best = found[-1].best
         if best is not None:
             entries[key] = found[-1].candidates[best].settings
+        elif any(found[-1].candidates[name].settings == entries.get(key) for name in found[-1].standings):
+            del entries[key]
     return found
 
 

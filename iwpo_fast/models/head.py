@@ -89,7 +89,7 @@ class HeadSpec:
         """float32 [N] log-probs of `labels` [N], read from rows `hidden_index` [N] of `hidden` [T, H].
 
         Products are of `dtype`; gradients reach the weight as it is stored. The operator takes float32 master weights
-        as they are, which spares a copy of the weight and one of its gradient, and rounds neither.
+        as they are: it copies them to `dtype` while its forward pass runs, and their gradient is never rounded.
         """
         hidden, weight = self.project(hidden)
         bias = self.linear.bias

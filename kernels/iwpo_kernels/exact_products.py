@@ -14,12 +14,10 @@ _lock = threading.Lock()
 _holders: Counter[str] = Counter()
 _before: dict[str, dict[str, Any]] = {}
 
-# Sums of 16-bit products in 16 bits: the first also makes PyTorch refuse products with a float32 result.
-SHORT_SUMS = (
-    "allow_fp16_accumulation",
-    "allow_fp16_reduced_precision_reduction",
-    "allow_bf16_reduced_precision_reduction",
-)
+# Sums of 16-bit products in 16 bits; PyTorch refuses products with a float32 result while it is set.
+SHORT_SUMS = "allow_fp16_accumulation"
+# The same of partial sums. Beside each stands whether sums may be split, with which it has to be written.
+SHORT_PARTS = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
 
 
 @contextmanager
@@ -34,12 +32,10 @@ def exact_products(device: torch.device) -> Iterator[None]:
     switches = _switches(device)
     with _lock:
         if not _holders[device.type]:
-            _before[device.type] = {"fp32_precision": _stored(switches)} | {
-                name: getattr(switches, name) for name in _short_sums(device)
-            }
+            _before[device.type] = {"fp32_precision": _stored(switches)} | _sums(switches, device)
             switches.fp32_precision = "ieee"
-            for name in _short_sums(device):
-                setattr(switches, name, False)
+            for name, value in _sums(switches, device).items():
+                setattr(switches, name, (False, value[1]) if isinstance(value, tuple) else False)
         _holders[device.type] += 1
     try:
         yield
@@ -56,8 +52,12 @@ def _switches(device: torch.device) -> Any:
     return backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
 
 
-def _short_sums(device: torch.device) -> tuple[str, ...]:
-    return SHORT_SUMS if device.type == "cuda" else ()
+def _sums(switches: Any, device: torch.device) -> dict[str, Any]:
+    """What stands now, as it is to be written."""
+    if device.type != "cuda":
+        return {}
+    parts = {name: (getattr(switches, name), getattr(switches, f"{name}_split_k")) for name in SHORT_PARTS}
+    return {SHORT_SUMS: getattr(switches, SHORT_SUMS)} | parts
 
 
 def _stored(switches: Any) -> str:

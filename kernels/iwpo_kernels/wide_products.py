@@ -54,7 +54,7 @@ def _adds_in_place(device: torch.device, dtype: torch.dtype) -> AddProduct | Non
     try:
         torch.mm(*_small(device, dtype), out_dtype=torch.float32)
     except RuntimeError as error:
-        _raise_if_out_of_memory(error)
+        _raise_if_unrelated(error)
         logger.warning(
             "%s multiplies no %s matrices into float32, so products are computed in float32, which may take ten times "
             "as long; update PyTorch, or report this: %s",
@@ -78,7 +78,7 @@ def _is_right(add: AddProduct, device: torch.device, dtype: torch.dtype) -> bool
     try:
         add(total, *_small(device, dtype))
     except RuntimeError as error:
-        _raise_if_out_of_memory(error)
+        _raise_if_unrelated(error)
         return False
     return bool((total == start + 1).all())
 
@@ -93,7 +93,7 @@ def _add_separately(total: Tensor, a: Tensor, b: Tensor) -> None:
     total.add_(torch.mm(a, b, out_dtype=torch.float32))
 
 
-def _raise_if_out_of_memory(error: RuntimeError) -> None:
-    """As that says nothing about the product, and what is raised is not remembered."""
-    if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+def _raise_if_unrelated(error: RuntimeError) -> None:
+    """Or if the device has failed: neither says anything about the product, and what is raised is not remembered."""
+    if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)) or "ALLOC_FAILED" in str(error):
         raise error

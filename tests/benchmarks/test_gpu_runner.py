@@ -172,6 +172,13 @@ def test_every_part_has_a_quick_command_for_each_file_and_module_that_it_runs() 
         assert programs[0] == programs[1], part.name
 
 
+def test_tests_that_a_part_names_exist() -> None:
+    named = [
+        argument for part in PARTS for c in part.commands for argument in c.arguments if argument.startswith("tests")
+    ]
+    assert named and all((ROOT / path).exists() for path in named)
+
+
 def program(command: Command) -> str:
     """File or module."""
     return command.arguments[1 if command.arguments[0] == "-m" else 0]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.linear_token_logps import candidates as candidates_module
 from benchmarks.linear_token_logps import race as race_module
-from benchmarks.linear_token_logps.candidates import Candidate, candidates
+from benchmarks.linear_token_logps.candidates import ROW_KERNELS, Candidate, candidates
 from benchmarks.linear_token_logps.costs import Case
 from benchmarks.linear_token_logps.gpus import GPUS
 from benchmarks.linear_token_logps.race import Standing, is_faster, race
 from benchmarks.linear_token_logps.shapes import TINY
 from benchmarks.linear_token_logps.tune_report import Found, markdown
 from benchmarks.linear_token_logps.tuned_table import read, write
+from benchmarks.linear_token_logps.tuner import tune_shape
 from benchmarks.suite import Run
+from iwpo_kernels.devices import interpreted_kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, tiling_on
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Tuned
 
@@ -52,7 +54,7 @@ def test_candidates_vary_rows_width_workspace_and_row_kernel_together(mode: str)
     assert len({one.tile for one in found}) >= 4
     if mode != "recomputed":
         assert len({one.tile.rows for one in found}) >= 2
-        for warps, block in candidates_module.ROW_KERNELS:
+        for warps, block in ROW_KERNELS:
             tiles = {one.tile for one in found if (one.settings.row_warps, one.settings.slice_block) == (warps, block)}
             assert len(tiles) >= 4
 
@@ -174,3 +176,18 @@ def test_times_of_the_interpreter_are_not_asked_for(capsys: pytest.CaptureFixtur
     assert "pass --quick" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"no shape 'none'.*qwen3-8b-half"):
         tune.main(["--device", "cuda", "--shapes", "none", "--out", "x.json"])
+
+
+@pytest.mark.parametrize("mode", ["no gradient", "frozen"])
+def test_the_epilogue_is_tried_before_time_may_end(mode: str) -> None:
+    assert any(one.settings.epilogue for one in candidates(case(mode), PROCESSORS)[:3])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter stands in for a GPU")
+def test_an_entry_that_there_was_no_time_to_try_stays() -> None:
+    shape = replace(TINY, tokens=4)
+    entries = {("cpu", shape.hidden, "frozen"): Tuned(128, 128, row_warps=2)}
+    with interpreted_kernels():
+        found = tune_shape(shape, CPU, entries, deadline=time.monotonic())
+    assert len(found) == len(MODES)
+    assert entries == {("cpu", shape.hidden, "frozen"): Tuned(128, 128, row_warps=2)}

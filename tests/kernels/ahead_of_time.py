@@ -21,6 +21,7 @@ from typing import Any
 KIB = 1024
 SHARED_MEMORY_LIMIT = {"sm_80": 163 * KIB, "sm_90": 227 * KIB, "sm_100": 227 * KIB, "gfx942": 64 * KIB}
 RANDOM_CALLS = 300
+COMPARED = "token_logps_kernel"  # whose launches for unaligned rows are looked at too
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def compile_share(share: int, of: int) -> Report:
     jobs = [(launch, large) for launch in launches(every_call((torch.bfloat16,)), large)]
     for architecture in SHARED_MEMORY_LIMIT:
         target = Target(architecture)
-        jobs += [(launch, target) for launch in (amd if target.is_amd else nvidia)]
+        # The two 16-bit types differ in one conversion, so on the other GPUs one stands for both.
+        wanted = amd if target.is_amd else nvidia
+        jobs += [(one, target) for one in wanted if architecture == "sm_90" or "fp16" not in str(one)]
         jobs += [(launch, target) for launch in launches(epilogue_calls(), target)]
     jobs += [(launch, large) for launch in launches(epilogue_calls((torch.bfloat16,)), large)]
     known = {str(launch) for launch in nvidia}
@@ -117,7 +120,9 @@ def _kernels() -> list[str]:
 def _usage(launch: Any, target: Any, aligned: set[str]) -> Usage:
     compiled = launch.compiled(target)
     assembly = compiled.asm
-    narrow, wide = _accesses(assembly["cubin"]) if target.architecture == "sm_90" else (0, 0)
+    is_aligned = target.architecture == "sm_90" and str(launch) in aligned
+    is_looked_at = is_aligned or (target.architecture, launch.kernel.__name__) == ("sm_90", COMPARED)
+    narrow, wide = _accesses(assembly["cubin"]) if is_looked_at else (0, 0)
     registers, spills = _amd_usage(assembly["amdgcn"]) if target.is_amd else _cuda_usage(assembly["cubin"])
     return Usage(
         launch=str(launch),
@@ -127,7 +132,7 @@ def _usage(launch: Any, target: Any, aligned: set[str]) -> Usage:
         spills=spills,
         shared=compiled.metadata.shared,
         atomics="tt.atomic" in assembly["ttir"],
-        aligned=target.architecture == "sm_90" and str(launch) in aligned,
+        aligned=is_aligned,
         narrow=narrow,
         wide=wide,
         warpgroups="wgmma" in assembly.get("ptx", ""),

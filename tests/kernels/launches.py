@@ -99,6 +99,7 @@ def launches(calls: Iterable[Callable[[], Any]], target: Target) -> list[Launch]
         patches.enter_context(patch.object(JITFunction, "run", record))
         patches.enter_context(patch.object(devices, "_interpreting", True))
         patches.enter_context(patch.object(tiling, "WIDEST_SLICE", tiling.ALIGNMENT))  # so that small heads have slices
+        patches.enter_context(patch.object(tiling, "_fastest", tiling._fastest.__wrapped__))
         patches.enter_context(patch.object(launch, "limits_registers", lambda: not target.is_amd))
         patches.enter_context(patch.object(epilogue_launch, "architecture", lambda device: target.architecture))
         if target.large:

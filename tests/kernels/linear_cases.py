@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -130,8 +131,14 @@ def assert_same_statistics(ours: TokenLogps, truth: TokenLogps) -> None:
     assert torch.equal(ours.target_is_argmax, truth.target_is_argmax)
 
 
+def forget_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those chosen so far, and afterwards those chosen by other constants."""
+    monkeypatch.setattr(tiling, "_fastest", functools.lru_cache(tiling._fastest.__wrapped__))
+
+
 def shrink_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, slices and blocks of each kernel also where inputs are tiny."""
+    forget_tiles(monkeypatch)
     monkeypatch.setattr(tiling, "ALIGNMENT", 16)
     monkeypatch.setattr(tiling, "WIDEST_SLICE", 32)
     monkeypatch.setattr(tiling, "MOST_ROWS", 4)

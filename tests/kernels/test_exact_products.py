@@ -10,7 +10,7 @@ import torch
 from linear_cases import random_case
 
 from iwpo_kernels.devices import computing_on
-from iwpo_kernels.exact_products import SHORT_SUMS, exact_products
+from iwpo_kernels.exact_products import SHORT_PARTS, _sums, exact_products
 from iwpo_kernels.linear_token_logps import cpu, linear_token_logps
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -85,24 +85,32 @@ def test_the_legacy_settings_can_be_read_afterwards(way: str) -> None:
     assert (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32) == before
 
 
-@pytest.mark.parametrize("name", SHORT_SUMS)
-@pytest.mark.parametrize("allowed", [True, False])
-def test_sums_of_16_bits_are_switched_off_inside(name: str, allowed: bool) -> None:
+@pytest.fixture
+def sums_as_shipped() -> Iterator[None]:
+    shipped = _sums(torch.backends.cuda.matmul, CUDA)
+    yield
+    for name, value in shipped.items():
+        setattr(torch.backends.cuda.matmul, name, value)
+
+
+@pytest.mark.usefixtures("sums_as_shipped")
+@pytest.mark.parametrize(("allowed", "splits"), [(True, True), (False, True), (False, False)])
+def test_sums_of_16_bits_are_switched_off_inside(allowed: bool, splits: bool) -> None:
     """`allow_fp16_accumulation` makes PyTorch refuse products of float16 with float32 results."""
     switches = torch.backends.cuda.matmul
-    shipped = getattr(switches, name)
-    setattr(switches, name, allowed)
-    try:
-        with exact_products(CPU):
-            assert getattr(switches, name) == allowed
+    switches.allow_fp16_accumulation = allowed
+    for name in SHORT_PARTS:
+        setattr(switches, name, (allowed, splits))
+    before = _sums(switches, CUDA)
+    inside = {name: (False, splits) if name in SHORT_PARTS else False for name in before}
+    with exact_products(CPU):
+        assert _sums(switches, CUDA) == before
+    with exact_products(CUDA):
+        assert _sums(switches, CUDA) == inside
         with exact_products(CUDA):
-            assert getattr(switches, name) is False
-            with exact_products(CUDA):
-                pass
-            assert getattr(switches, name) is False
-        assert getattr(switches, name) == allowed
-    finally:
-        setattr(switches, name, shipped)
+            pass
+        assert _sums(switches, CUDA) == inside
+    assert _sums(switches, CUDA) == before
 
 
 def test_an_inherited_setting_stays_inherited() -> None:

@@ -118,9 +118,11 @@ def test_all_kernels_run_on_the_stream_of_the_caller() -> None:
     expected = logps_and_gradients(hidden, weight, labels)
     late = torch.zeros_like(hidden).requires_grad_()
     stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        logps_and_gradients(hidden, weight, labels)  # this stream's memory and workspace
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(200_000_000)  # about 0.1 s
+        torch.cuda._sleep(800_000_000)  # about 0.4 s
         late.data.copy_(hidden.data)
         found = logps_and_gradients(late, weight, labels)
         assert not stream.query(), "the host did not wait"
@@ -140,6 +142,25 @@ def test_a_device_that_is_not_the_current_one_serves_its_tensors() -> None:
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.device == torch.device("cuda:1")
         torch.testing.assert_close(ours.cpu(), theirs.cpu(), rtol=1e-5, atol=1e-5 if ours.dtype.itemsize == 4 else 1e-2)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_the_compilers_graphs_leave_the_operator_out(skips: bool) -> None:
+    """Also where the process calls it for the first time, and where labels are to be counted."""
+    hidden, weight, labels = problem(700, 256, 5000)
+    if skips:
+        labels[3] = -100
+
+    @torch.compile(mode="reduce-overhead", fullgraph=True)
+    def compiled(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return linear_token_logps(hidden * 2, weight, labels, all_served=not skips) * 3
+
+    expected = linear_token_logps(hidden * 2, weight, labels) * 3
+    for _ in range(3):
+        found = compiled(hidden, weight, labels)
+        (gradient,) = torch.autograd.grad(found.sum(), hidden)
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), hidden)[0])
 
 
 def test_a_captured_graph_computes_what_a_call_does() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from linear_cases import Case, assert_exact, assert_gradient_within, random_case, run
+from linear_cases import Case, assert_exact, assert_gradient_within, forget_tiles, random_case, run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -48,6 +48,7 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_tiles(monkeypatch)
     monkeypatch.setattr(tiling, "ALIGNMENT", 16)
     monkeypatch.setattr(tiling, "WIDEST_SLICE", 48)
     monkeypatch.setattr(tiling, "MOST_ROWS", 5)

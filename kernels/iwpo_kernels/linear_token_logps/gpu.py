@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
 from iwpo_kernels.linear_token_logps.gpu_head_gradient import head_gradient
 from iwpo_kernels.linear_token_logps.index_sums import sum_by_index
 from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, gpu_tiling
-from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned, tuned
+from iwpo_kernels.linear_token_logps.tuned import Mode, Tuned, tuned
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Rows, raw_logits
 from iwpo_kernels.wide_products import addmm_fp32, mm_fp32
 
@@ -52,8 +50,8 @@ def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
     head = head.for_products(rows.hidden.dtype)
     vocab, features = head.weight.shape
     settings = tuned(rows.hidden.device, features, out.mode)
-    if settings.epilogue and not serves(rows.hidden, head.weight, head.bias, out.makes_statistics, out.saves_masses):
-        settings = DEFAULTS
+    if settings.epilogue and not _has_epilogue(rows, head, out):
+        settings = replace(settings, epilogue=False)
     in_order, size = rows.position is None, rows.hidden.element_size()
     work = forward_work(rows.count, vocab, features, size, out.mode, in_order, settings.epilogue)
     tiling = gpu_tiling(work, workspace_mb, rows.hidden.device, settings)
@@ -61,6 +59,12 @@ def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
         for first, last in tiling.slices(vocab):
             _stream(tile, head, out, first, last, settings)
         _finish(tile, rows, head, out)
+
+
+def _has_epilogue(rows: Rows, head: Head, out: Forward) -> bool:
+    """The table is of 16-bit products."""
+    served = serves(rows.hidden, head.weight, head.bias, out.makes_statistics, out.saves_masses)
+    return served and rows.hidden.element_size() == 2
 
 
 def forward_work(
@@ -107,16 +111,10 @@ def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int, epilogue: bo
 
 def _initial_state(rows: int, device: torch.device) -> Tensor:
     """No mass yet. A label that no slice holds stays NaN."""
-    return _no_mass(device).repeat(1, rows)
-
-
-@functools.cache
-def _no_mass(device: torch.device) -> Tensor:
-    """Of one row, float32 [9, 1]; kept, so that a tile begins with one launch."""
-    values = [0.0] * kernels.PLANES
-    values[kernels.M.value] = values[kernels.TOP.value] = -math.inf
-    values[kernels.LABEL_Z.value] = math.nan
-    return torch.tensor(values, device=device)[:, None]
+    state = torch.zeros(kernels.PLANES, rows, device=device)
+    state[kernels.M.value : kernels.TOP.value + 1] = -torch.inf
+    state[kernels.LABEL_Z.value] = torch.nan
+    return state
 
 
 def _stream(tile: Tile, head: Head, out: Forward, first: int, last: int, settings: Tuned) -> None:

@@ -9,22 +9,22 @@ import torch
 import triton
 import triton.language as tl
 
+from iwpo_kernels import constants
 from iwpo_kernels.tile import TINY, sigmoid, softplus, tanh
 
 # Planes of the state of a row: sums leave the label's column out.
 M = tl.constexpr(0)  # reference of the exponentials
-MASS = tl.constexpr(1)  # Σ exp(z − m)
+TOP = tl.constexpr(1)  # largest z
 LABEL_Z = tl.constexpr(2)
 LABEL_SLOPE = tl.constexpr(3)  # f' at the label
 FACTOR = tl.constexpr(4)  # what the newest slice asks to multiply earlier masses with
-TOP = tl.constexpr(5)  # largest z
+MASS = tl.constexpr(5)  # Σ exp(z − m)
 MASS_Z = tl.constexpr(6)  # Σ exp(z − m) (z − m)
 MASS2 = tl.constexpr(7)  # Σ exp(z − m)²
 TOTAL_Z = tl.constexpr(8)  # Σ z, label included
 PLANES = 9
 
-# Below this, exp(y) · y counts as 0, also for y = −∞.
-LOWEST = tl.constexpr(-1e4)
+LOWEST = tl.constexpr(constants.LOWEST)
 
 SLICE_BLOCK = 2048
 RECOMPUTE_BLOCK = 4096
@@ -37,7 +37,7 @@ REGISTERS = 128
 
 def slack(dtype: torch.dtype) -> float:
     """How far, in nats, logits may exceed their reference: exp of it times f' must fit the masses' dtype."""
-    return 8.0 if dtype == torch.float16 else 20.0
+    return 8.0 if dtype == torch.float16 else constants.SLACK
 
 
 @triton.jit

@@ -17,6 +17,9 @@ from iwpo_kernels.linear_token_logps.saving import saves_masses
 from iwpo_kernels.linear_token_logps.tiling import padded_vocab
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Kept, TokenLogps, exact_dtype
 
+# The compiler cuts its CUDA graphs here: the host counts labels, unless all are served, and has ample time to launch.
+NOT_CAPTURED = (torch.Tag.cudagraph_unsafe,)
+
 
 def linear_token_logps(
     hidden: Tensor,
@@ -59,8 +62,8 @@ def linear_token_logps(
             1/16 of the device's memory; a compiled call compiles once more for lengths on the other side, and
             takes lengths that it cannot know beforehand as too long. Memory goes by N, labels of -100 included:
             where they are many, pass the others alone, with hidden_index.
-        all_served: no label is -100, so that the host need not wait for the device to count the others, and a CUDA
-            graph can capture the call once it has run; one that is all the same counts as outside the vocabulary.
+        all_served: no label is -100, so that the host need not wait for the device to count the others, and
+            `torch.cuda.graph` can capture the call once it has run; a -100 then counts as outside the vocabulary.
 
     Returns:
         float32 [N] (float64 for float64 inputs), or `TokenLogps` of such. On a GPU a label outside the
@@ -131,7 +134,7 @@ def _empty_forward(hidden: Tensor, weight: Tensor, labels: Tensor, stats: bool, 
     )
 
 
-@torch.library.custom_op("iwpo_kernels::linear_token_logps", mutates_args=())
+@torch.library.custom_op("iwpo_kernels::linear_token_logps", mutates_args=(), tags=NOT_CAPTURED)
 def _forward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -213,7 +216,7 @@ def _empty_head_gradients(weight: Tensor, needs_weight: bool, needs_bias: bool) 
     )
 
 
-@torch.library.custom_op("iwpo_kernels::linear_token_logps_head_gradient", mutates_args=())
+@torch.library.custom_op("iwpo_kernels::linear_token_logps_head_gradient", mutates_args=(), tags=NOT_CAPTURED)
 def _head_gradient_op(
     grad: Tensor,
     hidden: Tensor,

@@ -13,7 +13,7 @@ from iwpo_kernels.linear_token_logps.tuned import Tuned
 
 ALIGNMENT = 128
 MOST_ROWS = 8192
-FEWEST_ROWS = 1024  # below, the head is read too often beside the products with it
+FEWEST_ROWS = 1024  # then a product reads the head at a third of the rate that memory has, which is taken to be hidden
 WIDEST_SLICE = 1 << 17
 NARROWEST_GRADIENT = 8  # of ALIGNMENT: below, a product that makes rows of the head's gradient waits for memory
 PARTS_TRIED = 8
@@ -22,12 +22,8 @@ CPU_TILE_BYTES = 32 << 20  # wide enough that threads seldom wait for each other
 
 # What a pass costs, in the time that a multiprocessor takes for one step along the inner dimension of a large tile of a
 # product: 11.5 ns on an H100. Only proportions matter, and those are much the same on its relatives.
-PRODUCT_TILES = (  # rows, columns, and the time of a step
-    (128, 256, 1.0),
-    (256, 128, 1.0),
-    (128, 192, 0.77),
-    (128, 128, 0.52),
-)
+PRODUCT_TILES = {(128, 256): 1.0, (256, 128): 1.0, (128, 192): 0.98, (192, 128): 0.98, (128, 128): 0.96}  # and rates
+LARGE_TILE = 128 * 256
 GAP = 170  # from one kernel to the next: 2 µs
 KERNELS_A_TILE = 5  # beside those of its slices
 BYTES_A_STEP = 35_000  # to or from memory
@@ -102,7 +98,7 @@ def tiling_on(processors: int, work: Work, workspace_mb: int, measured: Tuned) -
         tile = Tiling(_even(work.count, _parts(work.count, rows), rows), _evened(measured.width, work.vocab))
         if work.bytes(tile) <= budget:
             return tile
-    return _fastest(work, budget, processors, (MOST_ROWS, WIDEST_SLICE, ALIGNMENT))
+    return _fastest(work, budget, processors)
 
 
 def ranked(processors: int, work: Work, workspace_mb: int) -> list[Tiling]:
@@ -130,8 +126,7 @@ def processors(device: torch.device) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def _fastest(work: Work, budget: int, processors: int, limits: tuple[int, int, int]) -> Tiling:
-    """`limits` are the constants that candidates go by."""
+def _fastest(work: Work, budget: int, processors: int) -> Tiling:
     return min(_candidates(work, budget), key=lambda tile: work.steps(tile, processors))
 
 
@@ -172,7 +167,8 @@ def _waves(rows: int, columns: int, processors: int) -> float:
     The last time counts as whole.
     """
     return min(
-        cost * _parts(_parts(rows, high) * _parts(columns, wide), processors) for high, wide, cost in PRODUCT_TILES
+        _parts(_parts(rows, high) * _parts(columns, wide), processors) * high * wide / (LARGE_TILE * rate)
+        for (high, wide), rate in PRODUCT_TILES.items()
     )
 
 

@@ -75,7 +75,8 @@ def table(path: str | None) -> Table:
     try:
         entries = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"The table of tiles that ${TABLE} names, {file}, cannot be read: {error}") from error
+        named = f"{file}, the table of tiles" + ("" if path is None else f" that ${TABLE} names")
+        raise ValueError(f"{named}, cannot be read: {error}") from error
     known = {field.name for field in fields(Tuned)}
     found = {}
     for entry in entries:

@@ -129,25 +129,36 @@ class Kept:
         """
         kept = cls.empty(labels, all_served)
         if not all_served:
-            if labels.is_cuda and torch.cuda.is_current_stream_capturing():
-                raise ValueError(
-                    "Labels of -100 are counted on the host, which a CUDA graph cannot capture: pass the other labels "
-                    "alone, with hidden_index, and all_served=True."
-                )
+            _refuse_capture(labels)
             found = (labels != IGNORED).nonzero()[:, 0]
             kept.position[: found.shape[0]] = found
             kept.position[found.shape[0] :] = 0
             kept.count.fill_(found.shape[0])
         return kept
 
+    @property
+    def all_served(self) -> bool:
+        return self.count.ndim == 1
+
     def rows(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor | None) -> Rows:
         """The tokens that cost anything."""
-        count = int(self.count) if self.count.ndim == 0 else labels.shape[0]
+        count = labels.shape[0]
+        if not self.all_served:
+            _refuse_capture(labels)
+            count = int(self.count)
         if count == labels.shape[0]:  # kernels read both end to end
             return Rows(hidden, labels.contiguous(), None if hidden_index is None else hidden_index.contiguous(), None)
         position = self.position[:count]
         source = position if hidden_index is None else hidden_index[position]
         return Rows(hidden, labels[position], source, position)
+
+
+def _refuse_capture(labels: Tensor) -> None:
+    if labels.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "Labels of -100 are counted on the host, which a CUDA graph cannot capture: pass the other labels alone, "
+            "with hidden_index, and all_served=True."
+        )
 
 
 @dataclass(frozen=True)
