@@ -95,7 +95,6 @@ def _run(problem: HeadProblem, mode: Mode, candidate: Candidate, entries: Entrie
                 save=save,
                 all_served=True,
             )
-            assert isinstance(logps, Tensor)
             return problem.gradients(-logps.mean(), kind)
 
     return run

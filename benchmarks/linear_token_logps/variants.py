@@ -80,7 +80,6 @@ def _our_log_probs(problem: HeadProblem, labels: Tensor, **settings: Any) -> Log
 
     def logps_of(head: Tensor) -> Tensor:
         logps = linear_token_logps(problem.hidden, head, labels, softcap=problem.shape.softcap, **settings)
-        assert isinstance(logps, Tensor)
         return logps
 
     return logps_of

@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from iwpo_kernels import TokenLogps, linear_token_logps
+from iwpo_kernels import TokenStatistics, linear_token_logps, linear_token_statistics
 
 
 @dataclass(frozen=True)
@@ -83,29 +83,36 @@ class HeadSpec:
             weights.append(up.weight.to(weight.dtype))
         return torch.cat(hiddens, dim=-1), torch.cat(weights, dim=-1)
 
-    def token_logps(
-        self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype, *, stats: bool = False
-    ) -> Tensor | TokenLogps:
+    def token_logps(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> Tensor:
         """float32 [N] log-probs of `labels` [N], read from rows `hidden_index` [N] of `hidden` [T, H].
 
         Products are of `dtype`; gradients reach the weight as it is stored. The operator takes float32 master weights
         as they are: it copies them to `dtype` while its forward pass runs, and their gradient is never rounded.
         """
+        return linear_token_logps(**self._call(hidden, labels, hidden_index, dtype))
+
+    def token_statistics(
+        self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype
+    ) -> TokenStatistics:
+        """`token_logps`, and what the distribution of each token looks like."""
+        return linear_token_statistics(**self._call(hidden, labels, hidden_index, dtype))
+
+    def _call(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+        """Arguments of the operators."""
         hidden, weight = self.project(hidden)
         bias = self.linear.bias
         if weight.dtype != torch.float32:
             weight = weight.to(dtype)
-        return linear_token_logps(
-            hidden.to(dtype),
-            weight,
-            labels,
-            hidden_index=hidden_index,
-            bias=None if bias is None else bias.to(weight.dtype),
-            softcap=self.softcap,
-            scale=self.scale,
-            stats=stats,
-            all_served=True,
-        )
+        return {
+            "hidden": hidden.to(dtype),
+            "head_weight": weight,
+            "labels": labels,
+            "hidden_index": hidden_index,
+            "bias": None if bias is None else bias.to(weight.dtype),
+            "softcap": self.softcap,
+            "scale": self.scale,
+            "all_served": True,
+        }
 
 
 def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from iwpo_fast.models import attention, four_bits
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import Padded, pad
 from iwpo_fast.world import whole
-from iwpo_kernels import TokenLogps
+from iwpo_kernels import TokenStatistics
 
 Layout = Literal["shared", "flat", "padded"]
 Batch = TypeVar("Batch", bound=FlatSequences)
@@ -103,15 +103,22 @@ class Policy(nn.Module):
             return replace(batch, tables=pad(batch))
         return replace(batch, tables=attention.Sequences.of(batch, self.attention, shared=self.layout == "shared"))
 
-    def forward(self, batch: FlatSequences, *, stats: bool = False) -> Tensor | TokenLogps:
-        """float32 [N], log-prob of each supervised token of the batch; with `stats`, its distribution's too."""
+    @overload
+    def forward(self, batch: FlatSequences) -> Tensor: ...
+
+    @overload
+    def forward(self, batch: FlatSequences, *, statistics: Literal[True]) -> TokenStatistics: ...
+
+    def forward(self, batch: FlatSequences, *, statistics: bool = False) -> Tensor | TokenStatistics:
+        """float32 [N], log-prob of each supervised token of the batch; with `statistics`, its distribution's too."""
         hidden, rows = self._decode(batch)
         index = batch.hidden_index
         if rows is not None and self.head.is_adapted:
             hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
         elif rows is not None:
             index = rows[index]
-        return self.head.token_logps(hidden, batch.labels, index, dtype=self.compute_dtype, stats=stats)
+        read = self.head.token_statistics if statistics else self.head.token_logps
+        return read(hidden, batch.labels, index, dtype=self.compute_dtype)
 
     def hidden_states(self, batch: FlatSequences) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.

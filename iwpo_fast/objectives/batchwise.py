@@ -40,7 +40,7 @@ def _matched_gaps(step: Pair, state: State, rng: np.random.Generator | None, /, 
     source="code",
     note="sorted over the global step",
     transforms=False,
-    labels=_SORTED,
+    one_sided=_SORTED,
     statistics=_matched_gaps,
 )
 def aot(pair: Pair, *, beta: float = 0.1) -> Tensor:
@@ -60,7 +60,7 @@ def _matched_ratios(step: Pair, state: State, rng: np.random.Generator | None, /
     source="code",
     note="sorted over the global step; each half of a pair's loss belongs to one of its completions",
     transforms=False,
-    labels=_SORTED,
+    one_sided=_SORTED,
     statistics=_matched_ratios,
 )
 def aot_unpaired(pair: Pair, *, beta: float = 0.1) -> Tensor:

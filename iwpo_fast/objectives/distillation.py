@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwpo_fast.objectives.pair import Pair, uncertainty
+from iwpo_fast.objectives.pair import Pair, Scores, uncertainty
 from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
-from iwpo_fast.objectives.registry import Constants, State, objective
+from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Reads, State, objective
 
 Aggregate = Literal["mean", "min", "lcb", "softmin"]
 _DISTILLATION: dict[str, Any] = {"paper": "reward-model distillation, Fisch et al. 2024", "arxiv": "2405.19316"}
@@ -43,9 +43,9 @@ def pessimistic(rewards: Tensor, how: Aggregate, strength: float) -> Tensor:
     return rewards.mean(-1)
 
 
-def aggregated_gap(pair: Pair, how: Aggregate, strength: float) -> Tensor:
+def aggregated_gap(scores: Scores, how: Aggregate, strength: float) -> Tensor:
     """[P], the reward gap that a family of reward models stands for."""
-    return pessimistic(pair.chosen.family, how, strength) - pessimistic(pair.rejected.family, how, strength)
+    return pessimistic(scores.chosen, how, strength) - pessimistic(scores.rejected, how, strength)
 
 
 def forward_kl(pair: Pair) -> Tensor:
@@ -56,8 +56,8 @@ def forward_kl(pair: Pair) -> Tensor:
     return -(pair.chosen.log_ratio + pair.rejected.log_ratio) / 2
 
 
-def _target(pair: Pair, *, beta: float, aggregate: Aggregate, strength: float) -> dict[str, Any]:
-    return {"form": "squared", "beta": beta, "target": aggregated_gap(pair, aggregate, strength)}
+def _target(scores: Scores, *, beta: float, aggregate: Aggregate, strength: float) -> FusedForm:
+    return {"form": "squared", "beta": beta, "target": aggregated_gap(scores, aggregate, strength)}
 
 
 @objective(
@@ -67,12 +67,12 @@ def _target(pair: Pair, *, beta: float, aggregate: Aggregate, strength: float) -
     formula="(r_w - r_l - β h)²",
     **_DISTILLATION,
     source="description",
-    needs=("scores",),
-    labels="unused",
-    closed=_target,
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
+    fused=_target,
 )
 def d_dpo(pair: Pair, *, beta: float = 0.1, aggregate: Aggregate = "mean", strength: float = 1.0) -> Tensor:
-    return (beta * pair.h - aggregated_gap(pair, aggregate, strength)) ** 2
+    return (beta * pair.h - aggregated_gap(pair.scores, aggregate, strength)) ** 2
 
 
 @objective(
@@ -81,7 +81,7 @@ def d_dpo(pair: Pair, *, beta: float = 0.1, aggregate: Aggregate = "mean", stren
     **_DISTILLATION,
     source="derived",
     note="pessimism over gaps instead of rewards: the model that is least sure of the label is distilled",
-    needs=("scores",),
+    reads=Reads.SCORES,
 )
 def d_dpo_min_gap(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return (beta * pair.h - pair.family_gaps.amin(-1)) ** 2
@@ -94,8 +94,8 @@ def d_dpo_min_gap(pair: Pair, *, beta: float = 0.1) -> Tensor:
     formula="(r_w - r_l - β h)² - γ (s_w + s_l)/2",
     **_DISTILLATION,
     source="description",
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
 )
 def dp_dpo(
     pair: Pair, *, beta: float = 0.1, gamma: float = 0.01, aggregate: Aggregate = "mean", strength: float = 1.0
@@ -113,8 +113,8 @@ _E_DPO_NOTE = "the last term is the forward KL, with the data's completions for 
     **_DISTILLATION,
     source="description",
     note=_E_DPO_NOTE,
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
 )
 def e_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
     return _squared_errors(pair, beta).amin(-1) + gamma * forward_kl(pair)
@@ -134,8 +134,8 @@ def _nearest_model(
     **_DISTILLATION,
     source="description",
     note=_E_DPO_NOTE,
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
     statistics=_nearest_model,
 )
 def e_dpo_batch(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
@@ -165,9 +165,9 @@ def p_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
     formula="(β h - η (r_w - r_l))²",
     **_RPO,
     note="not the RPO of 2405.16436",
-    needs=("scores",),
-    labels="unused",
-    closed=lambda pair, beta, scale: {"form": "squared", "beta": beta, "target": scale * pair.reward_gap},
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
+    fused=lambda scores, beta, scale: {"form": "squared", "beta": beta, "target": scale * scores.gap},
 )
 def rpo_sq(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     return (beta * pair.h - scale * pair.reward_gap) ** 2
@@ -184,8 +184,8 @@ def _bernoulli_kl(x: Tensor, y: Tensor) -> Tensor:
     limits={"scale": POSITIVE},
     formula="KL(Ber(σ(η (r_w - r_l))) ‖ Ber(σ(β h)))",
     **_RPO,
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
 )
 def rpo_bwd_kl(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     return _bernoulli_kl(scale * pair.reward_gap, beta * pair.h)
@@ -196,8 +196,8 @@ def rpo_bwd_kl(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     limits={"scale": POSITIVE},
     formula="KL(Ber(σ(β h)) ‖ Ber(σ(η (r_w - r_l))))",
     **_RPO,
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
 )
 def rpo_fwd_kl(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     return _bernoulli_kl(beta * pair.h, scale * pair.reward_gap)
@@ -209,14 +209,14 @@ def rpo_fwd_kl(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     paper="scaled DPO, NeMo-Aligner's self-rewarding",
     arxiv="",
     source="code",
-    needs=("scores",),
+    reads=Reads.SCORES,
 )
 def scaled_dpo(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -pair.reward_gap.abs() * F.logsigmoid(beta * pair.h)
 
 
-def _soft_label(pair: Pair, *, beta: float, scale: float) -> dict[str, Any]:
-    return {"form": "sigmoid", "beta": beta, "label_smoothing": torch.sigmoid(-scale * pair.reward_gap)}
+def _soft_label(scores: Scores, *, beta: float, scale: float) -> FusedForm:
+    return {"form": "sigmoid", "beta": beta, "label_smoothing": torch.sigmoid(-scale * scores.gap)}
 
 
 @objective(
@@ -226,9 +226,9 @@ def _soft_label(pair: Pair, *, beta: float, scale: float) -> dict[str, Any]:
     paper="margin matching preference optimisation, Kim et al. 2024",
     arxiv="2410.03145",
     source="code",
-    needs=("scores",),
-    labels="unused",
-    closed=_soft_label,
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
+    fused=_soft_label,
 )
 def mmpo(pair: Pair, *, beta: float = 0.1, scale: float = 2.2) -> Tensor:
     x, p = beta * pair.h, torch.sigmoid(scale * pair.reward_gap)
@@ -242,9 +242,9 @@ def mmpo(pair: Pair, *, beta: float = 0.1, scale: float = 2.2) -> Tensor:
     paper="DPO with an offset, Amini et al. 2024",
     arxiv="2402.10571",
     source="code",
-    needs=("scores", "positive_gap"),
-    labels="the offset is the logarithm of a reward gap, which the flipped pair does not have",
-    closed=lambda pair, beta, alpha: {"form": "sigmoid", "beta": beta, "margin": alpha * pair.reward_gap.log()},
+    reads=Reads.SCORES | Reads.POSITIVE_GAP,
+    one_sided="the offset is the logarithm of a reward gap, which the flipped pair does not have",
+    fused=lambda scores, beta, alpha: {"form": "sigmoid", "beta": beta, "margin": alpha * scores.gap.log()},
 )
 def odpo(pair: Pair, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
     return -F.logsigmoid(beta * pair.h - alpha * pair.reward_gap.log())

@@ -9,7 +9,7 @@ from torch import Tensor
 from iwpo_fast.objectives.pair import Pair
 from iwpo_fast.objectives.parameters import NOT_NEGATIVE
 from iwpo_fast.objectives.reference_free import log1mexp
-from iwpo_fast.objectives.registry import objective
+from iwpo_fast.objectives.registry import Reads, objective
 
 
 @objective(
@@ -20,7 +20,7 @@ from iwpo_fast.objectives.registry import objective
     arxiv="2410.08458",
     source="description",
     note="log-probs per token, as 1 - π(y) of a whole completion is 1; the student's reward is β s",
-    needs=("scores",),
+    reads=Reads.SCORES,
 )
 def drdo(pair: Pair, *, beta: float = 0.1, alpha: float = 0.1, gamma: float = 2.0) -> Tensor:
     distilled = (pair.reward_gap - beta * pair.h) ** 2

@@ -11,7 +11,7 @@ from torch import Tensor
 from iwpo_fast.objectives.divergence import safe_exp
 from iwpo_fast.objectives.pair import Pair
 from iwpo_fast.objectives.parameters import FLIP_RATE, POSITIVE, Limits
-from iwpo_fast.objectives.registry import objective
+from iwpo_fast.objectives.registry import Reads, objective
 
 
 @objective(
@@ -20,7 +20,7 @@ from iwpo_fast.objectives.registry import objective
     paper="DPO, Rafailov et al. 2023",
     arxiv="2305.18290",
     source="code",
-    closed=lambda pair, beta: {"form": "sigmoid", "beta": beta},
+    fused=lambda _, beta: {"form": "sigmoid", "beta": beta},
 )
 def sigmoid(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(beta * pair.h)
@@ -60,7 +60,7 @@ def robust(pair: Pair, *, beta: float = 0.1, epsilon: float = 0.1) -> Tensor:
     paper="SLiC, Zhao et al. 2023; RSO, Liu et al. 2023",
     arxiv="2309.06657",
     source="code",
-    closed=lambda pair, beta: {"form": "hinge", "beta": beta},
+    fused=lambda _, beta: {"form": "hinge", "beta": beta},
 )
 def hinge(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return torch.relu(1 - beta * pair.h)
@@ -73,7 +73,7 @@ def hinge(pair: Pair, *, beta: float = 0.1) -> Tensor:
     arxiv="2310.12036",
     source="code",
     note="averaged over tokens, as the authors confirmed for TRL",
-    closed=lambda pair, beta: {"form": "squared", "beta": beta, "average": True},
+    fused=lambda _, beta: {"form": "squared", "beta": beta, "average": True},
 )
 def ipo(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return (pair.mean_h - 1 / (2 * beta)) ** 2
@@ -86,7 +86,7 @@ def ipo(pair: Pair, *, beta: float = 0.1) -> Tensor:
     arxiv="2310.12036",
     source="code",
     note="summed over tokens, as in the paper",
-    closed=lambda pair, beta: {"form": "squared", "beta": beta},
+    fused=lambda _, beta: {"form": "squared", "beta": beta},
 )
 def ipo_sum(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return (pair.h - 1 / (2 * beta)) ** 2
@@ -98,7 +98,7 @@ def ipo_sum(pair: Pair, *, beta: float = 0.1) -> Tensor:
     paper="length-normalised DPO, Tülu 3, Lambert et al. 2024",
     arxiv="2411.15124",
     source="code",
-    closed=lambda pair, beta: {"form": "sigmoid", "beta": beta, "average": True},
+    fused=lambda _, beta: {"form": "sigmoid", "beta": beta, "average": True},
 )
 def sigmoid_norm(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(beta * pair.mean_h)
@@ -152,7 +152,7 @@ def r_dpo(pair: Pair, *, beta: float = 0.1, alpha: float = 0.005) -> Tensor:
     paper="LD-DPO, Liu et al. 2024",
     arxiv="2409.06411",
     source="code",
-    needs=("shared_tokens",),
+    reads=Reads.SHARED_TOKENS,
 )
 def ld_dpo(pair: Pair, *, beta: float = 0.1, alpha: float = 0.5) -> Tensor:
     return -F.logsigmoid(beta * (pair.chosen.tail_scaled_s(alpha) - pair.rejected.tail_scaled_s(alpha)))
@@ -166,7 +166,7 @@ def ld_dpo(pair: Pair, *, beta: float = 0.1, alpha: float = 0.5) -> Tensor:
     arxiv="2406.11827",
     source="code",
     note="ω is detached; the product is clamped as in the authors' code",
-    needs=("alignment",),
+    reads=Reads.ALIGNMENT,
 )
 def wpo(pair: Pair, *, beta: float = 0.01, clamp: float = 1.0) -> Tensor:
     assert pair.chosen.alignment is not None and pair.rejected.alignment is not None

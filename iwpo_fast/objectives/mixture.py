@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +13,8 @@ from torch import Tensor
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data.columns import REFERENCE, SCORES
 from iwpo_fast.objectives.divergence import Divergence
-from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.registry import Constants, Objective, State, get_objective
+from iwpo_fast.objectives.pair import Pair, Scores
+from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Objective, Reads, State, get_objective
 
 REPORTED_BETA = 0.1
 
@@ -102,15 +102,14 @@ class Mixture:
     def uses_reference(self) -> bool:
         return any(part.objective.uses_reference for part in self.parts)
 
-    def needs(self, what: str) -> bool:
-        return any(what in part.objective.needs for part in self.parts)
+    def reads(self, what: Reads) -> bool:
+        return any(what in part.objective.reads for part in self.parts)
 
     @property
     def smooths_labels(self) -> bool:
         """Whether labels can be smoothed, and whether that makes a difference."""
         objectives = [part.objective for part in self.parts]
-        missing = any(objective.other_side_missing is not None for objective in objectives)
-        return not missing and any(objective.labels == "used" for objective in objectives)
+        return not any(objective.one_sided for objective in objectives) and any(o.flips for o in objectives)
 
     @property
     def has_smoothing(self) -> bool:
@@ -126,16 +125,18 @@ class Mixture:
         """Some part compares log-probs over the whole step, so they are computed before any of its losses."""
         return any(part.objective.statistics is not None and not part.objective.from_data for part in self.parts)
 
-    def closed_form(self, data: Pair) -> dict[str, Any] | None:
-        """Arguments of the fused kernel that computes this loss, or None where it does not.
-
-        Args:
-            data: the pairs; their log-probs are not read.
-        """
+    @property
+    def fused(self) -> Callable[[Scores | None], FusedForm] | None:
+        """From the pairs' scores to arguments of the fused kernel that computes this loss; None where it does not."""
         (first, *others) = self.parts
-        if others or first.objective.closed is None or first.coefficient != 1 or self.divergence.name != "reverse_kl":
+        if others or first.objective.fused is None or first.coefficient != 1 or self.divergence.name != "reverse_kl":
             return None
-        return first.objective.closed(data, **first.parameters)
+        return functools.partial(first.objective.fused, **first.parameters)
+
+    @property
+    def flips(self) -> bool:
+        """Whether a flipped label gives another loss."""
+        return any(part.objective.flips for part in self.parts)
 
     def implicit_rewards(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """beta times the policy's score of the chosen and the rejected completions, [P] each, for metrics."""
@@ -170,7 +171,7 @@ class Mixture:
         for part in self.parts:
             of_part = pair.with_step(constants.get(part.name, {}))
             loss = part.objective(of_part, part.parameters)
-            if flips and part.objective.labels == "used":
+            if flips and part.objective.flips:
                 flipped = part.objective(of_part.swapped(), part.parameters)
                 loss = (1 - smoothing) * loss + smoothing * flipped
             terms.append(part.coefficient * loss)
@@ -179,18 +180,18 @@ class Mixture:
     def check_columns(self, columns: Mapping[str, np.ndarray], smoothing: np.ndarray | float, source: str) -> None:
         """Raise ValueError if the data lack what a part needs, or flip labels where a part has no other side."""
         for part in self.parts:
-            name, reason = part.name, part.objective.other_side_missing
+            name, reason = part.name, part.objective.one_sided
             if reason is not None and np.any(np.asarray(smoothing) > 0):
                 raise ValueError(
                     f"The objective {name} cannot smooth labels ({reason}): set objective.label_smoothing to 0 and "
                     f"leave the column label_smoothing out of {source}, or choose another objective."
                 )
-            if "shared_tokens" in part.objective.needs and REFERENCE[0] in columns:
+            if Reads.SHARED_TOKENS in part.objective.reads and REFERENCE[0] in columns:
                 raise ValueError(
                     f"The objective {name} needs the reference's log-prob of every token, and {source} brings only "
                     f"their sums: leave the columns {' and '.join(REFERENCE)} out."
                 )
-            if "scores" in part.objective.needs:
+            if Reads.SCORES in part.objective.reads:
                 _check_scores(part.objective, columns, source)
 
 
@@ -233,7 +234,7 @@ def _addressee(key: str, objectives: list[Objective]) -> tuple[str, str]:
 
 
 def _check_smoothing(smoothing: float, objectives: list[Objective]) -> None:
-    unread = [objective.name for objective in objectives if objective.labels == "unused"]
+    unread = [objective.name for objective in objectives if objective.labels is Labels.UNUSED]
     if smoothing > 0 and len(unread) == len(objectives):
         raise ValueError(
             f"objective.label_smoothing is {smoothing} but {unread[0]} reads scores instead of labels: set it to 0."
@@ -275,12 +276,12 @@ def _check_scores(objective: Objective, columns: Mapping[str, np.ndarray], sourc
     absent = int((np.isnan(chosen) | np.isnan(rejected)).any(1).sum())
     if absent:
         raise ValueError(f"The objective {name} needs all scores, and {absent} pairs of {source} lack one: add them.")
-    if "family" in objective.needs and chosen.shape[1] == 1:
+    if Reads.FAMILY in objective.reads and chosen.shape[1] == 1:
         raise ValueError(
             f"The objective {name} needs scores of several reward models, and {source} has those of one: give lists of "
             "scores, or choose another objective."
         )
-    if "positive_gap" in objective.needs:
+    if Reads.POSITIVE_GAP in objective.reads:
         wrong = int(((chosen - rejected).mean(1) <= 0).sum())
         if wrong:
             raise ValueError(

@@ -81,6 +81,28 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What k reward models say of P pairs, whatever the policy does.
+
+    Attributes:
+        chosen, rejected: [P, k].
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """[P], difference of the mean scores, chosen minus rejected."""
+        return self.chosen.mean(-1) - self.rejected.mean(-1)
+
+    @property
+    def gaps(self) -> Tensor:
+        """[P, k], the same for every reward model."""
+        return self.chosen - self.rejected
+
+
+@dataclass(frozen=True)
 class Pair:
     """P pairs and what is known of the whole optimiser step that they belong to.
 
@@ -107,14 +129,18 @@ class Pair:
         return self.chosen.mean_s - self.rejected.mean_s
 
     @property
+    def scores(self) -> Scores:
+        return Scores(self.chosen.family, self.rejected.family)
+
+    @property
     def reward_gap(self) -> Tensor:
         """[P], difference of the mean scores, chosen minus rejected."""
-        return self.chosen.reward - self.rejected.reward
+        return self.scores.gap
 
     @property
     def family_gaps(self) -> Tensor:
         """[P, k], the same for every reward model."""
-        return self.chosen.family - self.rejected.family
+        return self.scores.gaps
 
     def swapped(self) -> Pair:
         """The pairs with their labels flipped."""

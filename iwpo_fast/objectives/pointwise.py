@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iwpo_fast.objectives.pair import Pair
 from iwpo_fast.objectives.parameters import NOT_NEGATIVE
-from iwpo_fast.objectives.registry import Constants, State, objective
+from iwpo_fast.objectives.registry import Constants, Labels, Reads, State, objective
 
 
 @objective(
@@ -122,8 +122,8 @@ def sppo_hard(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     arxiv="2405.00675",
     source="code",
     transforms=False,
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
 )
 def sppo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     target = (torch.sigmoid(pair.reward_gap) - 0.5) / beta
@@ -138,8 +138,8 @@ def sppo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     source="text",
     transforms=False,
     note="not the generalised preference optimisation of 2402.05749",
-    needs=("scores",),
-    labels="unused",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
 )
 def gpo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     return (pair.chosen.s - pair.chosen.reward / beta) ** 2 + (pair.rejected.s - pair.rejected.reward / beta) ** 2

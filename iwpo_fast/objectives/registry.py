@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, Flag, auto
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +16,31 @@ from iwpo_fast.objectives.parameters import Limits, Parameter, parameters_of
 Implicit = Literal["log_ratio", "logp", "mean_logp"]
 Source = Literal["text", "code", "description", "derived"]
 State = dict[str, float]
+
+
+class Labels(Enum):
+    """Whether an objective reads which completion was chosen; where it does not, swapping the two changes nothing."""
+
+    USED = "used"
+    UNUSED = "unused"
+
+
+class Reads(Flag):
+    """What an objective reads beside log-probs and lengths.
+
+    POSITIVE_GAP and FAMILY say more about SCORES: the chosen one is larger, and there are several reward models.
+    ALIGNMENT is the distribution of each token (WPO), SHARED_TOKENS the reference's log-prob of each token (LD-DPO).
+    """
+
+    NOTHING = 0
+    SCORES = auto()
+    POSITIVE_GAP = auto()
+    FAMILY = auto()
+    ALIGNMENT = auto()
+    SHARED_TOKENS = auto()
+
+
+FusedForm = dict[str, Any]  # arguments of `weighted_preference_loss`: form, beta, margin, target, ...
 Constants = dict[str, Tensor]
 
 
@@ -48,10 +74,12 @@ class Objective:
         implicit: the policy's score of a completion; beta times it is reported as its reward.
         transforms: other f-divergences than the reverse KL can be chosen. They leave a normaliser of the prompt, which
             cancels in differences of log-ratios only.
-        needs: any of "scores", "positive_gap", "family", "alignment", "shared_tokens".
+        reads: see `Reads`.
         only_with: for a parameter that another one turns on, that one's name and the values that do.
-        labels: "used"; "unused" where swapping the labels changes nothing; or the reason why there is no other side.
-        closed: (pair, **parameters) to arguments of the fused kernel that computes the same loss.
+        labels: see `Labels`.
+        one_sided: the reason why a label cannot be flipped, or None if it can.
+        fused: (scores, **parameters) to arguments of the fused kernel that computes the same loss; scores are None
+            where the objective does not read them.
         statistics: constants over the whole step.
         from_data: `statistics` reads lengths and scores only, which are known before any forward pass.
     """
@@ -66,10 +94,11 @@ class Objective:
     note: str = ""
     implicit: Implicit = "log_ratio"
     transforms: bool = True
-    needs: tuple[str, ...] = ()
+    reads: Reads = Reads.NOTHING
     only_with: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    labels: str = "used"
-    closed: Callable[..., dict[str, Any]] | None = None
+    labels: Labels = Labels.USED
+    one_sided: str | None = None
+    fused: Callable[..., FusedForm] | None = None
     statistics: Statistics | None = None
     from_data: bool = False
 
@@ -78,9 +107,9 @@ class Objective:
         return self.implicit == "log_ratio"
 
     @property
-    def other_side_missing(self) -> str | None:
-        """Why a label cannot be flipped, or None if it can."""
-        return None if self.labels in ("used", "unused") else self.labels
+    def flips(self) -> bool:
+        """Whether a flipped label gives another loss."""
+        return self.labels is Labels.USED and self.one_sided is None
 
     def __call__(self, pair: Pair, parameters: Mapping[str, float | str]) -> Tensor:
         return self.loss(pair, **parameters)

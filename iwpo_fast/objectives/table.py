@@ -10,6 +10,7 @@ from types import ModuleType
 from iwpo_fast.files import written_aside
 from iwpo_fast.objectives import FAMILIES, OBJECTIVES, Objective
 from iwpo_fast.objectives.parameters import Parameter
+from iwpo_fast.objectives.registry import Reads
 
 INTRODUCTION = """\
 # Objectives
@@ -146,11 +147,11 @@ kernel without autograd when they are the only one, with coefficient 1, under th
 """
 
 READS = {
-    "scores": "scores",
-    "family": "of several models",
-    "positive_gap": "r_w > r_l",
-    "alignment": "Σ_v p(v)² of each token",
-    "shared_tokens": "log-probs of tokens",
+    Reads.SCORES: "scores",
+    Reads.FAMILY: "of several models",
+    Reads.POSITIVE_GAP: "r_w > r_l",
+    Reads.ALIGNMENT: "Σ_v p(v)² of each token",
+    Reads.SHARED_TOKENS: "log-probs of tokens",
 }
 TITLES = {"uncertain": "Uncertainty", "drdo": "DRDO", "spo": "SPO"}
 HEADER = ("name", "loss", "paper", "reads", "parameters", "labels", "at hand", "fused", "note")
@@ -177,9 +178,9 @@ def _cells(objective: Objective) -> tuple[str, ...]:
         _paper(objective),
         ", ".join(_reads(objective)),
         ", ".join(_parameter(name, parameter) for name, parameter in objective.parameters.items()),
-        "none" if objective.other_side_missing else objective.labels,
+        "none" if objective.one_sided else objective.labels.value,
         objective.source,
-        "yes" if objective.closed else "",
+        "yes" if objective.fused else "",
         objective.note,
     )
     return tuple(cell.replace("|", r"\|") for cell in cells)
@@ -193,7 +194,7 @@ def _paper(objective: Objective) -> str:
 
 def _reads(objective: Objective) -> list[str]:
     reads = ["reference"] if objective.uses_reference else []
-    reads += [READS[what] for what in READS if what in objective.needs]
+    reads += [READS[what] for what in READS if what in objective.reads]
     if objective.statistics is not None:
         reads.append("step: lengths" if objective.from_data else "step: log-probs")
     return reads

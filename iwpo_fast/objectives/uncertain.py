@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwpo_fast.objectives.pair import Pair, uncertainty
+from iwpo_fast.objectives.pair import Pair, Scores, uncertainty
 from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
-from iwpo_fast.objectives.registry import objective
+from iwpo_fast.objectives.registry import FusedForm, Reads, objective
 
 _PAPER: dict[str, Any] = {
     "paper": "uncertainty-penalised DPO, Houliston et al. 2024",
     "arxiv": "2410.20187",
     "source": "description",
-    "needs": ("scores", "family"),
+    "reads": Reads.SCORES | Reads.FAMILY,
 }
 
 
@@ -29,15 +29,15 @@ def up_dpo_lcb(pair: Pair, *, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(beta * pair.h + uncertainty(pair.chosen.family) - uncertainty(pair.rejected.family))
 
 
-def _attenuated(pair: Pair, *, beta: float, strength: float) -> dict[str, Any]:
-    return {"form": "sigmoid", "beta": beta, "margin": -strength * uncertainty(pair.family_gaps)}
+def _attenuated(scores: Scores, *, beta: float, strength: float) -> FusedForm:
+    return {"form": "sigmoid", "beta": beta, "margin": -strength * uncertainty(scores.gaps)}
 
 
 @objective(
     "up_dpo_pair",
     limits={"strength": NOT_NEGATIVE},
     formula="-log σ(β h + c u), u = std of r_w - r_l over the models",
-    closed=_attenuated,
+    fused=_attenuated,
     **_PAPER,
 )
 def up_dpo_pair(pair: Pair, *, beta: float = 0.1, strength: float = 1.0) -> Tensor:

@@ -19,6 +19,7 @@ from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.world import World
@@ -148,7 +149,7 @@ class Context:
         config = self.config
         names = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
         # Rewards are made for training pairs only, so an objective that reads them has no loss on held-out pairs.
-        held_out = None if Mixture.of(config.objective).needs("scores") else self.folder.held_out
+        held_out = None if Mixture.of(config.objective).reads(Reads.SCORES) else self.folder.held_out
         return TrainConfig(
             data=self._data(self.folder.weighted, names, held_out),
             model=self.model,

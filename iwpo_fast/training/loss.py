@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from iwpo_fast.data.movable import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import Mixture, Pair, Side
-from iwpo_fast.objectives.registry import Constants
-from iwpo_kernels import PreferenceOutput, PreferenceSums, TokenLogps, weighted_preference_loss
+from iwpo_fast.objectives.pair import Scores
+from iwpo_fast.objectives.registry import Constants, Reads
+from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
+from iwpo_kernels.weighted_preference import weighted
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ class Split:
 
     pairs: Pairs
     reference: ReferenceLogps | None
+
+
+class TokenScores(NamedTuple):
+    """What a policy says of the N tokens of a batch: log-probs, and Σ_v p_v² where the objective reads it."""
+
+    logps: Tensor
+    sum_p2: Tensor | None = None
 
 
 class PreferenceLoss:
@@ -40,6 +50,7 @@ class PreferenceLoss:
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.mixture = Mixture.of(config)
+        self._fused = self.mixture.fused
         self._smoothing = config.label_smoothing
 
     def check_data(self, pairs: Pairs, source: str) -> None:
@@ -52,76 +63,59 @@ class PreferenceLoss:
         sums = tokens = None
         if split.reference is not None:
             sums = split.reference.sequences
-            tokens = split.reference.tokens if self.mixture.needs("shared_tokens") else None
+            tokens = split.reference.tokens if self.mixture.reads(Reads.SHARED_TOKENS) else None
         return flat_batch(split.pairs, rows, sums, tokens)
 
-    def token_logps(self, policy: Policy, batch: FlatBatch) -> Tensor | TokenLogps:
-        """The policy's log-probs [N] of the batch, with statistics where the objective reads them."""
-        return policy(batch, stats=self.mixture.needs("alignment"))
+    def token_logps(self, policy: Policy, batch: FlatBatch) -> TokenScores:
+        """What the objective reads of the policy."""
+        if self.mixture.reads(Reads.ALIGNMENT):
+            statistics = policy(batch, statistics=True)
+            return TokenScores(statistics.logps, statistics.sum_p2)
+        return TokenScores(policy(batch))
 
     def __call__(
-        self,
-        logps: Tensor | TokenLogps,
-        batch: FlatBatch,
-        denominator: float,
-        constants: Mapping[str, Constants],
+        self, tokens: TokenScores, batch: FlatBatch, denominator: float, constants: Mapping[str, Constants]
     ) -> PreferenceOutput:
         """Loss and metrics of a batch.
 
         Args:
-            logps: as `token_logps` gives them.
+            tokens: as `token_logps` gives them.
             batch: the P pairs.
             denominator: what the sum over pairs is divided by.
             constants: [P] each, what the objective knows of the whole step.
         """
         smoothing = self._smoothing if batch.label_smoothing is None else batch.label_smoothing
-        closed = self.mixture.closed_form(_data_of(self.mixture, batch))
-        if closed is None:
-            return self._through_autograd(logps, batch, denominator, constants, smoothing)
-        assert isinstance(logps, Tensor)
-        # An objective that ignores labels may use the kernel's smoothing for itself.
-        arguments = {"label_smoothing": smoothing} if self.mixture.parts[0].objective.labels == "used" else {}
+        if self._fused is None:
+            return self._through_autograd(tokens, batch, denominator, constants, smoothing)
+        form = self._fused(None if batch.scores is None else Scores(*batch.scores.chunk(2)))
+        if self.mixture.flips:  # else the form may use the kernel's smoothing for itself
+            form = {"label_smoothing": smoothing} | form
         return weighted_preference_loss(
-            logps, batch.segments, batch.ref_logps, batch.weight, denominator=denominator, **(arguments | closed)
+            tokens.logps, batch.segments, batch.ref_logps, batch.weight, denominator=denominator, **form
         )
 
     def _through_autograd(
         self,
-        logps: Tensor | TokenLogps,
+        tokens: TokenScores,
         batch: FlatBatch,
         denominator: float,
         constants: Mapping[str, Constants],
         smoothing: Tensor | float,
     ) -> PreferenceOutput:
-        weight = batch.weight.double()
-        pair = self._pair(logps, batch)
+        weight, dtype = batch.weight.double(), tokens.logps.dtype
+        pair = self._pair(tokens, batch)
         losses = self.mixture(pair, constants, smoothing.double() if isinstance(smoothing, Tensor) else smoothing)
-        weighted = torch.where(weight == 0, 0, weight * losses)
+        total = weighted(losses, weight).sum()
         pair = pair.detach()
-        chosen, rejected = self.mixture.implicit_rewards(pair)
-        terms = (
-            torch.ones_like(weight),
-            weight,
-            weight.square(),
-            weighted.detach(),
-            losses.detach(),
-            chosen,
-            rejected,
-            chosen - rejected,
-            (chosen > rejected).double(),
-            pair.chosen.logp,
-            pair.rejected.logp,
-        )
-        tokens = logps if isinstance(logps, Tensor) else logps.logps
+        logps = (pair.chosen.logp, pair.rejected.logp)
         return PreferenceOutput(
-            loss=(weighted.sum() / denominator).to(tokens.dtype),
-            sequence_logps=torch.cat([pair.chosen.logp, pair.rejected.logp]).to(tokens.dtype),
-            sums=PreferenceSums(*torch.stack(terms).sum(1)),
+            loss=(total / denominator).to(dtype),
+            sequence_logps=torch.cat(logps).to(dtype),
+            sums=PreferenceSums.of(weight, losses.detach(), *self.mixture.implicit_rewards(pair), *logps),
         )
 
-    def _pair(self, logps: Tensor | TokenLogps, batch: FlatBatch) -> Pair:
+    def _pair(self, tokens: TokenScores, batch: FlatBatch) -> Pair:
         """What the objective sees, in float64; a pair of weight 0 has no gradient, whatever its loss."""
-        tokens = logps if isinstance(logps, Tensor) else logps.logps
         kept = torch.cat([batch.weight, batch.weight]) != 0
 
         def sums(values: Tensor) -> Tensor:
@@ -129,15 +123,15 @@ class PreferenceLoss:
             return totals.where(kept, totals.detach())
 
         alignment = None
-        if not isinstance(logps, Tensor):
-            alignment = sums(logps.logps.detach() - logps.sum_p2.log()) / _counts(batch)
+        if tokens.sum_p2 is not None:
+            alignment = sums(tokens.logps.detach() - tokens.sum_p2.log()) / _counts(batch)
         shared = ref_shared = None
         if batch.ref_token_logps is not None:
             inside = _within_the_shorter(batch)
-            shared, ref_shared = sums(tokens * inside), sums(batch.ref_token_logps * inside)
+            shared, ref_shared = sums(tokens.logps * inside), sums(batch.ref_token_logps * inside)
         return _pair_of(
             self.mixture,
-            sums(tokens),
+            sums(tokens.logps),
             _counts(batch),
             ref_logp=None if batch.ref_logps is None else batch.ref_logps.double(),
             rewards=None if batch.scores is None else batch.scores.double(),
@@ -146,14 +140,13 @@ class PreferenceLoss:
             shared_ref_logp=ref_shared,
         )
 
-    def rewards(self, logps: Tensor | TokenLogps, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+    def rewards(self, tokens: TokenScores, batch: FlatBatch) -> tuple[Tensor, Tensor]:
         """Implicit rewards of chosen and rejected completions, float64 [P] each."""
-        return self.mixture.implicit_rewards(self._pair(logps, batch).detach())
+        return self.mixture.implicit_rewards(self._pair(tokens, batch).detach())
 
-    def sequence_logps(self, logps: Tensor | TokenLogps, batch: FlatBatch) -> Tensor:
+    def sequence_logps(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:
         """float64 [P, 2], log-probs of chosen and rejected completions, without gradient."""
-        tokens = logps if isinstance(logps, Tensor) else logps.logps
-        totals = torch.segment_reduce(tokens.detach().double(), "sum", offsets=batch.segments, initial=0.0)
+        totals = torch.segment_reduce(tokens.logps.detach().double(), "sum", offsets=batch.segments, initial=0.0)
         return totals.reshape(2, -1).T
 
     def whole_step(self, split: Split, rows: np.ndarray, logps: Tensor) -> Pair:
@@ -176,12 +169,6 @@ def _pair_of(mixture: Mixture, logp: Tensor, tokens: Tensor, **optional: Tensor 
     halves = {name: value.chunk(2) for name, value in values.items()}
     chosen, rejected = (Side(divergence=mixture.divergence, **{n: h[i] for n, h in halves.items()}) for i in range(2))
     return Pair(chosen, rejected)
-
-
-def _data_of(mixture: Mixture, batch: FlatBatch) -> Pair:
-    """The batch without its log-probs, which closed forms do not read."""
-    nothing = batch.weight.new_zeros(2 * batch.pairs)
-    return _pair_of(mixture, nothing, _counts(batch), rewards=batch.scores)
 
 
 def _counts(batch: FlatBatch) -> Tensor:

@@ -7,7 +7,7 @@ from iwpo_kernels.linear_preference import (
     linear_preference_loss,
     padded_segments,
 )
-from iwpo_kernels.linear_token_logps import TokenLogps, linear_token_logps
+from iwpo_kernels.linear_token_logps import TokenStatistics, linear_token_logps, linear_token_statistics
 from iwpo_kernels.token_logps import token_logps
 from iwpo_kernels.weighted_preference import PreferenceOutput, PreferenceSums, weighted_preference_loss
 
@@ -17,9 +17,10 @@ __all__ = [
     "PaddedMetrics",
     "PreferenceOutput",
     "PreferenceSums",
-    "TokenLogps",
+    "TokenStatistics",
     "linear_preference_loss",
     "linear_token_logps",
+    "linear_token_statistics",
     "padded_segments",
     "token_logps",
     "weighted_preference_loss",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwpo_kernels import linear_token_logps, token_logps, weighted_preference_loss
+from iwpo_kernels import linear_token_logps, linear_token_statistics, token_logps, weighted_preference_loss
 from iwpo_kernels.linear_token_logps import kernels
 from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
 from iwpo_kernels.linear_token_logps.types import Head
@@ -106,6 +106,7 @@ def _linear(
     frozen: tuple[str, ...] = (),
     tokens: int = 5,
     master: bool = False,
+    stats: bool = False,
     **options: Any,
 ) -> None:
     """Several slices of the vocabulary, rows that predict two tokens, and a label that is skipped."""
@@ -117,9 +118,8 @@ def _linear(
     labels = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
     labels[0] = -100
     index = torch.zeros(tokens + 1, dtype=torch.int64)[1:]
-    result = linear_token_logps(
-        hidden, weight, labels, bias=bias, hidden_index=index, save=save, workspace_mb=1, **options
-    )
+    call = partial(linear_token_statistics if stats else linear_token_logps, hidden, weight, labels)
+    result = call(bias=bias, hidden_index=index, save=save, workspace_mb=1, **options)
     logps = result if isinstance(result, Tensor) else result.logps
     if logps.requires_grad:
         logps.sum().backward()
@@ -188,7 +188,7 @@ def _random_preference_call(draw: random.Random) -> Call:
     pairs = draw.randint(1, 17)
     lengths = tuple(draw.randint(0, 40) for _ in range(2 * pairs))
     options: dict[str, Any] = {"form": draw.choice(("sigmoid", "squared", "hinge")), "average": draw.random() < 0.5}
-    for name, size in (("ref_logps", 2 * pairs), ("weights", pairs), ("label_smoothing", pairs)):
+    for name, size in (("ref_logps", 2 * pairs), ("pair_weights", pairs), ("label_smoothing", pairs)):
         if draw.random() < 0.5:
             options[name] = torch.zeros(size + 1)[1:]
     return partial(_preferences, lengths, draw.randint(0, 1), **options)

@@ -11,8 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from iwpo_kernels.linear_token_logps import TokenLogps, kernels, linear_token_logps, naive_linear_token_logps, tiling
+from iwpo_kernels.linear_token_logps import (
+    TokenStatistics,
+    kernels,
+    linear_token_logps,
+    linear_token_statistics,
+    naive_linear_token_logps,
+    naive_linear_token_statistics,
+    tiling,
+)
 
+STATISTICS: dict[Callable[..., Any], Callable[..., TokenStatistics]] = {
+    linear_token_logps: linear_token_statistics,
+    naive_linear_token_logps: naive_linear_token_statistics,
+}
 LOGP_TOLERANCE = 5e-6
 RELATIVE_FLOOR = 1e-6
 
@@ -49,7 +61,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    values: TokenLogps
+    values: TokenStatistics
     grads: dict[str, Tensor]
 
 
@@ -84,10 +96,11 @@ def run(
     }
     index = None if case.hidden_index is None else case.hidden_index.to(device)
     labels = case.labels.to(device)
-    values = operator(labels=labels, hidden_index=index, stats=True, **leaves, **case.settings, **options)
+    given = (leaves["hidden"], leaves["weight"], labels)
+    values = STATISTICS[operator](*given, bias=leaves.get("bias"), hidden_index=index, **case.settings, **options)
     values.logps.backward(case.grad.to(device, values.logps.dtype))
     grads = {name: leaf.grad.cpu().double() for name, leaf in leaves.items() if leaf.grad is not None}
-    return Result(TokenLogps(*(value.cpu().double() for value in values)), grads)
+    return Result(TokenStatistics(*(value.cpu().double() for value in values)), grads)
 
 
 def assert_exact(case: Case, dtype: torch.dtype, device: torch.device | str = "cpu", **options: Any) -> Result:
@@ -125,7 +138,7 @@ def assert_gradient_within(
     assert (error <= bound).all(), (name, int((error - bound).argmax()))
 
 
-def assert_same_statistics(ours: TokenLogps, truth: TokenLogps) -> None:
+def assert_same_statistics(ours: TokenStatistics, truth: TokenStatistics) -> None:
     for name in ("entropy", "sum_p2", "mean_logit"):
         torch.testing.assert_close(getattr(ours, name), getattr(truth, name), rtol=2e-5, atol=2e-5)
     assert torch.equal(ours.target_is_argmax, truth.target_is_argmax)

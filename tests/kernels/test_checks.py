@@ -21,8 +21,7 @@ LOGITS, LABELS = torch.randn(4, 7, generator=GENERATOR), torch.tensor([0, 6, 3, 
 
 
 def linear(**given: Any) -> Tensor:
-    logps = linear_token_logps(**{"hidden": HIDDEN, "weight": WEIGHT, "labels": LABELS, **given})
-    assert isinstance(logps, Tensor)
+    logps = linear_token_logps(**{"hidden": HIDDEN, "head_weight": WEIGHT, "labels": LABELS, **given})
     return logps.sum()
 
 
@@ -33,8 +32,8 @@ def preference(logps: Tensor) -> Tensor:
 # What is differentiated, from which tensor, and the name of that argument.
 LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, str]] = {
     "linear, frozen head": (lambda x: linear(hidden=x), HIDDEN, "hidden"),
-    "linear, head": (lambda x: linear(weight=x), WEIGHT, "weight"),
-    "linear, saved": (lambda x: linear(weight=x, save=True), WEIGHT, "weight"),
+    "linear, head": (lambda x: linear(head_weight=x), WEIGHT, "weight"),
+    "linear, saved": (lambda x: linear(head_weight=x, save=True), WEIGHT, "weight"),
     "linear, bias": (lambda x: linear(bias=x), torch.zeros(7), "bias"),
     "tokens": (lambda x: token_logps(x * 1, LABELS).sum(), LOGITS, "logits"),
     "tokens, in place": (lambda x: token_logps(x * 1, LABELS, inplace_backward=True).sum(), LOGITS, "logits"),

@@ -30,11 +30,11 @@ def batch() -> dict[str, Tensor]:
     labels[[1, 2, 8, 30]] = -100
     return {
         "hidden": torch.randn(ROWS, FEATURES, generator=generator),
-        "weight": torch.randn(VOCAB, FEATURES, generator=generator) / FEATURES**0.5,
+        "head_weight": torch.randn(VOCAB, FEATURES, generator=generator) / FEATURES**0.5,
         "labels": labels,
         "segments": offsets(LENGTHS),
         "ref_logps": -10 * torch.rand(8, generator=generator),
-        "weights": torch.rand(4, generator=generator),
+        "pair_weights": torch.rand(4, generator=generator),
         "hidden_index": torch.randint(0, ROWS, (TOKENS,), generator=generator),
     }
 
@@ -45,22 +45,22 @@ def doubled(values: dict[str, Any]) -> dict[str, Any]:
 
 def naive_loss(batch: dict[str, Tensor], head: dict[str, Any], loss: dict[str, Any]) -> Tensor:
     logps = naive_linear_token_logps(
-        batch["hidden"], batch["weight"], batch["labels"], hidden_index=batch["hidden_index"], **head
+        batch["hidden"], batch["head_weight"], batch["labels"], hidden_index=batch["hidden_index"], **head
     )
     lengths = torch.stack([(part != -100).sum() for part in batch["labels"].split(LENGTHS)])
     return naive_weighted_preference_loss(
-        logps, batch["segments"], batch["ref_logps"], batch["weights"], lengths=lengths, **loss
+        logps, batch["segments"], batch["ref_logps"], batch["pair_weights"], lengths=lengths, **loss
     )
 
 
 def gradients(loss: Tensor, batch: dict[str, Tensor], head: dict[str, Any]) -> list[Tensor]:
-    inputs = [batch["hidden"], batch["weight"], *([head["bias"]] if "bias" in head else [])]
+    inputs = [batch["hidden"], batch["head_weight"], *([head["bias"]] if "bias" in head else [])]
     return list(torch.autograd.grad(loss, inputs))
 
 
 def differentiable(values: dict[str, Any]) -> dict[str, Any]:
     return {
-        k: v.clone().requires_grad_() if k in ("hidden", "weight", "bias") and isinstance(v, Tensor) else v
+        k: v.clone().requires_grad_() if k in ("hidden", "head_weight", "bias") and isinstance(v, Tensor) else v
         for k, v in values.items()
     }
 
@@ -96,7 +96,7 @@ def test_the_module_is_the_function_with_its_options(batch):
 def test_the_module_is_a_loss_of_ln_2_where_policy_and_reference_agree(batch):
     module = LinearPreferenceLoss()
     batch["ref_logps"] = module(**batch).sequence_logps
-    batch["weights"] = torch.ones(4)
+    batch["pair_weights"] = torch.ones(4)
     assert module(**batch).loss.item() == pytest.approx(0.6931472, abs=1e-6)
 
 
@@ -144,9 +144,9 @@ def test_ten_lengths_compile_once(batch):
             hidden = torch.randn(4 * tokens, FEATURES, requires_grad=True)
             labels = torch.randint(0, VOCAB, (4 * tokens,))
             segments = torch.arange(5) * tokens
-            loss = compiled(hidden, batch["weight"], labels, segments, average=True).loss
+            loss = compiled(hidden, batch["head_weight"], labels, segments, average=True).loss
             (gradient,) = torch.autograd.grad(loss, hidden)
-            expected = linear_preference_loss(hidden, batch["weight"], labels, segments, average=True).loss
+            expected = linear_preference_loss(hidden, batch["head_weight"], labels, segments, average=True).loss
             assert torch.equal(loss, expected)
             assert torch.equal(gradient, torch.autograd.grad(expected, hidden)[0])
 

@@ -94,7 +94,7 @@ def test_cached_reference_log_probs_are_as_good_as_the_reference_model(batch):
 def test_ipo_with_weights_and_smoothing_is_the_flat_loss_of_the_completions(batch, average):
     weights = torch.tensor([0.5, 2.0, 0.0, 1.0])
     loss_fn = PaddedLinearPreferenceLoss(loss_type="ipo", beta=0.3, label_smoothing=0.2, average_log_prob=average)
-    loss, _ = loss_fn(**without_reference(batch), ref_logps=torch.full((8,), -20.0), weights=weights)
+    loss, _ = loss_fn(**without_reference(batch), ref_logps=torch.full((8,), -20.0), pair_weights=weights)
     kept = batch["target"] != -100
     flat = LinearPreferenceLoss(form="squared", beta=0.3, label_smoothing=0.2, average=average)(
         batch["_input"].flatten(0, 1),

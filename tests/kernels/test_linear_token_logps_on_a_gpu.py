@@ -31,7 +31,6 @@ def problem(
 def logps_and_gradients(hidden: Tensor, weight: Tensor, labels: Tensor) -> list[Tensor]:
     """Log-probs, and gradients of what wants one, of a weighted sum of them."""
     logps = linear_token_logps(hidden, weight, labels, all_served=True)
-    assert isinstance(logps, Tensor)
     leaves = [leaf for leaf in (hidden, weight) if leaf.requires_grad]
     direction = torch.linspace(-1, 2, len(labels), device=logps.device)
     return [logps.detach(), *torch.autograd.grad(logps, leaves, direction)]

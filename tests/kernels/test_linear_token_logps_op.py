@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from iwpo_kernels.linear_token_logps import linear_token_logps, op, saving, tiling
+from iwpo_kernels.linear_token_logps import linear_token_logps, linear_token_statistics, op, saving, tiling
 from iwpo_kernels.linear_token_logps.types import Kept
 
 T, H, V = 6, 8, 128
@@ -20,7 +20,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     given = {
         "hidden": torch.randn(T, H, generator=generator),
-        "weight": torch.randn(V, H, generator=generator),
+        "head_weight": torch.randn(V, H, generator=generator),
         "labels": torch.randint(V, (T,), generator=generator),
     }
     return given | changes
@@ -95,7 +95,7 @@ def test_ten_lengths_compile_once(backend: str) -> None:
 
     @torch.compile(fullgraph=True, dynamic=True, backend=counter)
     def compiled(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> Any:
-        return linear_token_logps(hidden * 2, weight, labels, hidden_index=index, stats=True)
+        return linear_token_statistics(hidden * 2, weight, labels, hidden_index=index)
 
     torch._dynamo.reset()
     weight = torch.randn(V, H).requires_grad_()
@@ -105,7 +105,7 @@ def test_ten_lengths_compile_once(backend: str) -> None:
         labels, index = torch.randint(V, (tokens + 3,)), torch.randint(tokens, (tokens + 3,))
         labels[1] = -100
         values = compiled(hidden, weight, labels, index)
-        expected = linear_token_logps(hidden * 2, weight, labels, hidden_index=index, stats=True)
+        expected = linear_token_statistics(hidden * 2, weight, labels, hidden_index=index)
         assert all(torch.equal(a, b) for a, b in zip(values, expected, strict=True))
         ours = torch.autograd.grad(values.logps.sum(), (hidden, weight))
         theirs = torch.autograd.grad(expected.logps.sum(), (hidden, weight))
@@ -117,12 +117,12 @@ def test_ten_lengths_compile_once(backend: str) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hidden of three dimensions": ({"hidden": torch.zeros(1, T, H)}, "hidden has 3 dimensions"),
-    "weight of one dimension": ({"weight": torch.zeros(V)}, "weight has 1 dimensions"),
-    "another width": ({"weight": torch.zeros(V, H + 1)}, "hidden has 8 features and weight 9"),
-    "a single token": ({"weight": torch.zeros(1, H)}, "at least 2 tokens"),
-    "no hidden features": ({"hidden": torch.zeros(T, 0), "weight": torch.zeros(V, 0)}, "weight has no columns"),
+    "weight of one dimension": ({"head_weight": torch.zeros(V)}, "weight has 1 dimensions"),
+    "another width": ({"head_weight": torch.zeros(V, H + 1)}, "hidden has 8 features and head_weight 9"),
+    "a single token": ({"head_weight": torch.zeros(1, H)}, "at least 2 tokens"),
+    "no hidden features": ({"hidden": torch.zeros(T, 0), "head_weight": torch.zeros(V, 0)}, "weight has no columns"),
     "integers": ({"hidden": torch.zeros(T, H, dtype=torch.int64)}, "hidden is torch.int64"),
-    "two dtypes": ({"weight": torch.zeros(V, H, dtype=torch.bfloat16)}, "cast one of them"),
+    "two dtypes": ({"head_weight": torch.zeros(V, H, dtype=torch.bfloat16)}, "cast one of them"),
     "short labels": ({"labels": torch.zeros(T - 1, dtype=torch.int64)}, "5 labels for 6 rows"),
     "labels of 32 bits": ({"labels": torch.zeros(T, dtype=torch.int32)}, r"pass labels.long\(\)"),
     "labels of two dimensions": ({"labels": torch.zeros(T, 1, dtype=torch.int64)}, "labels has 2 dimensions"),
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a large label": ({"labels": torch.full((T,), V)}, r"labels\[0\] is 128: pass values in 0..127"),
     "a negative label": ({"labels": torch.full((T,), -1)}, r"labels\[0\] is -1"),
     "an index beyond hidden": ({"hidden_index": torch.full((T,), T)}, r"hidden_index\[0\] is 6"),
-    "another device": ({"weight": torch.zeros(V, H, device="meta")}, "weight is on meta"),
+    "another device": ({"head_weight": torch.zeros(V, H, device="meta")}, "weight is on meta"),
     "softcap 0": ({"softcap": 0.0}, "softcap is 0.0"),
     "scale 0": ({"scale": 0.0}, "scale is 0.0"),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0"),
@@ -190,7 +190,7 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = arguments(hidden=torch.randn(300, H), labels=torch.randint(V, (300,)))
-    given["weight"].requires_grad_()
+    given["head_weight"].requires_grad_()
     memory = 300 * V * 4 * saving.SAVED_SHARE_OF_MEMORY
     for available, kept in ((memory, 300 * V), (memory - 1, 300 * H)):
         monkeypatch.setattr(saving, "_memory", lambda device, available=available: available)
@@ -214,7 +214,6 @@ def test_automatic_saving_also_goes_by_memory_under_compile(
     @torch.compile(fullgraph=True, dynamic=True, backend=counter)
     def compiled(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logps = linear_token_logps(hidden, weight, labels)
-        assert isinstance(logps, torch.Tensor)
         return logps
 
     torch._dynamo.reset()
@@ -234,12 +233,11 @@ def test_a_number_of_labels_known_only_at_run_time_compiles() -> None:
     torch._dynamo.reset()
     given = arguments()
     given["labels"][2] = -100
-    leaves = [given["hidden"].requires_grad_(), given["weight"].requires_grad_()]
+    leaves = [given["hidden"].requires_grad_(), given["head_weight"].requires_grad_()]
 
     def selecting(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         kept = (labels != -100).nonzero()[:, 0]
         logps = linear_token_logps(hidden, weight, labels[kept], hidden_index=kept)
-        assert isinstance(logps, torch.Tensor)
         return logps
 
     ours = torch.compile(selecting, fullgraph=True, dynamic=True, backend="aot_eager")(*leaves, given["labels"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from linear_cases import random_case
 
-from iwpo_kernels.linear_token_logps import linear_token_logps
+from iwpo_kernels.linear_token_logps import linear_token_logps, linear_token_statistics
 
 HEAD = {"softcap": 2.0, "scale": 0.7, "temperature": 1.3}
 
@@ -23,7 +23,7 @@ def test_equals_trl_chunked_log_probs(trainable: bool) -> None:
 
     ours, theirs = leaves(), leaves()
     hidden, weight, bias = ours
-    values = linear_token_logps(hidden, weight, case.labels, bias=bias, stats=True, **HEAD)
+    values = linear_token_statistics(hidden, weight, case.labels, bias=bias, **HEAD)
     logps, entropy, log_sum_p2, mean_logit, is_top1 = chunked.apply(
         *theirs, case.labels, HEAD["temperature"], 256, HEAD["softcap"], HEAD["scale"]
     )

@@ -76,10 +76,10 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "segments falling": ({"segments": torch.tensor([0, 5, 4, 8, 12])}, "segments decrease"),
     "reference shape": ({"ref_logps": torch.zeros(2)}, r"ref_logps has shape \[2\]: pass \[4\], one per sequence"),
     "reference float64": ({"ref_logps": torch.zeros(4).double()}, r"pass ref_logps.to\(torch.float32\)"),
-    "weights shape": ({"weights": torch.ones(4)}, r"weights has shape \[4\]: pass \[2\], one per pair"),
-    "weights negative": ({"weights": torch.tensor([1.0, -1.0])}, "negative or non-finite values"),
-    "weights infinite": ({"weights": torch.tensor([1.0, math.inf])}, "negative or non-finite values"),
-    "weights elsewhere": ({"weights": torch.ones(2, device="meta")}, "weights is on meta"),
+    "weights shape": ({"pair_weights": torch.ones(4)}, r"weights has shape \[4\]: pass \[2\], one per pair"),
+    "weights negative": ({"pair_weights": torch.tensor([1.0, -1.0])}, "negative or non-finite values"),
+    "weights infinite": ({"pair_weights": torch.tensor([1.0, math.inf])}, "negative or non-finite values"),
+    "weights elsewhere": ({"pair_weights": torch.ones(2, device="meta")}, "weights is on meta"),
     "lengths shape": ({"lengths": torch.ones(3).long(), "average": True}, "lengths has 3 entries for 4 sequences"),
     "lengths negative": ({"lengths": torch.tensor([1, 1, 1, -1]), "average": True}, "lengths hold negative values"),
     "lengths of sums": ({"lengths": torch.ones(4).long()}, "lengths is given without average"),
@@ -88,6 +88,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("changes", "sentence"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 def test_arguments_that_do_not_fit_are_named_with_what_to_pass(changes, sentence):
-    arguments = {"logps": CASE.logps, "segments": CASE.segments, "ref_logps": CASE.ref_logps, "weights": CASE.weights}
+    arguments = {"logps": CASE.logps, "segments": CASE.segments, "ref_logps": CASE.ref_logps}
+    arguments["pair_weights"] = CASE.weights
     with pytest.raises(ValueError, match=sentence):
         weighted_preference_loss(**(arguments | changes))

@@ -8,9 +8,10 @@ from objective_cases import losses, mixture_of, random_pair, with_logps
 from torch import Tensor
 
 from iwpo_fast.objectives import OBJECTIVES, Pair
+from iwpo_fast.objectives.registry import Reads
 from iwpo_kernels import weighted_preference_loss
 
-CLOSED = sorted(name for name, objective in OBJECTIVES.items() if objective.closed is not None)
+CLOSED = sorted(name for name, objective in OBJECTIVES.items() if objective.fused is not None)
 SETTINGS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in CLOSED),
     ("d_dpo", {"aggregate": "min"}),
@@ -32,7 +33,7 @@ def float32_tokens(pair: Pair) -> tuple[Tensor, Tensor]:
 
 
 def smoothings(name: str) -> list[Tensor | float]:
-    return [0.0, 0.2, SMOOTHING] if OBJECTIVES[name].labels == "used" else [0.0]
+    return [0.0, 0.2, SMOOTHING] if OBJECTIVES[name].flips else [0.0]
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
@@ -40,11 +41,12 @@ def test_the_fused_kernel_computes_the_function_and_its_gradient(name: str, sett
     pair, mixture = random_pair(), mixture_of(name, 0.3, **settings)
     tokens, segments = float32_tokens(pair)
     ref_logps = torch.cat([pair.chosen.ref_logp, pair.rejected.ref_logp]).float()
-    arguments = mixture.closed_form(pair)
-    assert arguments is not None
+    assert mixture.fused is not None
+    reads_scores = Reads.SCORES in OBJECTIVES[name].reads
+    arguments = mixture.fused(pair.scores if reads_scores else None)
     arguments = {key: value.float() if isinstance(value, Tensor) else value for key, value in arguments.items()}
     for smoothing in smoothings(name):
-        flips = {"label_smoothing": smoothing} if OBJECTIVES[name].labels == "used" else {}
+        flips = {"label_smoothing": smoothing} if OBJECTIVES[name].flips else {}
         leaf = tokens.clone().requires_grad_()
         fused = weighted_preference_loss(leaf, segments, ref_logps, WEIGHTS, **(flips | arguments)).loss
         (gradient,) = torch.autograd.grad(fused, leaf)
@@ -61,8 +63,7 @@ def test_the_fused_kernel_computes_the_function_and_its_gradient(name: str, sett
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_mixtures_scaled_losses_and_divergences_have_no_closed_form(name: str) -> None:
-    pair = random_pair()
-    assert mixture_of({name: 1.0}).closed_form(pair) is not None
-    assert mixture_of({name: 0.5}).closed_form(pair) is None
-    assert mixture_of({name: 1.0, "nca_pair": 1.0}).closed_form(pair) is None
-    assert mixture_of(name, divergence="js").closed_form(pair) is None
+    assert mixture_of({name: 1.0}).fused is not None
+    assert mixture_of({name: 0.5}).fused is None
+    assert mixture_of({name: 1.0, "nca_pair": 1.0}).fused is None
+    assert mixture_of(name, divergence="js").fused is None

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.objectives import OBJECTIVES, Mixture, get_objective
+from iwpo_fast.objectives.registry import Labels, Reads
 
 COEFFICIENTS = {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}
-FLIPPABLE = sorted(name for name, objective in OBJECTIVES.items() if objective.labels == "used")
-LABELS_UNUSED = sorted(name for name, objective in OBJECTIVES.items() if objective.labels == "unused")
-ONE_SIDED = sorted(name for name, objective in OBJECTIVES.items() if objective.other_side_missing)
+FLIPPABLE = sorted(name for name, objective in OBJECTIVES.items() if objective.flips)
+LABELS_UNUSED = sorted(name for name, objective in OBJECTIVES.items() if objective.labels is Labels.UNUSED)
+ONE_SIDED = sorted(name for name, objective in OBJECTIVES.items() if objective.one_sided)
 SCORED = sorted(name for name, objective in OBJECTIVES.items() if "scores" in objective.needs)
 SMOOTHING = torch.linspace(0, 0.5, 6).double()
 
@@ -99,7 +100,7 @@ def test_reported_rewards_are_beta_times_log_ratios_or_the_score_of_a_reference_
 def test_needs_are_those_of_any_part() -> None:
     assert not mixture_of({"simpo": 1.0, "sft": 0.1}).uses_reference
     assert mixture_of({"simpo": 1.0, "sigmoid": 0.1}).uses_reference
-    assert mixture_of({"sigmoid": 1.0, "wpo": 0.1}).needs("alignment")
+    assert mixture_of({"sigmoid": 1.0, "wpo": 0.1}).reads(Reads.ALIGNMENT)
     assert not mixture_of({"sigmoid": 1.0, "sft": 0.1}).needs_step_logps
     assert mixture_of({"sigmoid": 1.0, "kto": 0.1}).needs_step_logps
 

@@ -141,7 +141,7 @@ def test_the_host_waits_for_no_objective(nowhere):
             pass
 
 
-@pytest.mark.parametrize("objective", [name for name, objective in OBJECTIVES.items() if objective.closed])
+@pytest.mark.parametrize("objective", [name for name, objective in OBJECTIVES.items() if objective.fused])
 def test_the_host_waits_for_no_closed_form(nowhere, objective):
     policy = nowhere("varlen", False)
     with no_waiting():

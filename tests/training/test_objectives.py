@@ -19,15 +19,17 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
+from iwpo_fast.objectives.pair import Scores
+from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training import train
-from iwpo_fast.training.loss import PreferenceLoss, Split, _data_of
+from iwpo_fast.training.loss import PreferenceLoss, Split, TokenScores
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.world import World
-from iwpo_kernels import PreferenceOutput, TokenLogps, weighted_preference_loss
+from iwpo_kernels import PreferenceOutput, weighted_preference_loss
 
 ROWS = 26  # the last step of an epoch is ragged
 STATISTICAL = sorted(name for name, objective in OBJECTIVES.items() if objective.statistics is not None)
-WITH_OTHER_SIDE = sorted(name for name, objective in OBJECTIVES.items() if objective.other_side_missing is None)
+WITH_OTHER_SIDE = sorted(name for name, objective in OBJECTIVES.items() if objective.one_sided is None)
 
 
 def scored(tmp_path: Path, **columns: list) -> DataConfig:
@@ -152,11 +154,11 @@ def test_weights_of_one_are_no_weights_bitwise(name):
     loss, logps = PreferenceLoss(ObjectiveConfig(name=name)), logps.clone().requires_grad_()
     tokens = with_statistics(loss, logps)
     constants = constants_of(loss, tokens, batch, split)
-    closed = loss.mixture.closed_form(_data_of(loss.mixture, batch))
-    if closed is None:
+    if loss.mixture.fused is None:
         plain = (loss.mixture(loss._pair(tokens, batch), constants).sum() / 4).float()
     else:
-        plain = weighted_preference_loss(logps, batch.segments, batch.ref_logps, None, denominator=4.0, **closed).loss
+        form = loss.mixture.fused(Scores(*batch.scores.chunk(2)))
+        plain = weighted_preference_loss(logps, batch.segments, batch.ref_logps, None, denominator=4.0, **form).loss
     assert torch.equal(weighted.loss, plain)
     assert torch.equal(gradient, torch.autograd.grad(plain, logps)[0])
 
@@ -175,11 +177,11 @@ def test_extreme_log_ratios_of_float32_tokens_give_finite_losses_and_gradients(n
 def test_fused_and_autograd_paths_give_the_same_numbers(monkeypatch):
     batch, split, logps = example(smoothing=np.array([0.0, 0.2, 0.4, 0.1]))
     for name, objective in OBJECTIVES.items():
-        if objective.closed is None or objective.other_side_missing is not None:
+        if objective.fused is None or objective.one_sided is not None:
             continue
         fused, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
         with monkeypatch.context() as patch:
-            patch.setattr("iwpo_fast.objectives.mixture.Mixture.closed_form", lambda self, data: None)
+            patch.setattr("iwpo_fast.objectives.mixture.Mixture.fused", None)
             plain, plain_gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
         torch.testing.assert_close(fused.loss, plain.loss, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(gradient, plain_gradient, rtol=1e-5, atol=1e-7)
@@ -224,11 +226,9 @@ def value_and_gradient(config: ObjectiveConfig, batch, split, logps) -> tuple[Pr
     return output, gradient
 
 
-def with_statistics(loss: PreferenceLoss, logps: torch.Tensor) -> torch.Tensor | TokenLogps:
-    if not loss.mixture.needs("alignment"):
-        return logps
-    nothing = torch.zeros_like(logps).detach()
-    return TokenLogps(logps, nothing, nothing + 0.3, nothing.bool(), nothing)
+def with_statistics(loss: PreferenceLoss, logps: torch.Tensor) -> TokenScores:
+    reads = loss.mixture.reads(Reads.ALIGNMENT)
+    return TokenScores(logps, torch.full_like(logps, 0.3).detach() if reads else None)
 
 
 def constants_of(loss: PreferenceLoss, tokens, batch, split):

@@ -57,11 +57,11 @@ class LinearPreferenceLoss(torch.nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        weight: Tensor,
+        head_weight: Tensor,
         labels: Tensor,
         segments: Tensor,
         ref_logps: Tensor | None = None,
-        weights: Tensor | None = None,
+        pair_weights: Tensor | None = None,
         *,
         bias: Tensor | None = None,
         hidden_index: Tensor | None = None,
@@ -74,11 +74,11 @@ class LinearPreferenceLoss(torch.nn.Module):
         """`linear_preference_loss` of the same arguments, with the options of this module."""
         return linear_preference_loss(
             hidden,
-            weight,
+            head_weight,
             labels,
             segments,
             ref_logps,
-            weights,
+            pair_weights,
             bias=bias,
             hidden_index=hidden_index,
             softcap=self.softcap,

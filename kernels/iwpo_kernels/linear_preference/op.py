@@ -9,7 +9,6 @@ from torch import Tensor
 
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.linear_token_logps import linear_token_logps
-from iwpo_kernels.linear_token_logps.types import TokenLogps
 from iwpo_kernels.weighted_preference import PreferenceOutput, weighted_preference_loss
 from iwpo_kernels.weighted_preference.op import check_options
 from iwpo_kernels.weighted_preference.types import Form
@@ -17,11 +16,11 @@ from iwpo_kernels.weighted_preference.types import Form
 
 def linear_preference_loss(
     hidden: Tensor,
-    weight: Tensor,
+    head_weight: Tensor,
     labels: Tensor,
     segments: Tensor,
     ref_logps: Tensor | None = None,
-    weights: Tensor | None = None,
+    pair_weights: Tensor | None = None,
     *,
     bias: Tensor | None = None,
     hidden_index: Tensor | None = None,
@@ -42,15 +41,15 @@ def linear_preference_loss(
     """Weighted preference loss of P pairs from hidden states and the head's weight, without logits.
 
     `linear_token_logps` followed by `weighted_preference_loss`; see there for the formulas and for every option.
-    The loss is differentiable with respect to hidden, weight and bias.
+    The loss is differentiable with respect to hidden, head_weight and bias.
 
     Args:
         hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
-        weight: [V, H], the head, dtype of hidden. Not to be confused with `weights`, those of the pairs.
+        head_weight: [V, H], the LM head, as for `linear_token_logps`.
         labels: int64 [N], tokens of the 2P sequences end to end, chosen sequences first; -100 is skipped.
         segments: int64 [2P + 1], sequence s is labels[segments[s]:segments[s + 1]].
         ref_logps: float32 [2P], reference log-prob of each sequence, from the same operator. None: no reference.
-        weights: float32 [P], importance weight of each pair. None means 1.
+        pair_weights: float32 [P], importance weight of each pair. None means 1.
         bias, hidden_index, softcap, scale, temperature, workspace_mb, save, all_served: as for `linear_token_logps`.
         form, beta, label_smoothing, margin, target, average, denominator: as for `weighted_preference_loss`;
             `average` divides by the labels that are not -100.
@@ -61,7 +60,7 @@ def linear_preference_loss(
     check_options(form, beta, label_smoothing, margin, target)
     logps = linear_token_logps(
         hidden,
-        weight,
+        head_weight,
         labels,
         bias=bias,
         hidden_index=hidden_index,
@@ -72,12 +71,11 @@ def linear_preference_loss(
         save=save,
         all_served=all_served,
     )
-    assert not isinstance(logps, TokenLogps)
     return weighted_preference_loss(
         logps,
         segments,
         ref_logps,
-        weights,
+        pair_weights,
         form=form,
         beta=beta,
         label_smoothing=label_smoothing,

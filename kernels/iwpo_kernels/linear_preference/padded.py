@@ -11,7 +11,7 @@ from torch import Tensor
 from iwpo_kernels.checks import check
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.linear_token_logps import linear_token_logps
-from iwpo_kernels.linear_token_logps.types import TokenLogps, exact_dtype
+from iwpo_kernels.linear_token_logps.types import exact_dtype
 from iwpo_kernels.weighted_preference import weighted_preference_loss
 from iwpo_kernels.weighted_preference.op import check_options
 from iwpo_kernels.weighted_preference.types import Form
@@ -99,7 +99,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         ref_bias: Tensor | None = None,
         *,
         ref_logps: Tensor | None = None,
-        weights: Tensor | None = None,
+        pair_weights: Tensor | None = None,
     ) -> tuple[Tensor, PaddedMetrics]:
         """Loss, and metrics without gradient.
 
@@ -112,7 +112,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
             ref_input: [2B, T, H_ref], hidden states of the reference model.
             ref_weight: [V, H_ref], its head; ref_bias: [V] or None.
             ref_logps: float32 [2B], reference log-probs summed over tokens, instead of the three above.
-            weights: float32 [B], importance weight of each pair. None means 1. The NLL term is not weighted.
+            pair_weights: float32 [B], importance weight of each pair. None means 1. The NLL term is not weighted.
 
         Raises:
             ValueError: shapes do not fit, a reference is missing or is given twice, or as the operators do.
@@ -126,7 +126,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
             logps,
             padded_segments(labels),
             ref_logps,
-            weights,
+            pair_weights,
             form=_FORMS[self.loss_type],
             beta=self.beta,
             label_smoothing=self.label_smoothing,
@@ -213,9 +213,7 @@ def _token_logps(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | 
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    logps = linear_token_logps(hidden.flatten(0, 1), weight, labels.flatten(), bias=bias)
-    assert not isinstance(logps, TokenLogps)
-    return logps
+    return linear_token_logps(hidden.flatten(0, 1), weight, labels.flatten(), bias=bias)
 
 
 @torch.no_grad()

@@ -18,30 +18,30 @@ from iwpo_kernels.checks import (
 
 
 def check_arguments(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
+    hidden: Tensor, head_weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
 ) -> None:
     check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H], e.g. hidden.flatten(0, -2).")
-    check(weight.ndim == 2, f"weight has {weight.ndim} dimensions: pass the head's [V, H].")
-    if weight.shape[1] != hidden.shape[1]:
+    check(head_weight.ndim == 2, f"head_weight has {head_weight.ndim} dimensions: pass the head's [V, H].")
+    if head_weight.shape[1] != hidden.shape[1]:
         raise ValueError(
-            f"hidden has {hidden.shape[1]} features and weight {weight.shape[1]}: pass a head of the same width."
+            f"hidden has {hidden.shape[1]} features and head_weight {head_weight.shape[1]}: pass a head as wide."
         )
-    check(weight.shape[0] > 1, "weight has fewer than 2 rows: pass a vocabulary of at least 2 tokens.")
-    check(weight.shape[1] > 0, "weight has no columns: pass a head of at least 1 hidden feature.")
+    check(head_weight.shape[0] > 1, "head_weight has fewer than 2 rows: pass a vocabulary of at least 2 tokens.")
+    check(head_weight.shape[1] > 0, "head_weight has no columns: pass a head of at least 1 hidden feature.")
     check_floating("hidden", hidden)
     check(
-        weight.dtype == hidden.dtype or (weight.dtype == torch.float32 and hidden.dtype.itemsize == 2),
-        f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, e.g. weight.to(hidden.dtype).",
+        head_weight.dtype == hidden.dtype or (head_weight.dtype == torch.float32 and hidden.dtype.itemsize == 2),
+        f"hidden is {hidden.dtype} and head_weight {head_weight.dtype}: cast one of them.",
     )
-    check_device("weight", weight, hidden)
+    check_device("head_weight", head_weight, hidden)
     check_no_tangent("hidden", hidden)
-    check_no_tangent("weight", weight)
+    check_no_tangent("head_weight", head_weight)
     check_index("labels", labels, hidden, "label")
     if bias is not None:
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of weight.")
+        if bias.shape != head_weight.shape[:1]:
+            raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of head_weight.")
         check(
-            bias.dtype in (hidden.dtype, weight.dtype),
+            bias.dtype in (hidden.dtype, head_weight.dtype),
             f"bias is {bias.dtype} and hidden {hidden.dtype}: cast one of them.",
         )
         check_device("bias", bias, hidden)

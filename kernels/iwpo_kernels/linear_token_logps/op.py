@@ -15,7 +15,7 @@ from iwpo_kernels.linear_token_logps import cpu
 from iwpo_kernels.linear_token_logps.arguments import check_arguments, check_settings
 from iwpo_kernels.linear_token_logps.saving import saves_masses
 from iwpo_kernels.linear_token_logps.tiling import padded_vocab
-from iwpo_kernels.linear_token_logps.types import Forward, Head, Kept, TokenLogps, exact_dtype
+from iwpo_kernels.linear_token_logps.types import Forward, Head, Kept, TokenStatistics, exact_dtype
 
 # The compiler cuts its CUDA graphs here: the host counts labels, unless all are served, and has ample time to launch.
 NOT_CAPTURED = (torch.Tag.cudagraph_unsafe,)
@@ -23,7 +23,7 @@ NOT_CAPTURED = (torch.Tag.cudagraph_unsafe,)
 
 def linear_token_logps(
     hidden: Tensor,
-    weight: Tensor,
+    head_weight: Tensor,
     labels: Tensor,
     *,
     bias: Tensor | None = None,
@@ -31,33 +31,32 @@ def linear_token_logps(
     softcap: float | None = None,
     scale: float = 1.0,
     temperature: float = 1.0,
-    stats: bool = False,
     workspace_mb: int = 256,
     save: bool | Literal["auto"] = "auto",
     all_served: bool = False,
-) -> Tensor | TokenLogps:
+) -> Tensor:
     """Log-probs of labels under a language-model head, without its logits.
 
     With z = softcap(scale · (h Wᵀ + b)) / temperature and softcap(x) = c · tanh(x / c), returns
     log p = z_label − log Σ_v exp(z_v) for each token. Logits exist one slice of the vocabulary at a time
-    and in float32; ∂log p/∂h, on which no loss has an influence, is made in the same pass, as attention with
-    keys and values W. In products of N·V·H multiply-adds: 1 without gradients, 2 with a frozen head,
-    3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of labels to serve is read back
-    from the device, once, unless `all_served`. Differentiable once, by torch.autograd; not by torch.func.
+    and in float32; ∂log p/∂h, which does not depend on the loss, is made in the same pass, as attention with
+    keys and values W: the README beside this file derives it. In products of N·V·H multiply-adds: 1 without
+    gradients, 2 with a frozen head, 3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of
+    labels to serve is read back from the device, once, unless `all_served`. Differentiable once, by torch.autograd;
+    not by torch.func.
 
     Args:
         hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
-        weight: [V, H], dtype of hidden, or float32 beside 16-bit hidden states: master weights, which products round
-            to the dtype of hidden and which get a float32 gradient that nothing rounds.
+        head_weight: [V, H], the LM head, dtype of hidden, or float32 beside 16-bit hidden states: master weights, which
+            products round to the dtype of hidden and which get a float32 gradient that nothing rounds.
         labels: int64 [N], values in 0..V−1, or -100: log-prob 0, no gradient, no work.
-        bias: [V], dtype of hidden or of weight, or None.
+        bias: [V], dtype of hidden or of head_weight, or None.
         hidden_index: int64 [N], row of hidden that predicts each label; may repeat. None means N == T, in order.
         softcap: c, or None for no cap.
         scale: factor of the logits before the cap (Cohere's `logit_scale`, 1 / Granite's `logits_scaling`).
         temperature: divisor of the capped logits.
-        stats: return `TokenLogps`, with statistics of the distributions from the same pass.
-        workspace_mb: MiB for slices of logits, beside the float32 [N, H] that the gradient of hidden needs. A CPU uses
-            at most 32 of them.
+        workspace_mb: MiB for slices of logits, beside the float32 [N, H] that the gradient of hidden needs and, with
+            master weights, a 16-bit copy of them in the forward pass. A CPU uses at most 32 of them.
         save: keep N · V exponentials for a trainable head's gradient. "auto" keeps them where they take at most
             1/16 of the device's memory; a compiled call compiles once more for lengths on the other side, and
             takes lengths that it cannot know beforehand as too long. Memory goes by N, labels of -100 included:
@@ -66,36 +65,76 @@ def linear_token_logps(
             `torch.cuda.graph` can capture the call once it has run; a -100 then counts as outside the vocabulary.
 
     Returns:
-        float32 [N] (float64 for float64 inputs), or `TokenLogps` of such. On a GPU a label outside the
-        vocabulary gives NaN.
+        float32 [N] (float64 for float64 inputs). On a GPU a label outside the vocabulary gives NaN.
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit; a second derivative or one of forward mode is asked
             for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
-    check_arguments(hidden, weight, labels, bias, hidden_index)
+    settings = (softcap, scale, temperature, workspace_mb, save, all_served)
+    return _streamed(hidden, head_weight, labels, bias, hidden_index, *settings, statistics=False)[0]
+
+
+def linear_token_statistics(
+    hidden: Tensor,
+    head_weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    hidden_index: Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+    workspace_mb: int = 256,
+    save: bool | Literal["auto"] = "auto",
+    all_served: bool = False,
+) -> TokenStatistics:
+    """`linear_token_logps` and, from the same pass, what the distribution of each token looks like.
+
+    Takes the same arguments and raises the same errors; only the log-probs carry a gradient.
+    """
+    settings = (softcap, scale, temperature, workspace_mb, save, all_served)
+    logps, statistics = _streamed(hidden, head_weight, labels, bias, hidden_index, *settings, statistics=True)
+    entropy, sum_p2, target_is_argmax, mean_logit = statistics.unbind()
+    return TokenStatistics(logps, entropy, sum_p2, target_is_argmax > 0, mean_logit)
+
+
+def _streamed(
+    hidden: Tensor,
+    head_weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    hidden_index: Tensor | None,
+    softcap: float | None,
+    scale: float,
+    temperature: float,
+    workspace_mb: int,
+    save: bool | Literal["auto"],
+    all_served: bool,
+    *,
+    statistics: bool,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs [N], and statistics [4, N] or [4, 0]."""
+    check_arguments(hidden, head_weight, labels, bias, hidden_index)
     check_settings(softcap, scale, temperature, workspace_mb, save)
     wants_grad = torch.is_grad_enabled()
-    trains_head = wants_grad and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    logps, statistics, *_ = _forward_op(
+    trains_head = wants_grad and (head_weight.requires_grad or (bias is not None and bias.requires_grad))
+    logps, made, *_ = _forward_op(
         hidden,
-        weight,
+        head_weight,
         labels,
         bias,
         hidden_index,
         softcap,
         float(scale),
         float(temperature),
-        stats,
+        statistics,
         workspace_mb,
         wants_grad and hidden.requires_grad,
-        trains_head and _saves(save, hidden, weight, labels),
+        trains_head and _saves(save, hidden, head_weight, labels),
         all_served,
     )
-    if not stats:
-        return logps
-    entropy, sum_p2, target_is_argmax, mean_logit = statistics.unbind()
-    return TokenLogps(logps, entropy, sum_p2, target_is_argmax > 0, mean_logit)
+    return logps, made
 
 
 # Sentences with a size or a number are made only where they are raised: formatting one that torch.compile keeps
@@ -168,21 +207,8 @@ def _forward_op(
 
 
 @_forward_op.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    bias: Tensor | None,
-    hidden_index: Tensor | None,
-    softcap: float | None,
-    scale: float,
-    temperature: float,
-    stats: bool,
-    workspace_mb: int,
-    jacobian: bool,
-    save: bool,
-    all_served: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(hidden, weight, labels, bias, hidden_index, *settings):  # type: ignore[no-untyped-def]
+    *_, stats, _, jacobian, save, all_served = settings
     out = _empty_forward(hidden, weight, labels, stats, jacobian, save)
     kept = Kept.empty(labels, all_served)
     return out.logps, out.statistics, out.jacobian, out.masses, out.state, kept.position, kept.count
@@ -202,9 +228,7 @@ def _hidden_gradient_op(
 
 
 @_hidden_gradient_op.register_fake
-def _(
-    grad: Tensor, labels: Tensor, hidden_index: Tensor | None, jacobian: Tensor, rows: int, dtype: torch.dtype
-) -> Tensor:
+def _(grad, labels, hidden_index, jacobian, rows, dtype):  # type: ignore[no-untyped-def]
     return jacobian.new_empty(rows, jacobian.shape[1], dtype=dtype)
 
 
@@ -255,24 +279,8 @@ def _head_gradient_op(
 
 
 @_head_gradient_op.register_fake
-def _(
-    grad: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    bias: Tensor | None,
-    hidden_index: Tensor | None,
-    masses: Tensor,
-    state: Tensor,
-    position: Tensor,
-    count: Tensor,
-    softcap: float | None,
-    scale: float,
-    temperature: float,
-    workspace_mb: int,
-    needs_weight: bool,
-    needs_bias: bool,
-) -> tuple[Tensor, Tensor]:
+def _(grad, hidden, weight, *rest):  # type: ignore[no-untyped-def]
+    *_, needs_weight, needs_bias = rest
     return _empty_head_gradients(weight, needs_weight, needs_bias)
 
 

@@ -13,7 +13,7 @@ from iwpo_kernels.linear_token_logps.tuned import Mode
 from iwpo_kernels.wide_products import mm_fp32
 
 
-class TokenLogps(NamedTuple):
+class TokenStatistics(NamedTuple):
     """Per-token results [N]. The statistics carry no gradient; all are 0 where the label is -100.
 
     Attributes:
@@ -167,7 +167,7 @@ class Forward:
 
     Attributes:
         logps: [N], float64 for float64 inputs, else float32.
-        statistics: like logps, [4, N] in the order of `TokenLogps`, or [4, 0].
+        statistics: like logps, [4, N] in the order of `TokenStatistics` after the log-probs, or [4, 0].
         jacobian: like logps, [N, H], ∂logp/∂hidden; [0, H] where hidden needs no gradient.
         masses: [N, columns], row k of the kept tokens has f'_v · exp(z_v − m) with 0 at the label;
             [0, columns] where not saved.

@@ -2,6 +2,12 @@
 
 from iwpo_kernels.weighted_preference.naive import naive_weighted_preference_loss
 from iwpo_kernels.weighted_preference.op import weighted_preference_loss
-from iwpo_kernels.weighted_preference.types import PreferenceOutput, PreferenceSums
+from iwpo_kernels.weighted_preference.types import PreferenceOutput, PreferenceSums, weighted
 
-__all__ = ["PreferenceOutput", "PreferenceSums", "naive_weighted_preference_loss", "weighted_preference_loss"]
+__all__ = [
+    "PreferenceOutput",
+    "PreferenceSums",
+    "naive_weighted_preference_loss",
+    "weighted",
+    "weighted_preference_loss",
+]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwpo_kernels.weighted_preference.types import Forward, PairLoss
+from iwpo_kernels.weighted_preference.types import Forward, PairLoss, PreferenceSums, weighted
 
 
 def forward(
@@ -26,26 +26,12 @@ def forward(
     value, slope = pair_loss(chosen_score - rejected_score, loss)
 
     weight = torch.ones_like(value) if weights is None else weights.double()
-    removed = weight == 0
-    weighted = (weight * value).masked_fill(removed, 0)
-    slope = (weight * slope).masked_fill(removed, 0)
-    chosen_reward, rejected_reward = (loss.beta * ratios).chunk(2)
-    terms = (
-        torch.ones_like(value),
-        weight,
-        weight.square(),
-        weighted,
-        value,
-        chosen_reward,
-        rejected_reward,
-        chosen_reward - rejected_reward,
-        (chosen_reward > rejected_reward).double(),
-        *sequence_logps.chunk(2),
-    )
+    slope = weighted(slope, weight)
+    rewards = (loss.beta * ratios).chunk(2)
     return Forward(
         sequence_logps=sequence_logps.to(logps.dtype, copy=True),
         coefficients=(torch.cat([slope, -slope]) / divisor).to(logps.dtype),
-        sums=torch.stack(terms).sum(1),
+        sums=torch.stack(PreferenceSums.of(weight, value, *rewards, *sequence_logps.chunk(2))),
     )
 
 

@@ -13,7 +13,7 @@ def naive_weighted_preference_loss(
     logps: Tensor,
     segments: Tensor,
     ref_logps: Tensor | None = None,
-    weights: Tensor | None = None,
+    pair_weights: Tensor | None = None,
     *,
     form: str = "sigmoid",
     beta: float = 0.1,
@@ -45,6 +45,6 @@ def naive_weighted_preference_loss(
     losses = objective(h)
     if label_smoothing is not None:
         losses = (1 - label_smoothing) * losses + label_smoothing * objective(-h)
-    if weights is not None:
-        losses = torch.where(weights == 0, 0, weights * losses)
+    if pair_weights is not None:
+        losses = torch.where(pair_weights == 0, 0, pair_weights * losses)
     return losses.sum() / (len(h) if denominator is None else denominator)

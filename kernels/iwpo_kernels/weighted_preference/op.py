@@ -18,7 +18,7 @@ def weighted_preference_loss(
     logps: Tensor,
     segments: Tensor,
     ref_logps: Tensor | None = None,
-    weights: Tensor | None = None,
+    pair_weights: Tensor | None = None,
     *,
     form: Form = "sigmoid",
     beta: float = 0.1,
@@ -51,8 +51,8 @@ def weighted_preference_loss(
         segments: int64 [2P + 1], from 0 to N; tokens of sequence s are segments[s] to segments[s + 1], maybe none.
             Sequences 0..P−1 are the chosen ones, P..2P−1 the rejected ones of the same pairs.
         ref_logps: [2P], dtype of logps, reference log-probs summed over tokens. None means 0: no reference.
-        weights: w, [P], dtype of logps, at least 0; no gradient reaches them. A pair of weight 0 takes no part in loss
-            and gradient, whatever its log-probs. None means 1.
+        pair_weights: w, [P], dtype of logps, at least 0; no gradient reaches them. A pair of weight 0 takes no part in
+            loss and gradient, whatever its log-probs. None means 1.
         form: "sigmoid", "squared" or "hinge".
         beta: strength of the pull towards the reference.
         label_smoothing: ε in [0, 1), probability that the label is flipped; [P] or a number. None means 0.
@@ -70,7 +70,7 @@ def weighted_preference_loss(
 
     Raises:
         ValueError: shapes, dtypes, devices or options do not fit; a second derivative or one of forward mode is asked
-            for; or offsets, weights or label smoothing have values out of range, which is checked on a CPU always
+            for; or offsets, pair weights or label smoothing have values out of range, which is checked on a CPU always
             and on a GPU if IWPO_DEBUG=1. On a GPU without it, offsets out of range make the loss NaN.
     """
     check_options(form, beta, label_smoothing, margin, target)
@@ -79,7 +79,7 @@ def weighted_preference_loss(
     sequences = segments.shape[0] - 1
     pairs = sequences // 2
     _check_vector("ref_logps", ref_logps, sequences, "one per sequence", logps)
-    for name, value in (("weights", weights), ("label_smoothing", label_smoothing)):
+    for name, value in (("pair_weights", pair_weights), ("label_smoothing", label_smoothing)):
         _check_vector(name, value, pairs, "one per pair", logps)
     for name, value in (("margin", margin), ("target", target)):
         _check_vector(name, value, pairs, "one per pair", logps)
@@ -89,7 +89,7 @@ def weighted_preference_loss(
         logps,
         segments,
         _constant(ref_logps),
-        _constant(weights),
+        _constant(pair_weights),
         lengths,
         *_tensor_or_number(label_smoothing),
         *_tensor_or_number(shift),
@@ -178,7 +178,7 @@ def _check_values(
     if weights is not None:
         check(
             bool((weights.isfinite() & (weights >= 0)).all()),
-            "weights hold negative or non-finite values: pass finite weights of at least 0.",
+            "pair_weights hold negative or non-finite values: pass finite weights of at least 0.",
         )
     if lengths is not None:
         check(bool((lengths >= 0).all()), "lengths hold negative values: pass the number of tokens of each sequence.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Form = Literal["sigmoid", "squared", "hinge"]
@@ -41,6 +42,37 @@ class PreferenceSums(NamedTuple):
     correct: Tensor
     chosen_logps: Tensor
     rejected_logps: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        losses: Tensor,
+        chosen_rewards: Tensor,
+        rejected_rewards: Tensor,
+        chosen_logps: Tensor,
+        rejected_logps: Tensor,
+    ) -> PreferenceSums:
+        """Of pairs, float64 [P] each; the kernel writes the same terms in the same order."""
+        terms = cls(
+            pairs=torch.ones_like(weight),
+            weights=weight,
+            squared_weights=weight.square(),
+            weighted_loss=weighted(losses, weight),
+            loss=losses,
+            chosen_rewards=chosen_rewards,
+            rejected_rewards=rejected_rewards,
+            margins=chosen_rewards - rejected_rewards,
+            correct=(chosen_rewards > rejected_rewards).double(),
+            chosen_logps=chosen_logps,
+            rejected_logps=rejected_logps,
+        )
+        return cls(*torch.stack(terms).sum(1))
+
+
+def weighted(values: Tensor, weight: Tensor) -> Tensor:
+    """w · value, 0 where w is 0 whatever the value: the one place in PyTorch where a weight meets a loss."""
+    return torch.where(weight == 0, 0, weight * values)
 
 
 class PreferenceOutput(NamedTuple):
