@@ -288,7 +288,7 @@ class RewardConfig:
 class WeightConfig:
     """Importance weights from calibrated rewards (IRPSS).
 
-    The defaults were chosen in this project's laboratory (`benchmarks/results/quality-exact-defaults.md`): importance
+    The defaults were chosen in this project's laboratory (`lab/results/exact-defaults.md`): importance
     of the chosen completion alone, as unequal as the noise of the rewards warrants, and plain DPO where the members of
     an ensemble agree, as they do where pairs are plenty. A single score per response (`rewards.source` columns or
     model, or an ensemble of one) says nothing of its noise and always weighs, at 0.9: who brings a reward model wants

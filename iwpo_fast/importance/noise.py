@@ -2,7 +2,7 @@
 
 Rewards teach a policy what its pairs do not where pairs are few or labels noisy: there members of an ensemble, which
 learnt from bootstraps of the pairs, disagree. Where they agree pairs are plenty, and weights cost more than they bring.
-This is the project's own; the constants were chosen in the laboratory of `benchmarks/quality/exact`.
+This is the project's own; the constants were chosen in the laboratory of `lab/exact`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance.types import PairRewards
 
 AUTO = 0.5
-"""Chosen in the laboratories of `benchmarks/quality`, as a compromise: more gains more on a language model, and costs
+"""Chosen in the laboratories of `lab`, as a compromise: more gains more on a language model, and costs
 more where rewards are blind to a part of the truth."""
 
 

@@ -1,1 +1,0 @@
-"""Memory and time of large models on many GPUs, on paper: arithmetic on shapes, no measurements."""

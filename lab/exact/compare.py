@@ -1,0 +1,80 @@
+"""Comparison of arms at equal KL, paired by world, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from lab.exact.evaluate import BUDGETS
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What came of the arms of a regime.
+
+    Attributes:
+        arms: names of A arms, `dpo` among them.
+        values: each of `evaluate.MEASURES`, [W, A, 1 + budgets]; the first is of the policies as trained.
+    """
+
+    arms: Sequence[str]
+    values: Mapping[str, Floats]
+
+    def as_trained(self, measure: str, arm: str) -> Floats:
+        """[W]."""
+        return self.values[measure][:, list(self.arms).index(arm), 0]
+
+    def at(self, budget: float, measure: str, arm: str) -> Floats:
+        """[W], at a KL of `evaluate.BUDGETS`."""
+        return self.values[measure][:, list(self.arms).index(arm), 1 + BUDGETS.index(budget)]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 above zero, -1 below, 0 where the interval holds zero."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def relative_change(changed: Floats, base: Floats) -> Interval:
+    """Mean change over worlds divided by the mean of the base, in per cent, paired by world.
+
+    The interval is Student's, with the standard error of a ratio of means (Cochran 1977, section 2.11).
+    """
+    return _student(_linear(changed, base))
+
+
+def mean_of_changes(regimes: Sequence[tuple[Floats, Floats]]) -> Interval:
+    """Mean over regimes of their relative changes, in per cent; worlds of one seed are paired across regimes."""
+    return _student(np.mean([_linear(changed, base) for changed, base in regimes], axis=0))
+
+
+def mean_interval(values: Floats) -> Interval:
+    """Of the mean over worlds."""
+    return _student(values)
+
+
+def _linear(changed: Floats, base: Floats) -> Floats:
+    """One value per world whose mean is the relative change and whose spread is that of the ratio of means."""
+    ratio = (changed - base).mean() / base.mean()
+    return 100 * (ratio + (changed - base - ratio * base) / base.mean())
+
+
+def _student(values: Floats) -> Interval:
+    mean = float(values.mean())
+    half = float(student.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)

@@ -1,0 +1,83 @@
+"""Preference training of an arm, by the library's own step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
+from iwpo_fast.data import Pairs
+from iwpo_fast.data.order import step_rows
+from iwpo_fast.models import Policy
+from iwpo_fast.training.batches import batches_ahead
+from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.loop import accumulate_gradients
+from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.optimizer import learning_rate, make_optimizer
+from iwpo_fast.world import World
+from lab.exact.policy import ArmData
+from lab.language_model.settings import LabSettings
+from lab.language_model.world import LabWorld
+
+
+def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
+    """A trained copy of the supervised policy."""
+    pairs = arm_pairs(world.split.pairs, data)
+    split = Split(pairs, world.split.reference)
+    loss = PreferenceLoss(objective_of(data, settings.beta))
+    loss.check_data(pairs, "the world's pairs")
+    alone = World.start("cpu")
+    config = TrainConfig(
+        data=DataConfig(path=""), objective=objective_of(data, settings.beta), optim=settings.optim, seed=world.seed
+    )
+    policy = copy.deepcopy(world.policy)
+    parameters = policy.trainable_parameters()
+    optimizer = make_optimizer(parameters, settings.optim)
+    state, metrics = TrainState(), PreferenceMetrics(alone.device)
+
+    def rows_of_step(step: int) -> np.ndarray:
+        return step_rows(len(pairs), step, pairs_per_step=settings.optim.pairs_per_step, seed=world.seed)
+
+    batches = batches_ahead(policy, split, map(rows_of_step, range(settings.steps)), loss, config, alone)
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings.steps, settings.optim)
+        accumulate_gradients(policy, split, rows_of_step(step), batches, loss, config, alone, state, metrics)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), settings.optim.max_grad_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+    return policy
+
+
+def arm_pairs(pairs: Pairs, data: ArmData) -> Pairs:
+    """The pairs with the columns of an arm alone; reward gaps are the scores of chosen over a rejected one of 0."""
+    columns = {}
+    if data.targets is not None:
+        gaps = data.targets.double().numpy()
+        columns = {"score_chosen": gaps, "score_rejected": np.zeros_like(gaps)}
+    smoothing = data.smoothing.double().numpy()
+    return replace(
+        pairs,
+        weight=data.weights.double().numpy(),
+        label_smoothing=smoothing if smoothing.any() else None,
+        columns=columns,
+    )
+
+
+def objective_of(data: ArmData, beta: float) -> ObjectiveConfig:
+    """The library's objective for what the exact laboratory calls an arm."""
+    if data.wpo:
+        return ObjectiveConfig(name="wpo", beta=beta)
+    if data.targets is None and not data.forward_kl:
+        return ObjectiveConfig(name="sigmoid", beta=beta)
+    if not data.forward_kl:
+        return ObjectiveConfig(name="d_dpo", beta=beta)
+    return ObjectiveConfig(
+        name="p_dpo" if data.targets is None else "e_dpo", beta=beta, params={"gamma": data.forward_kl}
+    )
