@@ -77,7 +77,7 @@ class World:
             self.barrier()
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def one_at_a_time(self) -> Iterator[None]:
         """The processes of a machine run the body one after another, so that only one needs its memory."""
         for _ in range(self.local_rank):
             self.barrier()

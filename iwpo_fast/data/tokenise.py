@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import Tokens, encode_rows
 from iwpo_fast.data.ledger import Ledger
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.truncate import Cut, cut, too_long
 
 if TYPE_CHECKING:

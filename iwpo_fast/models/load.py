@@ -103,7 +103,7 @@ def load_policy(
     if sharding is None:
         policy = _new_policy(config, tokenizer, seed, device, max_length).to(device)
     else:
-        with sharding.world.in_turn():
+        with sharding.world.one_at_a_time():
             policy = _new_policy(config, tokenizer, seed, device, max_length)
             sharding.apply(policy)
     _settle_layout(policy, config, max_length)

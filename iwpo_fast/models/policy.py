@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.models import attention, four_bits
+from iwpo_fast.models import attention
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import Padded, pad
-from iwpo_fast.world import whole
 from iwpo_kernels import TokenStatistics
 
 Layout = Literal["shared", "flat", "padded"]
@@ -179,13 +174,7 @@ class Policy(nn.Module):
 
     def fingerprint(self) -> str:
         """Hash of what reference log-probs depend on: the base model's configuration and weights."""
-        digest = hashlib.sha256(_settings(self.causal_lm).encode())
-        for name, parameter in self.causal_lm.named_parameters():
-            if "lora_" not in name:
-                digest.update(f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode())
-                for tensor in (whole(parameter.detach()), *four_bits.scales(parameter).values()):
-                    digest.update(cast(Any, tensor.cpu().contiguous().view(torch.uint8).numpy()))
-        return digest.hexdigest()
+        return saving.fingerprint(self.causal_lm)
 
     def gathered(self, *, keep: bool) -> dict[str, Tensor] | None:
         """What `save` writes of a sharded policy, on the host; None of one that is not. All ranks must call it.
@@ -193,67 +182,13 @@ class Policy(nn.Module):
         Args:
             keep: whether this rank wants it; the others get an empty dictionary.
         """
-        if not self.is_sharded:
-            return None
-        wanted = {
-            name: tensor for name, tensor in self.model.state_dict(keep_vars=True).items() if self._is_saved(name)
-        }
-        found: dict[int, Tensor] = {}  # Tied weights stay one tensor, which is saved once.
-        state = {}
-        for name, tensor in wanted.items():
-            if id(tensor) not in found:
-                gathered = whole(tensor.detach())
-                found[id(tensor)] = gathered.cpu() if keep else gathered.new_empty(0)
-            state[name] = found[id(tensor)]
-        return state if keep else {}
+        return saving.gathered(self.model, keep) if self.is_sharded else None
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor] | None = None) -> None:
         """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`.
 
-        Weights are saved as they were trained, in float32: what is loaded is what was measured. The base of a
-        `tiny` model with LoRA is nowhere on disk, so there the adapter is merged and the whole model saved.
-
         Args:
             state: what `gathered` gave.
         """
-        if not isinstance(self.model, PeftModel):
-            self.model.save_pretrained(folder, state_dict=state)
-        elif self._saves_adapter:
-            self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
-        else:
-            _merged(self.model, state).save_pretrained(folder)
+        saving.save(self.model, folder, state)
         tokenizer.save_pretrained(folder)
-
-    @property
-    def _saves_adapter(self) -> bool:
-        return self.has_adapter and bool(self.causal_lm.config.name_or_path)
-
-    def _is_saved(self, name: str) -> bool:
-        return "lora_" in name or not self._saves_adapter
-
-
-def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:
-    """A copy with the adapter in its weights; a tied head with LoRA is untied, for the embedding has none."""
-    model = copy.deepcopy(model) if state is None else _rebuilt(model, state)
-    base: Any = cast(Any, model).get_base_model()
-    head = base.get_output_embeddings()
-    if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:
-        head.base_layer.weight = nn.Parameter(cast(Tensor, head.base_layer.weight).detach().clone())
-        base.config.tie_word_embeddings = False
-    return cast(Any, model).merge_and_unload()
-
-
-def _rebuilt(model: PeftModel, state: dict[str, Tensor]) -> PeftModel:
-    base = cast(Any, model).get_base_model()
-    # Sharding gives modules classes of its own, but not the model itself.
-    copied = get_peft_model(type(base)(base.config), model.peft_config["default"])
-    copied.load_state_dict(state)
-    return cast(PeftModel, copied)
-
-
-def _settings(model: PreTrainedModel) -> str:
-    """The configuration without what does not change log-probs."""
-    settings = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
-        settings.pop(name, None)
-    return json.dumps(settings, sort_keys=True, default=str)

@@ -8,9 +8,9 @@ import pytest
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import cache_folder, read_rows, tokenise
-from iwpo_fast.data.cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.encode import Tokens
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 
 # The package exports the function under the name of its module.
 module = importlib.import_module("iwpo_fast.data.tokenise")

@@ -71,7 +71,8 @@ def _forward_tile(rows: Rows, head: Head, out: Forward, start: int, end: int, sl
         top = z.amax(1)
         factor = state.raise_reference(top)
         if factor is not None:
-            acc.mul_(factor[:, None]) if wants_jacobian else None
+            if wants_jacobian:
+                acc.mul_(factor[:, None])
             if saves:
                 out.masses[start:end, :first].mul_(factor[:, None])
         z.sub_(state.m.where(state.m > -torch.inf, 0)[:, None])
