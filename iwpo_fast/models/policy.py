@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatSequences
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.models import attention
+from iwpo_fast.models import attention, saving
 from iwpo_fast.models.head import HeadSpec
 from iwpo_fast.models.padding import Padded, pad
 from iwpo_kernels import TokenStatistics
