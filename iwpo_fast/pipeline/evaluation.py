@@ -14,7 +14,8 @@ from iwpo_fast.models.sharding import taking_turns
 from iwpo_fast.pipeline.context import Context
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import checkpoints, load_weights
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.run_folder import RunFolder
 
 
@@ -42,11 +43,11 @@ def _margins(context: Context, pairs: Pairs) -> np.ndarray:
     if not checkpoints(trained):
         raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
     loss, policy, world = PreferenceLoss(context.config.objective), context.policy, context.world
-    split = Split(pairs, context.reference_of(pairs) if loss.mixture.uses_reference else None)
+    reference = context.reference_of(pairs) if loss.mixture.uses_reference else None
     load_weights(trained, policy.trainable_parameters())
     policy.eval()
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
-    batches = batches_ahead(policy, split, [np.arange(len(pairs))], loss, context.config, world)
+    batches = batches_ahead(Job(context.config, world, policy, loss, pairs, reference), [np.arange(len(pairs))])
     with torch.no_grad():
         for _, batch in taking_turns(policy, batches):
             chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)

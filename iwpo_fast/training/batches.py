@@ -6,47 +6,37 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from iwpo_fast.config import TrainConfig
 from iwpo_fast.data.ahead import made_ahead
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import Turn, in_turn, micro_batches
-from iwpo_fast.models import Policy
-from iwpo_fast.training.loss import PreferenceLoss, Split
-from iwpo_fast.world import World
+from iwpo_fast.training.job import Job
 
 Batches = Iterable[tuple[Turn, FlatBatch]]
 
 
-def batches_ahead(
-    policy: Policy,
-    split: Split,
-    steps: Iterable[np.ndarray],
-    loss: PreferenceLoss,
-    config: TrainConfig,
-    world: World,
-) -> Iterator[tuple[Turn, FlatBatch]]:
+def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[Turn, FlatBatch]]:
     """This rank's micro-batches of all `steps`, one step after the other, on the device.
 
-    The next ones are made and copied while this one is computed, across the end of a step too. A turn without rows has
-    the shortest pair for a batch, as a sharded policy must run something.
+    The next ones are made and copied while this one is computed, across the end of a step too. An empty turn runs the
+    shortest pair, because every rank of a sharded policy must run.
 
     Args:
-        steps: int64, the rows of `split` that each step sees over all ranks.
+        steps: int64, the rows of `job.pairs` that each step sees over all ranks.
     """
-    pairs, optim = split.pairs, config.optim
-    tokens, shortest = policy.tokens(pairs), np.array([pairs.tokens.argmin()])
+    optim, tokens = job.config.optim, job.policy.tokens(job.pairs)
+    shortest = np.array([job.pairs.tokens.argmin()])
 
     def make(turn: Turn) -> FlatBatch:
-        return policy.ready(loss.batch(split, turn.rows if len(turn.rows) else shortest))
+        return job.policy.ready(job.batch(turn.rows if len(turn.rows) else shortest))
 
     def turns() -> Iterator[Turn]:
         for rows in steps:
             dealt = micro_batches(
-                rows, tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=world.size
+                rows, tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=job.world.size
             )
-            yield from in_turn(dealt[world.rank])
+            yield from in_turn(dealt[job.world.rank])
 
-    return made_ahead(make, turns(), world.device, config.data.workers)
+    return made_ahead(make, turns(), job.world.device, job.config.data.workers)
 
 
 def one_step(batches: Iterator[tuple[Turn, FlatBatch]]) -> Iterator[tuple[Turn, FlatBatch]]:

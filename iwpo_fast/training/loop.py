@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,14 +14,15 @@ from iwpo_fast.data import Pairs, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import Turn, micro_batches, step_rows
 from iwpo_fast.files import written_aside
-from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
-from iwpo_fast.models.reference import reference_logps
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.sharding import Sharding, taking_turns
 from iwpo_fast.training.batches import Batches, batches_ahead, one_step
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.determinism import deterministic_algorithms
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from iwpo_fast.training.plan import make_plan
@@ -84,26 +86,24 @@ def _train(config: TrainConfig) -> TrainSummary | None:
 
     fingerprint = policy.fingerprint()
 
-    def with_reference(pairs: Pairs) -> Split:
+    def reference_of(pairs: Pairs) -> ReferenceLogps | None:
         if not loss.mixture.uses_reference:
-            return Split(pairs, None)
-        cache, budget = cache_folder(config.data), config.optim.tokens_per_batch
-        reference = reference_logps(
+            return None
+        return reference_logps(
             policy,
             pairs,
             fingerprint,
-            tokens_per_batch=budget,
-            cache_dir=cache,
+            tokens_per_batch=config.optim.tokens_per_batch,
+            cache_dir=cache_folder(config.data),
             world=world,
             workers=config.data.workers,
         )
-        return Split(pairs, reference)
 
-    training = with_reference(pairs)
-    evaluation = None if held_out is None else with_reference(held_out)
-    if config.self_test and training.reference is not None and not folder.has_progress:
+    job = Job(config, world, policy, loss, pairs, reference_of(pairs))
+    evaluation = None if held_out is None else replace(job, pairs=held_out, reference=reference_of(held_out))
+    if config.self_test and job.reference is not None and not folder.has_progress:
         first = micro_batches(rows_of_step(0), policy.tokens(pairs), budget=config.optim.tokens_per_batch)[0][0]
-        difference = check_policy_is_reference(policy, pairs, training.reference, first, tokenizer, world.device)
+        difference = check_policy_is_reference(policy, pairs, job.reference, first, tokenizer, world.device)
         say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs")
     if world.is_main:
         inputs = {"model": fingerprint, "training data": pairs.fingerprint()}
@@ -122,9 +122,8 @@ def _train(config: TrainConfig) -> TrainSummary | None:
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
     reporter = Reporter(trackers, plan, state, world, metrics, truncated=ledger.truncated_fraction)
     if evaluation is not None and state.step == 0:
-        reporter.evaluation(state, evaluate(policy, evaluation, loss, config, world, state))
-    coming = map(rows_of_step, range(state.step, plan.steps))
-    batches = batches_ahead(policy, training, coming, loss, config, world)
+        reporter.evaluation(state, evaluate(evaluation, state))
+    batches = batches_ahead(job, map(rows_of_step, range(state.step, plan.steps)))
     reporter.start_clock()
     for step in range(state.step, plan.steps):
         rows = rows_of_step(step)
@@ -133,7 +132,7 @@ def _train(config: TrainConfig) -> TrainSummary | None:
             group["lr"] = rate
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
-        accumulate_gradients(policy, training, rows, batches, loss, config, world, state, metrics)
+        accumulate_gradients(job, rows, batches, state, metrics)
         grad_norm = clip_gradients(parameters.values(), config.optim.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -147,7 +146,7 @@ def _train(config: TrainConfig) -> TrainSummary | None:
         line_due = saving or state.step == 1 or _due(config.log.every, state.step)
         reporter.step(state, pairs.weight[rows], rate, grad_norm, due=line_due)
         if evaluation is not None and (last or _due(config.log.eval_every, state.step)):
-            reporter.evaluation(state, evaluate(policy, evaluation, loss, config, world, state))
+            reporter.evaluation(state, evaluate(evaluation, state))
         if saving:
             save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
         reporter.start_clock()
@@ -166,59 +165,52 @@ def _train(config: TrainConfig) -> TrainSummary | None:
 
 
 def accumulate_gradients(
-    policy: Policy,
-    split: Split,
+    job: Job,
     rows: np.ndarray,
     batches: Iterator[tuple[Turn, FlatBatch]],
-    loss: PreferenceLoss,
-    config: TrainConfig,
-    world: World,
     state: TrainState,
     metrics: PreferenceMetrics,
 ) -> None:
     """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches.
 
-    Nothing here waits for the device, but for `beta_dpo`, whose statistics the host computes, and for what a policy
-    does inside: models of transformers look at padding masks.
+    Does not synchronise with the device, except for `beta_dpo`, whose statistics the host computes, and for what models
+    of transformers do with padding masks.
 
     Args:
         batches: this rank's micro-batches, those of `rows` next.
     """
-    # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
-    weights = split.pairs.weight[rows]
-    denominator = float(weights.sum()) or 1.0 if config.objective.normalize == "weights" else float(len(rows))
-    policy.train()
-    rng = np.random.default_rng([config.seed, state.step])
+    policy, loss = job.policy.train(), job.loss
     of_step: Batches = one_step(batches)
     if loss.mixture.needs_step_logps:
         of_step = list(of_step)  # read twice
-    constants = step_constants(loss, policy, split, rows, of_step, world, state.objective, rng)
+    rng = np.random.default_rng([job.config.seed, state.step])
+    constants = step_constants(job, rows, of_step, state.objective, rng)
+    # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
+    denominator = _denominator(job, rows)
     for _, batch in taking_turns(policy, of_step):
-        logps = loss.token_logps(policy, batch)
-        output = loss(logps, batch, denominator, constants.of(batch))
+        output = loss(loss.token_logps(policy, batch), batch, denominator, constants.of(batch))
         output.loss.backward()
         metrics.add(output.sums)
-    world.sum_gradients(policy.trainable_parameters().values())
+    job.world.sum_gradients(policy.trainable_parameters().values())
+
+
+def _denominator(job: Job, rows: np.ndarray) -> float:
+    """Number of pairs of the step, or the sum of their weights."""
+    if job.config.objective.normalize == "weights":
+        return float(job.pairs.weight[rows].sum()) or 1.0
+    return float(len(rows))
 
 
 @torch.no_grad()
-def evaluate(
-    policy: Policy, split: Split, loss: PreferenceLoss, config: TrainConfig, world: World, state: TrainState
-) -> dict[str, float]:
-    """Exact metrics over all pairs of `split`, named `eval_...`; for the objective they are one step."""
-    rows = np.arange(len(split.pairs))
-
-    def batches() -> Batches:
-        return batches_ahead(policy, split, [rows], loss, config, world)
-
-    metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
-    policy.eval()
-    running = copy.deepcopy(state.objective)
-    constants = step_constants(loss, policy, split, rows, batches(), world, running, None)
-    for _, batch in taking_turns(policy, batches()):
-        logps = loss.token_logps(policy, batch)
-        metrics.add(loss(logps, batch, float(len(rows)), constants.of(batch)).sums)
-    return {f"eval_{name}": value for name, value in metrics.compute(world).items()}
+def evaluate(job: Job, state: TrainState) -> dict[str, float]:
+    """Exact metrics over all pairs of the job, named `eval_...`; for the objective they are one step."""
+    rows = np.arange(len(job.pairs))
+    metrics = PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize)
+    policy, loss = job.policy.eval(), job.loss
+    constants = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
+    for _, batch in taking_turns(policy, batches_ahead(job, [rows])):
+        metrics.add(loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants.of(batch)).sums)
+    return {f"eval_{name}": value for name, value in metrics.compute(job.world).items()}
 
 
 def _due(every: int | None, step: int) -> bool:

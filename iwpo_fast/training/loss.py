@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.movable import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.models.reference import ReferenceLogps
@@ -21,14 +20,6 @@ from iwpo_fast.objectives.pair import Scores
 from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
 from iwpo_kernels.weighted_preference import weighted
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pairs and their log-probs under the reference, if the objective has one."""
-
-    pairs: Pairs
-    reference: ReferenceLogps | None
 
 
 class TokenScores(NamedTuple):
@@ -57,14 +48,6 @@ class PreferenceLoss:
         """Raise ValueError if the data lack what the objective needs."""
         smoothing = self._smoothing if pairs.label_smoothing is None else pairs.label_smoothing
         self.mixture.check_columns(pairs.columns, smoothing, source)
-
-    def batch(self, split: Split, rows: np.ndarray) -> FlatBatch:
-        """The given pairs, with what the objective reads of the reference, on the host."""
-        sums = tokens = None
-        if split.reference is not None:
-            sums = split.reference.sequences
-            tokens = split.reference.tokens if self.mixture.reads(Reads.SHARED_TOKENS) else None
-        return flat_batch(split.pairs, rows, sums, tokens)
 
     def token_logps(self, policy: Policy, batch: FlatBatch) -> TokenScores:
         """What the objective reads of the policy."""
@@ -149,15 +132,14 @@ class PreferenceLoss:
         totals = torch.segment_reduce(tokens.logps.detach().double(), "sum", offsets=batch.segments, initial=0.0)
         return totals.reshape(2, -1).T
 
-    def whole_step(self, split: Split, rows: np.ndarray, logps: Tensor) -> Pair:
+    def whole_step(self, pairs: Pairs, reference: ReferenceLogps | None, rows: np.ndarray, logps: Tensor) -> Pair:
         """All B pairs of a step as its statistics see them, given their log-probs [B, 2]."""
 
         def by_side(values: np.ndarray) -> Tensor:
             return copied_to(logps.device, np.concatenate([values[rows, 0], values[rows, 1]])).to(logps.dtype)
 
-        pairs = split.pairs
         counts = np.stack([pairs.chosen.lengths, pairs.rejected.lengths], axis=1).clip(min=1)
-        ref = None if split.reference is None else by_side(split.reference.sequences)
+        ref = None if reference is None else by_side(reference.sequences)
         scores = None if pairs.scores is None else by_side(pairs.scores)
         return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores)
 

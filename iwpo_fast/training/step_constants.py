@@ -11,12 +11,10 @@ from torch import Tensor
 
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.movable import copied_to
-from iwpo_fast.models import Policy
 from iwpo_fast.models.sharding import taking_turns
 from iwpo_fast.objectives.registry import Constants, State
 from iwpo_fast.training.batches import Batches
-from iwpo_fast.training.loss import PreferenceLoss, Split
-from iwpo_fast.world import World
+from iwpo_fast.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,7 @@ class StepConstants:
 
 @torch.no_grad()
 def step_constants(
-    loss: PreferenceLoss,
-    policy: Policy,
-    split: Split,
-    rows: np.ndarray,
-    batches: Batches,
-    world: World,
-    state: dict[str, State],
-    rng: np.random.Generator | None,
+    job: Job, rows: np.ndarray, batches: Batches, state: dict[str, State], rng: np.random.Generator | None
 ) -> StepConstants:
     """Constants of the B pairs of a step, the same on every rank.
 
@@ -68,14 +59,15 @@ def step_constants(
 
     Args:
         rows: int64 [B], pairs of the step over all ranks.
-        batches: this rank's micro-batches of them; read only where `loss.mixture.needs_step_logps`.
+        batches: this rank's micro-batches of them; read only where `mixture.needs_step_logps`.
         state: running means of the objective, changed in place.
         rng: of the random numbers that a statistic draws; None in an evaluation.
     """
+    loss, policy, world = job.loss, job.policy, job.world
     none_yet = StepConstants.none_yet(rows, world.device)
     if not loss.mixture.has_statistics:
         return none_yet
-    counted = np.flatnonzero(split.pairs.weight[rows] != 0)
+    counted = np.flatnonzero(job.pairs.weight[rows] != 0)
     if not len(counted):  # Nobody reads the losses of this step, and no running mean may see it.
         counted, state = np.arange(len(rows)), {}
     logps = torch.zeros(len(rows), 2, dtype=torch.float64, device=world.device)
@@ -87,7 +79,8 @@ def step_constants(
         policy.train(was_training)
         world.sum_(logps)
     places = copied_to(world.device, counted)
-    found = loss.mixture.constants(loss.whole_step(split, rows[counted], logps[places]), state, rng)
+    step = loss.whole_step(job.pairs, job.reference, rows[counted], logps[places])
+    found = loss.mixture.constants(step, state, rng)
     values = {
         name: {key: _spread(value, places, len(rows)) for key, value in part.items()} for name, part in found.items()
     }
@@ -95,5 +88,5 @@ def step_constants(
 
 
 def _spread(values: Tensor, places: Tensor, pairs: int) -> Tensor:
-    """[B] with `values` at the pairs that count, and the first of them at the others, whose loss nobody reads."""
+    """[B] with `values` at the pairs that count; the first of them stands in elsewhere: those losses are unused."""
     return values[:1].repeat(pairs).index_copy(0, places, values)

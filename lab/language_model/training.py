@@ -15,8 +15,9 @@ from iwpo_fast.data.order import step_rows
 from iwpo_fast.models import Policy
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.job import Job
 from iwpo_fast.training.loop import accumulate_gradients
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.training.optimizer import learning_rate, make_optimizer
 from iwpo_fast.world import World
@@ -27,8 +28,7 @@ from lab.language_model.world import LabWorld
 
 def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
     """A trained copy of the supervised policy."""
-    pairs = arm_pairs(world.split.pairs, data)
-    split = Split(pairs, world.split.reference)
+    pairs = arm_pairs(world.pairs, data)
     loss = PreferenceLoss(objective_of(data, settings.beta))
     loss.check_data(pairs, "the world's pairs")
     alone = World.start("cpu")
@@ -43,11 +43,12 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
     def rows_of_step(step: int) -> np.ndarray:
         return step_rows(len(pairs), step, pairs_per_step=settings.optim.pairs_per_step, seed=world.seed)
 
-    batches = batches_ahead(policy, split, map(rows_of_step, range(settings.steps)), loss, config, alone)
+    job = Job(config, alone, policy, loss, pairs, world.reference)
+    batches = batches_ahead(job, map(rows_of_step, range(settings.steps)))
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.optim)
-        accumulate_gradients(policy, split, rows_of_step(step), batches, loss, config, alone, state, metrics)
+        accumulate_gradients(job, rows_of_step(step), batches, state, metrics)
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.optim.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

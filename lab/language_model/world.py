@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, ModelConfig
-from iwpo_fast.data import read_rows, tokenise
+from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, prefers_first, read_jsonl, write_dataset, write_jsonl
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy
+from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.rewards.features import PairFeatures, pair_features
-from iwpo_fast.training.loss import Split
 from iwpo_fast.world import World
 from lab.language_model.sampling import Samples, sample
 from lab.language_model.settings import LabSettings
@@ -37,7 +37,8 @@ class LabWorld:
 
     Attributes:
         policy: the supervised policy, which is the reference.
-        split: P pairs and their reference log-probs.
+        pairs: P of them.
+        reference: their reference log-probs.
         features: of prompts and responses, from the supervised policy.
         gold: float64 [P, 2], gold rewards in log-odds of chosen and rejected completions.
         task: int64 [P], task of each pair.
@@ -49,7 +50,8 @@ class LabWorld:
     seed: int
     policy: Policy
     tokenizer: PreTrainedTokenizerBase
-    split: Split
+    pairs: Pairs
+    reference: ReferenceLogps
     features: PairFeatures
     gold: Floats
     task: NDArray[np.int64]
@@ -102,7 +104,8 @@ def make_world(settings: LabSettings, seed: int, supervised: Path, folder: Path)
         seed=seed,
         policy=policy,
         tokenizer=tokenizer,
-        split=Split(pairs, reference),
+        pairs=pairs,
+        reference=reference,
         features=features,
         gold=pairs.scores[:, :, 0] / settings.temperature,
         task=pairs.columns["cluster"].astype(np.int64),

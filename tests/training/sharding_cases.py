@@ -24,7 +24,8 @@ from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import loop, train
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.world import World, whole
 
@@ -137,7 +138,9 @@ def _steps_of_model(
                 objective=ObjectiveConfig(name=OBJECTIVES[objective]),
                 optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
             )
-            found[f"{objective}, {len(rows)} pairs"] = _step(policy, Split(pairs, reference), rows, config, world)
+            found[f"{objective}, {len(rows)} pairs"] = _step(
+                Job(config, world, policy, PreferenceLoss(config.objective), pairs, reference), rows
+            )
     state = policy.gathered(keep=world.is_main)
     if world.is_main:
         policy.save(saved, tokenizer, state)
@@ -154,16 +157,15 @@ def _move(policy: Policy) -> None:
                 parameter.mul_(1.2)
 
 
-def _step(policy: Policy, split: Split, rows: np.ndarray, config: TrainConfig, world: World) -> Found:
-    loss, state, metrics = PreferenceLoss(config.objective), TrainState(), PreferenceMetrics(world.device)
-    batches = batches_ahead(policy, split, [rows], loss, config, world)
-    loop.accumulate_gradients(policy, split, rows, batches, loss, config, world, state, metrics)
-    parameters = policy.trainable_parameters()
+def _step(job: Job, rows: np.ndarray) -> Found:
+    state, metrics = TrainState(), PreferenceMetrics(job.world.device)
+    loop.accumulate_gradients(job, rows, batches_ahead(job, [rows]), state, metrics)
+    parameters = job.policy.trainable_parameters()
     gradients = {name: whole(p.grad).numpy().copy() for name, p in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
-    evaluation = loop.evaluate(policy, split, loss, config, world, state)
-    return {"gradients": gradients, "metrics": metrics.compute(world) | evaluation, "state": state.objective}
+    evaluation = loop.evaluate(job, state)
+    return {"gradients": gradients, "metrics": metrics.compute(job.world) | evaluation, "state": state.objective}
 
 
 def train_until(configs: list[TrainConfig], last: int | None) -> None:

@@ -15,7 +15,8 @@ from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.training import loop, train
 from iwpo_fast.training.batches import batches_ahead, one_step
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.world import World
 
 
@@ -69,7 +70,8 @@ def test_a_step_ends_with_its_last_micro_batch_and_ranks_without_a_pair_get_the_
     config = TrainConfig(data=data, optim=OptimConfig(max_pairs_per_batch=2))
     steps = [np.arange(7), np.arange(7, 10)]
     loss = PreferenceLoss(ObjectiveConfig(name="simpo"))
-    batches = batches_ahead(policy, Split(pairs, None), steps, loss, config, world)
+    job = Job(config, world, policy, loss, pairs)
+    batches = batches_ahead(job, steps)
     first, second = list(one_step(batches)), list(one_step(batches))
     assert [turn.left for turn, _ in first] == [1, 0] and [turn.left for turn, _ in second] == [0]
     for rows_of_step, found in zip(steps, (first, second), strict=True):
@@ -78,6 +80,6 @@ def test_a_step_ends_with_its_last_micro_batch_and_ranks_without_a_pair_get_the_
             assert batch.rows.tolist() == (turn.rows.tolist() or [pairs.tokens.argmin()])
             assert batch.tables is not None
     assert not list(batches)
-    alone = batches_ahead(policy, Split(pairs, None), [np.array([3])], loss, config, world)
+    alone = batches_ahead(job, [np.array([3])])
     [(turn, batch)] = alone
     assert not len(turn.rows) and batch.rows.tolist() == [pairs.tokens.argmin()]

@@ -28,8 +28,9 @@ from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.job import Job
 from iwpo_fast.training.loop import accumulate_gradients
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.training.optimizer import clip_gradients, make_optimizer
 from iwpo_fast.world import World
@@ -69,7 +70,7 @@ def no_waiting() -> Iterator[None]:
         yield
 
 
-def make_split(pairs: int = 6) -> Split:
+def make_pairs(pairs: int = 6) -> tuple[Pairs, ReferenceLogps]:
     rng = np.random.default_rng(0)
 
     def rows() -> Ragged:
@@ -86,7 +87,7 @@ def make_split(pairs: int = 6) -> Split:
         columns={"score_chosen": scores + 5.0, "score_rejected": scores},
     )
     tokens = tuple(Ragged(rng.normal(size=len(p.values)).astype(np.float32), p.offsets) for p in (chosen, rejected))
-    return Split(data, ReferenceLogps(rng.normal(size=(pairs, 2)).astype(np.float32), tokens))
+    return data, ReferenceLogps(rng.normal(size=(pairs, 2)).astype(np.float32), tokens)
 
 
 def make_policy(device: torch.device, dtype: torch.dtype, backend: str, *, shared: bool) -> Policy:
@@ -106,16 +107,17 @@ def make_policy(device: torch.device, dtype: torch.dtype, backend: str, *, share
 
 def steps(policy: Policy, objective: str | dict[str, float], device: torch.device) -> Iterator[None]:
     """Endless optimiser steps of two micro-batches each, as the loop makes them between two log lines."""
-    split, rows, world = make_split(), np.arange(6)[::-1].copy(), World(0, 1, device)
+    rows, world = np.arange(6)[::-1].copy(), World(0, 1, device)
     config = TrainConfig(
         data=DataConfig(path=""), objective=ObjectiveConfig(name=objective), optim=OptimConfig(max_pairs_per_batch=3)
     )
     loss, metrics, state = PreferenceLoss(config.objective), PreferenceMetrics(device), TrainState()
     parameters = policy.trainable_parameters()
     optimizer = make_optimizer(parameters, config.optim)
-    batches = batches_ahead(policy, split, itertools.repeat(rows), loss, config, world)
+    job = Job(config, world, policy, loss, *make_pairs())
+    batches = batches_ahead(job, itertools.repeat(rows))
     while True:
-        accumulate_gradients(policy, split, rows, batches, loss, config, world, state, metrics)
+        accumulate_gradients(job, rows, batches, state, metrics)
         clip_gradients(parameters.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

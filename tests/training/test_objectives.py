@@ -22,7 +22,8 @@ from iwpo_fast.objectives import OBJECTIVES
 from iwpo_fast.objectives.pair import Scores
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training import train
-from iwpo_fast.training.loss import PreferenceLoss, Split, TokenScores
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.loss import PreferenceLoss, TokenScores
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.world import World
 from iwpo_kernels import PreferenceOutput, weighted_preference_loss
@@ -211,7 +212,7 @@ def example(weight: np.ndarray | None = None, smoothing: np.ndarray | None = Non
         Ragged(-rng.gamma(2, 1, len(p.values)).astype(np.float32), p.offsets) for p in (pairs.chosen, pairs.rejected)
     )
     sums = np.stack([[p[i].sum() for i in range(4)] for p in tokens], axis=1).astype(np.float32)
-    split = Split(pairs, ReferenceLogps(sums, tokens))
+    split = (pairs, ReferenceLogps(sums, tokens))
     batch = flat_batch(pairs, np.arange(4), sums, tokens)
     logps = torch.from_numpy(-rng.gamma(2, 1, len(batch.labels)).astype(np.float32))
     return batch, split, logps
@@ -237,5 +238,6 @@ def constants_of(loss: PreferenceLoss, tokens, batch, split):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreferenceLoss, "token_logps", lambda *_: tokens)
         batches = [(Turn(rows, 0), batch)]
-        constants = step_constants(loss, torch.nn.Module(), split, rows, batches, world, {}, np.random.default_rng(0))
+        job = Job(TrainConfig(data=DataConfig(path="")), world, torch.nn.Module(), loss, *split)
+        constants = step_constants(job, rows, batches, {}, np.random.default_rng(0))
     return constants.of(batch)

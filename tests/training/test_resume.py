@@ -159,11 +159,11 @@ def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(co
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch):
     real, calls = loop.accumulate_gradients, []
 
-    def poisoned(policy, *arguments):
-        real(policy, *arguments)
+    def poisoned(job, *arguments):
+        real(job, *arguments)
         calls.append(1)
         if len(calls) == 5:
-            next(iter(policy.trainable_parameters().values())).grad[0] = float("nan")
+            next(iter(job.policy.trainable_parameters().values())).grad[0] = float("nan")
 
     monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
     settings = config(log=LogConfig(every=100))

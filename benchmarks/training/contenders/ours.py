@@ -28,8 +28,9 @@ from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.job import Job as Training
 from iwpo_fast.training.loop import accumulate_gradients
-from iwpo_fast.training.loss import PreferenceLoss, Split
+from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.training.optimizer import make_optimizer
 from iwpo_fast.world import World
@@ -54,14 +55,14 @@ def train(job: Job, gate: Gate) -> None:
         seed=SEED,
     )
     loss = PreferenceLoss(config.objective)
-    split = Split(job.pairs, ReferenceLogps(job.reference))
     metrics, state = PreferenceMetrics(world.device), TrainState()
     parameters = policy.trainable_parameters()
     going = gate.ready(policy)
     optimizer = make_optimizer(parameters, config.optim)
-    batches = batches_ahead(policy, split, map(job.rows, range(job.steps)), loss, config, world)
+    training = Training(config, world, policy, loss, job.pairs, ReferenceLogps(job.reference))
+    batches = batches_ahead(training, map(job.rows, range(job.steps)))
     while going:
-        accumulate_gradients(policy, split, job.rows(state.step), batches, loss, config, world, state, metrics)
+        accumulate_gradients(training, job.rows(state.step), batches, state, metrics)
         torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
