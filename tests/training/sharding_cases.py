@@ -138,9 +138,8 @@ def _steps_of_model(
                 objective=ObjectiveConfig(name=OBJECTIVES[objective]),
                 optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
             )
-            found[f"{objective}, {len(rows)} pairs"] = _step(
-                Job(config, world, policy, PreferenceLoss(config.objective), pairs, reference), rows
-            )
+            job = Job(config, world, policy, PreferenceLoss(config.objective), pairs, reference)
+            found[f"{objective}, {len(rows)} pairs"] = _step(job, rows)
     state = policy.gathered(keep=world.is_main)
     if world.is_main:
         policy.save(saved, tokenizer, state)
