@@ -19,7 +19,7 @@ COEFFICIENTS = {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}
 FLIPPABLE = sorted(name for name, objective in OBJECTIVES.items() if objective.flips)
 LABELS_UNUSED = sorted(name for name, objective in OBJECTIVES.items() if objective.labels is Labels.UNUSED)
 ONE_SIDED = sorted(name for name, objective in OBJECTIVES.items() if objective.one_sided)
-SCORED = sorted(name for name, objective in OBJECTIVES.items() if "scores" in objective.needs)
+SCORED = sorted(name for name, objective in OBJECTIVES.items() if Reads.SCORES in objective.reads)
 SMOOTHING = torch.linspace(0, 0.5, 6).double()
 
 
