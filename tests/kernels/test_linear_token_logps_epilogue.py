@@ -16,7 +16,13 @@ import triton.language as tl
 from linear_cases import LOGP_TOLERANCE, REGIMES, assert_gradient_within, shrink_tiles
 from torch import Tensor
 
-from iwpo_kernels.linear_token_logps import gpu, kernels, linear_token_logps, naive_linear_token_logps
+from iwpo_kernels.linear_token_logps import (
+    gpu,
+    kernels,
+    linear_token_logps,
+    linear_token_statistics,
+    naive_linear_token_logps,
+)
 from iwpo_kernels.linear_token_logps.epilogue import kernels as epilogue_kernels
 from iwpo_kernels.linear_token_logps.epilogue import launch, serves, stream_slice
 from iwpo_kernels.linear_token_logps.epilogue.architecture import architecture
@@ -442,13 +448,14 @@ def test_the_operator_takes_the_row_kernel_where_the_epilogue_does_not_serve(
     calls = Calls(monkeypatch)
     features = 13 if obstacle == "odd features" else 16
     case = linear_cases.random_case(features=features, bias=obstacle == "a bias")
-    options = {"stats": obstacle == "statistics", "save": obstacle == "saved masses"}
+    operator = linear_token_statistics if obstacle == "statistics" else linear_token_logps
+    options: dict[str, Any] = {"save": obstacle == "saved masses"}
     options["bias"] = None if case.bias is None else case.bias.to(device, torch.float16)
     dtype = torch.float32 if obstacle == "float32" else torch.float16
     weight = case.weight.to(device, dtype).requires_grad_(obstacle == "saved masses")
     asked = with_epilogue(device, features) if obstacle != "nobody asked" else contextlib.nullcontext()
     with asked:
-        linear_token_logps(case.hidden.to(device, dtype), weight, case.labels.to(device), **options)
+        operator(case.hidden.to(device, dtype), weight, case.labels.to(device), **options)
     assert calls.count == 0
 
 

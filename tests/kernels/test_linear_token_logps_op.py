@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "labels of 32 bits": ({"labels": torch.zeros(T, dtype=torch.int32)}, r"pass labels.long\(\)"),
     "labels of two dimensions": ({"labels": torch.zeros(T, 1, dtype=torch.int64)}, "labels has 2 dimensions"),
     "a short index": ({"hidden_index": torch.zeros(T - 1, dtype=torch.int64)}, "5 entries for 6 labels"),
-    "a short bias": ({"bias": torch.zeros(V - 1)}, "one per row of weight"),
+    "a short bias": ({"bias": torch.zeros(V - 1)}, "one per row of head_weight"),
     "bias of another dtype": ({"bias": torch.zeros(V, dtype=torch.bfloat16)}, "bias is torch.bfloat16"),
     "a large label": ({"labels": torch.full((T,), V)}, r"labels\[0\] is 128: pass values in 0..127"),
     "a negative label": ({"labels": torch.full((T,), -1)}, r"labels\[0\] is -1"),

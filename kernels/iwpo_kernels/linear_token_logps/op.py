@@ -207,8 +207,7 @@ def _forward_op(
 
 
 @_forward_op.register_fake
-def _(hidden, weight, labels, bias, hidden_index, *settings):  # type: ignore[no-untyped-def]
-    *_, stats, _, jacobian, save, all_served = settings
+def _(hidden, weight, labels, bias, index, cap, scale, heat, stats, mb, jacobian, save, all_served=False):  # type: ignore[no-untyped-def]
     out = _empty_forward(hidden, weight, labels, stats, jacobian, save)
     kept = Kept.empty(labels, all_served)
     return out.logps, out.statistics, out.jacobian, out.masses, out.state, kept.position, kept.count
