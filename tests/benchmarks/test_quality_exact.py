@@ -33,8 +33,7 @@ from benchmarks.quality.exact.regimes import FULL, FULL_BIAS, Regime
 from benchmarks.quality.exact.rewards import score
 from benchmarks.quality.exact.worlds import World, WorldSettings, longer_is_chosen, make_world
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance import pair_weights
-from iwpo_fast.importance.noise import noise_share
+from iwpo_fast.importance import noise_share, pair_weights
 
 SETTINGS = WorldSettings(400)
 QUICK = TrainSettings(steps=30, hidden=0)

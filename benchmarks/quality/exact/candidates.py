@@ -11,9 +11,7 @@ from benchmarks.quality.exact.arms import ARMS, Arm, Build, arm_data, weighted
 from benchmarks.quality.exact.policy import ArmData
 from benchmarks.quality.exact.rewards import PairScores
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.irpss import log_importance, log_preferred
-from iwpo_fast.importance.normalise import normalise
-from iwpo_fast.importance.soft_labels import soft_labels
+from iwpo_fast.importance.weights import log_importance, log_preferred, normalise, soft_labels
 
 INFINITE = float("inf")
 PURE = WeightConfig(method="irpss", tau=2.0, gamma=2.0, truncate=5.0, defensive=0.0, soft_labels=0.0)

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.quality.exact.worlds import World, longer_is_chosen
 from iwpo_fast.config import ClusterConfig, RewardConfig
-from iwpo_fast.importance import PairRewards
-from iwpo_fast.importance.noise import noise_share
+from iwpo_fast.importance import PairRewards, noise_share
 from iwpo_fast.rewards import PairTable, fit_clusters, score_pairs
 
 CLUSTERS = ClusterConfig(backend="sklearn")

@@ -7,8 +7,7 @@ import numpy as np
 from benchmarks.quality.exact.rewards import REWARD_MODELS, PairScores
 from benchmarks.quality.language_model.world import LabWorld
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.importance import PairRewards
-from iwpo_fast.importance.from_scores import pair_rewards
+from iwpo_fast.importance import PairRewards, pair_rewards
 from iwpo_fast.rewards import fit_clusters, score_pairs
 
 
