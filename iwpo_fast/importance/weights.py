@@ -2,9 +2,9 @@
 
 The target policy is π* ∝ π_ref exp(r/τ), and the pairs are taken as drawn from π_ref. With Δ = r_w - r_l, IRPSS is
 
-    log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ)                        log_importance, log_preferred
-    ω = a with mean 1 in each cluster, cut, with mean 1 again, mixed with 1  normalise
-    ε = soft_labels · trust · σ(-Δ)                                         soft_labels
+    log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ)                          log_importance, log_preferred
+    ω = a with mean 1 in each cluster, cut, with mean 1 again, mixed with 1   normalise
+    ε = soft_labels · trust · σ(-Δ)                                           soft_labels
 
 Only the abstract of IWPO is public: the formulas are this project's own.
 """
