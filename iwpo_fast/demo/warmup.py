@@ -6,8 +6,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
-from tqdm.auto import trange
 
 from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig
 from iwpo_fast.data import Pairs, read_rows, tokenise
@@ -15,7 +13,7 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.training.optimizer import learning_rate, make_optimizer
+from iwpo_fast.optimisation import fit
 from iwpo_fast.world import World
 
 
@@ -35,31 +33,25 @@ def warm_up(
     tokenizer = load_tokenizer(model, rows.texts())
     pairs, _ = tokenise(rows, tokenizer, data)
     policy = load_policy(model, tokenizer, seed=seed, device=where)
-    losses = fit(policy, pairs, optim, seed=seed)
+    losses = supervise(policy, pairs, optim, seed=seed)
     with written_aside(output) as aside:
         policy.save(aside, tokenizer)
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
 
 
-def fit(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) -> list[float]:
+def supervise(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) -> list[float]:
     """Minimise the mean negative log-prob of the supervised tokens of both completions; the loss of each step."""
     steps = math.ceil(optim.epochs * math.ceil(len(pairs) / optim.pairs_per_step))
-    parameters = policy.trainable_parameters()
-    optimizer = make_optimizer(parameters, optim)
-    policy.train()
-    losses = []
-    for step in trange(steps, desc="warm-up", unit="step"):
+
+    def accumulate(step: int) -> float:
         rows = step_rows(len(pairs), step, pairs_per_step=optim.pairs_per_step, seed=seed)
         tokens = int((pairs.chosen.lengths + pairs.rejected.lengths)[rows].sum())
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, optim)
         total = 0.0
         for part in micro_batches(rows, policy.tokens(pairs), budget=optim.tokens_per_batch)[0]:
             loss = -policy(flat_batch(pairs, part).to(policy.device)).sum() / tokens
             loss.backward()
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(parameters.values(), optim.max_grad_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(total)
-    return losses
+        return total
+
+    policy.train()
+    return fit(policy.trainable_parameters(), optim, steps, accumulate, what="warm-up")

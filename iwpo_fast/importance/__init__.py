@@ -4,10 +4,10 @@ From calibrated rewards to one weight and one label smoothing per pair, all in N
 is public: the formulas are this project's own, chosen to be faithful to it.
 """
 
-from iwpo_fast.importance.diagnostics import PairText, WeightReport, weight_report
-from iwpo_fast.importance.settings import check_weight_settings
-from iwpo_fast.importance.types import Candidates, PairRewards, PairWeights
-from iwpo_fast.importance.weights import pair_weights
+from iwpo_fast.importance.effective_size import noise_share
+from iwpo_fast.importance.report import PairText, WeightReport, save_histogram, weight_report
+from iwpo_fast.importance.types import Candidates, PairRewards, PairWeights, check_weight_settings, pair_rewards
+from iwpo_fast.importance.weights import pair_weights, strength_of
 
 __all__ = [
     "Candidates",
@@ -16,6 +16,10 @@ __all__ = [
     "PairWeights",
     "WeightReport",
     "check_weight_settings",
+    "noise_share",
+    "pair_rewards",
     "pair_weights",
+    "save_histogram",
+    "strength_of",
     "weight_report",
 ]

@@ -1,15 +1,36 @@
-"""Effective sample size, and the clusters that are large enough to be judged by it."""
+"""How many of the pairs a set of weights uses: the formula, the target, the temperature that keeps it, the refusal.
+
+Rewards teach a policy something new where pairs are few or labels noisy. There the members of an ensemble, which learnt
+from bootstraps of the pairs, disagree. Where they agree there are pairs enough, and weights cost more than they bring.
+So the target follows the noise of the rewards. That rule is this project's own; its constants were chosen in the
+laboratory of `lab/exact`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from iwpo_fast.config import WeightConfig
+
+if TYPE_CHECKING:
+    from iwpo_fast.importance.types import PairWeights
 
 LARGE_CLUSTER = 256
 """Pairs from which a cluster is large: the default of `ClusterConfig.min_pairs`.
 
-It does not follow the setting: how far an effective sample size of few pairs can be judged has nothing to do with which
-clusters were merged.
-"""
+It does not follow the setting, because how far an effective sample size of few pairs can be judged has nothing to do
+with which clusters were merged."""
+
+PLENTY, SLOPE = 0.08, 3.0
+LOWEST, UNKNOWN = 0.5, 0.9
+EVEN = 0.99
+
+COLDEST, HOTTEST = 0.5, 100.0
+STEPS, HALVINGS = 16, 8  # steps of 40 %, refined to 0.2 %
 
 
 def ess_fraction(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> tuple[float, np.ndarray]:
@@ -33,3 +54,104 @@ def ess_fraction(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> tupl
 def is_large(pairs: np.ndarray) -> np.ndarray:
     """bool [G]: clusters of `LARGE_CLUSTER` pairs or more; if there is none, the largest."""
     return pairs >= min(LARGE_CLUSTER, int(pairs.max()))
+
+
+def noise_share(gaps: np.ndarray) -> float | None:
+    """Mean variance of a reward gap among members over the mean square of their mean gap.
+
+    Args:
+        gaps: float64 [P, M], reward gap of each pair by each member of an ensemble.
+
+    Returns:
+        None for fewer than two members; 0 where the mean gap of every pair is 0.
+    """
+    if gaps.shape[1] < 2:
+        return None
+    square = float(np.square(gaps.mean(axis=1)).mean())
+    return float(gaps.var(axis=1, ddof=1).mean()) / square if square else 0.0
+
+
+def effective_size_for(noise: float | None) -> float:
+    """Target for a noise share: 1 - SLOPE (noise - PLENTY), at least LOWEST; UNKNOWN for unknown noise.
+
+    From EVEN on it is 1, because weights that are so nearly even are not worth a temperature.
+    """
+    if noise is None:
+        return UNKNOWN
+    size = max(LOWEST, 1 - SLOPE * (noise - PLENTY))
+    return size if size < EVEN else 1.0
+
+
+def smallest_temperature(
+    weights: Callable[[float], np.ndarray], cluster: np.ndarray, clusters: int, *, target: float, spread: float
+) -> float:
+    """The smallest τ from 0.5 up that keeps the effective sample size of every large cluster at `target` or more.
+
+    With γ > 0 the size need not grow with τ, so a geometric grid is searched first. Bisection then refines between the
+    first grid point that keeps the target and the one before. The grid ends at 100 or, if that is more, at 100 times
+    the spread of the rewards: there importance differs by a few per cent, so that only γ can make the search fail.
+
+    Args:
+        weights: weights [P], mean 1 in each cluster, at a temperature.
+        cluster: int64 [P] in 0..clusters-1.
+        target: fraction of the pairs in (0, 0.99).
+        spread: largest minus smallest of all rewards in the weights, times 1 + |λ|.
+
+    Raises:
+        ValueError: no temperature on the grid keeps it.
+    """
+    large = is_large(np.bincount(cluster, minlength=clusters))
+
+    def keeps(tau: float) -> bool:
+        return bool(np.all(ess_fraction(weights(tau), cluster, clusters)[1][large] >= target))
+
+    grid = np.geomspace(COLDEST, HOTTEST, STEPS).tolist()
+    while grid[-1] < HOTTEST * spread:
+        grid.append(grid[-1] * grid[1] / grid[0])
+    first = next((step for step, tau in enumerate(grid) if keeps(tau)), None)
+    if first is None:
+        raise ValueError(
+            f"No weights.tau in [{COLDEST:g}, {grid[-1]:.3g}] keeps an effective sample size of {target:.1%} in every "
+            "large cluster: lower weights.ess_target, weights.gamma or weights.truncate, or set weights.tau."
+        )
+    if first == 0:
+        return COLDEST
+    low, high = grid[first - 1], grid[first]
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high
+
+
+def check_temperature(settings: WeightConfig) -> None:
+    """Raise ValueError where a temperature, its target, or a term beside it would be set and have no effect."""
+    tau, target = settings.tau, settings.ess_target
+    if tau != "ess":
+        if target != "noise":
+            raise ValueError(
+                f"weights.ess_target is {target} and weights.tau is {tau}, which keeps to no target: set weights.tau "
+                "to ess, or leave weights.ess_target out."
+            )
+        return
+    for name in ("gamma", "rejected_exponent"):
+        value = getattr(settings, name)
+        if value != 0 and (target == "noise" or target >= EVEN):
+            raise ValueError(
+                f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
+                f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
+            )
+
+
+def check_effective_size(weights: PairWeights, settings: WeightConfig) -> None:
+    """Raise ValueError if weights rest on too few pairs, over all or in a large cluster, unless `settings.force`."""
+    groups = [(weights.ess, f"all {len(weights.weight):,} pairs")]
+    for k in np.flatnonzero(is_large(weights.cluster_pairs)):
+        groups.append((float(weights.cluster_ess[k]), f"the {weights.cluster_pairs[k]:,} pairs of cluster {k}"))
+    low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
+    if low and not settings.force:
+        lowest, name = min(low)
+        remedy = "raise weights.ratio_scale" if weights.tau is None else "raise weights.tau or weights.ess_target"
+        raise ValueError(
+            f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
+            f"{remedy}, lower weights.truncate, or set weights.force."
+        )

@@ -1,18 +1,30 @@
-"""What the weights are made from, and what they are."""
+"""What the weights are made from, each part checked, and what they are."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.effective_size import is_large
+from iwpo_fast.importance.effective_size import check_effective_size, check_temperature, noise_share
+
+if TYPE_CHECKING:
+    from iwpo_fast.rewards import PairTable
+
+OF_ALL = {"truncate", "defensive"}
+READ_BY = {
+    "irpss": OF_ALL | {"tau", "gamma", "rejected_exponent", "baseline", "ess_target"},
+    "density_ratio": OF_ALL | {"ratio_scale"},
+    "rejection": OF_ALL | {"ratio_scale", "ratio_alpha"},
+    "none": set[str](),
+}
+"""Settings that each method reads."""
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """All C scored completions of the prompts, those in pairs and the others.
 
     Attributes:
@@ -22,10 +34,6 @@ class Candidates:
 
     reward: np.ndarray
     prompt: np.ndarray
-
-    def __post_init__(self) -> None:
-        _set(self, "reward", _rewards(self.reward, "candidates.reward", len(self.reward)))
-        _set(self, "prompt", _indices(self.prompt, "candidates.prompt", len(self.reward)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class PairRewards:
         if self.prompt is not None:
             _set(self, "prompt", _indices(self.prompt, "prompt", pairs))
         if self.candidates is not None:
-            self._check_candidates()
+            self._check_candidates(*self.candidates)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -88,14 +96,44 @@ class PairRewards:
         """float64 [P]: Δ, reward of the chosen minus that of the rejected completion, in log-odds."""
         return self.chosen - self.rejected
 
-    def _check_candidates(self) -> None:
-        assert self.candidates is not None
+    @property
+    def spread(self) -> float:
+        """Largest minus smallest reward of a completion."""
+        candidates = [] if self.candidates is None else [self.candidates.reward]
+        return float(np.ptp(np.concatenate([self.chosen, self.rejected, *candidates])))
+
+    def _check_candidates(self, reward: np.ndarray, prompt: np.ndarray) -> None:
+        rewards = _rewards(reward, "candidates.reward", len(reward))
+        _set(self, "candidates", Candidates(rewards, _indices(prompt, "candidates.prompt", len(reward))))
         if self.prompt is None:
             raise ValueError("Candidates belong to prompts: give the prompt of each pair with them.")
         cluster_of_prompt = np.zeros(int(self.prompt.max()) + 1, dtype=np.int64)
         cluster_of_prompt[self.prompt] = self.cluster
         if np.any(cluster_of_prompt[self.prompt] != self.cluster):
             raise ValueError("Two pairs of one prompt are in different clusters: clusters belong to prompts.")
+
+
+def pair_rewards(
+    calibrated: np.ndarray, trust: np.ndarray, table: PairTable, prompt_cluster: np.ndarray, members: np.ndarray
+) -> PairRewards:
+    """Rewards of pairs from those of responses, as `RewardScores` has them.
+
+    Args:
+        calibrated: float64 [C], rewards of all responses in log-odds.
+        trust: float64 [G] in [0, 1], of each cluster.
+        table: the pairs that were scored.
+        prompt_cluster: int64 [M], cluster of every prompt.
+        members: float64 [C, members], calibrated rewards by each member of the ensemble.
+    """
+    return PairRewards(
+        chosen=calibrated[table.chosen],
+        rejected=calibrated[table.rejected],
+        cluster=prompt_cluster[table.prompt],
+        trust=trust,
+        prompt=table.prompt,
+        candidates=Candidates(reward=calibrated, prompt=table.prompt_of),
+        noise=noise_share(members[table.chosen] - members[table.rejected]),
+    )
 
 
 @dataclass(frozen=True)
@@ -128,20 +166,44 @@ class PairWeights:
         Raises:
             ValueError: an effective sample size is below `settings.min_ess`.
         """
-        groups = [(self.ess, f"all {len(self.weight):,} pairs")]
-        for k in np.flatnonzero(is_large(self.cluster_pairs)):
-            groups.append((float(self.cluster_ess[k]), f"the {self.cluster_pairs[k]:,} pairs of cluster {k}"))
-        low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
-        if low and not settings.force:
-            lowest, name = min(low)
-            remedy = "raise weights.tau or weights.ess_target" if self.tau is not None else "raise weights.ratio_scale"
+        check_effective_size(self, settings)
+
+
+def check_weight_settings(settings: WeightConfig) -> None:
+    """Raise ValueError for the first setting that cannot work, or that the method does not read."""
+    tau, target, soft = settings.tau, settings.ess_target, settings.soft_labels
+    must_be = {
+        "tau": (tau == "ess" or (not isinstance(tau, str) and tau > 0), "positive or ess"),
+        "gamma": (0 <= settings.gamma < math.inf, "0 or more, and finite"),
+        "rejected_exponent": (math.isfinite(settings.rejected_exponent), "finite"),
+        "ess_target": (target == "noise" or (_is_number(target) and 0 < target <= 1), "in (0, 1] or noise"),
+        "truncate": (settings.truncate >= 1, "at least 1"),
+        "defensive": (0 <= settings.defensive <= 1, "in [0, 1]"),
+        "soft_labels": (soft == "auto" or (_is_number(soft) and 0 <= soft < 1), "in [0, 1) or auto"),
+        "ratio_scale": (0 < settings.ratio_scale < math.inf, "positive and finite"),
+        "ratio_alpha": (1 < settings.ratio_alpha < math.inf, "above 1, and finite"),
+        "min_ess": (0 <= settings.min_ess <= 1, "in [0, 1]"),
+    }
+    for name, (holds, wanted) in must_be.items():
+        if not holds:
+            raise ValueError(f"weights.{name} is {getattr(settings, name)}: it must be {wanted}.")
+    usual = WeightConfig()
+    for name in sorted(set().union(*READ_BY.values()) - READ_BY[settings.method]):
+        value = getattr(settings, name)
+        if value != getattr(usual, name):
             raise ValueError(
-                f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
-                f"{remedy}, lower weights.truncate, or set weights.force."
+                f"weights.{name} is {value} and weights.method is {settings.method}, which does not read it: leave "
+                f"weights.{name} out, or choose another method."
             )
+    if settings.method == "irpss":
+        check_temperature(settings)
 
 
-def _set(instance: Any, name: str, value: np.ndarray) -> None:
+def _is_number(value: float | str) -> TypeGuard[float]:
+    return not isinstance(value, str | bool)
+
+
+def _set(instance: PairRewards, name: str, value: Any) -> None:
     object.__setattr__(instance, name, value)
 
 

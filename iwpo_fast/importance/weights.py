@@ -1,32 +1,33 @@
-"""From calibrated rewards to weights and soft labels."""
+"""From calibrated rewards to one weight and one soft label per pair, in the order of `docs/iwpo.md`.
+
+The target policy is π* ∝ π_ref exp(r/τ), and the pairs are taken as drawn from π_ref. With Δ = r_w - r_l, IRPSS is
+
+    log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ)                          log_importance, log_preferred
+    ω = a with mean 1 in each cluster, cut, with mean 1 again, mixed with 1   normalise
+    ε = soft_labels · trust · σ(-Δ)                                           soft_labels
+
+Only the abstract of IWPO is public: the formulas are this project's own.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.baseline import log_levels
-from iwpo_fast.importance.density_ratio import log_alpha_ratio, log_kl_ratio, pair_risk
-from iwpo_fast.importance.effective_size import ess_fraction
-from iwpo_fast.importance.irpss import log_importance, log_preferred
-from iwpo_fast.importance.noise import EVEN, effective_size_for
-from iwpo_fast.importance.normalise import normalise
-from iwpo_fast.importance.resampling import systematic_counts
-from iwpo_fast.importance.settings import check_weight_settings
-from iwpo_fast.importance.soft_labels import soft_labels, strength_of
-from iwpo_fast.importance.temperature import smallest_temperature
-from iwpo_fast.importance.types import PairRewards, PairWeights
+from iwpo_fast.importance.effective_size import EVEN, effective_size_for, ess_fraction, smallest_temperature
+from iwpo_fast.importance.experimental import log_levels, log_ratio
+from iwpo_fast.importance.types import PairRewards, PairWeights, check_weight_settings
+
+AUTO = 0.5
+"""Strength of soft labels for `auto`, a compromise of the laboratories in `lab`.
+
+A higher one gains more on a language model, and costs more where rewards are blind to a part of the truth."""
 
 
 def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> PairWeights:
     """Weigh pairs by `settings.method` and soften their labels.
 
-    With `irpss` (this project's formula, after the public abstract of IWPO),
-
-        log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ),    Δ = r_w - r_l,
-
-    then normalised per cluster (`normalise`), and ε = soft_labels · trust · σ(-Δ). Other methods replace log a alone.
-    Weights are not judged here: `PairWeights.check` refuses a low effective sample size, after a report, if any.
+    Does not check the effective sample size: call `PairWeights.check`, perhaps after a report.
 
     Args:
         seed: seed of resampling; weighting is deterministic.
@@ -62,37 +63,114 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
 
 
 def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, np.ndarray]:
-    """Temperature, if the method has one, and weights of mean 1 per cluster [P]."""
-    cluster, clusters = rewards.cluster, rewards.clusters
+    """Temperature, if the method has one, and weights [P] of mean 1 in each cluster."""
+    cluster, clusters, exponent = rewards.cluster, rewards.clusters, settings.rejected_exponent
 
     def finish(log_weight: np.ndarray) -> np.ndarray:
         return normalise(log_weight, cluster, clusters, truncate=settings.truncate, defensive=settings.defensive)
 
     if settings.method == "none":
         return None, np.ones(len(rewards))
-    if settings.method == "density_ratio":
-        return None, finish(log_kl_ratio(pair_risk(rewards), settings.ratio_scale))
-    if settings.method == "rejection":
-        scale, alpha = settings.ratio_scale, settings.ratio_alpha
-        return None, finish(log_alpha_ratio(pair_risk(rewards), cluster, clusters, scale=scale, alpha=alpha))
+    if settings.method != "irpss":
+        return None, finish(log_ratio(rewards, settings))
 
-    levels, preferred = log_levels(rewards, settings.baseline), log_preferred(rewards, settings.gamma)
+    level, preferred = log_levels(rewards, settings.baseline), log_preferred(rewards, settings.gamma)
 
     def at(tau: float) -> np.ndarray:
-        importance = log_importance(rewards, levels(tau), tau=tau, rejected_exponent=settings.rejected_exponent)
-        return finish(importance + preferred)
+        return finish(log_importance(rewards, level(tau), tau=tau, rejected_exponent=exponent) + preferred)
 
     if settings.tau != "ess":
         return settings.tau, at(settings.tau)
     target = effective_size_for(rewards.noise) if settings.ess_target == "noise" else settings.ess_target
     if target >= EVEN:
         return None, np.ones(len(rewards))
-    spread = (1 + abs(settings.rejected_exponent)) * _range(rewards)
+    spread = (1 + abs(exponent)) * rewards.spread
     tau = smallest_temperature(at, cluster, clusters, target=target, spread=spread)
     return tau, at(tau)
 
 
-def _range(rewards: PairRewards) -> float:
-    """Largest minus smallest reward of a completion."""
-    candidates = [] if rewards.candidates is None else [rewards.candidates.reward]
-    return float(np.ptp(np.concatenate([rewards.chosen, rewards.rejected, *candidates])))
+def log_importance(rewards: PairRewards, level: np.ndarray, *, tau: float, rejected_exponent: float) -> np.ndarray:
+    """[(r_w - b) + λ (r_l - b)]/τ of each pair [P]: how much likelier its completions are under π*.
+
+    Args:
+        level: b/τ of each pair [P] (`log_levels`).
+        rejected_exponent: λ; 0 counts the preferred sample alone. Weighed by this factor with b = 0, the loss -log σ(h)
+            of two completions is least at h = Δ* + (1-λ) (r_1 - r_2)/τ, where labels alone give Δ*.
+    """
+    return rewards.chosen / tau - level + rejected_exponent * (rewards.rejected / tau - level)
+
+
+def log_preferred(rewards: PairRewards, gamma: float) -> np.ndarray:
+    """log σ(γ Δ) of each pair [P]: probability that the chosen completion is the preferred one, sharpened by γ."""
+    return -np.logaddexp(0.0, -gamma * rewards.gap)
+
+
+def normalise(
+    log_weight: np.ndarray, cluster: np.ndarray, clusters: int, *, truncate: float, defensive: float
+) -> np.ndarray:
+    """Self-normalise per cluster to mean 1, cut at `truncate`, renormalise once, mix with uniform weights.
+
+    Normalising per cluster keeps the proportions of tasks. The second normalisation can lift a weight above `truncate`
+    again. Cutting large weights: Ionides 2008; the defensive mixture (1 - η) ω + η: Hesterberg 1995.
+
+    Args:
+        log_weight: float64 [P]; -inf for weight 0, though not for a whole cluster.
+        cluster: int64 [P] in 0..clusters-1.
+        truncate: largest weight, as a multiple of the mean; inf cuts nothing.
+        defensive: η in [0, 1].
+
+    Returns:
+        float64 [P], non-negative.
+    """
+    top = np.full(clusters, -np.inf)
+    np.maximum.at(top, cluster, log_weight)
+    weight = _mean_one(np.exp(log_weight - top[cluster]), cluster, clusters)
+    weight = _mean_one(np.minimum(weight, truncate), cluster, clusters)
+    return weight + defensive * (1 - weight)
+
+
+def _mean_one(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:
+    size = np.bincount(cluster, minlength=clusters)
+    mean = np.bincount(cluster, weight, clusters) / np.maximum(size, 1)
+    return weight / mean[cluster]
+
+
+def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:
+    """ε = strength · t_z · σ(-Δ) of each pair [P]: probability of a flipped label, as far as rewards can be trusted.
+
+    This project's own, beyond IWPO. Where the trust of a cluster is 0 its labels stay as they are.
+
+    Args:
+        strength: label smoothing of a pair that fully trusted rewards find mislabelled, in [0, 1).
+    """
+    return strength * rewards.trust[rewards.cluster] * np.exp(-np.logaddexp(0.0, rewards.gap))
+
+
+def strength_of(settings: WeightConfig) -> float:
+    """The strength of soft labels that the settings ask for."""
+    if settings.soft_labels == "auto":
+        return AUTO if settings.method == "irpss" else 0.0
+    return settings.soft_labels
+
+
+def systematic_counts(weight: np.ndarray, cluster: np.ndarray, *, seed: int) -> np.ndarray:
+    """Draw each pair ⌊ω⌋ or ⌈ω⌉ times, ω times in expectation, with one random number for all (Kitagawa 1996).
+
+    Each cluster keeps its number of pairs where its weights have mean 1. Pairs are taken in random order inside their
+    cluster, so that regularities of the data's order do not matter.
+
+    Args:
+        weight: float64 [P], non-negative.
+        cluster: int64 [P].
+
+    Returns:
+        int64 [P].
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(weight))
+    order = order[np.argsort(cluster[order], kind="stable")]
+    whole = np.floor(weight)
+    passed = np.floor(np.cumsum(np.concatenate([[rng.random()], (weight - whole)[order]])))
+    counts = whole.astype(np.int64)
+    counts[order] += np.diff(passed).astype(np.int64)
+    return counts

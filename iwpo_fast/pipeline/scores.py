@@ -8,10 +8,9 @@ import numpy as np
 
 from iwpo_fast.pipeline.checks import NO_SCORES
 from iwpo_fast.pipeline.context import Context
-from iwpo_fast.pipeline.tuned_rewards import tuned_rewards
-from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns
+from iwpo_fast.rewards import PairTable, RewardScores, score_pairs, scores_from_columns, uses_likelihood
 from iwpo_fast.rewards.classifier import classifier_scores
-from iwpo_fast.rewards.settings import uses_likelihood
+from iwpo_fast.rewards.tuning import tuned_rewards
 
 
 def scores_from_features(context: Context, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from iwpo_fast.config import RunConfig, WeightConfig
-from iwpo_fast.importance.soft_labels import strength_of
+from iwpo_fast.importance import strength_of
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline.context import Context
 

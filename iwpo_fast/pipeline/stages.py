@@ -16,10 +16,15 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json, save_tensors, written_aside
-from iwpo_fast.importance import PairText, PairWeights, pair_weights, weight_report
-from iwpo_fast.importance.from_scores import pair_rewards
-from iwpo_fast.importance.histogram import save_histogram
-from iwpo_fast.importance.soft_labels import strength_of
+from iwpo_fast.importance import (
+    PairText,
+    PairWeights,
+    pair_rewards,
+    pair_weights,
+    save_histogram,
+    strength_of,
+    weight_report,
+)
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.pipeline.checks import check_backend, check_data, check_model, check_reward_model, read_data
 from iwpo_fast.pipeline.context import Context

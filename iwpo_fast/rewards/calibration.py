@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit
 
-from iwpo_fast.rewards.slope import logistic_loss, logistic_slope
+from iwpo_fast.rewards.pair_table import PairTable
 
 Float64s = NDArray[np.float64]
 
@@ -48,10 +50,8 @@ class Calibration:
 
 def fit_calibration(
     rewards: Float64s,
-    response_cluster: NDArray[np.int64],
-    gaps: Float64s,
-    pair_cluster: NDArray[np.int64],
-    pair_prompt: NDArray[np.int64],
+    table: PairTable,
+    prompt_cluster: NDArray[np.int64],
     unit: Float64s,
     *,
     strength: float,
@@ -61,27 +61,26 @@ def fit_calibration(
 
     The slope of a cluster with n pairs is (n ρ_k ŝ_k + strength · ρ ŝ) / (n + strength): its own logistic slope and
     that of all pairs, each times its reliability ρ = max(0, 1 - 1/Λ). Λ is twice the log of the likelihood ratio
-    against slope 0, every prompt counting once: about 1 for rewards that say nothing, whose slope is then near 0, and
-    tens or hundreds for an informative cluster. Slopes are pooled in the units of `unit`.
+    against slope 0, where every prompt counts once: about 1 for rewards that say nothing, whose slope is then near 0,
+    and tens or hundreds for an informative cluster. Slopes are pooled in the units of `unit`.
 
     Args:
         rewards: [C].
-        response_cluster: [C] int64.
-        gaps: [P], reward of the chosen minus reward of the rejected response.
-        pair_cluster, pair_prompt: [P] int64.
+        prompt_cluster: [M] int64.
         unit: [G], slope that earns full trust: 1 for rewards that were log-odds where they were learnt.
     """
     clusters = len(unit)
+    response_cluster, pair_cluster = prompt_cluster[table.prompt_of], prompt_cluster[table.prompt]
     responses = np.bincount(response_cluster, minlength=clusters)
     centre = np.bincount(response_cluster, weights=rewards, minlength=clusters) / np.maximum(responses, 1)
-    scaled = gaps * unit[pair_cluster]
-    pooled = _reliable_slope(scaled, pair_prompt)
+    scaled = (rewards[table.chosen] - rewards[table.rejected]) * unit[pair_cluster]
+    pooled = _reliable_slope(scaled, table.prompt)
     slope = np.empty(clusters)
     for k in range(clusters):
         own = pair_cluster == k
         pairs = int(own.sum())
         share = pairs / (pairs + strength) if pairs else 0.0
-        slope[k] = share * _reliable_slope(scaled[own], pair_prompt[own]) + (1 - share) * pooled
+        slope[k] = share * _reliable_slope(scaled[own], table.prompt[own]) + (1 - share) * pooled
     return Calibration(centre, slope * unit, np.minimum(1.0, slope), limit)
 
 
@@ -102,3 +101,38 @@ def _reliable_slope(gaps: Float64s, prompt: NDArray[np.int64]) -> float:
     slope = logistic_slope(gaps)
     ratio = 2 * len(np.unique(prompt)) * (np.log(2) - logistic_loss(gaps, slope))
     return slope * max(0.0, 1 - 1 / ratio) if ratio > 0 else 0.0
+
+
+def logistic_slope(gaps: NDArray[np.floating], weights: NDArray[np.floating] | None = None) -> float:
+    """argmin over s >= 0 of mean [t softplus(-s Δ) + (1 - t) softplus(s Δ)], with t = (n + 1) / (n + 2).
+
+    The target t is Platt's (1999): it keeps the slope finite where all labels agree with the rewards.
+
+    Args:
+        gaps: [n], reward of the chosen minus reward of the rejected response.
+        weights: [n], of the pairs; their sum does not matter.
+
+    Returns:
+        The slope, in units of 1 / gap; 0 where the rewards say nothing, or the opposite of the labels.
+    """
+    weights = np.ones(len(gaps)) if weights is None else weights
+    used = (weights > 0) & (gaps != 0)
+    gaps, weights = gaps[used].astype(np.float64), weights[used].astype(np.float64)
+    if not len(gaps) or weights @ gaps <= 0:
+        return 0.0
+    scale = np.sqrt(weights @ gaps**2 / weights.sum())
+    gaps, weights = gaps / scale, weights / weights.sum()
+    flipped = 1 / (len(gaps) + 2)
+
+    def derivative(s: float) -> float:
+        return float(weights @ (gaps * (flipped - expit(-s * gaps))))
+
+    high = 1.0
+    while derivative(high) < 0:
+        high *= 2
+    return float(brentq(derivative, 0.0, high, rtol=1e-10) / scale)
+
+
+def logistic_loss(gaps: NDArray[np.floating], slope: float = 1.0) -> float:
+    """Mean of softplus(-slope Δ), in nats."""
+    return float(np.logaddexp(0.0, -slope * gaps.astype(np.float64)).mean()) if len(gaps) else float(np.log(2))

@@ -1,17 +1,90 @@
-"""Ensembles of heads, each for the prompts that it never saw."""
+"""Ensembles of heads, each for the prompts that it never saw: folds of prompts, penalties, bootstraps."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, SideBySide, float32_blocks
-from iwpo_fast.rewards.feature_matrix import Standardise
-from iwpo_fast.rewards.penalties import Penalties
-from iwpo_fast.rewards.slope import logistic_slope
-from iwpo_fast.rewards.training_pairs import TrainingPairs
+from iwpo_fast.rewards.blocks import Float32s, SideBySide, Standardise, float32_blocks
+from iwpo_fast.rewards.calibration import logistic_slope
+from iwpo_fast.rewards.heads import TrainingPairs
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RESIDUALS_BY_RIDGE = (0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+def fold_of_prompts(keys: Sequence[bytes | str | int], folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold [M] int64 of every prompt, by hash: equal keys share a fold, and more prompts change nobody's fold."""
+    return np.fromiter((_hash(key, seed) % folds for key in keys), dtype=np.int64, count=len(keys))
+
+
+def _hash(key: bytes | str | int, seed: int) -> int:
+    text = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8, salt=seed.to_bytes(16, "little", signed=True))
+    return int.from_bytes(digest.digest(), "little")
+
+
+def choose_penalties(pairs: TrainingPairs) -> dict[str, Any]:
+    """Ridge of least held-out loss, then the residual penalty, each where the settings say `auto`.
+
+    Of the residual penalties it takes the strongest whose loss is within one standard error of the least, where no
+    residuals at all count as stronger than any: clusters must earn their parameters. The pairs of all folds have a say,
+    so these two numbers, unlike the heads, know all pairs.
+
+    Returns:
+        `ridge`, `residual` (None for no residuals) and `trials`: what was tried, with its held-out loss in nats after
+        the best common slope.
+    """
+    settings, trials = pairs.settings, list[dict[str, Any]]()
+
+    def chosen(ridge: float, residual: float | None) -> dict[str, Any]:
+        return {"ridge": ridge, "residual": residual, "trials": trials}
+
+    residual = None if pairs.clusters == 1 else settings.residual
+    if settings.ridge != "auto" and residual != "auto":
+        return chosen(settings.ridge, residual)
+
+    ridges = RIDGES if settings.ridge == "auto" else (settings.ridge,)
+    shared = _held_out_losses(pairs, np.array(ridges), None)
+    best = int(shared.mean(axis=0).argmin())
+    ridge = ridges[best]
+    trials += [_trial(r, None, losses) for r, losses in zip(ridges, shared.T, strict=True)]
+    if residual != "auto":
+        return chosen(ridge, residual)
+
+    residuals = np.array(RESIDUALS_BY_RIDGE) * ridge
+    losses = _held_out_losses(pairs, np.full(len(residuals), ridge), residuals)
+    trials += [_trial(ridge, float(r), own) for r, own in zip(residuals, losses.T, strict=True)]
+    candidates: list[float | None] = [*residuals.tolist(), None]
+    losses = np.concatenate([losses, shared[:, [best]]], axis=1)
+    excess = losses - losses[:, [losses.mean(axis=0).argmin()]]
+    error = excess.std(axis=0) / np.sqrt(len(np.unique(pairs.prompt)))
+    return chosen(ridge, candidates[int(np.flatnonzero(excess.mean(axis=0) <= error).max())])
+
+
+def _held_out_losses(
+    pairs: TrainingPairs, ridges: NDArray[np.float64], residuals: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Loss [P, candidates] of every pair under the heads that did not see its fold."""
+    folds = int(pairs.fold.max()) + 1
+    seen = (pairs.fold[:, None] != np.arange(folds)).astype(np.float64)
+    _, rewards = pairs.fit(
+        np.repeat(seen, len(ridges), axis=1),
+        np.tile(ridges, folds),
+        None if residuals is None else np.tile(residuals, folds),
+    )
+    gaps = (pairs.compared @ rewards).reshape(len(pairs.fold), folds, len(ridges))
+    gaps = gaps[np.arange(len(pairs.fold)), pairs.fold]
+    return np.stack([np.logaddexp(0, -logistic_slope(gap) * gap) for gap in gaps.T.astype(np.float64)], axis=1)
+
+
+def _trial(ridge: float, residual: float | None, losses: NDArray[np.float64]) -> dict[str, Any]:
+    return {"ridge": ridge, "residual": residual, "held_out_loss": float(losses.mean())}
 
 
 @dataclass(frozen=True)
@@ -51,7 +124,8 @@ class FoldHeads:
 
 def fit_fold_heads(
     pairs: TrainingPairs,
-    penalties: Penalties,
+    ridge: float,
+    residual: float | None,
     response_cluster: NDArray[np.int64],
     response_fold: NDArray[np.int64],
     *,
@@ -59,7 +133,7 @@ def fit_fold_heads(
 ) -> FoldHeads:
     """Heads of all folds at once.
 
-    Every head of an ensemble of two or more learns from a bootstrap of the prompts. Its unit will be the log-odds of
+    Every head of an ensemble of two or more learns from a bootstrap of the prompts. Its unit is then the log-odds of
     its own training pairs (its slope on them is 1), which undoes the shrinking of the penalties.
     """
     folds, members = pairs.settings.folds, pairs.settings.ensemble
@@ -68,17 +142,12 @@ def fit_fold_heads(
     weights = np.stack(
         [_bootstrap(pairs.prompt, fold != f, members, (seed, f, m)) for f, m in np.ndindex(folds, members)], axis=1
     )
-    heads = pairs.fit(
-        weights,
-        np.full(count, penalties.ridge),
-        None if penalties.residual is None else np.full(count, penalties.residual),
-    )
-    vectors, slope = heads.vectors, slope_of_heads(pairs.compared @ heads.rewards, weights)
+    vectors, rewards = pairs.fit(weights, np.full(count, ridge), None if residual is None else np.full(count, residual))
     return FoldHeads(
         standardise=pairs.units,
         vectors=vectors.reshape(*vectors.shape[:2], folds, members),
         weights=weights.reshape(-1, folds, members),
-        slope=slope.reshape(folds, members),
+        slope=slope_of_heads(pairs.compared @ rewards, weights).reshape(folds, members),
         cluster=response_cluster,
         fold=response_fold if folds > 1 else np.zeros_like(response_fold),
     )

@@ -22,8 +22,8 @@ from iwpo_fast.models.reference import (
     reference_logps,
 )
 from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
-from iwpo_fast.rewards.feature_store import FeatureStore, Halves
 from iwpo_fast.rewards.pair_table import PairTable
+from iwpo_fast.rewards.store import FeatureStore, Halves
 from iwpo_fast.world import World
 
 
@@ -78,7 +78,7 @@ def pair_features(
     responses = Responses.of(pairs, texts)
     table = PairTable(texts.prompts.of, responses.chosen, responses.rejected, responses.prompt_of)
     store = FeatureStore(cache_dir / "features" / features_key(policy, pairs, fingerprint), responses)
-    if world.largest(store.load() is None):  # if one rank has to compute, all do, for they wait for one another
+    if world.largest(store.load() is None):  # if any rank must compute, all must (collectives)
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
         with_logps = bool(world.largest(entry.load() is None))
         batches = pass_batches(policy, responses, tokens_per_batch, world)
@@ -131,7 +131,7 @@ def _compute(
             logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
             assert isinstance(logps, Tensor)
             part["logps"] = logps.float().cpu()
-        policy.release()  # as a rank does that has no batch in this turn
+        policy.release()  # also done by ranks without a batch
         store.save_part(rows, part)
 
     names = {"prompt", "response"} | ({"logps"} if with_logps else set())
@@ -154,7 +154,7 @@ def response_states(hidden: Tensor, batch: FlatSequences) -> Tensor:
     """float32 [S, d], mean of the hidden states [T, d] at each completion's tokens; 0 for an empty completion.
 
     The mean tells more of a frozen model's judgement than its state at the last token, which looks ahead to what comes
-    next: heads on it agree with the truth in 70 % of the pairs instead of 65 % in the language-model laboratory.
+    next.
     """
     states = hidden[batch.completion_index].float()
     sums = torch.segment_reduce(states, "sum", offsets=batch.segments, axis=0, initial=0.0)

@@ -4,7 +4,8 @@ r(x, y) = (v + δ_z)ᵀ f(x, y), and a head minimises
 
     mean softplus(-(r_w - r_l)) + c · mean (r_w + r_l)² + ρ ‖v‖² + η Σ_k ‖δ_k‖² + η_o · L_overlap
 
-over weighted pairs. Only the abstract of IWPO is public; this loss is the project's own.
+over weighted pairs. L_overlap, a surrogate of the overlap of the rewards of a cluster, is the logistic loss of
+comparisons across its pairs. Only the abstract of IWPO is public; this loss is the project's own.
 """
 
 from __future__ import annotations
@@ -16,93 +17,199 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from scipy.special import expit
 
-from iwpo_fast.rewards.blocks import Float32s
-from iwpo_fast.rewards.feature_matrix import FeatureMatrix
+from iwpo_fast.config import RewardConfig
+from iwpo_fast.rewards.blocks import FeatureMatrix, Float32s, SideBySide, Standardise
+from iwpo_fast.rewards.pair_table import PairTable
 
+Ints = NDArray[np.int64]
+
+PARTNERS = 32
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class HeadProblem:
-    """The loss of m heads on the same features.
+class TrainingPairs:
+    """P pairs with their features in memory, ready for heads with any weights and penalties.
 
     Attributes:
-        features: X [n, d].
-        compared: [T, n], rows with 1 for the response that should have more reward and -1 for the other.
-        compared_weight: [T, m] fp32, of each comparison for each head; 0 leaves it out.
-        added: [P, n], rows with 1 for both responses of a pair.
-        added_weight: [P, m] fp32, of the squared sums.
-        penalty: [parts, m] fp32, of the shared vector (first) and of every residual (the others, if any).
+        units: how features were standardised.
+        features: of the n responses that are in a pair.
+        compared, added: [P, n], difference and sum of a pair's rewards.
+        across: [T, n], differences across pairs i and j of a cluster; T is 0 without the overlap term.
+        across_pairs: i, j and weight, [T] each.
+        prompt, cluster, fold: [P] int64.
+        clusters: G.
     """
 
+    units: Standardise
     features: FeatureMatrix
     compared: csr_array
-    compared_weight: Float32s
     added: csr_array
-    added_weight: Float32s
-    penalty: Float32s
+    across: csr_array
+    across_pairs: tuple[Ints, Ints, NDArray[np.float64]]
+    prompt: Ints
+    cluster: Ints
+    fold: Ints
+    clusters: int
+    settings: RewardConfig
+
+    @classmethod
+    def read(
+        cls,
+        response_features: SideBySide,
+        table: PairTable,
+        prompt_cluster: Ints,
+        prompt_fold: Ints,
+        settings: RewardConfig,
+        *,
+        seed: int,
+    ) -> TrainingPairs:
+        """Read the features of all responses in pairs: 4nd bytes of memory."""
+        clusters = int(prompt_cluster.max()) + 1
+        rows = np.unique(np.concatenate([table.chosen, table.rejected]))
+        units = Standardise.fit(response_features, rows)
+        row_cluster = prompt_cluster[table.prompt_of[rows]]
+        order = np.argsort(row_cluster, kind="stable")
+        rows, row_cluster = rows[order], row_cluster[order]
+        place = np.empty(len(table.prompt_of), dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        chosen, rejected = place[table.chosen], place[table.rejected]
+
+        cluster = prompt_cluster[table.prompt]
+        nobody = np.empty(0, dtype=np.int64)
+        across = partners(cluster, seed) if settings.overlap else (nobody, nobody, np.empty(0))
+        return cls(
+            units=units,
+            features=FeatureMatrix.read(response_features, rows, row_cluster, clusters, units),
+            compared=_incidence(chosen, rejected, -1, len(rows)),
+            added=_incidence(chosen, rejected, 1, len(rows)),
+            across=_incidence(chosen[across[0]], rejected[across[1]], -1, len(rows)),
+            across_pairs=across,
+            prompt=table.prompt,
+            cluster=cluster,
+            fold=prompt_fold[table.prompt],
+            clusters=clusters,
+            settings=settings,
+        )
+
+    def fit(
+        self, weights: NDArray[np.floating], ridge: NDArray[np.floating], residual: NDArray[np.floating] | None
+    ) -> tuple[Float32s, Float32s]:
+        """Fit m heads.
+
+        Args:
+            weights: [P, m], of the pairs for each head; only their proportions matter.
+            ridge: [m], penalties of the shared vectors.
+            residual: [m], penalties of the residuals; None leaves residuals out.
+
+        Returns:
+            Vectors and rewards, as `fit_heads` gives them.
+        """
+        weights = weights / weights.sum(axis=0)
+        compared, compared_weight = self.compared, weights
+        if self.settings.overlap:
+            first, second, stands_for = self.across_pairs
+            across_weight = weights[first] * weights[second] * stands_for[:, None]
+            across_weight *= self.settings.overlap / np.maximum(across_weight.sum(axis=0), 1e-300)
+            compared = vstack([compared, self.across], format="csr")
+            compared_weight = np.concatenate([weights, across_weight])
+        penalty = [ridge] if residual is None else [ridge] + [residual] * self.clusters
+        return fit_heads(
+            self.features,
+            compared,
+            compared_weight.astype(np.float32),
+            self.added,
+            (self.settings.centring * weights).astype(np.float32),
+            np.stack(penalty).astype(np.float32),
+        )
 
 
-@dataclass(frozen=True)
-class Heads:
-    """m fitted heads.
+def partners(cluster: Ints, seed: int) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """Ordered pairs (i, j), i ≠ j, of one cluster: all of them in a small one.
 
-    Attributes:
-        vectors: [G, d, m] fp32, v + δ_k; [1, d, m] without residuals.
-        rewards: [n, m] fp32, of the rows of the feature matrix, used in training or not.
-        iterations: passes over the features.
+    With more than `PARTNERS` other pairs, each i takes as many of the j, those that follow it in a random order of the
+    cluster at fixed random distances, so that every pair is a partner equally often.
+
+    Args:
+        cluster: [P] int64.
+
+    Returns:
+        i and j, [T] int64 each, and for how many pairs (i, j) each of them stands, [T].
     """
+    generator = np.random.default_rng(seed)
+    first, second, stands_for = [], [], []
+    for k in np.unique(cluster):
+        members = generator.permutation(np.flatnonzero(cluster == k))
+        count = len(members)
+        distances = np.arange(1, count)
+        if len(distances) > PARTNERS:
+            distances = generator.choice(distances, PARTNERS, replace=False)
+        first.append(np.repeat(members, len(distances)))
+        second.append(members[(np.arange(count)[:, None] + distances).ravel() % count])
+        stands_for.append(np.full(len(first[-1]), (count - 1) / max(1, len(distances))))
+    return np.concatenate(first), np.concatenate(second), np.concatenate(stands_for)
 
-    vectors: Float32s
-    rewards: Float32s
-    iterations: int
 
-
-def incidence(plus: NDArray[np.int64], minus: NDArray[np.int64], sign: int, columns: int) -> csr_array:
+def _incidence(plus: Ints, minus: Ints, sign: int, columns: int) -> csr_array:
     """[T, columns] fp32 with 1 at `plus` and `sign` at `minus` in each row."""
     values = np.tile(np.array([1, sign], dtype=np.float32), len(plus))
     places = np.stack([plus, minus], axis=1).ravel()
     return csr_array((values, places, np.arange(0, len(places) + 1, 2)), shape=(len(plus), columns))
 
 
-def fit_heads(problem: HeadProblem) -> Heads:
+def fit_heads(
+    features: FeatureMatrix,
+    compared: csr_array,
+    compared_weight: Float32s,
+    added: csr_array,
+    added_weight: Float32s,
+    penalty: Float32s,
+) -> tuple[Float32s, Float32s]:
     """Minimise by conjugate gradients (Polak-Ribière+), each head with steps of its own.
 
     Rewards are linear in the parameters, so the line search needs no features: an iteration costs one product with X
     and one with Xᵀ for all heads together, and no head depends on the data of another. A head rests when its gradient
     has fallen to `TOLERANCE` of the first one.
+
+    Args:
+        features: X [n, d].
+        compared: [T, n], rows with 1 for the response that should have more reward and -1 for the other.
+        compared_weight: [T, m] fp32, of each comparison for each head; 0 leaves it out.
+        added: [P, n], rows with 1 for both responses of a pair.
+        added_weight: [P, m] fp32, of the squared sums.
+        penalty: [parts, m] fp32, of the shared vector (first) and of every residual (the others, if any).
+
+    Returns:
+        Vectors [G, d, m] fp32, v + δ_k, or [1, d, m] without residuals; and rewards [n, m] fp32 of all rows of X.
     """
-    features, parts, heads = problem.features, len(problem.penalty), problem.penalty.shape[1]
-    maps = vstack([problem.compared, problem.added], format="csr")
+    parts, heads = penalty.shape
+    maps = vstack([compared, added], format="csr")
     adjoint = maps.T.tocsr()
-    split = problem.compared.shape[0]
-    penalty = problem.penalty[:, None, :]
+    split = compared.shape[0]
+    penalty = penalty[:, None, :]
 
     theta = np.zeros((parts, features.values.shape[1], heads), dtype=np.float32)
     rewards = np.zeros((len(features.values), heads), dtype=np.float32)
     mapped = maps @ rewards
 
     def gradient() -> Float32s:
-        slopes = np.concatenate(
-            [
-                -problem.compared_weight * expit(-mapped[:split]),
-                2 * problem.added_weight * mapped[split:],
-            ]
-        )
+        slopes = np.concatenate([-compared_weight * expit(-mapped[:split]), 2 * added_weight * mapped[split:]])
         return _to_parameters(features.transposed_times(adjoint @ slopes, max(1, parts - 1))) + 2 * penalty * theta
 
     slope = gradient()
     first = squared = _dot(slope, slope)
     direction = -slope
     resting = np.zeros(heads, dtype=bool)
-    iterations = 0
-    while iterations < MAX_ITERATIONS and not (resting := resting | (squared <= TOLERANCE**2 * first)).all():
-        iterations += 1
+    for _ in range(MAX_ITERATIONS):
+        resting = resting | (squared <= TOLERANCE**2 * first)
+        if resting.all():
+            break
         change = features.times(_to_vectors(direction))
         mapped_change = maps @ change
+        slope_of_penalty, curvature_of_penalty = _dot(penalty * theta, direction), _dot(penalty * direction, direction)
         step = _line_search(
-            problem, mapped, mapped_change, _dot(penalty * theta, direction), _dot(penalty * direction, direction)
+            compared_weight, added_weight, mapped, mapped_change, slope_of_penalty, curvature_of_penalty
         )
         step = np.where(resting, 0, step).astype(np.float32)
         theta += step * direction
@@ -114,7 +221,7 @@ def fit_heads(problem: HeadProblem) -> Heads:
         direction = conjugate.astype(np.float32) * direction - slope
         uphill = _dot(direction, slope) >= 0
         direction[..., uphill] = -slope[..., uphill]
-    return Heads(_to_vectors(theta), rewards, iterations)
+    return _to_vectors(theta), rewards
 
 
 def _to_vectors(theta: Float32s) -> Float32s:
@@ -132,19 +239,20 @@ def _dot(left: Float32s, right: Float32s) -> NDArray[np.float64]:
 
 
 def _line_search(
-    problem: HeadProblem,
+    compared_weight: Float32s,
+    added_weight: Float32s,
     mapped: Float32s,
     change: Float32s,
     penalty_slope: NDArray[np.float64],
     penalty_curvature: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """The best step [m] of each head along its direction, by Newton's method inside a bracket."""
-    split = problem.compared.shape[0]
+    split = len(compared_weight)
     gap, gap_change = mapped[:split], change[:split]
     total, total_change = mapped[split:], change[split:]
-    weighted_change = problem.compared_weight * gap_change
-    linear = 2 * (penalty_slope + np.einsum("tm,tm,tm->m", problem.added_weight, total, total_change, dtype=np.float64))
-    quadratic = 2 * (penalty_curvature + np.einsum("tm,tm->m", problem.added_weight, total_change**2, dtype=np.float64))
+    weighted_change = compared_weight * gap_change
+    linear = 2 * (penalty_slope + np.einsum("tm,tm,tm->m", added_weight, total, total_change, dtype=np.float64))
+    quadratic = 2 * (penalty_curvature + np.einsum("tm,tm->m", added_weight, total_change**2, dtype=np.float64))
     low = np.zeros(len(linear))
     high = np.full(len(linear), np.inf)
     step = np.zeros(len(linear))

@@ -1,9 +1,10 @@
-"""From features, or from scores of elsewhere, to calibrated rewards: MCRM from end to end."""
+"""From features, or from external scores, to calibrated rewards: MCRM from end to end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,18 @@ from numpy.typing import NDArray
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.rewards.blocks import Float32s, Floats, SideBySide
 from iwpo_fast.rewards.calibration import Calibration, fit_calibration, units_of_unknown_scale
-from iwpo_fast.rewards.cross_fit import FoldHeads, fit_fold_heads
-from iwpo_fast.rewards.folds import fold_of_prompts
+from iwpo_fast.rewards.checks import (
+    check_clusters,
+    check_features,
+    check_folds,
+    check_prompt_keys,
+    check_reward_settings,
+    uses_likelihood,
+)
+from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
+from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.pair_table import PairTable
-from iwpo_fast.rewards.penalties import Penalties, choose_penalties
 from iwpo_fast.rewards.report import RewardReport, report_rewards
-from iwpo_fast.rewards.settings import check_reward_settings, uses_likelihood
-from iwpo_fast.rewards.training_pairs import TrainingPairs
 
 CROSS_VALIDATION_FOLDS = 4
 
@@ -76,43 +82,22 @@ def score_pairs(
         ValueError: if shapes do not fit, features are not finite, a setting cannot be, or folds lack pairs.
     """
     check_reward_settings(settings)
-    _check_clusters(prompt_cluster, table)
-    if response_features.ndim != 2 or len(response_features) != len(table.prompt_of):
-        raise ValueError(
-            f"Response features have shape {response_features.shape}, but the table has {len(table.prompt_of)} "
-            "responses: give one row of features for each."
-        )
-    groups: tuple[Floats, ...] = (response_features,)
-    if settings.likelihood is True and mean_logps is None:
-        raise ValueError("rewards.likelihood is true without mean log-probs: give mean_logps, or set it to auto.")
+    check_clusters(prompt_cluster, table)
+    check_features(response_features, mean_logps, table, settings)
+    features = SideBySide((response_features,))
     if uses_likelihood(settings) and mean_logps is not None:
-        if mean_logps.shape != (len(response_features),):
-            raise ValueError(
-                f"Mean log-probs have shape {mean_logps.shape} for {len(response_features)} responses: give one for "
-                "each."
-            )
-        groups += (mean_logps[:, None],)
-    features = SideBySide(groups)
+        features = SideBySide((response_features, mean_logps[:, None]))
     keys = range(len(prompt_cluster)) if prompt_key is None else prompt_key
-    if len(keys) != len(prompt_cluster):
-        raise ValueError(f"There are {len(keys)} prompt keys for {len(prompt_cluster)} prompts: give one for each.")
     folds = settings.folds if settings.folds > 1 else CROSS_VALIDATION_FOLDS
+    check_prompt_keys(keys, len(prompt_cluster), settings)
     prompt_fold = fold_of_prompts(keys, folds, seed)
-    prompts = len(set(keys))
-    if settings.folds > prompts:
-        raise ValueError(
-            f"rewards.folds is {settings.folds}, but there are {prompts} different prompts: lower it, or give pairs of "
-            "more prompts."
-        )
-    if (np.bincount(prompt_fold[table.prompt], minlength=folds) == len(table)).any():
-        raise ValueError(
-            f"All {len(table)} pairs fall into one of {folds} folds, so none are left to learn from: "
-            "give pairs of more prompts."
-        )
+    check_folds(prompt_fold[table.prompt], folds)
+
     pairs = TrainingPairs.read(features, table, prompt_cluster, prompt_fold, settings, seed=seed)
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
-    heads = fit_fold_heads(pairs, penalties, response_cluster, response_fold, seed=seed)
+    ridge, residual = penalties["ridge"], penalties["residual"]
+    heads = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
     raw = heads.rewards(features) if tune is None else tune(heads)
     unit = np.ones(pairs.clusters)
     return _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
@@ -121,11 +106,11 @@ def score_pairs(
 def scores_from_columns(
     chosen: Floats, rejected: Floats, table: PairTable, prompt_cluster: Ints, settings: RewardConfig
 ) -> RewardScores:
-    """Calibrated rewards from scores of elsewhere, such as a reward model or a judge, on any scale per cluster.
+    """Calibrated rewards from external scores, of a reward model or a judge, on any scale in each cluster.
 
-    They did not learn from these pairs, so there is nothing to cross-fit. They have no unit of their own, so unless
+    They did not learn from these pairs, so there is nothing to cross-fit. They have no unit of their own. So, unless
     `settings.calibration` is off, members of an ensemble are first brought to one mean and one root mean square of the
-    gaps, and trust is measured against the slope of all pairs once each cluster's gaps have one size.
+    gaps. Trust is measured against the slope of all pairs once each cluster's gaps have one size.
 
     Args:
         chosen: [P], or [P, members] by an ensemble, scores of the chosen responses.
@@ -137,7 +122,18 @@ def scores_from_columns(
         ValueError: if shapes do not fit, or a response has no score, two different ones, or one that is not finite.
     """
     check_reward_settings(settings)
-    _check_clusters(prompt_cluster, table)
+    check_clusters(prompt_cluster, table)
+    raw = _by_response(chosen, rejected, table)
+    if settings.calibration:
+        raw = _in_one_unit(raw, table)
+    mean = raw.mean(axis=1)
+    clusters = int(prompt_cluster.max()) + 1
+    unit = units_of_unknown_scale(mean[table.chosen] - mean[table.rejected], prompt_cluster[table.prompt], clusters)
+    return _calibrated(raw, table, prompt_cluster, unit, settings, None)
+
+
+def _by_response(chosen: Floats, rejected: Floats, table: PairTable) -> Float64s:
+    """[C, members], each response's one score, of the scores of pairs."""
     if chosen.shape != rejected.shape or chosen.ndim not in (1, 2) or len(chosen) != len(table):
         raise ValueError(
             f"Scores of shape {chosen.shape} (chosen) and {rejected.shape} (rejected) do not fit {len(table)} pairs: "
@@ -162,12 +158,7 @@ def scores_from_columns(
             f"Response {rows[first]} has different scores in different pairs: give it one in pairs "
             f"{first % len(table)} and {other % len(table)} (from 0)."
         )
-    if settings.calibration:
-        raw = _in_one_unit(raw, table)
-    mean = raw.mean(axis=1)
-    clusters = int(prompt_cluster.max()) + 1
-    unit = units_of_unknown_scale(mean[table.chosen] - mean[table.rejected], prompt_cluster[table.prompt], clusters)
-    return _calibrated(raw, table, prompt_cluster, unit, settings, None)
+    return raw
 
 
 def _in_one_unit(raw: Float64s, table: PairTable) -> Float64s:
@@ -184,21 +175,13 @@ def _calibrated(
     prompt_cluster: Ints,
     unit: Float64s,
     settings: RewardConfig,
-    penalties: Penalties | None,
+    penalties: dict[str, Any] | None,
 ) -> RewardScores:
     mean = raw.mean(axis=1)
-    response_cluster, pair_cluster = prompt_cluster[table.prompt_of], prompt_cluster[table.prompt]
+    response_cluster = prompt_cluster[table.prompt_of]
     if settings.calibration:
-        calibration = fit_calibration(
-            mean,
-            response_cluster,
-            mean[table.chosen] - mean[table.rejected],
-            pair_cluster,
-            table.prompt,
-            unit,
-            strength=settings.calibration_strength,
-            limit=settings.max_reward,
-        )
+        strength, limit = settings.calibration_strength, settings.max_reward
+        calibration = fit_calibration(mean, table, prompt_cluster, unit, strength=strength, limit=limit)
     else:
         calibration = Calibration.none(len(unit))
     calibrated = calibration(mean, response_cluster)
@@ -209,13 +192,5 @@ def _calibrated(
         trust=calibration.trust,
         slope=calibration.slope,
         centre=calibration.centre,
-        report=report_rewards(mean, calibrated, calibration, table, pair_cluster, penalties),
+        report=report_rewards(mean, calibrated, calibration, table, prompt_cluster[table.prompt], penalties),
     )
-
-
-def _check_clusters(prompt_cluster: Ints, table: PairTable) -> None:
-    if prompt_cluster.ndim != 1 or len(prompt_cluster) <= table.prompt_of.max() or prompt_cluster.min() < 0:
-        raise ValueError(
-            f"{len(prompt_cluster)} clusters of prompts do not fit prompts up to row {table.prompt_of.max()}: give "
-            "each prompt its cluster, from 0 up."
-        )

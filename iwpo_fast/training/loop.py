@@ -18,13 +18,13 @@ from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.sharding import Sharding, taking_turns
+from iwpo_fast.optimisation import clip_gradients, learning_rate, make_optimizer
 from iwpo_fast.training.batches import Batches, batches_ahead, one_step
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.determinism import deterministic_algorithms
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from iwpo_fast.training.plan import make_plan
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.run_folder import RunFolder

@@ -1,46 +1,19 @@
-"""AdamW over named parameters, with moments of 32 or 8 bits, and the learning rate of each step."""
+"""What AdamW keeps of each parameter: its moments, of 32 or 8 bits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_norm_
 
 from iwpo_fast.config import OptimConfig
-from iwpo_fast.extras import check_installed
-from iwpo_fast.world import whole
+from iwpo_fast.optimisation import SMALLEST_8BIT
 
 BLOCK_8BIT = 256
 """Entries of a moment of 8 bits that share a scale."""
-
-SMALLEST_8BIT = 4096
-"""Parameters with fewer entries keep moments of 32 bits."""
-
-
-def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only, as norms and biases have no scale to decay.
-
-    Raises:
-        ValueError: bitsandbytes is wanted but not installed.
-    """
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-    check_installed("bitsandbytes", "optim.name is adamw_8bit", extra="8bit")
-    from bitsandbytes.optim import AdamW8bit
-
-    return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps, min_8bit_size=SMALLEST_8BIT)
 
 
 def begin_state(optimizer: torch.optim.Optimizer, parameter: Parameter) -> None:
@@ -61,22 +34,3 @@ def moments_bytes(parameter: Tensor, config: OptimConfig) -> int:
         return 2 * parameter.numel() * torch.float32.itemsize
     blocks = math.ceil(parameter.numel() / BLOCK_8BIT)
     return 2 * (parameter.numel() + blocks * torch.float32.itemsize)
-
-
-def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
-    """Scale the gradients down to the given global norm, if any; returns the norm [] that they had."""
-    return whole(clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
-
-
-def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
-    """Learning rate of optimiser step `step`, counted from 0, out of `steps`."""
-    warmup = math.ceil(config.warmup_fraction * steps)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    remaining = {
-        "constant": 1.0,
-        "linear": 1.0 - progress,
-        "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
-    }[config.schedule]
-    return config.lr * (config.min_lr_fraction + (1.0 - config.min_lr_fraction) * remaining)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from iwpo_fast.config import OptimConfig, TrainConfig
+from iwpo_fast.config import TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.models.sharding import gathered_bytes
+from iwpo_fast.optimisation import optimizer_steps
 from iwpo_fast.training.optimizer import moments_bytes
 from iwpo_fast.world import World
 
@@ -95,13 +96,6 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
             f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {_attention(policy)}"
         ),
     )
-
-
-def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:
-    """Optimiser steps of one epoch over so many pairs, and of the whole training."""
-    steps_per_epoch = math.ceil(pairs / optim.pairs_per_step)
-    steps = math.ceil(optim.epochs * steps_per_epoch)
-    return steps_per_epoch, steps if optim.max_steps is None else min(steps, optim.max_steps)
 
 
 def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:

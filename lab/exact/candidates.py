@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.irpss import log_importance, log_preferred
-from iwpo_fast.importance.normalise import normalise
-from iwpo_fast.importance.soft_labels import soft_labels
+from iwpo_fast.importance.weights import log_importance, log_preferred, normalise, soft_labels
 from lab.exact.arms import ARMS, Arm, Build, arm_data, weighted
 from lab.exact.policy import ArmData
 from lab.exact.rewards import PairScores

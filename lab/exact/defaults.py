@@ -168,7 +168,7 @@ def markdown(result: dict[str, Any]) -> str:
         "gain at the language-model level. Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
         f"{result['main_budget']:g} nat; 95 % intervals, paired by world. Bold: the interval excludes zero. Rewards "
         "are of an ensemble of four. ε is the strength of the trust-scaled soft labels, ESS the effective sample size "
-        "that τ is chosen for, ρ the share of noise in the rewards (`iwpo_fast.importance.noise`).",
+        "that τ is chosen for, ρ the share of noise in the rewards (`iwpo_fast.importance.effective_size`).",
         f"The choice in worlds that had no part in it, those of the main table, {confirmation['worlds']} per regime:",
         _table(confirmation["candidates"]),
     ]

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
-from iwpo_fast.importance import PairRewards
-from iwpo_fast.importance.noise import noise_share
+from iwpo_fast.importance import PairRewards, noise_share
 from iwpo_fast.rewards import PairTable, fit_clusters, score_pairs
 from lab.exact.worlds import World, longer_is_chosen
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.importance import PairRewards
-from iwpo_fast.importance.from_scores import pair_rewards
+from iwpo_fast.importance import PairRewards, pair_rewards
 from iwpo_fast.rewards import fit_clusters, score_pairs
 from lab.exact.rewards import REWARD_MODELS, PairScores
 from lab.language_model.world import LabWorld

@@ -13,13 +13,13 @@ from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import step_rows
 from iwpo_fast.models import Policy
+from iwpo_fast.optimisation import learning_rate, make_optimizer
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.optimizer import learning_rate, make_optimizer
 from iwpo_fast.world import World
 from lab.exact.policy import ArmData
 from lab.language_model.settings import LabSettings

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards
-from iwpo_fast.importance.settings import READ_BY
+from iwpo_fast.importance.types import READ_BY
 
 seeded = settings(max_examples=100, deadline=None, derandomize=True)
 METHODS = ["irpss", "density_ratio", "rejection", "none"]

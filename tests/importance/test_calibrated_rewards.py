@@ -7,6 +7,7 @@ import pytest
 from importance_cases import by_method
 
 from iwpo_fast.importance import PairRewards, PairWeights, pair_weights
+from iwpo_fast.rewards import PairTable
 from iwpo_fast.rewards.calibration import fit_calibration, units_of_unknown_scale
 
 PAIRS, CLUSTERS = 3000, 3
@@ -24,16 +25,10 @@ def raw_rewards(seed: int, *, informative: bool) -> np.ndarray:
 def weigh(raw: np.ndarray, method: str) -> PairWeights:
     """Calibrated without shrinkage of the clusters' slopes, then weighed."""
     gap = raw[0] - raw[1]
-    calibration = fit_calibration(
-        raw.ravel(),
-        np.tile(CLUSTER, 2),
-        gap,
-        CLUSTER,
-        np.arange(PAIRS),
-        units_of_unknown_scale(gap, CLUSTER, CLUSTERS),
-        strength=0.0,
-        limit=5.0,
-    )
+    pairs = np.arange(PAIRS)
+    table = PairTable(pairs, pairs, pairs + PAIRS, np.tile(pairs, 2))
+    unit = units_of_unknown_scale(gap, CLUSTER, CLUSTERS)
+    calibration = fit_calibration(raw.ravel(), table, CLUSTER, unit, strength=0.0, limit=5.0)
     chosen, rejected = (calibration(part, CLUSTER) for part in raw)
     return pair_weights(PairRewards(chosen, rejected, CLUSTER, calibration.trust), by_method(method), seed=0)
 

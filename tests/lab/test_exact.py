@@ -16,9 +16,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance import pair_weights
 from iwpo_fast.importance.noise import noise_share
+
+from iwpo_fast.config import WeightConfig
+from iwpo_fast.importance import noise_share, pair_weights
 from lab.exact import defaults, run, simulate
 from lab.exact.arms import ARMS, build_arms, shuffle
 from lab.exact.candidates import (

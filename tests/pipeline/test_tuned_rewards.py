@@ -21,10 +21,10 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.pipeline.context import Context
-from iwpo_fast.pipeline.tuned_rewards import tuned_rewards
 from iwpo_fast.rewards import RewardScores, score_pairs
+from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import PairFeatures, pair_features
-from iwpo_fast.rewards.folds import fold_of_prompts
+from iwpo_fast.rewards.tuning import tuned_rewards
 from iwpo_fast.world import World
 
 CPU = torch.device("cpu")

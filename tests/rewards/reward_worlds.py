@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iwpo_fast.rewards import PairTable
+from iwpo_fast.config import RewardConfig
+from iwpo_fast.rewards import PairTable, RewardScores, score_pairs
+
+FIXED = {"ridge": 1e-3, "residual": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,15 @@ def make_world(
     prompt = np.arange(pairs)
     table = PairTable(prompt, 2 * prompt + second, 2 * prompt + ~second, prompt.repeat(2))
     return World(prompt_features, responses, table, cluster)
+
+
+def score(world: World, *, seed: int = 0, prompt_key=None, mean_logps=None, **settings) -> RewardScores:
+    return score_pairs(
+        world.response_features,
+        world.table,
+        world.cluster,
+        RewardConfig(**settings),
+        seed=seed,
+        mean_logps=mean_logps,
+        prompt_key=prompt_key,
+    )

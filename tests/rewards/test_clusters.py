@@ -22,27 +22,27 @@ def same_partition(left: np.ndarray, right: np.ndarray) -> bool:
     return joint == len(set(left.tolist())) == len(set(right.tolist()))
 
 
-def test_separate_groups_are_found():
+def test_separate_groups_are_found() -> None:
     assert same_partition(fit().assign(FEATURES), WORLD.cluster)
 
 
-def test_the_same_seed_gives_the_same_clusters():
+def test_the_same_seed_gives_the_same_clusters() -> None:
     first, second = fit(count=7, seed=3), fit(count=7, seed=3)
     assert (first.centroids == second.centroids).all()
 
 
-def test_scale_and_shift_of_features_change_no_assignment():
+def test_scale_and_shift_of_features_change_no_assignment() -> None:
     assert (fit().assign(FEATURES) == fit(3 * FEATURES + 5).assign(3 * FEATURES + 5)).all()
 
 
-def test_half_precision_on_disk_is_assigned_like_single_precision_in_memory(tmp_path, monkeypatch):
+def test_half_precision_on_disk_is_assigned_like_single_precision_in_memory(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 100 * 4 * FEATURES.shape[1])
     np.save(tmp_path / "features.npy", FEATURES.astype(np.float16))
     features = np.load(tmp_path / "features.npy", mmap_mode="r")
     assert same_partition(fit(features).assign(features), fit().assign(FEATURES))
 
 
-def test_blocks_change_no_assignment_and_are_never_larger_than_they_may(monkeypatch):
+def test_blocks_change_no_assignment_and_are_never_larger_than_they_may(monkeypatch) -> None:
     clusters = fit()
     whole = clusters.assign(FEATURES)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 77 * 4 * FEATURES.shape[1])
@@ -50,13 +50,13 @@ def test_blocks_change_no_assignment_and_are_never_larger_than_they_may(monkeypa
     assert (clusters.assign(FEATURES) == whole).all()
 
 
-def test_fitting_on_some_prompts_assigns_all():
+def test_fitting_on_some_prompts_assigns_all() -> None:
     labels = fit(fit_prompts=200).assign(FEATURES)
     assert len(labels) == len(FEATURES)
     assert same_partition(labels, WORLD.cluster)
 
 
-def test_a_saved_clustering_assigns_the_same(tmp_path):
+def test_a_saved_clustering_assigns_the_same(tmp_path) -> None:
     clusters = fit(min_pairs=400, count=7)
     clusters.save(tmp_path / "clusters.safetensors")
     loaded = Clusters.load(tmp_path / "clusters.safetensors")
@@ -64,7 +64,7 @@ def test_a_saved_clustering_assigns_the_same(tmp_path):
     assert (loaded.assign(FEATURES) == clusters.assign(FEATURES)).all()
 
 
-def test_no_cluster_is_left_with_too_few_pairs():
+def test_no_cluster_is_left_with_too_few_pairs() -> None:
     pairs = np.random.default_rng(0).integers(3, size=len(FEATURES))
     clusters = fit(pairs=pairs, count=10, min_pairs=250)
     sizes = np.bincount(clusters.assign(FEATURES), weights=pairs)
@@ -73,38 +73,38 @@ def test_no_cluster_is_left_with_too_few_pairs():
     assert len(sizes) == clusters.count
 
 
-def test_a_small_cluster_joins_its_nearest():
+def test_a_small_cluster_joins_its_nearest() -> None:
     centroids = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
     assert merge_small(centroids, np.array([50.0, 50.0, 5.0]), 10).tolist() == [0, 1, 1]
 
 
-def test_all_clusters_merge_where_pairs_are_few():
+def test_all_clusters_merge_where_pairs_are_few() -> None:
     assert fit(min_pairs=10**6).count == 1
 
 
-def test_equal_prompts_make_one_cluster():
+def test_equal_prompts_make_one_cluster() -> None:
     clusters = fit(np.ones((5, 3), dtype=np.float32), np.ones(5, dtype=np.int64), count=4)
     assert clusters.assign(np.ones((5, 3), dtype=np.float32)).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("count", [2, 50])
-def test_fewer_prompts_than_clusters_are_enough(count):
+def test_fewer_prompts_than_clusters_are_enough(count) -> None:
     clusters = fit(FEATURES[:3], ONE_EACH[:3], count=count)
     assert clusters.count == min(count, 3)
 
 
-def test_features_of_another_model_are_refused():
+def test_features_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match=r"take features of the model"):
         fit().assign(FEATURES[:, :5])
 
 
 @pytest.mark.parametrize("setting", ["count", "fit_prompts"])
-def test_a_number_below_one_is_refused(setting):
+def test_a_number_below_one_is_refused(setting) -> None:
     with pytest.raises(ValueError, match=f"clusters.{setting} is 0"):
         fit(**{setting: 0})
 
 
-def test_features_that_are_not_finite_are_refused():
+def test_features_that_are_not_finite_are_refused() -> None:
     broken = FEATURES.copy()
     broken[7, 3] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite"):

@@ -18,8 +18,8 @@ from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
 from iwpo_fast.models.reference_pass import pass_batches
 from iwpo_fast.models.tiny import train_tokenizer
+from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import PairFeatures, pair_features
-from iwpo_fast.rewards.folds import fold_of_prompts
 from iwpo_fast.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -107,7 +107,9 @@ def count_batches(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"share_prompts": True}, {"share_prompts": False}, {"batch_layout": "padded"}])
-def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_completion(pairs, tmp_path, options):
+def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_completion(
+    pairs, tmp_path, options
+) -> None:
     policy = make_policy(**options)
     found, _ = features(policy, pairs, tmp_path)
     for p in range(len(pairs)):
@@ -119,7 +121,9 @@ def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_c
             np.testing.assert_allclose(found.response[rows[p]], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_mean_logps_are_per_token_of_each_response_and_of_this_model_whatever_the_data_bring(policy, pairs, tmp_path):
+def test_mean_logps_are_per_token_of_each_response_and_of_this_model_whatever_the_data_bring(
+    policy, pairs, tmp_path
+) -> None:
     found, reference = features(policy, pairs, tmp_path)
     for side, (rows, part) in enumerate(((found.table.chosen, pairs.chosen), (found.table.rejected, pairs.rejected))):
         per_token = reference.sequences[:, side] / [len(part[p]) for p in range(len(pairs))]
@@ -130,14 +134,14 @@ def test_mean_logps_are_per_token_of_each_response_and_of_this_model_whatever_th
     assert given.tokens is None and given.sequences[3].tolist() == [3, -3]
 
 
-def test_features_are_memory_mapped_float16_and_read_only(policy, pairs, tmp_path):
+def test_features_are_memory_mapped_float16_and_read_only(policy, pairs, tmp_path) -> None:
     found, _ = features(policy, pairs, tmp_path)
     assert found.prompt.shape == (13, 32) and found.response.shape == (27, 32)
     for array in (found.prompt, found.response):
         assert isinstance(array, np.memmap) and array.dtype == np.float16 and not array.flags.writeable
 
 
-def test_equal_prompts_and_equal_responses_share_a_row(policy, tmp_path):
+def test_equal_prompts_and_equal_responses_share_a_row(policy, tmp_path) -> None:
     pairs = make_pairs([([5, 6], [7], [8]), ([5], [6, 7], [8]), ([5, 6], [8], [9]), ([5, 6], [7], [7])])
     found, _ = features(policy, pairs, tmp_path)
     assert found.table.prompt.tolist() == [0, 1, 0, 0]
@@ -148,14 +152,14 @@ def test_equal_prompts_and_equal_responses_share_a_row(policy, tmp_path):
     assert len(found.prompt) == 2 and len(found.response) == 5
 
 
-def test_a_shared_row_does_not_depend_on_what_else_shares_it(policy, pairs, tmp_path):
+def test_a_shared_row_does_not_depend_on_what_else_shares_it(policy, pairs, tmp_path) -> None:
     found, _ = features(policy, pairs, tmp_path / "all")
     first = np.unique(found.table.prompt, return_index=True)[1]
     alone, _ = features(policy, pairs.take(np.sort(first)), tmp_path / "first")
     np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)
 
 
-def test_prompt_keys_tell_prompts_apart_and_are_the_same_in_other_data(policy, pairs, tmp_path):
+def test_prompt_keys_tell_prompts_apart_and_are_the_same_in_other_data(policy, pairs, tmp_path) -> None:
     found, _ = features(policy, pairs, tmp_path / "all")
     assert len(set(found.prompt_keys)) == len(found.prompt_keys) == len(found.prompt)
     some = np.array([9, 4, 11])
@@ -165,7 +169,7 @@ def test_prompt_keys_tell_prompts_apart_and_are_the_same_in_other_data(policy, p
     assert set(fold_of_prompts(found.prompt_keys, 4, seed=0)) <= set(range(4))
 
 
-def test_the_log_probs_are_bitwise_those_of_the_reference_pass(policy, pairs, tmp_path):
+def test_the_log_probs_are_bitwise_those_of_the_reference_pass(policy, pairs, tmp_path) -> None:
     options = {"tokens_per_batch": BUDGET, "world": ALONE}
     expected = reference_logps(policy, pairs, policy.fingerprint(), cache_dir=tmp_path / "plain", **options)
     _, found = features(policy, pairs, tmp_path / "features")
@@ -175,7 +179,7 @@ def test_the_log_probs_are_bitwise_those_of_the_reference_pass(policy, pairs, tm
     assert saved(tmp_path / "features" / "reference") == saved(tmp_path / "plain" / "reference")
 
 
-def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, count_batches):
+def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, count_batches) -> None:
     calls = count_batches()
     found, _ = features(policy, pairs, tmp_path)
     assert sum(calls) == len(found.response) == 27 and len(calls) > 3
@@ -186,7 +190,7 @@ def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, 
     assert np.array_equal(found.response, again.response)
 
 
-def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path, monkeypatch):
+def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path, monkeypatch) -> None:
     def never(*arguments, **options):
         raise AssertionError("the LM head ran")
 
@@ -199,7 +203,7 @@ def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path
 @pytest.mark.parametrize("kill_after", [0, 1, 3])
 def test_a_killed_pass_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     policy, pairs, tmp_path, count_batches, kill_after
-):
+) -> None:
     whole = count_batches()
     features(policy, pairs, tmp_path / "whole")
     count_batches(kill_after)
@@ -219,10 +223,10 @@ def test_a_killed_pass_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
 
 def test_a_kill_while_the_arrays_are_written_is_made_good_without_the_model(
     policy, pairs, tmp_path, monkeypatch, count_batches
-):
+) -> None:
     features(policy, pairs, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("iwpo_fast.rewards.feature_store.FeatureStore.join", kill)
+        patch.setattr("iwpo_fast.rewards.store.FeatureStore.join", kill)
         with pytest.raises(Killed):
             features(policy, pairs, tmp_path / "killed")
     (folder,) = (tmp_path / "killed" / "features").iterdir()
@@ -238,7 +242,7 @@ def kill(*arguments, **options):
     raise Killed
 
 
-def test_damaged_parts_and_arrays_are_computed_again(policy, pairs, tmp_path, count_batches, caplog):
+def test_damaged_parts_and_arrays_are_computed_again(policy, pairs, tmp_path, count_batches, caplog) -> None:
     whole = count_batches()
     features(policy, pairs, tmp_path / "whole")
     count_batches(3)
@@ -257,7 +261,7 @@ def test_damaged_parts_and_arrays_are_computed_again(policy, pairs, tmp_path, co
     assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
 
 
-def test_an_adapter_is_off_and_the_policy_is_left_as_it_was(pairs, tmp_path):
+def test_an_adapter_is_off_and_the_policy_is_left_as_it_was(pairs, tmp_path) -> None:
     lora = make_policy(lora=LoraConfig(rank=4, dropout=0.5))
     with lora.disable_adapter(), torch.no_grad():
         expected = plain_state(lora, pairs.prompt[0].tolist())
@@ -269,7 +273,7 @@ def test_an_adapter_is_off_and_the_policy_is_left_as_it_was(pairs, tmp_path):
     assert lora.training and torch.is_grad_enabled() and lora.trainable_parameters().keys() == names
 
 
-def test_a_killed_pass_leaves_gradients_and_training_mode_on(policy, pairs, tmp_path, count_batches):
+def test_a_killed_pass_leaves_gradients_and_training_mode_on(policy, pairs, tmp_path, count_batches) -> None:
     policy.train()
     count_batches(1)
     with pytest.raises(Killed):
@@ -278,7 +282,7 @@ def test_a_killed_pass_leaves_gradients_and_training_mode_on(policy, pairs, tmp_
 
 
 @pytest.mark.parametrize("value", [1e6, float("nan")])
-def test_hidden_states_that_float16_cannot_hold_are_refused(pairs, tmp_path, value):
+def test_hidden_states_that_float16_cannot_hold_are_refused(pairs, tmp_path, value) -> None:
     policy = make_policy()
     with torch.no_grad():
         policy.head.decoder.norm.weight[3] = value
@@ -287,7 +291,7 @@ def test_hidden_states_that_float16_cannot_hold_are_refused(pairs, tmp_path, val
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path, monkeypatch):
+def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path, monkeypatch) -> None:
     """Rank 1 computes its parts first, then rank 0 its own and joins them."""
     monkeypatch.setattr(World, "barrier", lambda self: None if self.is_main else kill())
     monkeypatch.setattr(World, "largest", lambda self, number: number)

@@ -34,7 +34,7 @@ def lloyd() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("backend", available_backends())
-def test_a_backend_conforms(backend, lloyd):
+def test_a_backend_conforms(backend, lloyd) -> None:
     x, expected = lloyd
     found = kmeans(x, 6, backend=backend, seed=5)
     assert found.shape == (6, 16)
@@ -47,7 +47,7 @@ def test_a_backend_conforms(backend, lloyd):
     assert np.abs(means - found).max() < 0.02
 
 
-def test_what_flash_kmeans_finds_is_made_exact_by_one_step(monkeypatch, lloyd):
+def test_what_flash_kmeans_finds_is_made_exact_by_one_step(monkeypatch, lloyd) -> None:
     """A stand-in rounds the solution as TF32 does, and adds a centroid that no point is near to."""
     x, expected = lloyd
     rounded = (expected.astype(np.float32).view(np.int32) & ~0x1FFF).view(np.float32)
@@ -66,7 +66,7 @@ def test_what_flash_kmeans_finds_is_made_exact_by_one_step(monkeypatch, lloyd):
     assert (found[6] == far[0]).all()
 
 
-def test_the_fastest_backend_of_the_machine_is_chosen(monkeypatch):
+def test_the_fastest_backend_of_the_machine_is_chosen(monkeypatch) -> None:
     installed = {"cuml", "flash_kmeans"}
     monkeypatch.setattr(module, "find_spec", lambda name: name in installed)
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -82,12 +82,12 @@ def test_the_fastest_backend_of_the_machine_is_chosen(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "extra"), [("cuml", "cuml12 or cuml13"), ("flash-kmeans", "extra flash-kmeans")])
-def test_a_backend_that_is_missing_says_what_it_needs(name, extra, monkeypatch):
+def test_a_backend_that_is_missing_says_what_it_needs(name, extra, monkeypatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=extra):
         choose_backend(name)
 
 
-def test_a_backend_that_does_not_exist_is_refused():
+def test_a_backend_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="no k-means backend 'faiss'"):
         choose_backend("faiss")

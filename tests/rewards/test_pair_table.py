@@ -10,7 +10,7 @@ def rows(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int64)
 
 
-def test_plain_pairs_have_two_responses_each():
+def test_plain_pairs_have_two_responses_each() -> None:
     table = PairTable.plain(rows(3, 0, 3))
     assert table.chosen.tolist() == [0, 2, 4]
     assert table.rejected.tolist() == [1, 3, 5]
@@ -28,7 +28,7 @@ def test_plain_pairs_have_two_responses_each():
         ({"prompt": rows(), "chosen": rows(), "rejected": rows()}, "no pairs"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused(changed, message):
+def test_a_table_that_does_not_fit_is_refused(changed, message) -> None:
     fields = {"prompt": rows(0, 1), "chosen": rows(0, 2), "rejected": rows(1, 3), "prompt_of": rows(0, 0, 1, 1)}
     with pytest.raises(ValueError, match=message):
         PairTable(**fields | changed)

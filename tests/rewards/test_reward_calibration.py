@@ -5,9 +5,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from iwpo_fast.rewards.calibration import fit_calibration, units_of_unknown_scale
-from iwpo_fast.rewards.measures import calibration_error, overlap, pair_accuracy
-from iwpo_fast.rewards.slope import logistic_loss, logistic_slope
+from iwpo_fast.rewards import PairTable
+from iwpo_fast.rewards.calibration import fit_calibration, logistic_loss, logistic_slope, units_of_unknown_scale
 
 
 def labelled_gaps(slope: float, count: int, seed: int = 0) -> np.ndarray:
@@ -20,16 +19,16 @@ def labelled_gaps(slope: float, count: int, seed: int = 0) -> np.ndarray:
 def calibrate(gaps, cluster, unit=None, strength=200.0, centre=0.0):
     rewards = np.stack([gaps / 2, -gaps / 2], axis=1).ravel() + centre
     unit = np.ones(cluster.max() + 1) if unit is None else unit
-    prompt = np.arange(len(gaps))
-    return fit_calibration(rewards, cluster.repeat(2), gaps, cluster, prompt, unit, strength=strength, limit=5.0)
+    table = PairTable.plain(np.arange(len(gaps)))
+    return fit_calibration(rewards, table, cluster, unit, strength=strength, limit=5.0)
 
 
 @pytest.mark.parametrize("slope", [0.2, 1.0, 3.0])
-def test_the_slope_of_labels_is_found(slope):
+def test_the_slope_of_labels_is_found(slope) -> None:
     assert logistic_slope(labelled_gaps(slope, 200_000)) == pytest.approx(slope, rel=0.03)
 
 
-def test_the_slope_minimises_the_smoothed_logistic_loss():
+def test_the_slope_minimises_the_smoothed_logistic_loss() -> None:
     gaps = labelled_gaps(0.7, 300)
     weights = np.random.default_rng(1).random(300)
     target = 301 / 302
@@ -40,24 +39,24 @@ def test_the_slope_minimises_the_smoothed_logistic_loss():
     assert logistic_slope(gaps, weights) == pytest.approx(minimize_scalar(loss, bounds=(0, 10)).x, rel=1e-4)
 
 
-def test_flipped_labels_have_slope_zero():
+def test_flipped_labels_have_slope_zero() -> None:
     assert logistic_slope(-labelled_gaps(1.0, 500)) == 0.0
 
 
-def test_labels_that_always_agree_have_a_finite_slope():
+def test_labels_that_always_agree_have_a_finite_slope() -> None:
     assert 1 < logistic_slope(np.abs(labelled_gaps(1.0, 500))) < 1e4
 
 
-def test_rewards_without_gaps_have_slope_zero():
+def test_rewards_without_gaps_have_slope_zero() -> None:
     assert logistic_slope(np.zeros(5)) == 0.0
     assert logistic_slope(np.zeros(0)) == 0.0
 
 
-def test_the_loss_at_slope_zero_is_ln_2():
+def test_the_loss_at_slope_zero_is_ln_2() -> None:
     assert logistic_loss(labelled_gaps(1.0, 50), 0.0) == pytest.approx(np.log(2))
 
 
-def test_each_cluster_gets_its_own_centre_and_slope():
+def test_each_cluster_gets_its_own_centre_and_slope() -> None:
     gaps = np.concatenate([labelled_gaps(0.5, 20_000, 1), labelled_gaps(2.0, 20_000, 2)])
     fitted = calibrate(gaps, np.repeat([0, 1], 20_000), centre=3.0)
     assert fitted.slope == pytest.approx([0.5, 2.0], rel=0.1)
@@ -65,7 +64,7 @@ def test_each_cluster_gets_its_own_centre_and_slope():
     assert fitted.centre == pytest.approx([3.0, 3.0])
 
 
-def test_a_slope_is_shrunk_to_that_of_all_pairs_by_its_number_of_pairs():
+def test_a_slope_is_shrunk_to_that_of_all_pairs_by_its_number_of_pairs() -> None:
     gaps = np.concatenate([labelled_gaps(1.0, 5000, 1), labelled_gaps(4.0, 200, 2)])
     cluster = np.repeat([0, 1], [5000, 200])
     own = calibrate(gaps, cluster, strength=0.0).slope[1]
@@ -74,37 +73,35 @@ def test_a_slope_is_shrunk_to_that_of_all_pairs_by_its_number_of_pairs():
     assert calibrate(gaps, cluster, strength=200.0).slope[1] == pytest.approx((own + pooled) / 2)
 
 
-def test_a_cluster_without_pairs_takes_the_pooled_slope():
+def test_a_cluster_without_pairs_takes_the_pooled_slope() -> None:
     fitted = calibrate(labelled_gaps(1.0, 5000), np.zeros(5000, dtype=np.int64), unit=np.ones(2))
     assert fitted.slope[1] == pytest.approx(fitted.slope[0])
 
 
-def test_random_labels_have_slope_and_trust_near_zero():
+def test_random_labels_have_slope_and_trust_near_zero() -> None:
     trust = [calibrate(labelled_gaps(0.0, 1000, s), np.repeat([0, 1], 500)).trust for s in range(40)]
     assert np.mean(trust) < 0.05
     assert np.max(trust) < 0.5
 
 
-def test_flipped_labels_give_reward_zero_not_minus():
+def test_flipped_labels_give_reward_zero_not_minus() -> None:
     fitted = calibrate(-labelled_gaps(1.0, 1000), np.repeat([0, 1], 500))
     assert (fitted.slope == 0).all()
     assert (fitted.trust == 0).all()
     assert (fitted(np.array([2.0, -3.0]), np.array([0, 1])) == 0).all()
 
 
-def test_shift_and_scale_of_a_cluster_change_nothing_without_shrinkage():
+def test_shift_and_scale_of_a_cluster_change_nothing_without_shrinkage() -> None:
     gaps, cluster = labelled_gaps(1.0, 2000), np.repeat([0, 1], 1000)
     scale = np.array([1.0, 50.0])
     rewards, places = np.stack([gaps / 2, -gaps / 2], axis=1).ravel(), cluster.repeat(2)
     moved = rewards * scale[places] + np.array([0.0, 1e4])[places]
-    prompt = np.arange(2000)
-    settings = {"strength": 0.0, "limit": 5.0}
-    before = fit_calibration(rewards, places, gaps, cluster, prompt, np.ones(2), **settings)
-    after = fit_calibration(moved, places, gaps * scale[cluster], cluster, prompt, np.ones(2), **settings)
+    table, settings = PairTable.plain(np.arange(2000)), {"strength": 0.0, "limit": 5.0}
+    before, after = (fit_calibration(each, table, cluster, np.ones(2), **settings) for each in (rewards, moved))
     np.testing.assert_allclose(after(moved, places), before(rewards, places), atol=1e-8)
 
 
-def test_rewards_of_unknown_scale_are_calibrated_the_same_on_any_scale_with_shrinkage_too():
+def test_rewards_of_unknown_scale_are_calibrated_the_same_on_any_scale_with_shrinkage_too() -> None:
     gaps, cluster = labelled_gaps(1.0, 2000), np.repeat([0, 1], 1000)
     scale = np.array([1e-3, 50.0])[cluster]
     before = calibrate(gaps, cluster, unit=units_of_unknown_scale(gaps, cluster, 2))
@@ -113,36 +110,17 @@ def test_rewards_of_unknown_scale_are_calibrated_the_same_on_any_scale_with_shri
     np.testing.assert_allclose(after.slope * np.array([1e-3, 50.0]), before.slope)
 
 
-def test_calibrated_rewards_are_clipped():
+def test_calibrated_rewards_are_clipped() -> None:
     fitted = calibrate(labelled_gaps(3.0, 1000), np.zeros(1000, dtype=np.int64))
     assert fitted(np.array([1e4, -1e4]), np.zeros(2, dtype=np.int64)).tolist() == [5.0, -5.0]
 
 
-def test_a_pair_counts_less_where_many_share_a_prompt():
+def test_a_pair_counts_less_where_many_share_a_prompt() -> None:
     gaps, cluster = labelled_gaps(0.4, 600), np.zeros(600, dtype=np.int64)
     rewards = np.stack([gaps / 2, -gaps / 2], axis=1).ravel()
     settings = {"strength": 200.0, "limit": 5.0}
     slopes = [
-        fit_calibration(rewards, cluster.repeat(2), gaps, cluster, prompt, np.ones(1), **settings).slope[0]
+        fit_calibration(rewards, PairTable.plain(prompt), cluster, np.ones(1), **settings).slope[0]
         for prompt in (np.arange(600), np.arange(600) // 3)
     ]
     assert 0 < slopes[1] < slopes[0]
-
-
-def test_accuracy_counts_ties_half():
-    assert pair_accuracy(np.array([1.0, -1.0, 0.0, 2.0])) == pytest.approx(2.5 / 4)
-
-
-def test_overlap_is_one_minus_the_area_under_the_curve():
-    from sklearn.metrics import roc_auc_score
-
-    draw = np.random.default_rng(0)
-    chosen, rejected = draw.integers(0, 9, 200) + 1.0, draw.integers(0, 9, 300).astype(float)
-    area = roc_auc_score(np.repeat([1, 0], [200, 300]), np.concatenate([chosen, rejected]))
-    assert overlap(chosen, rejected) == pytest.approx(1 - area)
-
-
-def test_calibrated_gaps_have_no_calibration_error_and_overconfident_ones_have():
-    gaps = labelled_gaps(1.0, 200_000)
-    assert calibration_error(gaps) < 0.01
-    assert calibration_error(10 * gaps) == pytest.approx(expit(10 * np.abs(gaps)).mean() - (gaps > 0).mean(), abs=0.01)

@@ -26,13 +26,13 @@ from iwpo_fast.models import Policy
 from iwpo_fast.models.attention import backends
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
+from iwpo_fast.optimisation import clip_gradients, make_optimizer
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.optimizer import clip_gradients, make_optimizer
 from iwpo_fast.world import World
 
 NOWHERE = torch.device("meta")

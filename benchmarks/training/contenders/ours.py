@@ -26,13 +26,13 @@ from iwpo_fast.models.attention import backends
 from iwpo_fast.models.attention.flash import PACKAGES
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.optimisation import make_optimizer
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job as Training
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.optimizer import make_optimizer
 from iwpo_fast.world import World
 
 LOG_EVERY = 10  # the default of LogConfig

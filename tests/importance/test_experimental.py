@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from importance_cases import FULL, PURE, make_candidate_rewards, make_rewards
+from importance_cases import FULL, PURE, by_method, make_candidate_rewards, make_rewards
 
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
-from iwpo_fast.importance.baseline import log_levels, reliability
+from iwpo_fast.importance.experimental import log_alpha_ratio, log_levels, pair_risk, reliability
 
 
 def shifted_by_prompt(rewards: PairRewards, shift: np.ndarray) -> PairRewards:
     assert rewards.candidates is not None and rewards.prompt is not None
-    return dataclasses.replace(
+    return replace(
         rewards,
         chosen=rewards.chosen + shift[rewards.prompt],
         rejected=rewards.rejected + shift[rewards.prompt],
@@ -32,7 +32,7 @@ def test_group_importance_of_the_candidates_of_each_prompt_has_mean_one() -> Non
         prompt=candidates.prompt,
         candidates=candidates,
     )
-    weight = pair_weights(each_chosen_once, dataclasses.replace(PURE, baseline="group"), seed=0).weight
+    weight = pair_weights(each_chosen_once, replace(PURE, baseline="group"), seed=0).weight
     softmax = np.exp(candidates.reward.reshape(-1, 4) / PURE.tau)
     softmax /= softmax.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(weight.reshape(-1, 4), 4 * softmax, rtol=1e-12)
@@ -42,7 +42,7 @@ def test_group_weights_do_not_see_a_shift_of_the_rewards_of_a_prompt() -> None:
     rewards = make_candidate_rewards(1)
     shifted = shifted_by_prompt(rewards, np.random.default_rng(0).normal(scale=10, size=100))
     for exponent in (0.0, 0.5):
-        settings = dataclasses.replace(FULL, baseline="group", rejected_exponent=exponent)
+        settings = replace(FULL, baseline="group", rejected_exponent=exponent)
         before, after = (pair_weights(given, settings, seed=0).weight for given in (rewards, shifted))
         np.testing.assert_allclose(after, before, rtol=1e-11)
     assert not np.allclose(pair_weights(rewards, FULL, seed=0).weight, pair_weights(shifted, FULL, seed=0).weight)
@@ -52,7 +52,7 @@ def test_shrunk_weights_do_not_see_a_shift_of_the_rewards_of_a_cluster() -> None
     rewards = make_candidate_rewards(2)
     shift = np.zeros(100)
     shift[rewards.prompt] = 7.0 * rewards.cluster - 3.0
-    settings = dataclasses.replace(FULL, baseline="shrunk")
+    settings = replace(FULL, baseline="shrunk")
     before, after = (pair_weights(r, settings, seed=0).weight for r in (rewards, shifted_by_prompt(rewards, shift)))
     np.testing.assert_allclose(after, before, rtol=1e-11)
 
@@ -60,8 +60,7 @@ def test_shrunk_weights_do_not_see_a_shift_of_the_rewards_of_a_cluster() -> None
 def test_shrunk_is_the_group_where_levels_of_prompts_are_far_apart() -> None:
     rewards = shifted_by_prompt(make_candidate_rewards(3), np.random.default_rng(1).normal(scale=1e4, size=100))
     shrunk, group = (
-        pair_weights(rewards, dataclasses.replace(PURE, baseline=b, tau=1e4), seed=0).weight
-        for b in ("shrunk", "group")
+        pair_weights(rewards, replace(PURE, baseline=b, tau=1e4), seed=0).weight for b in ("shrunk", "group")
     )
     np.testing.assert_allclose(shrunk, group, rtol=1e-6)
 
@@ -76,9 +75,7 @@ def test_shrunk_is_the_cluster_where_all_prompts_have_the_same_candidates() -> N
         prompt=np.arange(prompts),
         candidates=Candidates(np.tile([-1.0, 0.5, 2.0], prompts), np.repeat(np.arange(prompts), 3)),
     )
-    shrunk, cluster = (
-        pair_weights(rewards, dataclasses.replace(FULL, baseline=b), seed=0).weight for b in ("shrunk", "cluster")
-    )
+    shrunk, cluster = (pair_weights(rewards, replace(FULL, baseline=b), seed=0).weight for b in ("shrunk", "cluster"))
     np.testing.assert_allclose(shrunk, cluster, rtol=1e-12)
 
 
@@ -127,7 +124,7 @@ def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts()
     )
     for baseline in ("group", "shrunk"):
         np.testing.assert_allclose(
-            log_levels(dataclasses.replace(rewards, candidates=more), baseline)(2.0),
+            log_levels(replace(rewards, candidates=more), baseline)(2.0),
             log_levels(rewards, baseline)(2.0),
             rtol=1e-12,
             atol=1e-12,
@@ -137,7 +134,7 @@ def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts()
 @pytest.mark.parametrize("baseline", ["group", "shrunk"])
 def test_a_baseline_without_candidates_is_refused(baseline: str) -> None:
     with pytest.raises(ValueError, match=f"baseline is {baseline}, but there are no candidates: set it to cluster"):
-        pair_weights(make_rewards(0), dataclasses.replace(FULL, baseline=baseline), seed=0)
+        pair_weights(make_rewards(0), replace(FULL, baseline=baseline), seed=0)
 
 
 @pytest.mark.parametrize("baseline", ["group", "shrunk"])
@@ -152,5 +149,55 @@ def test_a_baseline_with_one_candidate_for_a_prompt_is_refused(baseline: str) ->
         candidates=Candidates(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1])),
     )
     with pytest.raises(ValueError, match=f"baseline is {baseline}, but a pair's prompt has fewer than two candidates"):
-        pair_weights(rewards, dataclasses.replace(FULL, baseline=baseline), seed=0)
+        pair_weights(rewards, replace(FULL, baseline=baseline), seed=0)
     assert np.all(pair_weights(rewards, FULL, seed=0).weight == 1.0)
+
+
+def test_the_kl_ratio_of_scale_one_is_irpss_with_the_label_probability_alone() -> None:
+    """exp(-softplus(-Δ)) = σ(Δ)."""
+    rewards = make_rewards(0)
+    ratio = pair_weights(rewards, by_method("density_ratio"), seed=0).weight
+    irpss = pair_weights(rewards, replace(FULL, tau=np.inf, gamma=1.0), seed=0).weight
+    np.testing.assert_allclose(ratio, irpss, rtol=1e-12)
+
+
+def test_the_kl_ratio_falls_by_a_factor_e_over_its_scale() -> None:
+    rewards = make_rewards(1, clusters=1)
+    weight = pair_weights(rewards, by_method("density_ratio", ratio_scale=2.5, truncate=np.inf), seed=0).weight
+    log_weight = np.log(weight) + pair_risk(rewards) / 2.5
+    np.testing.assert_allclose(log_weight, log_weight[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 10.0])
+def test_rejection_of_order_three_is_linear_in_the_risk_down_to_zero(scale: float) -> None:
+    """ρ = (b - ℓ/λ)_+, with b in closed form from the number of kept pairs."""
+    rewards = make_rewards(2)
+    settings = by_method("rejection", ratio_scale=scale, truncate=np.inf)
+    weight = pair_weights(rewards, settings, seed=0).weight
+    for k in range(rewards.clusters):
+        inside = rewards.cluster == k
+        risk = np.logaddexp(0, -rewards.gap[inside]) / scale
+        ordered = np.sort(risk)
+        levels = (len(risk) + np.cumsum(ordered)) / np.arange(1, len(risk) + 1)
+        b = levels[np.flatnonzero(levels > ordered)[-1]]
+        np.testing.assert_allclose(weight[inside], np.maximum(b - risk, 0), rtol=1e-9, atol=1e-12)
+    assert np.any(weight == 0) == (scale < 10)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0, 3.0, 6.0])
+def test_the_alpha_ratio_has_its_form_and_mean_one(alpha: float) -> None:
+    rewards = make_rewards(3, clusters=1)
+    risk = pair_risk(rewards)
+    ratio = np.exp(log_alpha_ratio(risk, rewards.cluster, 1, scale=0.7, alpha=alpha))
+    assert ratio.mean() == pytest.approx(1, rel=1e-9)
+    kept = ratio > 0
+    b = 2 / (alpha - 1) * ratio[kept] ** ((alpha - 1) / 2) + risk[kept] / 0.7
+    np.testing.assert_allclose(b, b[0], rtol=1e-10)
+    assert np.all(risk[~kept] / 0.7 >= b[0] * (1 - 1e-10))
+
+
+def test_the_alpha_ratio_tends_to_the_kl_ratio_as_alpha_tends_to_one() -> None:
+    rewards = make_rewards(4)
+    alpha = pair_weights(rewards, by_method("rejection", ratio_alpha=1.001), seed=0).weight
+    kl = pair_weights(rewards, by_method("density_ratio"), seed=0).weight
+    np.testing.assert_allclose(alpha, kl, atol=0.01)

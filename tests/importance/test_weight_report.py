@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 from importance_cases import FULL, make_rewards
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance import PairText, pair_weights, weight_report
+from iwpo_fast.importance import PairText, pair_weights, save_histogram, weight_report
 
 REWARDS = make_rewards(0)
 WEIGHTS = pair_weights(REWARDS, FULL, seed=0)
@@ -21,12 +23,12 @@ def text(pair: int) -> PairText:
 
 def test_clusters_are_summarised_from_their_own_pairs() -> None:
     report = weight_report(WEIGHTS, REWARDS)
-    assert [c.cluster for c in report.clusters] == [0, 1, 2]
+    assert [c["cluster"] for c in report.clusters] == [0, 1, 2]
     for c in report.clusters:
-        inside = WEIGHTS.weight[REWARDS.cluster == c.cluster]
-        assert (c.pairs, c.smallest, c.largest) == (len(inside), inside.min(), inside.max())
-        assert c.ess == pytest.approx(inside.sum() ** 2 / (len(inside) * (inside**2).sum()))
-        assert c.label_smoothing == pytest.approx(WEIGHTS.label_smoothing[REWARDS.cluster == c.cluster].mean())
+        inside = WEIGHTS.weight[REWARDS.cluster == c["cluster"]]
+        assert (c["pairs"], c["smallest"], c["largest"]) == (len(inside), inside.min(), inside.max())
+        assert c["ess"] == pytest.approx(inside.sum() ** 2 / (len(inside) * (inside**2).sum()))
+        assert c["label_smoothing"] == pytest.approx(WEIGHTS.label_smoothing[REWARDS.cluster == c["cluster"]].mean())
 
 
 def test_the_histogram_counts_every_pair() -> None:
@@ -38,10 +40,10 @@ def test_the_histogram_counts_every_pair() -> None:
 def test_the_largest_weights_come_first_with_their_texts() -> None:
     asked: list[int] = []
     report = weight_report(WEIGHTS, REWARDS, texts=lambda pair: asked.append(pair) or text(pair), largest=3)
-    top = [large.pair for large in report.largest]
+    top = [large["pair"] for large in report.largest]
     assert asked == top == np.argsort(-WEIGHTS.weight, kind="stable")[:3].tolist()
-    assert [large.text for large in report.largest] == [text(pair) for pair in top]
-    assert report.largest[0].weight == WEIGHTS.weight.max()
+    assert [large["text"] for large in report.largest] == [text(pair)._asdict() for pair in top]
+    assert report.largest[0]["weight"] == WEIGHTS.weight.max()
 
 
 def test_lines_show_sizes_and_one_line_of_each_text() -> None:
@@ -49,7 +51,7 @@ def test_lines_show_sizes_and_one_line_of_each_text() -> None:
     lines = report.lines()
     assert lines[0].startswith(f"600 pairs | ess {WEIGHTS.ess:.1%} | skipped 0.0% | tau 2")
     assert len(lines) == 2 + 3 + 2 * 4
-    assert f"  chosen    yes {report.largest[0].pair}" in lines
+    assert f"  chosen    yes {report.largest[0]['pair']}" in lines
     assert all(len(line) <= 120 and "\n" not in line for line in lines)
 
 
@@ -76,14 +78,14 @@ def test_json_holds_texts_in_full_and_no_infinity() -> None:
     loaded = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert loaded["tau"] == "inf"
     assert loaded["largest"][0]["text"]["rejected"] == "no " * 100
-    assert loaded["clusters"][1]["ess"] == report.clusters[1].ess
+    assert loaded["clusters"][1]["ess"] == report.clusters[1]["ess"]
 
 
 def test_clusters_without_pairs_are_left_out() -> None:
     rewards = make_rewards(1, clusters=2)
     sparse = type(rewards)(rewards.chosen, rewards.rejected, 2 * rewards.cluster, np.ones(4))
     report = weight_report(pair_weights(sparse, FULL, seed=0), sparse)
-    assert [c.cluster for c in report.clusters] == [0, 2]
+    assert [c["cluster"] for c in report.clusters] == [0, 2]
     json.dumps(report.to_json(), allow_nan=False)
 
 
@@ -91,4 +93,16 @@ def test_resampling_reports_the_skipped_pairs() -> None:
     weights = pair_weights(REWARDS, replace(FULL, realisation="resampling"), seed=0)
     report = weight_report(weights, REWARDS)
     assert 0 < report.skipped == np.mean(weights.weight == 0)
-    assert sum(c.skipped * c.pairs for c in report.clusters) == pytest.approx(600 * report.skipped)
+    assert sum(c["skipped"] * c["pairs"] for c in report.clusters) == pytest.approx(600 * report.skipped)
+
+
+def test_the_histogram_is_a_picture_that_differs_with_the_weights(tmp_path: Path) -> None:
+    rewards = make_rewards(0)
+    pictures = []
+    for gamma in (0.0, 2.0):
+        path = tmp_path / "plots" / f"{gamma}.png"
+        save_histogram(path, weight_report(pair_weights(rewards, replace(FULL, gamma=gamma), seed=0), rewards))
+        pictures.append(matplotlib.image.imread(path))
+    assert pictures[0].shape == pictures[1].shape == (330, 660, 4)
+    assert (pictures[0] != pictures[1]).any()
+    assert len(list((tmp_path / "plots").iterdir())) == 2

@@ -5,68 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from iwpo_fast.files import written_aside
 from iwpo_fast.importance.types import PairRewards, PairWeights
 
 BINS = 50
 SHOWN = 100  # characters of a text on the terminal
 
 
-@dataclass(frozen=True)
-class PairText:
+class PairText(NamedTuple):
     """The texts of a pair."""
 
     prompt: str
     chosen: str
     rejected: str
-
-
-@dataclass(frozen=True)
-class ClusterSummary:
-    """Weights of the pairs of one cluster.
-
-    Attributes:
-        cluster: its index.
-        pairs: number of pairs.
-        trust: trust in its rewards.
-        ess: effective sample size, as a fraction of the pairs, before resampling.
-        smallest, largest: extreme weights.
-        skipped: fraction of the pairs with weight 0.
-        label_smoothing: its mean.
-    """
-
-    cluster: int
-    pairs: int
-    trust: float
-    ess: float
-    smallest: float
-    largest: float
-    skipped: float
-    label_smoothing: float
-
-
-@dataclass(frozen=True)
-class LargeWeight:
-    """A pair that counts much.
-
-    Attributes:
-        pair: its row, from 0.
-        cluster: its cluster.
-        weight, label_smoothing: what it was given.
-        chosen_reward, rejected_reward: calibrated rewards, in log-odds.
-        text: its texts, if known.
-    """
-
-    pair: int
-    cluster: int
-    weight: float
-    label_smoothing: float
-    chosen_reward: float
-    rejected_reward: float
-    text: PairText | None
 
 
 @dataclass(frozen=True)
@@ -79,9 +35,11 @@ class WeightReport:
         ess: effective sample size of all pairs, as a fraction, before resampling.
         noise: share of noise in the rewards, as `PairRewards` has it.
         skipped: fraction of the pairs with weight 0.
-        clusters: one summary for each cluster with pairs.
+        clusters: for each cluster with pairs its index `cluster`, number of `pairs`, `trust` in its rewards, `ess` as
+            above, `smallest` and `largest` weight, fraction `skipped`, and mean `label_smoothing`.
         edges, counts: histogram of the weights, B + 1 edges and B counts.
-        largest: the pairs with the largest weights, largest first.
+        largest: for the pairs with the largest weights, largest first: the row `pair`, from 0, `cluster`, `weight`,
+            `label_smoothing`, calibrated `chosen_reward` and `rejected_reward`, and the `text` by its names, or None.
         agreed: all weights are 1 because the members of the ensemble agree.
     """
 
@@ -90,37 +48,32 @@ class WeightReport:
     ess: float
     noise: float | None
     skipped: float
-    clusters: list[ClusterSummary]
+    clusters: list[dict[str, Any]]
     edges: list[float]
     counts: list[int]
-    largest: list[LargeWeight]
+    largest: list[dict[str, Any]]
     agreed: bool
-
-    @property
-    def _why_even(self) -> str:
-        return "the members of the ensemble agree" if self.noise else "the rewards tell no completion from another"
 
     def lines(self) -> list[str]:
         """The summary as lines for a terminal."""
         tau = "" if self.tau is None else f" | tau {self.tau:.3g}"
         noise = "" if self.noise is None else f" | noise of rewards {self.noise:.1%}"
-        lines = [
-            f"{self.pairs:,} pairs | ess {self.ess:.1%} | skipped {self.skipped:.1%}{tau}{noise}",
-            *([f"{self._why_even}: all weights are 1"] if self.agreed else []),
-            "cluster     pairs  trust    ess     min     max  skipped  label smoothing",
-        ]
+        lines = [f"{self.pairs:,} pairs | ess {self.ess:.1%} | skipped {self.skipped:.1%}{tau}{noise}"]
+        if self.agreed:
+            cause = "the members of the ensemble agree" if self.noise else "the rewards tell no completion from another"
+            lines.append(f"{cause}: all weights are 1")
+        lines.append("cluster     pairs  trust    ess     min     max  skipped  label smoothing")
         for c in self.clusters:
             lines.append(
-                f"{c.cluster:7d} {c.pairs:9,} {c.trust:6.2f} {c.ess:6.1%} {c.smallest:7.3f} {c.largest:7.3f} "
-                f"{c.skipped:8.1%} {c.label_smoothing:16.3f}"
+                "{cluster:7d} {pairs:9,} {trust:6.2f} {ess:6.1%} {smallest:7.3f} {largest:7.3f} {skipped:8.1%} "
+                "{label_smoothing:16.3f}".format(**c)
             )
         for large in self.largest:
             lines.append(
-                f"weight {large.weight:.2f} | pair {large.pair} of cluster {large.cluster} | label smoothing "
-                f"{large.label_smoothing:.2f} | rewards {large.chosen_reward:+.2f} {large.rejected_reward:+.2f}"
+                "weight {weight:.2f} | pair {pair} of cluster {cluster} | label smoothing {label_smoothing:.2f} | "
+                "rewards {chosen_reward:+.2f} {rejected_reward:+.2f}".format(**large)
             )
-            if large.text is not None:
-                lines += [f"  {name:8}  {_shown(text)}" for name, text in asdict(large.text).items()]
+            lines += [f"  {name:8}  {_shown(text)}" for name, text in (large["text"] or {}).items()]
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -155,34 +108,48 @@ def weight_report(
         noise=rewards.noise,
         skipped=float(np.mean(weight == 0)),
         clusters=[
-            ClusterSummary(
-                cluster=k,
-                pairs=int(size[k]),
-                trust=float(rewards.trust[k]),
-                ess=float(weights.cluster_ess[k]),
-                smallest=float(smallest_of[k]),
-                largest=float(largest_of[k]),
-                skipped=float(skipped[k] / size[k]),
-                label_smoothing=float(smoothing[k] / size[k]),
-            )
+            {
+                "cluster": k,
+                "pairs": int(size[k]),
+                "trust": float(rewards.trust[k]),
+                "ess": float(weights.cluster_ess[k]),
+                "smallest": float(smallest_of[k]),
+                "largest": float(largest_of[k]),
+                "skipped": float(skipped[k] / size[k]),
+                "label_smoothing": float(smoothing[k] / size[k]),
+            }
             for k in np.flatnonzero(size).tolist()
         ],
         edges=edges.tolist(),
         counts=counts.tolist(),
         largest=[
-            LargeWeight(
-                pair=i,
-                cluster=int(cluster[i]),
-                weight=float(weight[i]),
-                label_smoothing=float(weights.label_smoothing[i]),
-                chosen_reward=float(rewards.chosen[i]),
-                rejected_reward=float(rewards.rejected[i]),
-                text=None if texts is None else texts(i),
-            )
+            {
+                "pair": i,
+                "cluster": int(cluster[i]),
+                "weight": float(weight[i]),
+                "label_smoothing": float(weights.label_smoothing[i]),
+                "chosen_reward": float(rewards.chosen[i]),
+                "rejected_reward": float(rewards.rejected[i]),
+                "text": None if texts is None else texts(i)._asdict(),
+            }
             for i in np.argsort(-weight, kind="stable")[:largest].tolist()
         ],
         agreed=weights.agreed,
     )
+
+
+def save_histogram(path: Path, report: WeightReport) -> None:
+    """Draw the histogram of the weights as a PNG; a kill leaves no half-written file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axis = figure.add_subplot()
+    axis.stairs(report.counts, report.edges, fill=True, color="#2471a3")
+    axis.axvline(1.0, color="#7f8c8d", linewidth=1)
+    axis.set(yscale="symlog", xlabel="weight (line: the mean, 1)", ylabel="pairs")
+    axis.set_title(f"{report.pairs:,} pairs, effective sample size {report.ess:.1%}", loc="left", fontsize=10)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
 
 
 def _shown(text: str) -> str:

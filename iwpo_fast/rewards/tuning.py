@@ -7,7 +7,6 @@ The unit of the rewards is then, as it is without tuning, the log-odds of the pa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn.functional import softplus
-from tqdm.auto import tqdm
 
 from iwpo_fast.config import OptimConfig
 from iwpo_fast.data import Pairs
@@ -25,11 +23,10 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy
-from iwpo_fast.rewards import PairTable
+from iwpo_fast.optimisation import fit, optimizer_steps
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
 from iwpo_fast.rewards.features import response_states
-from iwpo_fast.training.optimizer import learning_rate, make_optimizer
-from iwpo_fast.training.plan import optimizer_steps
+from iwpo_fast.rewards.pair_table import PairTable
 
 
 def tuned_rewards(
@@ -135,13 +132,8 @@ class _TunedModel:
     def train(self, weights: np.ndarray, optim: OptimConfig, *, centring: float, seed: int) -> None:
         """Minimise the loss over the pairs with weights [P, m] that are not all 0."""
         seen = np.flatnonzero(weights.any(axis=1))
-        parameters = self.policy.trainable_parameters()
-        optimizer = make_optimizer(parameters, optim)
-        _, steps = optimizer_steps(optim, len(seen))
-        self.policy.train()
-        for step in tqdm(range(steps), desc=f"reward model {self.fold + 1}", unit="step"):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, optim)
+
+        def accumulate(step: int) -> None:
             torch.manual_seed(int(np.random.SeedSequence([seed, self.fold, step]).generate_state(1)[0]))
             rows = seen[step_rows(len(seen), step, pairs_per_step=optim.pairs_per_step, seed=seed)]
             for some in self._batches(rows, optim):
@@ -149,9 +141,10 @@ class _TunedModel:
                 losses = softplus(rejected - chosen) + centring * (chosen + rejected).square()
                 shown = torch.from_numpy(weights[some]).to(losses)
                 ((shown * losses).mean(1).sum() / len(rows)).backward()
-            torch.nn.utils.clip_grad_norm_(parameters.values(), optim.max_grad_norm or math.inf)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+
+        self.policy.train()
+        _, steps = optimizer_steps(optim, len(seen))
+        fit(self.policy.trainable_parameters(), optim, steps, accumulate, what=f"reward model {self.fold + 1}")
 
     @torch.no_grad()
     def scores(self, weights: np.ndarray, optim: OptimConfig) -> np.ndarray:

@@ -1,0 +1,97 @@
+"""AdamW over named parameters, the learning rate of each step, clipping, and the plain loop of the three."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import trange
+
+from iwpo_fast.config import OptimConfig
+from iwpo_fast.extras import check_installed
+from iwpo_fast.world import whole
+
+SMALLEST_8BIT = 4096
+"""Parameters with fewer entries keep moments of 32 bits."""
+
+T = TypeVar("T")
+
+
+def fit(
+    parameters: Mapping[str, Parameter],
+    config: OptimConfig,
+    steps: int,
+    accumulate: Callable[[int], T],
+    *,
+    what: str,
+) -> list[T]:
+    """Take optimiser steps on the gradients that `accumulate` leaves, and list what it returns for each step.
+
+    This is for trainings without checkpoints, logs and ranks; `training.loop` has those.
+
+    Args:
+        accumulate: leaves the gradient of a step, counted from 0, in `.grad`.
+        what: names the training in the progress bar.
+    """
+    optimizer = make_optimizer(parameters, config)
+    results = []
+    for step in trange(steps, desc=what, unit="step"):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, config)
+        results.append(accumulate(step))
+        clip_gradients(parameters.values(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return results
+
+
+def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only, because norms and biases have no scale to decay.
+
+    Raises:
+        ValueError: bitsandbytes is wanted but not installed.
+    """
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    vectors = [p for p in parameters.values() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    check_installed("bitsandbytes", "optim.name is adamw_8bit", extra="8bit")
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps, min_8bit_size=SMALLEST_8BIT)
+
+
+def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
+    """Scale the gradients down to the given global norm, if any; returns the norm [] that they had."""
+    return whole(clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
+
+
+def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+    """Learning rate of optimiser step `step`, counted from 0, out of `steps`."""
+    warmup = math.ceil(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    remaining = {
+        "constant": 1.0,
+        "linear": 1.0 - progress,
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+    }[config.schedule]
+    return config.lr * (config.min_lr_fraction + (1.0 - config.min_lr_fraction) * remaining)
+
+
+def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:
+    """Optimiser steps of one epoch over so many pairs, and of the whole training."""
+    steps_per_epoch = math.ceil(pairs / optim.pairs_per_step)
+    steps = math.ceil(optim.epochs * steps_per_epoch)
+    return steps_per_epoch, steps if optim.max_steps is None else min(steps, optim.max_steps)

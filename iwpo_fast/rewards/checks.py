@@ -1,0 +1,121 @@
+"""What rewards cannot be learnt from, each with what to set or give instead: settings, shapes, folds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwpo_fast.config import RewardConfig
+from iwpo_fast.rewards.blocks import Floats
+from iwpo_fast.rewards.pair_table import PairTable
+
+Ints = NDArray[np.int64]
+OF_HEADS = ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble")
+
+
+def check_reward_settings(settings: RewardConfig) -> None:
+    """Raise ValueError where a setting cannot be."""
+    _check_source(settings)
+    for name in ("folds", "ensemble"):
+        value = getattr(settings, name)
+        if value != int(value) or value < 1:
+            raise ValueError(f"rewards.{name} is {value}: set it to a whole number from 1 up.")
+    if settings.ridge != "auto" and not _is_positive(settings.ridge):
+        raise ValueError(
+            f"rewards.ridge is {settings.ridge}: pairs can be separable, so set it above 0 (1e-3, say) or to auto."
+        )
+    if settings.residual not in ("auto", None) and not _is_positive(settings.residual):
+        raise ValueError(
+            f"rewards.residual is {settings.residual}: set it above 0, to auto, or to null for no residuals."
+        )
+    for name in ("centring", "overlap", "calibration_strength"):
+        value = getattr(settings, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"rewards.{name} is {value}: set it to a finite number from 0 up.")
+    if not settings.max_reward > 0:
+        raise ValueError(f"rewards.max_reward is {settings.max_reward}: set it above 0.")
+
+
+def _check_source(settings: RewardConfig) -> None:
+    """External scores have no heads, so settings of heads and of tuning are refused with them."""
+    source, usual = settings.source, RewardConfig()
+    if (source == "model") != (settings.model is not None):
+        raise ValueError(
+            f"rewards.source is {source} and rewards.model is {settings.model}: a model goes with the source "
+            "model, and with no other."
+        )
+    if settings.tuning is not None and source != "features":
+        raise ValueError(
+            f"rewards.tuning is set and rewards.source is {source}: it goes with the source features, and "
+            "with no other."
+        )
+    if settings.tuning is not None and settings.overlap:
+        raise ValueError(
+            f"rewards.overlap is {settings.overlap} and rewards.tuning is set: tuning compares the two responses of a "
+            "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
+        )
+    for name in OF_HEADS if source != "features" else ():
+        value = getattr(settings, name)
+        if value != getattr(usual, name):
+            raise ValueError(
+                f"rewards.{name} is {value} and rewards.source is {source}, which learns no heads: leave "
+                f"rewards.{name} out, or set rewards.source to features."
+            )
+
+
+def uses_likelihood(settings: RewardConfig) -> bool:
+    """Whether heads read the mean log-prob of a response."""
+    return settings.tuning is None if settings.likelihood == "auto" else settings.likelihood
+
+
+def check_clusters(prompt_cluster: Ints, table: PairTable) -> None:
+    """Raise ValueError unless every prompt has a cluster."""
+    if prompt_cluster.ndim != 1 or len(prompt_cluster) <= table.prompt_of.max() or prompt_cluster.min() < 0:
+        raise ValueError(
+            f"{len(prompt_cluster)} clusters of prompts do not fit prompts up to row {table.prompt_of.max()}: give "
+            "each prompt its cluster, from 0 up."
+        )
+
+
+def check_features(
+    response_features: Floats, mean_logps: Floats | None, table: PairTable, settings: RewardConfig
+) -> None:
+    """Raise ValueError unless every response has its features, and its log-prob where heads read it."""
+    responses = len(table.prompt_of)
+    if response_features.ndim != 2 or len(response_features) != responses:
+        raise ValueError(
+            f"Response features have shape {response_features.shape}, but the table has {responses} "
+            "responses: give one row of features for each."
+        )
+    if settings.likelihood is True and mean_logps is None:
+        raise ValueError("rewards.likelihood is true without mean log-probs: give mean_logps, or set it to auto.")
+    if uses_likelihood(settings) and mean_logps is not None and mean_logps.shape != (responses,):
+        raise ValueError(f"Mean log-probs have shape {mean_logps.shape} for {responses} responses: give one for each.")
+
+
+def check_prompt_keys(keys: Sequence[bytes | str | int], prompts: int, settings: RewardConfig) -> None:
+    """Raise ValueError unless every prompt has a key, and there are as many different prompts as folds."""
+    if len(keys) != prompts:
+        raise ValueError(f"There are {len(keys)} prompt keys for {prompts} prompts: give one for each.")
+    different = len(set(keys))
+    if settings.folds > different:
+        raise ValueError(
+            f"rewards.folds is {settings.folds}, but there are {different} different prompts: lower it, or give pairs "
+            "of more prompts."
+        )
+
+
+def check_folds(pair_fold: Ints, folds: int) -> None:
+    """Raise ValueError where one fold holds all pairs."""
+    if (np.bincount(pair_fold, minlength=folds) == len(pair_fold)).any():
+        raise ValueError(
+            f"All {len(pair_fold)} pairs fall into one of {folds} folds, so none are left to learn from: "
+            "give pairs of more prompts."
+        )
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
