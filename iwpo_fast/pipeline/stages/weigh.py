@@ -13,7 +13,7 @@ from iwpo_fast.config import RunConfig, WeightConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json
-from iwpo_fast.importance import PairText, PairWeights, check_weight_settings, pair_weights, weight_report
+from iwpo_fast.importance import PairRewards, PairText, PairWeights, check_weight_settings, pair_weights, weight_report
 from iwpo_fast.importance.from_scores import pair_rewards
 from iwpo_fast.importance.histogram import save_histogram
 from iwpo_fast.importance.soft_labels import strength_of
@@ -22,6 +22,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.rows_file import write_rows
+from iwpo_fast.rewards import PairTable
 
 WHAT = "importance weights and soft labels"
 NEEDS = ("prepare", "reference", "cluster", "reward")
@@ -51,8 +52,8 @@ def run(job: PipelineJob) -> Result:
     asked, row = _weight_settings(job.config, pairs), pairs.row
     assert row is not None
     scores = load_file(job.folder.rewards)
-    members = scores["members_calibrated"]
-    rewards = pair_rewards(scores["calibrated"], scores["trust"], table, job.read_prompt_clusters(), members)
+    prompt_cluster, members = job.read_prompt_clusters(), scores["members_calibrated"]
+    rewards = pair_rewards(scores["calibrated"], scores["trust"], table, prompt_cluster, members)
     weights = pair_weights(rewards, asked, seed=job.config.seed)
     report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
     for line in report.lines():
@@ -61,15 +62,7 @@ def run(job: PipelineJob) -> Result:
     save_histogram(job.folder.histogram, report)
     weights.check(asked)
     reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
-    columns = _weight_columns(pairs, weights, strength_of(asked) > 0) | {
-        "cluster": rewards.cluster,
-        "score_chosen": rewards.chosen,
-        "score_rejected": rewards.rejected,
-        "scores_chosen": members[table.chosen],
-        "scores_rejected": members[table.rejected],
-        "raw_score_chosen": scores["raw"].mean(1)[table.chosen],
-        "raw_score_rejected": scores["raw"].mean(1)[table.rejected],
-    }
+    columns = _weight_columns(pairs, weights, strength_of(asked) > 0) | _score_columns(rewards, table, scores)
     write_rows(job.folder.weighted, rows.take(row), reference | columns)
     return {
         "pairs": len(pairs),
@@ -111,6 +104,19 @@ def _weight_columns(pairs: Pairs, weights: PairWeights, soft: bool) -> dict[str,
     elif pairs.label_smoothing is not None:
         columns["label_smoothing"] = pairs.label_smoothing
     return columns
+
+
+def _score_columns(rewards: PairRewards, table: PairTable, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    members, raw = scores["members_calibrated"], scores["raw"].mean(1)
+    return {
+        "cluster": rewards.cluster,
+        "score_chosen": rewards.chosen,
+        "score_rejected": rewards.rejected,
+        "scores_chosen": members[table.chosen],
+        "scores_rejected": members[table.rejected],
+        "raw_score_chosen": raw[table.chosen],
+        "raw_score_rejected": raw[table.rejected],
+    }
 
 
 def _text(rows: Rows, row: int) -> PairText:
