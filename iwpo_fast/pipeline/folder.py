@@ -5,6 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from iwpo_fast.files import remove_leftovers
+from iwpo_fast.folder_lock import LOCK, hold_folder
+
+
+class Inside:
+    """A path inside a folder, as an attribute of it."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, folder: PipelineFolder, _: type[PipelineFolder]) -> Path:
+        return folder.path / self._place
+
 
 @dataclass(frozen=True)
 class PipelineFolder:
@@ -12,77 +25,56 @@ class PipelineFolder:
 
     path: Path
 
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
+    manifest = Inside("manifest.json")
 
-    @property
-    def prepared(self) -> Path:
-        """Training pairs in one form, before weighing."""
-        return self.path / "prepared" / "train.jsonl"
+    prepared = Inside("prepared/train.jsonl")
+    """Training pairs in one form, before weighing."""
+    held_out = Inside("prepared/held_out.jsonl")
+    """Held-out pairs in one form; absent if nothing is held out."""
+    tiny_model = Inside("prepared/tiny")
+    """The built-in `tiny` model with random weights and its tokenizer, if it is the model to train."""
 
-    @property
-    def held_out(self) -> Path:
-        """Held-out pairs in one form; absent where nothing is held out."""
-        return self.path / "prepared" / "held_out.jsonl"
+    table = Inside("reference/pairs.safetensors")
+    """Pairs of the training data as rows of features."""
 
-    @property
-    def tiny_model(self) -> Path:
-        """The built-in `tiny` model with random weights and its tokenizer, where that is what is trained."""
-        return self.path / "prepared" / "tiny"
+    clusters = Inside("clusters/centroids.safetensors")
+    prompt_clusters = Inside("clusters/prompts.safetensors")
 
-    @property
-    def table(self) -> Path:
-        """Pairs of the training data as rows of features."""
-        return self.path / "reference" / "pairs.safetensors"
+    rewards = Inside("rewards/rewards.safetensors")
+    reward_report = Inside("rewards/report.json")
+    tuned = Inside("rewards/folds")
+    """Rewards of the folds that a fine-tuned model has scored; gone when all folds are done."""
 
-    @property
-    def clusters(self) -> Path:
-        return self.path / "clusters" / "centroids.safetensors"
+    weighted = Inside("weights/train.jsonl")
+    """Training pairs with weights, soft labels and scores, to train on here or with another trainer."""
+    weight_report = Inside("weights/report.json")
+    histogram = Inside("weights/histogram.png")
 
-    @property
-    def prompt_clusters(self) -> Path:
-        return self.path / "clusters" / "prompts.safetensors"
+    training = Inside("train")
 
-    @property
-    def rewards(self) -> Path:
-        return self.path / "rewards" / "rewards.safetensors"
+    evaluation = Inside("evaluation/evaluation.json")
+    report = Inside("evaluation/report.md")
 
-    @property
-    def reward_report(self) -> Path:
-        return self.path / "rewards" / "report.json"
+    cache = Inside("cache")
+    """Token ids, reference log-probs and features, unless `data.cache_dir` names another place."""
 
-    @property
-    def tuned(self) -> Path:
-        """Rewards of the folds that a fine-tuned model has scored, until all are there."""
-        return self.path / "rewards" / "folds"
+    def check(self) -> None:
+        """Raise ValueError if the folder exists and belongs to something else."""
+        if self.manifest.exists() or not self.path.is_dir():
+            return
+        if any(path.name != LOCK and not path.name.endswith(".tmp") for path in self.path.iterdir()):
+            raise ValueError(
+                f"output_dir {self.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
+            )
 
-    @property
-    def weighted(self) -> Path:
-        """Training pairs with weights, soft labels and scores: what is trained on, here or by another trainer."""
-        return self.path / "weights" / "train.jsonl"
+    def open(self) -> None:
+        """Make the folder, take it for this process, and remove what a killed process was writing in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        hold_folder(self.path)
+        for place in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
+            remove_leftovers(place)
 
-    @property
-    def weight_report(self) -> Path:
-        return self.path / "weights" / "report.json"
 
-    @property
-    def histogram(self) -> Path:
-        return self.path / "weights" / "histogram.png"
-
-    @property
-    def training(self) -> Path:
-        return self.path / "train"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.path / "evaluation" / "evaluation.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "evaluation" / "report.md"
-
-    @property
-    def cache(self) -> Path:
-        """Token ids, reference log-probs and features, unless `data.cache_dir` names another place."""
-        return self.path / "cache"
+def files_in(folder: Path) -> list[Path]:
+    """All files in a folder, which may be absent, and in the folders inside it."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""The record of a pipeline: which stage made which files from what, and so what need not be done again."""
+"""The record of a pipeline: which stage made which files from what, so that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast.config import RunConfig
 from iwpo_fast.files import save_json
 from iwpo_fast.versions import version_of
+
+Result = dict[str, Any]
+"""Numbers of a stage."""
 
 PACKAGES = ("iwpo-fast", "torch", "transformers", "scikit-learn", "numpy")
 
@@ -21,7 +25,7 @@ class Entry:
 
     Attributes:
         key: hash of its settings and of everything it read.
-        settings: what it was told.
+        settings: the part of the configuration that it depends on.
         outputs: SHA-256 of each file it wrote, by path inside the folder; None while it is at work.
         result: its numbers, such as effective sample sizes.
         versions: of the packages it ran with.
@@ -30,7 +34,7 @@ class Entry:
     key: str
     settings: dict[str, Any]
     outputs: dict[str, str] | None = None
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Result = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -51,7 +55,7 @@ class Manifest:
         self.reload()
 
     def reload(self) -> None:
-        """Read what is on disk; other ranks see so what the first has recorded."""
+        """Read what is on disk, so that the other ranks see what rank 0 has recorded."""
         if not self._path.exists():
             return
         try:
@@ -67,21 +71,21 @@ class Manifest:
         return stage in self._entries and self._entries[stage].finished
 
     def is_current(self, stage: str, key: str) -> bool:
-        """The stage is finished, was made from the same, and its files are still what it wrote."""
+        """The stage is finished, its settings and inputs are the same, and its files are still as it wrote them."""
         if not self.was_started(stage, key):
             return False
         outputs = self._entries[stage].outputs
         return outputs is not None and all(_hash(self._path.parent / path) == outputs[path] for path in outputs)
 
     def was_started(self, stage: str, key: str) -> bool:
-        """The stage was begun from the same inputs, so what it left can be gone on with."""
+        """The stage was begun with the same settings and inputs, so it can be continued."""
         return stage in self._entries and self._entries[stage].key == key
 
     def start(self, stage: str, key: str, settings: Mapping[str, Any]) -> None:
         self._entries[stage] = Entry(key, dict(settings), versions={name: version_of(name) for name in PACKAGES})
         self._save()
 
-    def finish(self, stage: str, outputs: Sequence[Path], result: Mapping[str, Any]) -> None:
+    def finish(self, stage: str, outputs: Sequence[Path], result: Result) -> None:
         folder = self._path.parent
         entry = self._entries[stage]
         hashes = {path: _hash(path) for path in outputs}
@@ -94,13 +98,19 @@ class Manifest:
 
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
-    """Hash by which a stage's work is found again."""
+    """Hash of what a stage depends on, by which its work is recognised."""
     described = {"stage": stage, "settings": settings, "inputs": inputs, "version": version_of("iwpo-fast")}
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def sections(config: RunConfig, *names: str) -> dict[str, Any]:
+    """Whole sections of the configuration, for the settings of a stage."""
+    settings = asdict(config)
+    return {name: settings[name] for name in names}
+
+
 def content_of(path: str) -> str:
-    """What tells the content of a data file or model folder: a file's hash, a folder's names, sizes and times."""
+    """Identifies the content of a data file by its hash, and of a model folder by names, sizes and times."""
     place = Path(path).expanduser()
     if place.is_file():
         return _hash(place) or ""
@@ -112,7 +122,7 @@ def content_of(path: str) -> str:
 
 
 def _hash(path: Path) -> str | None:
-    """SHA-256 of a file, None if it is not there."""
+    """SHA-256 of a file; None if it is absent."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Preference pairs as JSON Lines, in the one form that every stage and other trainers read."""
+"""Preference pairs as JSON Lines, in the one form that all stages and other trainers read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from iwpo_fast.files import written_aside
 
 
 def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> None:
-    """Write texts and template arguments of `rows`, with the given columns, [N] or [N, k] each, for its own."""
+    """Write texts and template arguments of `rows`, replacing its columns by the given ones, [N] or [N, k] each."""
     plain = {
         name: values.tolist() if isinstance(values, np.ndarray) else list(values) for name, values in columns.items()
     }
     with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
         for i, record in enumerate(_records(rows)):
             record |= {name: values[i] for name, values in plain.items()}
-            # A score that is absent is NaN, which JSON does not have.
+            # An absent score is NaN, which JSON does not have.
             absent = [name for name in plain if np.isnan(record[name]).any()]
             kept = {name: value for name, value in record.items() if name not in absent}
             file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")

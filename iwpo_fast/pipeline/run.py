@@ -1,31 +1,26 @@
-"""Running the stages in order, and only those that something has changed for."""
+"""Runs the stages in order, except those whose work is already there."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from iwpo_fast.config import RunConfig
-from iwpo_fast.files import remove_leftovers
-from iwpo_fast.folder_lock import LOCK, hold_folder
-from iwpo_fast.importance import check_weight_settings
 from iwpo_fast.models.sharding import Sharding
-from iwpo_fast.pipeline.context import Context
 from iwpo_fast.pipeline.folder import PipelineFolder
-from iwpo_fast.pipeline.manifest import Manifest, key_of
-from iwpo_fast.pipeline.soft_labels import check_soft_labels
-from iwpo_fast.pipeline.stages import STAGES, Stage
-from iwpo_fast.rewards import check_reward_settings
-from iwpo_fast.training.validation import check_config, check_lora, check_optim
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
+from iwpo_fast.pipeline.stages import STAGES, Checks, ChecksSettings, Resumes, Stage, WorksOnAllRanks
+from iwpo_fast.training.validation import check_config
 from iwpo_fast.world import World
 
-NAMES = tuple(stage.name for stage in STAGES)
+NAMES = tuple(STAGES)
 
 
 def run(config: RunConfig, *, start: str | None = None, only: str | None = None, force: bool = False) -> None:
-    """Run the pipeline, or go on with it.
+    """Run the pipeline, or continue it.
 
     Args:
         start: do this stage and all later ones again, whatever is there.
@@ -35,132 +30,133 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     Raises:
         ValueError: one sentence on what is wrong with configuration, data or folder, and what to do.
     """
-    _check(config, start, only, force)
-    folder = PipelineFolder(Path(config.output_dir))
-    world = World.start(config.device)
-    sharding = Sharding.of(world, config.shard_over)
-    _check_folder(folder)
-    world.barrier()
-    if world.is_main and not config.dry_run:
-        _open(folder)
-    world.barrier()
-    manifest = Manifest(folder.manifest)
-    context = Context(config, folder, world, sharding)
-    first = NAMES.index(start) if start else 0 if force else len(STAGES)
+    names, again = _choose(start, only, force)
+    _check_settings(config)
+    job = _join(config)
+    manifest = Manifest(job.folder.manifest)
+    if only is not None:
+        _check_before(only, config, job.folder, manifest)
     checked = False
-    for number, stage in enumerate(STAGES):
-        if only is not None and stage.name != only:
+    for name in names:
+        settings, key = _settings_and_key(name, config, manifest)
+        if name not in again and manifest.is_current(name, key):
+            _say(job, f"{_title(name)} (done before)")
             continue
-        _require(stage, manifest, folder)
-        if only is not None:
-            _refuse_stale(stage, STAGES[:number], manifest, config)
-        settings, key = _told(stage, manifest, config)
-        title = f"[{number + 1}/{len(STAGES)}] {stage.name}: {stage.what}"
-        again = number >= first or only is not None
-        if not again and manifest.is_current(stage.name, key):
-            _say(world, f"{title} (done before)")
-            continue
-        if not checked and world.is_main:
-            for later in STAGES[number:] if only is None else (stage,):
-                if later.check is not None:
-                    later.check(context.alone)
-        checked = True
+        if not checked:
+            _check_ahead(names[names.index(name) :], job)
+            checked = True
         if config.dry_run:
-            _say(world, f"{title} (to do, and what follows from it)")
+            _say(job, f"{_title(name)} (to do, and what follows from it)")
             return
-        _say(world, f"\n{title}")
-        if stage.folder is not None and world.is_main and (again or not manifest.was_started(stage.name, key)):
-            shutil.rmtree(stage.folder(folder), ignore_errors=True)
-        _do(stage, context, manifest, key, settings)
-    _say(world, f"\neverything is in {folder.path}")
+        _say(job, f"\n{_title(name)}")
+        resume = name not in again and manifest.was_started(name, key)
+        _start(name, settings, key, job, manifest, resume=resume)
+        _do(name, job, manifest)
+    _say(job, f"\neverything is in {job.folder.path}")
 
 
-def _do(stage: Stage, context: Context, manifest: Manifest, key: str, settings: dict[str, object]) -> None:
-    world, begin = context.world, time.monotonic()
-    if world.is_main:
-        manifest.start(stage.name, key, settings)
-        for stale in stage.outputs(context.folder):
-            stale.unlink(missing_ok=True)
-    world.barrier()
-    result = {}
-    if stage.everywhere:
-        result = stage.run(context)
-    else:
-        if stage.together is not None:
-            stage.together(context)
-        if world.is_main:
-            result = stage.run(context.alone)
-    world.barrier()
-    if world.is_main:
-        manifest.finish(stage.name, stage.outputs(context.folder), result)
-    world.barrier()
-    manifest.reload()
-    _say(world, f"{stage.name} took {time.monotonic() - begin:.1f} s")
-
-
-def _check(config: RunConfig, start: str | None, only: str | None, force: bool) -> None:
+def _choose(start: str | None, only: str | None, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The stages to go through, and those of them to do even if their work is there."""
     for option, name in (("--from", start), ("--only", only)):
         if name is not None and name not in NAMES:
             raise ValueError(f"{option} {name} is no stage: choose one of {', '.join(NAMES)}.")
     if sum((start is not None, only is not None, force)) > 1:
         raise ValueError("--from, --only and --force exclude one another: give one of them.")
+    if only is not None:
+        return (only,), (only,)
+    if start is not None:
+        return NAMES, NAMES[NAMES.index(start) :]
+    return NAMES, NAMES if force else ()
+
+
+def _join(config: RunConfig) -> PipelineJob:
+    """Join the other processes, if any, and open the folder, except in a dry run."""
+    folder = PipelineFolder(Path(config.output_dir))
+    world = World.start(config.device)
+    sharding = Sharding.of(world, config.shard_over)
+    folder.check()
+    world.barrier()
+    if world.is_main and not config.dry_run:
+        folder.open()
+    world.barrier()
+    return PipelineJob(config, folder, world, sharding)
+
+
+def _settings_and_key(name: str, config: RunConfig, manifest: Manifest) -> tuple[dict[str, Any], str]:
+    """The settings of a stage; the key of its work, from these and from the files of the stages that it needs."""
+    stage = STAGES[name]
+    settings = stage.settings(config)
+    return settings, key_of(name, settings, {needed: manifest[needed].outputs for needed in stage.NEEDS})
+
+
+def _start(
+    name: str, settings: dict[str, Any], key: str, job: PipelineJob, manifest: Manifest, *, resume: bool
+) -> None:
+    """Record that a stage is at work, and remove what it left before, except what it resumes from."""
+    stage = STAGES[name]
+    if not job.world.is_main:
+        return
+    if isinstance(stage, Resumes) and not resume:
+        shutil.rmtree(stage.resumes(job.folder), ignore_errors=True)
+    manifest.start(name, key, settings)
+    for stale in stage.outputs(job.folder):
+        stale.unlink(missing_ok=True)
+
+
+def _do(name: str, job: PipelineJob, manifest: Manifest) -> None:
+    """Do a stage and record its files; the ranks wait for one another before and after."""
+    stage, begin = STAGES[name], time.monotonic()
+    job.world.barrier()
+    result = _result(stage, job)
+    job.world.barrier()
+    if job.world.is_main:
+        manifest.finish(name, stage.outputs(job.folder), result)
+    job.world.barrier()
+    manifest.reload()
+    _say(job, f"{name} took {time.monotonic() - begin:.1f} s")
+
+
+def _result(stage: Stage, job: PipelineJob) -> Result:
+    """Numbers of the stage, on rank 0."""
+    found = (stage.on_all_ranks(job),) if isinstance(stage, WorksOnAllRanks) else ()
+    return stage.run(job.alone(), *found) if job.world.is_main else {}
+
+
+def _check_settings(config: RunConfig) -> None:
     check_config(config)
-    check_reward_settings(config.rewards)
-    if config.rewards.tuning is not None:
-        check_optim(config.rewards.tuning.optim, "rewards.tuning.optim")
-        check_lora(config.rewards.tuning.lora, "rewards.tuning.lora")
-    check_weight_settings(config.weights)
-    check_soft_labels(config)
-    clusters = config.clusters
-    if min(clusters.count, clusters.min_pairs) < 1 or clusters.fit_prompts < clusters.count:
-        raise ValueError(
-            f"clusters is {clusters}: count and min_pairs must be positive, and fit_prompts at least count."
-        )
+    for stage in STAGES.values():
+        if isinstance(stage, ChecksSettings):
+            stage.check_settings(config)
 
 
-def _check_folder(folder: PipelineFolder) -> None:
-    """Raise ValueError if there is a folder that is no pipeline's."""
-    if folder.path.is_dir() and any(folder.path.iterdir()) and not folder.manifest.exists():
-        foreign = [path for path in folder.path.iterdir() if path.name != LOCK and not path.name.endswith(".tmp")]
-        if foreign:
-            raise ValueError(
-                f"output_dir {folder.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
-            )
-
-
-def _open(folder: PipelineFolder) -> None:
-    """Make the folder, take it for this process, and remove what a killed one was writing in it."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    hold_folder(folder.path)
-    for place in (folder.path, *(path for path in folder.path.iterdir() if path.is_dir())):
-        remove_leftovers(place)
-
-
-def _require(stage: Stage, manifest: Manifest, folder: PipelineFolder) -> None:
-    missing = [name for name in stage.needs if name not in manifest]
+def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest: Manifest) -> None:
+    """Raise ValueError if a stage that `only` needs was not done, or a stage before it would be done again."""
+    missing = [name for name in STAGES[only].NEEDS if name not in manifest]
     if missing:
         raise ValueError(
-            f"The stage {stage.name} needs {' and '.join(missing)}, which {folder.path} does not have: run without "
+            f"The stage {only} needs {' and '.join(missing)}, which {folder.path} does not have: run without "
             "--only first."
         )
-
-
-def _refuse_stale(stage: Stage, before: Sequence[Stage], manifest: Manifest, config: RunConfig) -> None:
-    """Raise ValueError if a stage before this one would be done again."""
-    for earlier in before:
-        if not manifest.is_current(earlier.name, _told(earlier, manifest, config)[1]):
+    for earlier in NAMES[: NAMES.index(only)]:
+        if not manifest.is_current(earlier, _settings_and_key(earlier, config, manifest)[1]):
             raise ValueError(
-                f"--only {stage.name} reads what the stage {earlier.name} left, but settings or files have changed "
-                f"since: run without --only, or --only {earlier.name} first."
+                f"--only {only} reads what the stage {earlier} left, but settings or files have changed "
+                f"since: run without --only, or --only {earlier} first."
             )
 
 
-def _told(stage: Stage, manifest: Manifest, config: RunConfig) -> tuple[dict[str, object], str]:
-    """The settings of a stage, and the key of its work with what the stages before it left."""
-    settings = stage.settings(config)
-    return settings, key_of(stage.name, settings, {name: manifest[name].outputs for name in stage.needs})
+def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
+    """Raise ValueError for what would stop one of these stages late."""
+    for name in names if job.world.is_main else ():
+        stage = STAGES[name]
+        if isinstance(stage, Checks):
+            stage.check(job.alone())
 
 
-def _say(world: World, line: str) -> None:
-    if world.is_main:
+def _title(name: str) -> str:
+    return f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}: {STAGES[name].WHAT}"
+
+
+def _say(job: PipelineJob, line: str) -> None:
+    if job.world.is_main:
         print(line, flush=True)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from iwpo_fast.importance.noise import noise_share
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import noise_share, pair_weights

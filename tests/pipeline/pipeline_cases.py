@@ -104,7 +104,7 @@ def losses(folder: Path | str) -> list[float]:
 
 
 def results(place: Path) -> dict[str, bytes]:
-    """Every file of the pipeline at `place` but for caches, and metrics, which hold times."""
+    """Every file of the pipeline at `place`, except caches, and metrics, because they hold times."""
     folder = place / "run"
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {

@@ -1,4 +1,4 @@
-"""Which stages a call does: those that something has changed for, and those that are asked for."""
+"""Which stages a call does: the ones whose inputs have changed, and the ones that are asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, RewardCon
 from iwpo_fast.files import save_json
 
 
-def test_the_second_call_does_nothing(copied):
+def test_the_second_call_does_nothing(copied) -> None:
     def times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
 
@@ -42,7 +42,7 @@ CHANGES: dict[str, tuple[Callable[[RunConfig], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_setting_redoes_what_depends_on_it_and_no_more(copied, name):
+def test_a_changed_setting_redoes_what_depends_on_it_and_no_more(copied, name) -> None:
     change, expected = CHANGES[name]
     config = toy_config()
     change(config)
@@ -50,12 +50,12 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_no_more(copied, name):
     assert stages_done(config) == []
 
 
-def test_changed_data_redo_everything(copied):
+def test_changed_data_redo_everything(copied) -> None:
     write_jsonl(DATA, read_jsonl(DATA)[:-4])
     assert stages_done(toy_config()) == STAGES
 
 
-def test_the_same_data_in_another_place_redo_only_their_preparation(copied):
+def test_the_same_data_in_another_place_redo_only_their_preparation(copied) -> None:
     config = toy_config()
     config.data.path = str((copied / DATA).rename(copied / "moved.jsonl"))
     before = results(copied)
@@ -64,7 +64,7 @@ def test_the_same_data_in_another_place_redo_only_their_preparation(copied):
     assert {name: results(copied)[name] for name in before} == before
 
 
-def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied):
+def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied) -> None:
     shutil.copytree("run/prepared/tiny", "model")
     config = toy_config(model=ModelConfig(path="model"))
     stages_done(config)
@@ -74,7 +74,7 @@ def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied):
     assert stages_done(config) == STAGES[1:]
 
 
-def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_sees_the_same(copied):
+def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_sees_the_same(copied) -> None:
     held_out = [
         row | {"prompt": f"{'long ' * 200 if i % 2 else ''}{row['prompt']}"} for i, row in enumerate(toy_rows(8))
     ]
@@ -93,7 +93,7 @@ def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_see
     assert evaluated() == len(held_out) > few
 
 
-def test_a_changed_reward_model_redoes_the_rewards_though_its_path_is_the_same(copied):
+def test_a_changed_reward_model_redoes_the_rewards_though_its_path_is_the_same(copied) -> None:
     def save_reward_model(seed: int) -> None:
         tokenizer = AutoTokenizer.from_pretrained("run/prepared/tiny")
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -111,7 +111,7 @@ def test_a_changed_reward_model_redoes_the_rewards_though_its_path_is_the_same(c
     assert stages_done(config)[0] == "reward"
 
 
-def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied):
+def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied) -> None:
     template = copied / "template.jinja"
     config = toy_config()
     config.data.chat_template = str(template)
@@ -121,7 +121,7 @@ def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied):
     assert stages_done(config)[0] == "reference"
 
 
-def test_held_out_pairs_and_their_evaluation_go_where_none_are_held_out_any_more(copied):
+def test_held_out_pairs_and_their_evaluation_go_where_none_are_held_out_any_more(copied) -> None:
     config = toy_config()
     config.data.eval_fraction = 0.0
     assert stages_done(config) == STAGES
@@ -145,7 +145,7 @@ def test_held_out_pairs_and_their_evaluation_go_where_none_are_held_out_any_more
     ],
 )
 @pytest.mark.parametrize("how", ["damaged", "deleted"])
-def test_a_file_that_is_not_what_was_written_is_made_again(copied, damaged, stage, how):
+def test_a_file_that_is_not_what_was_written_is_made_again(copied, damaged, stage, how) -> None:
     before = results(copied)
     path = copied / "run" / damaged
     path.unlink()
@@ -155,7 +155,7 @@ def test_a_file_that_is_not_what_was_written_is_made_again(copied, damaged, stag
     assert results(copied) == before
 
 
-def test_from_only_and_force_do_what_they_say_and_end_in_the_same_bytes(copied):
+def test_from_only_and_force_do_what_they_say_and_end_in_the_same_bytes(copied) -> None:
     before = results(copied)
     assert stages_done(toy_config(), start="weigh") == STAGES[4:]
     assert stages_done(toy_config(), only="cluster") == ["cluster"]
@@ -164,7 +164,7 @@ def test_from_only_and_force_do_what_they_say_and_end_in_the_same_bytes(copied):
     assert results(copied) == before
 
 
-def test_only_one_stage_of_changed_settings_is_done_and_the_next_call_catches_up(copied):
+def test_only_one_stage_of_changed_settings_is_done_and_the_next_call_catches_up(copied) -> None:
     config = toy_config()
     config.weights.tau = 1.0
     assert stages_done(config, only="weigh") == ["weigh"]
@@ -175,7 +175,7 @@ CHANGED_BEFORE = [("max_length", "reference"), ("path", "prepare"), ("limit", "p
 
 
 @pytest.mark.parametrize(("name", "stage"), CHANGED_BEFORE)
-def test_only_one_stage_is_refused_where_an_earlier_one_has_changed(copied, name, stage):
+def test_only_one_stage_is_refused_where_an_earlier_one_has_changed(copied, name, stage) -> None:
     before = results(copied)
     config = toy_config()
     shutil.copy(DATA, "copy.jsonl")
@@ -185,14 +185,14 @@ def test_only_one_stage_is_refused_where_an_earlier_one_has_changed(copied, name
     assert results(copied) == before
 
 
-def test_evaluation_without_checkpoints_is_one_sentence(copied):
+def test_evaluation_without_checkpoints_is_one_sentence(copied) -> None:
     shutil.rmtree("run/train/checkpoints")
     with pytest.raises(ValueError, match="checkpoints holds no checkpoint to evaluate: run again with --from train"):
         stages_done(toy_config(), start="evaluate")
     assert stages_done(toy_config(), start="train") == STAGES[5:]
 
 
-def test_a_dry_run_says_what_is_to_do_and_writes_nothing(copied, capsys):
+def test_a_dry_run_says_what_is_to_do_and_writes_nothing(copied, capsys) -> None:
     before = results(copied)
     config = toy_config(dry_run=True)
     config.weights.tau = 1.0
@@ -203,7 +203,7 @@ def test_a_dry_run_says_what_is_to_do_and_writes_nothing(copied, capsys):
     assert not (copied / "new").exists()
 
 
-def test_the_manifest_records_settings_versions_hashes_and_numbers(finished):
+def test_the_manifest_records_settings_versions_hashes_and_numbers(finished) -> None:
     stages = json.loads((finished / "run" / "manifest.json").read_text())["stages"]
     assert sorted(stages) == sorted(STAGES)
     assert {"torch", "transformers", "iwpo-fast"} <= stages["train"]["versions"].keys()
@@ -215,13 +215,13 @@ def test_the_manifest_records_settings_versions_hashes_and_numbers(finished):
 
 
 @pytest.mark.parametrize("record", ["{", "[]", '{"stages": {"weigh": {"kee": 1}}}'])
-def test_a_damaged_manifest_is_named(copied, record):
+def test_a_damaged_manifest_is_named(copied, record) -> None:
     (copied / "run" / "manifest.json").write_text(record)
     with pytest.raises(ValueError, match=r"manifest\.json is damaged: delete it"):
         stages_done(toy_config())
 
 
-def test_a_folder_of_something_else_is_left_alone(copied):
+def test_a_folder_of_something_else_is_left_alone(copied) -> None:
     save_json(Path("other") / "precious.json", {})
     with pytest.raises(ValueError, match="other exists and is not a pipeline of iwpo_fast"):
         stages_done(toy_config(output_dir="other"))

@@ -15,19 +15,19 @@ from pipeline_cases import DATA, results, run_and_be_killed, stages_done, toy_co
 
 from iwpo_fast.folder_lock import hold_folder
 
-# Each call goes on where the one before was killed, so it does that stage again before it comes to its own.
+# Each call continues where the one before was killed, so it does that stage again before it comes to its own.
 INSIDE_THE_STAGES = {
     "prepare, with the training rows written aside": ("iwpo_fast.files:_sync", 3),
-    "prepare, between training and held-out rows": ("iwpo_fast.pipeline.stages:write_rows", 2),
+    "prepare, between training and held-out rows": ("iwpo_fast.pipeline.stages.prepare:write_rows", 2),
     "reference, after some batches": ("iwpo_fast.rewards.store:FeatureStore.save_part", 3),
-    "cluster, between centroids and assignment": ("iwpo_fast.pipeline.stages:save_tensors", 2),
-    "reward, between rewards and report": ("iwpo_fast.pipeline.stages:save_json", 1),
-    "weigh, between report and rows": ("iwpo_fast.pipeline.stages:write_rows", 1),
+    "cluster, between centroids and assignment": ("iwpo_fast.pipeline.stages.cluster:save_tensors", 1),
+    "reward, between rewards and report": ("iwpo_fast.pipeline.stages.reward:save_json", 1),
+    "weigh, between report and rows": ("iwpo_fast.pipeline.stages.weigh:write_rows", 1),
     "train, before its first checkpoint": ("iwpo_fast.training.loop:accumulate_gradients", 2),
     "train, between two checkpoints": ("iwpo_fast.training.loop:accumulate_gradients", 4),
     "train, in a checkpoint": ("iwpo_fast.training.stored_tensors:save_tensors", 2),
     "train, before its model": ("iwpo_fast.training.loop:summarise", 1),
-    "evaluate, between numbers and report": ("iwpo_fast.pipeline.evaluation:written_aside", 1),
+    "evaluate, between numbers and report": ("iwpo_fast.pipeline.stages.evaluate:written_aside", 1),
 }
 BEFORE_THE_RECORD = {"prepare": ("iwpo_fast.pipeline.manifest:Manifest.finish", 1)} | {
     stage: ("iwpo_fast.pipeline.manifest:Manifest.finish", 2)
@@ -36,7 +36,7 @@ BEFORE_THE_RECORD = {"prepare": ("iwpo_fast.pipeline.manifest:Manifest.finish", 
 
 
 @pytest.mark.parametrize("kills", [INSIDE_THE_STAGES, BEFORE_THE_RECORD], ids=["inside", "before the record"])
-def test_a_kill_in_every_stage_leaves_no_trace_in_the_results(kills, place, finished, processes):
+def test_a_kill_in_every_stage_leaves_no_trace_in_the_results(kills, place, finished, processes) -> None:
     shutil.copy2(finished / DATA, place)
     for moment, (target, call) in kills.items():
         process = processes.Process(target=run_and_be_killed, args=(place, target, call))
@@ -47,7 +47,7 @@ def test_a_kill_in_every_stage_leaves_no_trace_in_the_results(kills, place, fini
     assert results(place) == results(finished)
 
 
-def test_a_second_process_may_not_run_in_the_same_folder(place, processes):
+def test_a_second_process_may_not_run_in_the_same_folder(place, processes) -> None:
     Path("run").mkdir()
     ours, theirs = processes.Pipe()
     holder = processes.Process(target=hold_until_told, args=(place / "run", theirs), daemon=True)

@@ -13,9 +13,9 @@ from transformers import LlamaConfig
 from iwpo_fast.cli import main
 from iwpo_fast.config import ClusterConfig, LoraConfig, OptimConfig, RewardConfig, TuningConfig
 from iwpo_fast.models.sharding import Sharding
-from iwpo_fast.pipeline import context as context_module
-from iwpo_fast.pipeline.context import Context
+from iwpo_fast.pipeline import job as job_module
 from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.world import World
 
 REFUSED = [
@@ -31,7 +31,9 @@ REFUSED = [
 
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
-def test_what_would_fail_late_is_refused_before_anything_is_made(place, capsys, monkeypatch, flags, sentence, dry_run):
+def test_what_would_fail_late_is_refused_before_anything_is_made(
+    place, capsys, monkeypatch, flags, sentence, dry_run
+) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     LlamaConfig(num_labels=3).save_pretrained("three")
@@ -45,7 +47,7 @@ def test_what_would_fail_late_is_refused_before_anything_is_made(place, capsys, 
 
 
 @pytest.mark.parametrize("content", [None, '{"chosen": 1}\n'])
-def test_a_dry_run_refuses_data_that_cannot_be_read(place, content):
+def test_a_dry_run_refuses_data_that_cannot_be_read(place, content) -> None:
     if content is not None:
         Path(DATA).write_text(content)
     with pytest.raises(ValueError, match=r"pairs\.jsonl"):
@@ -53,9 +55,9 @@ def test_a_dry_run_refuses_data_that_cannot_be_read(place, content):
     assert not (place / "run").exists()
 
 
-def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatch):
+def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatch) -> None:
     config = toy_config(clusters=ClusterConfig(count=3, min_pairs=8, backend="cuml"))
-    monkeypatch.setattr("iwpo_fast.pipeline.checks.choose_backend", lambda name: name)
+    monkeypatch.setattr("iwpo_fast.pipeline.stages.cluster.choose_backend", lambda name: name)
     monkeypatch.setattr("iwpo_fast.rewards.clusters.choose_backend", lambda name: "sklearn")
     stages_done(config)
     monkeypatch.undo()
@@ -66,7 +68,7 @@ def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatc
         stages_done(config, start="cluster")
 
 
-def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_its_own_name(place):
+def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_its_own_name(place) -> None:
     write_jsonl(DATA, toy_rows(8))
     tuning = TuningConfig(lora=LoraConfig(target_modules=["nowhere"]), optim=OptimConfig(max_steps=1))
     with pytest.raises(ValueError, match=r"^rewards\.tuning\.lora does not fit"):
@@ -74,25 +76,30 @@ def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_it
     assert not list(place.glob("run/cache/**/*response*")) and not (place / "run/reference").exists()
 
 
-def test_the_first_process_alone_finds_features_but_cannot_run_a_model_that_several_hold(place, monkeypatch):
-    sharded, features = SimpleNamespace(is_sharded=True), SimpleNamespace()
+def test_the_first_process_alone_finds_features_but_cannot_run_a_model_that_several_hold(place, monkeypatch) -> None:
+    whole, sharded = SimpleNamespace(is_sharded=False), SimpleNamespace(is_sharded=True)
+    monkeypatch.setattr(job_module, "load_tokenizer", lambda *_: None)
+    monkeypatch.setattr(job_module, "load_policy", lambda *_, sharding, **__: whole if sharding is None else sharded)
+    monkeypatch.setattr(PipelineJob, "load_pairs", lambda _: None)
+    monkeypatch.setattr(job_module, "pair_features", lambda *_, **__: [SimpleNamespace()])
+    monkeypatch.setattr(PipelineJob, "load_fingerprint", lambda _: "")
     sharding = Sharding(World(0, 2, torch.device("cpu")), 2, mesh=None)  # type: ignore[arg-type]
-    context = Context(toy_config(), PipelineFolder(Path("run")), sharding.world, sharding)
-    context.loaded.policy, context.loaded.features = sharded, features  # type: ignore[assignment]
-    assert context.policy is sharded
-    assert context.alone.features is context.features is features
+    job = PipelineJob(toy_config(), PipelineFolder(Path("run")), sharding.world, sharding)
+    features = job.load_features()
+    assert job.load_policy() is sharded
+    assert job.alone().load_features() is job.load_features() is features
     with pytest.raises(AssertionError, match="several hold"):
-        _ = context.alone.policy
-    context.release_policy()
-    assert context.alone.loaded.policy is None
+        job.alone().load_policy()
+    job.free()
+    assert job.alone().load_policy() is whole
 
 
-def test_a_model_that_one_device_cannot_hold_for_tuning_is_one_sentence(place, monkeypatch):
+def test_a_model_that_one_device_cannot_hold_for_tuning_is_one_sentence(place, monkeypatch) -> None:
     def load(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(context_module, "load_policy", load)
-    monkeypatch.setattr(context_module, "load_tokenizer", lambda *_: None)
-    context = Context(toy_config(), PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")))
+    monkeypatch.setattr(job_module, "load_policy", load)
+    monkeypatch.setattr(job_module, "load_tokenizer", lambda *_: None)
+    job = PipelineJob(toy_config(), PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")))
     with pytest.raises(ValueError, match=r"^rewards\.tuning needs the whole model on one device.*set rewards\.tuning"):
-        context.new_policy(LoraConfig())
+        job.new_policy(LoraConfig())

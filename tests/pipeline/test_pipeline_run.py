@@ -24,7 +24,7 @@ def evaluation() -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("pairs", [10, 100])
-def test_small_data_make_one_cluster_with_the_default_settings(place, pairs):
+def test_small_data_make_one_cluster_with_the_default_settings(place, pairs) -> None:
     write_jsonl(DATA, toy_rows()[:pairs])
     assert stages_done(toy_config(data=DataConfig(path=DATA), clusters=ClusterConfig())) == STAGES
     rows = read_jsonl("run/weights/train.jsonl")
@@ -32,13 +32,13 @@ def test_small_data_make_one_cluster_with_the_default_settings(place, pairs):
     assert len(rows) == pairs - evaluation()["all"]["pairs"]
 
 
-def test_pairs_of_a_single_prompt_are_refused_by_the_reward_stage(place):
+def test_pairs_of_a_single_prompt_are_refused_by_the_reward_stage(place) -> None:
     write_jsonl(DATA, [row | {"prompt": "say"} for row in toy_rows(4)])
     with pytest.raises(ValueError, match="give pairs of more prompts"):
         stages_done(toy_config(data=DataConfig(path=DATA, eval_fraction=0.0)))
 
 
-def test_adapters_are_trained_and_evaluated(copied):
+def test_adapters_are_trained_and_evaluated(copied) -> None:
     model = ModelConfig(tiny=TINY, lora=LoraConfig(rank=4))
     config = toy_config(model=model)
     config.optim.lr = 1e-2
@@ -49,7 +49,7 @@ def test_adapters_are_trained_and_evaluated(copied):
     assert stages_done(config) == ["train"]
 
 
-def test_the_evaluation_is_that_of_the_trained_policy(finished):
+def test_the_evaluation_is_that_of_the_trained_policy(finished) -> None:
     table = json.loads((finished / "run/evaluation/evaluation.json").read_text())
     after = json.loads((finished / "run/train/summary.json").read_text())["after"]
     assert table["all"]["accuracy"] == pytest.approx(after["eval_rewards/accuracies"])
@@ -58,7 +58,7 @@ def test_the_evaluation_is_that_of_the_trained_policy(finished):
     assert report.count("\n| ") == 2 + len(table)
 
 
-def test_a_low_effective_sample_size_is_refused_after_the_report_and_can_be_forced(copied):
+def test_a_low_effective_sample_size_is_refused_after_the_report_and_can_be_forced(copied) -> None:
     report = Path("run/weights/report.json")
     report.unlink()
     config = toy_config(weights=WeightConfig(tau=0.1, gamma=2.0))
@@ -86,7 +86,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
-def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence):
+def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     write_jsonl(DATA, toy_rows(4))
     assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
@@ -96,7 +96,7 @@ def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, 
     assert not list(Path().glob("run/*.json*"))
 
 
-def test_the_command_reads_a_recipe_and_flags(copied, capsys):
+def test_the_command_reads_a_recipe_and_flags(copied, capsys) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     recipe = {
         "data": {"path": DATA, "eval_fraction": 0.2, "max_length": 96, "truncation": "drop"},

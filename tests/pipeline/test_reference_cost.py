@@ -12,7 +12,7 @@ def responses(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
     return {(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")}
 
 
-def test_every_response_is_run_once_by_the_reference_whatever_resampling_drew(place, monkeypatch):
+def test_every_response_is_run_once_by_the_reference_whatever_resampling_drew(place, monkeypatch) -> None:
     run, real = [], reference_pass.flat_sequences
 
     def recorded(prompts, prompt_of, completions, rows):

@@ -28,10 +28,10 @@ from safetensors.numpy import load_file
 
 from iwpo_fast.config import DataConfig, LoraConfig, OptimConfig, RewardConfig, RunConfig, TuningConfig
 from iwpo_fast.models import Policy, load_policy
-from iwpo_fast.pipeline import context
+from iwpo_fast.pipeline import job
 
 
-def test_two_processes_make_the_same_weights_as_one_and_go_on_with_each_others_work(place, finished, processes):
+def test_two_processes_make_the_same_weights_as_one_and_go_on_with_each_others_work(place, finished, processes) -> None:
     shutil.copy2(finished / DATA, place)
     run_in_two_processes(place, processes, toy_config())
     assert weights_of(place) == pytest.approx(weights_of(finished), rel=1e-3)
@@ -83,18 +83,18 @@ def run_and_note_models(place: Path, config: RunConfig, environment: dict[str, s
         return policy
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "load_policy", noted)
+        patch.setattr(job, "load_policy", noted)
         run_aside(place, config, environment)
     Path(f"loaded-{environment['RANK']}.json").write_text(json.dumps(loaded))
 
 
-def test_the_reference_pass_and_the_evaluation_share_the_model(shared):
+def test_the_reference_pass_and_the_evaluation_share_the_model(shared) -> None:
     assert [json.loads((shared / f"loaded-{rank}.json").read_text()) for rank in range(2)] == 2 * [[True, True]]
     (checkpoint,) = sorted((shared / "run/train/checkpoints").iterdir())[-1:]
     assert (checkpoint / ".metadata").exists()
 
 
-def test_processes_that_share_the_model_make_the_files_of_one(shared, finished):
+def test_processes_that_share_the_model_make_the_files_of_one(shared, finished) -> None:
     assert weights_of(shared) == pytest.approx(weights_of(finished), rel=1e-3)
     for name in ("prompt", "response"):
         for found, expected in zip(features_of(shared, name), features_of(finished, name), strict=True):
@@ -112,7 +112,7 @@ def test_processes_that_share_the_model_make_the_files_of_one(shared, finished):
 
 
 @pytest.mark.parametrize("stage", ["reference", "cluster", "evaluate"])
-def test_processes_that_share_the_model_do_one_stage_again_to_the_same_bytes(shared, place, processes, stage):
+def test_processes_that_share_the_model_do_one_stage_again_to_the_same_bytes(shared, place, processes, stage) -> None:
     shutil.copytree(shared, place, dirs_exist_ok=True)
     before = results(place)
     if stage != "evaluate":
@@ -121,7 +121,7 @@ def test_processes_that_share_the_model_do_one_stage_again_to_the_same_bytes(sha
     assert results(place) == before
 
 
-def test_a_process_without_a_pair_to_evaluate_takes_part(place, processes):
+def test_a_process_without_a_pair_to_evaluate_takes_part(place, processes) -> None:
     rows = toy_rows(9)
     write_jsonl(DATA, rows[:-1])
     write_jsonl("held_out.jsonl", rows[-1:])
@@ -135,7 +135,7 @@ def test_a_process_without_a_pair_to_evaluate_takes_part(place, processes):
     assert found["margin"] != 0
 
 
-def test_the_first_process_tunes_a_whole_model_while_the_others_wait(shared, place, processes):
+def test_the_first_process_tunes_a_whole_model_while_the_others_wait(shared, place, processes) -> None:
     shutil.copytree(shared, place, dirs_exist_ok=True)
     before = load_file("run/rewards/rewards.safetensors")["raw"]
     tuning = TuningConfig(lora=LoraConfig(rank=2), optim=OptimConfig(max_steps=1))
@@ -144,7 +144,7 @@ def test_the_first_process_tunes_a_whole_model_while_the_others_wait(shared, pla
     assert not np.array_equal(load_file("run/rewards/rewards.safetensors")["raw"], before)
 
 
-def test_an_error_of_the_first_process_alone_ends_the_job_with_it(place):
+def test_an_error_of_the_first_process_alone_ends_the_job_with_it(place) -> None:
     """The other waits in a barrier that would hold for hours."""
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     write_jsonl(DATA, [row | {"prompt": "say"} for row in toy_rows(4)])

@@ -20,7 +20,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
-from iwpo_fast.pipeline.context import Context
+from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import RewardScores, score_pairs
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import PairFeatures, pair_features
@@ -91,7 +91,7 @@ def score(
 
 
 @pytest.mark.parametrize("likelihood", [False, True])
-def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pairs, tmp_path, likelihood):
+def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pairs, tmp_path, likelihood) -> None:
     frozen = score(pairs, tmp_path / "frozen", tuned=False, likelihood=likelihood)[0].raw
     still = score(pairs, tmp_path / "still", lr=1e-12, likelihood=likelihood)[0].raw
     moved = score(pairs, tmp_path / "moved", likelihood=likelihood)[0].raw
@@ -99,7 +99,7 @@ def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pa
     assert np.abs(moved - frozen).max() > 0.1 * frozen.std()
 
 
-def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path):
+def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path) -> None:
     before, features = score(pairs, tmp_path / "before")
     fold = fold_of_prompts(features.prompt_keys, 2, seed=0)
     after, other = score(swapped(pairs, fold == 1), tmp_path / "after")
@@ -109,14 +109,14 @@ def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path):
     assert np.abs(same_texts - chosen)[fold == 0].max() > 0.1
 
 
-def test_rewards_do_not_depend_on_how_steps_are_cut_into_batches(pairs, tmp_path):
+def test_rewards_do_not_depend_on_how_steps_are_cut_into_batches(pairs, tmp_path) -> None:
     whole = score(pairs, tmp_path / "whole", tokens_per_batch=10_000)[0].raw
     cut = score(pairs, tmp_path / "cut", tokens_per_batch=40)[0].raw
     np.testing.assert_allclose(cut, whole, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(score(pairs, tmp_path / "again", tokens_per_batch=40)[0].raw, cut)
 
 
-def test_rewards_that_are_not_finite_are_refused(pairs, tmp_path):
+def test_rewards_that_are_not_finite_are_refused(pairs, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"rewards are not finite: lower rewards\.tuning\.optim\.lr\."):
         score(pairs, tmp_path, lr=1e30, max_grad_norm=None)
     assert not list((tmp_path / "folds").glob("*"))
@@ -138,7 +138,7 @@ def held_out_accuracy() -> float:
     return json.loads(Path("run/rewards/report.json").read_text())["total"]["accuracy"]
 
 
-def test_tuning_learns_what_heads_on_frozen_features_do_not(place):
+def test_tuning_learns_what_heads_on_frozen_features_do_not(place) -> None:
     write_jsonl(DATA, first_words(200))
     rewards = RewardConfig(folds=2, ensemble=1)
     config = toy_config(rewards=rewards, clusters=ClusterConfig(count=1, backend="sklearn"))
@@ -150,10 +150,10 @@ def test_tuning_learns_what_heads_on_frozen_features_do_not(place):
     assert held_out_accuracy() > frozen + 0.1
 
 
-def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch):
+def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch) -> None:
     config = toy_config(rewards=RewardConfig(folds=3, ensemble=2, tuning=TuningConfig(optim=OPTIM)))
     loaded: list[int] = []
-    new_policy = Context.new_policy
+    new_policy = PipelineJob.new_policy
 
     def killed_at_the_third(self, lora):
         loaded.append(len(loaded))
@@ -161,7 +161,7 @@ def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch):
             raise KeyboardInterrupt
         return new_policy(self, lora)
 
-    monkeypatch.setattr(Context, "new_policy", killed_at_the_third)
+    monkeypatch.setattr(PipelineJob, "new_policy", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         stages_done(config)
     assert sorted(path.name for path in Path("run/rewards/folds").iterdir()) == [
@@ -186,7 +186,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
-def test_settings_that_cannot_be_are_one_sentence(place, capsys, flags, sentence):
+def test_settings_that_cannot_be_are_one_sentence(place, capsys, flags, sentence) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     write_jsonl(DATA, first_words(4))
     assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
@@ -195,7 +195,7 @@ def test_settings_that_cannot_be_are_one_sentence(place, capsys, flags, sentence
     assert said.startswith("iwpo: error: ") and said.count("\n") == 1
 
 
-def test_the_calibrated_rewards_are_those_of_the_tuned_model(copied):
+def test_the_calibrated_rewards_are_those_of_the_tuned_model(copied) -> None:
     stages_done(toy_config(rewards=SETTINGS), only="reward")
     frozen = load_file("run/rewards/rewards.safetensors")
     config = toy_config(rewards=dataclasses.replace(SETTINGS, tuning=TuningConfig(optim=OPTIM)))

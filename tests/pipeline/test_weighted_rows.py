@@ -47,7 +47,7 @@ def plain_training(config: RunConfig, data: str, output_dir: str) -> list[float]
     return losses(output_dir)
 
 
-def test_rows_have_the_columns_that_other_trainers_and_ours_read(finished):
+def test_rows_have_the_columns_that_other_trainers_and_ours_read(finished) -> None:
     rows = read_jsonl(finished / "run/weights/train.jsonl")
     scores = {f"{kind}_{side}" for kind in ("score", "scores", "raw_score") for side in ("chosen", "rejected")}
     expected = {"prompt", "chosen", "rejected", "weight", "label_smoothing", "cluster"} | scores
@@ -58,7 +58,7 @@ def test_rows_have_the_columns_that_other_trainers_and_ours_read(finished):
             assert row["score_chosen"] == pytest.approx(np.mean(row["scores_chosen"]), abs=1e-9)
 
 
-def test_weights_have_mean_1_in_each_cluster(finished):
+def test_weights_have_mean_1_in_each_cluster(finished) -> None:
     rows = read_jsonl(finished / "run/weights/train.jsonl")
     clusters = {row["cluster"] for row in rows}
     assert len(clusters) > 1
@@ -67,7 +67,7 @@ def test_weights_have_mean_1_in_each_cluster(finished):
     assert len({row["weight"] for row in rows}) > len(rows) / 2
 
 
-def test_pairs_that_do_not_fit_are_left_out_and_the_others_keep_their_order(finished):
+def test_pairs_that_do_not_fit_are_left_out_and_the_others_keep_their_order(finished) -> None:
     def texts(path: str) -> list[tuple[str, ...]]:
         return [(row["prompt"], row["chosen"], row["rejected"]) for row in read_jsonl(finished / path)]
 
@@ -83,7 +83,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_the_others_keep_their_order(fini
     assert evaluation.pop("all")["pairs"] == fitting == sum(row["pairs"] for row in evaluation.values())
 
 
-def test_a_completion_in_several_pairs_of_its_prompt_has_one_score(finished):
+def test_a_completion_in_several_pairs_of_its_prompt_has_one_score(finished) -> None:
     rows = read_jsonl(finished / "run/weights/train.jsonl")
     scores: dict[tuple[str, str], set[float]] = {}
     for row in rows:
@@ -97,13 +97,13 @@ def test_a_completion_in_several_pairs_of_its_prompt_has_one_score(finished):
     assert all(len(found) == 1 for found in clusters.values())
 
 
-def test_training_on_the_file_alone_has_the_losses_of_the_train_stage(copied):
+def test_training_on_the_file_alone_has_the_losses_of_the_train_stage(copied) -> None:
     alone = plain_training(toy_config(), "run/weights/train.jsonl", "alone")
     assert alone == losses("run/train")
     assert len(alone) == toy_config().optim.max_steps
 
 
-def test_without_weights_and_soft_labels_it_is_plain_training_bit_for_bit(copied):
+def test_without_weights_and_soft_labels_it_is_plain_training_bit_for_bit(copied) -> None:
     weighted = losses("run/train")
     config = toy_config(weights=WeightConfig(method="none", soft_labels=0.0))
     stages_done(config)
@@ -111,7 +111,7 @@ def test_without_weights_and_soft_labels_it_is_plain_training_bit_for_bit(copied
     assert "label_smoothing" not in read_jsonl("run/weights/train.jsonl")[0]
 
 
-def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied):
+def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied) -> None:
     config = toy_config(objective=ObjectiveConfig(name="e_dpo"), weights=WeightConfig())
     stages_done(config)
     mean = plain_training(config, "run/weights/train.jsonl", "mean")
@@ -131,7 +131,7 @@ def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied):
         ({"rewards": RewardConfig(calibration=False)}, False),
     ],
 )
-def test_soft_labels_that_nobody_asked_for_are_where_there_is_room(copied, parts, softened):
+def test_soft_labels_that_nobody_asked_for_are_where_there_is_room(copied, parts, softened) -> None:
     stages_done(toy_config(weights=WeightConfig(force=True), **parts))
     first = read_jsonl("run/weights/train.jsonl")[0]
     assert ("label_smoothing" in first) == softened
@@ -141,14 +141,14 @@ def test_soft_labels_that_nobody_asked_for_are_where_there_is_room(copied, parts
 
 
 @pytest.mark.parametrize("name", ["aot", "d_dpo"])
-def test_soft_labels_that_an_objective_cannot_have_are_refused_at_once(place, name):
+def test_soft_labels_that_an_objective_cannot_have_are_refused_at_once(place, name) -> None:
     with pytest.raises(ValueError, match=rf"weights\.soft_labels is 0\.3 but the objective {name} cannot smooth"):
         stages_done(toy_config(objective=ObjectiveConfig(name=name), weights=WeightConfig(soft_labels=0.3)))
     assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("soft_labels", ["auto", 0.0, 0.75])
-def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copied, soft_labels):
+def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copied, soft_labels) -> None:
     config = toy_config(weights=WeightConfig(tau=2.0, gamma=2.0, soft_labels=soft_labels))
     config.data.path = "with_columns.jsonl"
     own = [row | {"weight": 0.5 + i % 2, "label_smoothing": 0.125} for i, row in enumerate(read_jsonl(DATA))]
@@ -164,7 +164,7 @@ def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copie
     assert [row["label_smoothing"] for row in after] == expected
 
 
-def test_conversations_keep_their_messages_tools_and_template_arguments(place):
+def test_conversations_keep_their_messages_tools_and_template_arguments(place) -> None:
     def conversation(row: dict[str, str], i: int) -> dict[str, object]:
         ask = [{"role": "system", "content": "Repeat."}, {"role": "user", "content": row["prompt"]}]
         answers = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
@@ -189,7 +189,7 @@ def test_conversations_keep_their_messages_tools_and_template_arguments(place):
 
 
 @pytest.mark.parametrize("models", [1, 2])
-def test_scores_of_the_data_can_be_the_rewards(place, models):
+def test_scores_of_the_data_can_be_the_rewards(place, models) -> None:
     def scored(row: dict[str, str]) -> dict[str, object]:
         right = {side: float(len(set(row["prompt"].split()) & set(row[side].split()))) for side in row}
         scores = {f"score_{side}": [right[side] + k for k in range(models)] for side in ("chosen", "rejected")}

@@ -1,0 +1,170 @@
+"""What every stage works with."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from transformers import PreTrainedTokenizerBase
+
+from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
+from iwpo_fast.data import Pairs, read_rows, tokenise
+from iwpo_fast.data.rows import Rows
+from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.rewards import PairTable
+from iwpo_fast.rewards.features import PairFeatures, pair_features
+from iwpo_fast.world import World
+
+T = TypeVar("T")
+
+
+@dataclass
+class PipelineJob:
+    """The configuration, the folder and the processes of one call.
+
+    What methods named `load_…` return is kept, so later stages have it at once.
+
+    Attributes:
+        sharding: how the processes share the model; None if each holds the whole of it.
+    """
+
+    config: RunConfig
+    folder: PipelineFolder
+    world: World
+    sharding: Sharding | None = None
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def alone(self) -> PipelineJob:
+        """A copy for rank 0 to work with while the others wait; nothing in it waits for them."""
+        if self.world.size == 1:
+            return self
+        # What it loads stays its own, because ranks that load together wait for rank 0 to do so first.
+        return replace(self, world=replace(self.world, rank=0, size=1), sharding=None, _kept=dict(self._kept))
+
+    @property
+    def model(self) -> ModelConfig:
+        """Settings of the model that is trained: from the first stage on, `tiny` is a folder."""
+        model = self.config.model
+        return replace(model, path=str(self.folder.tiny_model)) if model.path == "tiny" else model
+
+    def data(self, path: Path) -> DataConfig:
+        """Settings that read the whole of a file of the pipeline as training rows."""
+        return replace(
+            self.config.data,
+            path=str(path),
+            split="train",
+            eval_path=None,
+            eval_split=None,
+            eval_fraction=0.0,
+            limit=None,
+            columns={},
+            cache_dir=str(self._cache_dir()),
+        )
+
+    def load_rows(self) -> Rows:
+        """The prepared training rows."""
+        return self._once("rows", lambda: self._read(self.folder.prepared))
+
+    def load_pairs(self) -> Pairs:
+        """The prepared training pairs that fit; `pairs.row` says which of the rows they are. All ranks call it."""
+        return self._once("pairs", lambda: self._tokenised(self.load_rows()))
+
+    def load_held_out(self) -> Pairs | None:
+        """The held-out pairs that fit; None if nothing is held out. All ranks call it."""
+        path = self.folder.held_out
+        return self._once("held_out", lambda: self._tokenised(self._read(path)) if path.exists() else None)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._once("tokenizer", lambda: load_tokenizer(self.model, ()))
+
+    def load_policy(self) -> Policy:
+        """The model as it is before training. All ranks call it."""
+        policy = self._once("policy", lambda: self._policy(self.model, self.sharding))
+        assert policy.is_sharded == (self.sharding is not None), "one process cannot run what several hold together"
+        return policy
+
+    def load_fingerprint(self) -> str:
+        """Hash of the model as it is before training. All ranks call it."""
+        return self._once("fingerprint", lambda: self.load_policy().fingerprint())
+
+    def load_features(self) -> PairFeatures:
+        """Features of the training pairs. All ranks call it."""
+        return self._once("features", lambda: self.features(self.load_pairs()))
+
+    def free(self) -> None:
+        """Free the policy; it is loaded again on its next use. All ranks call it."""
+        self._kept.pop("policy", None)
+        gc.collect()  # because the modules of a sharded model refer to one another
+
+    def new_policy(self, lora: LoraConfig) -> Policy:
+        """The whole model with a new adapter, the one of `rewards.tuning`."""
+        try:
+            return self._policy(replace(self.model, lora=lora), None)
+        except ValueError as error:
+            raise ValueError(str(error).replace("model.lora", "rewards.tuning.lora", 1)) from error
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"rewards.tuning needs the whole model on one device, and {self.world.device} has no room for it: "
+                "set rewards.tuning to null."
+            ) from error
+
+    def features(self, pairs: Pairs) -> PairFeatures:
+        """Features of `pairs`, from the cache or by a pass of the model. All ranks call it."""
+        return self._from_a_pass(pair_features, pairs)[0]
+
+    def reference(self, pairs: Pairs) -> ReferenceLogps:
+        """Reference log-probs of `pairs`, from the cache or by a pass of the model. All ranks call it."""
+        return self._from_a_pass(reference_logps, pairs)
+
+    def read_table(self) -> PairTable:
+        """The training pairs as rows of features, from the stage `reference`."""
+        return PairTable(**load_file(self.folder.table))
+
+    def read_prompt_clusters(self) -> np.ndarray:
+        """int64 [M]: the cluster of every prompt, from the stage `cluster`."""
+        return load_file(self.folder.prompt_clusters)["cluster"]
+
+    def _once(self, name: str, load: Callable[[], T]) -> T:
+        if name not in self._kept:
+            self._kept[name] = load()
+        return self._kept[name]
+
+    def _cache_dir(self) -> Path:
+        return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
+
+    def _read(self, path: Path) -> Rows:
+        return read_rows(self.data(path)).train
+
+    def _tokenised(self, rows: Rows) -> Pairs:
+        with self.world.main_first():
+            return tokenise(rows, self.load_tokenizer(), self.data(self.folder.prepared), self.world.is_main)[0]
+
+    def _policy(self, model: ModelConfig, sharding: Sharding | None) -> Policy:
+        return load_policy(
+            model,
+            self.load_tokenizer(),
+            seed=self.config.seed,
+            device=self.world.device,
+            max_length=self.config.data.max_length,
+            sharding=sharding,
+        )
+
+    def _from_a_pass(self, compute: Callable[..., T], pairs: Pairs) -> T:
+        return compute(
+            self.load_policy(),
+            pairs,
+            self.load_fingerprint(),
+            tokens_per_batch=self.config.optim.tokens_per_batch,
+            cache_dir=self._cache_dir(),
+            world=self.world,
+            workers=self.config.data.workers,
+        )

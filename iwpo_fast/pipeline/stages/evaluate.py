@@ -1,0 +1,95 @@
+"""Held-out accuracy of the trained policy, over all pairs and in each cluster, with the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iwpo_fast.config import RunConfig
+from iwpo_fast.data import Pairs
+from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.models.sharding import taking_turns
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.stages import reference
+from iwpo_fast.rewards import Clusters
+from iwpo_fast.training.batches import batches_ahead
+from iwpo_fast.training.checkpoint import checkpoints, load_weights
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.loss import PreferenceLoss
+from iwpo_fast.training.run_folder import RunFolder
+
+WHAT = "accuracy on held-out pairs"
+NEEDS = ("prepare", "cluster", "train")
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    return reference.settings(config) | sections(config, "objective")
+
+
+def outputs(folder: PipelineFolder) -> list[Path]:
+    return [folder.evaluation, folder.report]
+
+
+def on_all_ranks(job: PipelineJob) -> tuple[np.ndarray, np.ndarray] | None:
+    """The margin [P] and the cluster [P] of the held-out pairs; None if there are none."""
+    held_out = job.load_held_out()
+    if held_out is None:
+        return None
+    features = job.features(held_out)
+    cluster = Clusters.load(job.folder.clusters).assign(features.prompt)[features.table.prompt]
+    return _margins(job, held_out), cluster
+
+
+def run(job: PipelineJob, found: tuple[np.ndarray, np.ndarray] | None) -> Result:
+    if found is None:
+        print("no pairs are held out, so there is nothing to evaluate on")
+        return {}
+    margins, cluster = found
+    correct = (margins > 0) + 0.5 * (margins == 0)
+    groups = {"all": np.ones(len(margins), dtype=bool)} | {str(k): cluster == k for k in np.unique(cluster)}
+    table = {name: _row(correct[inside], margins[inside]) for name, inside in groups.items()}
+    save_json(job.folder.evaluation, table)
+    with written_aside(job.folder.report) as aside:
+        aside.write_text(_markdown(table), encoding="utf-8")
+    overall = table["all"]
+    print(
+        f"held-out accuracy {overall['accuracy']:.3f} (95 % interval {overall['low']:.3f} to "
+        f"{overall['high']:.3f}, {overall['pairs']} pairs); by cluster in {job.folder.report}"
+    )
+    return table
+
+
+def _margins(job: PipelineJob, pairs: Pairs) -> np.ndarray:
+    """float64 [P]: reward of the chosen minus reward of the rejected completion, in the trained policy's own scale."""
+    trained = RunFolder(job.folder.training).checkpoints
+    if not checkpoints(trained):
+        raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
+    loss, policy, world = PreferenceLoss(job.config.objective), job.load_policy(), job.world
+    reference = job.reference(pairs) if loss.mixture.uses_reference else None
+    load_weights(trained, policy.trainable_parameters())
+    policy.eval()
+    margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
+    batches = batches_ahead(Job(job.config, world, policy, loss, pairs, reference), [np.arange(len(pairs))])
+    with torch.no_grad():
+        for _, batch in taking_turns(policy, batches):
+            chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)
+            margins[batch.rows] = chosen - rejected
+    return world.sum_(margins).cpu().numpy()
+
+
+def _row(correct: np.ndarray, margins: np.ndarray) -> dict[str, float]:
+    accuracy, low, high = preference_accuracy(float(correct.sum()), len(correct))
+    return {"pairs": len(correct), "accuracy": accuracy, "low": low, "high": high, "margin": float(margins.mean())}
+
+
+def _markdown(table: dict[str, dict[str, float]]) -> str:
+    row = "| {} | {pairs:,} | {accuracy:.3f} | {low:.3f} to {high:.3f} | {margin:+.3f} |"
+    lines = ["| cluster | pairs | accuracy | 95 % interval | margin |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [row.format(name, **numbers) for name, numbers in table.items()]
+    return "\n".join(["# Held-out pairs", "", *lines]) + "\n"

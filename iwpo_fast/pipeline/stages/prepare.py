@@ -1,0 +1,77 @@
+"""Read the data, bring them into one form and hold rows out; make the built-in model, if it is the one to train."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iwpo_fast.config import RunConfig
+from iwpo_fast.data import read_rows
+from iwpo_fast.data.rows import Rows, RowSplits
+from iwpo_fast.files import written_aside
+from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.pipeline.folder import PipelineFolder, files_in
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Result, content_of, sections
+from iwpo_fast.pipeline.rows_file import write_rows
+from iwpo_fast.pipeline.stages.reference import TOKENS
+from iwpo_fast.pipeline.stages.reward import NO_SCORES
+
+WHAT = "bring the data into one form"
+NEEDS = ()
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    elsewhere = ("cache_dir", "workers", *TOKENS)
+    data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
+    places = [place for place in (config.data.path, config.data.eval_path) if place]
+    made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
+    return {"data": data, "content": [content_of(place) for place in places]} | made
+
+
+def outputs(folder: PipelineFolder) -> list[Path]:
+    return [folder.prepared, folder.held_out, *files_in(folder.tiny_model)]
+
+
+def check(job: PipelineJob) -> None:
+    """Read the data in a dry run; any other run reads them at once."""
+    if job.config.dry_run:
+        _read(job.config)
+
+
+def run(job: PipelineJob) -> Result:
+    source = _read(job.config)
+    if job.config.model.path == "tiny":
+        _make_tiny_model(job, source.train)
+    write_rows(job.folder.prepared, source.train, source.train.columns)
+    if source.evaluation is not None:
+        write_rows(job.folder.held_out, source.evaluation, source.evaluation.columns)
+    held_out = 0 if source.evaluation is None else len(source.evaluation)
+    return {"training_rows": len(source.train), "held_out_rows": held_out}
+
+
+def _read(config: RunConfig) -> RowSplits:
+    """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
+    source = read_rows(config.data)
+    if config.rewards.source == "columns" and "score_chosen" not in source.train.columns:
+        raise ValueError(NO_SCORES)
+    return source
+
+
+def _make_tiny_model(job: PipelineJob, rows: Rows) -> None:
+    """Write the model with random weights; a CPU makes it, whatever device it will run on."""
+    tokenizer = load_tokenizer(job.config.model, rows.texts())
+    plain = replace(
+        job.config.model,
+        lora=None,
+        attention="auto",
+        gradient_checkpointing="none",
+        offload_activations=False,
+        compile=False,
+    )
+    policy = load_policy(plain, tokenizer, seed=job.config.seed, device=torch.device("cpu"))
+    with written_aside(job.folder.tiny_model) as aside:
+        policy.save(aside, tokenizer)

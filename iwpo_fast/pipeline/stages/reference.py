@@ -1,0 +1,62 @@
+"""One pass of the frozen model: log-probs of every completion, and features of prompts and completions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iwpo_fast.config import RunConfig
+from iwpo_fast.files import save_tensors
+from iwpo_fast.models import load_tokenizer
+from iwpo_fast.models.load import check_on_device
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Result, content_of, sections
+from iwpo_fast.rewards.features import PairFeatures, features_key
+
+WHAT = "log-probs and features of the frozen model"
+NEEDS = ("prepare",)
+
+TOKENS = ("max_length", "truncation", "add_eos", "chat_template")
+"""Settings of the data that say how texts become tokens, not which texts there are."""
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What any pass of the model over tokenised pairs depends on."""
+    data = config.data
+    tokens = {name: getattr(data, name) for name in (*TOKENS, "on_prefix_mismatch")}
+    content = [content_of(place) for place in (config.model.path, data.chat_template) if place]
+    return {"tokens": tokens, "content": content} | sections(config, "model", "seed")
+
+
+def outputs(folder: PipelineFolder) -> list[Path]:
+    return [folder.table]
+
+
+def check(job: PipelineJob) -> None:
+    """Raise ValueError if the model has no tokenizer here, or cannot have the attention that is asked for."""
+    model = job.config.model
+    check_on_device(model, job.world.device)
+    if model.path != "tiny":
+        load_tokenizer(model, ())
+
+
+def on_all_ranks(job: PipelineJob) -> tuple[PairFeatures, str]:
+    """Features of the training pairs and their key; log-probs, and what held-out pairs need, go into the cache."""
+    tuning = job.config.rewards.tuning
+    if tuning is not None and job.world.is_main:
+        job.new_policy(tuning.lora)  # so that an adapter that does not fit is refused before the pass
+    features, held_out = job.load_features(), job.load_held_out()
+    if held_out is not None:
+        job.features(held_out)
+    return features, features_key(job.load_policy(), job.load_pairs(), job.load_fingerprint())
+
+
+def run(job: PipelineJob, found: tuple[PairFeatures, str]) -> Result:
+    features, key = found
+    columns = {name: torch.from_numpy(values) for name, values in vars(features.table).items()}
+    # The table names the pass, so that stages that read it are done again when the features have changed.
+    save_tensors(job.folder.table, columns, {"features": key})
+    return {"pairs": len(features.table), "prompts": len(features.prompt), "responses": len(features.response)}

@@ -1,0 +1,183 @@
+"""Score every completion, and calibrate the scores.
+
+Scores come from heads on features that never saw the completion's prompt, from columns of the data, or from a reward
+model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from iwpo_fast.config import RunConfig
+from iwpo_fast.files import save_json, save_tensors
+from iwpo_fast.models.load import model_location
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Result, content_of, sections
+from iwpo_fast.rewards import (
+    PairTable,
+    RewardScores,
+    check_reward_settings,
+    score_pairs,
+    scores_from_columns,
+    uses_likelihood,
+)
+from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.features import PairFeatures
+from iwpo_fast.rewards.tuning import tuned_rewards
+from iwpo_fast.training.validation import check_lora, check_optim
+
+WHAT = "rewards whose levels can be compared"
+NEEDS = ("prepare", "reference", "cluster")
+
+NO_SCORES = (
+    "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set rewards.source "
+    "to features."
+)
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    model = config.rewards.model
+    return sections(config, "rewards", "seed") | ({} if model is None else {"content": content_of(model)})
+
+
+def outputs(folder: PipelineFolder) -> list[Path]:
+    return [folder.rewards, folder.reward_report]
+
+
+def resumes(folder: PipelineFolder) -> Path:
+    return folder.tuned
+
+
+def check_settings(config: RunConfig) -> None:
+    check_reward_settings(config.rewards)
+    if config.rewards.tuning is not None:
+        check_optim(config.rewards.tuning.optim, "rewards.tuning.optim")
+        check_lora(config.rewards.tuning.lora, "rewards.tuning.lora")
+
+
+def check(job: PipelineJob) -> None:
+    """Raise ValueError if the config.json of `rewards.model` is not one of a model with a single label."""
+    path = job.config.rewards.model
+    if path is None:
+        return
+    try:
+        labels = AutoConfig.from_pretrained(model_location(path)).num_labels
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"rewards.model {path} is neither a folder nor a hub id of a model: give a sequence classifier with its "
+            "tokenizer."
+        ) from error
+    if labels != 1:
+        raise ValueError(f"rewards.model {path} has {labels} labels: give a reward model with one.")
+
+
+def on_all_ranks(job: PipelineJob) -> PairFeatures | None:
+    """Features, if they are what is scored; the device is then free for models that score, or learn to."""
+    features = job.load_features() if job.config.rewards.source == "features" else None
+    job.free()
+    return features
+
+
+def run(job: PipelineJob, features: PairFeatures | None) -> Result:
+    table, prompt_cluster = job.read_table(), job.read_prompt_clusters()
+    if features is not None:
+        scores = _from_features(job, features, table, prompt_cluster)
+    elif job.config.rewards.source == "columns":
+        scores = _from_columns(job, table, prompt_cluster)
+    else:
+        scores = _from_model(job, table, prompt_cluster)
+    for line in scores.report.lines():
+        print(line)
+    arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
+    save_tensors(job.folder.rewards, {name: torch.from_numpy(value) for name, value in arrays.items()})
+    report = scores.report.to_json()
+    save_json(job.folder.reward_report, report)
+    shutil.rmtree(job.folder.tuned, ignore_errors=True)
+    return report
+
+
+def _from_features(
+    job: PipelineJob, features: PairFeatures, table: PairTable, prompt_cluster: np.ndarray
+) -> RewardScores:
+    """Scores by heads, on a model that is fine-tuned under them if `rewards.tuning` says so."""
+    rewards, seed = job.config.rewards, job.config.seed
+    tune = None
+    if rewards.tuning is not None:
+        tune = partial(
+            tuned_rewards,
+            pairs=job.load_pairs(),
+            table=table,
+            optim=rewards.tuning.optim,
+            new_policy=partial(job.new_policy, rewards.tuning.lora),
+            folder=job.folder.tuned,
+            mean_logps=features.mean_logps if uses_likelihood(rewards) else None,
+            centring=rewards.centring,
+            seed=seed,
+        )
+    return score_pairs(
+        features.response,
+        table,
+        prompt_cluster,
+        rewards,
+        seed=seed,
+        mean_logps=features.mean_logps,
+        prompt_key=features.prompt_keys,
+        tune=tune,
+    )
+
+
+def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
+    columns = job.load_pairs().columns
+    if "score_chosen" not in columns:
+        raise ValueError(NO_SCORES)
+    given = columns["score_chosen"], columns["score_rejected"]
+    _check_scores(job, table, *given)
+    return scores_from_columns(*given, table, prompt_cluster, job.config.rewards)
+
+
+def _check_scores(job: PipelineJob, table: PairTable, chosen: np.ndarray, rejected: np.ndarray) -> None:
+    """Raise ValueError, naming rows, if a pair has no score, or a completion has another score in another pair."""
+    rows, row = job.load_rows(), job.load_pairs().row
+    assert row is not None
+    number = np.tile(rows.numbers[row], 2)
+    response = np.concatenate([table.chosen, table.rejected])
+    score = np.concatenate([chosen, rejected]).reshape(len(response), -1)
+    absent = np.isnan(score).any(axis=1)
+    if absent.any():
+        raise ValueError(
+            f"In {rows.source}, row {number[absent][0]} lacks a score although rewards.source is columns: give every "
+            "pair both scores, or leave the pair out."
+        )
+    _, first, which = np.unique(response, return_index=True, return_inverse=True)
+    other = (score != score[first[which]]).any(axis=1)
+    if other.any():
+        pair = int(other.argmax())
+        two = f"rows {number[first[which[pair]]]} and {number[pair]}"
+        raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
+
+
+def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
+    """Scores by `rewards.model`, which reads each of the C responses once."""
+    rows, row, model = job.load_rows(), job.load_pairs().row, job.config.rewards.model
+    assert row is not None and model is not None
+    prompts: list = [None] * len(table.prompt_of)
+    completions: list = [None] * len(table.prompt_of)
+    for responses, texts in ((table.chosen, rows.chosen), (table.rejected, rows.rejected)):
+        for response, i in zip(responses.tolist(), row.tolist(), strict=True):
+            prompts[response], completions[response] = rows.prompt[i], texts[i]
+    scores = classifier_scores(
+        model,
+        prompts,
+        completions,
+        tokens_per_batch=job.config.optim.tokens_per_batch,
+        device=job.world.device,
+    )
+    return scores_from_columns(scores[table.chosen], scores[table.rejected], table, prompt_cluster, job.config.rewards)

@@ -1,0 +1,60 @@
+"""Train on the weighted pairs, as `iwpo train` would."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from iwpo_fast.config import RunConfig, TrainConfig
+from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
+from iwpo_fast.pipeline.folder import PipelineFolder, files_in
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.stages import reference
+from iwpo_fast.training import train
+from iwpo_fast.training.summary import TrainSummary
+
+WHAT = "optimise the policy"
+NEEDS = ("prepare", "weigh")
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    return reference.settings(config) | sections(config, "objective", "optim", "deterministic")
+
+
+def outputs(folder: PipelineFolder) -> list[Path]:
+    return [folder.training / "summary.json", *files_in(folder.training / "model")]
+
+
+def resumes(folder: PipelineFolder) -> Path:
+    return folder.training
+
+
+def on_all_ranks(job: PipelineJob) -> TrainSummary:
+    job.free()
+    summary = train(_train_config(job))
+    assert summary is not None
+    return summary
+
+
+def run(job: PipelineJob, summary: TrainSummary) -> Result:
+    return asdict(summary) | {"output_dir": job.folder.training.name}
+
+
+def _train_config(job: PipelineJob) -> TrainConfig:
+    """The pipeline's own settings of training, on its files."""
+    # Rewards are made for training pairs only, so an objective that reads them has no loss on held-out pairs.
+    reads_scores = Mixture.of(job.config.objective).reads(Reads.SCORES)
+    held_out = None if reads_scores or not job.folder.held_out.exists() else str(job.folder.held_out)
+    columns = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
+    shared = {field.name: getattr(job.config, field.name) for field in fields(TrainConfig)}
+    return TrainConfig(
+        **shared
+        | {
+            "data": replace(job.data(job.folder.weighted), columns=columns, eval_path=held_out),
+            "model": job.model,
+            "output_dir": str(job.folder.training),
+        }
+    )

@@ -1,0 +1,130 @@
+"""Turn rewards into one weight and one soft label per pair, and write them beside the texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from iwpo_fast.config import RunConfig, WeightConfig
+from iwpo_fast.data import Pairs
+from iwpo_fast.data.rows import Rows, contents
+from iwpo_fast.files import save_json
+from iwpo_fast.importance import (
+    PairRewards,
+    PairText,
+    PairWeights,
+    check_weight_settings,
+    pair_rewards,
+    pair_weights,
+    save_histogram,
+    strength_of,
+    weight_report,
+)
+from iwpo_fast.objectives import Mixture
+from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.rows_file import write_rows
+from iwpo_fast.rewards import PairTable
+
+WHAT = "importance weights and soft labels"
+NEEDS = ("prepare", "reference", "cluster", "reward")
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    return sections(config, "weights", "seed") | {"leaves_room": _leaves_room(config)}
+
+
+def outputs(folder: PipelineFolder) -> list[Path]:
+    return [folder.weighted, folder.weight_report, folder.histogram]
+
+
+def check_settings(config: RunConfig) -> None:
+    """Also refuses soft labels that were asked for and cannot change the objective."""
+    check_weight_settings(config.weights)
+    strength = config.weights.soft_labels
+    if strength != "auto" and strength > 0 and not Mixture.of(config.objective).smooths_labels:
+        raise ValueError(
+            f"weights.soft_labels is {strength} but the objective {config.objective.name} cannot smooth labels or does "
+            "not read them: set weights.soft_labels to 0 or auto, or choose another objective."
+        )
+
+
+def run(job: PipelineJob) -> Result:
+    table, pairs, rows = job.read_table(), job.load_pairs(), job.load_rows()
+    asked, row = _weight_settings(job.config, pairs), pairs.row
+    assert row is not None
+    scores = load_file(job.folder.rewards)
+    prompt_cluster, members = job.read_prompt_clusters(), scores["members_calibrated"]
+    rewards = pair_rewards(scores["calibrated"], scores["trust"], table, prompt_cluster, members)
+    weights = pair_weights(rewards, asked, seed=job.config.seed)
+    report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
+    for line in report.lines():
+        print(line)
+    save_json(job.folder.weight_report, report.to_json())
+    save_histogram(job.folder.histogram, report)
+    weights.check(asked)
+    reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
+    columns = _weight_columns(pairs, weights, strength_of(asked) > 0) | _score_columns(rewards, table, scores)
+    write_rows(job.folder.weighted, rows.take(row), reference | columns)
+    return {
+        "pairs": len(pairs),
+        "noise": rewards.noise,
+        "tau": weights.tau,
+        "ess": weights.ess,
+        "cluster_ess": weights.cluster_ess.tolist(),
+        "soft_labels": strength_of(asked),
+        "mean_label_smoothing": float(weights.label_smoothing.mean()),
+    }
+
+
+def _leaves_room(config: RunConfig) -> bool:
+    """Whether `auto` may soften labels: the objective can smooth them and does not yet, and rewards are calibrated."""
+    mixture = Mixture.of(config.objective)
+    own = mixture.has_smoothing or config.objective.label_smoothing > 0
+    return config.rewards.calibration and mixture.smooths_labels and not own
+
+
+def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
+    """`weights`, without `auto` soft labels where these would replace labels of the data, or have no room."""
+    asked, own = config.weights, pairs.label_smoothing
+    if asked.soft_labels != "auto" or strength_of(asked) == 0:
+        return asked
+    if own is not None and own.any():
+        print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number")
+    elif not _leaves_room(config):
+        print("labels stay hard: the objective smooths them or cannot, or rewards are not calibrated")
+    else:
+        return asked
+    return replace(asked, soft_labels=0.0)
+
+
+def _weight_columns(pairs: Pairs, weights: PairWeights, soft: bool) -> dict[str, np.ndarray]:
+    """Weights are multiplied by those of the data; soft labels replace those of the data."""
+    columns = {"weight": weights.weight * pairs.weight}
+    if soft:
+        columns["label_smoothing"] = weights.label_smoothing
+    elif pairs.label_smoothing is not None:
+        columns["label_smoothing"] = pairs.label_smoothing
+    return columns
+
+
+def _score_columns(rewards: PairRewards, table: PairTable, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    members, raw = scores["members_calibrated"], scores["raw"].mean(1)
+    return {
+        "cluster": rewards.cluster,
+        "score_chosen": rewards.chosen,
+        "score_rejected": rewards.rejected,
+        "scores_chosen": members[table.chosen],
+        "scores_rejected": members[table.rejected],
+        "raw_score_chosen": raw[table.chosen],
+        "raw_score_rejected": raw[table.rejected],
+    }
+
+
+def _text(rows: Rows, row: int) -> PairText:
+    return PairText(*("\n".join(contents(part[row])) for part in (rows.prompt, rows.chosen, rows.rejected)))
