@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= demo-run
+# Where torch comes from, if not from pip's usual index: a machine without a GPU may name PyTorch's CPU index.
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install -c constraints.txt $(if $(MAKE_TERMOUT),,--progress-bar off)
 
 .PHONY: demo test lint bench gpu gpu-quick gpu-kernels clean
 
@@ -33,12 +36,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) -e .
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,peers]'
+	$(PIP) -e '.[test,peers]'
 	touch $@
 
 clean:

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from iwpo_fast.config import DemoConfig, RunConfig, TrainConfig
+from iwpo_fast import threads
+from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, TinyConfig, TrainConfig
 from iwpo_fast.extras import NotInstalled, needed
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from iwpo_fast.cli_parser import parse
 
         command, settings = parse(arguments)
+        threads.settle(_width(getattr(settings, "model", None)))
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError) as error:
         if os.environ.get("IWPO_DEBUG") == "1":
@@ -51,6 +53,13 @@ def _sentence(error: Exception) -> str:
     path = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
     reason = error.strerror or error if isinstance(error, OSError) else error
     return f"cannot read or write{path} ({reason}): check the path and the room on its disk, then run this again."
+
+
+def _width(model: ModelConfig | None) -> int | None:
+    """Hidden size of the model, as far as it is known before anything is loaded; the demo has the model `tiny`."""
+    if model is None:
+        return TinyConfig().hidden_size
+    return model.tiny.hidden_size if model.path == "tiny" else threads.hidden_size(model.path)
 
 
 def _run(settings: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.self_test import check_policy_is_reference
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
+from iwpo_fast.training.threads_of_run import threads_of_run
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.training.validation import check_config
 from iwpo_fast.world import World
@@ -46,11 +48,12 @@ def train(config: TrainConfig) -> TrainSummary | None:
         ValueError: one sentence on what is wrong with the configuration, the data or the folder, and what to do.
     """
     check_config(config)
-    with deterministic_algorithms(config.deterministic):
-        return _train(config)
+    recorded = RunFolder(Path(config.output_dir)).threads
+    with deterministic_algorithms(config.deterministic), threads_of_run(recorded) as other_threads:
+        return _train(config, other_threads)
 
 
-def _train(config: TrainConfig) -> TrainSummary | None:
+def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | None:
     loss = PreferenceLoss(config.objective)
     world = World.start(config.device)
     check_on_device(config.model, world.device)
@@ -116,7 +119,7 @@ def _train(config: TrainConfig) -> TrainSummary | None:
     optimizer = make_optimizer(parameters, config.optim)
     state = load_checkpoint(folder.checkpoints, parameters, optimizer)
     if state.step:
-        say(f"resuming from step {state.step}")
+        say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
 
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)

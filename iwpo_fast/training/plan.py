@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -92,7 +93,8 @@ def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pai
         parameters=sum(four_bits.entries(p) for p in policy.parameters()),
         memory=expected_memory(config, policy, largest),
         setup=(
-            f"{world.size} x {world.device.type}, {str(policy.compute_dtype).removeprefix('torch.')} compute, "
+            f"{world.size} x {world.device.type}, {_threads()}, "
+            f"{str(policy.compute_dtype).removeprefix('torch.')} compute, "
             f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {_attention(policy)}"
         ),
     )
@@ -134,6 +136,12 @@ def _cast_for_backward(config: TrainConfig, policy: Policy) -> int:
         text = policy.causal_lm.config.get_text_config()
         kept = kept[: math.ceil(len(kept) / text.num_hidden_layers)]
     return sum(p.numel() for p in kept) * policy.compute_dtype.itemsize
+
+
+def _threads() -> str:
+    """In words, because numbers of a CPU depend bitwise on how sums are shared out."""
+    number = torch.get_num_threads()
+    return "1 CPU thread" if number == 1 else f"{number} CPU threads"
 
 
 def _sharding(config: TrainConfig) -> str:

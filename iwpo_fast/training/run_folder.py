@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from iwpo_fast.config import TrainConfig
@@ -102,8 +103,10 @@ class RunFolder:
                         f"the {name} has changed since the run in {self.path} began: choose another output_dir."
                     )
             return
+        threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
-        save_json(self._record, {"settings": _settings(config), "inputs": inputs, "versions": versions})
+        record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
+        save_json(self._record, record)
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
 
@@ -111,6 +114,14 @@ class RunFolder:
     def has_progress(self) -> bool:
         """There is a checkpoint to resume from, or a result."""
         return self._record.exists() and (self.summary.exists() or any(self.checkpoints.glob("step-*")))
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that the run here began with, by which its numbers go on bitwise; None for a new run."""
+        if not self.has_progress:
+            return None
+        threads = self._read_record().get("threads")
+        return threads if isinstance(threads, int) and threads > 0 else None
 
     def _read_record(self) -> dict[str, Any]:
         try:

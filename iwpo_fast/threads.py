@@ -1,0 +1,139 @@
+"""How many threads a command computes with, and how they wait for one another: settled before PyTorch is loaded.
+
+OpenMP reads both from the environment, once, when it is loaded. Left alone it takes every core of the machine, whatever
+a container may use of them, and threads that wait keep their core busy: where another process has one of two cores, a
+step of a small model, which has a thousand small operations, waits a thousand times for the thread without a core.
+What the user has set stays as it is. Importing the library changes nothing; only the commands call `settle`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+SHORT_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+"""A thread looks so many times, some microseconds, and sleeps then (GNU's OpenMP), or sleeps at once (Intel's)."""
+
+WIDTH_OF_A_THREAD = 32
+"""Entries of a hidden state that are worth a thread. A guess: no machine of more than two cores has been measured."""
+
+_settled: set[str] = set()
+"""Variables that this process has set, and not its user."""
+
+
+def settle(width: int | None = None) -> None:
+    """Set the environment variables by which OpenMP's threads are counted and wait, unless they are set.
+
+    Where PyTorch is loaded already, nothing would follow from them, and nothing is set.
+
+    Args:
+        width: hidden size of the model; None where it is not known.
+    """
+    if "torch" in sys.modules:
+        return
+    if not _given(WAITING):
+        os.environ |= SHORT_WAIT
+    if not _given(NUMBER):
+        os.environ[NUMBER[0]] = str(suited(cores(), width, _processes_here()))
+        _settled.add(NUMBER[0])
+
+
+def chosen_by_user() -> bool:
+    """Whether the number of threads is the user's, or torchrun's, and so not to be changed."""
+    return any(name in os.environ and name not in _settled for name in NUMBER)
+
+
+def suited(cores: int, width: int | None, processes: int = 1) -> int:
+    """Threads for each of some processes that share `cores`; fewer where the model is too narrow to share out."""
+    share = cores // processes
+    return max(1, share if width is None else min(share, width // WIDTH_OF_A_THREAD))
+
+
+def cores(root: Path = Path("/"), cpus: Collection[int] | None = None) -> int:
+    """Cores that this process may compute on, at least 1: by its affinity and by the quota of its container.
+
+    Two hardware threads of one core count once, as PyTorch counts them.
+
+    Args:
+        root: where `proc` and `sys` are.
+        cpus: numbers of the CPUs that the process may run on; None asks the system.
+    """
+    if cpus is None:
+        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    quota = min(_quotas(root), default=float("inf"))
+    return max(1, int(min(len({_core(root, cpu) for cpu in cpus}), quota)))
+
+
+def hidden_size(path: str) -> int | None:
+    """Of a model folder; None where the path is none, or does not say."""
+    try:
+        settings = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
+        return int((settings.get("text_config") or settings)["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _given(names: Collection[str]) -> bool:
+    return any(name in os.environ for name in names)
+
+
+def _processes_here() -> int:
+    """Processes of this job on this machine, as their launcher says."""
+    value = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(value)) if value.isdecimal() else 1
+
+
+def _core(root: Path, cpu: int) -> str:
+    """A name of the core that a CPU belongs to: the list of the core's CPUs."""
+    siblings = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    return _text(siblings) or str(cpu)
+
+
+def _quotas(root: Path) -> list[float]:
+    """CPUs' worth of time that each control group around this process allows, where it has a limit."""
+    found = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, place = line.split(":", 2)
+        if not controllers:
+            limits = [_quota_2(folder) for folder in _folders(root, ("sys/fs/cgroup", "sys/fs/cgroup/unified"), place)]
+        elif "cpu" in controllers.split(","):
+            mounts = ("sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}")
+            limits = [_quota_1(folder) for folder in _folders(root, mounts, place)]
+        else:
+            continue
+        found += [limit for limit in limits if limit is not None]
+    return found
+
+
+def _folders(root: Path, mounts: Collection[str], place: str) -> list[Path]:
+    """A group's folder and those of the groups around it; inside a container often only the outermost is there."""
+    inside = Path(place.strip("/"))
+    return [root / mount / part for mount in dict.fromkeys(mounts) for part in (inside, *inside.parents)]
+
+
+def _quota_2(folder: Path) -> float | None:
+    return _ratio(_text(folder / "cpu.max").split())
+
+
+def _quota_1(folder: Path) -> float | None:
+    return _ratio([_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")])
+
+
+def _ratio(numbers: list[str]) -> float | None:
+    """Quota over period; None where there is no limit, which is written as `max` or -1, or no file."""
+    if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        return None
+    return int(numbers[0]) / int(numbers[1])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
