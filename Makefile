@@ -6,17 +6,29 @@ RUN ?= demo-run
 # Where torch comes from, if not from pip's usual index: a machine without a GPU may name PyTorch's CPU index.
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install -c constraints.txt $(if $(MAKE_TERMOUT),,--progress-bar off)
+# Files go whole to one process, as their tests share what takes long to make; tests/conftest.py puts the longest first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint bench gpu gpu-quick gpu-kernels clean
+.PHONY: demo test test-fast lint format docs bench gpu gpu-quick gpu-kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/iwpo demo --output_dir $(RUN)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 tests
+	$(PYTEST) tests
+
+# Under two minutes on two cores: all but the tests of whole runs, jobs of several processes and compilers.
+test-fast: $(VENV)/.installed-test
+	$(PYTEST) -m 'not slow' tests
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m iwpo_fast.objectives.table docs/objectives.md
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/run.py

@@ -1,4 +1,4 @@
-"""No network in any test, no cache of the user's, and few threads, as tests run side by side."""
+"""No network in any test, no cache of the user's, few threads, as tests run side by side, and no time limits."""
 
 import os
 import tempfile
@@ -7,9 +7,38 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 _home = tempfile.TemporaryDirectory(prefix="iwpo-tests-")  # removed at exit
 os.environ["HOME"] = _home.name
 if not torch.cuda.is_available():  # Triton looks at its first import whether its kernels are to be interpreted
     os.environ["TRITON_INTERPRET"] = "1"
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+LONGEST_FIRST = (
+    "test_ahead_of_time.py",
+    "test_sharding.py",
+    "test_benchmark_runner.py",
+    "test_training_benchmark.py",
+    "test_killed.py",
+    "test_several_processes.py",
+    "test_run.py",
+    "test_equivalence.py",
+    "test_tuner.py",
+    "test_resume.py",
+    "test_quality_exact.py",
+    "test_real_data.py",
+    "test_layers.py",
+    "test_packaging.py",
+    "test_absent_packages.py",
+)
+"""Files in the order of the time that they take, so that none of them is left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))

@@ -49,6 +49,7 @@ def absent(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_without_datasets_and_jsonargparse():
     parts = "iwpo_kernels, iwpo_fast.models, iwpo_fast.training, iwpo_fast.pipeline, iwpo_fast.demo"
     done = python(f"{BLOCKED}\nimport {parts}")

@@ -47,6 +47,7 @@ def test_the_wheel_holds_both_packages_typed_and_no_kernels_package(wheel):
     assert {name for name in names if name.endswith(".json") and "dist-info" not in name} == tables
 
 
+@pytest.mark.slow
 def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel, tmp_path):
     site = tmp_path / "site"
     other = site / "kernels" / "__init__.py"

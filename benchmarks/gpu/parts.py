@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OUT = "{out}"  # in arguments and variables: the part's folder, whose JSON goes into the results
-QUICK_LIMIT = 170  # seconds of a part on a CPU, which others may be using
+QUICK_LIMIT = 600  # seconds of a part on a CPU, which others may be using: after that it is stuck
 
 
 @dataclass(frozen=True)

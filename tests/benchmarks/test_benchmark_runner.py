@@ -48,6 +48,7 @@ def raising(error: Exception) -> Variant:
     return of_ours(change)
 
 
+@pytest.mark.slow
 def test_run_writes_json_with_every_variant_right_timed_and_measured(tmp_path: Path) -> None:
     options = ["--quick", "--device", "cpu", "--threads", "1", "--suites", "linear_token_logps", "--peers"]
     path = run.main([*options, "--out", str(tmp_path), "--commit", "abc"])
@@ -65,6 +66,7 @@ def test_run_writes_json_with_every_variant_right_timed_and_measured(tmp_path: P
     assert path.with_name(f"{path.stem}-time.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_run_without_the_head_has_nothing_to_draw(tmp_path: Path) -> None:
     options = ["--quick", "--device", "cpu", "--threads", "1", "--suites", "token_logps", "--peers"]
     path = run.main([*options, "--without-memory", "--out", str(tmp_path), "--commit", "abc"])

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 import torch
+from forked import HANG
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -24,10 +28,11 @@ from benchmarks.gpu.runner import PAGE, RESULTS, Outcome, Runner, exit_status, f
 
 MACHINE = {"device": {"name": "a card", "type": "cuda"}, "commit": "abc", "versions": {"torch": "2.11.0"}}
 MOST_FILES, MOST_SECONDS = 8, 540
+LIMIT = int(HANG)
 BESIDE_PARTS = 15  # seconds for wheels, imports and facts on the machine
 
 
-def part(name: str, *code: str, limit: int = 60, file: str = "") -> Part:
+def part(name: str, *code: str, limit: int = LIMIT, file: str = "") -> Part:
     """One that runs pieces of Python."""
     commands = tuple(Command(("-c", piece)) for piece in code)
     return Part(name, f"what {name} does", limit, file or f"{name}.txt", commands, commands)
@@ -55,20 +60,38 @@ def test_a_command_after_one_that_failed_is_left_out(tmp_path: Path) -> None:
     assert "\nreached" not in (tmp_path / "two.txt").read_text()
 
 
+@pytest.fixture
+def begun_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command's time begins as it says "begun", or ends."""
+
+    def started(*arguments: Any, stdout: IO[str], **keywords: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(*arguments, stdout=stdout, **keywords)
+        wait_until(lambda: "begun" in Path(stdout.name).read_text() or process.poll() is not None)
+        return process
+
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": started}))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("begun_first")
 def test_a_part_over_its_limit_is_killed_with_its_children_and_keeps_its_output(tmp_path: Path) -> None:
     child = tmp_path / "child"
     code = f"""
 import pathlib, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep({2 * HANG})"])
 pathlib.Path({str(child)!r}).write_text(str(child.pid))
 print("begun", flush=True)
-time.sleep(60)
+time.sleep({2 * HANG})
 """
-    begin = time.monotonic()
-    found = run(tmp_path / "out", part("slow", code, limit=4), part("next", "print('here')"))
-    assert time.monotonic() - begin < 30
+    found = run(tmp_path / "out", part("slow", code, limit=1), part("next", "print('here')"))
     assert (found["slow"].status, found["slow"].last, found["next"].status) == ("timed out", "begun", "passed")
-    assert not is_running(int(child.read_text()))
+    wait_until(lambda: not is_running(int(child.read_text())))
 
 
 def is_running(process: int) -> bool:
@@ -78,9 +101,13 @@ def is_running(process: int) -> bool:
     return False
 
 
-def test_limits_hold_for_all_commands_of_a_part_together(tmp_path: Path) -> None:
-    nap = "import time; time.sleep(3); print('slept')"
-    assert run(tmp_path, part("naps", nap, nap, limit=5))["naps"].status == "timed out"
+def test_limits_hold_for_all_commands_of_a_part_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own, on which each command takes half of the limit."""
+    looks = iter([0, 0, LIMIT, 2 * LIMIT, 3 * LIMIT])
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+    naps = part("naps", "print('slept')", "print('slept')", f"import time; time.sleep({2 * HANG})", limit=2 * LIMIT)
+    assert run(tmp_path, naps)["naps"].status == "timed out"
+    assert (tmp_path / "naps.txt").read_text().count("\nslept\n") == 2
 
 
 def test_json_in_the_folder_of_a_part_goes_into_the_results_even_if_it_fails(tmp_path: Path) -> None:
@@ -93,15 +120,16 @@ folder = pathlib.Path(sys.argv[1])
 raise SystemExit(3)
 """
     command = (Command(("-c", code, OUT)),)
-    run(tmp_path, Part("numbers", "", 60, "numbers.txt", command, command))
+    run(tmp_path, Part("numbers", "", LIMIT, "numbers.txt", command, command))
     assert json.loads((tmp_path / RESULTS).read_text())["numbers"] == {"numbers": {"deep/whole.json": {"a": 1}}}
 
 
 def test_commands_see_their_folder_in_variables_too(tmp_path: Path) -> None:
     command = (Command(("-c", "import os; print(os.path.isdir(os.environ['TABLE']))"), {"TABLE": OUT}),)
-    assert run(tmp_path, Part("table", "", 60, "table.txt", command, command))["table"].last == "True"
+    assert run(tmp_path, Part("table", "", LIMIT, "table.txt", command, command))["table"].last == "True"
 
 
+@pytest.mark.usefixtures("begun_first")
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_failures_that_pytest_names_come_onto_the_page_once(tmp_path: Path, is_killed: bool) -> None:
     script = tmp_path / "tests.py"
@@ -109,12 +137,14 @@ def test_failures_that_pytest_names_come_onto_the_page_once(tmp_path: Path, is_k
 import time
 print("[gw3] [ 12%] PASSED tests/a.py::test_a")
 print("[gw3] [ 13%] FAILED tests/a.py::test_b[x y]", flush=True)
-if {is_killed}: time.sleep(60)
+if {is_killed}:
+    print("begun", flush=True)
+    time.sleep({2 * HANG})
 print("FAILED tests/a.py::test_b[x y] - assert 1 == 2\\nERROR tests/c.py - no\\n1 failed, 3 passed")
 raise SystemExit(1)
 """)
     command = (Command((str(script),)),)
-    found = run(tmp_path, Part("tests", "", 5 if is_killed else 60, "tests.txt", command, command))["tests"]
+    found = run(tmp_path, Part("tests", "", 1 if is_killed else LIMIT, "tests.txt", command, command))["tests"]
     whole = ["FAILED tests/a.py::test_b[x y] - assert 1 == 2", "ERROR tests/c.py - no"]
     assert found.failures == ([whole[0].partition(" - ")[0]] if is_killed else whole)
     assert "FAILED tests/a.py::test_b" in (tmp_path / PAGE).read_text()
@@ -221,6 +251,7 @@ def test_without_a_gpu_the_full_run_says_how_to_run_without_one(capsys: pytest.C
     assert "--quick" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_script_hands_its_arguments_on_and_sets_the_path() -> None:
     script = ROOT / "benchmarks" / "gpu" / "first.sh"
     assert os.access(script, os.X_OK)

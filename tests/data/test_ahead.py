@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import HANG
 
 from iwpo_fast.data.ahead import WAITING, made_ahead
 from iwpo_fast.data.movable import Movable, copied_to
@@ -88,7 +89,7 @@ def test_a_batch_is_made_while_the_one_before_it_is_used():
         return square(key)
 
     for key, _ in made_ahead(make, range(3), CPU, workers=1):
-        assert all(event.wait(10) for event in begun[key:])
+        assert all(event.wait(HANG) for event in begun[key:])
 
 
 def test_on_a_gpu_batches_are_pinned_by_the_thread_and_the_next_is_copied_before_this_one_is_used(monkeypatch):

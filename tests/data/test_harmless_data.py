@@ -33,6 +33,7 @@ def test_real_prompts_are_held_out_whole(tmp_path):
     assert 0.07 < len(splits.evaluation) / 2307 < 0.13
 
 
+@pytest.mark.slow
 def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer):
     settings = config(tmp_path, eval_fraction=0.1)
     splits = read_rows(settings)

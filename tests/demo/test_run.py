@@ -16,6 +16,8 @@ from iwpo_fast.demo.report import COLUMNS, TaskResult, aligned, comparison, mark
 from iwpo_fast.demo.run import WARMUP, run_demo
 from iwpo_fast.demo.tasks import TASKS
 
+pytestmark = pytest.mark.slow
+
 DATASET = DatasetSettings(train_pairs=480, eval_pairs=80, warmup_pairs=640, noise=0.0, temperature=0.1)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 KIB = 1024
 SHARED_MEMORY_LIMIT = {"sm_80": 163 * KIB, "sm_90": 227 * KIB, "sm_100": 227 * KIB, "gfx942": 64 * KIB}
-RANDOM_CALLS = 300
+RANDOM_CALLS, SEEDS = 300, 2
 COMPARED = "token_logps_kernel"  # whose launches for unaligned rows are looked at too
 
 
@@ -58,7 +58,7 @@ class Report:
 
 
 def compile_share(share: int, of: int) -> Report:
-    """Every `of`-th launch and target, compiled. All shares look at random calls, each at its own."""
+    """Every `of`-th launch and target, compiled. Random calls are shared out by their seeds."""
     import torch
     from launches import Target, launches
     from launching_calls import aligned_calls, epilogue_calls, every_call, random_calls
@@ -76,7 +76,11 @@ def compile_share(share: int, of: int) -> Report:
     jobs += [(launch, large) for launch in launches(epilogue_calls((torch.bfloat16,)), large)]
     known = {str(launch) for launch in nvidia}
     aligned = {str(launch) for launch in launches(aligned_calls(), Target("sm_90"))}
-    others = launches(random_calls(RANDOM_CALLS, seed=share), Target("sm_90"))
+    others = [
+        launch
+        for seed in range(share, SEEDS, of)
+        for launch in launches(random_calls(RANDOM_CALLS, seed), Target("sm_90"))
+    ]
     return Report(
         [_usage(launch, target, aligned) for launch, target in jobs[share::of]],
         _kernels(),
@@ -84,8 +88,9 @@ def compile_share(share: int, of: int) -> Report:
     )
 
 
-def compile_all(workers: int = 2) -> list[Report]:
-    """All launches for all targets, in `workers` processes that do not interpret."""
+def compile_all() -> list[Report]:
+    """All launches for all targets, in processes that do not interpret: two, or one where tests run side by side."""
+    workers = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["OMP_NUM_THREADS"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))

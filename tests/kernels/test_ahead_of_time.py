@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from ahead_of_time import SHARED_MEMORY_LIMIT, Report, Usage, compile_all
 
+pytestmark = pytest.mark.slow
+
 EPILOGUE = {"product_kernel", "seed_kernel", "settle_kernel"}
 """Not held to wide accesses: the first goes through descriptors, the others read one number a row."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from forked import HANG
 from linear_cases import random_case
 
 from iwpo_kernels.devices import computing_on
@@ -128,13 +129,13 @@ def test_threads_that_overlap_restore_once_all_have_left() -> None:
     def other() -> None:
         with exact_products(CUDA):
             entered.set()
-            may_leave.wait(10)
+            may_leave.wait(HANG)
             seen.append(get("cuda", "matmul"))
 
     with exact_products(CUDA):
         thread = threading.Thread(target=other)
         thread.start()
-        assert entered.wait(10)
+        assert entered.wait(HANG)
     assert get("cuda", "matmul") == "ieee"
     may_leave.set()
     thread.join()

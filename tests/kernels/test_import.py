@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from iwpo_kernels.linear_token_logps.saving import constant_when_compiled
 
 
+@pytest.mark.slow
 def test_nobody_pays_for_a_compiler_that_was_not_asked_for() -> None:
     """`torch._dynamo` takes two seconds."""
     code = "import sys, iwpo_kernels; sys.exit('torch._dynamo' in sys.modules)"

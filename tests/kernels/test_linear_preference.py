@@ -136,6 +136,7 @@ def test_triton_and_pytorch_agree(batch, device):
     assert (loss.cpu() - truth).abs() <= 5e-6 * (1 + truth.abs())
 
 
+@pytest.mark.slow
 def test_ten_lengths_compile_once(batch):
     torch._dynamo.reset()
     compiled = torch.compile(linear_preference_loss, fullgraph=True, dynamic=True, backend="aot_eager")

@@ -231,7 +231,9 @@ def test_runs_repeat_bitwise(place: torch.device) -> None:
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     tokens=st.integers(0, 6),
     vocab=st.integers(2, 300),

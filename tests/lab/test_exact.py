@@ -255,6 +255,7 @@ def test_a_second_run_takes_up_what_the_first_one_left(tmp_path: Path, monkeypat
     assert len(made) == 3
 
 
+@pytest.mark.slow
 def test_one_command_writes_results_table_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = ("dpo", "default", "iwpo", "labels_only", "cheap_rival", "d_dpo")
     curves = (
@@ -357,6 +358,7 @@ def test_the_choice_has_worlds_apart_from_the_table_and_all_rounds_have_their_ow
     assert {regime.name for regime in first} < {regime.name for regime in second} < {regime.name for regime in FULL}
 
 
+@pytest.mark.slow
 def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "FULL", (Regime("of the table", replace(SETTINGS, pairs=64), ("dpo",), QUICK),))
     monkeypatch.setattr(defaults, "CHOICE", ("of the table",))

@@ -165,6 +165,7 @@ def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
     assert {(seed, arm) for seed in range(2, 7) for arm in MAIN} == set(full[: 5 * len(MAIN)])
 
 
+@pytest.mark.slow
 def test_a_run_at_toy_size_resumes_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

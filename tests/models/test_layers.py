@@ -158,6 +158,7 @@ def random_batch(vocabulary: int, seed: int) -> FlatBatch:
     return flat_batch(Pairs(*texts, weight=np.ones(count)), np.arange(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "options"),
     [
@@ -187,6 +188,7 @@ def test_layers_are_compiled_once_for_all_lengths_and_agree(policy_of, tokenizer
     assert 0 < graphs[0] == graphs[-1] <= 14
 
 
+@pytest.mark.slow
 def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
     policy = policy_of("llama", compile=True)
     with policy.plain_attention() as model, torch.no_grad():

@@ -10,6 +10,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+from forked import PRELOADED
 from pipeline_cases import stages_done, toy_config, write_toy_data
 
 
@@ -41,6 +42,5 @@ def copied(place: Path, finished: Path) -> Path:
 def processes() -> Iterator[ForkServerContext]:
     """Processes that find everything imported, so that each starts at once."""
     context = multiprocessing.get_context("forkserver")
-    late = ["sklearn.cluster", "matplotlib.figure", "matplotlib.backends.backend_agg", "pyarrow.dataset"]
-    context.set_forkserver_preload(["iwpo_fast.pipeline.run", "transformers.models.llama.modeling_llama", *late])
+    context.set_forkserver_preload(PRELOADED)
     yield context

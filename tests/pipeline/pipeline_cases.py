@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import HANG
 
 from iwpo_fast.config import (
     CheckpointConfig,
@@ -174,7 +175,7 @@ def run_in_two_processes(
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(300)
+        process.join(HANG)
         process.kill()
     said = "".join(path.read_text() for path in place.glob("said-*.txt"))
     assert [process.exitcode for process in ranks] == [0, 0], said

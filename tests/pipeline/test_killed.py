@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from forked import HANG
 from pipeline_cases import DATA, results, run_and_be_killed, stages_done, toy_config
 
 from iwpo_fast.folder_lock import hold_folder
@@ -35,18 +36,20 @@ BEFORE_THE_RECORD = {"prepare": ("iwpo_fast.pipeline.manifest:Manifest.finish", 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [INSIDE_THE_STAGES, BEFORE_THE_RECORD], ids=["inside", "before the record"])
 def test_a_kill_in_every_stage_leaves_no_trace_in_the_results(kills, place, finished, processes) -> None:
     shutil.copy2(finished / DATA, place)
     for moment, (target, call) in kills.items():
         process = processes.Process(target=run_and_be_killed, args=(place, target, call))
         process.start()
-        process.join(120)
+        process.join(HANG)
         assert process.exitcode == -signal.SIGKILL, f"{moment}: {(place / 'said-0.txt').read_text()}"
     assert stages_done(toy_config()) != []
     assert results(place) == results(finished)
 
 
+@pytest.mark.slow
 def test_a_second_process_may_not_run_in_the_same_folder(place, processes) -> None:
     Path("run").mkdir()
     ours, theirs = processes.Pipe()
@@ -56,7 +59,7 @@ def test_a_second_process_may_not_run_in_the_same_folder(place, processes) -> No
     with pytest.raises(ValueError, match="another process is running in run"):
         stages_done(toy_config())
     ours.send("end")
-    holder.join(60)
+    holder.join(HANG)
 
 
 def hold_until_told(folder: Path, connection: Connection) -> None:

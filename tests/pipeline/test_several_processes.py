@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import HANG
 from pipeline_cases import (
     DATA,
     job_of_two,
@@ -29,6 +30,8 @@ from safetensors.numpy import load_file
 from iwpo_fast.config import DataConfig, LoraConfig, OptimConfig, RewardConfig, RunConfig, TuningConfig
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.pipeline import job
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_processes_make_the_same_weights_as_one_and_go_on_with_each_others_work(place, finished, processes) -> None:
@@ -61,7 +64,7 @@ def shared(tmp_path_factory, finished: Path, processes: ForkServerContext) -> Pa
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(300)
+        process.join(HANG)
         process.kill()
     assert all(process.exitcode for process in ranks)
     parts = sorted((place / "run/cache").rglob("parts/*.safetensors"))
@@ -153,7 +156,7 @@ def test_an_error_of_the_first_process_alone_ends_the_job_with_it(place) -> None
     sizes = {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2}
     settings |= {f"model.tiny.{name}": size for name, size in sizes.items()}
     flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    job = subprocess.run([*command, "-m", "iwpo_fast", "run", *flags], capture_output=True, text=True, timeout=200)
+    job = subprocess.run([*command, "-m", "iwpo_fast", "run", *flags], capture_output=True, text=True, timeout=HANG)
     assert job.returncode == 1
     assert "reward: rewards whose levels" in job.stdout
     assert "iwpo: error on rank 0: " in job.stderr and "give pairs of more prompts" in job.stderr

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
-
-# Processes are forked from one that has imported what takes seconds to import.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["iwpo_fast.training", "torch.distributed.checkpoint"])
+from forked import CONTEXT, HANG
 
 
-def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 200) -> list[Any]:
+def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Call `function(*arguments)` in each of `size` processes; what it returns, by rank.
 
     Raises:
         RuntimeError: it failed in one of them; has its traceback.
-        TimeoutError: one of them took longer than `timeout` seconds.
+        TimeoutError: none of those that are left has answered in `HANG` seconds.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -34,20 +30,23 @@ def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeo
     ]
     for process in ranks:
         process.start()
-    results = []
+    rank_of = {receiver: rank for rank, (receiver, _) in enumerate(pipes)}
+    results = {}
     try:
-        for rank, (receiver, _) in enumerate(pipes):
-            if not receiver.poll(timeout):
-                raise TimeoutError(f"rank {rank} of {size} has not answered in {timeout} seconds")
-            failed, result = receiver.recv()
-            if failed:
-                raise RuntimeError(f"rank {rank} of {size}: {result}")
-            results.append(result)
+        while rank_of:
+            answered = wait(rank_of, HANG)
+            if not answered:
+                raise TimeoutError(f"ranks {list(rank_of.values())} of {size} have not answered in {HANG:.0f} seconds")
+            for receiver in answered:
+                rank = rank_of.pop(receiver)
+                failed, results[rank] = receiver.recv()
+                if failed:  # the others may wait for it
+                    raise RuntimeError(f"rank {rank} of {size}: {results[rank]}")
     finally:
         for process in ranks:
             process.kill()
             process.join()
-    return results
+    return [results[rank] for rank in range(size)]
 
 
 def _run(

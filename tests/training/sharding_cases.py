@@ -90,7 +90,7 @@ def model_configs(folder: Path) -> dict[str, ModelConfig]:
     }
 
 
-def toy_pairs(count: int = 21) -> Pairs:
+def toy_pairs(count: int = 13) -> Pairs:
     """Random tokens, weights with zeros, soft labels, and scores of two reward models."""
     rng = np.random.default_rng(3)
 
@@ -132,7 +132,7 @@ def _steps_of_model(
     found: Found = {"fingerprint": fingerprint, "layout": policy.layout, "reference": reference.sequences}
     for objective in objectives:
         # One pair to a micro-batch makes some of the last step's empty; the others accumulate.
-        for rows, cap in ((np.arange(13), 2), (np.arange(18, 21), 1)):
+        for rows, cap in ((np.arange(9), 2), (np.arange(10, 13), 1)):
             config = TrainConfig(
                 data=DataConfig(path=""),
                 objective=ObjectiveConfig(name=OBJECTIVES[objective]),

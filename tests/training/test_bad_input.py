@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from forked import run_forked
 from safetensors import SafetensorError
 
 from iwpo_fast.cli import RUN, main
@@ -220,20 +221,30 @@ def test_folders_that_cannot_be_made_are_refused(setting, tmp_path, capsys):
     assert f"{setting} is {data}/below but {data} is a file: choose another {setting}." in message
 
 
+def train_in(folder: Path, output_dir: str) -> None:
+    """As another user where this one is root, who may write anywhere; from the moment that the command has been read.
+
+    By then everything is imported, which that user may not be allowed to read.
+    """
+    os.chdir(folder)
+    train = RUN["train"]
+
+    def as_another_user(settings: object) -> None:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        train(settings)
+
+    RUN["train"] = as_another_user
+    sys.exit(main(["train", "--data.path", "x", "--output_dir", output_dir]))
+
+
+@pytest.mark.slow
 def test_a_folder_without_permission_is_refused(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    program = """
-import os, sys
-from iwpo_fast.cli import main
-import iwpo_fast.training
-if os.geteuid() == 0:  # root may write anywhere
-    os.setuid(65534)
-sys.exit(main(["train", "--data.path", "x", "--output_dir", sys.argv[1]]))
-"""
-    command = [sys.executable, "-c", program, str(tmp_path / "locked" / "run")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "may not be written to: choose another output_dir." in done.stderr
+    tmp_path.chmod(0o711)
+    done = run_forked(train_in, tmp_path, "locked/run")
+    assert done.exitcode == 2
+    assert "output_dir is locked/run but locked may not be written to: choose another output_dir." in done.said
 
 
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])

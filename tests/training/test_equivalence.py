@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from ranks import run_on_ranks
 from toy_pairs import write_pairs
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
@@ -34,6 +32,7 @@ def weighted(tmp_path: Path) -> DataConfig:
     return DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sigmoid", "ipo"])
 def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, objective):
     runs = {}
@@ -70,9 +69,17 @@ def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_
         assert runs[True][key] == pytest.approx(separate, rel=1e-5, abs=1e-6), key
 
 
+def train_by_command(recipe: Path) -> int:
+    from iwpo_fast.cli import main
+
+    os.environ["IWPO_DEBUG"] = "1"  # an error is raised, for whoever asked to see
+    return main(["train", "--config", str(recipe)])
+
+
 STATISTICS = {"kto": 1.0, "beta_dpo": 0.5, "bco": 0.3, "sft": 0.2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sigmoid", STATISTICS, "aot"], ids=str)
 def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path, name):
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
@@ -86,18 +93,7 @@ def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path,
     train(one)
     recipe = tmp_path / "two.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(two)))))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "iwpo_fast", "train", "--config", str(recipe)]
-    ranks = [
-        subprocess.Popen(command, env=os.environ | job | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    assert run_on_ranks(2, train_by_command, recipe) == [0, 0]
     for key in (
         "loss",
         "grad_norm",

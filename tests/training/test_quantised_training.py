@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed_runs import kill_during_training, run_killed
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from test_resume import KILLED_DURING_TRAINING, losses, model_bytes, run_killed
+from test_resume import losses, model_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig
@@ -44,12 +45,13 @@ def model(tmp_path, pairs_file):
     return ModelConfig(path=str(folder), lora=LoraConfig(rank=4, dropout=0.1), quantize="nf4")
 
 
+@pytest.mark.slow
 def test_a_killed_run_learns_and_resumes_bitwise_and_its_adapter_loads(config, tmp_path, model):
     whole = config(model=model, output_dir=str(tmp_path / "whole"))
     whole.optim.lr = 5e-3
     killed = dataclasses.replace(whole, output_dir=str(tmp_path / "killed"))
     train(whole)
-    run_killed(killed, KILLED_DURING_TRAINING, tmp_path)
+    run_killed(killed, kill_during_training, tmp_path)
     train(killed)
     assert losses(killed) == losses(whole)
     assert model_bytes(killed) == model_bytes(whole) != {}

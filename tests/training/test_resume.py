@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from killed_runs import kill_during_a_save, kill_during_training, run_killed
 from safetensors.torch import load_file
 from toy_pairs import write_pairs
 
@@ -18,39 +18,6 @@ from iwpo_fast.config import LogConfig, LoraConfig, ModelConfig, TinyConfig, Tra
 from iwpo_fast.training import loop, train
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
-
-KILLED_DURING_TRAINING = """
-from iwpo_fast.training import loop
-accumulate, calls = loop.accumulate_gradients, []
-def killed(*arguments):
-    calls.append(1)
-    if len(calls) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return accumulate(*arguments)
-loop.accumulate_gradients = killed
-"""
-
-KILLED_DURING_A_SAVE = """
-from iwpo_fast.training import stored_tensors
-save, calls = stored_tensors.save_tensors, []
-def killed(path, *arguments):
-    save(path, *arguments)
-    calls.append(path)
-    if len(calls) == 3:  # the weights of the second checkpoint are written, its optimiser is not
-        os.kill(os.getpid(), signal.SIGKILL)
-stored_tensors.save_tensors = killed
-"""
-
-
-def run_killed(config: TrainConfig, sabotage: str, folder: Path) -> None:
-    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config)))))
-    program = (
-        f"import os, signal\n{sabotage}\nfrom iwpo_fast.cli import main\nmain(['train', '--config', {str(recipe)!r}])"
-    )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert finished.returncode == -9, finished.stderr
 
 
 def losses(config: TrainConfig) -> list[tuple[int, float]]:
@@ -62,9 +29,10 @@ def model_bytes(config: TrainConfig) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (Path(config.output_dir) / "model").glob("*.safetensors")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "every"),
-    [(KILLED_DURING_TRAINING, 1), (KILLED_DURING_TRAINING, 4), (KILLED_DURING_A_SAVE, 1)],
+    [(kill_during_training, 1), (kill_during_training, 4), (kill_during_a_save, 1)],
     ids=["training", "training between two log lines", "save"],
 )
 def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(config, tmp_path, sabotage, every):
@@ -85,6 +53,7 @@ def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(conf
     assert leftovers == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, optimizer):
     if optimizer == "adamw_8bit":
@@ -93,7 +62,7 @@ def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, op
     whole = config(optim=optim, output_dir=str(tmp_path / "whole"))
     part = config(optim=optim, output_dir=str(tmp_path / "part"))
     train(whole)
-    run_killed(part, KILLED_DURING_TRAINING, tmp_path)
+    run_killed(part, kill_during_training, tmp_path)
     train(part)
     assert losses(part) == losses(whole)
     assert model_bytes(part) == model_bytes(whole) != {}
@@ -220,15 +189,16 @@ def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch):
 def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path):
     settings = config()
     holder = (
-        "import fcntl, sys, time\n"
+        "import fcntl, sys\n"
         "file = open(sys.argv[1], 'w')\n"
         "fcntl.lockf(file, fcntl.LOCK_EX)\n"
         "print('held', flush=True)\n"
-        "time.sleep(60)"
+        "sys.stdin.read()"
     )
     Path(settings.output_dir).mkdir()
     lock = Path(settings.output_dir) / "run.lock"
-    with subprocess.Popen([sys.executable, "-c", holder, str(lock)], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", holder, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="another process is running in"):
             train(settings)
