@@ -30,7 +30,7 @@ LONGEST_FIRST = (
     "test_equivalence.py",
     "test_tuner.py",
     "test_resume.py",
-    "test_quality_exact.py",
+    "test_exact.py",
     "test_real_data.py",
     "test_layers.py",
     "test_packaging.py",
