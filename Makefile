@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(PYTEST) tests
 
-# Under two minutes on two cores: all but the tests of whole runs, jobs of several processes and compilers.
+# All but the tests of whole runs, jobs of several processes and compilers.
 test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' tests
 
