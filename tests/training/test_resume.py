@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from toy_pairs import write_pairs
 
 from iwpo_fast.config import LogConfig, LoraConfig, ModelConfig, TinyConfig, TrainConfig
+from iwpo_fast.models import Policy
 from iwpo_fast.training import loop, train
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
@@ -181,7 +182,7 @@ def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch):
     settings = config(model=ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)))
     train(settings)
     (Path(settings.output_dir) / "summary.json").unlink()
-    monkeypatch.setattr(loop.Policy, "fingerprint", lambda self: "another")
+    monkeypatch.setattr(Policy, "fingerprint", lambda self: "another")
     with pytest.raises(ValueError, match="the model has changed since the run"):
         train(settings)
 
