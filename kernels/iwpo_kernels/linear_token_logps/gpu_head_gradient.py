@@ -125,14 +125,17 @@ def _recomputed(x: Tensor, rows: Rows, head: Head, m: Tensor, pull: Tensor, work
 
 
 def gradient_work(count: int, head: Head, dtype: torch.dtype, saved: bool) -> Work:
-    """What the head's gradient keeps in the workspace: logits, pulls, hidden states, and for float16 its own rows."""
+    """What the head's gradient keeps in the workspace: logits, pulls, and for float16 its own rows.
+
+    Its copy of the hidden states is not counted, because the gradient of hidden states, which is made next, is as
+    large: the peak is that of the workspace and the results.
+    """
     vocab, features = head.weight.shape
     return Work(
         count=count,
         vocab=vocab,
         features=features,
         per_logit=dtype.itemsize + (0 if saved else 4),
-        per_row=features * dtype.itemsize,
         per_column=4 * features if dtype == torch.float16 else 0,
         second="head",
     )

@@ -302,14 +302,14 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
     if grad is None:
         return tuple(grads)
     check_first_derivative("linear_token_logps")
-    if needs_hidden:
-        grads[0] = _hidden_gradient_op(grad, labels, hidden_index, jacobian, ctx.rows, ctx.dtype)
     if needs_weight or needs_bias:
         grad_weight, grad_bias = _head_gradient_op(
             grad, hidden, weight, labels, bias, hidden_index, *rest, *ctx.settings, needs_weight, needs_bias
         )
         grads[1] = grad_weight if needs_weight else None
         grads[3] = grad_bias if needs_bias else None
+    if needs_hidden:  # last, because it fits where the head's gradient had its copy of the hidden states
+        grads[0] = _hidden_gradient_op(grad, labels, hidden_index, jacobian, ctx.rows, ctx.dtype)
     return tuple(grads)
 
 
