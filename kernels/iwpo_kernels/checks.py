@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 FLOATING = (torch.bfloat16, torch.float16, torch.float32)
-# Such numbers, their inverses and their quotients are float32.
+# Numbers in this range, their inverses and their quotients fit in float32.
 SMALLEST, LARGEST = 1e-16, 1e16
 
 
@@ -47,7 +47,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_no_tangent(name: str, tensor: Tensor) -> None:
-    """The tensor carries no derivative of forward mode, as the operators would drop it."""
+    """The tensor carries no derivative of forward mode, because the operators would drop it."""
     check(
         unpack_dual(tensor).tangent is None,
         f"{name} carries a forward-mode derivative, which the operators do not pass on: use torch.autograd.grad.",
@@ -55,7 +55,7 @@ def check_no_tangent(name: str, tensor: Tensor) -> None:
 
 
 def check_first_derivative(operator: str) -> None:
-    """In a backward pass: nobody asks for a graph of it, which would lack what second derivatives need."""
+    """For backward passes: no graph of the pass is asked for, because it would lack what second derivatives need."""
     check(
         not torch.is_grad_enabled(),
         f"{operator} is differentiable once: leave out create_graph=True, or call naive_{operator} instead.",

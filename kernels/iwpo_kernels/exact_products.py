@@ -16,7 +16,7 @@ _before: dict[str, dict[str, Any]] = {}
 
 # Sums of 16-bit products in 16 bits; PyTorch refuses products with a float32 result while it is set.
 SHORT_SUMS = "allow_fp16_accumulation"
-# The same of partial sums. Beside each stands whether sums may be split, with which it has to be written.
+# The same for partial sums. PyTorch writes each together with whether sums may be split, so it is kept with that.
 SHORT_PARTS = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
 
 
@@ -61,7 +61,7 @@ def _sums(switches: Any, device: torch.device) -> dict[str, Any]:
 
 
 def _stored(switches: Any) -> str:
-    """What to restore: "none" if that has the same effect, as a setting inherited from above should stay inherited."""
+    """What to restore: "none" if that has the same effect, because an inherited setting should stay inherited."""
     effective: str = switches.fp32_precision
     switches.fp32_precision = "none"
     return "none" if switches.fp32_precision == effective else effective

@@ -9,7 +9,7 @@ import torch
 
 @functools.cache
 def limits_registers() -> bool:
-    """True on NVIDIA: AMD's compiler knows no such limit. Without one, ptxas may spill a few bytes for occupancy."""
+    """True on NVIDIA: AMD's compiler has no such limit. Without a limit, ptxas may spill a few bytes for occupancy."""
     return torch.cuda.is_available() and torch.version.hip is None
 
 

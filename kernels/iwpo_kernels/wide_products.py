@@ -31,7 +31,7 @@ def addmm_fp32(total: Tensor, a: Tensor, b: Tensor) -> None:
         add(total, a, b)
     elif total.is_cuda:
         total.addmm_(a.float(), b.float())
-    else:  # whose addmm adds blocks of a long sum to the total one by one, where a GPU adds the sum
+    else:  # a CPU's addmm adds blocks of a long sum to the total one by one, where a GPU adds the whole sum
         total.add_(torch.mm(a.float(), b.float()))
 
 
@@ -94,6 +94,6 @@ def _add_separately(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _raise_if_unrelated(error: RuntimeError) -> None:
-    """Or if the device has failed: neither says anything about the product, and what is raised is not remembered."""
+    """Raises again what says nothing about the product: no memory, or a failed device. The cache keeps no exception."""
     if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)) or "ALLOC_FAILED" in str(error):
         raise error

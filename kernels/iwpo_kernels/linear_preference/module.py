@@ -20,7 +20,7 @@ class LinearPreferenceLoss(torch.nn.Module):
     Args:
         form: "sigmoid", "squared" or "hinge".
         beta: strength of the pull towards the reference.
-        label_smoothing: probability in [0, 1) that a label is flipped, for calls that bring none of their own.
+        label_smoothing: probability in [0, 1) that a label is flipped; a call may bring its own.
         average: sequences count by their mean over tokens instead of the sum.
         softcap, scale, temperature, workspace_mb, save: as for `linear_token_logps`.
 

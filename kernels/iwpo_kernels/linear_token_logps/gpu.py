@@ -62,7 +62,7 @@ def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
 
 
 def _has_epilogue(rows: Rows, head: Head, out: Forward) -> bool:
-    """The table is of 16-bit products."""
+    """The table of measurements holds for 16-bit products alone."""
     served = serves(rows.hidden, head.weight, head.bias, out.makes_statistics, out.saves_masses)
     return served and rows.hidden.element_size() == 2
 
@@ -72,7 +72,7 @@ def forward_work(
 ) -> Work:
     """What the forward pass keeps in the workspace: logits, masses that are not saved, hidden states, sums.
 
-    An epilogue leaves less than a byte for each logit that it does not keep: sums of its tiles.
+    With an epilogue no logit is kept; the sums of its tiles take less than a byte for each.
     """
     jacobian = mode != "no gradient"
     return Work(
@@ -86,7 +86,7 @@ def forward_work(
 
 
 def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int, epilogue: bool) -> Iterator[Tile]:
-    """To be used one at a time, as they share memory."""
+    """To be used one at a time, because they share memory."""
     device, ranges = rows.hidden.device, tiling.row_ranges(rows.count)
     most = ranges[0][1]
     logits = None if epilogue else torch.empty(most, tiling.width, device=device)

@@ -36,7 +36,7 @@ def head_gradient(
 
     float16 ends at 2¹⁶ and thins out below 2⁻¹⁴, so its saved masses are copied, and pulls are scaled such that the
     largest gradient comes to the top of the range: every pull is then as exact as plain PyTorch's gradient of a logit,
-    but for those of columns with less than 2⁻¹⁴ of a token's largest saved mass.
+    except in columns with less than 2⁻¹⁴ of a token's largest saved mass.
     """
     m, a, b = (part[: rows.count] for part in state)
     idle = grad == 0

@@ -31,7 +31,7 @@ def sum_by_index(out: Tensor, source: Tensor, coefficient: Tensor, index: Tensor
 def add_by_index(out: Tensor, source: Tensor, row: Tensor | None, coefficient: Tensor, index: Tensor) -> None:
     """out_g ← out_g + Σ coefficient_i · source[row_i] over the i with index_i = g, for the rows g of out that have any.
 
-    What an index has beyond the rows of `out` is left out. Costs as much as there are i, not as there are rows.
+    Indices beyond the rows of `out` are left out. The cost goes by the number of indices, not by that of rows.
     """
     values, member = index.sort(stable=True)
     kernels.push_kernel[(index.shape[0] * triton.cdiv(out.shape[1], kernels.SUM_BLOCK),)](

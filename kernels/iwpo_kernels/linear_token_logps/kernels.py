@@ -17,7 +17,7 @@ M = tl.constexpr(0)  # reference of the exponentials
 TOP = tl.constexpr(1)  # largest z
 LABEL_Z = tl.constexpr(2)
 LABEL_SLOPE = tl.constexpr(3)  # f' at the label
-FACTOR = tl.constexpr(4)  # what the newest slice asks to multiply earlier masses with
+FACTOR = tl.constexpr(4)  # by which the newest slice multiplies earlier masses
 MASS = tl.constexpr(5)  # Σ exp(z − m)
 MASS_Z = tl.constexpr(6)  # Σ exp(z − m) (z − m)
 MASS2 = tl.constexpr(7)  # Σ exp(z − m)²
@@ -30,13 +30,13 @@ SLICE_BLOCK = 2048
 RECOMPUTE_BLOCK = 4096
 FEATURE_BLOCK = 1024
 SUM_BLOCK = 512
-SUM_MEMBERS = 8  # rows in flight at once, as a frequent label has many
+SUM_MEMBERS = 8  # rows in flight at once, because a frequent label has many
 ROW_WARPS = 8
 REGISTERS = 128
 
 
 def slack(dtype: torch.dtype) -> float:
-    """How far, in nats, logits may exceed their reference: exp of it times f' must fit the masses' dtype."""
+    """How far, in nats, logits may exceed their reference: its exponential times f' must fit the masses' dtype."""
     return 8.0 if dtype == torch.float16 else constants.SLACK
 
 
@@ -52,7 +52,7 @@ def store_state(state_ptr, stride, row, plane, value):
 
 @triton.jit
 def label_column(label_ptr, start, columns):
-    """Where in the slice the label is, or −1; 32 bits, as whole blocks are compared with it."""
+    """Where in the slice the label is, or −1; in 32 bits, because whole blocks are compared with it."""
     label = tl.load(label_ptr) - start
     return tl.where((label >= 0) & (label < columns), label, -1).to(tl.int32)
 
@@ -136,7 +136,7 @@ def slice_kernel(
                 b_mass2 += e * e
             if MASSES:
                 e *= derivative
-                e = tl.where(e == e, e, 0.0)  # that the row is not a number, its sum says
+                e = tl.where(e == e, e, 0.0)  # the row's sum shows that it is not a number
                 tl.store(mass_ptr + at, e.to(mass_ptr.dtype.element_ty), mask=mask)
         mass = tl.sum(b_mass, axis=0)
         top = tl.max(b_top, axis=0)
@@ -147,7 +147,7 @@ def slice_kernel(
         trying = top > m + slack
         m = tl.where(trying, top, m)
 
-    old = load_state(state_ptr, state_stride, row, M)  # again, as it would hold a register through the loop
+    old = load_state(state_ptr, state_stride, row, M)  # loaded again, because it would hold a register through the loop
     shift = tl.where(old == -float("inf"), 0.0, old - m)
     factor = tl.exp(shift)
     earlier_mass = load_state(state_ptr, state_stride, row, MASS)
@@ -180,7 +180,7 @@ def slice_kernel(
 
 @triton.jit(do_not_specialize_on_alignment=["factor_ptr"])
 def rescale_kernel(sum_ptr, factor_ptr, features: tl.int32, BLOCK: tl.constexpr):
-    """One row of float32 [R, features] times its factor; hardly any moves, and then it is not read."""
+    """One row of float32 [R, features] times its factor. Few have one other than 1; the rest are not read."""
     row = tl.program_id(0).to(tl.int64)
     factor = tl.load(factor_ptr + row)
     if factor == 1.0:

@@ -31,7 +31,8 @@ def saves_masses(count: int, vocab: int, element_size: int, device: torch.device
     so it must not differ between two runs on the same machine.
     """
     fits = count * vocab * element_size <= _room(device)
-    if torch.compiler.is_compiling():  # a length on the other side compiles again; one not known by then does not fit
+    # A length on the other side compiles again; one that is not known while compiling counts as too long.
+    if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_or_false  # half a second to import
 
         fits = guard_or_false(fits)
@@ -53,7 +54,7 @@ def _memory(device: torch.device) -> int:
 
 @constant_when_compiled
 def _log_choice(fits: bool, device: torch.device) -> None:
-    """Once per choice and device, also of a compiled call, which says so while it is compiled."""
+    """Logged once per choice and device; a compiled call logs it while it is compiled."""
     _log_once(fits, device)
 
 

@@ -13,9 +13,9 @@ from iwpo_kernels.linear_token_logps.tuned import Tuned
 
 ALIGNMENT = 128
 MOST_ROWS = 8192
-FEWEST_ROWS = 1024  # then a product reads the head at a third of the rate that memory has, which is taken to be hidden
+FEWEST_ROWS = 1024  # a product of so many reads the head at a third of memory's rate, which is assumed to be hidden
 WIDEST_SLICE = 1 << 17
-NARROWEST_GRADIENT = 8  # of ALIGNMENT: below, a product that makes rows of the head's gradient waits for memory
+NARROWEST_GRADIENT = 8  # of ALIGNMENT: a narrower product that makes rows of the head's gradient waits for memory
 PARTS_TRIED = 8
 CPU_ROWS = 2048
 CPU_TILE_BYTES = 32 << 20  # wide enough that threads seldom wait for each other, small beside the weights
@@ -38,7 +38,7 @@ class Tiling:
     width: int
 
     def row_ranges(self, count: int) -> list[tuple[int, int]]:
-        """About equally large, as a product with few rows is slow."""
+        """About equally large, because a product with few rows is slow."""
         rows = _even(count, _parts(count, self.rows), self.rows)
         return [(start, min(start + rows, count)) for start in range(0, count, rows)]
 
@@ -53,7 +53,7 @@ class Work:
     Attributes:
         per_logit, per_row, per_column: bytes for each logit, row and column of a tile.
         second: the product that the logits of a slice enter next: "hidden", the sums for the gradient of hidden states;
-            "head", rows of the head's gradient, for which all rows are in one tile; or None where there is none.
+            "head", rows of the head's gradient, which needs all rows in one tile; or None where there is none.
     """
 
     count: int
@@ -162,9 +162,9 @@ def _evened(width: int, vocab: int) -> int:
 
 
 def _waves(rows: int, columns: int, processors: int) -> float:
-    """How often all multiprocessors compute a large tile of a product [rows, columns], in the best of its tiles.
+    """How often all multiprocessors compute a large tile for a product [rows, columns], with the best tile size.
 
-    The last time counts as whole.
+    The last, unfilled wave counts as a whole one.
     """
     return min(
         _parts(_parts(rows, high) * _parts(columns, wide), processors) * high * wide / (LARGE_TILE * rate)

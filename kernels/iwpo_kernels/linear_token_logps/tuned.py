@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-# Of the cost table: what a pass leaves behind, or what of the head's gradient it makes.
+# The rows of the cost table: what a pass leaves behind, or how it makes the head's gradient.
 Mode = Literal["no gradient", "frozen", "saved", "recomputed"]
 TABLE = "IWPO_TILING_TABLE"
 
@@ -48,7 +48,7 @@ def tuned(device: torch.device, features: int, mode: Mode) -> Tuned:
 
 @contextmanager
 def using(entries: Table) -> Iterator[None]:
-    """These instead of the table, in all threads, as backward passes have their own."""
+    """These instead of the table, in all threads, because backward passes run in threads of their own."""
     global _on_trial
     before, _on_trial = _on_trial, entries
     try:

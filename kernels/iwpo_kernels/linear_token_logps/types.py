@@ -115,14 +115,14 @@ class Kept:
 
     @classmethod
     def empty(cls, labels: Tensor, all_served: bool) -> Kept:
-        """Not filled in yet. Where all are served it holds nothing, and a CUDA graph has no CPU tensor to object to."""
+        """Not filled in yet. Where all are served it holds nothing, so that a CUDA graph meets no CPU tensor."""
         if all_served:
             return cls(labels.new_empty(0), labels.new_empty(0))
         return cls(labels.new_empty(labels.shape[0]), torch.empty((), dtype=torch.int64, device="cpu"))
 
     @classmethod
     def of(cls, labels: Tensor, all_served: bool) -> Kept:
-        """Counts the labels, for which the host waits for the device, unless all are served.
+        """Counts the labels, unless all are served; the host waits for the device to do so.
 
         Raises:
             ValueError: the count is wanted while a CUDA graph is captured.

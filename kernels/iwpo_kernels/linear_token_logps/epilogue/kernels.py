@@ -24,7 +24,7 @@ SUM_PART = tl.constexpr(1)  # Σ exp(z − reference)
 
 @triton.jit
 def or_zero(m):
-    """A reference that can be subtracted: where no logit exceeds −∞, every exponential is to be 0."""
+    """A reference that can be subtracted: where all logits are −∞, every exponential must be 0."""
     return tl.where(m == -float("inf"), 0.0, m)
 
 
@@ -144,7 +144,7 @@ def finish_piece(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Everything that becomes of raw logits a [BLOCK_R, BLOCK_C], so that they need not be kept."""
+    """Everything that is made of raw logits a [BLOCK_R, BLOCK_C], so that they need not be kept."""
     z = a * slope
     if SOFTCAP:
         z = ceiling * tanh(z * inverse_ceiling)
@@ -174,7 +174,8 @@ def finish_piece(
     tl.store(part_ptr + SUM_PART * parts_stride, tl.sum(e, axis=1), mask=is_part)
     if MASSES:
         e *= cap_slope(z, inverse_ceiling, SOFTCAP)
-        e = tl.where(e == e, e, 0.0)  # no number: −∞, put there above, under a cap, or the row, which its sum says
+        # NaN comes of the −∞ put there above, under a cap, or of a row that is NaN, which its sum shows.
+        e = tl.where(e == e, e, 0.0)
         store_masses(masses, e, first_row, first_column, rows, columns, masses_stride, DESCRIPTORS, BLOCK_R, BLOCK_C)
 
 
@@ -213,7 +214,7 @@ def product_kernel(
     GROUP: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """Exponentials of the logits of one slice, and of each tile what `settle_kernel` needs; the label is left out.
+    """Exponentials of the logits of one slice, and what `settle_kernel` needs of each tile; the label is left out.
 
     With MASSES all tiles subtract the reference [R] of a row, and f' · exp(z − reference) is written [R, columns].
     Without, each subtracts its own maximum. With `redo` only blocks of rows that hold a flag [R] are worked on.

@@ -23,7 +23,7 @@ SEED_COLUMNS = 2048  # about one wave of tiles, which spares most first slices f
 GROUP = 16  # blocks of rows; with 8 of columns they fill a chip, and each matrix is read about as often as the other
 SETTLE_ROWS = 32
 SETTLE_PIECES = 32
-ALIGNMENT = 16  # bytes for a descriptor; also features, as Triton looks at lengths, for wide loads without one
+ALIGNMENT = 16  # bytes, for a descriptor; and features, for wide loads without one, because Triton looks at the length
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -65,7 +65,7 @@ def stream_slice(
     if masses is None:
         part.settle(part.product(reference), reference)
         return
-    if first == 0:  # else a row without a reference gets one when it is done again
+    if first == 0:  # otherwise a row without a reference gets one when it is done again
         reference = part.seed()
     again = _Again(torch.empty_like(reference), torch.empty_like(reference))
     parts = part.product(reference, masses)
@@ -76,7 +76,7 @@ def stream_slice(
 
 @dataclass(frozen=True)
 class _Again:
-    """What rows that are done twice subtract then, and which they are, 0 for no: both float32 [R]."""
+    """Two float32 [R]: the references of rows that are done twice, and flags, 0 for rows that are not."""
 
     reference: Tensor
     flag: Tensor
@@ -156,7 +156,7 @@ class _Slice:
         return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
 
     def seed(self) -> Tensor:
-        """References [R]: those that there are, else the maximum over the first columns."""
+        """References [R]: the row's own, or if it has none the maximum over the first columns."""
         old = self.state[M.value]
         parts = self.product(old, columns=SEED_COLUMNS)
         reference = torch.empty_like(old)
@@ -166,7 +166,7 @@ class _Slice:
         return reference
 
     def settle(self, parts: Tensor, reference: Tensor, again: _Again | None = None, redo: bool = False) -> None:
-        """Updates the state; where masses were written, only of rows whose reference held, the others go to `again`."""
+        """Updates the state. Where masses were written, rows whose reference did not hold go to `again` instead."""
         kernels.settle_kernel[(triton.cdiv(self.rows, SETTLE_ROWS),)](
             parts,
             self.state,
