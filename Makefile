@@ -31,7 +31,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m iwpo_fast.objectives.table docs/objectives.md
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks
 
 # Where there is a GPU, with the Python and packages that are there. Results come into benchmarks/results, or into $OUT.
 gpu:

@@ -1,1 +1,1 @@
-"""Benchmarks against the libraries one would otherwise use; `python benchmarks/run.py` runs the whole table."""
+"""Benchmarks against the libraries one would otherwise use; `python -m benchmarks` runs the table of the operators."""

@@ -28,9 +28,9 @@ def describe(device: torch.device, commit: str | None) -> dict[str, Any]:
     }
 
 
-def device_slug(device: torch.device) -> str:
-    """Of the device's name, for a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", _device_name(device).lower()).strip("-")
+def slug(facts: dict[str, Any]) -> str:
+    """The name of the device among the facts, as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", facts["device"]["name"].lower()).strip("-")
 
 
 def _device(device: torch.device) -> dict[str, Any]:

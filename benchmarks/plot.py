@@ -1,4 +1,4 @@
-"""Draws a result file: time against the floor, memory against tokens. `python benchmarks/plot.py RESULT.json`."""
+"""Draws a result file: time against the floor, memory against tokens. `python -m benchmarks.plot RESULT.json`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 HEAD = "linear_token_logps"
-COLOURS = {"ours": "#c0392b", "torch": "#7f8c8d", "trl": "#2471a3", "liger": "#b9770e", "cce": "#6c3483"}
+COLOURS = {
+    "ours": "#c0392b",
+    "torch": "#7f8c8d",
+    "trl": "#2471a3",
+    "liger": "#b9770e",
+    "cce": "#6c3483",
+    "plain": "#7f8c8d",
+}
 MARKERS = "osD^vP*X<>"
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 REACH = 1.13  # times the floor
 
 
 def draw(path: Path) -> list[Path]:
-    """Writes `<stem>-time.png` and `<stem>-memory.png` beside a result file, as far as it has such results."""
+    """Write `<stem>-time.png` and `<stem>-memory.png` beside a result file, as far as it has such results."""
     result = json.loads(path.read_text())
-    drawn = [_save(_time_figure(result), path, "time")] if _over_floor(result) else []
+    drawn = [save(_time_figure(result), path, "time")] if _over_floor(result) else []
     if result["memory_by_tokens"]:
-        drawn.append(_save(_memory_figure(result), path, "memory"))
+        drawn.append(save(_memory_figure(result), path, "memory"))
     return drawn
 
 
-def _save(figure: Any, path: Path, kind: str) -> Path:
+def save(figure: Any, path: Path, kind: str) -> Path:
+    """Write a figure as `<stem>-<kind>.png` beside a result file."""
     target = path.with_name(f"{path.stem}-{kind}.png")
     figure.savefig(target, dpi=110, bbox_inches="tight")
     plt.close(figure)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+SUITES = ("linear_token_logps", "token_logps", "weighted_preference")
 Run = Callable[[], tuple[Tensor, ...]]
 
 # Largest ‖value − reference‖ / ‖reference‖ of a result that counts as right. 16-bit results are compared with
@@ -104,7 +106,6 @@ class Suite:
 
     Attributes:
         name: folder under `benchmarks/`.
-        modes: in the order of the table.
         baseline: label of the variant that every other is compared with.
         shapes: of a device type ("cpu", "cuda"), most important first.
         build: problem of a shape, on a device, from a seed.
@@ -114,7 +115,6 @@ class Suite:
     """
 
     name: str
-    modes: tuple[str, ...]
     baseline: str
     shapes: Callable[[str], Sequence[Shape]]
     build: Callable[[Shape, torch.device, int], Any]
@@ -124,6 +124,10 @@ class Suite:
 
     def variant(self, key: str) -> Variant:
         return next(variant for variant in self.variants if variant.key == key)
+
+
+def suite(name: str) -> Suite:
+    return import_module(f"benchmarks.{name}.variants").SUITE
 
 
 def relative_errors(results: Sequence[Tensor], references: Sequence[Tensor]) -> list[float]:

@@ -12,7 +12,7 @@ LEVELS = {"exact": "lab.exact.run", "lm": "lab.language_model.run"}
 
 
 def main(arguments: list[str]) -> None:
-    """Hands the arguments to the module of the level that they begin with, or to both."""
+    """Hand the arguments to the module of the level that they begin with, or to both."""
     chosen = arguments[:1] if arguments and arguments[0] in LEVELS else []
     if not chosen and any(argument not in ("--short",) for argument in arguments):
         sys.exit(f"usage: python -m lab [{' | '.join(LEVELS)}] [--short]; with a level, see its --help")

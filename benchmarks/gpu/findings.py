@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
 from benchmarks.gpu.numbers import (
     HEAD_PARTS,
@@ -12,10 +11,12 @@ from benchmarks.gpu.numbers import (
     Results,
     files,
     head_records,
+    kmeans_rows,
     place,
     probe,
     records,
     targets,
+    training_records,
 )
 
 APART = 0.05  # of two rates that should be one
@@ -111,14 +112,13 @@ def _variants(results: Results) -> Iterator[str]:
 
 
 def _targets(results: Results) -> Iterator[str]:
-    everything = [(parts, targets(results, *parts)) for parts in (HEAD_PARTS, ("tuned",), ("training",))]
-    for parts, target in ((parts, target) for parts, found in everything for target in found):
-        if not target["met"]:
-            relation = "at least" if target["at_least"] else "at most"
-            digits = 0 if "MiB" in target["unit"] else 2
-            measured, limit = (f"{target[name]:.{digits}f}{target['unit']}" for name in ("measured", "limit"))
-            tuned = ", tuned" if "tuned" in parts else ""
-            yield f"{target['shape']}, {target['what']}{tuned}: {measured}, wanted {relation} {limit}."
+    for kind, found in targets(results).items():
+        for target in found:
+            if not target.met:
+                relation = "at least" if target.at_least else "at most"
+                tuned = ", tuned" if kind == "Tuned" else ""
+                numbers = f"{target.shown(target.measured)}, wanted {relation} {target.shown(target.limit)}"
+                yield f"{target.shape}, {target.what}{tuned}: {numbers}."
 
 
 def _training(results: Results) -> Iterator[str]:
@@ -127,14 +127,8 @@ def _training(results: Results) -> Iterator[str]:
             yield f"Training, {record['contender']}: {record['status']}. {record['message']}"
 
 
-def training_records(results: Results) -> list[dict[str, Any]]:
-    cases = [case for file in files(results, "training") for case in file.get("cases", [])]
-    return [record for case in cases for record in case["records"]]
-
-
 def _kmeans(results: Results) -> Iterator[str]:
-    rows = [row for file in files(results, "kmeans") for row in file.get("backends", [])]
-    for row in rows:
+    for row in kmeans_rows(results):
         ratio = row.get("inertia_over_sklearn")
         if ratio is not None and abs(ratio - 1) > CLOSE_INERTIA:
             yield f"K-means by {row['backend']} has {ratio:.3f} times the inertia of scikit-learn."

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.gpu.findings import findings, training_records
+from benchmarks.gpu.findings import findings
 from benchmarks.gpu.numbers import (
     HEAD_PARTS,
     OURS,
     Results,
     files,
     head_records,
+    kmeans_rows,
     place,
     probe,
     records,
     targets,
     times_ours,
+    training_records,
 )
-from benchmarks.report import target_table
-from benchmarks.targets import Target
+from benchmarks.results import target_table
 
 PASSED, FAILED, OVER_LIMIT = "passed", "failed", "timed out"
 LAST = 100  # characters of a part's last line
@@ -96,10 +97,9 @@ def _mib(record: dict[str, Any]) -> str:
 
 def _targets(results: Results) -> list[str]:
     lines = []
-    for title, parts in (("", HEAD_PARTS), ("Tuned:", ("tuned",)), ("Training:", ("training",))):
-        found = [Target(**{k: v for k, v in t.items() if k != "met"}) for t in targets(results, *parts)]
+    for kind, found in targets(results).items():
         if found:
-            lines += [*([title, ""] if title else []), target_table(found), ""]
+            lines += [*([f"{kind}:", ""] if kind else []), target_table(found), ""]
     return lines[:-1]
 
 
@@ -135,9 +135,8 @@ def _training(results: Results) -> list[str]:
 
 def _kmeans(results: Results) -> list[str]:
     rows = []
-    for file in files(results, "kmeans"):
-        for row in file.get("backends", []):
-            seconds, ratio = row.get("seconds"), row.get("inertia_over_sklearn")
-            numbers = ("" if value is None else f"{value:.4g}" for value in (seconds, ratio))
-            rows.append((row["backend"], row["status"], *numbers))
+    for row in kmeans_rows(results):
+        seconds, ratio = row.get("seconds"), row.get("inertia_over_sklearn")
+        numbers = ("" if value is None else f"{value:.4g}" for value in (seconds, ratio))
+        rows.append((row["backend"], row["status"], *numbers))
     return _table(("backend", "result", "seconds", "inertia over scikit-learn's"), rows)

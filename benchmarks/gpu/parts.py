@@ -1,20 +1,14 @@
-"""What the first run does, in order of worth: commands, limits in seconds, files."""
+"""What the first run does, in order of worth: commands, limits in seconds, files.
+
+A command is what would stand behind `python` in a shell, with variables of its environment before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-OUT = "{out}"  # in arguments and variables: the part's folder, whose JSON goes into the results
+OUT = "{out}"  # in commands: the part's folder, whose JSON goes into the results
 QUICK_LIMIT = 600  # seconds of a part on a CPU, which others may be using: after that it is stuck
-
-
-@dataclass(frozen=True)
-class Command:
-    """Arguments of Python, and variables of its environment."""
-
-    arguments: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,24 +25,24 @@ class Part:
     what: str
     limit: int
     file: str
-    commands: tuple[Command, ...]
-    quick: tuple[Command, ...]
-
-
-def _command(line: str, *more: str, **environment: str) -> Command:
-    """`more` are arguments with spaces in them."""
-    return Command((*line.split(), *more), environment)
+    commands: tuple[str, ...]
+    quick: tuple[str, ...]
 
 
 PYTEST = "-m pytest -p no:cacheprovider"
-HEAD = "benchmarks/run.py --suites linear_token_logps"
+TABLE = "-m benchmarks"
+HEAD = f"{TABLE} --suites linear_token_logps"
 ON_GPU, ON_CPU = "--device cuda", "--device cpu --quick --threads 1 --without-memory"
-CASE = "Qwen2.5-1.5B, UltraFeedback"
-LIGER = "Liger fused DPO"
 TUNE = "-m benchmarks.linear_token_logps.tune"
+TUNED = f"IWPO_TILING_TABLE={OUT}/tiling.json"
 
 ALONE = "tests/kernels/test_linear_token_logps_on_a_gpu.py"  # its times and waits are not those of a crowded GPU
 COMPILED = "tests/kernels/test_ahead_of_time.py"  # needs no GPU
+
+
+def _liger(mode: str) -> str:
+    return f"--variants 'ours [{mode}]' 'Liger fused DPO [{mode}]'"
+
 
 PARTS = (
     Part(
@@ -56,10 +50,10 @@ PARTS = (
         "tests of the kernels",
         90,
         "tests.txt",
-        (_command(f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --ignore {ALONE} --ignore {COMPILED}"),),
+        (f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --ignore {ALONE} --ignore {COMPILED}",),
         (
-            _command(f"{PYTEST} -q tests/kernels/test_index_sums.py tests/kernels/test_wide_products.py"),
-            _command(f"{PYTEST} -q --collect-only tests/kernels --ignore {ALONE} --ignore {COMPILED}"),
+            f"{PYTEST} -q tests/kernels/test_index_sums.py tests/kernels/test_wide_products.py",
+            f"{PYTEST} -q --collect-only tests/kernels --ignore {ALONE} --ignore {COMPILED}",
         ),
     ),
     Part(
@@ -67,16 +61,16 @@ PARTS = (
         "tests of the kernels that want the GPU to themselves: real size, streams, graphs, memory",
         25,
         "tests.txt",
-        (_command(f"{PYTEST} -v {ALONE}"),),
-        (_command(f"{PYTEST} -q --collect-only {ALONE}"),),
+        (f"{PYTEST} -v {ALONE}",),
+        (f"{PYTEST} -q --collect-only {ALONE}",),
     ),
     Part(
         "probe",
         "what the cost model of the head assumes",
         45,
         "probe.txt",
-        (_command(f"-m benchmarks.gpu.probe {ON_GPU} --out {OUT}"),),
-        (_command(f"-m benchmarks.gpu.probe --device cpu --out {OUT}", TRITON_INTERPRET="1"),),
+        (f"-m benchmarks.gpu.probe {ON_GPU} --out {OUT}",),
+        (f"TRITON_INTERPRET=1 -m benchmarks.gpu.probe --device cpu --out {OUT}",),
     ),
     Part(
         "head",
@@ -84,16 +78,12 @@ PARTS = (
         90,
         "head.txt",
         (
-            _command(
-                f"{HEAD} {ON_GPU} --shapes qwen3-8b-half qwen3-8b qwen2-1.5b --peers trl cce --rounds 6 --seconds 50 "
-                f"--out {OUT}/head"
-            ),
-            _command(
-                f"benchmarks/run.py {ON_GPU} --suites token_logps --shapes 8192x151936 --peers --rounds 6 "
-                f"--seconds 10 --out {OUT}/logits"
-            ),
+            f"{HEAD} {ON_GPU} --shapes qwen3-8b-half qwen3-8b qwen2-1.5b --peers trl cce --rounds 6 --seconds 50 "
+            f"--out {OUT}/head",
+            f"{TABLE} {ON_GPU} --suites token_logps --shapes 8192x151936 --peers --rounds 6 --seconds 10 "
+            f"--out {OUT}/logits",
         ),
-        (_command(f"benchmarks/run.py {ON_CPU} --suites linear_token_logps token_logps --peers --out {OUT}/head"),),
+        (f"{TABLE} {ON_CPU} --suites linear_token_logps token_logps --peers --out {OUT}/head",),
     ),
     Part(
         "tuned",
@@ -101,21 +91,13 @@ PARTS = (
         70,
         "tuned.txt",
         (
-            _command(f"{TUNE} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --seconds 30 --out {OUT}/tiling.json"),
-            _command(
-                f"{HEAD} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --peers --rounds 6 --seconds 20 --out {OUT}/head "
-                "--variants ours",
-                "ours, recomputed",
-                IWPO_TILING_TABLE=f"{OUT}/tiling.json",
-            ),
+            f"{TUNE} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --seconds 30 --out {OUT}/tiling.json",
+            f"{TUNED} {HEAD} {ON_GPU} --shapes qwen3-8b qwen2-1.5b --peers --rounds 6 --seconds 20 "
+            f"--out {OUT}/head --variants ours 'ours, recomputed'",
         ),
         (
-            _command(f"{TUNE} --device cpu --quick --seconds 3 --out {OUT}/tiling.json"),
-            _command(
-                f"{HEAD} {ON_CPU} --peers --out {OUT}/head --variants ours",
-                "ours, recomputed",
-                IWPO_TILING_TABLE=f"{OUT}/tiling.json",
-            ),
+            f"{TUNE} --device cpu --quick --seconds 3 --out {OUT}/tiling.json",
+            f"{TUNED} {HEAD} {ON_CPU} --peers --out {OUT}/head --variants ours 'ours, recomputed'",
         ),
     ),
     Part(
@@ -123,10 +105,10 @@ PARTS = (
         "tests of attention, models and of a training loop that does not wait for the GPU",
         40,
         "tests.txt",
-        (_command(f"{PYTEST} -v -n 8 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py"),),
+        (f"{PYTEST} -v -n 8 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py",),
         (
-            _command(f"{PYTEST} -q tests/models/attention/test_choice.py tests/models/test_padding.py"),
-            _command(f"{PYTEST} -q --collect-only -m gpu tests/models tests/training/test_no_waiting.py"),
+            f"{PYTEST} -q tests/models/attention/test_choice.py tests/models/test_padding.py",
+            f"{PYTEST} -q --collect-only -m gpu tests/models tests/training/test_no_waiting.py",
         ),
     ),
     Part(
@@ -135,17 +117,12 @@ PARTS = (
         85,
         "training.txt",
         (
-            _command(
-                f"-m benchmarks.training {ON_GPU} --parts cases --peers trl plain --rounds 3 --seconds 50 --out {OUT} "
-                "--cases",
-                CASE,
-            ),
+            f"-m benchmarks.training {ON_GPU} --parts cases --peers trl plain --rounds 3 --seconds 50 --out {OUT} "
+            "--cases 'Qwen2.5-1.5B, UltraFeedback'",
         ),
         (
-            _command(
-                f"-m benchmarks.training --quick --device cpu --threads 1 --parts cases --peers plain --rounds 1 "
-                f"--out {OUT} --cases smoke"
-            ),
+            f"-m benchmarks.training --quick --device cpu --threads 1 --parts cases --peers plain --rounds 1 "
+            f"--out {OUT} --cases smoke",
         ),
     ),
     Part(
@@ -154,28 +131,18 @@ PARTS = (
         60,
         "head.txt",
         tuple(
-            _command(
-                f"{HEAD} {ON_GPU} --shapes qwen3-8b-half --peers liger --rounds 5 --seconds 20 --out {OUT}/{name} "
-                "--variants",
-                f"ours [{mode}]",
-                f"{LIGER} [{mode}]",
-            )
-            for name, mode in (("frozen", "frozen head"), ("trainable", "trainable head"))
+            f"{HEAD} {ON_GPU} --shapes qwen3-8b-half --peers liger --rounds 5 --seconds 20 --out {OUT}/{name} "
+            f"{_liger(f'{name} head')}"
+            for name in ("frozen", "trainable")
         ),
-        (
-            _command(
-                f"{HEAD} {ON_CPU} --peers liger --out {OUT}/frozen --variants",
-                "ours [frozen head]",
-                f"{LIGER} [frozen head]",
-            ),
-        ),
+        (f"{HEAD} {ON_CPU} --peers liger --out {OUT}/frozen {_liger('frozen head')}",),
     ),
     Part(
         "kmeans",
         "cuML and flash-kmeans against scikit-learn",
         15,
         "kmeans.txt",
-        (_command(f"-m benchmarks.gpu.kmeans --points 20000 --features 256 --out {OUT}"),),
-        (_command(f"-m benchmarks.gpu.kmeans --points 500 --features 8 --out {OUT}"),),
+        (f"-m benchmarks.gpu.kmeans --points 20000 --features 256 --out {OUT}",),
+        (f"-m benchmarks.gpu.kmeans --points 500 --features 8 --out {OUT}",),
     ),
 )

@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,59 +33,24 @@ WARM_UP_MS, TIMED_MS = 10, 40
 SHOWN_KERNELS = 14
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """
-    Attributes:
-        copied: bytes.
-        square: side of the product that says what the device can do.
-        vocab, tokens: of the head.
-        hidden: widths of heads; the first is that of the row kernel and the operator.
-        rows, widths: of slices.
-        largest: elements of a slice; larger ones are left out.
-        slice_rows, slice_width: at which the row kernel is timed.
-        blocks: warps and columns of a block of the row kernel.
-    """
+class OnGpu:
+    """Sizes of what is measured."""
 
-    copied: int
-    square: int
-    vocab: int
-    tokens: int
-    hidden: tuple[int, ...]
-    rows: tuple[int, ...]
-    widths: tuple[int, ...]
-    largest: int
-    slice_rows: int
-    slice_width: int
-    blocks: tuple[tuple[int, int], ...]
+    copied = 1 << 30  # bytes
+    square = 8192  # side of the product that says what the device can do
+    vocab, tokens = 151936, 8192
+    hidden: tuple[int, ...] = (4096, 1536, 896)  # the first is that of the row kernel and the operator
+    rows: tuple[int, ...] = (1024, 2048, 4096, 8192)  # of slices
+    widths: tuple[int, ...] = (4224, 8448, 13824, 16896, 33792)
+    largest = 1 << 28  # elements of a slice; larger ones are left out
+    slice_rows, slice_width = 2048, 16896  # at which the row kernel is timed
+    blocks: tuple[tuple[int, int], ...] = ((4, 1024), (8, 2048), (8, 4096), (16, 4096))  # its warps and columns
 
 
-ON_GPU = Sizes(
-    copied=1 << 30,
-    square=8192,
-    vocab=151936,
-    tokens=8192,
-    hidden=(4096, 1536, 896),
-    rows=(1024, 2048, 4096, 8192),
-    widths=(4224, 8448, 13824, 16896, 33792),
-    largest=1 << 28,
-    slice_rows=2048,
-    slice_width=16896,
-    blocks=((4, 1024), (8, 2048), (8, 4096), (16, 4096)),
-)
-ON_CPU = Sizes(
-    copied=1 << 20,
-    square=64,
-    vocab=96,
-    tokens=16,
-    hidden=(32, 16),
-    rows=(8, 16),
-    widths=(16, 48),
-    largest=16 * 32,
-    slice_rows=3,
-    slice_width=40,
-    blocks=((4, 16), (8, 32)),
-)
+class OnCpu(OnGpu):
+    copied, square, vocab, tokens = 1 << 20, 64, 96, 16
+    hidden, rows, widths, largest = (32, 16), (8, 16), (16, 48), 16 * 32
+    slice_rows, slice_width, blocks = 3, 40, ((4, 16), (8, 32))
 
 
 class Probe:
@@ -94,7 +58,7 @@ class Probe:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.sizes = ON_GPU if device.type == "cuda" else ON_CPU
+        self.sizes = OnGpu if device.type == "cuda" else OnCpu
 
     def sections(self) -> Iterator[dict[str, Any]]:
         """Numbers by name; rows of one name may come in several sections."""
@@ -209,50 +173,18 @@ class Probe:
         labels = torch.randint(width, (rows,), device=self.device)
         for masses in (False, True):
             for warps, block in self.sizes.blocks:
-                state = self._state(rows)
-
-                def call(masses=masses, warps=warps, block=block, state=state) -> None:
-                    kernels.slice_kernel[(rows,)](
-                        z,
-                        e if masses else z,
-                        labels,
-                        state,
-                        width,
-                        width if masses else 0,
-                        rows,
-                        0,
-                        width,
-                        0,
-                        1.0,
-                        0.0,
-                        kernels.slack(BF16),
-                        SOFTCAP=False,
-                        MASSES=masses,
-                        STATS=False,
-                        BLOCK=block,
-                        **launch_options(warps, kernels.REGISTERS),
-                    )
-
+                call = self._row_kernel(z, e if masses else None, labels, warps, block)
                 moved = rows * width * (6 if masses else 4)
                 yield {"masses": masses, "warps": warps, "block": block, "gb_s": moved / GB / self.seconds(call)}
 
-    def epilogue(self, hidden: int, masses: bool) -> dict[str, Any]:
-        """Milliseconds of one slice, exponentials made in the product's epilogue or by the row kernel after it."""
-        rows, width = self.sizes.slice_rows, self.sizes.slice_width
-        x, weight = self.random(rows, hidden), self.random(width, hidden) / hidden**0.5
-        head = Head(weight, None, None, 1.0, 1.0)
-        found: dict[str, Any] = {"hidden": hidden, "masses": masses}
-        if not serves(x, weight, None, False, False):
-            return found | {"epilogue_ms": None, "apart_ms": None}
-        labels = torch.randint(width, (rows,), device=self.device)
-        e = self.empty(rows, width, dtype=BF16) if masses else None
-        z, state = self.empty(rows, width), self._state(rows)
+    def _row_kernel(self, z: Tensor, e: Tensor | None, labels: Tensor, warps: int, block: int) -> Callable[[], None]:
+        """A call of it on logits [rows, width], of a whole vocabulary."""
+        (rows, width), state = z.shape, self._state(len(z))
 
-        def apart() -> None:
-            logits = mm_fp32(x, weight.t(), out=z)
+        def call() -> None:
             kernels.slice_kernel[(rows,)](
-                logits,
-                logits if e is None else e,
+                z,
+                z if e is None else e,
                 labels,
                 state,
                 width,
@@ -265,11 +197,30 @@ class Probe:
                 0.0,
                 kernels.slack(BF16),
                 SOFTCAP=False,
-                MASSES=masses,
+                MASSES=e is not None,
                 STATS=False,
-                BLOCK=kernels.SLICE_BLOCK,
-                **launch_options(kernels.ROW_WARPS, kernels.REGISTERS),
+                BLOCK=block,
+                **launch_options(warps, kernels.REGISTERS),
             )
+
+        return call
+
+    def epilogue(self, hidden: int, masses: bool) -> dict[str, Any]:
+        """Milliseconds of one slice, exponentials made in the product's epilogue or by the row kernel after it."""
+        rows, width = self.sizes.slice_rows, self.sizes.slice_width
+        x, weight = self.random(rows, hidden), self.random(width, hidden) / hidden**0.5
+        head = Head(weight, None, None, 1.0, 1.0)
+        found: dict[str, Any] = {"hidden": hidden, "masses": masses}
+        if not serves(x, weight, None, False, False):
+            return found | {"epilogue_ms": None, "apart_ms": None}
+        labels = torch.randint(width, (rows,), device=self.device)
+        e = self.empty(rows, width, dtype=BF16) if masses else None
+        z, state = self.empty(rows, width), self._state(rows)
+        row_kernel = self._row_kernel(z, e, labels, kernels.ROW_WARPS, kernels.SLICE_BLOCK)
+
+        def apart() -> None:
+            mm_fp32(x, weight.t(), out=z)
+            row_kernel()
 
         def together() -> None:
             stream_slice(x, weight, labels, state, 1, e, head)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,39 +14,21 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import date
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu.page import FAILED, OVER_LIMIT, PASSED, page
-from benchmarks.gpu.parts import OUT, QUICK_LIMIT, Command, Part
+from benchmarks.gpu.parts import OUT, QUICK_LIMIT, Part
 
 RESULTS, PAGE = "results.json", "page.md"
 SHOWN_LINES = 40  # of a part that failed
 TOLD_FAILURES = 25
 FAILURE = re.compile(r"(FAILED|ERROR) (?P<test>tests/.*?)( - .*)?$")
-
-
-@dataclass
-class Outcome:
-    """What became of a part.
-
-    Attributes:
-        status: "passed", "failed" or "timed out".
-        last: line of the output.
-        failures: lines in which pytest names them.
-    """
-
-    name: str
-    what: str
-    limit: int
-    file: str
-    status: str = PASSED
-    seconds: float = 0.0
-    last: str = ""
-    failures: list[str] = field(default_factory=list)
+VARIABLE = re.compile(r"[A-Z_]+=")
+Outcome = dict[str, Any]  # what became of a part, as the results have it
 
 
 class Runner:
@@ -70,29 +53,35 @@ class Runner:
             outcome = self._run_part(part)
             self.outcomes.append(outcome)
             self._write()
-            print(f"{part.name}: {outcome.status} in {outcome.seconds:.0f} s. {outcome.last}", flush=True)
-            if self.quick and outcome.status != PASSED:
+            print(f"{part.name}: {outcome['status']} in {outcome['seconds']:.0f} s. {outcome['last']}", flush=True)
+            if self.quick and outcome["status"] != PASSED:
                 print(*_lines(self.out / part.file)[-SHOWN_LINES:], sep="\n", flush=True)
         return self.outcomes
 
     def _run_part(self, part: Part) -> Outcome:
-        limit = QUICK_LIMIT if self.quick else part.limit
-        outcome = Outcome(part.name, part.what, limit, part.file)
+        limit, status = QUICK_LIMIT if self.quick else part.limit, PASSED
         log_path, begin = self.out / part.file, time.monotonic()
         with tempfile.TemporaryDirectory() as scratch, log_path.open("a+", errors="replace") as log:
             first = log.tell()
             for command in part.quick if self.quick else part.commands:
                 left = limit - (time.monotonic() - begin)
-                outcome.status = _execute(_within(command, scratch), log, left, self.quick)
-                if outcome.status != PASSED:
+                status = _execute(*_parsed(command, scratch), log, left, self.quick)
+                if status != PASSED:
                     break
-            outcome.seconds = time.monotonic() - begin
+            seconds = time.monotonic() - begin
             log.seek(first)
             lines = [line.strip() for line in log if line.strip()]
-            outcome.last = lines[-1] if lines else ""
-            outcome.failures = _failures(lines)[:TOLD_FAILURES]
             self.numbers[part.name] = _numbers(Path(scratch))
-        return outcome
+        return {
+            "name": part.name,
+            "what": part.what,
+            "limit": limit,
+            "file": part.file,
+            "status": status,
+            "seconds": seconds,
+            "last": lines[-1] if lines else "",
+            "failures": _failures(lines)[:TOLD_FAILURES],
+        }
 
     def _write(self) -> None:
         results = {
@@ -100,7 +89,7 @@ class Runner:
             "date": date.today().isoformat(),
             "quick": self.quick,
             "environment": self.environment,
-            "parts": [vars(outcome) for outcome in self.outcomes],
+            "parts": self.outcomes,
             "numbers": self.numbers,
         }
         (self.out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
@@ -118,30 +107,30 @@ def files_of(parts: Sequence[Part]) -> list[str]:
     return list(dict.fromkeys([*(part.file for part in parts), RESULTS, PAGE]))
 
 
-def exit_status(outcomes: Sequence[Outcome], quick: bool) -> int:
+def exit_status(statuses: Sequence[str], quick: bool) -> int:
     """Where a GPU was used, 0 as soon as anything passed, so that what was found comes back."""
-    passed = [outcome.status == PASSED for outcome in outcomes]
+    passed = [status == PASSED for status in statuses]
     return int(not (all(passed) if quick else any(passed)))
 
 
-def _within(command: Command, folder: str) -> Command:
-    return Command(
-        tuple(argument.replace(OUT, folder) for argument in command.arguments),
-        {name: value.replace(OUT, folder) for name, value in command.environment.items()},
-    )
+def _parsed(command: str, folder: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments of Python, and the variables before them."""
+    words = [word.replace(OUT, folder) for word in shlex.split(command)]
+    variables = [*takewhile(VARIABLE.match, words)]
+    return words[len(variables) :], dict(variable.split("=", 1) for variable in variables)
 
 
-def _execute(command: Command, log: IO[str], limit: float, quick: bool) -> str:
+def _execute(arguments: Sequence[str], variables: dict[str, str], log: IO[str], limit: float, quick: bool) -> str:
     """Status; the output goes straight into the log, so that what is killed keeps what it wrote."""
-    print(f"$ python {' '.join(command.arguments)}", file=log, flush=True)
-    variables = os.environ | command.environment | ({"CUDA_VISIBLE_DEVICES": ""} if quick else {})
+    print(f"$ python {' '.join(arguments)}", file=log, flush=True)
+    environment = os.environ | variables | ({"CUDA_VISIBLE_DEVICES": ""} if quick else {})
     process = subprocess.Popen(
-        [sys.executable, *command.arguments],
+        [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=ROOT,
-        env=variables,
+        env=environment,
         process_group=0,
     )
     try:
@@ -164,7 +153,7 @@ def _failures(lines: Sequence[str]) -> list[str]:
 
 
 def _numbers(folder: Path) -> dict[str, Any]:
-    """All JSON in a folder by its path there, but for what a killed part has not written to its end."""
+    """All JSON in a folder by its path there, except what a killed part has not written to its end."""
     found = {}
     for path in sorted(folder.rglob("*.json")):
         with suppress(ValueError):

@@ -46,10 +46,6 @@ class Case:
         return self.mode != "no gradient"
 
     @property
-    def saves(self) -> bool:
-        return self.mode == "saved"
-
-    @property
     def element_bytes(self) -> int:
         """Of hidden states or results [N, H], in 16 bits."""
         return 2 * self.tokens * self.features
@@ -75,7 +71,7 @@ def costs(
     settings: Tuned = DEFAULTS,
     main_loop: float | None = None,
 ) -> Ledger:
-    """Of a call and, but for "no gradient", its backward pass.
+    """Of a call and, except for "no gradient", its backward pass.
 
     Args:
         main_loop: rate of a product that makes its exponentials itself over that of cuBLAS, where there is one. Its

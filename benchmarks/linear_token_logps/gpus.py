@@ -55,7 +55,7 @@ class Gpu:
 
 # H200: both rates measured, 8192³ in bf16 and a copy. H100: TRL's issue 7244 has 728 TFLOP/s for the products of a head
 # in its best library; memory is at the share of the data sheet's rate (3.35 TB/s) that was measured on the H200 (4.3 of
-# 4.8). A100 and MI300X: assumed from their data sheets, with cuBLAS's tiles for want of others.
+# 4.8). A100 and MI300X: assumed from their data sheets, with cuBLAS's tiles, as no others are known.
 GPUS = {
     gpu.name: gpu
     for gpu in (

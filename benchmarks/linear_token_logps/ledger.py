@@ -46,12 +46,12 @@ class Ledger:
         self.sliced += 1
 
     def pass_of_slice(self, column: str, moved: float) -> None:
-        """Moves so many bytes."""
+        """A pass that moves so many bytes."""
         self._move(column, moved)
         self.sliced += 1
 
     def passes(self, column: str, moved: float, kernels: int = 1) -> None:
-        """Move so many bytes in all."""
+        """Passes that move so many bytes in all."""
         self._move(column, moved)
         self.others += kernels
 
@@ -69,7 +69,7 @@ class Ledger:
 
     @property
     def over_floor(self) -> float:
-        """Time over that of the bare products, but for the launches that do not go by slices."""
+        """Time over that of the bare products, without the launches that do not go by slices."""
         return 1 + (sum(self.seconds.values()) + self.gaps) / self.bare
 
     @property

@@ -7,7 +7,7 @@
 
 A table of arithmetic, from the tiles that the operator chooses: whole waves of the products' tiles, passes over memory
 that nothing hides, and a gap before each kernel. What GPUs can do is in `gpus`, what each kernel moves in `costs`.
-Beside it stands what `benchmarks/run.py` measured, if its results are given.
+Beside it stands what `python -m benchmarks` measured, if its results are given.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -36,7 +35,7 @@ CASES = tuple(
     for features in (4096, 1536, 896)
     for mode in get_args(Mode)
 )
-# How `run.py` names what the operator calls a mode.
+# How the benchmark names what the operator calls a mode.
 MODES: dict[tuple[str, str], Mode] = {
     (NO_GRADIENT, "ours"): "no gradient",
     (FROZEN, "ours"): "frozen",
@@ -45,22 +44,14 @@ MODES: dict[tuple[str, str], Mode] = {
 }
 
 
-Row = tuple[Case, Ledger, float | None]  # and what was measured
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A row of `run.py`: time over the bare products, round by round, its median."""
-
-    case: Case
-    over_floor: float
+Row = tuple[Case, Ledger, float | None]  # and the measured time over the bare products, round by round, its median
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Cost of linear_token_logps over its bare products, on paper.")
     parser.add_argument("--device", choices=GPUS, default="H100")
     parser.add_argument("--workspace-mb", type=int, default=WORKSPACE_MB)
-    parser.add_argument("--measured", type=Path, help="JSON of benchmarks/run.py")
+    parser.add_argument("--measured", type=Path, help="JSON of python -m benchmarks")
     parser.add_argument("--main-loop", type=float, help="rate, over cuBLAS's, of a product that makes exponentials")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}, and stop")
     options = parser.parse_args(argv)
@@ -72,9 +63,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.measured is not None:
         result = json.loads(options.measured.read_text())
         name = result["environment"]["device"]["name"]
-        for found in measured(result):
-            settings = table(None).get((name, found.case.features, found.case.mode), DEFAULTS)
-            rows.append((found.case, _ledger(found.case, gpu, settings, options), found.over_floor))
+        for case, over_floor in measured(result):
+            settings = table(None).get((name, case.features, case.mode), DEFAULTS)
+            rows.append((case, _ledger(case, gpu, settings, options), over_floor))
     print("\n".join(markdown(gpu, rows)))
 
 
@@ -94,18 +85,18 @@ def row_name(case: Case) -> str:
     return f"N={case.tokens} H={case.features} {case.mode}"
 
 
-def measured(result: dict) -> Iterator[Measured]:
-    """Rows of the operator among the records of `run.py`."""
+def measured(result: dict) -> Iterator[tuple[Case, float]]:
+    """Cases of the operator among the records of `python -m benchmarks`, with their time over the bare products."""
     for record in result["records"]:
         mode = MODES.get((record["mode"], record["label"]))
         if record["suite"] == "linear_token_logps" and mode is not None and record["over_floor"]:
             shape = Shape.from_dict(record["shape"])
             case = Case(shape.supervised_tokens, shape.hidden, shape.vocab, mode, gathered=True)
-            yield Measured(case, record["over_floor"]["median"])
+            yield case, record["over_floor"]["median"]
 
 
 def markdown(gpu: Gpu, rows: Iterable[Row]) -> Iterator[str]:
-    """Columns in percent of the bare products, but for milliseconds, GB, launches and ratios."""
+    """Columns in percent of the bare products, except milliseconds, GB, launches and ratios."""
     heads = ["N", "H", "V", "mode", "tiles", "products, ms", *COLUMNS, "gaps", "**over floor**"]
     heads += ["with all launches", "GB beside products", "launches", "measured"]
     yield f"{gpu.name}: {gpu.products / 1e12:.0f} TFLOP/s, {gpu.memory / 1e12:.1f} TB/s; % of the bare products"

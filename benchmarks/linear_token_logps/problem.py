@@ -92,6 +92,11 @@ def naive_logps(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float |
     logits = torch.nn.functional.linear(hidden, weight)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
+    return log_probs_of(logits, labels)
+
+
+def log_probs_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """float32 [N] of labels, 0 where a label is -100, by way of all log-probs."""
     kept = labels != IGNORED
     log_p = logits.log_softmax(-1, dtype=torch.float32)
     return log_p.gather(1, labels.where(kept, 0)[:, None])[:, 0] * kept

@@ -9,9 +9,9 @@ from statistics import median
 
 import torch
 
-from benchmarks.measure import interleaved
+from benchmarks.harness import quartiles
+from benchmarks.operators import interleaved
 from benchmarks.suite import Run
-from benchmarks.table import quartiles
 
 FINALISTS = 2  # of each group, beside the default
 FINAL_ROUNDS = 40

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.linear_token_logps.problem import IGNORED, log_probs_of
+
 CHUNK = 256  # tokens; the default of NeMo-RL
-IGNORED = -100
 
 
 class ChunkedLogProbs(torch.autograd.Function):
@@ -23,7 +24,7 @@ class ChunkedLogProbs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, weight, labels)
         chunks = zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
-        return torch.cat([_log_probs_of_labels(x, weight, wanted) for x, wanted in chunks])
+        return torch.cat([log_probs_of((x @ weight.t()).float(), wanted) for x, wanted in chunks])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -38,12 +39,6 @@ class ChunkedLogProbs(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += pull.t() @ hidden[here]
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
-
-
-def _log_probs_of_labels(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    log_p = (hidden @ weight.t()).float().log_softmax(-1)
-    kept = labels != IGNORED
-    return log_p.gather(1, labels.where(kept, 0)[:, None])[:, 0] * kept
 
 
 def _gradient_of_logits(hidden: Tensor, weight: Tensor, labels: Tensor, upstream: Tensor) -> Tensor:

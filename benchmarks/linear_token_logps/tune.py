@@ -1,7 +1,7 @@
 """Finds the settings of the operator that are fastest on this GPU, and writes the table that it reads.
 
     python -m benchmarks.linear_token_logps.tune --shapes qwen3-8b-half qwen2-1.5b --seconds 60 --out tuned.json
-    IWPO_TILING_TABLE=tuned.json python benchmarks/run.py
+    IWPO_TILING_TABLE=tuned.json python -m benchmarks
     python -m benchmarks.linear_token_logps.tune --quick --device cpu --out tuned.json  # that it works, interpreted
 
 Rows, width, workspace, warps and blocks of the row kernel, and where it exists the epilogue, are tried together, mode
@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     from benchmarks.linear_token_logps.tune_report import markdown
-    from benchmarks.linear_token_logps.tuned_table import read, write
-    from benchmarks.linear_token_logps.tuner import tune_shape
+    from benchmarks.linear_token_logps.tuner import read, tune_shape, write
     from iwpo_kernels.devices import interpreted_kernels
 
     entries = read(options.out)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness import quartiles
 from benchmarks.linear_token_logps.candidates import BUDGETS_MB, Candidate
 from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
 from benchmarks.linear_token_logps.race import Standing
 from benchmarks.suite import Shape
-from benchmarks.table import quartiles
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Found:
 def markdown(shape: Shape, found: Sequence[Found]) -> Iterator[str]:
     """Each mode's default and what took part in the last rounds, the fastest first."""
     first = found[0].case
-    yield f"### {shape.name}: {first.tokens} tokens, H={first.features}, V={first.vocab}, {_dtype(shape)}"
+    yield f"### {shape.name}: {first.tokens} tokens, H={first.features}, V={first.vocab}, {shape.as_dict()['dtype']}"
     yield ""
     yield "| mode | rows × width | MiB | ms | quartiles | over default | |"
     yield "|---|---|--:|--:|--:|--:|---|"
@@ -92,7 +92,3 @@ def _remark(found: Found) -> str:
     if found.untried:
         sentences.append(f"{found.untried} candidates were not timed.")
     return " ".join(sentences)
-
-
-def _dtype(shape: Shape) -> str:
-    return str(shape.dtype).removeprefix("torch.")

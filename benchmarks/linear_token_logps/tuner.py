@@ -1,11 +1,14 @@
-"""The fastest settings of the operator at one shape, mode by mode."""
+"""The fastest settings of the operator at one shape, mode by mode, and the table in which `iwpo_kernels` finds them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
-from typing import get_args
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,11 +18,13 @@ from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
 from benchmarks.linear_token_logps.problem import FROZEN, NO_GRADIENT, TRAINABLE, HeadProblem, build
 from benchmarks.linear_token_logps.race import race
 from benchmarks.linear_token_logps.tune_report import Found
-from benchmarks.linear_token_logps.tuned_table import Entries, Key
 from benchmarks.suite import TOLERANCE, Run, Shape, relative_errors
 from iwpo_kernels.linear_token_logps import linear_token_logps
 from iwpo_kernels.linear_token_logps.tiling import processors
-from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, device_name, using
+from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned, device_name, table, using
+
+Key = tuple[str, int, str]  # device name, hidden size, mode
+Entries = dict[Key, Tuned]
 
 # How problems name a mode, and whether exponentials are saved.
 RUNS: dict[Mode, tuple[str, bool]] = {
@@ -98,3 +103,23 @@ def _run(problem: HeadProblem, mode: Mode, candidate: Candidate, entries: Entrie
             return problem.gradients(-logps.mean(), kind)
 
     return run
+
+
+def read(path: Path) -> Entries:
+    """Nothing where there is no file."""
+    return dict(table(str(path))) if path.exists() else {}
+
+
+def write(path: Path, entries: Entries) -> None:
+    """One entry a line; written aside and renamed, so that a run that is cut short leaves a whole table."""
+    lines = [json.dumps(_entry(key, settings)) for key, settings in sorted(entries.items(), key=lambda item: item[0])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.new")
+    aside.write_text("[" + ",\n ".join(lines) + "]\n")
+    aside.replace(path)
+
+
+def _entry(key: Key, settings: Tuned) -> dict[str, Any]:
+    device, features, mode = key
+    chosen = {name: value for name, value in asdict(settings).items() if value not in (None, False)}
+    return {"device": device, "hidden_size": features, "mode": mode} | chosen

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,15 +29,18 @@ from benchmarks.linear_token_logps.shapes import shapes
 from benchmarks.linear_token_logps.token_chunks import ChunkedLogProbs
 from benchmarks.suite import Run, Suite, Variant
 
-LogProbs = Callable[[Tensor], Tensor]  # head [V, H] → log-probs [N], 0 at the prompt
+WITH_GRADIENT = (FROZEN, TRAINABLE)
+OfHead = Callable[[Tensor], Tensor]  # head [V, H] → loss [], or log-probs
+Make = Callable[[HeadProblem], OfHead]  # imports and allocates what the loss needs
 
 
-def _preference_run(problem: HeadProblem, mode: str, logps_of: LogProbs) -> Run:
-    return _loss_run(problem, mode, lambda head: preference_loss(logps_of(head), problem.shape.sequences))
+def by_mode(label: str, library: str, make: Make, modes: Iterable[str] = MODES, **fields: Any) -> list[Variant]:
+    """A variant for each mode; `fields` are further ones of `Variant`."""
+    return [Variant(label, library, mode, partial(_prepare, make, mode), **fields) for mode in modes]
 
 
-def _loss_run(problem: HeadProblem, mode: str, loss_of: Callable[[Tensor], Tensor]) -> Run:
-    head = problem.head(mode)
+def _prepare(make: Make, mode: str, problem: HeadProblem) -> Run:
+    head, loss_of = problem.head(mode), make(problem)
 
     def run() -> tuple[Tensor, ...]:
         with torch.no_grad() if mode == NO_GRADIENT else contextlib.nullcontext():
@@ -45,195 +49,128 @@ def _loss_run(problem: HeadProblem, mode: str, loss_of: Callable[[Tensor], Tenso
     return run
 
 
-def _spread(logps: Tensor, problem: HeadProblem) -> Tensor:
-    """[K] of the supervised tokens to [N]."""
-    return logps.new_zeros(problem.labels.shape).index_copy(0, problem.supervised, logps)
+def _of_logps(problem: HeadProblem, logps_of: OfHead) -> OfHead:
+    """The loss of log-probs [N], 0 at the prompt."""
+    return lambda head: preference_loss(logps_of(head), problem.shape.sequences)
 
 
-def ours(mode: str, save: bool, label: str, floor: str = "floor", **settings: Any) -> Variant:
-    """As training calls it: with the supervised tokens alone, so that the host waits for nothing.
+def _of_supervised(problem: HeadProblem, logps_of: Callable[[Tensor, Tensor, Tensor], Tensor]) -> OfHead:
+    """The loss of log-probs [K] of the supervised tokens, from their hidden states, a head and their labels."""
+    labels = problem.labels[problem.supervised]
 
-    `settings` go to the operator.
-    """
+    def spread(head: Tensor) -> Tensor:
+        logps = logps_of(problem.hidden[problem.supervised], head, labels)
+        return logps.new_zeros(problem.labels.shape).index_copy(0, problem.supervised, logps)
 
-    def prepare(problem: HeadProblem) -> Run:
-        labels = problem.labels[problem.supervised]
-        served = {"hidden_index": problem.supervised, "all_served": True}
-        logps_of = _our_log_probs(problem, labels, save=save, **served, **settings)
-        return _preference_run(problem, mode, lambda head: _spread(logps_of(head), problem))
-
-    return Variant(label, "ours", mode, prepare, floor=floor, note="on supervised tokens")
+    return _of_logps(problem, spread)
 
 
-def ours_masked(mode: str, save: bool) -> Variant:
-    """All labels, -100 at the prompts, so that the host waits to hear how many others there are."""
-
-    def prepare(problem: HeadProblem) -> Run:
-        return _preference_run(problem, mode, _our_log_probs(problem, problem.labels, save=save))
-
-    return Variant("ours, masked labels", "ours", mode, prepare)
-
-
-def _our_log_probs(problem: HeadProblem, labels: Tensor, **settings: Any) -> LogProbs:
-    """One of each label."""
+def ours(problem: HeadProblem, *, save: bool) -> OfHead:
+    """As training calls it: with the supervised tokens alone, so that the host waits for nothing."""
     from iwpo_kernels import linear_token_logps
 
-    def logps_of(head: Tensor) -> Tensor:
-        logps = linear_token_logps(problem.hidden, head, labels, softcap=problem.shape.softcap, **settings)
-        return logps
+    labels, index, softcap = problem.labels[problem.supervised], problem.supervised, problem.shape.softcap
 
-    return logps_of
+    def spread(head: Tensor) -> Tensor:
+        logps = linear_token_logps(
+            problem.hidden, head, labels, softcap=softcap, save=save, hidden_index=index, all_served=True
+        )
+        return logps.new_zeros(problem.labels.shape).index_copy(0, index, logps)
+
+    return _of_logps(problem, spread)
 
 
-def ours_whole(mode: str) -> Variant:
+def ours_masked(problem: HeadProblem, *, save: bool) -> OfHead:
+    """All labels, -100 at the prompts, so that the host waits to hear how many others there are."""
+    from iwpo_kernels import linear_token_logps
+
+    hidden, labels, softcap = problem.hidden, problem.labels, problem.shape.softcap
+    return _of_logps(problem, lambda head: linear_token_logps(hidden, head, labels, softcap=softcap, save=save))
+
+
+def ours_whole(problem: HeadProblem) -> OfHead:
     """Log-probs and loss in one call."""
+    from iwpo_kernels import linear_preference_loss
 
-    def prepare(problem: HeadProblem) -> Run:
-        from iwpo_kernels import linear_preference_loss
-
-        shape, device = problem.shape, problem.hidden.device
-        segments = torch.arange(0, shape.total_tokens + 1, shape.tokens, device=device)
-
-        def loss_of(head: Tensor) -> Tensor:
-            return linear_preference_loss(
-                problem.hidden, head, problem.labels, segments, softcap=shape.softcap, beta=BETA, save=True
-            ).loss
-
-        return _loss_run(problem, mode, loss_of)
-
-    return Variant("ours, linear_preference_loss", "ours", mode, prepare)
+    shape, device = problem.shape, problem.hidden.device
+    segments = torch.arange(0, shape.total_tokens + 1, shape.tokens, device=device)
+    settings: dict[str, Any] = {"softcap": shape.softcap, "beta": BETA, "save": True}
+    return lambda head: linear_preference_loss(problem.hidden, head, problem.labels, segments, **settings).loss
 
 
-def ours_padded(mode: str) -> Variant:
+def ours_padded(problem: HeadProblem) -> OfHead:
     """With the call of Liger's loss, and all of its metrics."""
+    _without_softcap(problem, "the padded loss")
+    from iwpo_kernels import PaddedLinearPreferenceLoss
 
-    def prepare(problem: HeadProblem) -> Run:
-        _without_softcap(problem, "the padded loss")
-        from iwpo_kernels import PaddedLinearPreferenceLoss
-
-        loss = PaddedLinearPreferenceLoss(beta=BETA, use_ref_model=False)
-        labels = problem.labels.view(problem.shape.sequences, -1)
-
-        def loss_of(head: Tensor) -> Tensor:
-            return loss(head, problem.hidden.view(*labels.shape, -1), labels)[0]
-
-        return _loss_run(problem, mode, loss_of)
-
-    return Variant("ours, in Liger's place", "ours", mode, prepare, note="with Liger's metrics")
+    return _padded(problem, PaddedLinearPreferenceLoss(beta=BETA, use_ref_model=False))
 
 
-def naive(mode: str) -> Variant:
-    def prepare(problem: HeadProblem) -> Run:
-        def logps_of(head: Tensor) -> Tensor:
-            return naive_logps(problem.hidden, head, problem.labels, problem.shape.softcap)
+def liger(problem: HeadProblem) -> OfHead:
+    _without_softcap(problem, "Liger's DPO loss")
+    from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
 
-        return _preference_run(problem, mode, logps_of)
-
-    return Variant("naive, all tokens", "torch", mode, prepare, note="logits, log_softmax, gather, mask")
-
-
-def naive_supervised(mode: str) -> Variant:
-    def prepare(problem: HeadProblem) -> Run:
-        labels = problem.labels[problem.supervised]
-
-        def logps_of(head: Tensor) -> Tensor:
-            rows = problem.hidden[problem.supervised]
-            return _spread(naive_logps(rows, head, labels, problem.shape.softcap), problem)
-
-        return _preference_run(problem, mode, logps_of)
-
-    return Variant("naive, supervised tokens", "torch", mode, prepare)
-
-
-def torch_fused(mode: str) -> Variant:
-    def prepare(problem: HeadProblem) -> Run:
-        _without_softcap(problem, "torch's linear_cross_entropy")
-        from torch.nn import LinearCrossEntropyOptions
-        from torch.nn.functional import linear_cross_entropy
-
-        options, labels = LinearCrossEntropyOptions(), problem.labels[problem.supervised]
-
-        def loss_of(head: Tensor) -> Tensor:
-            rows = problem.hidden[problem.supervised]
-            return linear_cross_entropy(rows, head, labels, reduction="sum", options=options)
-
-        return _loss_run(problem, mode, loss_of)
-
-    return Variant(
-        "torch linear_cross_entropy",
-        "torch",
-        mode,
-        prepare,
-        note="sum over all tokens: it has no per-token results",
-        objective=SUM,
+    compiled = problem.hidden.is_cuda
+    return _padded(
+        problem, LigerFusedLinearDPOLoss(beta=BETA, use_ref_model=False, compiled=compiled, ignore_index=IGNORED)
     )
 
 
-def token_chunks(mode: str) -> Variant:
+def _padded(problem: HeadProblem, loss: Callable[..., tuple[Tensor, Any]]) -> OfHead:
+    labels = problem.labels.view(problem.shape.sequences, -1)
+    return lambda head: loss(head, problem.hidden.view(*labels.shape, -1), labels)[0]
+
+
+def naive(problem: HeadProblem) -> OfHead:
+    hidden, labels, softcap = problem.hidden, problem.labels, problem.shape.softcap
+    return _of_logps(problem, lambda head: naive_logps(hidden, head, labels, softcap))
+
+
+def naive_supervised(problem: HeadProblem) -> OfHead:
+    return _of_supervised(problem, lambda x, head, labels: naive_logps(x, head, labels, problem.shape.softcap))
+
+
+def torch_fused(problem: HeadProblem) -> OfHead:
+    _without_softcap(problem, "torch's linear_cross_entropy")
+    from torch.nn import LinearCrossEntropyOptions
+    from torch.nn.functional import linear_cross_entropy
+
+    options, labels = LinearCrossEntropyOptions(), problem.labels[problem.supervised]
+
+    def loss_of(head: Tensor) -> Tensor:
+        rows = problem.hidden[problem.supervised]
+        return linear_cross_entropy(rows, head, labels, reduction="sum", options=options)
+
+    return loss_of
+
+
+def token_chunks(problem: HeadProblem) -> OfHead:
     """NeMo-RL's way, on all tokens, as there."""
-
-    def prepare(problem: HeadProblem) -> Run:
-        _without_softcap(problem, "the chunked log-probs of NeMo-RL")
-
-        def logps_of(head: Tensor) -> Tensor:
-            return ChunkedLogProbs.apply(problem.hidden, head, problem.labels)
-
-        return _preference_run(problem, mode, logps_of)
-
-    return Variant("NeMo-style chunks", "torch", mode, prepare, note="chunks of tokens, recomputed; on all tokens")
+    _without_softcap(problem, "the chunked log-probs of NeMo-RL")
+    return _of_logps(problem, lambda head: ChunkedLogProbs.apply(problem.hidden, head, problem.labels))
 
 
-def trl(mode: str) -> Variant:
+def trl(problem: HeadProblem) -> OfHead:
     """On the supervised tokens only, as TRL calls it on a GPU; on a CPU it scores every token, in about three times."""
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as CHUNK
 
-    def prepare(problem: HeadProblem) -> Run:
-        from trl.kernels import ChunkedLogProbFunction
-        from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as CHUNK
+    def logps_of(rows: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        softcap = problem.shape.softcap
+        logps, *_ = ChunkedLogProbFunction.apply(rows, head, None, labels, 1.0, CHUNK, softcap, 1.0, ())
+        return logps
 
-        labels = problem.labels[problem.supervised]
-
-        def logps_of(head: Tensor) -> Tensor:
-            rows, softcap = problem.hidden[problem.supervised], problem.shape.softcap
-            logps, *_ = ChunkedLogProbFunction.apply(rows, head, None, labels, 1.0, CHUNK, softcap, 1.0, ())
-            return _spread(logps, problem)
-
-        return _preference_run(problem, mode, logps_of)
-
-    return Variant("TRL chunked", "trl", mode, prepare, note="on supervised tokens")
+    return _of_supervised(problem, logps_of)
 
 
-def liger(mode: str) -> Variant:
-    def prepare(problem: HeadProblem) -> Run:
-        _without_softcap(problem, "Liger's DPO loss")
-        from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
+def cut_cross_entropy(problem: HeadProblem) -> OfHead:
+    if not problem.hidden.is_cuda:
+        raise ImportError("cut-cross-entropy needs a GPU")
+    from cut_cross_entropy import linear_cross_entropy
 
-        compiled = problem.hidden.is_cuda
-        loss = LigerFusedLinearDPOLoss(beta=BETA, use_ref_model=False, compiled=compiled, ignore_index=IGNORED)
-        labels = problem.labels.view(problem.shape.sequences, -1)
-
-        def loss_of(head: Tensor) -> Tensor:
-            return loss(head, problem.hidden.view(*labels.shape, -1), labels)[0]
-
-        return _loss_run(problem, mode, loss_of)
-
-    return Variant("Liger fused DPO", "liger", mode, prepare, note="compiled on GPUs only; its reference is off")
-
-
-def cut_cross_entropy(mode: str) -> Variant:
-    def prepare(problem: HeadProblem) -> Run:
-        if not problem.hidden.is_cuda:
-            raise ImportError("cut-cross-entropy needs a GPU")
-        from cut_cross_entropy import linear_cross_entropy
-
-        def logps_of(head: Tensor) -> Tensor:
-            softcap = problem.shape.softcap
-            return -linear_cross_entropy(
-                problem.hidden, head, problem.labels, softcap=softcap, reduction="none"
-            ).float()
-
-        return _preference_run(problem, mode, logps_of)
-
-    return Variant("cut-cross-entropy", "cce", mode, prepare, note="its time depends on the data")
+    settings: dict[str, Any] = {"softcap": problem.shape.softcap, "reduction": "none"}
+    hidden, labels = problem.hidden, problem.labels
+    return _of_logps(problem, lambda head: -linear_cross_entropy(hidden, head, labels, **settings).float())
 
 
 def floor(mode: str, products: int, label: str = "floor") -> Variant:
@@ -265,9 +202,12 @@ def _without_softcap(problem: HeadProblem, who: str) -> None:
         raise ImportError(f"{who} has no softcap")
 
 
+RECOMPUTED, SAVED = partial(ours, save=False), partial(ours, save=True)
+OURS = {"library": "ours", "note": "on supervised tokens"}
+WITHOUT_HEAD = (NO_GRADIENT, FROZEN)  # whose gradients need no exponentials again
+
 SUITE = Suite(
     name="linear_token_logps",
-    modes=MODES,
     baseline="naive, all tokens",
     shapes=shapes,
     build=build,
@@ -276,20 +216,27 @@ SUITE = Suite(
         floor(FROZEN, 2),
         floor(TRAINABLE, 3),
         floor(TRAINABLE, 4, "floor with recomputation"),
-        ours(NO_GRADIENT, False, "ours"),
-        ours(FROZEN, False, "ours"),
-        ours(TRAINABLE, True, "ours"),
-        ours(TRAINABLE, False, "ours, recomputed", floor="floor with recomputation"),
-        *(ours_masked(mode, save=mode == TRAINABLE) for mode in MODES),
-        *(ours_whole(mode) for mode in (FROZEN, TRAINABLE)),
-        *(ours_padded(mode) for mode in (FROZEN, TRAINABLE)),
-        *(naive(mode) for mode in MODES),
-        *(naive_supervised(mode) for mode in MODES),
-        *(torch_fused(mode) for mode in (FROZEN, TRAINABLE)),
-        *(token_chunks(mode) for mode in MODES),
-        *(trl(mode) for mode in MODES),
-        *(liger(mode) for mode in (FROZEN, TRAINABLE)),
-        *(cut_cross_entropy(mode) for mode in MODES),
+        *by_mode("ours", make=RECOMPUTED, modes=WITHOUT_HEAD, **OURS),
+        *by_mode("ours", make=SAVED, modes=[TRAINABLE], **OURS),
+        *by_mode("ours, recomputed", make=RECOMPUTED, modes=[TRAINABLE], floor="floor with recomputation", **OURS),
+        *by_mode("ours, masked labels", "ours", partial(ours_masked, save=False), WITHOUT_HEAD),
+        *by_mode("ours, masked labels", "ours", partial(ours_masked, save=True), [TRAINABLE]),
+        *by_mode("ours, linear_preference_loss", "ours", ours_whole, WITH_GRADIENT),
+        *by_mode("ours, in Liger's place", "ours", ours_padded, WITH_GRADIENT, note="with Liger's metrics"),
+        *by_mode("naive, all tokens", "torch", naive, note="logits, log_softmax, gather, mask"),
+        *by_mode("naive, supervised tokens", "torch", naive_supervised),
+        *by_mode(
+            "torch linear_cross_entropy",
+            "torch",
+            torch_fused,
+            WITH_GRADIENT,
+            note="sum over all tokens: it has no per-token results",
+            objective=SUM,
+        ),
+        *by_mode("NeMo-style chunks", "torch", token_chunks, note="chunks of tokens, recomputed; on all tokens"),
+        *by_mode("TRL chunked", "trl", trl, note="on supervised tokens"),
+        *by_mode("Liger fused DPO", "liger", liger, WITH_GRADIENT, note="compiled on GPUs only; its reference is off"),
+        *by_mode("cut-cross-entropy", "cce", cut_cross_entropy, note="its time depends on the data"),
     ),
     reference=reference,
     size_of=size_of,

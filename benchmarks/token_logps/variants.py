@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.linear_token_logps.problem import IGNORED, log_probs_of
 from benchmarks.suite import Run, Shape, Suite, Variant
 
 NO_GRADIENT, GRADIENT = "no gradient", "gradient"
 MODES = (NO_GRADIENT, GRADIENT)
-IGNORED = -100
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # logits [N, V], labels [N] → log-probs [N], 0 at label -100
 
 
-@dataclass(frozen=True)
-class LogitsProblem:
-    """
-    Attributes:
-        logits: [N, V], requires gradients.
-        labels: int64 [N], -100 at the prompt.
-        upstream: float32 [N], gradient of the log-probs.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    upstream: Tensor
+# Logits [N, V], which require gradients; int64 labels [N], -100 at the prompt; float32 [N], gradient of the log-probs.
+LogitsProblem = tuple[Tensor, Tensor, Tensor]
 
 
 def shapes(device_type: str) -> list[Shape]:
@@ -51,7 +40,7 @@ def build(shape: Shape, device: torch.device, seed: int) -> LogitsProblem:
     labels = torch.randint(shape.vocab, (shape.sequences, shape.tokens), **like)
     labels[:, : shape.tokens - shape.supervised_per_sequence] = IGNORED
     upstream = torch.randn(shape.total_tokens, **like)
-    return LogitsProblem(logits.requires_grad_(), labels.flatten(), upstream)
+    return logits.requires_grad_(), labels.flatten(), upstream
 
 
 def size_of(shape: Shape) -> int:
@@ -61,21 +50,13 @@ def size_of(shape: Shape) -> int:
 def reference(problem: LogitsProblem, variant: Variant) -> tuple[Tensor, ...]:
     """Row by row block in float32."""
     parts = []
-    for logits, labels, upstream in zip(
-        problem.logits.detach().split(512), problem.labels.split(512), problem.upstream.split(512), strict=True
-    ):
+    for logits, labels, upstream in zip(*(part.detach().split(512) for part in problem), strict=True):
         z = logits.float().requires_grad_()
-        logps = log_softmax_gather(z, labels)
+        logps = log_probs_of(z, labels)
         gradient = torch.autograd.grad(logps, z, upstream)[0].to(logits.dtype)
         parts.append((logps.detach(), gradient))
     logps, gradients = (torch.cat(column) for column in zip(*parts, strict=True))
     return (logps,) if variant.mode == NO_GRADIENT else (logps, gradients)
-
-
-def log_softmax_gather(logits: Tensor, labels: Tensor) -> Tensor:
-    kept = labels != IGNORED
-    log_p = logits.log_softmax(-1, dtype=torch.float32)
-    return log_p.gather(1, labels.where(kept, 0)[:, None])[:, 0] * kept
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -97,13 +78,14 @@ def ours(logits: Tensor, labels: Tensor) -> Tensor:
 
 def variant(label: str, library: str, mode: str, kernel: Kernel, note: str = "") -> Variant:
     def prepare(problem: LogitsProblem) -> Run:
+        logits, labels, upstream = problem
+
         def run() -> tuple[Tensor, ...]:
             with torch.no_grad() if mode == NO_GRADIENT else contextlib.nullcontext():
-                logps = kernel(problem.logits, problem.labels)
+                logps = kernel(logits, labels)
             if mode == NO_GRADIENT:
                 return (logps,)
-            upstream = problem.upstream.to(logps.dtype)
-            return logps.detach(), torch.autograd.grad(logps, problem.logits, upstream)[0]
+            return logps.detach(), torch.autograd.grad(logps, logits, upstream.to(logps.dtype))[0]
 
         return run
 
@@ -114,8 +96,9 @@ def floor(mode: str) -> Variant:
     """Supervised logits read once; for the gradient read again, and all of it written."""
 
     def prepare(problem: LogitsProblem) -> Run:
-        supervised = problem.logits.detach()[problem.labels != IGNORED]
-        gradient = torch.empty_like(problem.logits) if mode == GRADIENT else None
+        logits, labels, _ = problem
+        supervised = logits.detach()[labels != IGNORED]
+        gradient = torch.empty_like(logits) if mode == GRADIENT else None
         count = supervised.shape[0]
 
         def run() -> tuple[Tensor, ...]:
@@ -132,14 +115,13 @@ def floor(mode: str) -> Variant:
 
 SUITE = Suite(
     name="token_logps",
-    modes=MODES,
     baseline="log_softmax, gather",
     shapes=shapes,
     build=build,
     variants=(
         *(floor(mode) for mode in MODES),
         *(variant("ours", "ours", mode, ours) for mode in MODES),
-        *(variant("log_softmax, gather", "torch", mode, log_softmax_gather) for mode in MODES),
+        *(variant("log_softmax, gather", "torch", mode, log_probs_of) for mode in MODES),
         *(variant("F.cross_entropy", "torch", mode, cross_entropy) for mode in MODES),
         *(variant("TRL selective_log_softmax", "trl", mode, selective) for mode in MODES),
     ),

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.measure import synchronise
+from benchmarks.harness import synchronise
 from benchmarks.training.case import Case, ModelShape
 from iwpo_fast.data.pairs import Pairs
 

@@ -11,13 +11,14 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from benchmarks.measure import synchronise
-from benchmarks.training.memory import PeakMemory
+from benchmarks.harness import synchronise
+from benchmarks.memory import PeakMemory
 
 CHECKED_STEPS = 3
 CHECKED = ("logps/chosen", "logps/rejected", "rewards/margins")
 
 Values = Callable[[], dict[str, float]]
+Order = tuple[int, int]  # steps to take: some to warm up, then those that are timed
 
 
 class Gate(Protocol):
@@ -28,14 +29,6 @@ class Gate(Protocol):
 
     def step_done(self, values: Values) -> bool:
         """After each optimiser step, which `values` describes under the names in `CHECKED`; False ends the training."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """Steps to take: some to warm up, then those that are timed."""
-
-    untimed: int
-    timed: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class RemoteGate:
             self._checked.append({name: found[name] for name in CHECKED})
         self._steps += 1
         self._left -= 1
-        if self._left == self._order.timed:
+        if self._left == self._timed:
             self._start_clock()
         if self._left:
             return True
@@ -93,7 +86,8 @@ class RemoteGate:
         order = self._connection.recv()
         if order is None:
             return False
-        self._order, self._left = order, order.untimed + order.timed
+        untimed, self._timed = order
+        self._left = untimed + self._timed
         self._start_clock()
         return True
 

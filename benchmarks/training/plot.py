@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmarks.plot import PLAIN
+from benchmarks.plot import COLOURS, PLAIN, save
 
-COLOURS = {"ours": "#c0392b", "trl": "#2471a3", "plain": "#7f8c8d"}
 NAMES = {"length": "longest sequence, tokens", "vocabulary": "vocabulary", "pairs": "pairs per step"}
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list[Path]:
-    """Writes `<stem>-<sweep>.png` beside the result file for each sweep that has rows."""
+    """Write `<stem>-<sweep>.png` beside the result file for each sweep that has rows."""
     drawn = []
     for sweep in dict.fromkeys(row["sweep"] for row in rows):
         figure, (speed, memory) = plt.subplots(1, 2, figsize=(9, 3.6))
@@ -41,12 +37,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list[Path]:
             axis.yaxis.set_minor_locator(NullLocator())
             axis.grid(alpha=0.3)
         figure.suptitle(f"Training step, {device}", fontsize=11, x=0.01, ha="left")
-        figure.legend(*speed.get_legend_handles_labels(), loc="upper right", ncols=len(COLOURS), fontsize=8)
+        figure.legend(*speed.get_legend_handles_labels(), loc="upper right", ncols=3, fontsize=8)
         figure.tight_layout()
-        target = path.with_name(f"{path.stem}-{sweep}.png")
-        figure.savefig(target, dpi=110, bbox_inches="tight")
-        plt.close(figure)
-        drawn.append(target)
+        drawn.append(save(figure, path, sweep))
     return drawn
 
 

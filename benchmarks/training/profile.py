@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity
 from transformers import PreTrainedModel
 
-from benchmarks.measure import synchronise
+from benchmarks.harness import synchronise
 from benchmarks.training.gate import Values
 
 MARK = "part: "
@@ -23,14 +22,7 @@ PARTS = (ATTENTION, MLP, HEAD, OTHER_LAYERS, OPTIMIZER, REST, IDLE)
 WARM_UP_STEPS = 2
 BACKWARD = "autograd::engine::evaluate_function"
 FORWARD_SCOPE = 0  # of torch's RecordScope
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Seconds of one step by part; they add up to `seconds`. On a GPU, those of its kernels."""
-
-    seconds: float
-    parts: dict[str, float]
+Profile = dict[str, Any]  # `seconds` of one step, and by part (`parts`) what adds up to them; on a GPU, of its kernels
 
 
 class ProfilingGate:
@@ -60,19 +52,21 @@ class ProfilingGate:
 
     def profile(self) -> Profile:
         parts = dict.fromkeys(PARTS, 0.0) | by_part(self._profiler.events(), self._device.type)
-        return Profile(self._seconds, parts | {IDLE: max(0.0, self._seconds - sum(parts.values()))})
+        return {"seconds": self._seconds, "parts": parts | {IDLE: max(0.0, self._seconds - sum(parts.values()))}}
 
 
 def mark_parts(model: nn.Module) -> None:
     """Mark what each part does in the forward pass; whatever is in the model but in no other part is the head's."""
     for module in model.modules():
-        part = part_of(module)
-        if module is model:
-            part = HEAD
+        part = HEAD if module is model else part_of(module)
         if part is not None:
-            marks: list[Any] = []
-            module.register_forward_pre_hook(_begin_mark(marks, part), prepend=True)
-            module.register_forward_hook(_end_mark(marks), always_call=True)
+            _mark(module, part)
+
+
+def _mark(module: nn.Module, part: str) -> None:
+    marks: list[Any] = []
+    module.register_forward_pre_hook(lambda *_: marks.append(record_function(MARK + part).__enter__()), prepend=True)
+    module.register_forward_hook(lambda *_: marks.pop().__exit__(None, None, None), always_call=True)
 
 
 def part_of(module: nn.Module) -> str | None:
@@ -115,19 +109,3 @@ def _part(event: Any, inside: str, forward: dict[int, str]) -> str:
     if event.name.startswith(BACKWARD):
         return forward.get(event.sequence_nr, REST)
     return inside
-
-
-def _begin_mark(marks: list[Any], part: str) -> Any:
-    def begin(*_: Any) -> None:
-        mark = record_function(MARK + part)
-        mark.__enter__()
-        marks.append(mark)
-
-    return begin
-
-
-def _end_mark(marks: list[Any]) -> Any:
-    def end(*_: Any) -> None:
-        marks.pop().__exit__(None, None, None)
-
-    return end

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.table import quartiles
-from benchmarks.targets import Target
-from benchmarks.training.measure import PEERS, Measured, Record
+from benchmarks.harness import OK, Record, ratio
+from benchmarks.results import Target
+from benchmarks.training.measure import PEERS, Measured
 from benchmarks.training.profile import PARTS
 
 FASTER, LESS_MEMORY = 1.5, 0.6
@@ -37,16 +37,16 @@ def case_table(measured: Measured, peak: float) -> str:
 
 
 def _row(measured: Measured, record: Record, peak: float) -> str:
-    start = f"| {record.label} | {record.micro_pairs} | {record.padded_share:.0%} |"
-    note = record.message if record.status == "ok" else f"{record.status}: {record.message}"
+    start = f"| {record.label} | {record.facts['micro_pairs']} | {record.facts['padded_share']:.0%} |"
+    note = record.message if record.status == OK else f"{record.status}: {record.message}"
     rate, pairs, flops = measured.rate(record), measured.pairs_rate(record), measured.flops_rate(record)
     if rate is None or pairs is None or flops is None:
         return f"{start} – | | | | | | | | {note} |"
-    assert record.extra_mib is not None and record.state_mib is not None and record.error is not None
+    assert record.extra_mib is not None
     speed = f"{pairs['median']:.4g} | {rate['median']:.0f} | {rate['low']:.0f}–{rate['high']:.0f}"
     use = f"{flops['median']:.2e} | {flops['median'] / peak:.1%}"
-    memory = f"{record.extra_mib:.0f} | {record.extra_mib - record.state_mib:.0f}"
-    return f"{start} {speed} | {use} | {memory} | {record.error:.0e} | {note} |"
+    memory = f"{record.extra_mib:.0f} | {record.extra_mib - record.facts['state_mib']:.0f}"
+    return f"{start} {speed} | {use} | {memory} | {record.errors[0]:.0e} | {note} |"
 
 
 def targets_of(measured: Measured) -> list[Target]:
@@ -61,41 +61,36 @@ def targets_of(measured: Measured) -> list[Target]:
             (mine, other)
             for mine in measured.records
             for other in measured.records
-            if mine.contender == "ours" and other.contender == peer and mine.micro_pairs == other.micro_pairs
+            if mine.library == "ours" and other.library == peer and mine.mode == other.mode
         ]
         for mine, other in equal:
-            if mine.seconds and other.seconds:
-                found += _compare(measured, mine, other, f"{mine.micro_pairs} pairs at once")
+            if mine.times and other.times:
+                found += _compare(measured, mine, other, mine.mode)
     return found
 
 
-def speedup(ours: Record, theirs: Record) -> dict[str, float] | None:
-    """Median and quartiles of their time over ours, round by round."""
-    return quartiles([b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)])
-
-
 def _compare(measured: Measured, ours: Record, theirs: Record, settings: str) -> list[Target]:
-    ratio = speedup(ours, theirs)
-    assert ratio is not None and ours.extra_mib and theirs.extra_mib
-    name, spread = measured.case.name, f"{ratio['low']:.2f}–{ratio['high']:.2f}"
+    faster = ratio(theirs, ours)
+    assert faster is not None and ours.extra_mib and theirs.extra_mib
+    name, spread = measured.case.name, f"{faster['low']:.2f}–{faster['high']:.2f}"
     return [
-        Target(name, f"speed over {theirs.label}'s, {settings} ({spread})", FASTER, ratio["median"], at_least=True),
+        Target(name, f"speed over {theirs.label}'s, {settings} ({spread})", FASTER, faster["median"], at_least=True),
         Target(name, f"extra memory over {theirs.label}'s, {settings}", LESS_MEMORY, ours.extra_mib / theirs.extra_mib),
     ]
 
 
 def profile_table(measured: Measured) -> str | None:
     """Milliseconds of one step by part, each contender at its fastest setting."""
-    records = [record for record in measured.records if record.profile is not None]
+    records = [record for record in measured.records if record.facts["profile"] is not None]
     if not records:
         return None
-    names = [f"{record.label}, {record.micro_pairs} at once" for record in records]
+    names = [f"{record.label}, {record.facts['micro_pairs']} at once" for record in records]
     lines = ["| part of a step, ms | " + " | ".join(names) + " |", "|---|" + "--:|" * len(records)]
-    profiles = [record.profile for record in records if record.profile is not None]
+    profiles = [record.facts["profile"] for record in records]
     for part in PARTS:
-        cells = (f"{1e3 * p.parts[part]:.1f} ({p.parts[part] / p.seconds:.0%})" for p in profiles)
+        cells = (f"{1e3 * p['parts'][part]:.1f} ({p['parts'][part] / p['seconds']:.0%})" for p in profiles)
         lines.append(f"| {part} | " + " | ".join(cells) + " |")
-    lines.append("| all, profiled | " + " | ".join(f"{1e3 * p.seconds:.1f}" for p in profiles) + " |")
+    lines.append("| all, profiled | " + " | ".join(f"{1e3 * p['seconds']:.1f}" for p in profiles) + " |")
     return "\n".join(lines)
 
 

@@ -116,7 +116,6 @@ def floor(problem: PairProblem) -> Run:
 
 SUITE = Suite(
     name="weighted_preference",
-    modes=(GRADIENT,),
     baseline="naive",
     shapes=shapes,
     build=build,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +42,12 @@ class Arm:
     group: str
 
 
-def weighted(settings: WeightConfig, *, weights: bool = True) -> Build:
+def weighted(settings: WeightConfig) -> Build:
     """By the library's own weights and soft labels."""
 
     def build(scores: PairScores, seed: int) -> ArmData:
         made = pair_weights(scores.rewards, settings, seed=seed)
-        return arm_data(made.weight if weights else np.ones(len(made.weight)), made.label_smoothing)
+        return arm_data(made.weight, made.label_smoothing)
 
     return build
 
@@ -72,53 +73,25 @@ def shuffle(made: PairWeights, cluster: NDArray[np.int64], seed: int) -> tuple[F
     return weight, smoothing
 
 
-def _plain(scores: PairScores, seed: int) -> ArmData:
-    return arm_data(*_ones_zeros(scores))
+def unweighted(*, distils: bool = False, **settings: Any) -> Build:
+    """The labels as they are, or the reward gaps in their place; `settings` are of `arm_data`."""
 
+    def build(scores: PairScores, seed: int) -> ArmData:
+        count = len(scores.gaps)
+        targets = torch.as_tensor(scores.gaps, dtype=torch.float32) if distils else None
+        return arm_data(np.ones(count), np.zeros(count), targets=targets, **settings)
 
-def _wpo(scores: PairScores, seed: int) -> ArmData:
-    return arm_data(*_ones_zeros(scores), wpo=True)
-
-
-def _p_dpo(scores: PairScores, seed: int) -> ArmData:
-    return arm_data(*_ones_zeros(scores), forward_kl=FORWARD_KL)
-
-
-def _d_dpo(scores: PairScores, seed: int) -> ArmData:
-    return arm_data(*_ones_zeros(scores), targets=torch.as_tensor(scores.gaps, dtype=torch.float32))
-
-
-def _e_dpo(scores: PairScores, seed: int) -> ArmData:
-    targets = torch.as_tensor(scores.gaps, dtype=torch.float32)
-    return arm_data(*_ones_zeros(scores), targets=targets, forward_kl=FORWARD_KL)
+    return build
 
 
 def _cheap_rival(scores: PairScores, seed: int) -> ArmData:
     """Soft labels 0.25 + 0.75 sigmoid(gap)."""
-    ones, _ = _ones_zeros(scores)
-    return arm_data(ones, 0.75 * expit(-scores.rewards.gap))
+    return arm_data(np.ones(len(scores.gaps)), 0.75 * expit(-scores.rewards.gap))
 
 
-def _ones_zeros(scores: PairScores) -> tuple[Floats, Floats]:
-    return np.ones(len(scores.gaps)), np.zeros(len(scores.gaps))
-
-
-def arm_data(
-    weights: Floats,
-    smoothing: Floats,
-    *,
-    targets: torch.Tensor | None = None,
-    forward_kl: float = 0.0,
-    wpo: bool = False,
-) -> ArmData:
+def arm_data(weights: Floats, smoothing: Floats, **settings: Any) -> ArmData:
     as_tensor = torch.as_tensor
-    return ArmData(
-        as_tensor(weights, dtype=torch.float32),
-        as_tensor(smoothing, dtype=torch.float32),
-        targets=targets,
-        forward_kl=forward_kl,
-        wpo=wpo,
-    )
+    return ArmData(as_tensor(weights, dtype=torch.float32), as_tensor(smoothing, dtype=torch.float32), **settings)
 
 
 # Spelt out, so that arms stay what they are when the library's defaults change.
@@ -129,6 +102,7 @@ _ESS = replace(_HARD, gamma=0.0, tau="ess", ess_target=0.7)
 _LOW_ESS = replace(_ESS, ess_target=0.3)
 _BOTH = replace(_ESS, rejected_exponent=1.0)
 _RESAMPLED = replace(_HARD, realisation="resampling")
+_E_DPO = unweighted(distils=True, forward_kl=FORWARD_KL)
 
 OURS, VARIANTS, ABLATIONS, CONTROLS, RIVALS, BOUNDS = (
     "this library",
@@ -140,7 +114,7 @@ OURS, VARIANTS, ABLATIONS, CONTROLS, RIVALS, BOUNDS = (
 )
 
 ARMS: Mapping[str, Arm] = {
-    "dpo": Arm("DPO", "single", _plain, "baseline"),
+    "dpo": Arm("DPO", "single", unweighted(), "baseline"),
     "iwpo": Arm("IWPO", "single", weighted(_HARD), OURS),
     "iwpo_ensemble": Arm("IWPO, ensemble of 4", "ensemble", weighted(_HARD), OURS),
     "soft": Arm("IWPO + soft labels", "single", weighted(_SOFT), OURS),
@@ -165,13 +139,13 @@ ARMS: Mapping[str, Arm] = {
     "shuffled_weights": Arm("IWPO, weights shuffled", "single", _shuffled(_HARD), CONTROLS),
     "shuffled_labels": Arm("soft labels alone, shuffled", "ensemble", _shuffled(_LABELS_ONLY), CONTROLS),
     "cheap_rival": Arm("soft labels 0.25 + 0.75 σ(Δ), in-sample", "plain", _cheap_rival, RIVALS),
-    "d_dpo": Arm("d-DPO", "single", _d_dpo, RIVALS),
-    "e_dpo": Arm("e-DPO", "ensemble", _e_dpo, RIVALS),
-    "p_dpo": Arm("p-DPO", "single", _p_dpo, RIVALS),
-    "wpo": Arm("WPO", "single", _wpo, RIVALS),
+    "d_dpo": Arm("d-DPO", "single", unweighted(distils=True), RIVALS),
+    "e_dpo": Arm("e-DPO", "ensemble", _E_DPO, RIVALS),
+    "p_dpo": Arm("p-DPO", "single", unweighted(forward_kl=FORWARD_KL), RIVALS),
+    "wpo": Arm("WPO", "single", unweighted(wpo=True), RIVALS),
     "oracle": Arm("IWPO, true rewards", "oracle", weighted(_HARD), BOUNDS),
     "soft_oracle": Arm("IWPO + soft labels, true rewards", "oracle", weighted(_SOFT), BOUNDS),
-    "e_dpo_biased_family": Arm("e-DPO, family by bias", "biased_family", _e_dpo, RIVALS),
+    "e_dpo_biased_family": Arm("e-DPO, family by bias", "biased_family", _E_DPO, RIVALS),
 }
 
 

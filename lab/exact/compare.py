@@ -15,25 +15,9 @@ from lab.exact.evaluate import BUDGETS
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """What came of the arms of a regime.
-
-    Attributes:
-        arms: names of A arms, `dpo` among them.
-        values: each of `evaluate.MEASURES`, [W, A, 1 + budgets]; the first is of the policies as trained.
-    """
-
-    arms: Sequence[str]
-    values: Mapping[str, Floats]
-
-    def as_trained(self, measure: str, arm: str) -> Floats:
-        """[W]."""
-        return self.values[measure][:, list(self.arms).index(arm), 0]
-
-    def at(self, budget: float, measure: str, arm: str) -> Floats:
-        """[W], at a KL of `evaluate.BUDGETS`."""
-        return self.values[measure][:, list(self.arms).index(arm), 1 + BUDGETS.index(budget)]
+# What came of the arms of a regime, by arm and by measure of `evaluate.MEASURES`: [W, 1 + budgets], the first of the
+# policies as trained.
+Outcomes = Mapping[str, Mapping[str, Floats]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +32,11 @@ class Interval:
     def sign(self) -> int:
         """1 above zero, -1 below, 0 where the interval holds zero."""
         return int(self.low > 0) - int(self.high < 0)
+
+
+def at(budget: float, measure: str, outcomes: Mapping[str, Floats]) -> Floats:
+    """[W], of one arm at a KL of `evaluate.BUDGETS`."""
+    return outcomes[measure][:, 1 + BUDGETS.index(budget)]
 
 
 def relative_change(changed: Floats, base: Floats) -> Interval:

@@ -8,9 +8,9 @@ costs where much data meet rewards that heads on the features see badly. Second 
 linear policies: weights that fade to DPO as the ensemble agrees, that is where pairs are plenty, a form found in seeds
 3000 to 3019, beside the fixed ones. Third round, seeds from 4000 on: these weights with soft labels, after the
 language-model level had shown that labels gain from rewards which agree, where the weights have faded. By the rule
-labels stay hard, for every strength lost up to 1.4 % where rewards are blind to a part of the truth. The library goes
-against it, with a strength of 0.5, for what that gains at the language-model level. Both are confirmed in the worlds
-of the main table, in all its regimes.
+labels stay hard, because every strength lost up to 1.4 % where rewards are blind to a part of the truth. The library
+goes against it, with a strength of 0.5, because of what that gains at the language-model level. Both are confirmed in
+the worlds of the main table, in all its regimes.
 
     python -m lab.exact.defaults
     python -m lab.exact.defaults --first-round 4    # rounds from the JSON, then the confirmation
@@ -18,22 +18,17 @@ of the main table, in all its regimes.
 
 from __future__ import annotations
 
-import argparse
 import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks import environment
-from iwpo_fast.files import save_json
+from lab import experiment
 from lab.exact.candidates import (
     CATALOGUE,
     CHOSEN_WEIGHTS,
@@ -46,13 +41,12 @@ from lab.exact.candidates import (
     WEIGHT_NAMES,
     name_of,
 )
-from lab.exact.compare import Interval, mean_of_changes, relative_change
+from lab.exact.compare import Interval, at, mean_of_changes, relative_change
 from lab.exact.regimes import FULL, Regime
-from lab.exact.report import as_cell, as_table
 from lab.exact.results import MAIN_BUDGET, as_numbers
 from lab.exact.simulate import outcomes, source_digest
+from lab.experiment import as_cell, as_table
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROUNDS = ("First", "Second", "Third")
 FIRST_SEEDS, CHOICE_WORLDS, TABLE_WORLDS = (1000, 2000, 4000), (40, 20, 20), 20
 STRENGTH = 0.75
@@ -71,57 +65,29 @@ CHOICE = (
 LINEAR_CHOICE = ("1,000 pairs, linear policy", "4,000 pairs, linear policy")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A candidate against DPO, in per cent of DPO's own gain at equal KL.
-
-    Attributes:
-        changes: by regime.
-        mean: over regimes.
-    """
-
-    changes: Mapping[str, Interval]
-    mean: Interval
-
-    @property
-    def worse(self) -> int:
-        """Regimes in which it is significantly worse than DPO."""
-        return sum(change.sign < 0 for change in self.changes.values())
-
-    @property
-    def better(self) -> int:
-        """Regimes in which it is significantly better than DPO."""
-        return sum(change.sign > 0 for change in self.changes.values())
-
-
 def main(arguments: Sequence[str] | None = None) -> Path:
-    """Chooses, confirms, writes; returns the path of the JSON."""
+    """Choose, confirm, write; returns the path of the JSON."""
     options = _parse(arguments)
-    torch.set_num_threads(1)
     started = time.monotonic()
-    facts = environment.describe(torch.device("cpu"), options.commit)
+    facts = experiment.on_one_thread(options.commit)
     run = partial(_judge, parts=options.parts, sources=source_digest())
     path = options.out / "exact-defaults.json"
     earlier = options.first_round - 1
     rounds = json.loads(path.read_text())["rounds"][:earlier] if earlier else []
     for regimes, worlds in [*zip(round_regimes(), options.worlds, strict=True)][earlier:]:
-        judged = run(regimes, worlds)
-        rounds.append(as_json(judged, worlds, regimes[0].first_seed) | {"commit": facts["commit"]})
+        rounds.append(run(regimes, worlds) | {"commit": facts["commit"]})
     chosen = by_rank(rounds[-1]["candidates"])[0]
-    confirmed = run(table_regimes(chosen), options.table_worlds)
     result = {
         "schema": 2,
         "date": date.today().isoformat(),
         "main_budget": MAIN_BUDGET,
         "chosen": chosen,
         "rounds": rounds,
-        "confirmation": as_json(confirmed, options.table_worlds, 0),
+        "confirmation": run(table_regimes(chosen), options.table_worlds),
         "seconds": round(time.monotonic() - started, 1),
         "environment": facts,
     }
-    save_json(path, result)
-    path.with_suffix(".md").write_text(markdown(result) + "\n")
-    return path
+    return experiment.write(path, result, markdown(result))
 
 
 def round_regimes() -> list[list[Regime]]:
@@ -146,18 +112,28 @@ def _regimes(names: Sequence[str], candidates: Sequence[str], first_seed: int = 
     return [replace(table[name], arms=arms, catalogue=CATALOGUE, first_seed=first_seed) for name in names]
 
 
-def _judge(regimes: Sequence[Regime], worlds: int, parts: Path, sources: str) -> dict[str, Judged]:
-    """The arms of some regimes, which have the same, but for DPO."""
+def _judge(regimes: Sequence[Regime], worlds: int, parts: Path, sources: str) -> dict[str, Any]:
+    """JSON-ready: the arms of some regimes, which have the same, against DPO."""
     found = {}
     for regime in regimes:
         found[regime.name] = outcomes(regime, worlds, parts, sources)
         print(f"{time.strftime('%H:%M:%S')}  {regime.name}, {len(regime.arms) - 1} candidates", flush=True)
-    judged = {}
+    candidates = {}
     for name in regimes[0].arms[1:]:
-        gold = [(o.at(MAIN_BUDGET, "gold", name), o.at(MAIN_BUDGET, "gold", "dpo")) for o in found.values()]
+        gold = [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for o in found.values()]
         changes = dict(zip(found, starmap(relative_change, gold), strict=True))
-        judged[name] = Judged(changes, mean_of_changes(gold))
-    return judged
+        candidates[name] = judged(changes, mean_of_changes(gold))
+    return {"worlds": worlds, "first_seed": regimes[0].first_seed, "candidates": candidates}
+
+
+def judged(changes: Mapping[str, Interval], mean: Interval) -> dict[str, Any]:
+    """A candidate against DPO, in per cent of DPO's own gain at equal KL: by regime, and their mean."""
+    return {
+        "mean": as_numbers(mean),
+        "better": sum(change.sign > 0 for change in changes.values()),
+        "worse": sum(change.sign < 0 for change in changes.values()),
+        "regimes": {regime: as_numbers(change) for regime, change in changes.items()},
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -195,30 +171,13 @@ def by_rank(candidates: dict[str, Any]) -> list[str]:
     return sorted(candidates, key=lambda name: (candidates[name]["worse"], -candidates[name]["mean"]["mean"]))
 
 
-def as_json(judged: Mapping[str, Judged], worlds: int, first_seed: int) -> dict[str, Any]:
-    candidates = {
-        name: {
-            "mean": as_numbers(judged[name].mean),
-            "better": judged[name].better,
-            "worse": judged[name].worse,
-            "regimes": {regime: as_numbers(change) for regime, change in judged[name].changes.items()},
-        }
-        for name in judged
-    }
-    return {"worlds": worlds, "first_seed": first_seed, "candidates": candidates}
-
-
 def _parse(arguments: Sequence[str] | None) -> Any:
-    parser = argparse.ArgumentParser(prog="python -m lab.exact.defaults", description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and Markdown")
-    parts = Path(tempfile.gettempdir()) / "iwpo-lab-exact"
-    parser.add_argument("--parts", type=Path, default=parts, help="folder of what is simulated")
+    parser = experiment.options("lab.exact.defaults", __doc__, "iwpo-lab-exact")
     parser.add_argument("--worlds", type=int, nargs=3, default=CHOICE_WORLDS, help="worlds of a regime of each round")
     parser.add_argument(
         "--first-round", type=int, choices=(1, 2, 3, 4), default=1, help="earlier ones are read from --out"
     )
     parser.add_argument("--table-worlds", type=int, default=TABLE_WORLDS, help="worlds of a regime of the confirmation")
-    parser.add_argument("--commit", help="where git cannot tell")
     return parser.parse_args(arguments)
 
 

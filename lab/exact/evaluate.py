@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,24 +13,7 @@ from lab.exact.worlds import Prompts, World
 BUDGETS = (0.25, 1.0, 2.0)  # nats of KL(pi || pi_ref)
 LARGEST_FACTOR = 1e4
 BISECTIONS = 40
-MEASURES = ("kl", "gold", "scaled_gold", "win_rate")
-
-
-@dataclass(frozen=True)
-class Expectations:
-    """Sums over completions, mean over test prompts; each [A].
-
-    Attributes:
-        kl: KL(pi || pi_ref) in nats.
-        gold: gain of gold reward over the reference.
-        scaled_gold: the same with each task's gold reward divided by its scale.
-        win_rate: probability that the policy's completion has the higher gold reward than the reference's, ties half.
-    """
-
-    kl: Tensor
-    gold: Tensor
-    scaled_gold: Tensor
-    win_rate: Tensor
+MEASURES = ("kl", "gold", "scaled_gold", "win_rate")  # of `expectations`
 
 
 @torch.no_grad()
@@ -44,7 +26,7 @@ def evaluate(policies: Policies, worlds: Sequence[World]) -> Mapping[str, Tensor
         factors = [torch.ones(len(scores)), *(factor_for(scores, world.test, budget) for budget in BUDGETS)]
         at = [expectations(log_policy(scores, world.test, factor), world) for factor in factors]
         for name in MEASURES:
-            found[name].append(torch.stack([getattr(e, name) for e in at], 1))
+            found[name].append(torch.stack([e[name] for e in at], 1))
     return {name: torch.stack(of_worlds) for name, of_worlds in found.items()}
 
 
@@ -68,13 +50,23 @@ def factor_for(scores: Tensor, prompts: Prompts, budget: float) -> Tensor:
     return high
 
 
-def expectations(logps: Tensor, world: World) -> Expectations:
-    """Of policies with log-probs [A, P, 32] on the test prompts of a world."""
+def expectations(logps: Tensor, world: World) -> dict[str, Tensor]:
+    """Of policies with log-probs [A, P, 32] on the test prompts of a world: sums over completions, means over prompts.
+
+    Returns:
+        Each of `MEASURES`, [A].
+
+        kl: KL(pi || pi_ref) in nats.
+        gold: gain of gold reward over the reference.
+        scaled_gold: the same with each task's gold reward divided by its scale.
+        win_rate: probability that the policy's completion has the higher gold reward than the reference's, ties half.
+    """
     test = world.test
     probs, ref = logps.exp(), test.ref_logps.exp()
     gold = ((probs - ref) * test.gold).sum(2)  # [A, P]
     wins = (probs * wins_against_reference(test)).sum(2).mean(1)
-    return Expectations(kl_of(logps, test), gold.mean(1), (gold / world.scale[test.task]).mean(1), wins)
+    scaled = (gold / world.scale[test.task]).mean(1)
+    return {"kl": kl_of(logps, test), "gold": gold.mean(1), "scaled_gold": scaled, "win_rate": wins}
 
 
 def wins_against_reference(prompts: Prompts) -> Tensor:

@@ -64,7 +64,7 @@ class ArmData:
 
 
 def train(worlds: Sequence[World], arms: Sequence[Sequence[ArmData]], settings: TrainSettings, seed: int) -> Policies:
-    """Trains all arms of some worlds of equal size.
+    """Train all arms of some worlds of equal size.
 
     Args:
         worlds: W worlds.

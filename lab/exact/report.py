@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lab.experiment import as_cell, as_table
+
 OURS = ("default", "iwpo", "soft", "soft_ensemble", "labels_only")
 RIVALS = ("cheap_rival", "d_dpo", "e_dpo", "p_dpo", "wpo")
 PURE_FORM = (
@@ -49,15 +51,3 @@ def _by_regime(result: dict[str, Any], part: str, arms: tuple[str, ...]) -> str:
         cells = [as_cell(at[name]["gold_change"]) if name in at else "" for name in present]
         rows.append([regime["name"], f"{at['dpo']['gold']['mean']:.2f}", *cells])
     return as_table(rows)
-
-
-def as_cell(change: dict[str, float]) -> str:
-    """An estimate with its interval, bold where that excludes zero."""
-    text = f"{change['mean']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]"
-    return f"**{text}**" if change["low"] > 0 or change["high"] < 0 else text
-
-
-def as_table(rows: list[list[str]]) -> str:
-    """Of rows, the first of them the head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

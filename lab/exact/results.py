@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import Any
 
 from lab.exact.arms import ARMS
 from lab.exact.compare import (
+    Floats,
     Interval,
     Outcomes,
+    at,
     mean_interval,
     mean_of_changes,
     relative_change,
@@ -43,38 +45,37 @@ def _regime(regime: Regime, outcomes: Outcomes) -> dict[str, Any]:
         "name": regime.name,
         "settings": asdict(regime.settings),
         "training": asdict(regime.training),
-        "arms": {name: _arm(outcomes, name) for name in outcomes.arms},
+        "arms": {name: _arm(arm, outcomes["dpo"]) for name, arm in outcomes.items()},
     }
 
 
-def _arm(outcomes: Outcomes, name: str) -> dict[str, Any]:
+def _arm(arm: Mapping[str, Floats], dpo: Mapping[str, Floats]) -> dict[str, Any]:
     """Changes of gold are of DPO's own gain, in per cent; changes of the win rate in points."""
-    at = {}
+    at_kl = {}
     for budget in BUDGETS:
-        gold, base = outcomes.at(budget, "gold", name), outcomes.at(budget, "gold", "dpo")
-        scaled, scaled_base = (outcomes.at(budget, "scaled_gold", arm) for arm in (name, "dpo"))
-        wins = outcomes.at(budget, "win_rate", name) - outcomes.at(budget, "win_rate", "dpo")
-        at[str(budget)] = {
-            "kl": round(float(outcomes.at(budget, "kl", name).mean()), 4),
+        gold, scaled, wins = (at(budget, measure, arm) for measure in ("gold", "scaled_gold", "win_rate"))
+        dpo_gold, dpo_scaled, dpo_wins = (at(budget, measure, dpo) for measure in ("gold", "scaled_gold", "win_rate"))
+        at_kl[str(budget)] = {
+            "kl": round(float(at(budget, "kl", arm).mean()), 4),
             "gold": as_numbers(mean_interval(gold)),
-            "gold_change": as_numbers(relative_change(gold, base)),
-            "scaled_gold_change": as_numbers(relative_change(scaled, scaled_base)),
-            "win_rate": round(float(outcomes.at(budget, "win_rate", name).mean()), 4),
-            "win_rate_change": as_numbers(mean_interval(100 * wins)),
+            "gold_change": as_numbers(relative_change(gold, dpo_gold)),
+            "scaled_gold_change": as_numbers(relative_change(scaled, dpo_scaled)),
+            "win_rate": round(float(wins.mean()), 4),
+            "win_rate_change": as_numbers(mean_interval(100 * (wins - dpo_wins))),
         }
-    trained = {m: round(float(outcomes.as_trained(m, name).mean()), 4) for m in ("kl", "gold", "win_rate")}
-    per_world = outcomes.at(MAIN_BUDGET, "gold", name).round(4).tolist()
-    return {"at_kl": at, "as_trained": trained, "gold_by_world": per_world}
+    trained = {m: round(float(arm[m][:, 0].mean()), 4) for m in ("kl", "gold", "win_rate")}
+    per_world = at(MAIN_BUDGET, "gold", arm).round(4).tolist()
+    return {"at_kl": at_kl, "as_trained": trained, "gold_by_world": per_world}
 
 
 def _over_regimes(main: Found) -> dict[str, Any]:
     """Mean change over the regimes that have the arm, and its worst and best regime."""
     rows = {}
     for name in ARMS:
-        having = [(regime, outcomes) for regime, outcomes in main if name in outcomes.arms]
+        having = [(regime, outcomes) for regime, outcomes in main if name in outcomes]
         if name == "dpo" or not having:
             continue
-        both = [(o.at(MAIN_BUDGET, "gold", name), o.at(MAIN_BUDGET, "gold", "dpo")) for _, o in having]
+        both = [tuple(at(MAIN_BUDGET, "gold", o[arm]) for arm in (name, "dpo")) for _, o in having]
         changes = [relative_change(*pair) for pair in both]
         by_mean = sorted(zip(changes, having, strict=True), key=lambda found: found[0].mean)
         rows[name] = {

@@ -18,6 +18,7 @@ ONE_CLUSTER = replace(CLUSTERS, count=1)
 SINGLE = RewardConfig(ensemble=1)
 PLAIN = RewardConfig(ensemble=1, folds=1, residual=None, calibration=False)
 BIAS_LEVELS = (0.2, 0.4, 0.6, 0.8)
+Floats = NDArray[np.float64]
 
 REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
     "single": (SINGLE, CLUSTERS),
@@ -41,13 +42,14 @@ class PairScores:
     """
 
     rewards: PairRewards
-    gaps: NDArray[np.float64]
+    gaps: Floats
 
 
 def score(world: World, model: str, seed: int) -> PairScores:
     """Rewards of the pairs of a world: one of `REWARD_MODELS`, `oracle`, or the `biased_family` of e-DPO."""
     if model == "oracle":
-        return _oracle(world)
+        gold = world.train.gold.gather(1, world.candidates).double().numpy()
+        return true_scores(gold, world.train.task.numpy(), len(world.scale))
     if model == "biased_family":
         return _biased_family(world, seed)
     settings, cluster_settings = REWARD_MODELS[model]
@@ -57,7 +59,7 @@ def score(world: World, model: str, seed: int) -> PairScores:
 def _score_rows(
     world: World, settings: RewardConfig, cluster_settings: ClusterConfig, pairs: NDArray[np.int64], seed: int
 ) -> PairScores:
-    """Learns from some pairs, perhaps repeated, and scores all."""
+    """Learn from some pairs, perhaps repeated, and score all."""
     count, candidates = world.candidates.shape
     prompts = np.arange(count)
     features = world.train.features[prompts[:, None], world.candidates].flatten(0, 1).numpy()
@@ -77,11 +79,11 @@ def _score_rows(
     return PairScores(PairRewards(calibrated[chosen], calibrated[rejected], cluster, scores.trust, noise=noise), gaps)
 
 
-def _oracle(world: World) -> PairScores:
-    """Gold rewards, centred in each task and clipped as calibrated rewards are."""
-    gold = world.train.gold.gather(1, world.candidates).double().numpy()
-    task = world.train.task.numpy()
-    tasks = len(world.scale)
+def true_scores(gold: Floats, task: NDArray[np.int64], tasks: int) -> PairScores:
+    """Gold rewards of chosen, rejected and perhaps other completions, [n, 2 or more], in log-odds, with full trust.
+
+    They are centred in each task and clipped as calibrated rewards are.
+    """
     mean = np.bincount(task, gold.mean(1), tasks) / np.maximum(np.bincount(task, minlength=tasks), 1)
     limit = RewardConfig().max_reward
     centred = np.clip(gold - mean[task][:, None], -limit, limit)

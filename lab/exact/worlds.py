@@ -104,7 +104,7 @@ def make_world(settings: WorldSettings, seed: int) -> World:
 
 
 def draw_candidates(prompts: Prompts, settings: WorldSettings, random: Generator) -> Tensor:
-    """Draws and grades candidates: [P, K], the chosen one first, the rejected one second, the others after them.
+    """Draw and grade candidates: [P, K], the chosen one first, the rejected one second, the others after them.
 
     The grader takes the best of gold + Gumbel noise (for two candidates: Bradley-Terry), then some labels are flipped.
     With `longer_chosen` the pair of a prompt is drawn anew until the longer completion is chosen, or is rejected,

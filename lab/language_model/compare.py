@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.exact.compare import Interval, mean_interval, relative_change
+from lab.exact.compare import mean_interval, relative_change
 
 Floats = NDArray[np.float64]
 Path = Mapping[str, Sequence[float]]
 BASELINE = "dpo"
 START = {"gold": 0.0, "scaled_gold": 0.0, "win_rate": 0.5}
 FEWEST_SEEDS = 2  # for an interval
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An arm at some budgets of KL, in the S seeds that have both the arm and DPO.
-
-    Attributes:
-        budgets: measures are means over these.
-        seeds: which.
-        inside: share of seeds and budgets between KLs at which the arm was evaluated; the others enter by a line from
-            the supervised policy, or with the end of the path, and both understate the arm.
-        change: of the scaled gold reward's gain, in per cent of DPO's.
-        gain, dpo_gain: mean gain of the scaled gold reward of the arm and of DPO.
-        win_change: of the win rate, in points of per cent.
-        win: mean win rate.
-    """
-
-    arm: str
-    budgets: tuple[float, ...]
-    seeds: tuple[int, ...]
-    inside: float
-    change: Interval | None
-    gain: float
-    dpo_gain: float
-    win_change: Interval | None
-    win: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: vars(value) if isinstance(value, Interval) else value for name, value in vars(self).items()}
 
 
 def at_budget(path: Path, measure: str, budget: float) -> tuple[float, bool]:
@@ -61,8 +31,19 @@ def at_budget(path: Path, measure: str, budget: float) -> tuple[float, bool]:
     return float(np.interp(np.sqrt(budget), distance[span], values[span])), span.start > 0
 
 
-def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[float, ...]) -> Comparison:
-    """Compare an arm with DPO; `paths` are by arm and seed."""
+def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[float, ...]) -> dict[str, Any]:
+    """Compare an arm with DPO at some budgets of KL, in the seeds that have both; `paths` are by arm and seed.
+
+    Returns:
+        JSON-ready, with means over budgets and seeds
+
+        inside: share of seeds and budgets between KLs at which the arm was evaluated; the others enter by a line from
+            the supervised policy, or with the end of the path, and both understate the arm.
+        change: of the scaled gold reward's gain, in per cent of DPO's.
+        gain, dpo_gain: of the scaled gold reward of the arm and of DPO.
+        win_change: of the win rate, in points of per cent.
+        win: the win rate.
+    """
     seeds = tuple(sorted(paths[arm].keys() & paths[BASELINE].keys()))
 
     def values(name: str, measure: str) -> Floats:
@@ -71,14 +52,14 @@ def compare(paths: Mapping[str, Mapping[int, Path]], arm: str, budgets: tuple[fl
     gain, dpo_gain = values(arm, "scaled_gold"), values(BASELINE, "scaled_gold")
     win, dpo_win = values(arm, "win_rate"), values(BASELINE, "win_rate")
     comparable = len(seeds) >= FEWEST_SEEDS and arm != BASELINE and dpo_gain.mean() != 0
-    return Comparison(
-        arm=arm,
-        budgets=budgets,
-        seeds=seeds,
-        inside=float(np.mean([at_budget(paths[arm][seed], "gold", b)[1] for seed in seeds for b in budgets])),
-        change=relative_change(gain, dpo_gain) if comparable else None,
-        gain=float(gain.mean()),
-        dpo_gain=float(dpo_gain.mean()),
-        win_change=mean_interval(100 * (win - dpo_win)) if comparable else None,
-        win=float(win.mean()),
-    )
+    return {
+        "arm": arm,
+        "budgets": budgets,
+        "seeds": seeds,
+        "inside": float(np.mean([at_budget(paths[arm][seed], "gold", b)[1] for seed in seeds for b in budgets])),
+        "change": vars(relative_change(gain, dpo_gain)) if comparable else None,
+        "gain": float(gain.mean()),
+        "dpo_gain": float(dpo_gain.mean()),
+        "win_change": vars(mean_interval(100 * (win - dpo_win))) if comparable else None,
+        "win": float(win.mean()),
+    }

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from lab.exact.arms import ARMS
-from lab.language_model.plan import MAIN
+from lab.language_model.settings import MAIN
 
 
 def draw(path: Path) -> Path:

@@ -8,7 +8,7 @@ log π_c = log π_ref + c (log π - log π_ref), normalised at each token, is wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -42,22 +42,6 @@ class Samples:
         return cast(Any, tokenizer).batch_decode(self.tokens[:, -self.logps.shape[1] :], skip_special_tokens=True)
 
 
-@dataclass
-class _Run:
-    """A model with its cache, run token by token."""
-
-    model: Any
-    cache: DynamicCache = field(default_factory=DynamicCache)
-
-    def logps(self, inputs: Tensor, seen: Tensor) -> Tensor:
-        """float32 [rows, V], of the next token."""
-        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-        output = self.model(
-            inputs, attention_mask=seen.long(), position_ids=positions, past_key_values=self.cache, logits_to_keep=1
-        )
-        return output.logits[:, -1].float().log_softmax(-1)
-
-
 @torch.no_grad()
 def sample(
     model: Any,
@@ -85,13 +69,13 @@ def sample(
     drawn = torch.zeros(count, max_new_tokens, dtype=torch.bool)
     logps = torch.zeros(count, max_new_tokens, vocabulary)
     random = torch.Generator().manual_seed(seed)
-    policy, base = _Run(model), None if scale == 1 else _Run(reference)
+    runs = [(one, DynamicCache()) for one in ([model] if scale == 1 else [model, reference])]
     rows, live = torch.arange(count), torch.ones(count, dtype=torch.bool)
     inputs, seen = prompt, mask
     for place in range(max_new_tokens):
-        now = policy.logps(inputs, seen)
-        if base is not None:
-            now = torch.lerp(base.logps(inputs, seen), now, scale).log_softmax(-1)
+        now, *base = (_next_logps(one, cache, inputs, seen) for one, cache in runs)
+        if base:
+            now = torch.lerp(base[0], now, scale).log_softmax(-1)
         noise = torch.empty(count, vocabulary).exponential_(generator=random)
         token = (now - noise[rows].log()).argmax(-1)
         here = rows[live]
@@ -102,14 +86,20 @@ def sample(
         inputs, seen = token[:, None], torch.cat([seen, torch.ones(len(seen), 1, dtype=torch.bool)], 1)
         if live.float().mean() < 1 - FINISHED_BEFORE_REMOVAL:
             kept = live.nonzero()[:, 0]
-            for run in (policy, base):
-                if run is not None:
-                    run.cache.batch_select_indices(kept)
+            for _, cache in runs:
+                cache.batch_select_indices(kept)
             inputs, seen, rows, live = inputs[kept], seen[kept], rows[kept], live[kept]
     places = place + 1
     return Samples(
         torch.cat([prompt, completion[:, :places]], 1), torch.cat([mask, drawn[:, :places]], 1), logps[:, :places]
     )
+
+
+def _next_logps(model: Any, cache: DynamicCache, inputs: Tensor, seen: Tensor) -> Tensor:
+    """float32 [rows, V], of the next token, from the tokens that the cache does not have yet."""
+    positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+    output = model(inputs, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, logits_to_keep=1)
+    return output.logits[:, -1].float().log_softmax(-1)
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from iwpo_fast.models import Policy
 from lab.exact.arms import ARMS
-from lab.exact.rewards import PairScores
+from lab.exact.rewards import REWARD_MODELS, PairScores
 from lab.language_model.rewards import score
 from lab.language_model.sampling import kl_along
 from lab.language_model.settings import LabSettings
@@ -20,39 +21,30 @@ from lab.language_model.world import TASK_NUMBER, LabWorld, make_world, sampled_
 Floats = NDArray[np.float64]
 
 
-@dataclass
-class Laboratory:
-    """Keeps the world of the last seed and its reward models, as jobs come seed by seed."""
+def laboratory(settings: LabSettings, folder: Path) -> Callable[[int, str], dict[str, list[float]]]:
+    """What trains an arm in the world of a seed, and gives lists over the scales of what `measure` finds.
 
-    settings: LabSettings
-    folder: Path
-    _scores: dict[tuple[int, str], PairScores] = field(default_factory=dict)
-    _world: LabWorld | None = None
+    It keeps the world of the last seed and its reward models, because jobs come seed by seed.
+    """
 
-    def run(self, seed: int, arm: str) -> dict[str, list[float]]:
-        """Train an arm; lists over the scales, as in `measure`."""
-        world = self._world_of(seed)
-        data = ARMS[arm].build(self._scores_of(world, ARMS[arm].model), seed)
+    @lru_cache(maxsize=1)
+    def world_of(seed: int) -> LabWorld:
+        return make_world(settings, seed, supervise(settings, folder), folder / f"seed-{seed}")
+
+    @lru_cache(maxsize=len(REWARD_MODELS) + 1)
+    def scores_of(seed: int, model: str) -> PairScores:
+        return score(world_of(seed), model)
+
+    def run(seed: int, arm: str) -> dict[str, list[float]]:
+        world, chosen = world_of(seed), ARMS[arm]
+        policy = train_arm(world, chosen.build(scores_of(seed, chosen.model), seed), settings)
         path: dict[str, list[float]] = {}
-        policy = train_arm(world, data, self.settings)
-        for scale in self.settings.scales:
-            for name, value in measure(world, policy, scale, self.settings).items():
+        for scale in settings.scales:
+            for name, value in measure(world, policy, scale, settings).items():
                 path.setdefault(name, []).append(round(value, 6))
         return path
 
-    def _world_of(self, seed: int) -> LabWorld:
-        if self._world is None or self._world.seed != seed:
-            self._world = make_world(
-                self.settings, seed, supervise(self.settings, self.folder), self.folder / f"seed-{seed}"
-            )
-            self._scores.clear()
-        return self._world
-
-    def _scores_of(self, world: LabWorld, model: str) -> PairScores:
-        key = (world.seed, model)
-        if key not in self._scores:
-            self._scores[key] = score(world, model)
-        return self._scores[key]
+    return run
 
 
 def measure(world: LabWorld, policy: Policy, scale: float, settings: LabSettings) -> dict[str, float]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.order import step_rows
 from iwpo_fast.models import Policy
-from iwpo_fast.optimisation import learning_rate, make_optimizer
+from iwpo_fast.optimisation import fit
 from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
@@ -36,8 +34,6 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
         data=DataConfig(path=""), objective=objective_of(data, settings.beta), optim=settings.optim, seed=world.seed
     )
     policy = copy.deepcopy(world.policy)
-    parameters = policy.trainable_parameters()
-    optimizer = make_optimizer(parameters, settings.optim)
     state, metrics = TrainState(), PreferenceMetrics(alone.device)
 
     def rows_of_step(step: int) -> np.ndarray:
@@ -45,14 +41,12 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
 
     job = Job(config, alone, policy, loss, pairs, world.reference)
     batches = batches_ahead(job, map(rows_of_step, range(settings.steps)))
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings.steps, settings.optim)
+
+    def accumulate(step: int) -> None:
         accumulate_gradients(job, rows_of_step(step), batches, state, metrics)
-        torch.nn.utils.clip_grad_norm_(parameters.values(), settings.optim.max_grad_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         state.step += 1
+
+    fit(policy.trainable_parameters(), settings.optim, settings.steps, accumulate, what="preference training")
     return policy
 
 

@@ -149,9 +149,7 @@ def _labelled(
     """Two completions of each prompt from the policy; the scores are gold rewards, the cluster is the task."""
     drawn = [_completions(rows, policy, tokenizer, settings, 1000 * (seed + 1) + turn) for turn in range(2 + REDRAWS)]
     rng = Random(f"labels {seed}")
-    labels = DatasetSettings(
-        noise=settings.noise, temperature=settings.temperature, length_bias=settings.length_bias, seed=seed
-    )
+    labels = DatasetSettings(noise=settings.noise, temperature=settings.temperature, seed=seed)
     for row, *completions in zip(rows, *drawn, strict=True):
         texts = list(dict.fromkeys(text for text in completions if text.strip()))[:2]
         if len(texts) < 2:

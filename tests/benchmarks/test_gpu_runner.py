@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.environment import ROOT
 from benchmarks.gpu import __main__ as command_line
 from benchmarks.gpu import runner
-from benchmarks.gpu.parts import OUT, PARTS, Command, Part
-from benchmarks.gpu.runner import PAGE, RESULTS, Outcome, Runner, exit_status, files_of
+from benchmarks.gpu.parts import OUT, PARTS, Part
+from benchmarks.gpu.runner import PAGE, RESULTS, Runner, exit_status, files_of
 
 MACHINE = {"device": {"name": "a card", "type": "cuda"}, "commit": "abc", "versions": {"torch": "2.11.0"}}
 MOST_FILES, MOST_SECONDS = 8, 540
@@ -34,16 +34,16 @@ BESIDE_PARTS = 15  # seconds for wheels, imports and facts on the machine
 
 def part(name: str, *code: str, limit: int = LIMIT, file: str = "") -> Part:
     """One that runs pieces of Python."""
-    commands = tuple(Command(("-c", piece)) for piece in code)
+    commands = tuple(shlex.join(["-c", piece]) for piece in code)
     return Part(name, f"what {name} does", limit, file or f"{name}.txt", commands, commands)
 
 
 def run(folder: Path, *parts: Part, quick: bool = False) -> dict[str, Any]:
-    """Status of each part by name, after a look at what the files say."""
+    """What became of each part by name, after a look at what the files say."""
     outcomes = Runner(folder, MACHINE, quick).run(parts)
     written = json.loads((folder / RESULTS).read_text())
-    assert [p["status"] for p in written["parts"]] == [o.status for o in outcomes]
-    return {outcome.name: outcome for outcome in outcomes}
+    assert written["parts"] == outcomes
+    return {outcome["name"]: SimpleNamespace(**outcome) for outcome in outcomes}
 
 
 def test_a_part_that_fails_does_not_stop_the_next(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ folder = pathlib.Path(sys.argv[1])
 (folder / "cut.json").write_text('{"a":')
 raise SystemExit(3)
 """
-    command = (Command(("-c", code, OUT)),)
+    command = (shlex.join(["-c", code, OUT]),)
     run(tmp_path, Part("numbers", "", LIMIT, "numbers.txt", command, command))
     assert json.loads((tmp_path / RESULTS).read_text())["numbers"] == {"numbers": {"deep/whole.json": {"a": 1}}}
 
 
 def test_commands_see_their_folder_in_variables_too(tmp_path: Path) -> None:
-    command = (Command(("-c", "import os; print(os.path.isdir(os.environ['TABLE']))"), {"TABLE": OUT}),)
+    command = (f"TABLE={OUT} " + shlex.join(["-c", "import os; print(os.path.isdir(os.environ['TABLE']))"]),)
     assert run(tmp_path, Part("table", "", LIMIT, "table.txt", command, command))["table"].last == "True"
 
 
@@ -143,7 +143,7 @@ if {is_killed}:
 print("FAILED tests/a.py::test_b[x y] - assert 1 == 2\\nERROR tests/c.py - no\\n1 failed, 3 passed")
 raise SystemExit(1)
 """)
-    command = (Command((str(script),)),)
+    command = (shlex.quote(str(script)),)
     found = run(tmp_path, Part("tests", "", 1 if is_killed else LIMIT, "tests.txt", command, command))["tests"]
     whole = ["FAILED tests/a.py::test_b[x y] - assert 1 == 2", "ERROR tests/c.py - no"]
     assert found.failures == ([whole[0].partition(" - ")[0]] if is_killed else whole)
@@ -177,7 +177,7 @@ def test_a_quick_run_shows_no_gpu_and_prints_what_failed(tmp_path: Path, capsys:
 def test_exit_status_lets_results_come_back_and_stops_a_quick_run(
     statuses: list[str], quick: bool, expected: int
 ) -> None:
-    assert exit_status([Outcome("", "", 1, "", status=status) for status in statuses], quick) == expected
+    assert exit_status(statuses, quick) == expected
 
 
 def test_limits_add_up_to_less_than_a_command_may_take() -> None:
@@ -193,7 +193,7 @@ def test_no_more_files_come_back_than_may_and_none_in_a_folder() -> None:
 def test_every_part_has_a_quick_command_for_each_file_and_module_that_it_runs() -> None:
     for part in PARTS:
         for command in (*part.commands, *part.quick):
-            first, *others = command.arguments
+            first, *others = words_of(command)
             target = ROOT / (f"{others[0].replace('.', '/')}" if first == "-m" else first)
             assert (
                 others[:1] == ["pytest"] or target.is_file() or target.is_dir() or target.with_suffix(".py").is_file()
@@ -204,14 +204,20 @@ def test_every_part_has_a_quick_command_for_each_file_and_module_that_it_runs() 
 
 def test_tests_that_a_part_names_exist() -> None:
     named = [
-        argument for part in PARTS for c in part.commands for argument in c.arguments if argument.startswith("tests")
+        word for part in PARTS for command in part.commands for word in words_of(command) if word.startswith("tests")
     ]
     assert named and all((ROOT / path).exists() for path in named)
 
 
-def program(command: Command) -> str:
+def words_of(command: str) -> list[str]:
+    """Behind the variables."""
+    return [word for word in shlex.split(command) if not runner.VARIABLE.match(word)]
+
+
+def program(command: str) -> str:
     """File or module."""
-    return command.arguments[1 if command.arguments[0] == "-m" else 0]
+    first, second, *_ = words_of(command)
+    return second if first == "-m" else first
 
 
 def test_list_names_every_part_and_its_limit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,9 @@ from benchmarks.linear_token_logps import model
 from benchmarks.linear_token_logps.costs import Case, costs
 from benchmarks.linear_token_logps.gpus import GPUS, Gpu
 from benchmarks.linear_token_logps.ledger import EXPONENTIALS, HEAD, RESULTS, SUMS, WAVES, Ledger
-from benchmarks.table import Record
+from benchmarks.linear_token_logps.variants import SUITE
+from benchmarks.operators import record_of, summary
+from benchmarks.suite import Shape
 from iwpo_kernels.linear_token_logps.tiling import Tiling
 
 ROWS, VOCAB = 8192, 151_936
@@ -128,9 +130,8 @@ def test_a_product_pays_whole_waves() -> None:
 
 
 def test_what_was_measured_stands_beside_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shape = {"name": "s", "sequences": 16, "tokens": 512, "hidden": 4096, "vocab": VOCAB, "supervised": 0.5}
-    shape |= {"softcap": None, "dtype": "bfloat16"}
-    record = vars(Record("linear_token_logps", shape, "ours", "ours", "frozen head", "floor", ""))
+    shape = Shape("s", 16, 512, hidden=4096, vocab=VOCAB, supervised=0.5)
+    record = summary(record_of(SUITE, shape, SUITE.variant("ours [frozen head]")), {})
     ours = record | {"over_floor": {"median": 1.17}}
     records = [ours, ours | {"label": "naive, all tokens"}, ours | {"over_floor": None}]
     path = tmp_path / "results.json"

@@ -22,20 +22,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.training import growth, measure, processes, run
+from benchmarks import harness, processes
+from benchmarks.harness import OK, WRONG, Plan, Record
+from benchmarks.processes import FAILED, NO_MEMORY, Host, NoTimeLeft
+from benchmarks.training import __main__ as run
+from benchmarks.training import measure, workers
 from benchmarks.training.case import Case, Job, build_model
 from benchmarks.training.flops import layer_parameters, step_flops
 from benchmarks.training.gate import CHECKED, CHECKED_STEPS, Order, RemoteGate
-from benchmarks.training.lengths import LENGTHS, equal_pairs, synthetic_pairs
-from benchmarks.training.measure import FAILED, OK, WRONG, Measured, Plan, Record
-from benchmarks.training.processes import CountingGate, reference_of
+from benchmarks.training.measure import Measured, record_of
+from benchmarks.training.pairs import LENGTHS, equal_pairs, synthetic_pairs
 from benchmarks.training.profile import PARTS, ProfilingGate, mark_parts, parts_of
 from benchmarks.training.report import targets_of
 from benchmarks.training.shapes import LLAMA_EIGHT, QWEN_HALF, QWEN_ONE_AND_HALF, SMOKE, smoke_cases
+from benchmarks.training.workers import CountingGate, Lane, reference_of
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 
 FULL, ADAPTER = smoke_cases("cpu")
+CPU = torch.device("cpu")
 
 
 class ThreadAsProcess(threading.Thread):
@@ -52,15 +57,15 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         return ours, thread
 
-    begin = processes.Host.begin
+    begin = Host.begin
 
-    def begin_alone(self: processes.Host, *task: Any) -> None:
+    def begin_alone(self: Host, *task: Any) -> None:
         begin(self, *task)
         self._connection.poll(HANG)  # Threads share the random numbers that models are made of.
 
     monkeypatch.setattr(processes, "_start", start)
-    monkeypatch.setattr(processes.Host, "begin", begin_alone)
-    monkeypatch.setattr(processes, "_settle", lambda case: None)
+    monkeypatch.setattr(Host, "begin", begin_alone)
+    monkeypatch.setattr(workers, "_settle", lambda case: None)
 
 
 def pairs_of(*rows: tuple[int, int, int], vocab: int = SMOKE.vocab) -> Pairs:
@@ -91,8 +96,8 @@ def constant_steps(logp: float) -> Callable[[Job, Any], None]:
 def test_synthetic_pairs_have_the_medians_of_their_data_and_keep_to_the_limit(name: str) -> None:
     pairs = synthetic_pairs(name, 4000, vocab=100, max_length=100_000)
     wanted = LENGTHS[name]
-    assert np.median(pairs.prompt.lengths) == pytest.approx(wanted.prompt.median, rel=0.06)
-    assert np.median(pairs.chosen.lengths) == pytest.approx(wanted.completion.median, rel=0.06)
+    assert np.median(pairs.prompt.lengths) == pytest.approx(wanted[0][0], rel=0.06)
+    assert np.median(pairs.chosen.lengths) == pytest.approx(wanted[1][0], rel=0.06)
     cut = synthetic_pairs(name, 500, vocab=100, max_length=64)
     longest = cut.prompt.lengths + np.maximum(cut.chosen.lengths, cut.rejected.lengths)
     assert longest.max() <= 64
@@ -177,11 +182,11 @@ def test_profile_of_our_step_finds_every_part_and_adds_up(case: Case) -> None:
     pairs = equal_pairs(12, vocab=SMOKE.vocab, length=16)
     job = Job(case, pairs, reference_of(case, pairs), 4)
     gate = ProfilingGate(torch.device("cpu"))
-    processes._module("ours").train(job, gate)
+    workers._module("ours").train(job, gate)
     found = gate.profile()
-    assert set(found.parts) == set(PARTS)
-    assert min(found.parts.values()) > 0
-    assert sum(found.parts.values()) == pytest.approx(found.seconds)
+    assert set(found["parts"]) == set(PARTS)
+    assert min(found["parts"].values()) > 0
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds"])
 
 
 @pytest.mark.slow
@@ -189,24 +194,24 @@ def test_profile_of_our_step_finds_every_part_and_adds_up(case: Case) -> None:
 def test_contenders_train_alike(peer: str, case: Case) -> None:
     if peer == "trl":
         pytest.importorskip("trl")
-    plan = Plan(("ours", peer), rounds=1, timed=1, profiles=False)
+    plan = Plan(CPU, ("ours", peer), rounds=1, timed=1, profiles=False)
     pairs = pairs_of((5, 3, 4), (2, 6, 1), (3, 3, 3), (8, 2, 5), (1, 4, 7), (6, 6, 2))
     found = measure.measure(replace(case, micro_pairs=(2,)), pairs, plan)
     ours, theirs = found.records
     assert (ours.status, theirs.status, ours.message, theirs.message) == (OK, OK, "", "")
-    assert ours.error == 0 and theirs.error is not None and 0 < theirs.error < 2e-4
-    assert len(ours.seconds) == len(theirs.seconds) == 1
-    assert ours.state_mib == theirs.state_mib is not None
+    assert ours.errors == [0] and 0 < theirs.errors[0] < 2e-4
+    assert len(ours.times) == len(theirs.times) == 1
+    assert ours.facts["state_mib"] == theirs.facts["state_mib"] is not None
 
 
 @pytest.mark.slow
 def test_a_contender_that_trains_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "same", constant_steps(-3.0))
     install(monkeypatch, "other", constant_steps(-3.1))
-    plan = Plan(("same", "other"), rounds=2, timed=1, profiles=False)
+    plan = Plan(CPU, ("same", "other"), rounds=2, timed=1, profiles=False)
     found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
     assert [record.status for record in found.records] == [OK, WRONG]
-    assert [len(record.seconds) for record in found.records] == [2, 0]
+    assert [len(record.times) for record in found.records] == [2, 0]
     assert [record.extra_mib is None for record in found.records] == [False, True]
 
 
@@ -216,11 +221,11 @@ def test_a_contender_that_fails_is_reported_and_the_others_go_on(monkeypatch: py
 
     install(monkeypatch, "same", constant_steps(-3.0))
     install(monkeypatch, "broken", out_of_memory)
-    plan = Plan(("broken", "same"), rounds=2, timed=1, profiles=False)
+    plan = Plan(CPU, ("broken", "same"), rounds=2, timed=1, profiles=False)
     found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
-    assert [record.status for record in found.records] == [FAILED, OK]
+    assert [record.status for record in found.records] == [NO_MEMORY, OK]
     assert found.records[0].message == "OutOfMemoryError: no room"
-    assert [len(record.seconds) for record in found.records] == [0, 2]
+    assert [len(record.times) for record in found.records] == [0, 2]
 
 
 @pytest.mark.slow
@@ -228,7 +233,7 @@ def test_a_contender_that_fails_is_reported_and_the_others_go_on(monkeypatch: py
 def test_every_round_counts_the_tokens_of_the_steps_that_it_times(monkeypatch: pytest.MonkeyPatch, apart: bool) -> None:
     install(monkeypatch, "same", constant_steps(-3.0))
     monkeypatch.setattr(measure, "must_be_apart", lambda case, contenders: apart)
-    plan = Plan(("same",), rounds=2, timed=2, profiles=False)
+    plan = Plan(CPU, ("same",), rounds=2, timed=2, profiles=False)
     case = replace(FULL, pairs_per_step=1, micro_pairs=(1,))
     found = measure.measure(case, pairs_of(*((step, 1, 1) for step in range(1, 20))), plan)
     tokens = [2 * (step + 2) for step in range(20)]  # of step s, whose prompt has s + 1 tokens
@@ -263,47 +268,47 @@ def test_where_processes_are_used_again_each_contender_has_one_for_all_its_tasks
     started: list[str] = []
     start = processes._start
     monkeypatch.setattr(processes, "_start", lambda device: started.append(device) or start(device))
-    monkeypatch.setattr(processes, "is_used_again", lambda device: True)
+    monkeypatch.setattr(workers, "is_used_again", lambda device: True)
     monkeypatch.setattr(measure, "make_ready", lambda case, contenders: None)
     monkeypatch.setattr(measure, "must_be_apart", lambda case, contenders: apart)
     install(monkeypatch, "ours", constant_steps(-3.0))
     install(monkeypatch, "other", constant_steps(-3.0))
     ours = sys.modules["benchmarks.training.contenders.ours"]
     ours.reference = lambda case, pairs: np.zeros((len(pairs), 2), np.float32)
-    plan = Plan(("ours", "other"), rounds=2, timed=1, profiles=True)
+    plan = Plan(CPU, ("ours", "other"), rounds=2, timed=1, profiles=True)
     found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
-    processes.end_idle()
-    assert [(r.status, len(r.seconds), r.profile is not None) for r in found.records] == 2 * [(OK, 2, True)]
+    workers.end_idle()
+    assert [(r.status, len(r.times), r.facts["profile"] is not None) for r in found.records] == 2 * [(OK, 2, True)]
     assert len(started) == 2
 
 
 def test_a_contender_that_never_answers_does_not_outlast_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of the test's own: all the time but a tenth of a second passes as it is first waited for."""
     clock, test_is_over, answered = [0.0], threading.Event(), []
-    receive = processes.Host.receive
+    receive = Host.receive
 
     def wait(job: Job, gate: Any) -> None:
         if isinstance(gate, RemoteGate):
             answered.append(test_is_over.wait(HANG))
 
-    def receive_late(self: processes.Host, deadline: float) -> Any:
-        if self.contender == "slow":
+    def receive_late(self: Host, deadline: float) -> Any:
+        if self.name == "slow":
             clock[0] = deadline - 0.1
         try:
             return receive(self, deadline)
-        except processes.NoTimeLeft:
+        except NoTimeLeft:
             clock[0] = deadline + 1
             raise
 
-    for module in (processes, measure):
+    for module in (processes, harness):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     install(monkeypatch, "same", constant_steps(-3.0))
     install(monkeypatch, "slow", wait)
     monkeypatch.setattr(processes, "GRACE", 0)
-    monkeypatch.setattr(processes.Host, "begin", lambda self, *task: self.send((task[0], task[1:])))
-    monkeypatch.setattr(processes.Host, "receive", receive_late)
+    monkeypatch.setattr(Host, "begin", lambda self, *task: self.send((task[0], task[1:])))
+    monkeypatch.setattr(Host, "receive", receive_late)
     monkeypatch.setattr(measure, "reference_of", lambda case, pairs, deadline: np.zeros((len(pairs), 2), np.float32))
-    plan = Plan(("same", "slow"), rounds=2, timed=1, deadline=HANG)
+    plan = Plan(CPU, ("same", "slow"), rounds=2, timed=1, deadline=HANG)
     found = measure.measure(replace(FULL, micro_pairs=(4,)), pairs_of((2, 2, 2)), plan)
     assert not answered
     assert [(r.status, r.message) for r in found.records] == [(OK, ""), (FAILED, "no time left")]
@@ -313,19 +318,19 @@ def test_a_contender_that_never_answers_does_not_outlast_the_deadline(monkeypatc
 def test_a_round_that_the_deadline_cuts_counts_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
 
-    def turn(self: measure.Lane, order: Order) -> Any:
-        turns.append(self.record.contender)
+    def turn(self: Lane, order: Order) -> Any:
+        turns.append(self.record.library)
         if len(turns) == 4:
-            raise processes.NoTimeLeft("no time left")
+            raise NoTimeLeft("no time left")
         return SimpleNamespace(seconds=1.0, cpu_seconds=1.0)
 
-    monkeypatch.setattr(measure.Lane, "turn", turn)
+    monkeypatch.setattr(Lane, "turn", turn)
     case = replace(FULL, pairs_per_step=1, micro_pairs=(1,))
     job = Job(case, pairs_of(*[(1, 1, 1)] * 20), np.zeros((20, 2), np.float32), 1)
-    lanes = [measure.Lane(Record(name, 1, 0.0), job, apart=True) for name in ("ours", "plain")]
+    lanes = [Lane(record_of(name, 1), job, apart=True) for name in ("ours", "plain")]
     found = Measured(case, [], [], 1.0, [lane.record for lane in lanes])
-    measure.time_lanes(lanes, Plan(("ours", "plain"), rounds=3, timed=1), found)
-    assert [record.seconds for record in found.records] == [[1.0], [1.0]]
+    measure.time_lanes(lanes, Plan(CPU, ("ours", "plain"), rounds=3, timed=1), found)
+    assert [record.times for record in found.records] == [[1.0], [1.0]]
     assert len(found.tokens) == 1
 
 
@@ -343,10 +348,10 @@ def test_gate_takes_the_steps_of_each_order_and_ends_when_asked() -> None:
     thread = threading.Thread(target=train)
     thread.start()
     assert ours.recv() == "ready"
-    ours.send(Order(1, 1))
+    ours.send((1, 1))
     first = ours.recv()
     assert (len(steps), len(first.checked), first.trainable) == (2, 2, 4 * 8)
-    ours.send(Order(0, 3))
+    ours.send((0, 3))
     second = ours.recv()
     assert (len(steps), len(second.checked)) == (5, CHECKED_STEPS)
     ours.send(None)
@@ -361,7 +366,7 @@ def test_counting_gate_lets_that_many_steps_pass() -> None:
 
 def records_of(times: dict[tuple[str, int], tuple[list[float], float]]) -> Iterator[Record]:
     for (contender, micro), (seconds, memory) in times.items():
-        yield Record(contender, micro, 0.0, seconds=seconds, extra_mib=memory, state_mib=1.0, error=0.0)
+        yield replace(record_of(contender, micro), times=seconds, extra_mib=memory, errors=[0.0])
 
 
 def test_targets_compare_fastest_settings_and_equal_ones_round_by_round() -> None:
@@ -381,8 +386,9 @@ def test_targets_compare_fastest_settings_and_equal_ones_round_by_round() -> Non
 
 @pytest.mark.slow
 def test_run_writes_json_tables_and_a_plot_for_each_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_point = growth.Ranges(SMOKE, growth.Point(8, 512, 1), length=(8,), vocabulary=(512,), pairs=(1,))
-    monkeypatch.setattr(run, "ranges_of", lambda device, quick: one_point)
+    sizes = {"length": 8, "vocabulary": 512, "pairs": 1}
+    one_point = (SMOKE, sizes, {sweep: (size,) for sweep, size in sizes.items()})
+    monkeypatch.setattr(run, "sweeps_of", lambda device, quick: one_point)
     options = ["--quick", "--peers", "plain", "--rounds", "1", "--cases", "smoke", "--threads", "1"]
     path = run.main([*options, "--out", str(tmp_path), "--commit", "abc"])
     result = json.loads(path.read_text())

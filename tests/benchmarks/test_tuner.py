@@ -16,7 +16,7 @@ from forked import HANG
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import measure as measure_module
+from benchmarks import harness, operators
 from benchmarks.linear_token_logps import race as race_module
 from benchmarks.linear_token_logps.candidates import ROW_KERNELS, Candidate, candidates
 from benchmarks.linear_token_logps.costs import Case
@@ -24,8 +24,7 @@ from benchmarks.linear_token_logps.gpus import GPUS
 from benchmarks.linear_token_logps.race import Standing, is_faster, race
 from benchmarks.linear_token_logps.shapes import TINY
 from benchmarks.linear_token_logps.tune_report import Found, markdown
-from benchmarks.linear_token_logps.tuned_table import read, write
-from benchmarks.linear_token_logps.tuner import tune_shape
+from benchmarks.linear_token_logps.tuner import read, tune_shape, write
 from benchmarks.suite import Run
 from iwpo_kernels.devices import interpreted_kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, tiling_on
@@ -95,7 +94,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        for module in (race_module, measure_module):
+        for module in (harness, operators, race_module):
             monkeypatch.setattr(module, "time", self)
 
     def monotonic(self) -> float:

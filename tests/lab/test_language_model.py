@@ -19,9 +19,8 @@ from lab.exact.arms import ARMS
 from lab.exact.policy import ArmData
 from lab.language_model import run
 from lab.language_model.compare import at_budget, compare
-from lab.language_model.plan import FULL, MAIN, OTHER_WORLDS, OTHERS, SHORT, Plan
 from lab.language_model.sampling import kl_along, sample
-from lab.language_model.settings import LabSettings
+from lab.language_model.settings import FULL, MAIN, OTHER_NOISE, OTHERS, SHORT, LabSettings, Plan
 from lab.language_model.simulate import win_rate
 from lab.language_model.training import arm_pairs, objective_of
 
@@ -112,12 +111,12 @@ def test_comparison_is_paired_by_seed() -> None:
     dpo = {seed: path(1.0 + seed) for seed in range(4)}
     better = {seed: path(1.1 * (1.0 + seed)) for seed in (0, 1, 3)}
     found = compare({"dpo": dpo, "iwpo": better}, "iwpo", (1.0, 2.0))
-    assert found.seeds == (0, 1, 3)
-    assert found.change is not None and found.win_change is not None
-    assert found.change.mean == pytest.approx(10.0)
-    assert found.change.high - found.change.low == pytest.approx(0.0, abs=1e-9)
-    assert found.win_change.mean == pytest.approx(100 * np.mean([0.01, 0.02, 0.04]))
-    assert compare({"dpo": dpo}, "dpo", (2.0,)).change is None
+    assert found["seeds"] == (0, 1, 3)
+    assert found["change"] is not None and found["win_change"] is not None
+    assert found["change"]["mean"] == pytest.approx(10.0)
+    assert found["change"]["high"] - found["change"]["low"] == pytest.approx(0.0, abs=1e-9)
+    assert found["win_change"]["mean"] == pytest.approx(100 * np.mean([0.01, 0.02, 0.04]))
+    assert compare({"dpo": dpo}, "dpo", (2.0,))["change"] is None
 
 
 def test_win_rate_counts_ties_half() -> None:
@@ -155,7 +154,7 @@ def test_pairs_of_an_arm_hold_its_columns_and_no_gold() -> None:
 
 
 def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
-    for plan in (FULL, OTHER_WORLDS, SHORT):
+    for plan in (FULL, OTHER_NOISE, SHORT):
         jobs = plan.jobs()
         assert len(jobs) == len(set(jobs))
         assert {arm for _, arm in jobs} <= ARMS.keys()

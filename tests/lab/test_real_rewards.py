@@ -8,8 +8,7 @@ import pytest
 from iwpo_fast.config import DataConfig, RewardConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.rewards import PairTable, score_pairs
-from lab.real_rewards import ARMS, summary
-from lab.sentence_features import encode, encoder_folder, sentence_features
+from lab.real_rewards import ARMS, encode, encoder_folder, sentence_features, summary
 
 PATH = Path(__file__).parents[2].parent / "shared" / "data" / "hh_harmless_test.jsonl.gz"
 

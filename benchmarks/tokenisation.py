@@ -1,6 +1,6 @@
 """Rows per second of our tokenisation against TRL's, which maps one row at a time.
 
-    python benchmarks/benchmark_tokenisation.py --data ../shared/data/hh_harmless_test.jsonl.gz
+    python -m benchmarks.tokenisation --data ../shared/data/hh_harmless_test.jsonl.gz
 
 Both sides get the same rows, with their prompts already split off, and the same byte-level BPE tokenizer, trained here
 on these rows. TRL's time is that of the trainer's own data preparation; ours includes hashing the rows and writing the
@@ -10,25 +10,19 @@ cache, which is empty each time. The two take turns, in a new order each round, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import Pairs, Rows, read_rows, tokenise
+from iwpo_fast.files import save_json
 
 TARGET = 1.4
 
@@ -46,7 +40,7 @@ def main() -> None:
 
     import torch
 
-    from benchmarks.environment import describe, device_slug
+    from benchmarks.environment import describe, slug, versions
     from iwpo_fast.models.tiny import train_tokenizer
 
     rows = read_rows(DataConfig(path=flags.data, eval_fraction=0.0, on_prefix_mismatch="drop")).train
@@ -62,6 +56,7 @@ def main() -> None:
     rates = {side: len(rows) / statistics.median(values) for side, values in seconds.items()}
     ratio = rates["ours"] / rates["trl"]
     per_round = sorted(theirs / ours for ours, theirs in zip(seconds["ours"], seconds["trl"], strict=True))
+    facts = describe(torch.device("cpu"), None)
     result = {
         "date": date.today().isoformat(),
         "data": Path(flags.data).name,
@@ -74,12 +69,11 @@ def main() -> None:
         "target": TARGET,
         "met": ratio >= TARGET,
         "seconds": seconds,
-        "environment": environment(describe(torch.device("cpu"), None)),
+        "environment": facts | {"versions": facts["versions"] | versions(("tokenizers", "datasets", "pyarrow"))},
     }
-    name = f"tokenisation-{device_slug(torch.device('cpu'))}.json"
+    name = f"tokenisation-{slug(facts)}.json"
     output = flags.output or Path(__file__).parent / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save_json(output, result)
     print(f"ours {rates['ours']:,.0f} rows/s, TRL {rates['trl']:,.0f} rows/s, identical ids")
     print(f"ratio of medians {ratio:.2f} (rounds {per_round[0]:.2f} to {per_round[-1]:.2f}), target {TARGET}")
     print(f"written to {output}")
@@ -119,20 +113,15 @@ def check_same_ids(ours: Pairs, theirs: Any) -> None:
 
 def interleaved(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each side in each round."""
-    order, rng = list(sides), random.Random(0)
+    from benchmarks.harness import in_turn
+
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        rng.shuffle(order)
+    for order in in_turn([*sides], rounds, rounds):
         for side in order:
             start = time.perf_counter()
             sides[side]()
             seconds[side].append(time.perf_counter() - start)
     return seconds
-
-
-def environment(facts: dict[str, Any]) -> dict[str, Any]:
-    packages = ("tokenizers", "datasets", "pyarrow")
-    return facts | {"versions": facts["versions"] | {package: version(package) for package in packages}}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Seconds of clustering, reward heads and weights at the sizes of a real preference data set, on a CPU.
 
-    python benchmarks/benchmark_rewards.py
+    python -m benchmarks.rewards
 
 Random data with the structure that makes the work real: clustered prompts, features whose spectrum decays, rewards that
 are linear in them with a part of their own in each cluster, and Bradley-Terry labels. Features lie in a memory-mapped
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,13 +18,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
 
-from benchmarks.environment import describe, device_slug
+from benchmarks.environment import describe, slug
 from iwpo_fast.config import ClusterConfig, RewardConfig, WeightConfig
 from iwpo_fast.files import save_json
 from iwpo_fast.importance import PairRewards, pair_weights
@@ -51,7 +47,7 @@ def main() -> None:
     for record in records:
         print(f"{record['what']}: {record['seconds']:.1f} s, target under {record['target']:g} s")
     result = {"schema": 1, "date": date.today().isoformat(), "environment": facts, "records": records}
-    save_json(options.out / f"rewards-{device_slug(torch.device('cpu'))}{'-small' * options.small}.json", result)
+    save_json(options.out / f"rewards-{slug(facts)}{'-small' * options.small}.json", result)
 
 
 def kmeans(rows: int, width: int) -> dict[str, Any]:
