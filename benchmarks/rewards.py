@@ -25,7 +25,7 @@ from benchmarks.environment import describe, slug
 from iwpo_fast.config import ClusterConfig, RewardConfig, WeightConfig
 from iwpo_fast.files import save_json
 from iwpo_fast.importance import PairRewards, pair_weights
-from iwpo_fast.rewards import PairTable, fit_clusters, score_pairs
+from iwpo_fast.rewards import PairFeatures, PairTable, fit_clusters, score_pairs
 
 RESULTS = Path(__file__).parent / "results"
 CLUSTERS = 8
@@ -84,7 +84,8 @@ def heads(pairs: int, width: int) -> dict[str, Any]:
         prompt = np.arange(pairs)
         table = PairTable(prompt, 2 * prompt + second, 2 * prompt + 1 - second, prompt.repeat(2))
         what = f"reward heads, {pairs:,} pairs x {width}, chosen, cross-fitted, ensemble of 4, calibrated"
-        return timed(what, 120, lambda: score_pairs(features, table, cluster, RewardConfig(), seed=0))
+        of_pairs = PairFeatures(table, features[::2], features)
+        return timed(what, 120, lambda: score_pairs(of_pairs, cluster, RewardConfig(), seed=0))
 
 
 def weights(pairs: int) -> list[dict[str, Any]]:

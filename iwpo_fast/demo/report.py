@@ -54,9 +54,9 @@ def table(results: Sequence[TaskResult]) -> list[list[str]]:
     rows = [_row(result, mean_with_interval(result.change)) for result in results]
     names = ("gold_gaps", "margins", "before", "after", "best")
     for method in methods(results):
-        own = [result for result in results if result.method == method]
-        pooled = TaskResult("all", method, *(np.concatenate([getattr(r, name) for r in own]) for name in names))
-        rows.append(_row(pooled, stratified_mean([result.change for result in own])))
+        tasks = [result for result in results if result.method == method]
+        pooled = TaskResult("all", method, *(np.concatenate([getattr(task, name) for task in tasks]) for name in names))
+        rows.append(_row(pooled, stratified_mean([task.change for task in tasks])))
     return [COLUMNS, *rows]
 
 

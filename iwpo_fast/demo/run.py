@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from textwrap import fill
@@ -16,14 +17,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from iwpo_fast import __version__
 from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from iwpo_fast.data import read_rows, tokenise
-from iwpo_fast.demo.folder import DemoFolder
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
 from iwpo_fast.demo.report import LEGEND, TaskResult, aligned, comparison, table, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.extras import needed
-from iwpo_fast.files import written_aside
+from iwpo_fast.files import remove_leftovers, save_json, written_aside
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import reference_logps
 from iwpo_fast.objectives import Mixture
@@ -56,39 +56,60 @@ def run_demo(
         ValueError: `output_dir` holds something else.
     """
     start = time.monotonic()
-    folder = DemoFolder(Path(config.output_dir))
+    folder = Path(config.output_dir)
     dataset = replace(dataset or DatasetSettings(), seed=config.seed)
     recipe = _recipe()
     pipeline = _run_config(recipe, folder, config)
-    folder.open({"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "recipe": recipe})
+    _open(folder, {"version": __version__, "dataset": asdict(dataset), "warmup": asdict(warmup), "recipe": recipe})
 
-    _step(1, f"data: {dataset.train_pairs} training pairs, {dataset.eval_pairs} held out, of {len(TASKS)} tasks")
-    if not folder.data.exists():
-        write_dataset(folder.data, dataset)
-    _step(2, "supervised warm-up of a tiny model on completions of mixed quality")
-    if not folder.warmup.exists():
+    data, warm_model = folder / "data", folder / "warmup"
+    _heading(1, f"data: {dataset.train_pairs} training pairs, {dataset.eval_pairs} held out, of {len(TASKS)} tasks")
+    if not data.exists():
+        write_dataset(data, dataset)
+    _heading(2, "supervised warm-up of a tiny model on completions of mixed quality")
+    if not warm_model.exists():
         text = DataConfig(
-            path=str(folder.data / "warmup.jsonl"),
+            path=str(data / "warmup.jsonl"),
             columns={"chosen": "completion", "rejected": "other_completion"},
             max_length=pipeline.data.max_length,
             eval_fraction=0.0,
-            cache_dir=str(folder.cache),
+            cache_dir=pipeline.data.cache_dir,
         )
         model = replace(pipeline.model, path="tiny")
-        loss = warm_up(text, model, warmup, output=folder.warmup, seed=config.seed, device=config.device)
+        loss = warm_up(text, model, warmup, output=warm_model, seed=config.seed, device=config.device)
         print(f"warm-up ends at {loss:.3f} nats per token")
     beta = Mixture.of(pipeline.objective).beta
-    _step(3, f"DPO: {pipeline.objective.name}, beta {beta:g}, all pairs alike")
-    train(_plain_training(pipeline, folder))
-    _step(4, "IWPO: the same training on pairs with importance weights, from rewards learned on the same pairs")
+    _heading(3, f"DPO: {pipeline.objective.name}, beta {beta:g}, all pairs alike")
+    train(_plain_training(pipeline, folder / "dpo"))
+    _heading(4, "IWPO: the same training on pairs with importance weights, from rewards learned on the same pairs")
     run(pipeline)
-    _step(5, "measuring the models on held-out prompts")
+    _heading(5, "measuring the models on held-out prompts")
     results = measure(folder, pipeline)
     print("\n" + aligned(table(results)) + "\n\n" + fill(comparison(results), 100) + "\n\n" + fill(LEGEND, 100) + "\n")
     for what, place in _places(folder).items():
         print(f"{what + ':':<18}{place}")
     print(f"finished after {time.monotonic() - start:.0f} s")
     return results
+
+
+def aligned_models(folder: Path) -> dict[str, Path]:
+    """The models that a demo aligned, by method."""
+    return {"DPO": folder / "dpo" / "model", "IWPO": PipelineFolder(folder / "iwpo").training / "model"}
+
+
+def _open(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the folder, or check that a demo with the same settings made what is in it."""
+    record = folder / "demo.json"
+    if record.exists():
+        if json.loads(record.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"output_dir {folder} holds a demo of another seed or version: delete it or choose another output_dir."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"output_dir {folder} exists and is not a demo: choose another output_dir.")
+    else:
+        save_json(record, settings)
+    remove_leftovers(folder)
 
 
 def _recipe() -> dict[str, Any]:
@@ -98,17 +119,17 @@ def _recipe() -> dict[str, Any]:
     return recipe
 
 
-def _run_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig) -> RunConfig:
+def _run_config(recipe: dict[str, Any], folder: Path, config: DemoConfig) -> RunConfig:
     """The recipe on the demo's own data and warm-up model."""
     places = {
-        "path": str(folder.data / "train.jsonl"),
-        "eval_path": str(folder.data / "eval.jsonl"),
-        "cache_dir": str(folder.cache),
+        "path": str(folder / "data" / "train.jsonl"),
+        "eval_path": str(folder / "data" / "eval.jsonl"),
+        "cache_dir": str(folder / "cache"),
     }
     settings = recipe | {
         "data": recipe["data"] | places,
-        "model": recipe["model"] | {"path": str(folder.warmup)},
-        "output_dir": str(folder.iwpo),
+        "model": recipe["model"] | {"path": str(folder / "warmup")},
+        "output_dir": str(folder / "iwpo"),
         "seed": config.seed,
         "device": config.device,
     }
@@ -118,57 +139,57 @@ def _run_config(recipe: dict[str, Any], folder: DemoFolder, config: DemoConfig) 
     return pipeline
 
 
-def _plain_training(pipeline: RunConfig, folder: DemoFolder) -> TrainConfig:
+def _plain_training(pipeline: RunConfig, output_dir: Path) -> TrainConfig:
     """The pipeline's training without its weights."""
     shared = {field.name: getattr(pipeline, field.name) for field in fields(TrainConfig)}
-    return TrainConfig(**shared | {"output_dir": str(folder.dpo)})
+    return TrainConfig(**shared | {"output_dir": str(output_dir)})
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Log-probs [P, 2] of the held-out pairs and one completion for each of their prompts, under one model."""
-
-    logps: np.ndarray
-    completions: list[str]
-
-
-def measure(folder: DemoFolder, pipeline: RunConfig) -> list[TaskResult]:
+def measure(folder: Path, pipeline: RunConfig) -> list[TaskResult]:
     """Compare the warm-up and the aligned models on the held-out prompts; writes the samples and the report."""
-    rows = read_jsonl(folder.data / "eval.jsonl")
-    before = _measure(folder.warmup, rows, pipeline)
-    after = {method: _measure(model, rows, pipeline) for method, model in folder.aligned.items()}
-    samples = []
-    for i, row in enumerate(rows):
-        task, prompt = TASKS[row["task"]], row["prompt"]
-        texts = {"before": before.completions[i]} | {method: model.completions[i] for method, model in after.items()}
-        gold = {f"gold_{name}": task.gold_reward(prompt, text) for name, text in texts.items()}
-        samples.append({"task": task.name, "prompt": prompt, **texts, **gold})
-    with written_aside(folder.samples) as aside:
+    rows = read_jsonl(folder / "data" / "eval.jsonl")
+    before, texts_before = _logps_and_completions(folder / "warmup", rows, pipeline)
+    after = {name: _logps_and_completions(model, rows, pipeline) for name, model in aligned_models(folder).items()}
+    completions = {"before": texts_before} | {method: texts for method, (_, texts) in after.items()}
+    samples = [_sample(row, {name: texts[i] for name, texts in completions.items()}) for i, row in enumerate(rows)]
+    with written_aside(folder / "samples.jsonl") as aside:
         write_jsonl(aside, samples)
 
-    results = []
     beta = Mixture.of(pipeline.objective).beta
-    for task in TASKS.values():
-        mine = [i for i, row in enumerate(rows) if row["task"] == task.name]
-        for method, model in after.items():
-            log_ratios = model.logps.astype(np.float64) - before.logps
-            results.append(
-                TaskResult(
-                    name=task.name,
-                    method=method,
-                    gold_gaps=np.array([rows[i]["gold_chosen"] - rows[i]["gold_rejected"] for i in mine]),
-                    margins=beta * (log_ratios[:, 0] - log_ratios[:, 1])[mine],
-                    before=np.array([samples[i]["gold_before"] for i in mine]),
-                    after=np.array([samples[i][f"gold_{method}"] for i in mine]),
-                    best=np.array([task.gold_reward(rows[i]["prompt"], task.best(rows[i]["prompt"])) for i in mine]),
-                )
-            )
+    log_ratios = {method: logps.astype(np.float64) - before for method, (logps, _) in after.items()}
+    margins = {method: beta * (ratios[:, 0] - ratios[:, 1]) for method, ratios in log_ratios.items()}
+    results = [_result(name, method, rows, samples, margins[method]) for name in TASKS for method in margins]
     examples = samples[: 2 * len(TASKS)]
-    write_report(folder.report, results, examples=examples, places=_places(folder))
+    write_report(folder / "report.md", results, examples=examples, places=_places(folder))
     return results
 
 
-def _measure(path: Path, rows: list[dict[str, Any]], training: RunConfig) -> _Measured:
+def _result(
+    name: str, method: str, rows: list[dict[str, Any]], samples: list[dict[str, Any]], margins: np.ndarray
+) -> TaskResult:
+    """The rows of one task, of all held-out rows with their samples and margins."""
+    of_task = [i for i, row in enumerate(rows) if row["task"] == name]
+    task = TASKS[name]
+    return TaskResult(
+        name=name,
+        method=method,
+        gold_gaps=np.array([rows[i]["gold_chosen"] - rows[i]["gold_rejected"] for i in of_task]),
+        margins=margins[of_task],
+        before=np.array([samples[i]["gold_before"] for i in of_task]),
+        after=np.array([samples[i][f"gold_{method}"] for i in of_task]),
+        best=np.array([task.gold_reward(rows[i]["prompt"], task.best(rows[i]["prompt"])) for i in of_task]),
+    )
+
+
+def _sample(row: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
+    """A held-out prompt with the completion of each model, and their gold rewards."""
+    task, prompt = TASKS[row["task"]], row["prompt"]
+    gold = {f"gold_{name}": task.gold_reward(prompt, text) for name, text in texts.items()}
+    return {"task": task.name, "prompt": prompt, **texts, **gold}
+
+
+def _logps_and_completions(path: Path, rows: list[dict[str, Any]], training: RunConfig) -> tuple[np.ndarray, list[str]]:
+    """Log-probs [P, 2] of the held-out pairs and one completion for each of their prompts, under one model."""
     world = World.start(training.device)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     data = replace(training.data, path=str(training.data.eval_path), eval_path=None, eval_fraction=0.0)
@@ -186,20 +207,20 @@ def _measure(path: Path, rows: list[dict[str, Any]], training: RunConfig) -> _Me
     prompts = [row["prompt"] for row in rows]
     with policy.plain_attention() as model:
         completions = sample_completions(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS, seed=training.seed)
-    return _Measured(reference.sequences, completions)
+    return reference.sequences, completions
 
 
-def _places(folder: DemoFolder) -> dict[str, Path]:
+def _places(folder: Path) -> dict[str, Path]:
     return {
-        "report": folder.report,
-        "samples": folder.samples,
-        "preference pairs": folder.data,
-        "warm-up model": folder.warmup,
-        "DPO": folder.dpo,
-        "IWPO": folder.iwpo,
-        "what IWPO weighed": PipelineFolder(folder.iwpo).weighted,
+        "report": folder / "report.md",
+        "samples": folder / "samples.jsonl",
+        "preference pairs": folder / "data",
+        "warm-up model": folder / "warmup",
+        "DPO": folder / "dpo",
+        "IWPO": folder / "iwpo",
+        "what IWPO weighed": PipelineFolder(folder / "iwpo").weighted,
     }
 
 
-def _step(number: int, what: str) -> None:
+def _heading(number: int, what: str) -> None:
     print(f"\n[{number}/5] {what}", flush=True)

@@ -79,7 +79,7 @@ class Task(ABC):
         return " " + " ".join([OPENING] * opening + [*body] + [CLOSING] * closing)
 
 
-class Numbered(Task):
+class NumberedItems(Task):
     """Number the items of a list, in order."""
 
     name, level, scale, wants_courtesy = "numbered", 3.0, 0.5, False
@@ -127,13 +127,13 @@ class Reply(Task):
         return f"{rng.choice(NAMES)} wrote on {rng.choice(DAYS)}: my {thing} is {problem} . Reply:"
 
     def answer(self, prompt: str) -> list[str]:
-        found = re.fullmatch(r"(\w+) wrote on \w+: my (\w+) is (\w+) \. Reply:", prompt)
-        assert found, f"not a prompt of the family {self.name}: {prompt!r}"
-        name, thing, problem = found.groups()
+        match = re.fullmatch(r"(\w+) wrote on \w+: my (\w+) is (\w+) \. Reply:", prompt)
+        assert match, f"not a prompt of the family {self.name}: {prompt!r}"
+        name, thing, problem = match.groups()
         return f"Dear {name} , we will {REMEDIES[problem]} your {thing} .".split()
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Numbered(), Repeated(), Kinds(), Reply())}
+TASKS: dict[str, Task] = {task.name: task for task in (NumberedItems(), Repeated(), Kinds(), Reply())}
 
 
 def similarity(expected: Sequence[str], given: Sequence[str]) -> float:

@@ -5,20 +5,19 @@ is public: the formulas are this project's own, chosen to be faithful to it.
 """
 
 from iwpo_fast.importance.effective_size import noise_share
-from iwpo_fast.importance.report import PairText, WeightReport, save_histogram, weight_report
+from iwpo_fast.importance.report import report_lines, save_histogram, weight_report
 from iwpo_fast.importance.types import Candidates, PairRewards, PairWeights, check_weight_settings, pair_rewards
 from iwpo_fast.importance.weights import pair_weights, strength_of
 
 __all__ = [
     "Candidates",
     "PairRewards",
-    "PairText",
     "PairWeights",
-    "WeightReport",
     "check_weight_settings",
     "noise_share",
     "pair_rewards",
     "pair_weights",
+    "report_lines",
     "save_histogram",
     "strength_of",
     "weight_report",

@@ -1,4 +1,4 @@
-"""How many of the pairs a set of weights uses: the formula, the target, the temperature that keeps it, the refusal.
+"""How many of the pairs a set of weights uses: the formula, the target, and the temperature that keeps it.
 
 Rewards teach a policy something new where pairs are few or labels noisy. There the members of an ensemble, which learnt
 from bootstraps of the pairs, disagree. Where they agree there are pairs enough, and weights cost more than they bring.
@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-
-if TYPE_CHECKING:
-    from iwpo_fast.importance.types import PairWeights
 
 LARGE_CLUSTER = 256
 """Pairs from which a cluster is large: the default of `ClusterConfig.min_pairs`.
@@ -41,7 +37,7 @@ def ess_fraction(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> tupl
         cluster: int64 [P] in 0..clusters-1.
 
     Returns:
-        That of all pairs, and float64 [clusters] that of each; NaN for a cluster without pairs.
+        For all pairs together, and float64 [clusters] for each cluster; NaN for a cluster without pairs.
     """
     size = np.bincount(cluster, minlength=clusters).astype(np.float64)
     total = np.bincount(cluster, weight, clusters)
@@ -140,18 +136,3 @@ def check_temperature(settings: WeightConfig) -> None:
                 f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
                 f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
             )
-
-
-def check_effective_size(weights: PairWeights, settings: WeightConfig) -> None:
-    """Raise ValueError if weights rest on too few pairs, over all or in a large cluster, unless `settings.force`."""
-    groups = [(weights.ess, f"all {len(weights.weight):,} pairs")]
-    for k in np.flatnonzero(is_large(weights.cluster_pairs)):
-        groups.append((float(weights.cluster_ess[k]), f"the {weights.cluster_pairs[k]:,} pairs of cluster {k}"))
-    low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
-    if low and not settings.force:
-        lowest, name = min(low)
-        remedy = "raise weights.ratio_scale" if weights.tau is None else "raise weights.tau or weights.ess_target"
-        raise ValueError(
-            f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
-            f"{remedy}, lower weights.truncate, or set weights.force."
-        )

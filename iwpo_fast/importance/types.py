@@ -1,4 +1,4 @@
-"""What the weights are made from, each part checked, and what they are."""
+"""The rewards that weights are made from, checked, and the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.effective_size import check_effective_size, check_temperature, noise_share
+from iwpo_fast.importance.effective_size import check_temperature, is_large, noise_share
 
 if TYPE_CHECKING:
     from iwpo_fast.rewards import PairTable
@@ -93,7 +93,7 @@ class PairRewards:
 
     @property
     def gap(self) -> np.ndarray:
-        """float64 [P]: Δ, reward of the chosen minus that of the rejected completion, in log-odds."""
+        """float64 [P]: Δ, reward of the chosen minus reward of the rejected completion, in log-odds."""
         return self.chosen - self.rejected
 
     @property
@@ -116,7 +116,7 @@ class PairRewards:
 def pair_rewards(
     calibrated: np.ndarray, trust: np.ndarray, table: PairTable, prompt_cluster: np.ndarray, members: np.ndarray
 ) -> PairRewards:
-    """Rewards of pairs from those of responses, as `RewardScores` has them.
+    """Rewards of pairs from rewards of responses, as `RewardScores` has them.
 
     Args:
         calibrated: float64 [C], rewards of all responses in log-odds.
@@ -166,7 +166,17 @@ class PairWeights:
         Raises:
             ValueError: an effective sample size is below `settings.min_ess`.
         """
-        check_effective_size(self, settings)
+        groups = [(self.ess, f"all {len(self.weight):,} pairs")]
+        for k in np.flatnonzero(is_large(self.cluster_pairs)):
+            groups.append((float(self.cluster_ess[k]), f"the {self.cluster_pairs[k]:,} pairs of cluster {k}"))
+        low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
+        if low and not settings.force:
+            lowest, name = min(low)
+            remedy = "raise weights.ratio_scale" if self.tau is None else "raise weights.tau or weights.ess_target"
+            raise ValueError(
+                f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
+                f"{remedy}, lower weights.truncate, or set weights.force."
+            )
 
 
 def check_weight_settings(settings: WeightConfig) -> None:

@@ -136,9 +136,9 @@ def _mean_one(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndar
 
 
 def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:
-    """ε = strength · t_z · σ(-Δ) of each pair [P]: probability of a flipped label, as far as rewards can be trusted.
+    """ε = strength · t_z · σ(-Δ) of each pair [P]: probability of a flipped label, scaled by the trust in the rewards.
 
-    This project's own, beyond IWPO. Where the trust of a cluster is 0 its labels stay as they are.
+    An addition of this project to IWPO. Where the trust of a cluster is 0, its labels stay as they are.
 
     Args:
         strength: label smoothing of a pair that fully trusted rewards find mislabelled, in [0, 1).
@@ -154,7 +154,7 @@ def strength_of(settings: WeightConfig) -> float:
 
 
 def systematic_counts(weight: np.ndarray, cluster: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw each pair ⌊ω⌋ or ⌈ω⌉ times, ω times in expectation, with one random number for all (Kitagawa 1996).
+    """Draw each pair ⌊ω⌋ or ⌈ω⌉ times, ω times in expectation, from one random number (Kitagawa 1996).
 
     Each cluster keeps its number of pairs where its weights have mean 1. Pairs are taken in random order inside their
     cluster, so that regularities of the data's order do not matter.
@@ -169,8 +169,8 @@ def systematic_counts(weight: np.ndarray, cluster: np.ndarray, *, seed: int) -> 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(weight))
     order = order[np.argsort(cluster[order], kind="stable")]
-    whole = np.floor(weight)
-    passed = np.floor(np.cumsum(np.concatenate([[rng.random()], (weight - whole)[order]])))
-    counts = whole.astype(np.int64)
+    floor = np.floor(weight)
+    passed = np.floor(np.cumsum(np.concatenate([[rng.random()], (weight - floor)[order]])))
+    counts = floor.astype(np.int64)
     counts[order] += np.diff(passed).astype(np.int64)
     return counts

@@ -13,11 +13,10 @@ from iwpo_fast.objectives import (
     spo,
     uncertain,
 )
-from iwpo_fast.objectives.divergence import Divergence
 from iwpo_fast.objectives.mixture import Mixture
 from iwpo_fast.objectives.pair import Pair, Side
 from iwpo_fast.objectives.registry import OBJECTIVES, Objective, get_objective
 
 FAMILIES = (margin, pointwise, batchwise, reference_free, distillation, uncertain, drdo, spo)
 
-__all__ = ["FAMILIES", "OBJECTIVES", "Divergence", "Mixture", "Objective", "Pair", "Side", "get_objective"]
+__all__ = ["FAMILIES", "OBJECTIVES", "Mixture", "Objective", "Pair", "Side", "get_objective"]

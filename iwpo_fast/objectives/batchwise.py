@@ -18,7 +18,7 @@ _SORTED = "it compares sorted batches, in which no pair has a label of its own t
 
 
 def _matched(values: Tensor, others: Tensor) -> Tensor:
-    """For each of `values` [B], that of `others` [B] which has the same rank."""
+    """For each of `values` [B], the one of `others` [B] that has the same rank."""
     ranks = values.argsort(stable=True).argsort(stable=True)
     return others.sort().values[ranks]
 
@@ -67,7 +67,7 @@ def aot_unpaired(pair: Pair, *, beta: float = 0.1) -> Tensor:
     as_chosen = -F.logsigmoid(beta * (pair.chosen.s - pair.step["rejected"]))
     as_rejected = -F.logsigmoid(beta * (pair.step["chosen"] - pair.rejected.s))
     both = as_chosen + as_rejected
-    # Each difference occurs twice, once for either completion: half the value, but the whole gradient of its own.
+    # Each difference occurs twice, once per completion: it counts half in the value, but fully in its gradient.
     return both - 0.5 * both.detach()
 
 
@@ -81,7 +81,7 @@ def _common_beta(
     alpha: float,
     dropped: float,
 ) -> Constants:
-    """Keeps a likely sample of the pairs, and scales beta by how far their mean margin is from its running mean.
+    """Keep a likely sample of the pairs, and scale beta by how far their mean margin is from its running mean.
 
     The running means take the step in before their use, and are corrected for having started at 0. In an evaluation
     no pair is left out.

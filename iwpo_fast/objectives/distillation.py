@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwpo_fast.objectives.pair import Pair, Scores, uncertainty
+from iwpo_fast.objectives.pair import Pair, Scores, mean_gap, uncertainty
 from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Reads, State, objective
 
@@ -45,7 +45,8 @@ def pessimistic(rewards: Tensor, how: Aggregate, strength: float) -> Tensor:
 
 def aggregated_gap(scores: Scores, how: Aggregate, strength: float) -> Tensor:
     """[P], the reward gap that a family of reward models stands for."""
-    return pessimistic(scores.chosen, how, strength) - pessimistic(scores.rejected, how, strength)
+    chosen, rejected = scores
+    return pessimistic(chosen, how, strength) - pessimistic(rejected, how, strength)
 
 
 def forward_kl(pair: Pair) -> Tensor:
@@ -167,7 +168,7 @@ def p_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
     note="not the RPO of 2405.16436",
     reads=Reads.SCORES,
     labels=Labels.UNUSED,
-    fused=lambda scores, beta, scale: {"form": "squared", "beta": beta, "target": scale * scores.gap},
+    fused=lambda scores, beta, scale: {"form": "squared", "beta": beta, "target": scale * mean_gap(scores)},
 )
 def rpo_sq(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     return (beta * pair.h - scale * pair.reward_gap) ** 2
@@ -216,7 +217,7 @@ def scaled_dpo(pair: Pair, *, beta: float = 0.1) -> Tensor:
 
 
 def _soft_label(scores: Scores, *, beta: float, scale: float) -> FusedForm:
-    return {"form": "sigmoid", "beta": beta, "label_smoothing": torch.sigmoid(-scale * scores.gap)}
+    return {"form": "sigmoid", "beta": beta, "label_smoothing": torch.sigmoid(-scale * mean_gap(scores))}
 
 
 @objective(
@@ -244,7 +245,7 @@ def mmpo(pair: Pair, *, beta: float = 0.1, scale: float = 2.2) -> Tensor:
     source="code",
     reads=Reads.SCORES | Reads.POSITIVE_GAP,
     one_sided="the offset is the logarithm of a reward gap, which the flipped pair does not have",
-    fused=lambda scores, beta, alpha: {"form": "sigmoid", "beta": beta, "margin": alpha * scores.gap.log()},
+    fused=lambda scores, beta, alpha: {"form": "sigmoid", "beta": beta, "margin": alpha * mean_gap(scores).log()},
 )
 def odpo(pair: Pair, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
     return -F.logsigmoid(beta * pair.h - alpha * pair.reward_gap.log())

@@ -1,9 +1,13 @@
-"""f-DPO: maps of the log-ratio that other divergences than the reverse KL lead to (Wang et al. 2023, 2309.16240)."""
+"""f-DPO: maps of the log-ratio that other divergences than the reverse KL lead to (Wang et al. 2023, 2309.16240).
+
+Each map is 0 at 0, so that losses of one completion or of averages over tokens start where they do under the reverse
+KL.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -11,31 +15,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DivergenceName = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+Divergence = Callable[[Tensor], Tensor]
 CEILING = 30.0
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """phi(s) of log-ratios s [P]: s, 1 - exp(-s), log 2 + log sigmoid(s), or (exp((alpha - 1) s) - 1) / (alpha - 1).
-
-    phi(0) is 0, so that losses of one completion or of averages over tokens start where they do under the reverse KL.
-    The alpha form has the convention of TRL's f_alpha_divergence_coef; alpha = 1 is the reverse KL.
-    """
-
-    name: DivergenceName = "reverse_kl"
-    alpha: float = 0.5
-
-    def __call__(self, s: Tensor) -> Tensor:
-        if self.name == "forward_kl":
-            return 1 - safe_exp(-s)
-        if self.name == "js":
-            return math.log(2) + F.logsigmoid(s)
-        if self.name == "alpha" and self.alpha != 1:
-            return (safe_exp((self.alpha - 1) * s) - 1) / (self.alpha - 1)
-        return s
+def reverse_kl(s: Tensor) -> Tensor:
+    return s
 
 
-REVERSE_KL = Divergence()
+def forward_kl(s: Tensor) -> Tensor:
+    return 1 - safe_exp(-s)
+
+
+def js(s: Tensor) -> Tensor:
+    return math.log(2) + F.logsigmoid(s)
+
+
+def alpha_divergence(s: Tensor, *, alpha: float = 0.5) -> Tensor:
+    """alpha is TRL's `f_alpha_divergence_coef`; at 1 this is the reverse KL."""
+    return s if alpha == 1 else (safe_exp((alpha - 1) * s) - 1) / (alpha - 1)
+
+
+DIVERGENCES: Mapping[DivergenceName, Divergence] = {
+    "reverse_kl": reverse_kl,
+    "forward_kl": forward_kl,
+    "js": js,
+    "alpha": alpha_divergence,
+}
 
 
 def safe_exp(x: Tensor) -> Tensor:

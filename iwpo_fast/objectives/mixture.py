@@ -12,38 +12,12 @@ from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data.columns import REFERENCE, SCORES
-from iwpo_fast.objectives.divergence import Divergence
+from iwpo_fast.objectives.divergence import DIVERGENCES, Divergence, DivergenceName, alpha_divergence, reverse_kl
 from iwpo_fast.objectives.pair import Pair, Scores
+from iwpo_fast.objectives.parameters import checked
 from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Objective, Reads, State, get_objective
 
 REPORTED_BETA = 0.1
-
-
-@dataclass(frozen=True)
-class Part:
-    """One objective of a mixture, with its coefficient and parameters."""
-
-    objective: Objective
-    coefficient: float
-    parameters: Mapping[str, float | str]
-
-    @classmethod
-    def of(cls, objective: Objective, coefficient: float, settings: Mapping[str, float | str]) -> Part:
-        parameters = {
-            name: parameter.checked(settings.get(name, parameter.default), objective.name, name)
-            for name, parameter in objective.parameters.items()
-        }
-        for name, (switch, values) in objective.only_with.items():
-            if name in settings and parameters[switch] not in values:
-                raise ValueError(
-                    f"{name} of the objective {objective.name} counts with {switch} {' or '.join(values)} only, and "
-                    f"{switch} is {parameters[switch]}: set that, or leave {name} out."
-                )
-        return cls(objective, float(coefficient), parameters)
-
-    @property
-    def name(self) -> str:
-        return self.objective.name
 
 
 @dataclass(frozen=True)
@@ -51,11 +25,15 @@ class Mixture:
     """Σ_k c_k · [(1 - ε) ℓ_k(pair) + ε ℓ_k(flipped pair)], one loss per pair.
 
     Attributes:
-        parts: at least one.
+        objectives: at least one.
+        coefficients: of each objective, by name.
+        parameters: of each objective, by name.
         divergence: map of log-ratios.
     """
 
-    parts: tuple[Part, ...]
+    objectives: tuple[Objective, ...]
+    coefficients: Mapping[str, float]
+    parameters: Mapping[str, Mapping[str, float | str]]
     divergence: Divergence
 
     @classmethod
@@ -63,13 +41,13 @@ class Mixture:
         """Check the configuration and make what it describes.
 
         Raises:
-            ValueError: a name or parameter is unknown or out of its range, or settings do not go together; the
-                sentence names the objective.
+            ValueError: a name or parameter is unknown or out of its range, or settings contradict one another; the
+                message names the objective.
         """
         coefficients = {config.name: 1.0} if isinstance(config.name, str) else config.name
         if not coefficients:
             raise ValueError("objective.name is an empty mixture: name at least one objective and its coefficient.")
-        objectives = [get_objective(name) for name in coefficients]
+        objectives = tuple(get_objective(name) for name in coefficients)
         for name, coefficient in coefficients.items():
             is_number = isinstance(coefficient, int | float) and not isinstance(coefficient, bool)
             if not (is_number and 0 < coefficient < math.inf):
@@ -80,71 +58,70 @@ class Mixture:
         _check_smoothing(config.label_smoothing, objectives)
         divergence = _divergence(config, objectives)
         return cls(
-            parts=tuple(
-                Part.of(objective, coefficients[objective.name], settings[objective.name]) for objective in objectives
-            ),
+            objectives=objectives,
+            coefficients={name: float(coefficient) for name, coefficient in coefficients.items()},
+            parameters={objective.name: _parameters(objective, settings[objective.name]) for objective in objectives},
             divergence=divergence,
         )
 
     @property
-    def _reporting(self) -> Part:
-        """The part whose rewards are reported: the first with reference and beta, else with a beta, else the first."""
-        with_beta = [part for part in self.parts if "beta" in part.parameters]
-        with_reference = [part for part in with_beta if part.objective.uses_reference]
-        return (with_reference or with_beta or list(self.parts))[0]
+    def _reporting(self) -> Objective:
+        """Its rewards are reported: the first with reference and beta, else with a beta, else the first."""
+        with_beta = [objective for objective in self.objectives if "beta" in objective.parameters]
+        with_reference = [objective for objective in with_beta if objective.uses_reference]
+        return (with_reference or with_beta or self.objectives)[0]
 
     @property
     def beta(self) -> float:
-        """Scale of the reported rewards; 0.1 where no part has a beta."""
-        return float(self._reporting.parameters.get("beta", REPORTED_BETA))
+        """Scale of the reported rewards; 0.1 where no objective has a beta."""
+        return float(self.parameters[self._reporting.name].get("beta", REPORTED_BETA))
 
     @property
     def uses_reference(self) -> bool:
-        return any(part.objective.uses_reference for part in self.parts)
+        return any(objective.uses_reference for objective in self.objectives)
 
     def reads(self, what: Reads) -> bool:
-        return any(what in part.objective.reads for part in self.parts)
+        return any(what in objective.reads for objective in self.objectives)
 
     @property
     def smooths_labels(self) -> bool:
         """Whether labels can be smoothed, and whether that makes a difference."""
-        objectives = [part.objective for part in self.parts]
-        return not any(objective.one_sided for objective in objectives) and any(o.flips for o in objectives)
+        return self.flips and not any(objective.one_sided for objective in self.objectives)
 
     @property
     def has_smoothing(self) -> bool:
-        """Whether a part takes labels for flipped with a probability of its own, `epsilon`."""
-        return any(float(part.parameters.get("epsilon", 0)) > 0 for part in self.parts)
+        """Whether an objective assumes flipped labels by a parameter `epsilon`, whatever the smoothing around it."""
+        return any(float(parameters.get("epsilon", 0)) > 0 for parameters in self.parameters.values())
 
     @property
     def has_statistics(self) -> bool:
-        return any(part.objective.statistics is not None for part in self.parts)
+        return any(objective.statistics is not None for objective in self.objectives)
 
     @property
     def needs_step_logps(self) -> bool:
-        """Some part compares log-probs over the whole step, so they are computed before any of its losses."""
-        return any(part.objective.statistics is not None and not part.objective.from_data for part in self.parts)
+        """Some objective compares log-probs over the whole step, so they are computed before any of its losses."""
+        return any(objective.statistics is not None and not objective.from_data for objective in self.objectives)
 
     @property
     def fused(self) -> Callable[[Scores | None], FusedForm] | None:
         """From the pairs' scores to arguments of the fused kernel that computes this loss; None where it does not."""
-        (first, *others) = self.parts
-        if others or first.objective.fused is None or first.coefficient != 1 or self.divergence.name != "reverse_kl":
+        (first, *others) = self.objectives
+        if others or first.fused is None or self.coefficients[first.name] != 1 or self.divergence is not reverse_kl:
             return None
-        return functools.partial(first.objective.fused, **first.parameters)
+        return functools.partial(first.fused, **self.parameters[first.name])
 
     @property
     def flips(self) -> bool:
         """Whether a flipped label gives another loss."""
-        return any(part.objective.flips for part in self.parts)
+        return any(objective.flips for objective in self.objectives)
 
     def implicit_rewards(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """beta times the policy's score of the chosen and the rejected completions, [P] each, for metrics."""
-        name = self._reporting.objective.implicit
+        name = self._reporting.implicit
         return self.beta * getattr(pair.chosen, name), self.beta * getattr(pair.rejected, name)
 
     def constants(self, step: Pair, state: dict[str, State], rng: np.random.Generator | None) -> dict[str, Constants]:
-        """What the parts need to know of the whole step, [B] each, by objective.
+        """What the objectives need to know of the whole step, [B] each, by name.
 
         Args:
             step: all B pairs of the step, on all ranks.
@@ -153,9 +130,11 @@ class Mixture:
         """
         step = step.detach()
         return {
-            part.name: part.objective.statistics(step, state.setdefault(part.name, {}), rng, **part.parameters)
-            for part in self.parts
-            if part.objective.statistics is not None
+            objective.name: objective.statistics(
+                step, state.setdefault(objective.name, {}), rng, **self.parameters[objective.name]
+            )
+            for objective in self.objectives
+            if objective.statistics is not None
         }
 
     def __call__(self, pair: Pair, constants: Mapping[str, Constants], smoothing: Tensor | float = 0.0) -> Tensor:
@@ -163,39 +142,42 @@ class Mixture:
 
         Args:
             pair: P pairs.
-            constants: [P] each, rows of `constants` of the step.
+            constants: [P] each, as `constants` gives them for the whole step.
             smoothing: ε, the probability that a label is flipped, [P] or one number.
         """
-        flips = isinstance(smoothing, Tensor) or smoothing != 0
+        smooths = isinstance(smoothing, Tensor) or smoothing != 0
         terms = []
-        for part in self.parts:
-            of_part = pair.with_step(constants.get(part.name, {}))
-            loss = part.objective(of_part, part.parameters)
-            if flips and part.objective.flips:
-                flipped = part.objective(of_part.swapped(), part.parameters)
+        for objective in self.objectives:
+            name, parameters = objective.name, self.parameters[objective.name]
+            in_step = pair.with_step(constants.get(name, {}))
+            loss = objective.loss(in_step, **parameters)
+            if smooths and objective.flips:
+                flipped = objective.loss(in_step.swapped(), **parameters)
                 loss = (1 - smoothing) * loss + smoothing * flipped
-            terms.append(part.coefficient * loss)
+            terms.append(self.coefficients[name] * loss)
         return sum(terms[1:], start=terms[0])
 
     def check_columns(self, columns: Mapping[str, np.ndarray], smoothing: np.ndarray | float, source: str) -> None:
-        """Raise ValueError if the data lack what a part needs, or flip labels where a part has no other side."""
-        for part in self.parts:
-            name, reason = part.name, part.objective.one_sided
+        """Raise ValueError if the data lack what an objective needs, or flip labels that it cannot flip."""
+        for objective in self.objectives:
+            name, reason = objective.name, objective.one_sided
             if reason is not None and np.any(np.asarray(smoothing) > 0):
                 raise ValueError(
                     f"The objective {name} cannot smooth labels ({reason}): set objective.label_smoothing to 0 and "
                     f"leave the column label_smoothing out of {source}, or choose another objective."
                 )
-            if Reads.SHARED_TOKENS in part.objective.reads and REFERENCE[0] in columns:
+            if Reads.SHARED_TOKENS in objective.reads and REFERENCE[0] in columns:
                 raise ValueError(
                     f"The objective {name} needs the reference's log-prob of every token, and {source} brings only "
                     f"their sums: leave the columns {' and '.join(REFERENCE)} out."
                 )
-            if Reads.SCORES in part.objective.reads:
-                _check_scores(part.objective, columns, source)
+            if Reads.SCORES in objective.reads:
+                _check_scores(objective, columns, source)
 
 
-def _settings_by_objective(config: ObjectiveConfig, objectives: list[Objective]) -> dict[str, dict[str, float | str]]:
+def _settings_by_objective(
+    config: ObjectiveConfig, objectives: tuple[Objective, ...]
+) -> dict[str, dict[str, float | str]]:
     """beta and params of the configuration, dealt to the objectives that they are for."""
     settings: dict[str, dict[str, float | str]] = {objective.name: {} for objective in objectives}
     if config.beta is not None:
@@ -210,7 +192,22 @@ def _settings_by_objective(config: ObjectiveConfig, objectives: list[Objective])
     return settings
 
 
-def _addressee(key: str, objectives: list[Objective]) -> tuple[str, str]:
+def _parameters(objective: Objective, settings: Mapping[str, float | str]) -> dict[str, float | str]:
+    """All parameters of an objective, as set or by default."""
+    parameters = {
+        name: checked(settings.get(name, default), objective.allowed[name], objective.name, name)
+        for name, default in objective.parameters.items()
+    }
+    for name, (switch, values) in objective.only_with.items():
+        if name in settings and parameters[switch] not in values:
+            raise ValueError(
+                f"{name} of the objective {objective.name} counts with {switch} {' or '.join(values)} only, and "
+                f"{switch} is {parameters[switch]}: set that, or leave {name} out."
+            )
+    return parameters
+
+
+def _addressee(key: str, objectives: tuple[Objective, ...]) -> tuple[str, str]:
     """Objective and parameter that a key of `objective.params` names."""
     if len(objectives) == 1:
         (only,) = objectives
@@ -233,7 +230,7 @@ def _addressee(key: str, objectives: list[Objective]) -> tuple[str, str]:
     return keys[key]
 
 
-def _check_smoothing(smoothing: float, objectives: list[Objective]) -> None:
+def _check_smoothing(smoothing: float, objectives: tuple[Objective, ...]) -> None:
     unread = [objective.name for objective in objectives if objective.labels is Labels.UNUSED]
     if smoothing > 0 and len(unread) == len(objectives):
         raise ValueError(
@@ -241,7 +238,7 @@ def _check_smoothing(smoothing: float, objectives: list[Objective]) -> None:
         )
 
 
-def _divergence(config: ObjectiveConfig, objectives: list[Objective]) -> Divergence:
+def _divergence(config: ObjectiveConfig, objectives: tuple[Objective, ...]) -> Divergence:
     alpha = config.divergence_alpha
     if alpha is not None and config.divergence != "alpha":
         raise ValueError(
@@ -250,17 +247,21 @@ def _divergence(config: ObjectiveConfig, objectives: list[Objective]) -> Diverge
         )
     if alpha is not None and not math.isfinite(alpha):
         raise ValueError(f"objective.divergence_alpha is {alpha}: it must be finite.")
-    divergence = Divergence(config.divergence) if alpha is None else Divergence(config.divergence, alpha)
-    if divergence.name == "reverse_kl":
-        return divergence
-    refusing = [objective.name for objective in objectives if objective.uses_reference and not objective.transforms]
-    if refusing or not any(objective.uses_reference for objective in objectives):
-        name = refusing[0] if refusing else objectives[0].name
+    if config.divergence != "reverse_kl":
+        _check_transforms(config.divergence, objectives)
+    return DIVERGENCES[config.divergence] if alpha is None else functools.partial(alpha_divergence, alpha=alpha)
+
+
+def _check_transforms(divergence: DivergenceName, objectives: tuple[Objective, ...]) -> None:
+    """Raise ValueError unless the objectives allow other divergences than the reverse KL."""
+    with_reference = [objective for objective in objectives if objective.uses_reference]
+    refusing = [objective for objective in with_reference if not objective.transforms]
+    if refusing or not with_reference:
+        name = (refusing or objectives)[0].name
         raise ValueError(
-            f"objective.divergence is {divergence.name} but {name} is no function of differences of log-ratios, which "
+            f"objective.divergence is {divergence} but {name} is no function of differences of log-ratios, which "
             "alone other divergences leave known: set it to reverse_kl, or choose another objective."
         )
-    return divergence
 
 
 def _check_scores(objective: Objective, columns: Mapping[str, np.ndarray], source: str) -> None:

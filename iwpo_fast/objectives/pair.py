@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from iwpo_fast.objectives.divergence import REVERSE_KL, Divergence
+from iwpo_fast.objectives.divergence import Divergence, reverse_kl
+
+Scores = tuple[Tensor, ...]
+"""Of the chosen and of the rejected completions by k reward models, [P, k] each, whatever the policy does."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Side:
     alignment: Tensor | None = None
     shared_logp: Tensor | None = None
     shared_ref_logp: Tensor | None = None
-    divergence: Divergence = REVERSE_KL
+    divergence: Divergence = reverse_kl
 
     @property
     def log_ratio(self) -> Tensor:
@@ -81,34 +84,12 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What k reward models say of P pairs, whatever the policy does.
-
-    Attributes:
-        chosen, rejected: [P, k].
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-
-    @property
-    def gap(self) -> Tensor:
-        """[P], difference of the mean scores, chosen minus rejected."""
-        return self.chosen.mean(-1) - self.rejected.mean(-1)
-
-    @property
-    def gaps(self) -> Tensor:
-        """[P, k], the same for every reward model."""
-        return self.chosen - self.rejected
-
-
-@dataclass(frozen=True)
 class Pair:
     """P pairs and what is known of the whole optimiser step that they belong to.
 
     Attributes:
         chosen, rejected: the two completions.
-        step: detached [P] constants, by name, that an objective's statistics found over the step.
+        step: detached [P] constants, by name, from the statistics of an objective over the step.
     """
 
     chosen: Side
@@ -130,17 +111,17 @@ class Pair:
 
     @property
     def scores(self) -> Scores:
-        return Scores(self.chosen.family, self.rejected.family)
+        return self.chosen.family, self.rejected.family
 
     @property
     def reward_gap(self) -> Tensor:
         """[P], difference of the mean scores, chosen minus rejected."""
-        return self.scores.gap
+        return mean_gap(self.scores)
 
     @property
     def family_gaps(self) -> Tensor:
         """[P, k], the same for every reward model."""
-        return self.scores.gaps
+        return self.chosen.family - self.rejected.family
 
     def swapped(self) -> Pair:
         """The pairs with their labels flipped."""
@@ -151,6 +132,12 @@ class Pair:
 
     def with_step(self, step: Mapping[str, Tensor]) -> Pair:
         return replace(self, step=step)
+
+
+def mean_gap(scores: Scores) -> Tensor:
+    """[P], difference of the mean scores, chosen minus rejected."""
+    chosen, rejected = scores
+    return chosen.mean(-1) - rejected.mean(-1)
 
 
 def uncertainty(values: Tensor) -> Tensor:

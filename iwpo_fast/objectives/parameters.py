@@ -1,4 +1,4 @@
-"""Parameters of an objective: the keyword arguments of its function, and which values they may take."""
+"""Parameters of an objective: the keyword arguments of its function, and what values they may have."""
 
 from __future__ import annotations
 
@@ -37,42 +37,33 @@ FLIP_RATE = Limits(0, 0.5, high_open=True)
 FRACTION = Limits(0, 1)
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """Attributes:
-    default: value where nothing is set.
-    limits: range of a number.
-    choices: allowed words, or () for a number.
+Allowed = Limits | tuple[str, ...]
+"""What a parameter may be: a number within limits, or one of a few words."""
+
+
+def checked(value: float | str, allowed: Allowed, owner: str, name: str) -> float | str:
+    """`value`, or ValueError with what it must be."""
+    if isinstance(allowed, tuple):
+        if value not in allowed:
+            raise ValueError(f"{name} of the objective {owner} is {value!r}: choose one of {', '.join(allowed)}.")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
+        raise ValueError(f"{name} of the objective {owner} is {value!r}: it must be a number, {allowed}.")
+    return float(value)
+
+
+def parameters_of(
+    function: Callable[..., Any], limits: Mapping[str, Limits]
+) -> tuple[dict[str, float | str], dict[str, Allowed]]:
+    """Defaults of the keyword-only arguments of `function`, and what each may be.
+
+    `beta` is positive, other numbers are finite, unless `limits` says more.
     """
-
-    default: float | str
-    limits: Limits
-    choices: tuple[str, ...] = ()
-
-    def checked(self, value: float | str, owner: str, name: str) -> float | str:
-        """`value`, or ValueError with what it must be."""
-        if self.choices:
-            if value not in self.choices:
-                raise ValueError(
-                    f"{name} of the objective {owner} is {value!r}: choose one of {', '.join(self.choices)}."
-                )
-            return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or value not in self.limits:
-            raise ValueError(f"{name} of the objective {owner} is {value!r}: it must be a number, {self.limits}.")
-        return float(value)
-
-
-def parameters_of(function: Callable[..., Any], limits: Mapping[str, Limits]) -> dict[str, Parameter]:
-    """The keyword-only arguments of `function`; `beta` is positive, others are finite unless `limits` says more."""
-    hints = get_type_hints(function)
-    found = {}
-    for name, argument in inspect.signature(function).parameters.items():
-        if argument.kind is not argument.KEYWORD_ONLY:
-            continue
-        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
-        found[name] = Parameter(
-            argument.default, limits.get(name, POSITIVE if name == "beta" else Limits()), tuple(choices)
-        )
-    unknown = limits.keys() - found.keys()
+    arguments = inspect.signature(function).parameters.values()
+    defaults = {argument.name: argument.default for argument in arguments if argument.kind is argument.KEYWORD_ONLY}
+    unknown = limits.keys() - defaults.keys()
     assert not unknown, f"limits of unknown parameters {unknown}"
-    return found
+    hints = get_type_hints(function)
+    words = {name: get_args(hints[name]) for name in defaults if get_origin(hints[name]) is Literal}
+    usual = {name: POSITIVE if name == "beta" else Limits() for name in defaults}
+    return defaults, usual | dict(limits) | words

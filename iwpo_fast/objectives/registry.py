@@ -1,4 +1,4 @@
-"""The objectives by name. Each family's file registers its own with the decorator `objective`."""
+"""The objectives by name. The file of each family registers them with the decorator `objective`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import Limits, Parameter, parameters_of
+from iwpo_fast.objectives.parameters import Allowed, Limits, parameters_of
 
 Implicit = Literal["log_ratio", "logp", "mean_logp"]
 Source = Literal["text", "code", "description", "derived"]
@@ -68,7 +68,8 @@ class Objective:
     Attributes:
         name: name in configurations.
         loss: (pair, **parameters) to [P].
-        parameters: what can be set, with defaults, by name.
+        parameters: default of everything that can be set, by name.
+        allowed: what each of them may be.
         formula, paper, arxiv, source, note: for the table of objectives; `source` says what was at hand: the paper's
             text, the authors' or TRL's code, only a description, or our own derivation.
         implicit: the policy's score of a completion; beta times it is reported as its reward.
@@ -86,7 +87,8 @@ class Objective:
 
     name: str
     loss: Callable[..., Tensor]
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, float | str]
+    allowed: Mapping[str, Allowed]
     formula: str
     paper: str
     arxiv: str
@@ -111,9 +113,6 @@ class Objective:
         """Whether a flipped label gives another loss."""
         return self.labels is Labels.USED and self.one_sided is None
 
-    def __call__(self, pair: Pair, parameters: Mapping[str, float | str]) -> Tensor:
-        return self.loss(pair, **parameters)
-
 
 Loss = Callable[..., Tensor]
 OBJECTIVES: dict[str, Objective] = {}
@@ -124,8 +123,7 @@ def objective(name: str, *, limits: Mapping[str, Limits] | None = None, **attrib
 
     def register(loss: Loss) -> Loss:
         assert name not in OBJECTIVES
-        parameters = parameters_of(loss, limits or {})
-        OBJECTIVES[name] = Objective(name, loss, parameters, **attributes)
+        OBJECTIVES[name] = Objective(name, loss, *parameters_of(loss, limits or {}), **attributes)
         return loss
 
     return register

@@ -30,7 +30,8 @@ def up_dpo_lcb(pair: Pair, *, beta: float = 0.1) -> Tensor:
 
 
 def _attenuated(scores: Scores, *, beta: float, strength: float) -> FusedForm:
-    return {"form": "sigmoid", "beta": beta, "margin": -strength * uncertainty(scores.gaps)}
+    chosen, rejected = scores
+    return {"form": "sigmoid", "beta": beta, "margin": -strength * uncertainty(chosen - rejected)}
 
 
 @objective(

@@ -3,20 +3,20 @@
 Only the abstract of IWPO is public: the formulas are this project's own, chosen to be faithful to it.
 """
 
-from iwpo_fast.rewards.checks import check_reward_settings, uses_likelihood
+from iwpo_fast.rewards.checks import check_reward_settings
 from iwpo_fast.rewards.clusters import Clusters, fit_clusters
-from iwpo_fast.rewards.pair_table import PairTable
-from iwpo_fast.rewards.report import RewardReport
+from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
+from iwpo_fast.rewards.report import report_lines
 from iwpo_fast.rewards.scores import RewardScores, score_pairs, scores_from_columns
 
 __all__ = [
     "Clusters",
+    "PairFeatures",
     "PairTable",
-    "RewardReport",
     "RewardScores",
     "check_reward_settings",
     "fit_clusters",
+    "report_lines",
     "score_pairs",
     "scores_from_columns",
-    "uses_likelihood",
 ]

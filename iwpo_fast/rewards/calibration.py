@@ -5,13 +5,12 @@ r̃ = clip(s_k (r - a_k), ±5). Only the abstract of IWPO is public; this calibr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.pair_table import PairTable
 
 Float64s = NDArray[np.float64]
@@ -19,45 +18,18 @@ Float64s = NDArray[np.float64]
 LEAST_SLOPE = 0.25
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """An affine map per cluster, and how far its rewards can be trusted.
-
-    Attributes:
-        centre: [G] fp64, a_k, mean reward of the cluster's responses.
-        slope: [G] fp64, s_k >= 0, in log-odds per unit of reward.
-        trust: [G] fp64, t_k = min(1, s_k / unit_k).
-        limit: calibrated rewards are clipped to this size.
-    """
-
-    centre: Float64s
-    slope: Float64s
-    trust: Float64s
-    limit: float
-
-    @classmethod
-    def none(cls, clusters: int) -> Calibration:
-        """The identity, fully trusted."""
-        return cls(np.zeros(clusters), np.ones(clusters), np.ones(clusters), np.inf)
-
-    def __call__(self, rewards: Float64s, cluster: NDArray[np.int64]) -> Float64s:
-        """Calibrated rewards, fp64, of raw ones ([C] or [C, members])."""
-        centre, slope = self.centre[cluster], self.slope[cluster]
-        if rewards.ndim == 2:
-            centre, slope = centre[:, None], slope[:, None]
-        return np.clip(slope * (rewards - centre), -self.limit, self.limit)
+def calibrate(rewards: Float64s, cluster: Ints, centre: Float64s, slope: Float64s, limit: float) -> Float64s:
+    """Calibrated rewards, fp64, of raw ones ([C] or [C, members]), with centre and slope of their cluster."""
+    centre, slope = centre[cluster], slope[cluster]
+    if rewards.ndim == 2:
+        centre, slope = centre[:, None], slope[:, None]
+    return np.clip(slope * (rewards - centre), -limit, limit)
 
 
 def fit_calibration(
-    rewards: Float64s,
-    table: PairTable,
-    prompt_cluster: NDArray[np.int64],
-    unit: Float64s,
-    *,
-    strength: float,
-    limit: float,
-) -> Calibration:
-    """Centre and slope of every cluster, from rewards by models that did not see the pairs.
+    rewards: Float64s, table: PairTable, prompt_cluster: Ints, unit: Float64s, *, strength: float
+) -> tuple[Float64s, Float64s, Float64s]:
+    """Calibration of every cluster, from rewards by models that did not see the pairs.
 
     The slope of a cluster with n pairs is (n ρ_k ŝ_k + strength · ρ ŝ) / (n + strength): its own logistic slope and
     that of all pairs, each times its reliability ρ = max(0, 1 - 1/Λ). Λ is twice the log of the likelihood ratio
@@ -68,6 +40,10 @@ def fit_calibration(
         rewards: [C].
         prompt_cluster: [M] int64.
         unit: [G], slope that earns full trust: 1 for rewards that were log-odds where they were learnt.
+
+    Returns:
+        [G] each: centre a_k, the mean reward of the responses; slope s_k >= 0, in log-odds per unit of reward; and
+        trust t_k = min(1, s_k / unit_k), how far the rewards can be trusted.
     """
     clusters = len(unit)
     response_cluster, pair_cluster = prompt_cluster[table.prompt_of], prompt_cluster[table.prompt]
@@ -77,27 +53,27 @@ def fit_calibration(
     pooled = _reliable_slope(scaled, table.prompt)
     slope = np.empty(clusters)
     for k in range(clusters):
-        own = pair_cluster == k
-        pairs = int(own.sum())
+        inside = pair_cluster == k
+        pairs = int(inside.sum())
         share = pairs / (pairs + strength) if pairs else 0.0
-        slope[k] = share * _reliable_slope(scaled[own], table.prompt[own]) + (1 - share) * pooled
-    return Calibration(centre, slope * unit, np.minimum(1.0, slope), limit)
+        slope[k] = share * _reliable_slope(scaled[inside], table.prompt[inside]) + (1 - share) * pooled
+    return centre, slope * unit, np.minimum(1.0, slope)
 
 
-def units_of_unknown_scale(gaps: Float64s, pair_cluster: NDArray[np.int64], clusters: int) -> Float64s:
-    """Unit [G] of rewards from elsewhere: their slope over all pairs, after each cluster's gaps have mean square 1.
+def units_of_unknown_scale(gaps: Float64s, pair_cluster: Ints, clusters: int) -> Float64s:
+    """Unit [G] of external rewards: their slope over all pairs, after each cluster's gaps are scaled to mean square 1.
 
     It makes trust independent of the scale that the rewards of a cluster come in. Below `LEAST_SLOPE` (right for about
     55 % of the pairs) rewards earn less than full trust in any case.
     """
     size = np.ones(clusters)
     for k in range(clusters):
-        own = gaps[pair_cluster == k]
-        size[k] = np.sqrt(np.mean(own**2)) if own.any() else 1.0
+        inside = gaps[pair_cluster == k]
+        size[k] = np.sqrt(np.mean(inside**2)) if inside.any() else 1.0
     return max(LEAST_SLOPE, logistic_slope(gaps / size[pair_cluster])) / size
 
 
-def _reliable_slope(gaps: Float64s, prompt: NDArray[np.int64]) -> float:
+def _reliable_slope(gaps: Float64s, prompt: Ints) -> float:
     slope = logistic_slope(gaps)
     ratio = 2 * len(np.unique(prompt)) * (np.log(2) - logistic_loss(gaps, slope))
     return slope * max(0.0, 1 - 1 / ratio) if ratio > 0 else 0.0

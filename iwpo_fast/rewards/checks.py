@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import Floats
-from iwpo_fast.rewards.pair_table import PairTable
+from iwpo_fast.rewards.blocks import Ints
+from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 
-Ints = NDArray[np.int64]
 OF_HEADS = ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble")
 
 
@@ -80,14 +78,12 @@ def check_clusters(prompt_cluster: Ints, table: PairTable) -> None:
         )
 
 
-def check_features(
-    response_features: Floats, mean_logps: Floats | None, table: PairTable, settings: RewardConfig
-) -> None:
+def check_features(features: PairFeatures, settings: RewardConfig) -> None:
     """Raise ValueError unless every response has its features, and its log-prob where heads read it."""
-    responses = len(table.prompt_of)
-    if response_features.ndim != 2 or len(response_features) != responses:
+    responses, mean_logps = len(features.table.prompt_of), features.mean_logps
+    if features.response.ndim != 2 or len(features.response) != responses:
         raise ValueError(
-            f"Response features have shape {response_features.shape}, but the table has {responses} "
+            f"Response features have shape {features.response.shape}, but the table has {responses} "
             "responses: give one row of features for each."
         )
     if settings.likelihood is True and mean_logps is None:

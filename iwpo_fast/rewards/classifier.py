@@ -1,4 +1,4 @@
-"""Scores by a reward model that somebody else trained: a sequence classifier with one output."""
+"""Scores by an external reward model: a sequence classifier with one output."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def classifier_scores(
     Args:
         path: folder or hub id of a `AutoModelForSequenceClassification` with one label.
         prompts, completions: C texts each, or C lists of messages each.
-        tokens_per_batch: padded tokens that run at once; a single longer text runs alone.
-        device: where it runs, in bfloat16 on a GPU and in float32 on a CPU.
+        tokens_per_batch: padded tokens of a batch; a single longer text runs alone.
+        device: in bfloat16 on a GPU and in float32 on a CPU.
 
     Raises:
         ValueError: there is no such model, it has several labels, or it has no chat template for conversations.
@@ -63,7 +63,7 @@ def _load(path: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, tor
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    # The classifier reads the last token that is not padding, which it knows by this id.
+    # The classifier reads the last token before padding, which it recognises by this id.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.set_attn_implementation(own_attention(model.config))
     return tokenizer, model.to(device).eval()

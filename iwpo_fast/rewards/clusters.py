@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from iwpo_fast.config import ClusterConfig
 from iwpo_fast.files import save_tensors
-from iwpo_fast.rewards.blocks import Float32s, Floats, column_moments, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, Floats, Ints, column_moments, float32_blocks
 from iwpo_fast.rewards.kmeans import choose_backend, kmeans
 
 
@@ -29,24 +29,24 @@ class Clusters:
 
     mean: Float32s
     centroids: Float32s
-    merged: NDArray[np.int64]
+    merged: Ints
 
     @property
     def count(self) -> int:
         return int(self.merged.max()) + 1
 
-    def assign(self, features: Floats) -> NDArray[np.int64]:
+    def assign(self, features: Floats) -> Ints:
         """Clusters [n] int64, from 0 to `count` - 1, of prompt features [n, d]."""
         return self.merged[self._nearest(features)]
 
-    def _nearest(self, features: Floats) -> NDArray[np.int64]:
+    def _nearest(self, features: Floats) -> Ints:
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
                 f"Prompt features of shape {features.shape} cannot be assigned to clusters of {len(self.mean)} "
                 "features: take features of the model that the clusters were fitted on."
             )
         nearest = np.empty(len(features), dtype=np.int64)
-        for place, block in float32_blocks(features):
+        for place, block in float32_blocks((features,)):
             nearest[place] = ((block - self.mean) @ self.centroids.T).argmax(axis=1)
         return nearest
 
@@ -59,9 +59,7 @@ class Clusters:
         return cls(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
 
 
-def fit_clusters(
-    prompt_features: Floats, pairs_per_prompt: NDArray[np.int64], settings: ClusterConfig, *, seed: int
-) -> Clusters:
+def fit_clusters(prompt_features: Floats, pairs_per_prompt: Ints, settings: ClusterConfig, *, seed: int) -> Clusters:
     """Cluster prompts by direction of their centred features.
 
     Lloyd's iterations run on points of norm 1, and the centroids are then projected back onto the sphere. They are
@@ -73,7 +71,7 @@ def fit_clusters(
         seed: of the sub-sample and of k-means++.
 
     Raises:
-        ValueError: if the shapes do not fit, a setting cannot be, or the backend is not there.
+        ValueError: the shapes do not fit, a setting cannot be, or the backend is not there.
     """
     if prompt_features.ndim != 2 or pairs_per_prompt.shape != prompt_features.shape[:1] or not len(prompt_features):
         raise ValueError(
@@ -84,7 +82,7 @@ def fit_clusters(
         if getattr(settings, name) < 1:
             raise ValueError(f"clusters.{name} is {getattr(settings, name)}: set it to 1 or more.")
     backend = choose_backend(settings.backend)
-    mean, _ = column_moments(prompt_features)
+    mean, _ = column_moments((prompt_features,))
     points = _directions(prompt_features, mean, _sample(len(prompt_features), settings.fit_prompts, seed))
     centroids = _unit(kmeans(points, min(settings.count, len(points)), backend=backend, seed=seed))
     cells = Clusters(mean, centroids, np.arange(len(centroids)))
@@ -93,7 +91,7 @@ def fit_clusters(
     return Clusters(mean, centroids, merge_small(centroids, pairs, settings.min_pairs))
 
 
-def merge_small(centroids: Float32s, pairs: NDArray[np.float64], min_pairs: int) -> NDArray[np.int64]:
+def merge_small(centroids: Float32s, pairs: NDArray[np.float64], min_pairs: int) -> Ints:
     """Cluster [K] int64 of every centroid, after the smallest have joined their nearest until none is too small.
 
     A cluster's own direction is the mean of its centroids, weighted by their pairs.
@@ -115,15 +113,15 @@ def merge_small(centroids: Float32s, pairs: NDArray[np.float64], min_pairs: int)
     return merged
 
 
-def _sample(count: int, limit: int, seed: int) -> NDArray[np.int64]:
+def _sample(count: int, limit: int, seed: int) -> Ints:
     if count <= limit:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
 
 
-def _directions(features: Floats, mean: Float32s, rows: NDArray[np.int64]) -> Float32s:
+def _directions(features: Floats, mean: Float32s, rows: Ints) -> Float32s:
     points = np.empty((len(rows), features.shape[1]), dtype=np.float32)
-    for place, block in float32_blocks(features, rows):
+    for place, block in float32_blocks((features,), rows):
         points[place] = _unit(block - mean)
     return points
 

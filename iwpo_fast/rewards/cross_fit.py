@@ -1,4 +1,4 @@
-"""Ensembles of heads, each for the prompts that it never saw: folds of prompts, penalties, bootstraps."""
+"""Ensembles of heads that score prompts which they never saw: folds of prompts, penalties, bootstraps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, SideBySide, Standardise, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks
 from iwpo_fast.rewards.calibration import logistic_slope
 from iwpo_fast.rewards.heads import TrainingPairs
 
@@ -18,8 +18,8 @@ RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RESIDUALS_BY_RIDGE = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-def fold_of_prompts(keys: Sequence[bytes | str | int], folds: int, seed: int) -> NDArray[np.int64]:
-    """Fold [M] int64 of every prompt, by hash: equal keys share a fold, and more prompts change nobody's fold."""
+def fold_of_prompts(keys: Sequence[bytes | str | int], folds: int, seed: int) -> Ints:
+    """Fold [M] int64 of every prompt, by hash: equal keys share a fold, and more prompts change no fold."""
     return np.fromiter((_hash(key, seed) % folds for key in keys), dtype=np.int64, count=len(keys))
 
 
@@ -32,9 +32,9 @@ def _hash(key: bytes | str | int, seed: int) -> int:
 def choose_penalties(pairs: TrainingPairs) -> dict[str, Any]:
     """Ridge of least held-out loss, then the residual penalty, each where the settings say `auto`.
 
-    Of the residual penalties it takes the strongest whose loss is within one standard error of the least, where no
-    residuals at all count as stronger than any: clusters must earn their parameters. The pairs of all folds have a say,
-    so these two numbers, unlike the heads, know all pairs.
+    The residual penalty is the strongest whose loss is within one standard error of the least; leaving residuals out
+    counts as the strongest of all, because clusters must earn their parameters. The pairs of all folds decide,
+    so these two numbers, unlike the heads, depend on all pairs.
 
     Returns:
         `ridge`, `residual` (None for no residuals) and `trials`: what was tried, with its held-out loss in nats after
@@ -45,7 +45,7 @@ def choose_penalties(pairs: TrainingPairs) -> dict[str, Any]:
     def chosen(ridge: float, residual: float | None) -> dict[str, Any]:
         return {"ridge": ridge, "residual": residual, "trials": trials}
 
-    residual = None if pairs.clusters == 1 else settings.residual
+    residual = None if len(pairs.cells) == 1 else settings.residual
     if settings.ridge != "auto" and residual != "auto":
         return chosen(settings.ridge, residual)
 
@@ -53,13 +53,13 @@ def choose_penalties(pairs: TrainingPairs) -> dict[str, Any]:
     shared = _held_out_losses(pairs, np.array(ridges), None)
     best = int(shared.mean(axis=0).argmin())
     ridge = ridges[best]
-    trials += [_trial(r, None, losses) for r, losses in zip(ridges, shared.T, strict=True)]
+    trials += [_trial(r, None, loss) for r, loss in zip(ridges, shared.T, strict=True)]
     if residual != "auto":
         return chosen(ridge, residual)
 
     residuals = np.array(RESIDUALS_BY_RIDGE) * ridge
     losses = _held_out_losses(pairs, np.full(len(residuals), ridge), residuals)
-    trials += [_trial(ridge, float(r), own) for r, own in zip(residuals, losses.T, strict=True)]
+    trials += [_trial(ridge, float(r), loss) for r, loss in zip(residuals, losses.T, strict=True)]
     candidates: list[float | None] = [*residuals.tolist(), None]
     losses = np.concatenate([losses, shared[:, [best]]], axis=1)
     excess = losses - losses[:, [losses.mean(axis=0).argmin()]]
@@ -92,31 +92,34 @@ class FoldHeads:
     """An ensemble of heads for each fold, which learnt from the other folds; with one fold, from all pairs.
 
     Attributes:
-        standardise: how features are changed before they meet a head.
+        mean, scale: [d] fp32, by which features are standardised before they meet a head.
         vectors: [G, d, folds, members] fp32, v + δ_k; [1, ...] without residuals.
         weights: [P, folds, members] fp64, how often each head was shown each pair.
         slope: [folds, members] fp64, log-odds of the pairs that a head was shown, per unit of its reward.
         cluster: [C] int64, of every response.
         fold: [C] int64, heads that score each response.
+        seed: of folds and bootstraps, and of a tuning of the model under the heads.
     """
 
-    standardise: Standardise
+    mean: Float32s
+    scale: Float32s
     vectors: Float32s
     weights: NDArray[np.float64]
     slope: NDArray[np.float64]
-    cluster: NDArray[np.int64]
-    fold: NDArray[np.int64]
+    cluster: Ints
+    fold: Ints
+    seed: int
 
-    def rewards(self, response_features: SideBySide) -> Float32s:
+    def rewards(self, groups: Groups) -> Float32s:
         """[C, members] fp32, in log-odds, of the features [C, d] that the heads learnt from."""
         _, _, folds, members = self.vectors.shape
         vectors = (self.vectors * self.slope.astype(np.float32)).reshape(len(self.vectors), -1, folds * members)
-        rewards = np.empty((len(response_features), members), dtype=np.float32)
-        for place, block in float32_blocks(response_features):
-            block = self.standardise(block)
-            own = self.cluster[place] if len(vectors) > 1 else np.zeros(len(block), dtype=np.int64)
-            for k in np.unique(own):
-                rows = np.flatnonzero(own == k)
+        rewards = np.empty((len(self.fold), members), dtype=np.float32)
+        for place, block in float32_blocks(groups):
+            block = (block - self.mean) * self.scale
+            cluster = self.cluster[place] if len(vectors) > 1 else np.zeros(len(block), dtype=np.int64)
+            for k in np.unique(cluster):
+                rows = np.flatnonzero(cluster == k)
                 all_folds = (block[rows] @ vectors[k]).reshape(-1, folds, members)
                 rewards[place.start + rows] = all_folds[np.arange(len(rows)), self.fold[place][rows]]
         return rewards
@@ -126,8 +129,8 @@ def fit_fold_heads(
     pairs: TrainingPairs,
     ridge: float,
     residual: float | None,
-    response_cluster: NDArray[np.int64],
-    response_fold: NDArray[np.int64],
+    response_cluster: Ints,
+    response_fold: Ints,
     *,
     seed: int,
 ) -> FoldHeads:
@@ -144,12 +147,14 @@ def fit_fold_heads(
     )
     vectors, rewards = pairs.fit(weights, np.full(count, ridge), None if residual is None else np.full(count, residual))
     return FoldHeads(
-        standardise=pairs.units,
+        mean=pairs.mean,
+        scale=pairs.scale,
         vectors=vectors.reshape(*vectors.shape[:2], folds, members),
         weights=weights.reshape(-1, folds, members),
         slope=slope_of_heads(pairs.compared @ rewards, weights).reshape(folds, members),
         cluster=response_cluster,
         fold=response_fold if folds > 1 else np.zeros_like(response_fold),
+        seed=seed,
     )
 
 
@@ -158,9 +163,7 @@ def slope_of_heads(gaps: NDArray[np.floating], weights: NDArray[np.floating]) ->
     return np.array([logistic_slope(gap, weight) for gap, weight in zip(gaps.T, weights.T, strict=True)])
 
 
-def _bootstrap(
-    prompt: NDArray[np.int64], seen: NDArray[np.bool_], members: int, seed: tuple[int, ...]
-) -> NDArray[np.float64]:
+def _bootstrap(prompt: Ints, seen: NDArray[np.bool_], members: int, seed: tuple[int, ...]) -> NDArray[np.float64]:
     """Weight [P] of every pair: how often its prompt is drawn, with replacement, from those seen."""
     if members == 1:
         return seen.astype(np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,28 +21,9 @@ from iwpo_fast.models.reference import (
     reference_logps,
 )
 from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
-from iwpo_fast.rewards.pair_table import PairTable
-from iwpo_fast.rewards.store import FeatureStore, Halves
+from iwpo_fast.rewards import store
+from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.world import World
-
-
-@dataclass(frozen=True)
-class PairFeatures:
-    """Features of the M prompts and C responses that P pairs are made of, each once.
-
-    Attributes:
-        prompt: float16 [M, d], memory-mapped: the hidden state at the last prompt token.
-        response: float16 [C, d], memory-mapped: the mean of the hidden states at the completion's tokens.
-        mean_logps: float32 [C], mean log-prob of each response's tokens; 0 for an empty one.
-        table: which prompt and responses each pair consists of.
-        prompt_keys: M hex digests of the prompts' token ids, by which folds are dealt.
-    """
-
-    prompt: Halves
-    response: Halves
-    mean_logps: np.ndarray
-    table: PairTable
-    prompt_keys: list[str]
 
 
 def pair_features(
@@ -63,7 +43,7 @@ def pair_features(
     completions is predicted, so prompts cost nothing extra.
 
     The log-probs go where `reference_logps` finds them again. Every finished batch is on disk at once, and a pass
-    that was killed goes on behind the last of them. All ranks must see the same `cache_dir`, and no other job may be
+    that was killed continues after the last of them. All ranks must see the same `cache_dir`, and no other job may be
     computing the same features there.
 
     Args:
@@ -77,24 +57,30 @@ def pair_features(
     texts = UniqueTexts.of(pairs)
     responses = Responses.of(pairs, texts)
     table = PairTable(texts.prompts.of, responses.chosen, responses.rejected, responses.prompt_of)
-    store = FeatureStore(cache_dir / "features" / features_key(policy, pairs, fingerprint), responses)
-    if world.largest(store.load() is None):  # if any rank must compute, all must (collectives)
+    folder = cache_dir / "features" / features_key(policy, pairs, fingerprint)
+    if world.largest(store.load(folder) is None):  # if any rank must compute, all must (collectives)
         entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
         with_logps = bool(world.largest(entry.load() is None))
         batches = pass_batches(policy, responses, tokens_per_batch, world)
-        _compute(policy, responses, store, batches[world.rank], with_logps, world, workers)
+        remaining = _remaining(folder, batches[world.rank], with_logps, world)
+        done = sum(map(len, batches[world.rank])) - sum(map(len, remaining))
+
+        def visit(rows: np.ndarray, batch: FlatSequences) -> None:
+            store.save_part(folder, rows, _results(policy, batch, responses.first_of_prompt[rows], with_logps))
+
+        visit_batches(policy, responses, remaining, visit, what="features", world=world, workers=workers, done=done)
         world.barrier()
         if world.is_main:
             computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
             if with_logps:
-                entry.save(_join_logps(store, responses, computed))
-            store.join(computed)
+                entry.save(_join_logps(folder, responses, computed))
+            store.join_parts(folder, responses, computed)
         world.barrier()
     if world.is_main:
-        store.remove_parts()
-    features = store.load()
+        store.remove_parts(folder)
+    features = store.load(folder)
     assert features is not None, "the pass has just written the features"
-    own = reference_logps(
+    by_this_model = reference_logps(
         policy,
         pairs,
         fingerprint,
@@ -104,8 +90,8 @@ def pair_features(
         workers=workers,
         own=True,
     )
-    found = PairFeatures(*features, _mean_logps(pairs, own, table), table, texts.prompt_keys)
-    return found, given_logps(pairs) or own
+    mean_logps = _mean_logps(pairs, by_this_model, table)
+    return PairFeatures(table, *features, mean_logps, texts.prompt_keys), given_logps(pairs) or by_this_model
 
 
 def features_key(policy: Policy, pairs: Pairs, fingerprint: str) -> str:
@@ -113,33 +99,25 @@ def features_key(policy: Policy, pairs: Pairs, fingerprint: str) -> str:
     return cache_key(pass_settings(policy, pairs, fingerprint) | {"format": "features 3"})
 
 
-def _compute(
-    policy: Policy,
-    responses: Responses,
-    store: FeatureStore,
-    batches: list[np.ndarray],
-    with_logps: bool,
-    world: World,
-    workers: Workers,
-) -> None:
-    def visit(rows: np.ndarray, batch: FlatSequences) -> None:
-        hidden = policy.hidden_states(batch)
-        first = batch.hidden_index[batch.segments[:-1]]
-        states = {"prompt": hidden[first[responses.first_of_prompt[rows]]], "response": response_states(hidden, batch)}
-        part = {name: _in_half(values) for name, values in states.items()}
-        if with_logps:
-            logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
-            assert isinstance(logps, Tensor)
-            part["logps"] = logps.float().cpu()
-        policy.release()  # also done by ranks without a batch
-        store.save_part(rows, part)
-
+def _remaining(folder: Path, batches: list[np.ndarray], with_logps: bool, world: World) -> list[np.ndarray]:
+    """This rank's batches that lack results; empty ones too, as ranks that share the model run it equally often."""
     names = {"prompt", "response"} | ({"logps"} if with_logps else set())
-    remaining = [rows for rows in batches if len(rows) and not names <= store.names_in_part(rows)]
-    done = sum(map(len, batches)) - sum(map(len, remaining))
-    most = world.largest(len(remaining))  # ranks that share the model run it equally often
-    remaining += [np.empty(0, dtype=np.int64)] * (most - len(remaining))
-    visit_batches(policy, responses, remaining, visit, what="features", world=world, workers=workers, done=done)
+    remaining = [rows for rows in batches if len(rows) and not names <= store.names_in_part(folder, rows)]
+    return remaining + [np.empty(0, dtype=np.int64)] * (world.largest(len(remaining)) - len(remaining))
+
+
+def _results(policy: Policy, batch: FlatSequences, first_of_prompt: np.ndarray, with_logps: bool) -> dict[str, Tensor]:
+    """What `store.save_part` keeps of a batch; `logps` are those of its tokens."""
+    hidden = policy.hidden_states(batch)
+    first = batch.hidden_index[batch.segments[:-1]]
+    states = {"prompt": hidden[first[first_of_prompt]], "response": response_states(hidden, batch)}
+    results = {name: _in_half(values) for name, values in states.items()}
+    if with_logps:
+        logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)
+        assert isinstance(logps, Tensor)
+        results["logps"] = logps.float().cpu()
+    policy.release()  # also done by ranks without a batch
+    return results
 
 
 def _mean_logps(pairs: Pairs, reference: ReferenceLogps, table: PairTable) -> np.ndarray:
@@ -177,8 +155,8 @@ def _in_half(hidden: Tensor) -> Tensor:
     return half
 
 
-def _join_logps(store: FeatureStore, responses: Responses, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _join_logps(folder: Path, responses: Responses, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
     values = np.zeros(len(responses.completions.values), np.float32)
     for rows in batches:
-        put_values(values, responses, rows, store.read_part(rows, "logps"))
+        put_values(values, responses, rows, store.read_part(folder, rows, "logps"))
     return responses.by_pair(values)

@@ -11,6 +11,7 @@ comparisons across its pairs. Only the abstract of IWPO is public; this loss is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,8 @@ from scipy.sparse import csr_array, vstack
 from scipy.special import expit
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import FeatureMatrix, Float32s, SideBySide, Standardise
+from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks, standardisation
 from iwpo_fast.rewards.pair_table import PairTable
-
-Ints = NDArray[np.int64]
 
 PARTNERS = 32
 MAX_ITERATIONS = 200
@@ -33,31 +32,31 @@ class TrainingPairs:
     """P pairs with their features in memory, ready for heads with any weights and penalties.
 
     Attributes:
-        units: how features were standardised.
-        features: of the n responses that are in a pair.
+        mean, scale: [d] fp32, by which features were standardised.
+        features: [n, d] fp32, standardised, of the n responses that are in a pair, sorted by cluster.
+        cells: rows of `features` in each of the G clusters.
         compared, added: [P, n], difference and sum of a pair's rewards.
         across: [T, n], differences across pairs i and j of a cluster; T is 0 without the overlap term.
         across_pairs: i, j and weight, [T] each.
-        prompt, cluster, fold: [P] int64.
-        clusters: G.
+        prompt, fold: [P] int64.
     """
 
-    units: Standardise
-    features: FeatureMatrix
+    mean: Float32s
+    scale: Float32s
+    features: Float32s
+    cells: list[slice]
     compared: csr_array
     added: csr_array
     across: csr_array
     across_pairs: tuple[Ints, Ints, NDArray[np.float64]]
     prompt: Ints
-    cluster: Ints
     fold: Ints
-    clusters: int
     settings: RewardConfig
 
     @classmethod
     def read(
         cls,
-        response_features: SideBySide,
+        groups: Groups,
         table: PairTable,
         prompt_cluster: Ints,
         prompt_fold: Ints,
@@ -66,30 +65,31 @@ class TrainingPairs:
         seed: int,
     ) -> TrainingPairs:
         """Read the features of all responses in pairs: 4nd bytes of memory."""
-        clusters = int(prompt_cluster.max()) + 1
-        rows = np.unique(np.concatenate([table.chosen, table.rejected]))
-        units = Standardise.fit(response_features, rows)
-        row_cluster = prompt_cluster[table.prompt_of[rows]]
-        order = np.argsort(row_cluster, kind="stable")
-        rows, row_cluster = rows[order], row_cluster[order]
-        place = np.empty(len(table.prompt_of), dtype=np.int64)
-        place[rows] = np.arange(len(rows))
-        chosen, rejected = place[table.chosen], place[table.rejected]
-
-        cluster = prompt_cluster[table.prompt]
-        nobody = np.empty(0, dtype=np.int64)
-        across = partners(cluster, seed) if settings.overlap else (nobody, nobody, np.empty(0))
+        responses = np.unique(np.concatenate([table.chosen, table.rejected]))
+        mean, scale = standardisation(groups, responses)
+        cluster = prompt_cluster[table.prompt_of[responses]]
+        order = np.argsort(cluster, kind="stable")
+        responses, cluster = responses[order], cluster[order]
+        features = np.empty((len(responses), len(mean)), dtype=np.float32)
+        for place, block in float32_blocks(groups, responses):
+            features[place] = (block - mean) * scale
+        bounds = np.searchsorted(cluster, np.arange(int(prompt_cluster.max()) + 2))
+        row = np.empty(len(table.prompt_of), dtype=np.int64)
+        row[responses] = np.arange(len(responses))
+        chosen, rejected = row[table.chosen], row[table.rejected]
+        none = np.empty(0, dtype=np.int64)
+        across = partners(prompt_cluster[table.prompt], seed) if settings.overlap else (none, none, np.empty(0))
         return cls(
-            units=units,
-            features=FeatureMatrix.read(response_features, rows, row_cluster, clusters, units),
-            compared=_incidence(chosen, rejected, -1, len(rows)),
-            added=_incidence(chosen, rejected, 1, len(rows)),
-            across=_incidence(chosen[across[0]], rejected[across[1]], -1, len(rows)),
+            mean=mean,
+            scale=scale,
+            features=features,
+            cells=[slice(int(start), int(stop)) for start, stop in pairwise(bounds)],
+            compared=_incidence(chosen, rejected, -1, len(responses)),
+            added=_incidence(chosen, rejected, 1, len(responses)),
+            across=_incidence(chosen[across[0]], rejected[across[1]], -1, len(responses)),
             across_pairs=across,
             prompt=table.prompt,
-            cluster=cluster,
             fold=prompt_fold[table.prompt],
-            clusters=clusters,
             settings=settings,
         )
 
@@ -107,19 +107,18 @@ class TrainingPairs:
             Vectors and rewards, as `fit_heads` gives them.
         """
         weights = weights / weights.sum(axis=0)
-        compared, compared_weight = self.compared, weights
+        compared, compared_weight = [self.compared], weights
         if self.settings.overlap:
             first, second, stands_for = self.across_pairs
             across_weight = weights[first] * weights[second] * stands_for[:, None]
             across_weight *= self.settings.overlap / np.maximum(across_weight.sum(axis=0), 1e-300)
-            compared = vstack([compared, self.across], format="csr")
-            compared_weight = np.concatenate([weights, across_weight])
-        penalty = [ridge] if residual is None else [ridge] + [residual] * self.clusters
+            compared, compared_weight = [self.compared, self.across], np.concatenate([weights, across_weight])
+        penalty = [ridge] if residual is None else [ridge] + [residual] * len(self.cells)
         return fit_heads(
             self.features,
-            compared,
+            self.cells,
+            vstack([*compared, self.added], format="csr"),
             compared_weight.astype(np.float32),
-            self.added,
             (self.settings.centring * weights).astype(np.float32),
             np.stack(penalty).astype(np.float32),
         )
@@ -159,10 +158,10 @@ def _incidence(plus: Ints, minus: Ints, sign: int, columns: int) -> csr_array:
 
 
 def fit_heads(
-    features: FeatureMatrix,
-    compared: csr_array,
+    features: Float32s,
+    cells: list[slice],
+    maps: csr_array,
     compared_weight: Float32s,
-    added: csr_array,
     added_weight: Float32s,
     penalty: Float32s,
 ) -> tuple[Float32s, Float32s]:
@@ -174,28 +173,37 @@ def fit_heads(
 
     Args:
         features: X [n, d].
-        compared: [T, n], rows with 1 for the response that should have more reward and -1 for the other.
-        compared_weight: [T, m] fp32, of each comparison for each head; 0 leaves it out.
-        added: [P, n], rows with 1 for both responses of a pair.
-        added_weight: [P, m] fp32, of the squared sums.
-        penalty: [parts, m] fp32, of the shared vector (first) and of every residual (the others, if any).
+        cells: rows of X in each of the G clusters.
+        maps: [T + P, n], first T rows with 1 for the response that should have more reward and -1 for the other, then
+            for each pair one with 1 for both of its responses.
+        compared_weight: [T, m], of each comparison for each head; 0 leaves it out.
+        added_weight: [P, m], of the squared sums.
+        penalty: [parts, m], of the shared vector (first) and of the residual of each cluster (the others, if any).
 
     Returns:
         Vectors [G, d, m] fp32, v + δ_k, or [1, d, m] without residuals; and rewards [n, m] fp32 of all rows of X.
     """
     parts, heads = penalty.shape
-    maps = vstack([compared, added], format="csr")
     adjoint = maps.T.tocsr()
-    split = compared.shape[0]
+    split = len(compared_weight)
     penalty = penalty[:, None, :]
 
-    theta = np.zeros((parts, features.values.shape[1], heads), dtype=np.float32)
-    rewards = np.zeros((len(features.values), heads), dtype=np.float32)
+    theta = np.zeros((parts, features.shape[1], heads), dtype=np.float32)
+    rewards = np.zeros((len(features), heads), dtype=np.float32)
     mapped = maps @ rewards
+
+    def rewards_of(theta: Float32s) -> Float32s:
+        if parts == 1:
+            return features @ theta[0]
+        return np.concatenate([features[cell] @ v for cell, v in zip(cells, _to_vectors(theta), strict=True)])
 
     def gradient() -> Float32s:
         slopes = np.concatenate([-compared_weight * expit(-mapped[:split]), 2 * added_weight * mapped[split:]])
-        return _to_parameters(features.transposed_times(adjoint @ slopes, max(1, parts - 1))) + 2 * penalty * theta
+        slopes = adjoint @ slopes
+        if parts == 1:
+            return (features.T @ slopes)[None] + 2 * penalty * theta
+        residuals = np.stack([features[cell].T @ slopes[cell] for cell in cells])
+        return np.concatenate([residuals.sum(axis=0, keepdims=True), residuals]) + 2 * penalty * theta
 
     slope = gradient()
     first = squared = _dot(slope, slope)
@@ -205,12 +213,10 @@ def fit_heads(
         resting = resting | (squared <= TOLERANCE**2 * first)
         if resting.all():
             break
-        change = features.times(_to_vectors(direction))
+        change = rewards_of(direction)
         mapped_change = maps @ change
-        slope_of_penalty, curvature_of_penalty = _dot(penalty * theta, direction), _dot(penalty * direction, direction)
-        step = _line_search(
-            compared_weight, added_weight, mapped, mapped_change, slope_of_penalty, curvature_of_penalty
-        )
+        penalty_slope, penalty_curvature = _dot(penalty * theta, direction), _dot(penalty * direction, direction)
+        step = _line_search(compared_weight, added_weight, mapped, mapped_change, penalty_slope, penalty_curvature)
         step = np.where(resting, 0, step).astype(np.float32)
         theta += step * direction
         rewards += step * change
@@ -227,11 +233,6 @@ def fit_heads(
 def _to_vectors(theta: Float32s) -> Float32s:
     """v + δ_k of the parameters [v, δ_1, ...]."""
     return theta if len(theta) == 1 else theta[:1] + theta[1:]
-
-
-def _to_parameters(slopes: Float32s) -> Float32s:
-    """The adjoint of `_to_vectors`."""
-    return slopes if len(slopes) == 1 else np.concatenate([slopes.sum(axis=0, keepdims=True), slopes])
 
 
 def _dot(left: Float32s, right: Float32s) -> NDArray[np.float64]:

@@ -19,26 +19,26 @@ TOLERANCE = 1e-4
 
 def available_backends() -> list[Backend]:
     """The backends that can run on this machine, the preferred one first."""
-    found: list[Backend] = ["sklearn"]
+    backends: list[Backend] = ["sklearn"]
     if torch.cuda.is_available() and find_spec("flash_kmeans"):
-        found.insert(0, "flash-kmeans")
+        backends.insert(0, "flash-kmeans")
     if torch.cuda.is_available() and torch.version.cuda and find_spec("cuml"):
-        found.insert(0, "cuml")
-    return found
+        backends.insert(0, "cuml")
+    return backends
 
 
 def choose_backend(name: Backend | Literal["auto"]) -> Backend:
     """`name` itself, or the preferred backend for `auto`.
 
     Raises:
-        ValueError: if the backend cannot run here.
+        ValueError: the backend cannot run here.
     """
-    found = available_backends()
+    available = available_backends()
     if name == "auto":
-        return found[0]
+        return available[0]
     if name not in BACKENDS:
         raise ValueError(f"There is no k-means backend {name!r}: take auto, {', '.join(BACKENDS)}.")
-    if name not in found:
+    if name not in available:
         raise ValueError(
             f"The k-means backend {name} needs {NEEDS[name]}, which is not here: install it, or set backend: auto."
         )
@@ -93,7 +93,7 @@ def _lloyd_step(points: Float32s, centroids: Float32s) -> Float32s:
     flash-kmeans measures distances in TF32 and returns the centroids of the iteration before its last.
     """
     sums, sizes = np.zeros(centroids.shape), np.zeros(len(centroids))
-    for _, block in float32_blocks(points):
+    for _, block in float32_blocks((points,)):
         nearest = (block @ centroids.T - 0.5 * (centroids**2).sum(axis=1)).argmax(axis=1)
         member = np.eye(len(centroids))[nearest]
         sums += member.T @ block

@@ -1,14 +1,14 @@
-"""Which responses are compared with which: pairs as rows of a table of responses."""
+"""Which responses are compared with which, and what is known of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from iwpo_fast.rewards.blocks import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,23 @@ class PairTable:
     def pairs_per_prompt(self, prompts: int) -> Ints:
         """[M] int64."""
         return np.bincount(self.prompt, minlength=prompts)
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """Features of the M prompts and C responses that P pairs are made of, each once, perhaps memory-mapped.
+
+    Attributes:
+        table: which prompt and responses each pair consists of.
+        prompt: [M, d], the hidden state at the last prompt token.
+        response: [C, d], the mean of the hidden states at the completion's tokens.
+        mean_logps: [C], mean log-prob of each response's tokens under the frozen model, 0 for an empty one; None where
+            it is not known.
+        prompt_keys: M, equal for prompts that share a fold, such as digests of their token ids; None for the rows.
+    """
+
+    table: PairTable
+    prompt: Floats
+    response: Floats
+    mean_logps: Floats | None = None
+    prompt_keys: Sequence[bytes | str | int] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import Float32s, Floats, SideBySide
-from iwpo_fast.rewards.calibration import Calibration, fit_calibration, units_of_unknown_scale
+from iwpo_fast.rewards.blocks import Float32s, Floats, Groups, Ints
+from iwpo_fast.rewards.calibration import calibrate, fit_calibration, units_of_unknown_scale
 from iwpo_fast.rewards.checks import (
     check_clusters,
     check_features,
@@ -22,12 +22,11 @@ from iwpo_fast.rewards.checks import (
 )
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
 from iwpo_fast.rewards.heads import TrainingPairs
-from iwpo_fast.rewards.pair_table import PairTable
-from iwpo_fast.rewards.report import RewardReport, report_rewards
+from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
+from iwpo_fast.rewards.report import report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
 
-Ints = NDArray[np.int64]
 Float64s = NDArray[np.float64]
 
 
@@ -42,7 +41,8 @@ class RewardScores:
         trust: [G] fp64 in [0, 1], how far labels may be doubted by these rewards.
         slope: [G] fp64, s_k >= 0.
         centre: [G] fp64, a_k.
-        report: for the user.
+        report: for the user: what `report_rewards` returns, and `penalties`, what `choose_penalties` returns; these are
+            None for rewards that no heads made.
     """
 
     raw: Float64s
@@ -51,56 +51,54 @@ class RewardScores:
     trust: Float64s
     slope: Float64s
     centre: Float64s
-    report: RewardReport
+    report: dict[str, Any]
 
 
 def score_pairs(
-    response_features: Floats,
-    table: PairTable,
+    features: PairFeatures,
     prompt_cluster: Ints,
     settings: RewardConfig,
     *,
     seed: int,
-    mean_logps: Floats | None = None,
-    prompt_key: Sequence[bytes | str | int] | None = None,
     tune: Callable[[FoldHeads], Float32s] | None = None,
 ) -> RewardScores:
     """Cross-fitted, calibrated rewards of all responses, by an ensemble of heads on their features.
 
+    Features of responses in pairs are held in memory as fp32, the others are read a block at a time.
+
     Args:
-        response_features: [C, d], any float type, perhaps memory-mapped. Those of responses in pairs are held in memory
-            as fp32, the others are read a block at a time.
-        table: the pairs.
         prompt_cluster: [M] int64, cluster of every prompt.
         seed: of folds, bootstrap and the partners of the overlap term.
-        mean_logps: [C], mean log-prob of each response's tokens under the frozen model: one more feature, as
-            `settings.likelihood` says.
-        prompt_key: [M], what tells prompts apart, such as their text: equal keys share a fold. The default is the row.
         tune: gives the rewards [C, members] of the heads on features that have been tuned for them.
 
     Raises:
-        ValueError: if shapes do not fit, features are not finite, a setting cannot be, or folds lack pairs.
+        ValueError: shapes do not fit, features are not finite, a setting cannot be, or folds lack pairs.
     """
+    table = features.table
     check_reward_settings(settings)
     check_clusters(prompt_cluster, table)
-    check_features(response_features, mean_logps, table, settings)
-    features = SideBySide((response_features,))
-    if uses_likelihood(settings) and mean_logps is not None:
-        features = SideBySide((response_features, mean_logps[:, None]))
-    keys = range(len(prompt_cluster)) if prompt_key is None else prompt_key
+    check_features(features, settings)
     folds = settings.folds if settings.folds > 1 else CROSS_VALIDATION_FOLDS
+    keys = range(len(prompt_cluster)) if features.prompt_keys is None else features.prompt_keys
     check_prompt_keys(keys, len(prompt_cluster), settings)
     prompt_fold = fold_of_prompts(keys, folds, seed)
     check_folds(prompt_fold[table.prompt], folds)
-
-    pairs = TrainingPairs.read(features, table, prompt_cluster, prompt_fold, settings, seed=seed)
+    groups = groups_for(features, settings)
+    pairs = TrainingPairs.read(groups, table, prompt_cluster, prompt_fold, settings, seed=seed)
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     ridge, residual = penalties["ridge"], penalties["residual"]
     heads = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
-    raw = heads.rewards(features) if tune is None else tune(heads)
-    unit = np.ones(pairs.clusters)
+    raw = heads.rewards(groups) if tune is None else tune(heads)
+    unit = np.ones(len(pairs.cells))
     return _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+
+
+def groups_for(features: PairFeatures, settings: RewardConfig) -> Groups:
+    """What heads read of a response: its hidden state and, as `rewards.likelihood` says, its mean log-prob."""
+    if uses_likelihood(settings) and features.mean_logps is not None:
+        return features.response, features.mean_logps[:, None]
+    return (features.response,)
 
 
 def scores_from_columns(
@@ -108,7 +106,7 @@ def scores_from_columns(
 ) -> RewardScores:
     """Calibrated rewards from external scores, of a reward model or a judge, on any scale in each cluster.
 
-    They did not learn from these pairs, so there is nothing to cross-fit. They have no unit of their own. So, unless
+    They did not learn from these pairs, so there is nothing to cross-fit. they have no unit of their own. So, unless
     `settings.calibration` is off, members of an ensemble are first brought to one mean and one root mean square of the
     gaps. Trust is measured against the slope of all pairs once each cluster's gaps have one size.
 
@@ -119,7 +117,7 @@ def scores_from_columns(
         prompt_cluster: [M] int64.
 
     Raises:
-        ValueError: if shapes do not fit, or a response has no score, two different ones, or one that is not finite.
+        ValueError: shapes do not fit, or a response has no score, two different ones, or one that is not finite.
     """
     check_reward_settings(settings)
     check_clusters(prompt_cluster, table)
@@ -177,20 +175,22 @@ def _calibrated(
     settings: RewardConfig,
     penalties: dict[str, Any] | None,
 ) -> RewardScores:
-    mean = raw.mean(axis=1)
-    response_cluster = prompt_cluster[table.prompt_of]
+    mean, clusters, limit = raw.mean(axis=1), len(unit), np.inf
+    centre, slope, trust = np.zeros(clusters), np.ones(clusters), np.ones(clusters)
     if settings.calibration:
-        strength, limit = settings.calibration_strength, settings.max_reward
-        calibration = fit_calibration(mean, table, prompt_cluster, unit, strength=strength, limit=limit)
-    else:
-        calibration = Calibration.none(len(unit))
-    calibrated = calibration(mean, response_cluster)
+        limit = settings.max_reward
+        centre, slope, trust = fit_calibration(
+            mean, table, prompt_cluster, unit, strength=settings.calibration_strength
+        )
+    response_cluster = prompt_cluster[table.prompt_of]
+    calibrated = calibrate(mean, response_cluster, centre, slope, limit)
+    report = report_rewards(mean, calibrated, slope, trust, table, prompt_cluster[table.prompt])
     return RewardScores(
         raw=raw,
         calibrated=calibrated,
-        members_calibrated=calibration(raw, response_cluster),
-        trust=calibration.trust,
-        slope=calibration.slope,
-        centre=calibration.centre,
-        report=report_rewards(mean, calibrated, calibration, table, prompt_cluster[table.prompt], penalties),
+        members_calibrated=calibrate(raw, response_cluster, centre, slope, limit),
+        trust=trust,
+        slope=slope,
+        centre=centre,
+        report=report | {"penalties": penalties},
     )

@@ -2,13 +2,12 @@
 
 Each fold's heads, which learnt on features of the frozen model, stay as they are, and the adapter moves the features
 under them: linear probing first, so that fine-tuning need not distort the features (Kumar et al., arXiv 2202.10054).
-The unit of the rewards is then, as it is without tuning, the log-odds of the pairs that were learnt from.
+As without tuning, the unit of the rewards is the log-odds of the pairs that were learnt from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from iwpo_fast.config import OptimConfig
+from iwpo_fast.config import RewardConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
@@ -26,140 +25,108 @@ from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit, optimizer_steps
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
 from iwpo_fast.rewards.features import response_states
-from iwpo_fast.rewards.pair_table import PairTable
+from iwpo_fast.rewards.pair_table import PairFeatures
+from iwpo_fast.rewards.scores import groups_for
 
 
 def tuned_rewards(
     heads: FoldHeads,
+    features: PairFeatures,
     pairs: Pairs,
-    table: PairTable,
-    optim: OptimConfig,
+    settings: RewardConfig,
     new_policy: Callable[[], Policy],
     folder: Path,
-    *,
-    mean_logps: np.ndarray | None,
-    centring: float,
-    seed: int,
 ) -> np.ndarray:
     """float32 [C, members]: rewards of every response by a model that never saw its prompt.
 
-    The adapter of a fold minimises, over the pairs that the fold's heads were shown and as often as they were,
-
-        mean over heads of softplus(-(r_w - r_l)) + c (r_w + r_l)²,    r = (v + δ_z)ᵀ f(x, y)
-
     Args:
-        heads: of every fold.
-        pairs: P tokenised pairs.
-        table: the same pairs as rows of C responses, each of which is in one of them.
-        optim: optimiser and schedule of each training.
+        heads: of every fold, learnt from these features.
+        pairs: the P pairs, tokenised; every response is in one of them.
+        settings: with `tuning`.
         new_policy: the model with an untrained adapter.
-        mean_logps: float32 [C], of the frozen model, which the heads read beside its hidden states and go on reading;
-            None if they do not.
-        folder: where each finished fold is kept, for a call that goes on with a killed one.
-        centring: c.
-        seed: of data order and dropout.
+        folder: where each finished fold is kept, so that a new call can continue a killed one.
 
     Raises:
         ValueError: a reward is not finite.
     """
     rewards = np.empty((len(heads.fold), heads.vectors.shape[-1]), dtype=np.float32)
     for fold in range(heads.vectors.shape[2]):
-        place = folder / f"fold-{fold}.safetensors"
+        path = folder / f"fold-{fold}.safetensors"
         responses = heads.fold == fold
-        if not place.exists():
-            model = _TunedModel.of(heads, fold, new_policy(), pairs, table, mean_logps)
-            model.train(heads.weights[:, fold], optim, centring=centring, seed=seed)
-            own = model.scores(heads.weights[:, fold], optim)[responses]
-            del model  # before the next one is loaded
-            save_tensors(place, {"rewards": torch.from_numpy(own)})
-        rewards[responses] = load_file(place)["rewards"]
+        if not path.exists():
+            of_fold = _fold_rewards(heads, fold, features, pairs, settings, new_policy())[responses]
+            save_tensors(path, {"rewards": torch.from_numpy(of_fold)})
+        rewards[responses] = load_file(path)["rewards"]
     return rewards
 
 
-@dataclass(frozen=True)
-class _TunedModel:
-    """A policy with an adapter, and the m heads of one fold on top.
+def _fold_rewards(
+    heads: FoldHeads, fold: int, features: PairFeatures, pairs: Pairs, settings: RewardConfig, policy: Policy
+) -> np.ndarray:
+    """float32 [C, m], in log-odds of the pairs that the heads of a fold and its adapter learnt from.
 
-    Attributes:
-        mean, scale: float32 [d], how features are standardised.
-        vectors: float32 [G, d, m], v + δ_k; [1, d, m] without residuals.
-        cluster: int64 [P], which of them each pair has.
-        frozen: float32 [2, P, 0 or 1], features of the chosen and the rejected responses that tuning leaves alone.
+    The adapter minimises, over the pairs that the heads were shown and as often as they were,
+
+        mean over heads of softplus(-(r_w - r_l)) + c (r_w + r_l)²,    r = (v + δ_z)ᵀ f(x, y)
     """
+    assert settings.tuning is not None
+    optim, weights, table = settings.tuning.optim, heads.weights[:, fold], features.table
+    rewards_of = _heads_on(policy, heads, fold, features, pairs, settings)
+    shown = np.flatnonzero(weights.any(axis=1))
 
-    fold: int
-    policy: Policy
-    mean: Tensor
-    scale: Tensor
-    vectors: Tensor
-    cluster: Tensor
-    frozen: Tensor
-    pairs: Pairs
-    table: PairTable
+    def batches(rows: np.ndarray) -> list[np.ndarray]:
+        budget, cap = optim.tokens_per_batch, optim.max_pairs_per_batch
+        cut = micro_batches(rows, policy.tokens(pairs), budget=budget, max_pairs=cap)[0]
+        return [batch for batch in cut if len(batch)]
 
-    @classmethod
-    def of(
-        cls,
-        heads: FoldHeads,
-        fold: int,
-        policy: Policy,
-        pairs: Pairs,
-        table: PairTable,
-        mean_logps: np.ndarray | None,
-    ) -> _TunedModel:
-        frozen = np.empty((len(table.prompt_of), 0), np.float32) if mean_logps is None else mean_logps[:, None]
-        cluster = heads.cluster if len(heads.vectors) > 1 else np.zeros_like(heads.cluster)
-        return cls(
-            fold=fold,
-            policy=policy,
-            mean=torch.from_numpy(heads.standardise.mean).to(policy.device),
-            scale=torch.from_numpy(heads.standardise.scale).to(policy.device),
-            vectors=torch.from_numpy(heads.vectors[:, :, fold]).to(policy.device),
-            cluster=torch.from_numpy(cluster[table.chosen]).to(policy.device),
-            frozen=torch.from_numpy(np.stack([frozen[table.chosen], frozen[table.rejected]])).to(policy.device),
-            pairs=pairs,
-            table=table,
-        )
+    def accumulate(step: int) -> None:
+        torch.manual_seed(int(np.random.SeedSequence([heads.seed, fold, step]).generate_state(1)[0]))
+        rows = shown[step_rows(len(shown), step, pairs_per_step=optim.pairs_per_step, seed=heads.seed)]
+        for batch in batches(rows):
+            chosen, rejected = rewards_of(batch)
+            losses = softplus(rejected - chosen) + settings.centring * (chosen + rejected).square()
+            times = torch.from_numpy(weights[batch]).to(losses)
+            ((times * losses).mean(1).sum() / len(rows)).backward()
 
-    def rewards(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Rewards [rows, m] of the chosen and of the rejected responses."""
-        batch = flat_batch(self.pairs, rows).to(self.policy.device)
-        states = response_states(self.policy.hidden_states(batch), batch).unflatten(0, (2, len(rows)))
-        features = (torch.cat([states, self.frozen[:, batch.rows]], -1) - self.mean) * self.scale
-        chosen, rejected = torch.einsum("spd,pdm->spm", features, self.vectors[self.cluster[batch.rows]])
+    policy.train()
+    _, steps = optimizer_steps(optim, len(shown))
+    fit(policy.trainable_parameters(), optim, steps, accumulate, what=f"reward model {fold + 1}")
+    policy.eval()
+    scores = np.empty((len(table.prompt_of), heads.vectors.shape[-1]), dtype=np.float32)
+    with torch.no_grad():
+        for batch in batches(np.arange(len(pairs))):
+            for responses, rewards in zip((table.chosen[batch], table.rejected[batch]), rewards_of(batch), strict=True):
+                scores[responses] = rewards.cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise ValueError("Some fine-tuned rewards are not finite: lower rewards.tuning.optim.lr.")
+    gaps = scores[table.chosen] - scores[table.rejected]
+    return scores * slope_of_heads(gaps, weights).astype(np.float32)
+
+
+def _heads_on(
+    policy: Policy, heads: FoldHeads, fold: int, features: PairFeatures, pairs: Pairs, settings: RewardConfig
+) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    """The m heads of a fold on top of the policy: from b pairs to rewards [b, m] of their two responses.
+
+    Features that are not hidden states stay as the frozen model gave them.
+    """
+    table = features.table
+    cluster = heads.cluster if len(heads.vectors) > 1 else np.zeros_like(heads.cluster)
+    _, *others = groups_for(features, settings)
+    frozen = np.concatenate([np.empty((len(table.prompt_of), 0), np.float32), *others], axis=1)
+
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(policy.device)
+
+    mean, scale, vectors = on_device(heads.mean), on_device(heads.scale), on_device(heads.vectors[:, :, fold])
+    pair_cluster = on_device(cluster[table.chosen])
+    pair_frozen = on_device(np.stack([frozen[table.chosen], frozen[table.rejected]]))
+
+    def rewards_of(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        batch = flat_batch(pairs, rows).to(policy.device)
+        states = response_states(policy.hidden_states(batch), batch).unflatten(0, (2, len(rows)))
+        inputs = (torch.cat([states, pair_frozen[:, batch.rows]], -1) - mean) * scale
+        chosen, rejected = torch.einsum("spd,pdm->spm", inputs, vectors[pair_cluster[batch.rows]])
         return chosen, rejected
 
-    def train(self, weights: np.ndarray, optim: OptimConfig, *, centring: float, seed: int) -> None:
-        """Minimise the loss over the pairs with weights [P, m] that are not all 0."""
-        seen = np.flatnonzero(weights.any(axis=1))
-
-        def accumulate(step: int) -> None:
-            torch.manual_seed(int(np.random.SeedSequence([seed, self.fold, step]).generate_state(1)[0]))
-            rows = seen[step_rows(len(seen), step, pairs_per_step=optim.pairs_per_step, seed=seed)]
-            for some in self._batches(rows, optim):
-                chosen, rejected = self.rewards(some)
-                losses = softplus(rejected - chosen) + centring * (chosen + rejected).square()
-                shown = torch.from_numpy(weights[some]).to(losses)
-                ((shown * losses).mean(1).sum() / len(rows)).backward()
-
-        self.policy.train()
-        _, steps = optimizer_steps(optim, len(seen))
-        fit(self.policy.trainable_parameters(), optim, steps, accumulate, what=f"reward model {self.fold + 1}")
-
-    @torch.no_grad()
-    def scores(self, weights: np.ndarray, optim: OptimConfig) -> np.ndarray:
-        """float32 [C, m], in log-odds of the pairs that the heads and the adapter learnt from."""
-        chosen, rejected = self.table.chosen, self.table.rejected
-        scores = np.empty((len(self.table.prompt_of), self.vectors.shape[-1]), dtype=np.float32)
-        self.policy.eval()
-        for some in self._batches(np.arange(len(self.pairs)), optim):
-            for responses, rewards in zip((chosen[some], rejected[some]), self.rewards(some), strict=True):
-                scores[responses] = rewards.cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise ValueError("Some fine-tuned rewards are not finite: lower rewards.tuning.optim.lr.")
-        return scores * slope_of_heads(scores[chosen] - scores[rejected], weights).astype(np.float32)
-
-    def _batches(self, rows: np.ndarray, optim: OptimConfig) -> list[np.ndarray]:
-        budget, cap = optim.tokens_per_batch, optim.max_pairs_per_batch
-        dealt = micro_batches(rows, self.policy.tokens(self.pairs), budget=budget, max_pairs=cap)[0]
-        return [some for some in dealt if len(some)]
+    return rewards_of

@@ -16,7 +16,6 @@ from iwpo_fast.data.movable import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import Mixture, Pair, Side
-from iwpo_fast.objectives.pair import Scores
 from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
 from iwpo_kernels.weighted_preference import weighted
@@ -70,7 +69,7 @@ class PreferenceLoss:
         smoothing = self._smoothing if batch.label_smoothing is None else batch.label_smoothing
         if self._fused is None:
             return self._through_autograd(tokens, batch, denominator, constants, smoothing)
-        form = self._fused(None if batch.scores is None else Scores(*batch.scores.chunk(2)))
+        form = self._fused(None if batch.scores is None else batch.scores.chunk(2))
         if self.mixture.flips:  # else the form may use the kernel's smoothing for itself
             form = {"label_smoothing": smoothing} | form
         return weighted_preference_loss(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.importance import PairRewards, noise_share
-from iwpo_fast.rewards import PairTable, fit_clusters, score_pairs
+from iwpo_fast.rewards import PairFeatures, PairTable, fit_clusters, score_pairs
 from lab.exact.worlds import World, longer_is_chosen
 
 CLUSTERS = ClusterConfig(backend="sklearn")
@@ -72,7 +72,7 @@ def _score_rows(
     prompt_features = world.train.prompt_features.numpy()
     clusters = fit_clusters(prompt_features, table.pairs_per_prompt(count), cluster_settings, seed=seed)
     cluster = clusters.assign(prompt_features)
-    scores = score_pairs(features, table, cluster, settings, seed=seed)
+    scores = score_pairs(PairFeatures(table, prompt_features, features), cluster, settings, seed=seed)
     chosen, rejected = candidates * prompts, candidates * prompts + 1
     gaps = scores.members_calibrated[chosen] - scores.members_calibrated[rejected]
     calibrated, noise = scores.calibrated, noise_share(gaps)

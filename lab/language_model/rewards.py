@@ -18,15 +18,7 @@ def score(world: LabWorld, model: str) -> PairScores:
         features.prompt, table.pairs_per_prompt(len(features.prompt)), cluster_settings, seed=world.seed
     )
     cluster = clusters.assign(features.prompt)
-    scores = score_pairs(
-        features.response,
-        table,
-        cluster,
-        settings,
-        seed=world.seed,
-        mean_logps=features.mean_logps,
-        prompt_key=features.prompt_keys,
-    )
+    scores = score_pairs(features, cluster, settings, seed=world.seed)
     members = scores.members_calibrated
     rewards = pair_rewards(scores.calibrated, scores.trust, table, cluster, members)
     return PairScores(rewards, members[table.chosen] - members[table.rejected])

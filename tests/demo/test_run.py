@@ -10,10 +10,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import DemoConfig
-from iwpo_fast.demo.folder import DemoFolder
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
 from iwpo_fast.demo.report import COLUMNS, TaskResult, aligned, comparison, markdown, table
-from iwpo_fast.demo.run import WARMUP, run_demo
+from iwpo_fast.demo.run import WARMUP, aligned_models, run_demo
 from iwpo_fast.demo.tasks import TASKS
 
 pytestmark = pytest.mark.slow
@@ -30,7 +29,7 @@ def demo(folder, **changes):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "demo"
-    return DemoFolder(folder), demo(folder)
+    return folder, demo(folder)
 
 
 def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished):
@@ -44,7 +43,7 @@ def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished):
 
 def test_margins_and_accuracy_are_those_of_the_training_run(finished):
     folder, results = finished
-    for method, model in folder.aligned.items():
+    for method, model in aligned_models(folder).items():
         after = json.loads((model.parent / "summary.json").read_text())["after"]
         margins = np.concatenate([result.margins for result in results if result.method == method])
         assert margins.mean() == pytest.approx(after["eval_rewards/margins"], abs=1e-4)
@@ -53,14 +52,14 @@ def test_margins_and_accuracy_are_those_of_the_training_run(finished):
 
 def test_the_weights_differ_between_pairs_and_have_mean_one(finished):
     folder, _ = finished
-    weights = [row["weight"] for row in read_jsonl(folder.iwpo / "weights" / "train.jsonl")]
+    weights = [row["weight"] for row in read_jsonl(folder / "iwpo" / "weights" / "train.jsonl")]
     assert np.mean(weights) == pytest.approx(1.0)
     assert np.std(weights) > 0.05
 
 
 def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished):
     folder, results = finished
-    samples = read_jsonl(folder.samples)
+    samples = read_jsonl(folder / "samples.jsonl")
     for sample in samples:
         for when in ("before", "DPO", "IWPO"):
             reward = TASKS[sample["task"]].gold_reward(sample["prompt"], sample[when])
@@ -72,28 +71,28 @@ def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished):
 
 def test_the_report_holds_the_table_and_the_places(finished):
     folder, results = finished
-    report = folder.report.read_text()
+    report = (folder / "report.md").read_text()
     assert markdown(table(results)) in report
     assert comparison(results) in report
-    for path in (folder.dpo, folder.iwpo):
+    for path in (folder / "dpo", folder / "iwpo"):
         assert str(path) in report and path.is_dir()
 
 
 def test_all_models_load_in_plain_transformers(finished):
     folder, _ = finished
-    for path in (folder.warmup, *folder.aligned.values()):
+    for path in (folder / "warmup", *aligned_models(folder).values()):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
         assert model.config.vocab_size == len(tokenizer)
 
 
 def test_a_second_run_keeps_every_finished_part_and_reports_the_same(finished):
     folder, results = finished
-    models = [path / "model.safetensors" for path in (folder.warmup, *folder.aligned.values())]
+    models = [path / "model.safetensors" for path in (folder / "warmup", *aligned_models(folder).values())]
     times = [path.stat().st_mtime_ns for path in models]
-    report = folder.report.read_bytes()
-    again = demo(folder.path)
+    report = (folder / "report.md").read_bytes()
+    again = demo(folder)
     assert [path.stat().st_mtime_ns for path in models] == times
-    assert folder.report.read_bytes() == report
+    assert (folder / "report.md").read_bytes() == report
     for first, second in zip(results, again, strict=True):
         assert first.margins.tolist() == second.margins.tolist()
 
@@ -105,12 +104,12 @@ def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, t
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("iwpo_fast.demo.run.train", killed)
         demo(tmp_path / "demo")
-    warmup = DemoFolder(tmp_path / "demo").warmup / "model.safetensors"
+    warmup = tmp_path / "demo" / "warmup" / "model.safetensors"
     written = warmup.stat().st_mtime_ns
     folder, results = finished
     again = demo(tmp_path / "demo")
     assert warmup.stat().st_mtime_ns == written
-    assert warmup.read_bytes() == (folder.warmup / "model.safetensors").read_bytes()
+    assert warmup.read_bytes() == (folder / "warmup" / "model.safetensors").read_bytes()
     for first, second in zip(results, again, strict=True):
         assert first.margins.tolist() == second.margins.tolist()
         assert first.after.tolist() == second.after.tolist()
@@ -119,7 +118,7 @@ def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, t
 def test_a_folder_with_another_seed_is_refused(finished):
     folder, _ = finished
     with pytest.raises(ValueError, match="another seed"):
-        demo(folder.path, seed=1)
+        demo(folder, seed=1)
 
 
 def test_a_folder_that_is_no_demo_is_refused(tmp_path):

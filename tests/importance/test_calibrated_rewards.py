@@ -8,7 +8,7 @@ from importance_cases import by_method
 
 from iwpo_fast.importance import PairRewards, PairWeights, pair_weights
 from iwpo_fast.rewards import PairTable
-from iwpo_fast.rewards.calibration import fit_calibration, units_of_unknown_scale
+from iwpo_fast.rewards.calibration import calibrate, fit_calibration, units_of_unknown_scale
 
 PAIRS, CLUSTERS = 3000, 3
 CLUSTER = np.arange(PAIRS) % CLUSTERS
@@ -28,9 +28,9 @@ def weigh(raw: np.ndarray, method: str) -> PairWeights:
     pairs = np.arange(PAIRS)
     table = PairTable(pairs, pairs, pairs + PAIRS, np.tile(pairs, 2))
     unit = units_of_unknown_scale(gap, CLUSTER, CLUSTERS)
-    calibration = fit_calibration(raw.ravel(), table, CLUSTER, unit, strength=0.0, limit=5.0)
-    chosen, rejected = (calibration(part, CLUSTER) for part in raw)
-    return pair_weights(PairRewards(chosen, rejected, CLUSTER, calibration.trust), by_method(method), seed=0)
+    centre, slope, trust = fit_calibration(raw.ravel(), table, CLUSTER, unit, strength=0.0)
+    chosen, rejected = (calibrate(part, CLUSTER, centre, slope, 5.0) for part in raw)
+    return pair_weights(PairRewards(chosen, rejected, CLUSTER, trust), by_method(method), seed=0)
 
 
 @pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection"])

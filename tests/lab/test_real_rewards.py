@@ -7,7 +7,7 @@ import pytest
 
 from iwpo_fast.config import DataConfig, RewardConfig
 from iwpo_fast.data import read_rows
-from iwpo_fast.rewards import PairTable, score_pairs
+from iwpo_fast.rewards import PairFeatures, PairTable, score_pairs
 from lab.real_rewards import ARMS, encode, encoder_folder, sentence_features, summary
 
 PATH = Path(__file__).parents[2].parent / "shared" / "data" / "hh_harmless_test.jsonl.gz"
@@ -29,9 +29,9 @@ def test_the_encoder_puts_like_beside_like_whatever_else_is_in_the_batch():
 def test_a_head_on_some_real_pairs_is_better_than_chance():
     rows = read_rows(DataConfig(path=str(PATH), on_prefix_mismatch="drop", limit=300)).train
     prompts, responses, prompt = sentence_features(rows, encoder_folder())
-    table = PairTable.plain(prompt)
+    features = PairFeatures(PairTable.plain(prompt), prompts, responses)
     settings = RewardConfig(residual=None, ensemble=1)
-    scores = score_pairs(responses, table, np.zeros(len(prompts), dtype=np.int64), settings, seed=0)
+    scores = score_pairs(features, np.zeros(len(prompts), dtype=np.int64), settings, seed=0)
     record = summary(next(iter(ARMS)), [scores])
     assert len(responses) == 2 * len(rows) > 500
     assert record["accuracy"] > 0.52

@@ -79,14 +79,13 @@ def test_the_least_gap_is_that_of_the_given_labels() -> None:
 
 def test_beta_goes_to_every_part_that_has_one_and_params_to_their_own() -> None:
     mixture = mixture_of(COEFFICIENTS, 0.4, **{"bco.beta": 0.7})
-    assert [dict(part.parameters) for part in mixture.parts] == [{"beta": 0.4}, {"beta": 0.7}, {}]
+    assert list(mixture.parameters.values()) == [{"beta": 0.4}, {"beta": 0.7}, {}]
     assert mixture.beta == 0.4
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_defaults_are_those_of_the_function(name: str) -> None:
-    (part,) = mixture_of(name).parts
-    assert part.parameters == {key: parameter.default for key, parameter in OBJECTIVES[name].parameters.items()}
+    assert mixture_of(name).parameters == {name: OBJECTIVES[name].parameters}
 
 
 def test_reported_rewards_are_beta_times_log_ratios_or_the_score_of_a_reference_free_objective() -> None:
@@ -193,8 +192,7 @@ EDGES = [("cdpo", "epsilon", 0), ("beta_dpo", "dropped", 0), ("ld_dpo", "alpha",
 
 @pytest.mark.parametrize(("name", "parameter", "value"), EDGES)
 def test_closed_ends_of_a_range_are_allowed(name: str, parameter: str, value: int) -> None:
-    (part,) = mixture_of(name, **{parameter: value}).parts
-    assert part.parameters[parameter] == value
+    assert mixture_of(name, **{parameter: value}).parameters[name][parameter] == value
 
 
 def columns(**changes: Any) -> dict[str, np.ndarray]:

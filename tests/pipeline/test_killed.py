@@ -20,7 +20,7 @@ from iwpo_fast.folder_lock import hold_folder
 INSIDE_THE_STAGES = {
     "prepare, with the training rows written aside": ("iwpo_fast.files:_sync", 3),
     "prepare, between training and held-out rows": ("iwpo_fast.pipeline.stages.prepare:write_rows", 2),
-    "reference, after some batches": ("iwpo_fast.rewards.store:FeatureStore.save_part", 3),
+    "reference, after some batches": ("iwpo_fast.rewards.store:save_part", 3),
     "cluster, between centroids and assignment": ("iwpo_fast.pipeline.stages.cluster:save_tensors", 1),
     "reward, between rewards and report": ("iwpo_fast.pipeline.stages.reward:save_json", 1),
     "weigh, between report and rows": ("iwpo_fast.pipeline.stages.weigh:write_rows", 1),

@@ -56,7 +56,7 @@ def shared(tmp_path_factory, finished: Path, processes: ForkServerContext) -> Pa
     shutil.copy2(finished / DATA, place)
     config = toy_config(shard_over="all")
     first, second = job_of_two()
-    killed = ("iwpo_fast.rewards.store:FeatureStore.join", 1)
+    killed = ("iwpo_fast.rewards.store:join_parts", 1)
     ranks = [
         processes.Process(target=run_and_be_killed, args=(place, *killed, config, first)),
         processes.Process(target=run_aside, args=(place, config, second)),

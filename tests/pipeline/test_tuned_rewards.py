@@ -21,9 +21,9 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.pipeline.job import PipelineJob
-from iwpo_fast.rewards import RewardScores, score_pairs
+from iwpo_fast.rewards import PairFeatures, RewardScores, score_pairs
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
-from iwpo_fast.rewards.features import PairFeatures, pair_features
+from iwpo_fast.rewards.features import pair_features
 from iwpo_fast.rewards.tuning import tuned_rewards
 from iwpo_fast.world import World
 
@@ -66,27 +66,13 @@ def score(
 ) -> tuple[RewardScores, PairFeatures]:
     """In three clusters, by the tuned model unless told otherwise; options change the optimiser."""
     features = features_of(pairs, folder)
+    tuning = TuningConfig(optim=dataclasses.replace(OPTIM, **options)) if tuned else None
+    settings = dataclasses.replace(SETTINGS, likelihood=likelihood, tuning=tuning)
     tune = partial(
-        tuned_rewards,
-        pairs=pairs,
-        table=features.table,
-        optim=dataclasses.replace(OPTIM, **options),
-        new_policy=new_policy,
-        folder=folder / "folds",
-        mean_logps=features.mean_logps if likelihood else None,
-        centring=SETTINGS.centring,
-        seed=0,
+        tuned_rewards, features=features, pairs=pairs, settings=settings, new_policy=new_policy, folder=folder / "folds"
     )
-    scores = score_pairs(
-        features.response,
-        features.table,
-        np.arange(len(pairs)) % 3,
-        dataclasses.replace(SETTINGS, likelihood=likelihood),
-        seed=0,
-        mean_logps=features.mean_logps,
-        prompt_key=features.prompt_keys,
-        tune=tune if tuned else None,
-    )
+    cluster = np.arange(len(pairs)) % 3
+    scores = score_pairs(features, cluster, settings, seed=0, tune=tune if tuned else None)
     return scores, features
 
 

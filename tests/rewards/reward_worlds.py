@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards import PairTable, RewardScores, score_pairs
+from iwpo_fast.rewards import PairFeatures, PairTable, RewardScores, score_pairs
 
 FIXED = {"ridge": 1e-3, "residual": 1e-2}
 
@@ -51,13 +51,6 @@ def make_world(
     return World(prompt_features, responses, table, cluster)
 
 
-def score(world: World, *, seed: int = 0, prompt_key=None, mean_logps=None, **settings) -> RewardScores:
-    return score_pairs(
-        world.response_features,
-        world.table,
-        world.cluster,
-        RewardConfig(**settings),
-        seed=seed,
-        mean_logps=mean_logps,
-        prompt_key=prompt_key,
-    )
+def score(world: World, *, seed: int = 0, prompt_keys=None, mean_logps=None, **settings) -> RewardScores:
+    features = PairFeatures(world.table, world.prompt_features, world.response_features, mean_logps, prompt_keys)
+    return score_pairs(features, world.cluster, RewardConfig(**settings), seed=seed)

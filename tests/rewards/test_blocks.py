@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from iwpo_fast.rewards.blocks import SideBySide, Standardise
+from iwpo_fast.rewards.blocks import float32_blocks, standardisation
 
 
 def test_groups_of_features_share_the_square_norm_whatever_their_sizes_and_units() -> None:
     random = np.random.default_rng(0)
     many, one = random.normal(3, 50, (400, 30)).astype(np.float32), random.normal(-2, 0.1, (400, 1)).astype(np.float32)
-    features, rows = SideBySide((many, one, np.ones((400, 2), np.float32))), np.arange(400)
-    squares = np.square(Standardise.fit(features, rows)(features[rows])).mean(axis=0)
+    features = (many, one, np.ones((400, 2), np.float32))
+    mean, scale = standardisation(features, np.arange(400))
+    (_, values), *_ = float32_blocks(features)
+    squares = np.square((values - mean) * scale).mean(axis=0)
     np.testing.assert_allclose(squares, [*[0.5 / 30] * 30, 0.5, 0, 0], rtol=1e-3)

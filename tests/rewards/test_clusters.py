@@ -44,10 +44,10 @@ def test_half_precision_on_disk_is_assigned_like_single_precision_in_memory(tmp_
 
 def test_blocks_change_no_assignment_and_are_never_larger_than_they_may(monkeypatch) -> None:
     clusters = fit()
-    whole = clusters.assign(FEATURES)
+    in_one = clusters.assign(FEATURES)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 77 * 4 * FEATURES.shape[1])
-    assert max(len(block) for _, block in blocks.float32_blocks(FEATURES)) == 77
-    assert (clusters.assign(FEATURES) == whole).all()
+    assert max(len(block) for _, block in blocks.float32_blocks((FEATURES,))) == 77
+    assert (clusters.assign(FEATURES) == in_one).all()
 
 
 def test_fitting_on_some_prompts_assigns_all() -> None:

@@ -226,7 +226,7 @@ def test_a_kill_while_the_arrays_are_written_is_made_good_without_the_model(
 ) -> None:
     features(policy, pairs, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("iwpo_fast.rewards.store.FeatureStore.join", kill)
+        patch.setattr("iwpo_fast.rewards.store.join_parts", kill)
         with pytest.raises(Killed):
             features(policy, pairs, tmp_path / "killed")
     (folder,) = (tmp_path / "killed" / "features").iterdir()

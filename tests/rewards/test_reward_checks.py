@@ -36,10 +36,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="19 clusters of prompts do not fit"):
         score(World(world.prompt_features, world.response_features, world.table, world.cluster[:-1]))
     with pytest.raises(ValueError, match="3 prompt keys for 20 prompts"):
-        score(world, prompt_key=[1, 2, 3])
+        score(world, prompt_keys=[1, 2, 3])
     with pytest.raises(ValueError, match=r"rewards\.folds is 21, but there are 20 different prompts: lower it"):
         score(world, folds=21)
     with pytest.raises(ValueError, match=r"rewards\.folds is 2, but there are 1 different prompts"):
-        score(world, folds=2, prompt_key=["same"] * 20)
+        score(world, folds=2, prompt_keys=["same"] * 20)
     with pytest.raises(ValueError, match="All 20 pairs fall into one of 4 folds"):
-        score(world, folds=1, prompt_key=["same"] * 20)
+        score(world, folds=1, prompt_keys=["same"] * 20)

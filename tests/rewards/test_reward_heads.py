@@ -7,7 +7,6 @@ from scipy.optimize import minimize
 
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.rewards import heads as module
-from iwpo_fast.rewards.blocks import SideBySide
 from iwpo_fast.rewards.heads import PARTNERS, TrainingPairs, partners
 
 WORLD = make_world(pairs=300, features=6, clusters=3)
@@ -17,7 +16,7 @@ SMALL = make_world(pairs=60, features=3, clusters=3)
 def training_pairs(world=WORLD, **settings) -> TrainingPairs:
     folds = np.arange(len(world.table)) % 4
     return TrainingPairs.read(
-        SideBySide((world.response_features,)), world.table, world.cluster, folds, RewardConfig(**settings), seed=0
+        (world.response_features,), world.table, world.cluster, folds, RewardConfig(**settings), seed=0
     )
 
 
@@ -42,7 +41,7 @@ def test_heads_minimise_the_loss_as_it_is_defined(centring, overlap, monkeypatch
     weights = np.random.default_rng(1).integers(0, 3, size=(60, 2)).astype(np.float64)
     ridge, residual = np.array([1e-2, 1e-3]), np.array([3e-2, 1e-2])
     vectors, _ = pairs.fit(weights, ridge, residual)
-    features = pairs.units(SMALL.response_features).astype(np.float64)
+    features = ((SMALL.response_features - pairs.mean) * pairs.scale).astype(np.float64)
     for head in range(2):
         settings = (features, weights[:, head], ridge[head], residual[head], centring, overlap)
         best = minimize(written_out_loss, np.zeros(12), args=settings, method="BFGS")
@@ -91,7 +90,7 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
     constant = np.concatenate([world.response_features, np.full((600, 1), 7, dtype=np.float32)], axis=1)
     fit = np.ones((300, 1)), np.array([1e-3]), None
     table, cluster, folds = world.table, world.cluster, np.arange(300) % 4
-    padded = TrainingPairs.read(SideBySide((constant,)), table, cluster, folds, RewardConfig(), seed=0).fit(*fit)
+    padded = TrainingPairs.read((constant,), table, cluster, folds, RewardConfig(), seed=0).fit(*fit)
     np.testing.assert_allclose(padded[1], training_pairs(world).fit(*fit)[1], atol=1e-5)
 
 

@@ -19,7 +19,6 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
-from iwpo_fast.objectives.pair import Scores
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training import train
 from iwpo_fast.training.job import Job
@@ -158,7 +157,7 @@ def test_weights_of_one_are_no_weights_bitwise(name):
     if loss.mixture.fused is None:
         plain = (loss.mixture(loss._pair(tokens, batch), constants).sum() / 4).float()
     else:
-        form = loss.mixture.fused(Scores(*batch.scores.chunk(2)))
+        form = loss.mixture.fused(batch.scores.chunk(2))
         plain = weighted_preference_loss(logps, batch.segments, batch.ref_logps, None, denominator=4.0, **form).loss
     assert torch.equal(weighted.loss, plain)
     assert torch.equal(gradient, torch.autograd.grad(plain, logps)[0])

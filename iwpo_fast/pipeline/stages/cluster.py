@@ -13,8 +13,7 @@ from iwpo_fast.files import save_tensors
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
-from iwpo_fast.rewards import fit_clusters
-from iwpo_fast.rewards.features import PairFeatures
+from iwpo_fast.rewards import PairFeatures, fit_clusters
 from iwpo_fast.rewards.kmeans import choose_backend
 
 WHAT = "groups of prompts"

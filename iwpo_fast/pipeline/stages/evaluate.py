@@ -46,11 +46,11 @@ def on_all_ranks(job: PipelineJob) -> tuple[np.ndarray, np.ndarray] | None:
     return _margins(job, held_out), cluster
 
 
-def run(job: PipelineJob, found: tuple[np.ndarray, np.ndarray] | None) -> Result:
-    if found is None:
+def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray] | None) -> Result:
+    if measured is None:
         print("no pairs are held out, so there is nothing to evaluate on")
         return {}
-    margins, cluster = found
+    margins, cluster = measured
     correct = (margins > 0) + 0.5 * (margins == 0)
     groups = {"all": np.ones(len(margins), dtype=bool)} | {str(k): cluster == k for k in np.unique(cluster)}
     table = {name: _row(correct[inside], margins[inside]) for name, inside in groups.items()}

@@ -22,15 +22,15 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.rewards import (
+    PairFeatures,
     PairTable,
     RewardScores,
     check_reward_settings,
+    report_lines,
     score_pairs,
     scores_from_columns,
-    uses_likelihood,
 )
 from iwpo_fast.rewards.classifier import classifier_scores
-from iwpo_fast.rewards.features import PairFeatures
 from iwpo_fast.rewards.tuning import tuned_rewards
 from iwpo_fast.training.validation import check_lora, check_optim
 
@@ -89,49 +89,34 @@ def on_all_ranks(job: PipelineJob) -> PairFeatures | None:
 def run(job: PipelineJob, features: PairFeatures | None) -> Result:
     table, prompt_cluster = job.read_table(), job.read_prompt_clusters()
     if features is not None:
-        scores = _from_features(job, features, table, prompt_cluster)
+        scores = _from_features(job, features, prompt_cluster)
     elif job.config.rewards.source == "columns":
         scores = _from_columns(job, table, prompt_cluster)
     else:
         scores = _from_model(job, table, prompt_cluster)
-    for line in scores.report.lines():
+    for line in report_lines(scores.report):
         print(line)
     arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
     save_tensors(job.folder.rewards, {name: torch.from_numpy(value) for name, value in arrays.items()})
-    report = scores.report.to_json()
-    save_json(job.folder.reward_report, report)
+    save_json(job.folder.reward_report, scores.report)
     shutil.rmtree(job.folder.tuned, ignore_errors=True)
-    return report
+    return scores.report
 
 
-def _from_features(
-    job: PipelineJob, features: PairFeatures, table: PairTable, prompt_cluster: np.ndarray
-) -> RewardScores:
+def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.ndarray) -> RewardScores:
     """Scores by heads, on a model that is fine-tuned under them if `rewards.tuning` says so."""
-    rewards, seed = job.config.rewards, job.config.seed
+    rewards = job.config.rewards
     tune = None
     if rewards.tuning is not None:
         tune = partial(
             tuned_rewards,
+            features=features,
             pairs=job.load_pairs(),
-            table=table,
-            optim=rewards.tuning.optim,
+            settings=rewards,
             new_policy=partial(job.new_policy, rewards.tuning.lora),
             folder=job.folder.tuned,
-            mean_logps=features.mean_logps if uses_likelihood(rewards) else None,
-            centring=rewards.centring,
-            seed=seed,
         )
-    return score_pairs(
-        features.response,
-        table,
-        prompt_cluster,
-        rewards,
-        seed=seed,
-        mean_logps=features.mean_logps,
-        prompt_key=features.prompt_keys,
-        tune=tune,
-    )
+    return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune)
 
 
 def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:

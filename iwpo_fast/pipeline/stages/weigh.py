@@ -15,11 +15,11 @@ from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.files import save_json
 from iwpo_fast.importance import (
     PairRewards,
-    PairText,
     PairWeights,
     check_weight_settings,
     pair_rewards,
     pair_weights,
+    report_lines,
     save_histogram,
     strength_of,
     weight_report,
@@ -63,9 +63,9 @@ def run(job: PipelineJob) -> Result:
     rewards = pair_rewards(scores["calibrated"], scores["trust"], table, prompt_cluster, members)
     weights = pair_weights(rewards, asked, seed=job.config.seed)
     report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
-    for line in report.lines():
+    for line in report_lines(report):
         print(line)
-    save_json(job.folder.weight_report, report.to_json())
+    save_json(job.folder.weight_report, report)
     save_histogram(job.folder.histogram, report)
     weights.check(asked)
     reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
@@ -85,16 +85,16 @@ def run(job: PipelineJob) -> Result:
 def _leaves_room(config: RunConfig) -> bool:
     """Whether `auto` may soften labels: the objective can smooth them and does not yet, and rewards are calibrated."""
     mixture = Mixture.of(config.objective)
-    own = mixture.has_smoothing or config.objective.label_smoothing > 0
-    return config.rewards.calibration and mixture.smooths_labels and not own
+    smooths_already = mixture.has_smoothing or config.objective.label_smoothing > 0
+    return config.rewards.calibration and mixture.smooths_labels and not smooths_already
 
 
 def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
     """`weights`, without `auto` soft labels where these would replace labels of the data, or have no room."""
-    asked, own = config.weights, pairs.label_smoothing
+    asked, of_data = config.weights, pairs.label_smoothing
     if asked.soft_labels != "auto" or strength_of(asked) == 0:
         return asked
-    if own is not None and own.any():
+    if of_data is not None and of_data.any():
         print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number")
     elif not _leaves_room(config):
         print("labels stay hard: the objective smooths them or cannot, or rewards are not calibrated")
@@ -126,5 +126,6 @@ def _score_columns(rewards: PairRewards, table: PairTable, scores: dict[str, np.
     }
 
 
-def _text(rows: Rows, row: int) -> PairText:
-    return PairText(*("\n".join(contents(part[row])) for part in (rows.prompt, rows.chosen, rows.rejected)))
+def _text(rows: Rows, row: int) -> dict[str, str]:
+    parts = {"prompt": rows.prompt, "chosen": rows.chosen, "rejected": rows.rejected}
+    return {name: "\n".join(contents(part[row])) for name, part in parts.items()}
