@@ -43,7 +43,7 @@ def main() -> None:
     from benchmarks.environment import describe, slug, versions
     from iwpo_fast.models.tiny import train_tokenizer
 
-    rows = read_rows(DataConfig(path=flags.data, eval_fraction=0.0, on_prefix_mismatch="drop")).train
+    rows = read_rows(DataConfig(path=flags.data, eval_fraction=0.0, on_prefix_mismatch="drop"))[0]
     tokenizer = train_tokenizer(rows.texts(), flags.vocab_size)
     with tempfile.TemporaryDirectory() as caches:
         sides: dict[str, Callable[[], Any]] = {

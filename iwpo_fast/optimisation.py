@@ -1,10 +1,10 @@
-"""AdamW over named parameters, the learning rate of each step, clipping, and the plain loop of the three."""
+"""AdamW over named parameters, what it keeps of them, the learning rate of each step, clipping, and a plain loop."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from iwpo_fast.world import whole
 
 SMALLEST_8BIT = 4096
 """Parameters with fewer entries keep moments of 32 bits."""
+
+BLOCK_8BIT = 256
+"""Entries of a moment of 8 bits that share a scale."""
 
 T = TypeVar("T")
 
@@ -41,8 +44,7 @@ def fit(
     optimizer = make_optimizer(parameters, config)
     results = []
     for step in trange(steps, desc=what, unit="step"):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, config)
+        set_learning_rate(optimizer, step, steps, config)
         results.append(accumulate(step))
         clip_gradients(parameters.values(), config.max_grad_norm)
         optimizer.step()
@@ -90,8 +92,36 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     return config.lr * (config.min_lr_fraction + (1.0 - config.min_lr_fraction) * remaining)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimConfig) -> float:
+    """Give the optimiser its learning rate of step `step`, and return it."""
+    rate = learning_rate(step, steps, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
 def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:
     """Optimiser steps of one epoch over so many pairs, and of the whole training."""
     steps_per_epoch = math.ceil(pairs / optim.pairs_per_step)
     steps = math.ceil(optim.epochs * steps_per_epoch)
     return steps_per_epoch, steps if optim.max_steps is None else min(steps, optim.max_steps)
+
+
+def begin_state(optimizer: torch.optim.Optimizer, parameter: Parameter) -> None:
+    """Put zeros into `optimizer.state` where the optimiser will keep the moments of the parameter."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+        return
+    for g, group in enumerate(optimizer.param_groups):
+        for p, candidate in enumerate(group["params"]):
+            if candidate is parameter:
+                cast(Any, optimizer).init_state(group, parameter, g, p)
+
+
+def moments_bytes(parameter: Tensor, config: OptimConfig) -> int:
+    """Bytes of both moments of a parameter, or of the part of one that is on this process."""
+    if config.name == "adamw" or parameter.numel() < SMALLEST_8BIT:
+        return 2 * parameter.numel() * torch.float32.itemsize
+    blocks = math.ceil(parameter.numel() / BLOCK_8BIT)
+    return 2 * (parameter.numel() + blocks * torch.float32.itemsize)

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from iwpo_fast.data.movable import Movable
+from iwpo_fast.data.tensor_dataclass import TensorDataclass
 
 Workers = int | Literal["auto"]
 Key = TypeVar("Key")
-Batch = TypeVar("Batch", bound=Movable)
+Batch = TypeVar("Batch", bound=TensorDataclass)
 
 WAITING = 4
 """Batches that each thread may be ahead by."""
@@ -71,6 +71,6 @@ def _on_own_gpu(device: torch.device) -> tuple[Any, ...]:
     """How a thread begins: a new one would pin memory for the first GPU, whichever is this process's."""
     if device.type != "cuda":
         return ()
-    # Asked for here, since a new thread has a current GPU of its own.
+    # Read here, because a new thread has a current GPU of its own.
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.set_device, (index,)

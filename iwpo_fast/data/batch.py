@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,117 +9,97 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iwpo_fast.data.movable import Movable
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, bounds_of, positions_of
+from iwpo_fast.data.tensor_dataclass import TensorDataclass
+from iwpo_fast.data.unique import Responses
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlatSequences(Movable):
+class FlatBatch(TensorDataclass):
     """S sequences of prompt and completion, W tokens in all, laid out as T ≤ W tokens, N of them supervised.
 
-    The first sequence of a prompt is laid out whole. Later ones leave the prompt out and share the first one's.
+    The first sequence of a prompt is laid out in full. Later ones leave the prompt out and share the first one's.
+    Of P pairs, S = 2P, sequences 0 to P-1 are the chosen ones and P to 2P-1 the rejected ones, in the order of `rows`.
+    A batch of single responses has no pairs, P = 0.
 
     Attributes:
         input_ids: int64 [T], token ids as they are laid out.
         position_ids: int64 [T], position of each token in its own sequence.
         cu_laid_out: int32 [S + 1], tokens cu_laid_out[s] to cu_laid_out[s + 1] are laid out for sequence s, its last.
-        own: int64 [T], entry of `whole` for which each token is laid out.
-        whole: int64 [W], flat position of every token of the sequences end to end, shared prompts repeated.
-        cu_seqlens: int32 [S + 1], sequence s is entries cu_seqlens[s] to cu_seqlens[s + 1] of `whole`.
+        expand_index: int64 [W], laid-out token that is each token of the full sequences, which lie end to end and
+            repeat shared prompts.
+        compact_index: int64 [T], entry of `expand_index` for which each token is laid out.
+        cu_seqlens: int32 [S + 1], sequence s is entries cu_seqlens[s] to cu_seqlens[s + 1] of `expand_index`.
         max_seqlen: length of the longest sequence.
         hidden_index: int64 [N], flat position whose hidden state predicts a supervised token; may repeat.
         completion_index: int64 [N], flat position of each supervised token.
         labels: int64 [N], the supervised (completion) tokens, sequence after sequence.
         segments: int64 [S + 1], supervised tokens of sequence s are entries segments[s] to segments[s + 1].
-        tables: what a policy needs beside this to run the batch, or None where it has to make that first.
+        weight: float32 [P]; label_smoothing: float32 [P] or None.
+        rows: int64 [P], row of each pair in its data set.
+        ref_logps: float32 [S], reference log-prob of each sequence, or None before it is known.
+        ref_token_logps: float32 [N], the same for each supervised token, where asked for.
+        scores: float32 [S, k], scores of k reward models, or None.
+        tables: what the policy's attention needs beside this, or None where the policy has to make it first.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     cu_laid_out: Tensor
-    own: Tensor
-    whole: Tensor
+    expand_index: Tensor
+    compact_index: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
     hidden_index: Tensor
     completion_index: Tensor
     labels: Tensor
     segments: Tensor
-    tables: Movable | None = None
+    weight: Tensor
+    rows: Tensor
+    label_smoothing: Tensor | None = None
+    ref_logps: Tensor | None = None
+    ref_token_logps: Tensor | None = None
+    scores: Tensor | None = None
+    tables: TensorDataclass | None = None
 
     @property
     def tokens(self) -> int:
         return self.input_ids.numel()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlatBatch(FlatSequences):
-    """P pairs as S = 2P sequences: 0..P-1 are the chosen ones, P..2P-1 the rejected ones, in the order of `rows`.
-
-    Attributes:
-        weight: float32 [P]; label_smoothing: float32 [P] or None.
-        ref_logps: float32 [S], reference log-prob of each sequence, or None before it is known.
-        ref_token_logps: float32 [N], the same for each supervised token, where asked for.
-        scores: float32 [S, k], scores of k reward models, or None.
-        rows: int64 [P], row of each pair in its data set.
-    """
-
-    weight: Tensor
-    label_smoothing: Tensor | None
-    ref_logps: Tensor | None
-    ref_token_logps: Tensor | None
-    scores: Tensor | None
-    rows: Tensor
 
     @property
     def pairs(self) -> int:
         return self.weight.numel()
 
 
-def flat_batch(
-    pairs: Pairs,
-    rows: np.ndarray,
-    ref_logps: np.ndarray | None = None,
-    ref_tokens: tuple[Ragged, Ragged] | None = None,
-) -> FlatBatch:
-    """Lay out the given rows of `pairs`.
+def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> FlatBatch:
+    """Lay out the given rows, int64 [P], of `pairs`, with what is known of the reference.
 
     Args:
-        pairs: P_all tokenised pairs.
-        rows: int64 [P], which of them.
-        ref_logps: float32 [P_all, 2], reference log-probs (chosen, rejected), or None.
-        ref_tokens: float32, the same for each completion token (chosen, rejected), or None.
+        ref_tokens: with reference log-probs of tokens, not of sequences alone.
     """
-    prompts, chosen, rejected = (_take(part, rows) for part in (pairs.prompt, pairs.chosen, pairs.rejected))
-    prompt_of = np.tile(np.arange(len(rows)), 2)
-    smoothing = pairs.label_smoothing
+    part = pairs.take(rows)
+    tokens = part.ref_token_logps if ref_tokens else None
     return FlatBatch(
-        **_layout(prompts, prompt_of, Ragged.concatenate([chosen, rejected])),
-        weight=torch.from_numpy(pairs.weight[rows].astype(np.float32)),
-        label_smoothing=None if smoothing is None else torch.from_numpy(smoothing[rows].astype(np.float32)),
-        ref_logps=None if ref_logps is None else _by_side(ref_logps[rows]),
-        ref_token_logps=None if ref_tokens is None else _end_to_end(ref_tokens, rows),
-        scores=None if pairs.scores is None else _by_side(pairs.scores[rows]),
+        **_layout(part.prompt, np.tile(np.arange(len(rows)), 2), Ragged.concatenate([part.chosen, part.rejected])),
+        weight=_float32(part.weight),
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        label_smoothing=None if part.label_smoothing is None else _float32(part.label_smoothing),
+        ref_logps=None if part.ref_logps is None else _by_side(part.ref_logps),
+        ref_token_logps=_float32(np.concatenate([side.values for side in tokens])) if tokens else None,
+        scores=None if part.scores is None else _by_side(part.scores),
     )
 
 
-def flat_sequences(prompts: Ragged, prompt_of: np.ndarray, completions: Ragged, rows: np.ndarray) -> FlatSequences:
-    """Lay out the given rows of `completions`, each behind its prompt.
-
-    Args:
-        prompts: token ids.
-        prompt_of: int64 [C], row of `prompts` of each completion.
-        completions: token ids of C completions.
-        rows: int64 [S], which of them.
-    """
-    own_prompts = prompt_of[rows]
-    return FlatSequences(**_layout(_take(prompts, own_prompts), np.arange(len(rows)), _take(completions, rows)))
+def flat_responses(responses: Responses, rows: np.ndarray) -> FlatBatch:
+    """Lay out the given responses, int64 [S], each behind its prompt."""
+    prompts, completions = responses.prompts.take(responses.prompt_of[rows]), responses.completions.take(rows)
+    none = torch.empty(0, dtype=torch.int64)
+    return FlatBatch(**_layout(prompts, np.arange(len(rows)), completions), weight=none.float(), rows=none)
 
 
 def _layout(prompts: Ragged, prompt_of: np.ndarray, completions: Ragged) -> dict[str, Any]:
-    """The attributes of `FlatSequences` for S completions behind rows `prompt_of` [S] of `prompts`."""
+    """The attributes of `FlatBatch` that lay out S completions behind rows `prompt_of` [S] of `prompts`."""
     row, first = _first_of_prompt(prompts, prompt_of)
     of_prompt, of_completion = prompts.lengths[row], completions.lengths
     laid_out_prompt = np.where(first == np.arange(len(row)), of_prompt, 0)
@@ -139,13 +118,13 @@ def _layout(prompts: Ragged, prompt_of: np.ndarray, completions: Ragged) -> dict
     supervised = of_completion > 0
     hidden_index[completions.offsets[:-1][supervised]] = (prompt_start + of_prompt - 1)[supervised]
     laid_out_lengths = np.diff(laid_out)
-    whole = positions_of(_by_turns(prompt_start, completion_start), _by_turns(of_prompt, of_completion))
+    expand_index = positions_of(_interleaved(prompt_start, completion_start), _interleaved(of_prompt, of_completion))
     values = {
         "input_ids": tokens,
         "position_ids": positions_of(of_prompt - laid_out_prompt, laid_out_lengths),
         "cu_laid_out": laid_out.astype(np.int32),
-        "own": positions_of(sequences[1:] - laid_out_lengths, laid_out_lengths),
-        "whole": whole,
+        "compact_index": positions_of(sequences[1:] - laid_out_lengths, laid_out_lengths),
+        "expand_index": expand_index,
         "cu_seqlens": sequences.astype(np.int32),
         "hidden_index": hidden_index,
         "completion_index": completion_index,
@@ -158,26 +137,22 @@ def _layout(prompts: Ragged, prompt_of: np.ndarray, completions: Ragged) -> dict
 
 
 def _first_of_prompt(prompts: Ragged, prompt_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [S] each: the first row of `prompts` with each sequence's prompt, and the first sequence that has it."""
+    """int64 [S] each: the first row of `prompts` that equals each sequence's prompt, and the first sequence with it."""
     rows: dict[bytes, int] = {}
     row = np.array([rows.setdefault(prompts[i].tobytes(), i) for i in range(len(prompts))], dtype=np.int64)[prompt_of]
     sequences: dict[int, int] = {}
     return row, np.array([sequences.setdefault(r, s) for s, r in enumerate(row.tolist())], dtype=np.int64)
 
 
-def _by_turns(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """[n] and [n] to [2n], the first of each, then the second of each, and so on."""
     return np.stack([first, second], axis=1).ravel()
 
 
-def _take(part: Ragged, rows: np.ndarray) -> Ragged:
-    return Ragged(part.values[positions_of(part.offsets[rows], part.lengths[rows])], bounds_of(part.lengths[rows]))
+def _float32(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _by_side(values: np.ndarray) -> Tensor:
     """[P, 2, ...] to float32 [2P, ...], all chosen ones first."""
-    return torch.from_numpy(np.concatenate([values[:, 0], values[:, 1]]).astype(np.float32))
-
-
-def _end_to_end(parts: Sequence[Ragged], rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.concatenate([_take(part, rows).values for part in parts]).astype(np.float32))
+    return _float32(np.concatenate([values[:, 0], values[:, 1]]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,10 +19,10 @@ COLUMNS = (*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs")
 
 
 def column_names(mapping: Mapping[str, str]) -> dict[str, str]:
-    """Our names to the source's: the same unless `mapping` says otherwise.
+    """Our names mapped to the source's: the same unless `mapping` renames them.
 
     Raises:
-        ValueError: a key of `mapping` is no column of ours.
+        ValueError: a key of `mapping` is none of our columns.
     """
     for ours in mapping:
         if ours not in COLUMNS:
@@ -30,17 +30,17 @@ def column_names(mapping: Mapping[str, str]) -> dict[str, str]:
     return {name: mapping.get(name, name) for name in COLUMNS}
 
 
-def check_mapping(mapping: Mapping[str, str], found: Records) -> None:
-    """Raise ValueError if `mapping` names a column that the source does not have."""
+def check_mapping(mapping: Mapping[str, str], columns: Sequence[str], source: str) -> None:
+    """Raise ValueError if `mapping` names a column that is not among those of the source."""
     for ours, theirs in mapping.items():
-        if theirs not in found.columns:
+        if theirs not in columns:
             raise ValueError(
-                f"data.columns names {theirs!r} as {ours}, which {found.source} does not have: "
-                f"choose among {', '.join(found.columns)}."
+                f"data.columns names {theirs!r} as {ours}, which {source} does not have: "
+                f"choose among {', '.join(columns)}."
             )
 
 
-def numeric_columns(found: Records) -> dict[str, np.ndarray]:
+def numeric_columns(records: Records, source: str) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Scores of k reward models, given as lists, make [N, k].
@@ -49,47 +49,43 @@ def numeric_columns(found: Records) -> dict[str, np.ndarray]:
         ValueError: a number is absent, not finite in float32, or out of its range, one of a couple of columns is
             missing, or rows hold lists of different lengths.
     """
-    present = [name for name in NUMBERS if any(name in record for record in found.records)]
+    names = {name for record in records.values() for name in record}
+    present = [name for name in NUMBERS if name in names]
     for couple in (SCORES, REFERENCE):
-        missing = [name for name in couple if name not in present]
+        missing = set(couple) - names
         if len(missing) == 1:
-            raise ValueError(f"{found.source} lacks the column {missing[0]}: give both {' and '.join(couple)} or none.")
-    models = _reward_models(found) if SCORES[0] in present else None
-    return {name: _numbers(name, found, models if name in SCORES else None) for name in present}
+            raise ValueError(f"{source} lacks the column {missing.pop()}: give both {' and '.join(couple)} or none.")
+    models = _reward_models(records, source) if SCORES[0] in present else None
+    return {name: _numbers(name, records, source, models if name in SCORES else None) for name in present}
 
 
-def _reward_models(found: Records) -> int | None:
+def _reward_models(records: Records, source: str) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
-    models: int | None = None
-    for record in found.records:
-        values = [record[name] for name in SCORES if isinstance(record.get(name), list)]
-        if values:
-            models = len(values[0])
-            break
-    if models == 0:
-        raise ValueError(f"{found.source} has an empty list of scores: give one number, or one per reward model.")
-    return models
+    lists = (record[name] for record in records.values() for name in SCORES if isinstance(record.get(name), list))
+    first = next(lists, None)
+    if first == []:
+        raise ValueError(f"{source} has an empty list of scores: give one number, or one per reward model.")
+    return None if first is None else len(first)
 
 
-def _numbers(name: str, found: Records, models: int | None) -> np.ndarray:
-    """[N], or [N, models] where a row holds a list."""
-    values = np.empty(len(found.records) if models is None else (len(found.records), models))
-    for i, (number, record) in enumerate(zip(found.numbers, found.records, strict=True)):
-        value = record.get(name)
-        where = f"In {found.source}, row {number}"
-        if models is not None and value is not None:
-            if not isinstance(value, list) or len(value) != models:
-                raise ValueError(
-                    f"{where} has the {name} {reprlib.repr(value)} where other rows have lists of {models}: give "
-                    "every row one score per reward model."
-                )
-            values[i] = [_number(name, element, where) for element in value]
-        elif value is None:
+def _numbers(name: str, records: Records, source: str, models: int | None) -> np.ndarray:
+    """[N], or [N, models] where rows hold lists."""
+    values = np.empty(len(records) if models is None else (len(records), models))
+    for i, (number, record) in enumerate(records.items()):
+        value, where = record.get(name), f"In {source}, row {number}"
+        if value is None:
             if name not in SCORES:
                 raise ValueError(f"{where} has no {name} although other rows have one: give every row a {name}.")
             values[i] = float("nan")
-        else:
+        elif models is None:
             values[i] = _number(name, value, where)
+        elif isinstance(value, list) and len(value) == models:
+            values[i] = [_number(name, element, where) for element in value]
+        else:
+            raise ValueError(
+                f"{where} has the {name} {reprlib.repr(value)} where other rows have lists of {models}: give every "
+                "row one score per reward model."
+            )
     return values
 
 

@@ -1,17 +1,19 @@
-"""Text to token ids, many rows in one call."""
+"""Text to token ids, many rows in one call: prompt, prompt + chosen and prompt + rejected of each."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.render import render
-from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.records import first_line
+from iwpo_fast.data.rows import Message, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,62 +23,40 @@ ROWS_AT_ONCE = 256
 Ids = list[int]
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of K of N rows, not yet cut: those whose prompt tokens begin both prompt + completion.
-
-    Attributes:
-        rows: int64 [K], rising, which rows these are.
-        prompt, chosen, rejected: int32 ids, K rows each.
-    """
-
-    rows: np.ndarray
-    prompt: Ragged
-    chosen: Ragged
-    rejected: Ragged
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
-        """The rows of all parts, one part after the other."""
-        return cls(
-            np.concatenate([part.rows for part in parts]),
-            Ragged.concatenate([part.prompt for part in parts]),
-            Ragged.concatenate([part.chosen for part in parts]),
-            Ragged.concatenate([part.rejected for part in parts]),
-        )
-
-
-def encode_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool = False) -> Tokens:
+def encode_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool = False) -> Pairs:
     """Encode prompt, prompt + chosen and prompt + rejected, and take what follows the prompt's tokens as completion.
 
     Strings get the tokenizer's beginning-of-sequence token, once; a chat template writes all special tokens itself.
+
+    Returns:
+        Pairs of weight 1, not yet cut, of those rows whose prompt tokens begin both prompt + completion.
 
     Raises:
         ValueError: a row cannot be rendered, or has a prompt without tokens.
     """
     encode = _Encoder(tokenizer, special_tokens=not rows.conversational)
-    parts = []
+    kept: list[int] = []
+    parts: list[list[Ragged]] = []
     with tqdm(total=len(rows), desc="tokenising", unit="row", disable=None if progress else True) as bar:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = range(start, min(start + ROWS_AT_ONCE, len(rows)))
-            prompts, chosen, rejected = render(rows, some, tokenizer, add_eos=add_eos)
-            ids = encode([*prompts, *chosen, *rejected])
+            ids = encode(_render(rows, some, tokenizer, add_eos))
             n = len(some)
             _check_prompts(rows, some, ids[:n])
-            parts.append(_split(some, ids[:n], ids[n : 2 * n], ids[2 * n :]))
+            fits, part = _split(ids[:n], ids[n : 2 * n], ids[2 * n :])
+            kept += [some[i] for i in fits]
+            parts.append(part)
             bar.update(n)
-    return Tokens.concatenate(parts)
+    prompt, chosen, rejected = (Ragged.concatenate(part) for part in zip(*parts, strict=True))
+    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=np.array(kept, dtype=np.int64))
 
 
-def _split(some: Sequence[int], prompts: list[Ids], chosen: list[Ids], rejected: list[Ids]) -> Tokens:
+def _split(prompts: list[Ids], chosen: list[Ids], rejected: list[Ids]) -> tuple[list[int], list[Ragged]]:
+    """Which rows begin with their prompt's tokens; prompt, chosen and rejected completion of these."""
     lengths = [len(prompt) for prompt in prompts]
     fits = [i for i, n in enumerate(lengths) if chosen[i][:n] == prompts[i] == rejected[i][:n]]
-    return Tokens(
-        np.array([some[i] for i in fits], dtype=np.int64),
-        Ragged.from_rows([prompts[i] for i in fits]),
-        Ragged.from_rows([chosen[i][lengths[i] :] for i in fits]),
-        Ragged.from_rows([rejected[i][lengths[i] :] for i in fits]),
-    )
+    parts = [[prompts[i] for i in fits], *([side[i][lengths[i] :] for i in fits] for side in (chosen, rejected))]
+    return fits, [Ragged.from_rows(part) for part in parts]
 
 
 def _check_prompts(rows: Rows, some: Sequence[int], prompts: list[Ids]) -> None:
@@ -91,16 +71,16 @@ def _check_prompts(rows: Rows, some: Sequence[int], prompts: list[Ids]) -> None:
 class _Encoder:
     """Encodes lists of strings, the fast way where the tokenizer has a Rust core.
 
-    Special tokens that the tokenizer would add behind a text are left away: a prompt goes on, and completions end
-    as `add_eos` says. Those before a text come first even if the text begins with them already.
+    Special tokens that the tokenizer would add behind a text are left out, because a prompt goes on and completions end
+    as `add_eos` says. Those before a text are put in front of it, unless it begins with them already.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool) -> None:
         self.tokenizer = tokenizer
         # These calls also take back any padding and truncation that earlier users set in the Rust core.
-        whole, bare = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (special_tokens, False))
-        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        self.before: Ids = whole[:start]
+        with_special, bare = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (special_tokens, False))
+        start = next(i for i in range(len(with_special)) if with_special[i : i + len(bare)] == bare)
+        self.before: Ids = with_special[:start]
 
     def __call__(self, texts: list[str]) -> list[Ids]:
         ids = self._encode(texts)
@@ -112,3 +92,68 @@ class _Encoder:
             return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         core = self.tokenizer.backend_tokenizer
         return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _render(rows: Rows, some: Sequence[int], tokenizer: PreTrainedTokenizerBase, add_eos: bool) -> list[str]:
+    """The prompts of the given rows, then prompts + chosen, then prompts + rejected; conversations by the template.
+
+    Args:
+        add_eos: end each plain-text completion with the end-of-sequence token, unless it already does.
+
+    Raises:
+        ValueError: a conversation does not fit the template, or there is no token to end with.
+    """
+    if rows.conversational:
+        return _conversations(rows, some, tokenizer)
+    end = tokenizer.eos_token if add_eos else ""
+    if end is None:
+        raise ValueError("The tokenizer has no end-of-sequence token: set data.add_eos to false, or give it one.")
+    return _strings(rows, some, end)
+
+
+def _strings(rows: Rows, some: Sequence[int], end: str) -> list[str]:
+    def ended(text: Any) -> str:
+        return text if text.endswith(end) else text + end
+
+    prompts: list[Any] = [rows.prompt[row] for row in some]
+    chosen = [prompt + ended(rows.chosen[row]) for prompt, row in zip(prompts, some, strict=True)]
+    rejected = [prompt + ended(rows.rejected[row]) for prompt, row in zip(prompts, some, strict=True)]
+    return [*prompts, *chosen, *rejected]
+
+
+def _conversations(rows: Rows, some: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    parts: tuple[list[str], ...] = ([], [], [])
+    # One call renders the rows that give the template the same tools and keywords; mostly that is all of them.
+    for _, group in groupby(some, key=lambda row: json.dumps(rows.template and rows.template[row], default=str)):
+        members = list(group)
+        arguments = rows.template[members[0]] if rows.template else {}
+        prompts: list[Any] = [rows.prompt[row] for row in members]
+        for part, completions, ask in zip(parts, (None, rows.chosen, rows.rejected), (True, False, False), strict=True):
+            conversations: list[list[Message]] = [
+                [*prompt, *(completions[row] if completions else [])]
+                for prompt, row in zip(prompts, members, strict=True)
+            ]
+            part += _apply(tokenizer, conversations, arguments | {"add_generation_prompt": ask}, rows, members)
+    return [*parts[0], *parts[1], *parts[2]]
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[list[Message]],
+    arguments: dict[str, Any],
+    rows: Rows,
+    members: list[int],
+) -> list[str]:
+    """Render; if the template refuses, find out which row it is."""
+    try:
+        rendered: Any = tokenizer.apply_chat_template(conversations, tokenize=False, **arguments)
+        return rendered
+    except Exception as error:  # a template is a program, and may fail in any way
+        if len(members) == 1:
+            raise ValueError(
+                f"In {rows.source}, row {rows.numbers[members[0]]} does not fit the chat template "
+                f"({first_line(error)}): correct its messages, or set data.chat_template."
+            ) from error
+        for row, conversation in zip(members, conversations, strict=True):
+            _apply(tokenizer, [conversation], arguments, rows, [row])
+        raise

@@ -21,7 +21,10 @@ class Pairs:
         label_smoothing: float64 [P] in [0, 1), the probability that the label is flipped, or None.
         columns: further float64 [P] columns carried along: `ref_chosen_logps`, `ref_rejected_logps`,
             `score_chosen`, `score_rejected` ([P, k] for k reward models), `cluster`.
-        row: int64 [P], row of each pair among those that were read, or None for pairs from elsewhere.
+        row: int64 [P], row of each pair among those that were read; empty for pairs from elsewhere.
+        ref_logps: float32 [P, 2], log-probs of chosen and rejected under the reference, or None before they are known.
+        ref_token_logps: float32, the same for each token of `chosen` and of `rejected`; None where the data brought
+            only the sums.
     """
 
     prompt: Ragged
@@ -30,7 +33,9 @@ class Pairs:
     weight: np.ndarray
     label_smoothing: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    row: np.ndarray | None = None
+    row: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    ref_logps: np.ndarray | None = None
+    ref_token_logps: tuple[Ragged, Ragged] | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -55,6 +60,7 @@ class Pairs:
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The given rows, in the given order."""
+        tokens = self.ref_token_logps
         return Pairs(
             prompt=self.prompt.take(rows),
             chosen=self.chosen.take(rows),
@@ -62,7 +68,9 @@ class Pairs:
             weight=self.weight[rows],
             label_smoothing=None if self.label_smoothing is None else self.label_smoothing[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
-            row=None if self.row is None else self.row[rows],
+            row=self.row[rows] if len(self.row) else self.row,
+            ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
+            ref_token_logps=None if tokens is None else (tokens[0].take(rows), tokens[1].take(rows)),
         )
 
     def token_fingerprint(self) -> str:

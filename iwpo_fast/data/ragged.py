@@ -17,8 +17,7 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[int] | np.ndarray], dtype: type = np.int32) -> Ragged:
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        offsets = bounds_of([len(row) for row in rows])
         values: np.ndarray = np.empty(int(offsets[-1]), dtype=dtype)
         for i, row in enumerate(rows):
             values[offsets[i] : offsets[i + 1]] = row
@@ -27,9 +26,8 @@ class Ragged:
     @classmethod
     def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
         """The rows of all parts, one part after the other."""
-        ends = np.cumsum([0, *(len(part.values) for part in parts)])
-        offsets = [part.offsets[1:] + end for part, end in zip(parts, ends, strict=False)]
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], *offsets]).astype(np.int64))
+        values, lengths = ([getattr(part, name) for part in parts] for name in ("values", "lengths"))
+        return cls(np.concatenate(values), bounds_of(np.concatenate(lengths)))
 
     def take(self, rows: np.ndarray) -> Ragged:
         """The given rows, in the given order."""
@@ -37,11 +35,9 @@ class Ragged:
 
     def slices(self, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
         """New rows of the given lengths, copied from the given positions in `values`."""
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        ends = starts + lengths
         # Python's own integers index faster than NumPy's.
-        pieces = [self.values[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return Ragged(np.concatenate([self.values[:0], *pieces]), offsets)
+        pieces = [self.values[i:j] for i, j in zip(starts.tolist(), (starts + lengths).tolist(), strict=True)]
+        return Ragged(np.concatenate([self.values[:0], *pieces]), bounds_of(lengths))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,7 +50,7 @@ class Ragged:
         return np.diff(self.offsets)
 
 
-def bounds_of(lengths: np.ndarray) -> np.ndarray:
+def bounds_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """int64 [n + 1]: where parts of these lengths begin, and the last of them ends, if they lie end to end."""
     bounds = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=bounds[1:])

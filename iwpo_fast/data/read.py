@@ -14,12 +14,17 @@ import numpy as np
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data.columns import TEXTS, check_mapping, column_names, numeric_columns
 from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
-from iwpo_fast.data.records import Records, read_records
-from iwpo_fast.data.rows import Rows, RowSplits, Text
+from iwpo_fast.data.records import Records, read_records, source_name
+from iwpo_fast.data.rows import Rows, Text
+
+Texts = tuple[Text, Text, Text]
 
 
-def read_rows(config: DataConfig) -> RowSplits:
+def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     """Read preference pairs, recognise their form, check them, and hold out the evaluation rows.
+
+    Returns:
+        Rows to train on, and rows held out from training, if any; the `source` of these says so.
 
     Raises:
         ValueError: one sentence naming the file or row, and what to do.
@@ -27,21 +32,17 @@ def read_rows(config: DataConfig) -> RowSplits:
     if config.limit is not None and config.limit < 1:
         raise ValueError(f"data.limit is {config.limit}: it must be positive or null.")
     names = column_names(config.columns)
-    found = read_records(config.path, config.split, names, limit=config.limit)
-    check_mapping(config.columns, found)
-    rows, prompt_ids = _canonical_rows(found, config.on_prefix_mismatch)
+    records, columns = read_records(config.path, config.split, names, limit=config.limit)
+    source = source_name(config.path)
+    check_mapping(config.columns, columns, source)
+    rows, prompt_ids = _canonical_rows(records, source, config.on_prefix_mismatch)
     if config.eval_path is not None or config.eval_split is not None:
-        path, setting = (config.eval_path, "data.eval_path") if config.eval_path else (config.path, "data.path")
-        found = read_records(path, config.eval_split, names, setting=setting)
-        # Evaluation data often lack weights and scores.
-        check_mapping({ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}, found)
-        return RowSplits.of(rows, _canonical_rows(found, config.on_prefix_mismatch)[0])
+        return rows, _evaluation_rows(config, names)
     held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
-    evaluation = rows.take(np.flatnonzero(held_out)) if held_out.any() else None
     train = replace(rows.take(np.flatnonzero(~held_out)), mismatches=rows.mismatches)
-    return RowSplits.of(train, evaluation)
+    return train, _named_held_out(rows.take(np.flatnonzero(held_out))) if held_out.any() else None
 
 
 def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float) -> np.ndarray:
@@ -72,57 +73,66 @@ def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
     )
 
 
-def _canonical_rows(found: Records, on_prefix_mismatch: str) -> tuple[Rows, list[Any] | None]:
-    """Rows and their `prompt_id`s, if any has one."""
-    columns = numeric_columns(found)
-    repeated = prompts_repeated(found.records)
-    kept: list[int] = []
-    texts: list[tuple[Text, Text, Text]] = []
-    mismatches: list[int] = []
-    first = ""
-    for i, (number, record) in enumerate(zip(found.numbers, found.records, strict=True)):
-        try:
-            texts.append(canonical(record, prompt_repeated=repeated))
-            kept.append(i)
-        except PrefixMismatch as error:
-            first = first or str(error)
-            mismatches.append(number)
-        except ValueError as error:
-            raise ValueError(f"In {found.source}, row {number} {error}") from None
-        if texts and isinstance(texts[-1][0], str) != isinstance(texts[0][0], str):
-            raise ValueError(
-                f"In {found.source}, row {number} mixes conversations and plain text with the rows before it: "
-                "make all rows the same."
-            )
-    if mismatches and (on_prefix_mismatch == "error" or not kept):
-        raise mismatch_error(first, mismatches, found.source)
-    prompt, chosen, rejected = (list(part) for part in zip(*texts, strict=True))
+def _evaluation_rows(config: DataConfig, names: Mapping[str, str]) -> Rows:
+    """The rows of `eval_path` or `eval_split`."""
+    path, setting = (config.eval_path, "data.eval_path") if config.eval_path else (config.path, "data.path")
+    records, columns = read_records(path, config.eval_split, names, setting=setting)
+    # Evaluation data often lack weights and scores.
+    texts = {ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}
+    check_mapping(texts, columns, source_name(path))
+    return _named_held_out(_canonical_rows(records, source_name(path), config.on_prefix_mismatch)[0])
+
+
+def _named_held_out(rows: Rows) -> Rows:
+    return replace(rows, source=f"{rows.source}, held out")
+
+
+def _canonical_rows(records: Records, source: str, on_prefix_mismatch: str) -> tuple[Rows, list[Any]]:
+    """Rows and the `prompt_id` of each, or None."""
+    columns = numeric_columns(records, source)
+    texts, arguments, mismatches = _canonical_texts(records, source)
+    if mismatches and (on_prefix_mismatch == "error" or not texts):
+        raise mismatch_error(next(iter(mismatches.values())), list(mismatches), source)
+    prompt, chosen, rejected = (list(part) for part in zip(*texts.values(), strict=True))
+    kept = np.array([number in texts for number in records])
     rows = Rows(
-        source=found.source,
-        numbers=np.array(found.numbers, dtype=np.int64)[kept],
+        source=source,
+        numbers=np.array(list(texts), dtype=np.int64),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
         columns={name: values[kept] for name, values in columns.items()},
-        template=_template_arguments(found, kept),
+        template=arguments if any(arguments) else None,
         mismatches=len(mismatches),
     )
-    ids = [found.records[i].get("prompt_id") for i in kept]
-    return rows, ids if any(key is not None for key in ids) else None
+    return rows, [records[number].get("prompt_id") for number in texts]
 
 
-def _template_arguments(found: Records, kept: list[int]) -> list[dict[str, Any]] | None:
-    """What each row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
-    arguments = []
-    for i in kept:
+def _canonical_texts(records: Records, source: str) -> tuple[dict[int, Texts], list[dict[str, Any]], dict[int, str]]:
+    """Texts by row number, what each of these rows gives its chat template, and why other rows have no one prompt."""
+    texts: dict[int, Texts] = {}
+    arguments: list[dict[str, Any]] = []
+    mismatches: dict[int, str] = {}
+    repeated = prompts_repeated(records.values())
+    for number, record in records.items():
         try:
-            arguments.append(_arguments(found.records[i]))
+            texts[number] = canonical(record, prompt_repeated=repeated)
+            _check_alike(next(iter(texts.values())), texts[number])
+            arguments.append(_template_arguments(record))
+        except PrefixMismatch as mismatch:
+            mismatches[number] = str(mismatch)
         except ValueError as error:
-            raise ValueError(f"In {found.source}, row {found.numbers[i]} {error}") from None
-    return arguments if any(arguments) else None
+            raise ValueError(f"In {source}, row {number} {error}") from None
+    return texts, arguments, mismatches
 
 
-def _arguments(record: Mapping[str, Any]) -> dict[str, Any]:
+def _check_alike(first: Texts, other: Texts) -> None:
+    if isinstance(first[0], str) != isinstance(other[0], str):
+        raise ValueError("mixes conversations and plain text with the rows before it: make all rows the same.")
+
+
+def _template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
     keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
     tools = _unpacked(record, "tools", list, "a list of tools")
     return (keywords or {}) | ({"tools": tools} if tools else {})

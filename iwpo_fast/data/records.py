@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,15 @@ ARROW = (".arrow", ".feather")
 FORMS = "a .jsonl, .jsonl.gz, .parquet or .arrow file, a folder saved by save_to_disk, or a hub id"
 ROWS_AT_ONCE = 1000
 
-Numbered = Iterator[tuple[int, dict[str, Any]]]
+Records = dict[int, dict[str, Any]]
+"""Rows under our column names, by their number in the source, which counts from 1."""
 
-
-@dataclass(frozen=True)
-class Records:
-    """Rows of `source` as dictionaries; `numbers` counts them from 1, `columns` are all names the source has."""
-
-    source: str
-    numbers: list[int]
-    records: list[dict[str, Any]]
-    columns: list[str]
+NumberedRows = Iterator[tuple[int, dict[str, Any]]]
 
 
 def read_records(
     path: str, split: str | None, names: Mapping[str, str], *, limit: int | None = None, setting: str = "data.path"
-) -> Records:
+) -> tuple[Records, list[str]]:
     """Read the columns that are the values of `names`, and call them by its keys.
 
     Args:
@@ -43,33 +36,41 @@ def read_records(
         limit: read only so many rows.
         setting: what `path` is called in the configuration, for messages.
 
+    Returns:
+        The rows, and the names of all columns of the source.
+
     Raises:
         ValueError: there is nothing at the path, or its content cannot be read.
     """
+    rows, columns = _open(path, split, set(names.values()), setting)
+    seen = dict.fromkeys(columns)
+    records: Records = {}
+    for number, row in itertools.islice(rows, limit):
+        seen.update(dict.fromkeys(row))
+        records[number] = {ours: row[theirs] for ours, theirs in names.items() if theirs in row}
+    if not records:
+        raise ValueError(f"{setting} {path} holds no rows: give one that does.")
+    return records, list(seen)
+
+
+def source_name(path: str) -> str:
+    """What the source is called in messages."""
     file = Path(path).expanduser()
-    wanted = set(names.values())
+    return file.name if file.exists() else path
+
+
+def _open(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[NumberedRows, list[str]]:
+    file = Path(path).expanduser()
     if file.is_file():
         if split not in (None, "train"):
             raise ValueError(f"{setting} {path} is a file and has no split {split}: remove the setting of the split.")
-        rows, columns = _file(file, wanted)
-    elif file.is_dir():
-        rows, columns = _saved_dataset(file, split, wanted, setting)
-    else:
-        rows, columns = _hub_dataset(path, split, wanted, setting)
-    seen = dict.fromkeys(columns)
-    numbers, records = [], []
-    for number, row in rows:
-        seen.update(dict.fromkeys(row))
-        numbers.append(number)
-        records.append({ours: row[theirs] for ours, theirs in names.items() if theirs in row})
-        if limit is not None and len(records) == limit:
-            break
-    if not records:
-        raise ValueError(f"{setting} {path} holds no rows: give one that does.")
-    return Records(file.name if file.exists() else path, numbers, records, list(seen))
+        return _file(file, wanted)
+    if file.is_dir():
+        return _saved_dataset(file, split, wanted, setting)
+    return _hub_dataset(path, split, wanted, setting)
 
 
-def _file(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
+def _file(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
     name = path.name.lower()
     if name.endswith(JSON_LINES):
         return _json_lines(path), []
@@ -80,7 +81,7 @@ def _file(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
     raise ValueError(f"The kind of {path} is unknown: give {FORMS}.")
 
 
-def _json_lines(path: Path) -> Numbered:
+def _json_lines(path: Path) -> NumberedRows:
     """Rows numbered by line; blank lines are passed over."""
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         try:
@@ -104,7 +105,7 @@ def _json_object(line: bytes, number: int, path: Path) -> dict[str, Any]:
     return row
 
 
-def _parquet(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
+def _parquet(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -121,7 +122,7 @@ def _parquet(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
     return _numbered(batches(), path, "Parquet"), columns
 
 
-def _arrow(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
+def _arrow(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
     import pyarrow as pa
 
     try:
@@ -137,52 +138,54 @@ def _arrow(path: Path, wanted: set[str]) -> tuple[Numbered, list[str]]:
     return _numbered(batches, path, "Arrow"), table.column_names
 
 
-def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
+def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str) -> tuple[NumberedRows, list[str]]:
     datasets = needed("datasets", by=f"{setting} {path} is a folder, and reading it")
     try:
-        found = datasets.load_from_disk(str(path))
+        dataset = datasets.load_from_disk(str(path))
     except FileNotFoundError:
         raise ValueError(f"{setting} {path} is a folder that save_to_disk did not write: give {FORMS}.") from None
     except Exception as error:  # whatever a damaged file leads to
         raise _unreadable(path, "a saved data set", error) from error
-    if not isinstance(found, dict) and split not in (None, "train", str(found.split)):
+    if not isinstance(dataset, dict) and split not in (None, "train", str(dataset.split)):
         raise ValueError(f"{setting} {path} is a single data set without a split {split}: remove that setting.")
-    return _dataset(found, str(path), split, wanted, setting)
+    return _dataset(dataset, str(path), split, wanted, setting)
 
 
-def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
+def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[NumberedRows, list[str]]:
     looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
     if looks_local or path.lower().endswith((*JSON_LINES, *PARQUET, *ARROW)):
         raise ValueError(f"{setting} {path} is not there: check the path.")
     datasets = needed("datasets", by=f"{setting} {path} is no file here, and reading it from the hub")
     try:
-        found = datasets.load_dataset(path, split=split)
+        dataset = datasets.load_dataset(path, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{setting} {path} is not there, and the hub cannot deliver it ({first_line(error)}): give {FORMS}."
         ) from error
-    return _dataset(found, path, split, wanted, setting)
+    return _dataset(dataset, path, split, wanted, setting)
 
 
-def _dataset(found: Any, path: str, split: str | None, wanted: set[str], setting: str) -> tuple[Numbered, list[str]]:
+def _dataset(
+    dataset: Any, path: str, split: str | None, wanted: set[str], setting: str
+) -> tuple[NumberedRows, list[str]]:
     """Rows of a `Dataset`, or of one split of a `DatasetDict`."""
-    if isinstance(found, dict):
-        if split is None and len(found) == 1:
-            split = next(iter(found))
-        if split not in found:
+    if isinstance(dataset, dict):
+        if split is None and len(dataset) == 1:
+            split = next(iter(dataset))
+        if split not in dataset:
             what = "and none is chosen" if split is None else f"not {split}"
-            raise ValueError(f"{setting} {path} has the splits {', '.join(found)}, {what}: set one of them.")
-        found = found[split]
-    some = found.with_format(None).select_columns([name for name in found.column_names if name in wanted])
+            raise ValueError(f"{setting} {path} has the splits {', '.join(dataset)}, {what}: set one of them.")
+        dataset = dataset[split]
+    some = dataset.with_format(None).select_columns([name for name in dataset.column_names if name in wanted])
 
     def batches() -> Iterator[list[dict[str, Any]]]:
         for batch in some.iter(ROWS_AT_ONCE):
             yield [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
 
-    return _numbered(batches(), path, "a data set"), found.column_names
+    return _numbered(batches(), path, "a data set"), dataset.column_names
 
 
-def _numbered(batches: Iterable[list[dict[str, Any]]], path: Path | str, kind: str) -> Numbered:
+def _numbered(batches: Iterable[list[dict[str, Any]]], path: Path | str, kind: str) -> NumberedRows:
     """Rows numbered from 1; whatever a damaged source leads to becomes one sentence."""
     try:
         yield from enumerate((row for batch in batches for row in batch), start=1)

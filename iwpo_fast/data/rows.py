@@ -61,20 +61,6 @@ class Rows:
         )
 
 
-@dataclass(frozen=True)
-class RowSplits:
-    """Rows to train on, and rows held out from training, if any; the source of these says so."""
-
-    train: Rows
-    evaluation: Rows | None
-
-    @classmethod
-    def of(cls, train: Rows, evaluation: Rows | None) -> RowSplits:
-        """Both parts, with the held-out rows named apart."""
-        named = None if evaluation is None else replace(evaluation, source=f"{evaluation.source}, held out")
-        return cls(train, named)
-
-
 def contents(text: Text) -> Iterator[str]:
     """The strings in a text: itself, or the contents of its messages."""
     if isinstance(text, str):

@@ -9,8 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.encode import Tokens
+from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.rows import Rows
 
@@ -43,21 +45,21 @@ def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConf
     return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
 
 
-def save_tokens(path: Path, tokens: Tokens) -> None:
-    """Write as Parquet with checksums, aside and then renamed."""
+def save_tokens(path: Path, pairs: Pairs) -> None:
+    """Write rows and token ids as Parquet with checksums, aside and then renamed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from iwpo_fast.files import written_aside
 
-    parts = {name: _to_arrow(getattr(tokens, name)) for name in ("prompt", "chosen", "rejected")}
-    table = pa.table({"row": tokens.rows, **parts})
+    parts = {name: _to_arrow(getattr(pairs, name)) for name in ("prompt", "chosen", "rejected")}
+    table = pa.table({"row": pairs.row, **parts})
     with written_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
-def load_tokens(path: Path) -> Tokens | None:
-    """What `save_tokens` wrote, or None if there is nothing, or nothing that can be read."""
+def load_tokens(path: Path) -> Pairs | None:
+    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,8 +67,8 @@ def load_tokens(path: Path) -> Tokens | None:
         return None
     try:
         table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-        parts = (_from_arrow(table.column(name)) for name in ("prompt", "chosen", "rejected"))
-        return Tokens(table.column("row").to_numpy(), *parts)
+        prompt, chosen, rejected = (_from_arrow(table.column(name)) for name in ("prompt", "chosen", "rejected"))
+        return Pairs(prompt, chosen, rejected, np.ones(len(table)), row=table.column("row").to_numpy())
     except (pa.ArrowException, OSError, KeyError, AttributeError):
         logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
         return None

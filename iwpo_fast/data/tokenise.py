@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,13 @@ import numpy as np
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data.columns import REFERENCE
-from iwpo_fast.data.encode import Tokens, encode_rows
+from iwpo_fast.data.encode import encode_rows
 from iwpo_fast.data.ledger import Ledger
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
-from iwpo_fast.data.truncate import Cut, cut, too_long
+from iwpo_fast.data.truncate import cut, too_long
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,26 +47,21 @@ def tokenise(
             f"{rows.source} holds conversations but the tokenizer has no chat template: set data.chat_template to the "
             "path of one."
         )
-    tokens = _tokens(rows, tokenizer, config, progress)
-    _check_mismatches(rows, tokens, config)
-    _check_lengths(rows, tokens, config)
-    result = cut(tokens, max_length=config.max_length, policy=config.truncation, bos=tokenizer.bos_token_id)
-    _check_reference(rows, tokens, result, config)
-    columns = {name: values[result.tokens.rows] for name, values in rows.columns.items()}
+    encoded = _encoded(rows, tokenizer, config, progress)
+    _check_mismatches(rows, encoded, config)
+    _check_lengths(rows, encoded, config)
+    pairs, counts = cut(encoded, max_length=config.max_length, policy=config.truncation, bos=tokenizer.bos_token_id)
+    _check_reference(rows, encoded, pairs, config)
+    pairs = _with_columns(pairs, rows)
     ledger = Ledger(
         source=rows.source,
         rows_read=len(rows) + rows.mismatches,
-        kept=len(result.tokens.rows),
+        kept=len(pairs),
         max_length=config.max_length,
         truncation=config.truncation,
-        too_long=int(too_long(tokens, config.max_length).sum()),
-        dropped_prefix_mismatch=len(rows) - len(tokens.rows) + rows.mismatches,
-        dropped_too_long=result.dropped_too_long,
-        dropped_empty=result.dropped_empty,
-        dropped_identical=result.dropped_identical,
-        prompts_cut=result.prompts_cut,
-        completions_cut=result.completions_cut,
-        equal_scores=_equal_scores(columns),
+        dropped_prefix_mismatch=len(rows) - len(encoded) + rows.mismatches,
+        equal_scores=_equal_scores(pairs.columns),
+        **counts,
     )
     if ledger.kept == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.dropped.items())
@@ -73,27 +69,28 @@ def tokenise(
             f"No pair of {rows.source} is left ({reasons}): correct the data, raise data.max_length from "
             f"{config.max_length}, or choose another data.truncation than {config.truncation}."
         )
-    return _pairs(result.tokens, columns), ledger
+    return pairs, ledger
 
 
-def _tokens(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Tokens:
+def _encoded(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:
+    """The pairs as token ids, from the cache if they are there."""
     path = tokens_path(rows, tokenizer, config)
-    tokens = load_tokens(path)
-    if tokens is None:
-        tokens = encode_rows(rows, tokenizer, add_eos=config.add_eos, progress=progress)
-        save_tokens(path, tokens)
-    return tokens
+    pairs = load_tokens(path)
+    if pairs is None:
+        pairs = encode_rows(rows, tokenizer, add_eos=config.add_eos, progress=progress)
+        save_tokens(path, pairs)
+    return pairs
 
 
-def _pairs(tokens: Tokens, columns: dict[str, np.ndarray]) -> Pairs:
-    columns = dict(columns)
-    weight = columns.pop("weight", np.ones(len(tokens.rows)))
-    smoothing = columns.pop("label_smoothing", None)
-    return Pairs(tokens.prompt, tokens.chosen, tokens.rejected, weight, smoothing, columns, tokens.rows)
+def _with_columns(pairs: Pairs, rows: Rows) -> Pairs:
+    """The pairs with the numbers that their rows bring."""
+    columns = {name: values[pairs.row] for name, values in rows.columns.items()}
+    weight, smoothing = columns.pop("weight", pairs.weight), columns.pop("label_smoothing", None)
+    return replace(pairs, weight=weight, label_smoothing=smoothing, columns=columns)
 
 
-def _check_mismatches(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
-    missing = np.setdiff1d(np.arange(len(rows)), tokens.rows)
+def _check_mismatches(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
+    missing = np.setdiff1d(np.arange(len(rows)), pairs.row)
     if rows.conversational and len(missing) == len(rows):
         raise ValueError(
             f"In no row of {rows.source} are the prompt's tokens the first of prompt + completion: most likely the "
@@ -105,21 +102,21 @@ def _check_mismatches(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
         raise mismatch_error(what, rows.numbers[missing].tolist(), rows.source)
 
 
-def _check_lengths(rows: Rows, tokens: Tokens, config: DataConfig) -> None:
-    over = np.flatnonzero(too_long(tokens, config.max_length))
+def _check_lengths(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
+    over = np.flatnonzero(too_long(pairs, config.max_length))
     if len(over) and config.truncation == "error":
-        row = over[0]
-        length = tokens.prompt.lengths[row] + max(tokens.chosen.lengths[row], tokens.rejected.lengths[row])
+        first = over[0]
+        length = pairs.prompt.lengths[first] + max(pairs.chosen.lengths[first], pairs.rejected.lengths[first])
         others = f" (the first of {len(over)})" if len(over) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[tokens.rows[row]]}{others} has {length} tokens: raise "
+            f"In {rows.source}, row {rows.numbers[pairs.row[first]]}{others} has {length} tokens: raise "
             f"data.max_length from {config.max_length}, or choose another data.truncation than error."
         )
 
 
-def _check_reference(rows: Rows, tokens: Tokens, result: Cut, config: DataConfig) -> None:
-    """The reference log-probs in the data are those of whole texts."""
-    changed = np.intersect1d(tokens.rows[too_long(tokens, config.max_length)], result.tokens.rows)
+def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfig) -> None:
+    """The reference log-probs in the data are those of uncut texts."""
+    changed = np.intersect1d(encoded.row[too_long(encoded, config.max_length)], pairs.row)
     if len(changed) and REFERENCE[0] in rows.columns:
         others = f" (the first of {len(changed)})" if len(changed) > 1 else ""
         raise ValueError(

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from iwpo_fast.config import TruncationPolicy
-from iwpo_fast.data.encode import Tokens
+from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Tokens after the cut, and how many pairs were lost or changed; a lost pair is counted once."""
-
-    tokens: Tokens
-    dropped_too_long: int
-    dropped_empty: int
-    dropped_identical: int
-    prompts_cut: int
-    completions_cut: int
+def too_long(pairs: Pairs, max_length: int) -> np.ndarray:
+    """bool [P]: pairs of which prompt + longer completion has more than `max_length` tokens."""
+    return pairs.prompt.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths) > max_length
 
 
-def too_long(tokens: Tokens, max_length: int) -> np.ndarray:
-    """bool [K]: pairs of which prompt + longer completion has more than `max_length` tokens."""
-    return tokens.prompt.lengths + np.maximum(tokens.chosen.lengths, tokens.rejected.lengths) > max_length
-
-
-def cut(tokens: Tokens, *, max_length: int, policy: TruncationPolicy, bos: int | None) -> Cut:
+def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | None) -> tuple[Pairs, dict[str, int]]:
     """Apply `policy` to the pairs that are too long.
 
     `drop` leaves them out; `error` expects that there are none. `truncate_completion` cuts the ends of completions.
     `truncate_prompt_left` cuts the beginning of the prompt, behind a leading `bos` token, which stays; one prompt token
     remains, to predict the first completion token, and a completion that still does not fit loses its end.
     Whatever the policy, pairs that have no token in a completion, or the same two completions, are left out.
+
+    Args:
+        pairs: as `encode_rows` returns them.
+
+    Returns:
+        The pairs that are left, and counts of lost and changed ones under their names in `Ledger`; a lost pair is
+        counted once.
     """
-    prompt, chosen, rejected = tokens.prompt.lengths, tokens.chosen.lengths, tokens.rejected.lengths
-    over = too_long(tokens, max_length)
+    prompt, chosen, rejected = pairs.prompt.lengths, pairs.chosen.lengths, pairs.rejected.lengths
+    over = too_long(pairs, max_length)
     assert policy != "error" or not over.any()
     new_prompt, lost = prompt, over & (policy == "drop")
     if policy == "truncate_prompt_left":
@@ -46,29 +39,31 @@ def cut(tokens: Tokens, *, max_length: int, policy: TruncationPolicy, bos: int |
     new_chosen, new_rejected = np.minimum(chosen, room), np.minimum(rejected, room)
 
     empty = ~lost & ((new_chosen == 0) | (new_rejected == 0))
-    identical = ~lost & ~empty & _identical(tokens, new_chosen, new_rejected)
+    identical = ~lost & ~empty & _identical(pairs, new_chosen, new_rejected)
     keep = np.flatnonzero(~(lost | empty | identical))
-    return Cut(
-        tokens=Tokens(
-            tokens.rows[keep],
-            _tails(tokens.prompt, keep, new_prompt[keep], bos),
-            tokens.chosen.slices(tokens.chosen.offsets[keep], new_chosen[keep]),
-            tokens.rejected.slices(tokens.rejected.offsets[keep], new_rejected[keep]),
-        ),
-        dropped_too_long=int(lost.sum()),
-        dropped_empty=int(empty.sum()),
-        dropped_identical=int(identical.sum()),
-        prompts_cut=int((new_prompt < prompt)[keep].sum()),
-        completions_cut=int((new_chosen < chosen)[keep].sum() + (new_rejected < rejected)[keep].sum()),
+    left = Pairs(
+        _tails(pairs.prompt, keep, new_prompt[keep], bos),
+        pairs.chosen.slices(pairs.chosen.offsets[keep], new_chosen[keep]),
+        pairs.rejected.slices(pairs.rejected.offsets[keep], new_rejected[keep]),
+        weight=pairs.weight[keep],
+        row=pairs.row[keep],
     )
+    return left, {
+        "too_long": int(over.sum()),
+        "dropped_too_long": int(lost.sum()),
+        "dropped_empty": int(empty.sum()),
+        "dropped_identical": int(identical.sum()),
+        "prompts_cut": int((new_prompt < prompt)[keep].sum()),
+        "completions_cut": int((new_chosen < chosen)[keep].sum() + (new_rejected < rejected)[keep].sum()),
+    }
 
 
-def _identical(tokens: Tokens, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
-    """bool [K]: the first `chosen` and `rejected` tokens of the completions are the same."""
+def _identical(pairs: Pairs, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+    """bool [P]: the first `chosen` and `rejected` tokens of the completions are the same."""
     same = np.zeros(len(chosen), dtype=bool)
     for row in map(int, np.flatnonzero(chosen == rejected)):
         length = chosen[row]
-        same[row] = np.array_equal(tokens.chosen[row][:length], tokens.rejected[row][:length])
+        same[row] = np.array_equal(pairs.chosen[row][:length], pairs.rejected[row][:length])
     return same
 
 

@@ -1,4 +1,4 @@
-"""Which pairs share a prompt or a response, told by token ids."""
+"""Which pairs share a prompt or a response, by comparison of token ids."""
 
 from __future__ import annotations
 
@@ -14,60 +14,13 @@ from iwpo_fast.data.ragged import Ragged
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """Equal things under one number; numbers count from 0 in order of first appearance.
-
-    Attributes:
-        of: int64 [n], number of each thing.
-        first: int64 [u], where the thing of each number appears first.
-    """
-
-    of: np.ndarray
-    first: np.ndarray
-
-    @classmethod
-    def by_key(cls, keys: Iterable[Hashable]) -> Numbered:
-        numbers: dict[Hashable, int] = {}
-        of = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), dtype=np.int64)
-        return cls(of, np.unique(of, return_index=True)[1].astype(np.int64))
-
-    @cached_property
-    def firsts(self) -> np.ndarray:
-        """bool [n]: whether each thing is the first of its number."""
-        return self.first[self.of] == np.arange(len(self.of))
-
-
-@dataclass(frozen=True)
-class UniqueTexts:
-    """The M prompts and C responses, pairs of prompt and completion, that P pairs are made of.
-
-    Attributes:
-        prompts: numbers of the P prompts.
-        responses: numbers of the 2P responses; those of pair p are at 2p (chosen) and 2p + 1 (rejected).
-        prompt_keys: M hex digests of token ids, the same in every data set and on every machine.
-    """
-
-    prompts: Numbered
-    responses: Numbered
-    prompt_keys: list[str]
-
-    @classmethod
-    def of(cls, pairs: Pairs) -> UniqueTexts:
-        keys = _digests(pairs.prompt)
-        prompts = Numbered.by_key(keys)
-        sides = zip(prompts.of.tolist(), _digests(pairs.chosen), _digests(pairs.rejected), strict=True)
-        responses = Numbered.by_key((x, y) for x, chosen, rejected in sides for y in (chosen, rejected))
-        return cls(prompts, responses, [keys[i].hex() for i in prompts.first])
-
-
-@dataclass(frozen=True)
 class Responses:
-    """The C responses that P pairs are made of, each once, behind their M prompts.
+    """The C responses, pairs of prompt and completion, that P pairs are made of, each once, behind their M prompts.
 
     Attributes:
         prompts: token ids, M rows.
         completions: token ids, C rows.
-        prompt_of: int64 [C], prompt of each.
+        prompt_of: int64 [C], prompt of each response.
         chosen, rejected: int64 [P], the responses of each pair.
     """
 
@@ -78,14 +31,17 @@ class Responses:
     rejected: np.ndarray
 
     @classmethod
-    def of(cls, pairs: Pairs, texts: UniqueTexts) -> Responses:
-        first = texts.responses.first
-        chosen, rejected = texts.responses.of.reshape(-1, 2).T.copy()
+    def of(cls, pairs: Pairs) -> Responses:
+        """Prompts and responses count from 0 in order of first appearance, a pair's chosen response first."""
+        prompt, first_prompt = numbered(_digests(pairs.prompt))
+        sides = zip(prompt.tolist(), _digests(pairs.chosen), _digests(pairs.rejected), strict=True)
+        response, first = numbered((x, y) for x, chosen, rejected in sides for y in (chosen, rejected))
+        chosen, rejected = response.reshape(-1, 2).T.copy()
         return cls(
-            prompts=pairs.prompt.take(texts.prompts.first),
+            prompts=pairs.prompt.take(first_prompt),
             # Chosen and rejected completions end to end, of which response 2p + side is row side · P + p.
             completions=Ragged.concatenate([pairs.chosen, pairs.rejected]).take(first // 2 + first % 2 * len(pairs)),
-            prompt_of=texts.prompts.of[first // 2],
+            prompt_of=prompt[first // 2],
             chosen=chosen,
             rejected=rejected,
         )
@@ -93,15 +49,33 @@ class Responses:
     def __len__(self) -> int:
         return len(self.completions)
 
+    @property
+    def prompt_keys(self) -> list[str]:
+        """M hex digests of the prompts' token ids, the same in every data set and on every machine."""
+        return [digest.hex() for digest in _digests(self.prompts)]
+
     @cached_property
     def first_of_prompt(self) -> np.ndarray:
         """bool [C]: whether each response is the first to its prompt."""
-        return Numbered.by_key(self.prompt_of.tolist()).firsts
+        is_first = np.zeros(len(self), dtype=bool)
+        is_first[np.unique(self.prompt_of, return_index=True)[1]] = True
+        return is_first
 
     def by_pair(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """What there is for each token of `completions`, for each token of the pairs' `chosen` and `rejected`."""
+        """Values per token of `completions`, repeated per token of the pairs' `chosen` and `rejected`."""
         rows = Ragged(values, self.completions.offsets)
         return {"chosen": rows.take(self.chosen).values, "rejected": rows.take(self.rejected).values}
+
+
+def numbered(keys: Iterable[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Equal keys get equal numbers, counted from 0 in order of first appearance.
+
+    Returns:
+        int64 [n], the number of each key; int64 [u], where the key of each number appears first.
+    """
+    numbers: dict[Hashable, int] = {}
+    of = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), dtype=np.int64)
+    return of, np.unique(of, return_index=True)[1].astype(np.int64)
 
 
 def _digests(rows: Ragged) -> list[bytes]:

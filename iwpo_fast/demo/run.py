@@ -25,7 +25,7 @@ from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.extras import needed
 from iwpo_fast.files import remove_leftovers, save_json, written_aside
 from iwpo_fast.models import load_policy
-from iwpo_fast.models.reference import reference_logps
+from iwpo_fast.models.reference import with_reference
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.pipeline import run
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -193,21 +193,16 @@ def _logps_and_completions(path: Path, rows: list[dict[str, Any]], training: Run
     world = World.start(training.device)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     data = replace(training.data, path=str(training.data.eval_path), eval_path=None, eval_fraction=0.0)
-    pairs, _ = tokenise(read_rows(data).train, tokenizer, data)
+    pairs, _ = tokenise(read_rows(data)[0], tokenizer, data)
     assert len(pairs) == len(rows), "the demo's pairs are whole and short, so none is dropped"
-    policy = load_policy(ModelConfig(path=str(path)), tokenizer, seed=training.seed, device=world.device)
-    reference = reference_logps(
-        policy,
-        pairs,
-        policy.fingerprint(),
-        tokens_per_batch=training.optim.tokens_per_batch,
-        cache_dir=Path(str(training.data.cache_dir)),
-        world=world,
-    )
+    policy = load_policy(ModelConfig(path=str(path)), tokenizer, world, seed=training.seed)
+    cache, budget = Path(str(training.data.cache_dir)), training.optim.tokens_per_batch
+    pairs = with_reference(policy, pairs, world, cache, tokens_per_batch=budget)
     prompts = [row["prompt"] for row in rows]
     with policy.plain_attention() as model:
         completions = sample_completions(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS, seed=training.seed)
-    return reference.sequences, completions
+    assert pairs.ref_logps is not None
+    return pairs.ref_logps, completions
 
 
 def _places(folder: Path) -> dict[str, Path]:

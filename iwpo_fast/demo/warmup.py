@@ -28,11 +28,11 @@ def warm_up(
     Returns:
         Mean loss of the last tenth of the steps, in nats per token.
     """
-    where = World.start(device).device
-    rows = read_rows(data).train
+    world = World.start(device)
+    rows, _ = read_rows(data)
     tokenizer = load_tokenizer(model, rows.texts())
     pairs, _ = tokenise(rows, tokenizer, data)
-    policy = load_policy(model, tokenizer, seed=seed, device=where)
+    policy = load_policy(model, tokenizer, world, seed=seed)
     losses = supervise(policy, pairs, optim, seed=seed)
     with written_aside(output) as aside:
         policy.save(aside, tokenizer)

@@ -1,7 +1,7 @@
 """Models: loading, adapters, heads, flat attention and reference log-probs."""
 
-from iwpo_fast.models.head import HeadSpec
+from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.load import load_policy, load_tokenizer
 from iwpo_fast.models.policy import Policy
 
-__all__ = ["HeadSpec", "Policy", "load_policy", "load_tokenizer"]
+__all__ = ["LMHead", "Policy", "load_policy", "load_tokenizer"]

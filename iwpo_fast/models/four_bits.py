@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 def loading_options(compute_dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` must be told to quantise linear layers on `device`, all but the LM head.
+    """Arguments of `from_pretrained` that quantise all linear layers on `device`, except the LM head.
 
     Weights become 4-bit NormalFloat in blocks of 64, whose scales become 8-bit in blocks of 256 (double quantisation).
     """

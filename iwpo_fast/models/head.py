@@ -14,7 +14,7 @@ from iwpo_kernels import TokenStatistics, linear_token_logps, linear_token_stati
 
 
 @dataclass(frozen=True)
-class HeadSpec:
+class LMHead:
     """log p(v | h) = log softmax_v f(scale · (h Wᵀ + bias)), f(z) = softcap · tanh(z / softcap) or f(z) = z.
 
     Attributes:
@@ -30,10 +30,10 @@ class HeadSpec:
     scale: float
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> HeadSpec:
+    def of(cls, model: PreTrainedModel) -> LMHead:
         """Read the head of a causal language model; a peft model's `get_base_model()` is one.
 
-        Only what the configuration says is seen here; `probe` compares with the model's own logits.
+        Only the configuration is read here; `probe` compares the result with the model's own logits.
 
         Raises:
             ValueError: the head is not a linear layer, or has an adapter on it that is not plain LoRA.
@@ -66,7 +66,7 @@ class HeadSpec:
         LoRA on the head adds s · drop(h) Aᵀ Bᵀ, so the product is [h, s · drop(h) Aᵀ] · [W, B]ᵀ and
         H' = H + rank, exact with dropout too. Otherwise H' = H and both are returned as they are.
 
-        The operator knows no part of a weight that is frozen, so LoRA on the head costs what a trainable head does: a
+        The operator cannot leave a part of a weight frozen, so LoRA on the head costs what a trainable head does: a
         copy of W and a gradient [V, H'] of which B takes the last columns. Leave the head out of the adapter's
         target modules, as "all-linear" does, unless it has to be adapted.
         """
@@ -125,9 +125,9 @@ def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
             )
         return head
     if type(head) is not nn.Linear:
-        found = "no LM head" if head is None else f"an LM head of type {type(head).__name__}"
+        what = "no LM head" if head is None else f"an LM head of type {type(head).__name__}"
         raise ValueError(
-            f"{model} has {found}, and its log-probs cannot be computed without logits: "
+            f"{model} has {what}, and its log-probs cannot be computed without logits: "
             "use a causal language model whose head is a plain linear layer, without modules_to_save on it."
         )
     return head

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -22,8 +23,9 @@ from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.probe import largest_error, tolerance
-from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.models.sharding import shard
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
+from iwpo_fast.world import World
 
 
 def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
@@ -79,13 +81,13 @@ def check_on_device(config: ModelConfig, device: torch.device) -> None:
 def load_policy(
     config: ModelConfig,
     tokenizer: Tokenizer,
+    world: World,
     *,
     seed: int,
-    device: torch.device,
     max_length: int | None = None,
-    sharding: Sharding | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> Policy:
-    """The policy, on `device` and self-tested.
+    """The policy, on the world's device and self-tested.
 
     What is trained is float32. The frozen base of a LoRA policy is bfloat16 where a GPU computes in bfloat16, and its
     linear layers have 4 bits where `config.quantize` says so.
@@ -94,18 +96,19 @@ def load_policy(
     Args:
         seed: seed of random weights, of `tiny` and of new adapters.
         max_length: longest sequence to come, in tokens; None where it is not known.
-        sharding: how processes share the model, all of which then call this; None gives this one the whole model.
+        mesh: what `shard_mesh` returns; with one, all processes share the model and call this. None gives this process
+            the whole model.
 
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
     """
-    check_on_device(config, device)
-    if sharding is None:
-        policy = _new_policy(config, tokenizer, seed, device, max_length).to(device)
+    check_on_device(config, world.device)
+    if mesh is None:
+        policy = _new_policy(config, tokenizer, seed, world.device, max_length).to(world.device)
     else:
-        with sharding.world.one_at_a_time():
-            policy = _new_policy(config, tokenizer, seed, device, max_length)
-            sharding.apply(policy)
+        with world.one_at_a_time():
+            policy = _new_policy(config, tokenizer, seed, world.device, max_length)
+            shard(policy, mesh)
     _settle_layout(policy, config, max_length)
     for layer in decoder_layers(policy.head.decoder):
         if config.compile:
@@ -119,7 +122,7 @@ def load_policy(
 def _new_policy(
     config: ModelConfig, tokenizer: Tokenizer, seed: int, device: torch.device, max_length: int | None
 ) -> Policy:
-    """The policy, to be moved to `device`: it is on the host but for weights that were quantised there."""
+    """The policy, to be moved to `device`: it is on the host, except for weights that were quantised there."""
     dtype = _compute_dtype(config, device)
     frozen_in_half = config.lora is not None and device.type == "cuda"
     options: dict[str, Any] = {"dtype": dtype if frozen_in_half else torch.float32}
@@ -265,7 +268,7 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
 
 
 def _obstacle_to_flat(policy: Policy, config: ModelConfig, max_length: int | None) -> str | None:
-    """Why the policy cannot run flat, with shared prompts if they are asked for; or None, and then it does."""
+    """Why the policy cannot run flat, with shared prompts if they are asked for; or None, and then it runs so."""
     obstacle = why_not_flat(policy.causal_lm)
     if obstacle is not None:
         return obstacle

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar, cast, overload
+from typing import Literal, cast, overload
 
 import numpy as np
 import torch
@@ -15,15 +16,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from iwpo_fast.data.batch import FlatSequences
+from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models import attention, saving
-from iwpo_fast.models.head import HeadSpec
-from iwpo_fast.models.padding import Padded, pad
+from iwpo_fast.models.head import LMHead
 from iwpo_kernels import TokenStatistics
 
 Layout = Literal["shared", "flat", "padded"]
-Batch = TypeVar("Batch", bound=FlatSequences)
 
 
 class Policy(nn.Module):
@@ -50,7 +49,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
-        self.head = HeadSpec.of(self.causal_lm)
+        self.head = LMHead.of(self.causal_lm)
         self.own_attention = attention.own_attention(self.head.decoder.config)
         assert self.own_attention != attention.NAME, (
             "the model, or one with the same configuration, is a policy already"
@@ -92,19 +91,20 @@ class Policy(nn.Module):
         """int64 [P], tokens of each pair that the model runs; pairs that share a prompt may cost less together."""
         return pairs.tokens_laid_out if self.layout == "shared" else pairs.tokens
 
-    def ready(self, batch: Batch) -> Batch:
-        """The batch with the tables that this policy runs it by; made on the host, nothing waits for them later."""
+    def ready(self, batch: FlatBatch) -> FlatBatch:
+        """The batch with the tables of this policy's attention; made on the host, nothing waits for them later."""
         if self.layout == "padded":
-            return replace(batch, tables=pad(batch))
-        return replace(batch, tables=attention.Sequences.of(batch, self.attention, shared=self.layout == "shared"))
+            return batch
+        tables = attention.AttentionMetadata.of(batch, self.attention, shared=self.layout == "shared")
+        return replace(batch, tables=tables)
 
     @overload
-    def forward(self, batch: FlatSequences) -> Tensor: ...
+    def forward(self, batch: FlatBatch) -> Tensor: ...
 
     @overload
-    def forward(self, batch: FlatSequences, *, statistics: Literal[True]) -> TokenStatistics: ...
+    def forward(self, batch: FlatBatch, *, statistics: Literal[True]) -> TokenStatistics: ...
 
-    def forward(self, batch: FlatSequences, *, statistics: bool = False) -> Tensor | TokenStatistics:
+    def forward(self, batch: FlatBatch, *, statistics: bool = False) -> Tensor | TokenStatistics:
         """float32 [N], log-prob of each supervised token of the batch; with `statistics`, its distribution's too."""
         hidden, rows = self._decode(batch)
         index = batch.hidden_index
@@ -115,7 +115,7 @@ class Policy(nn.Module):
         read = self.head.token_statistics if statistics else self.head.token_logps
         return read(hidden, batch.labels, index, dtype=self.compute_dtype)
 
-    def hidden_states(self, batch: FlatSequences) -> Tensor:
+    def hidden_states(self, batch: FlatBatch) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.
 
         A sharded policy has its head gathered from then on, until `release` is called.
@@ -128,25 +128,24 @@ class Policy(nn.Module):
         if isinstance(self, FSDPModule):
             self.reshard()
 
-    def _decode(self, batch: FlatSequences) -> tuple[Tensor, Tensor | None]:
+    def _decode(self, batch: FlatBatch) -> tuple[Tensor, Tensor | None]:
         """Hidden states [R, H] of all tokens that the layout runs, and the rows [T] of the batch's, or None for all."""
+        if self.layout == "padded":
+            input_ids, mask, flat_index = pad(batch)
+            with self.autocast():
+                output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False)
+            return output.last_hidden_state.flatten(0, 1), flat_index
         tables = (batch if batch.tables is not None else self.ready(batch)).tables
+        lent = self.head.decoder.config._attn_implementation != attention.NAME
+        assert not lent, "the model's own attention does not see where flat sequences begin"
+        shared = self.layout == "shared"
+        tokens, positions = batch.input_ids, batch.position_ids
+        if not shared:
+            tokens, positions = tokens[batch.expand_index], positions[batch.expand_index]
+        inputs = {"position_ids": positions[None], "use_cache": False, attention.KWARG: tables}
         with self.autocast():
-            if self.layout == "padded":
-                assert isinstance(tables, Padded), "the batch was made ready for another layout"
-                output = self.head.decoder(tables.input_ids, attention_mask=tables.attention_mask, use_cache=False)
-                return output.last_hidden_state.flatten(0, 1), tables.flat_index
-            assert isinstance(tables, attention.Sequences), "the batch was made ready for another layout"
-            lent = self.head.decoder.config._attn_implementation != attention.NAME
-            assert not lent, "the model's own attention does not see where flat sequences begin"
-            shared = self.layout == "shared"
-            tokens, positions = batch.input_ids, batch.position_ids
-            if not shared:
-                tokens, positions = tokens[batch.whole], positions[batch.whole]
-            output = self.head.decoder(
-                tokens[None], position_ids=positions[None], use_cache=False, **{attention.KWARG: tables}
-            )
-            return output.last_hidden_state[0], None if shared else batch.own
+            output = self.head.decoder(tokens[None], **inputs)
+        return output.last_hidden_state[0], None if shared else batch.compact_index
 
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in `compute_dtype`."""
@@ -154,7 +153,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def plain_attention(self) -> Iterator[PreTrainedModel | PeftModel]:
-        """Lend the model, its own attention, nothing compiled, to generate with for example; not for gradients."""
+        """Yield the model with its original attention, uncompiled, for generation; not for training."""
         decoder, current = self.head.decoder, self.head.decoder.config._attn_implementation
         decoder.set_attn_implementation(self.own_attention)
         try:
@@ -172,8 +171,12 @@ class Policy(nn.Module):
         """Parameters that are trained, by name; tied ones once."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of what reference log-probs depend on: the base model's configuration and weights."""
+        """Hash of what reference log-probs depend on: the base model's configuration and weights.
+
+        It is that of the weights at its first use, so use it before they are trained. All ranks must use it.
+        """
         return saving.fingerprint(self.causal_lm)
 
     def gathered(self, *, keep: bool) -> dict[str, Tensor] | None:
@@ -192,3 +195,19 @@ class Policy(nn.Module):
         """
         saving.save(self.model, folder, state)
         tokenizer.save_pretrained(folder)
+
+
+def pad(batch: FlatBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay out full sequences as a rectangle, padded on the right to L tokens with token 0, which the mask hides.
+
+    Returns:
+        int64 [S, L], token ids; int64 [S, L], the attention mask, 1 on tokens and 0 on padding; int64 [T], the row of
+        each laid-out token in the padded batch seen as [S · L].
+    """
+    bounds, width, entry = batch.cu_seqlens.long(), batch.max_seqlen, batch.compact_index
+    column = torch.arange(width, device=bounds.device)
+    mask = column < bounds.diff()[:, None]
+    cells = (bounds[:-1, None] + column).where(mask, 0)
+    input_ids = batch.input_ids[batch.expand_index[cells]].where(mask, 0)
+    sequence = torch.bucketize(entry, bounds[1:], right=True)
+    return input_ids, mask.long(), sequence * width + entry - bounds[sequence]

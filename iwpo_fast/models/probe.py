@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.models.attention import Sequences
+from iwpo_fast.models.attention import AttentionMetadata
 from iwpo_fast.models.policy import Policy
 
 LENGTHS = (3, 4, 2)
@@ -50,7 +50,6 @@ def largest_error(policy: Policy, max_length: int | None = None) -> float:
         raw = hidden.float() @ policy.head.linear.weight.float().T
         gain = AMPLITUDE / raw.abs().max().clamp_min(1e-6).item()
         ours = policy.head.token_logps(gain * hidden, batch.labels, batch.hidden_index, policy.compute_dtype)
-        assert isinstance(ours, Tensor)
         theirs = own_logps(policy, batch, gain)
         policy.release()
     policy.train(was_training)
@@ -78,19 +77,19 @@ def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
     Args:
         gain: factor on the hidden states, in front of the head.
     """
-    bounds, whole = batch.cu_seqlens.tolist(), batch.input_ids[batch.whole]
+    bounds, tokens = batch.cu_seqlens.tolist(), batch.input_ids[batch.expand_index]
     logits = []
     with policy.plain_attention() as model, _amplified(policy.head.module, gain), policy.autocast():
         for begin, end in pairwise(bounds):
-            logits.append(model(input_ids=whole[None, begin:end], use_cache=False).logits[0].float())
-    logps = torch.cat(logits)[batch.own[batch.hidden_index]].log_softmax(-1)
+            logits.append(model(input_ids=tokens[None, begin:end], use_cache=False).logits[0].float())
+    logps = torch.cat(logits)[batch.compact_index[batch.hidden_index]].log_softmax(-1)
     return logps.gather(-1, batch.labels[:, None]).squeeze(-1)
 
 
 def _with_rehearsal(batch: FlatBatch) -> FlatBatch:
     """Flat layouts run the backward pass of their attention too, so that one without is found before the first step."""
     tables = batch.tables
-    return replace(batch, tables=replace(tables, rehearsal=True)) if isinstance(tables, Sequences) else batch
+    return replace(batch, tables=replace(tables, rehearsal=True)) if isinstance(tables, AttentionMetadata) else batch
 
 
 @contextmanager

@@ -1,113 +1,94 @@
-"""Reference log-probs: computed once, through the same code path as the policy's, and cached on disk."""
+"""The reference, which is the policy before training: one pass over every response, and its cached log-probs."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from tqdm.auto import tqdm
 
-from iwpo_fast.data.ahead import Workers
-from iwpo_fast.data.batch import FlatSequences
+from iwpo_fast.data.ahead import Workers, made_ahead
+from iwpo_fast.data.batch import FlatBatch, flat_responses
+from iwpo_fast.data.columns import REFERENCE
+from iwpo_fast.data.order import SharedPrompts, Turn, in_turn, micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, positions_of
-from iwpo_fast.data.unique import Responses, UniqueTexts
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.reference_pass import cache_key, pass_batches, pass_settings, visit_batches
+from iwpo_fast.models.sharding import taking_turns
 from iwpo_fast.world import World
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ReferenceLogps:
-    """Log-probs of P pairs under the reference.
-
-    Attributes:
-        sequences: float32 [P, 2], summed over the completion, chosen and rejected.
-        tokens: float32 rows for chosen and rejected, or None where the data brought only the sums.
-    """
-
-    sequences: np.ndarray
-    tokens: tuple[Ragged, Ragged] | None = None
+Settings = dict[str, str | int]
+"""What results of a pass depend on, by which they are found in the cache."""
 
 
-def reference_logps(
+def with_reference(
     policy: Policy,
     pairs: Pairs,
-    fingerprint: str,
+    world: World,
+    cache_dir: Path,
     *,
     tokens_per_batch: int,
-    cache_dir: Path,
-    world: World,
     workers: Workers = "auto",
-    own: bool = False,
-) -> ReferenceLogps:
-    """Log-probs of every completion under the model as it is before training; a LoRA policy's adapter is off.
+) -> Pairs:
+    """The pairs with their log-probs under the model as it is before training; a LoRA policy's adapter is off.
 
     Responses that are in several pairs, as where a prompt has more than two, or a pair is there more than once, are
-    computed once. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are, unless `own`.
+    computed once. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are.
 
     Args:
-        fingerprint: `policy.fingerprint()`, by which results are found again in `cache_dir`.
+        cache_dir: where results are found again.
+        tokens_per_batch: tokens that one batch may hold; a single longer response runs alone.
         workers: `DataConfig.workers`.
-        own: by this model, whatever the data bring.
     """
-    if not own and (given := given_logps(pairs)) is not None:
-        return given
-    entry = ReferenceEntry.of(policy, pairs, fingerprint, cache_dir)
-    values = entry.load()
-    one_lacks_them = world.largest(values is None)
-    if values is None or one_lacks_them:  # then all compute, for they wait for one another
-        values = _compute(policy, pairs, tokens_per_batch, world, workers)
+    if pairs.columns.keys() >= set(REFERENCE):
+        sums = np.stack([pairs.columns[name] for name in REFERENCE], axis=1)
+        return replace(pairs, ref_logps=sums.astype(np.float32))
+    settings = logps_settings(policy, pairs)
+    values = load_logps(cache_dir, settings)
+    anyone_lacks_them = world.largest(values is None)
+    if values is None or anyone_lacks_them:  # then all compute, because they wait for one another
+        values = _compute(policy, pairs, world, tokens_per_batch, workers)
         if world.is_main:
-            entry.save(values)
+            save_logps(cache_dir, settings, values)
     world.barrier()
-    tokens = (
-        Ragged(values["chosen"], pairs.chosen.offsets),
-        Ragged(values["rejected"], pairs.rejected.offsets),
-    )
-    sums = [_row_sums(part) for part in tokens]
-    return ReferenceLogps(np.stack(sums, axis=1).astype(np.float32), tokens)
+    tokens = Ragged(values["chosen"], pairs.chosen.offsets), Ragged(values["rejected"], pairs.rejected.offsets)
+    sums = np.stack([_row_sums(part) for part in tokens], axis=1)
+    return replace(pairs, ref_logps=sums.astype(np.float32), ref_token_logps=tokens)
 
 
-def given_logps(pairs: Pairs) -> ReferenceLogps | None:
-    """What the data bring, if they do."""
-    if not {"ref_chosen_logps", "ref_rejected_logps"} <= pairs.columns.keys():
+def logps_settings(policy: Policy, pairs: Pairs) -> Settings:
+    """What cached log-probs depend on, by which they are found."""
+    return pass_settings(policy, pairs) | {"format": 2}
+
+
+def load_logps(cache_dir: Path, settings: Settings) -> dict[str, np.ndarray] | None:
+    """float32 `chosen` and `rejected`, laid out as those token ids are; None if there is nothing to read."""
+    path = _path(cache_dir, settings)
+    if not path.exists():
         return None
-    given = [pairs.columns["ref_chosen_logps"], pairs.columns["ref_rejected_logps"]]
-    return ReferenceLogps(np.stack(given, axis=1).astype(np.float32))
+    try:
+        return dict(load_file(path))
+    except SafetensorError:
+        logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", path)
+        return None
 
 
-@dataclass(frozen=True)
-class ReferenceEntry:
-    """Where the cache keeps the log-probs of these token ids under this model, and what they depend on."""
-
-    path: Path
-    settings: dict[str, str | int]
-
-    @classmethod
-    def of(cls, policy: Policy, pairs: Pairs, fingerprint: str, cache_dir: Path) -> ReferenceEntry:
-        settings = pass_settings(policy, pairs, fingerprint) | {"format": 2}
-        return cls(cache_dir / "reference" / f"{cache_key(settings)}.safetensors", settings)
-
-    def load(self) -> dict[str, np.ndarray] | None:
-        """float32 `chosen` and `rejected`, laid out as those token ids are; None if there is nothing to read."""
-        if not self.path.exists():
-            return None
-        try:
-            return dict(load_file(self.path))
-        except SafetensorError:
-            logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", self.path)
-            return None
-
-    def save(self, values: dict[str, np.ndarray]) -> None:
-        save_tensors(self.path, {name: torch.from_numpy(array) for name, array in values.items()}, self.settings)
+def save_logps(cache_dir: Path, settings: Settings, values: dict[str, np.ndarray]) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in values.items()}
+    save_tensors(_path(cache_dir, settings), tensors, settings)
 
 
 def put_values(values: np.ndarray, responses: Responses, rows: np.ndarray, logps: np.ndarray) -> None:
@@ -116,17 +97,20 @@ def put_values(values: np.ndarray, responses: Responses, rows: np.ndarray, logps
     values[positions_of(completions.offsets[rows], completions.lengths[rows])] = logps
 
 
+def _path(cache_dir: Path, settings: Settings) -> Path:
+    return cache_dir / "reference" / f"{cache_key(settings)}.safetensors"
+
+
 def _compute(
-    policy: Policy, pairs: Pairs, tokens_per_batch: int, world: World, workers: Workers
+    policy: Policy, pairs: Pairs, world: World, tokens_per_batch: int, workers: Workers
 ) -> dict[str, np.ndarray]:
-    responses = Responses.of(pairs, UniqueTexts.of(pairs))
+    responses = Responses.of(pairs)
     values = np.zeros(len(responses.completions.values), np.float32)
-
-    def visit(rows: np.ndarray, batch: FlatSequences) -> None:
-        put_values(values, responses, rows, policy(batch).float().cpu().numpy())
-
     batches = pass_batches(policy, responses, tokens_per_batch, world)[world.rank]
-    visit_batches(policy, responses, batches, visit, what="reference log-probs", world=world, workers=workers)
+    with as_reference(policy), response_bar("reference log-probs", sum(map(len, batches)), world) as bar:
+        for rows, batch in run_batches(policy, responses, batches, world, workers):
+            put_values(values, responses, rows, policy(batch).float().cpu().numpy())
+            bar.update(len(rows))
     # Each rank filled the places of its own responses and left zeros elsewhere, so the sum joins them.
     return responses.by_pair(world.sum_(torch.from_numpy(values).to(world.device)).cpu().numpy())
 
@@ -135,3 +119,63 @@ def _row_sums(part: Ragged) -> np.ndarray:
     """float64 sum of each row, also of empty ones."""
     totals = np.concatenate([[0.0], np.cumsum(part.values, dtype=np.float64)])
     return totals[part.offsets[1:]] - totals[part.offsets[:-1]]
+
+
+def pass_settings(policy: Policy, pairs: Pairs) -> Settings:
+    """What the results of a pass over `pairs` depend on."""
+    return {
+        "tokens": pairs.token_fingerprint(),
+        "weights": policy.fingerprint,
+        "layout": policy.layout,
+        "attention": policy.attention,
+        "compiled": policy.is_compiled,
+        "precision": str(policy.compute_dtype),
+        "device": policy.device.type,
+    }
+
+
+def cache_key(settings: Settings) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def pass_batches(policy: Policy, responses: Responses, tokens_per_batch: int, world: World) -> list[list[np.ndarray]]:
+    """The responses in each batch of each rank; those to one prompt together if the policy shares prompts."""
+    rows, tokens, of_prompt = np.arange(len(responses)), responses.completions.lengths, responses.prompts.lengths
+    shared = SharedPrompts(responses.prompt_of, of_prompt) if policy.layout == "shared" else None
+    if shared is None:
+        tokens = tokens + of_prompt[responses.prompt_of]
+    return micro_batches(rows, tokens, budget=tokens_per_batch, ranks=world.size, shared=shared)
+
+
+@contextlib.contextmanager
+def as_reference(policy: Policy) -> Iterator[None]:
+    """Let the policy be its reference while the body runs: evaluation mode, adapter off, no gradients."""
+    was_training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad(), policy.disable_adapter() if policy.has_adapter else contextlib.nullcontext():
+            yield
+    finally:
+        policy.train(was_training)
+
+
+def run_batches(
+    policy: Policy, responses: Responses, batches: Sequence[np.ndarray], world: World, workers: Workers = "auto"
+) -> Iterator[tuple[np.ndarray, FlatBatch]]:
+    """Responses and batch of each of this rank's batches in turn, to be run inside `as_reference`.
+
+    Args:
+        batches: int64, responses of each; for a sharded policy as many on every rank, some of them empty.
+        workers: as of `made_ahead`.
+    """
+
+    def make(turn: Turn) -> FlatBatch:
+        rows = turn.rows if len(turn.rows) else np.array([responses.completions.lengths.argmin()])
+        return policy.ready(flat_responses(responses, rows))
+
+    return taking_turns(policy, made_ahead(make, in_turn(batches), world.device, workers))
+
+
+def response_bar(what: str, total: int, world: World, *, done: int = 0) -> tqdm:
+    """A progress bar of this rank's responses, `done` of which were computed before."""
+    return tqdm(total=total, initial=done, desc=what, unit="response", disable=None if world.is_main else True)

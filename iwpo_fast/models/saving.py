@@ -1,4 +1,4 @@
-"""What is written of a model, and the hash by which its reference log-probs are found again."""
+"""What is saved of a model, and the hash by which its reference log-probs are found again."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def fingerprint(base: PreTrainedModel) -> str:
 def gathered(model: Model, keep: bool) -> dict[str, Tensor]:
     """What `save` writes of a sharded model, on the host. All ranks must call it."""
     wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if _is_saved(model, name)}
-    found: dict[int, Tensor] = {}  # Tied weights stay one tensor, which is saved once.
+    by_id: dict[int, Tensor] = {}  # Tied weights stay one tensor, which is saved once.
     state = {}
     for name, tensor in wanted.items():
-        if id(tensor) not in found:
+        if id(tensor) not in by_id:
             part = whole(tensor.detach())
-            found[id(tensor)] = part.cpu() if keep else part.new_empty(0)
-        state[name] = found[id(tensor)]
+            by_id[id(tensor)] = part.cpu() if keep else part.new_empty(0)
+        state[name] = by_id[id(tensor)]
     return state if keep else {}
 
 
@@ -66,7 +66,7 @@ def _is_saved(model: Model, name: str) -> bool:
 
 
 def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:
-    """A copy with the adapter in its weights; a tied head with LoRA is untied, for the embedding has none."""
+    """A copy with the adapter in its weights; a tied head with LoRA is untied, because the embedding has none."""
     model = copy.deepcopy(model) if state is None else _rebuilt(model, state)
     base: Any = cast(Any, model).get_base_model()
     head = base.get_output_embeddings()
@@ -78,7 +78,7 @@ def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedMode
 
 def _rebuilt(model: PeftModel, state: dict[str, Tensor]) -> PeftModel:
     base = cast(Any, model).get_base_model()
-    # Sharding gives modules classes of its own, but not the model itself.
+    # Sharding replaces the classes of submodules, but not that of the model itself.
     copied = get_peft_model(type(base)(base.config), model.peft_config["default"])
     copied.load_state_dict(state)
     return cast(PeftModel, copied)

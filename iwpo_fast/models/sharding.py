@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -12,73 +11,63 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from iwpo_fast.data.batch import FlatSequences
+from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import Turn
 from iwpo_fast.models.layers import decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
 
-Batch = TypeVar("Batch", bound=FlatSequences)
 
+def shard_mesh(world: World, shard_over: int | Literal["node", "all"]) -> DeviceMesh | None:
+    """The processes among which `TrainConfig.shard_over` splits a model; None where each holds the whole model.
 
-@dataclass(frozen=True)
-class Sharding:
-    """Copies of the model, each split over `processes` neighbouring processes of the job.
+    Returns:
+        A mesh [processes], or [copies, processes] where there are several copies of the model (HSDP), each split over
+        neighbouring processes.
 
-    Attributes:
-        mesh: [processes], or [copies, processes] where there are several copies (HSDP).
+    Raises:
+        ValueError: the job's processes cannot be split that way.
     """
-
-    world: World
-    processes: int
-    mesh: DeviceMesh
-
-    @classmethod
-    def of(cls, world: World, shard_over: int | Literal["node", "all"]) -> Sharding | None:
-        """The sharding that `TrainConfig.shard_over` asks for; None where every process holds the whole model.
-
-        Raises:
-            ValueError: the job's processes cannot be split that way.
-        """
-        asked = {"node": world.local_size, "all": world.size}
-        processes = asked[shard_over] if isinstance(shard_over, str) else shard_over
-        if processes < 1 or world.size % processes:
-            raise ValueError(
-                f"shard_over is {shard_over} but the job's {world.size} processes cannot be split into groups of "
-                f"{processes}: set a number that divides {world.size}, or all."
-            )
-        if processes == 1:
-            return None
-        copies = world.size // processes
-        shape, names = ((processes,), ("shard",)) if copies == 1 else ((copies, processes), ("copy", "shard"))
-        return cls(world, processes, init_device_mesh(world.device.type, shape, mesh_dim_names=names))
-
-    def apply(self, policy: Policy) -> None:
-        """Keep only this process's part of the policy, on its device.
-
-        Each layer of the decoder is gathered when it runs. What is left, embedding, last norm and head, is gathered
-        once for a forward and its backward pass, also where embedding and head are tied. Matrix products are in the
-        policy's compute type; gradients are summed in float32, and not divided, for losses are so already.
-        """
-        precision = MixedPrecisionPolicy(
-            param_dtype=policy.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    sizes = {"node": world.local_size, "all": world.size}
+    processes = sizes[shard_over] if isinstance(shard_over, str) else shard_over
+    if processes < 1 or world.size % processes:
+        raise ValueError(
+            f"shard_over is {shard_over} but the job's {world.size} processes cannot be split into groups of "
+            f"{processes}: set a number that divides {world.size}, or all."
         )
-        embedding = cast(nn.Module, policy.causal_lm.get_input_embeddings())
-        _keep_dtype(embedding, cast(Tensor, embedding.weight).dtype)
-        for module in (*decoder_layers(policy.head.decoder), policy):
-            sharded = fully_shard(module, mesh=self.mesh, mp_policy=precision)
-            sharded.set_gradient_divide_factor(1.0)
-            sharded.set_force_sum_reduction_for_comms(True)
-        register_fsdp_forward_method(policy, "hidden_states")
-        policy.register_forward_hook(_release_after_inference)
+    if processes == 1:
+        return None
+    copies = world.size // processes
+    shape, names = ((processes,), ("shard",)) if copies == 1 else ((copies, processes), ("copy", "shard"))
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=names)
 
 
-def taking_turns(policy: Policy, batches: Iterable[tuple[Turn, Batch]]) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Rows and batch of those of this rank's turns that have rows.
+def shard(policy: Policy, mesh: DeviceMesh) -> None:
+    """Keep only this process's part of the policy, on its device.
 
-    In the others, ranks that have some wait for this one's part of a sharded policy, so it makes a pass over the batch,
-    which may then be any, that adds nothing. Every rank must have the same number of turns. Where there are copies of
-    the policy (HSDP), they sum their gradients in the backward pass of the last turn.
+    Each layer of the decoder is gathered when it runs. What is left, embedding, last norm and head, is gathered once
+    for a forward and its backward pass, also where embedding and head are tied. Matrix products are in the policy's
+    compute type; gradients are summed in float32, and not divided, because losses are normalised already.
+    """
+    precision = MixedPrecisionPolicy(
+        param_dtype=policy.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    embedding = cast(nn.Module, policy.causal_lm.get_input_embeddings())
+    _keep_dtype(embedding, cast(Tensor, embedding.weight).dtype)
+    for module in (*decoder_layers(policy.head.decoder), policy):
+        sharded = fully_shard(module, mesh=mesh, mp_policy=precision)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+    register_fsdp_forward_method(policy, "hidden_states")
+    policy.register_forward_hook(_release_after_inference)
+
+
+def taking_turns(policy: Policy, batches: Iterable[tuple[Turn, FlatBatch]]) -> Iterator[tuple[np.ndarray, FlatBatch]]:
+    """Rows and batch of each of this rank's turns that has rows.
+
+    In an empty turn, other ranks wait for this one's part of a sharded policy, so it makes a pass over the batch, which
+    may then be any, that adds nothing. Every rank must have the same number of turns. Where there are copies of the
+    policy (HSDP), they sum their gradients in the backward pass of the last turn.
     """
     for turn, batch in batches:
         if isinstance(policy, FSDPModule):
@@ -92,7 +81,7 @@ def taking_turns(policy: Policy, batches: Iterable[tuple[Turn, Batch]]) -> Itera
 
 
 def gathered_bytes(policy: Policy) -> int:
-    """Bytes of a sharded policy gathered at a time: two layers, for the next is fetched early, and all outside them."""
+    """Bytes of a sharded policy gathered at a time: two layers, because the next is fetched early, and the rest."""
     layers = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(policy.head.decoder)]
     rest = sum(p.numel() for p in policy.parameters()) - sum(layers)
     return policy.compute_dtype.itemsize * (rest + 2 * max(layers, default=0))

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
 from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.models.reference import ReferenceLogps, reference_logps
-from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.models.reference import with_reference
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.rewards import PairTable
 from iwpo_fast.rewards.features import PairFeatures, pair_features
@@ -34,13 +34,13 @@ class PipelineJob:
     What methods named `load_…` return is kept, so later stages have it at once.
 
     Attributes:
-        sharding: how the processes share the model; None if each holds the whole of it.
+        mesh: the processes that share the model, as `shard_mesh` says; None if each holds the whole of it.
     """
 
     config: RunConfig
     folder: PipelineFolder
     world: World
-    sharding: Sharding | None = None
+    mesh: DeviceMesh | None = None
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def alone(self) -> PipelineJob:
@@ -48,7 +48,7 @@ class PipelineJob:
         if self.world.size == 1:
             return self
         # What it loads stays its own, because ranks that load together wait for rank 0 to do so first.
-        return replace(self, world=replace(self.world, rank=0, size=1), sharding=None, _kept=dict(self._kept))
+        return replace(self, world=replace(self.world, rank=0, size=1), mesh=None, _kept=dict(self._kept))
 
     @property
     def model(self) -> ModelConfig:
@@ -88,13 +88,9 @@ class PipelineJob:
 
     def load_policy(self) -> Policy:
         """The model as it is before training. All ranks call it."""
-        policy = self._once("policy", lambda: self._policy(self.model, self.sharding))
-        assert policy.is_sharded == (self.sharding is not None), "one process cannot run what several hold together"
+        policy = self._once("policy", lambda: self._policy(self.model, self.mesh))
+        assert policy.is_sharded == (self.mesh is not None), "one process cannot run what several hold together"
         return policy
-
-    def load_fingerprint(self) -> str:
-        """Hash of the model as it is before training. All ranks call it."""
-        return self._once("fingerprint", lambda: self.load_policy().fingerprint())
 
     def load_features(self) -> PairFeatures:
         """Features of the training pairs. All ranks call it."""
@@ -119,11 +115,11 @@ class PipelineJob:
 
     def features(self, pairs: Pairs) -> PairFeatures:
         """Features of `pairs`, from the cache or by a pass of the model. All ranks call it."""
-        return self._from_a_pass(pair_features, pairs)[0]
+        return self._from_a_pass(pair_features, pairs)
 
-    def reference(self, pairs: Pairs) -> ReferenceLogps:
-        """Reference log-probs of `pairs`, from the cache or by a pass of the model. All ranks call it."""
-        return self._from_a_pass(reference_logps, pairs)
+    def with_reference(self, pairs: Pairs) -> Pairs:
+        """`pairs` with reference log-probs, from the cache or by a pass of the model. All ranks call it."""
+        return self._from_a_pass(with_reference, pairs)
 
     def read_table(self) -> PairTable:
         """The training pairs as rows of features, from the stage `reference`."""
@@ -142,29 +138,28 @@ class PipelineJob:
         return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
 
     def _read(self, path: Path) -> Rows:
-        return read_rows(self.data(path)).train
+        return read_rows(self.data(path))[0]
 
     def _tokenised(self, rows: Rows) -> Pairs:
         with self.world.main_first():
             return tokenise(rows, self.load_tokenizer(), self.data(self.folder.prepared), self.world.is_main)[0]
 
-    def _policy(self, model: ModelConfig, sharding: Sharding | None) -> Policy:
+    def _policy(self, model: ModelConfig, mesh: DeviceMesh | None) -> Policy:
         return load_policy(
             model,
             self.load_tokenizer(),
+            self.world,
             seed=self.config.seed,
-            device=self.world.device,
             max_length=self.config.data.max_length,
-            sharding=sharding,
+            mesh=mesh,
         )
 
     def _from_a_pass(self, compute: Callable[..., T], pairs: Pairs) -> T:
         return compute(
             self.load_policy(),
             pairs,
-            self.load_fingerprint(),
+            self.world,
+            self._cache_dir(),
             tokens_per_batch=self.config.optim.tokens_per_batch,
-            cache_dir=self._cache_dir(),
-            world=self.world,
             workers=self.config.data.workers,
         )

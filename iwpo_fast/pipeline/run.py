@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import RunConfig
-from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
@@ -73,13 +73,13 @@ def _join(config: RunConfig) -> PipelineJob:
     """Join the other processes, if any, and open the folder, except in a dry run."""
     folder = PipelineFolder(Path(config.output_dir))
     world = World.start(config.device)
-    sharding = Sharding.of(world, config.shard_over)
+    mesh = shard_mesh(world, config.shard_over)
     folder.check()
     world.barrier()
     if world.is_main and not config.dry_run:
         folder.open()
     world.barrier()
-    return PipelineJob(config, folder, world, sharding)
+    return PipelineJob(config, folder, world, mesh)
 
 
 def _settings_and_key(name: str, config: RunConfig, manifest: Manifest) -> tuple[dict[str, Any], str]:

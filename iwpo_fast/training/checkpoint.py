@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Parameter
 
-from iwpo_fast.files import save_json, written_aside
-from iwpo_fast.training.optimizer import begin_state
-from iwpo_fast.training.stored_tensors import DAMAGED, open_stored, save_parts, save_whole
+from iwpo_fast.files import save_json, save_tensors, written_aside
+from iwpo_fast.optimisation import begin_state
 from iwpo_fast.world import World
+
+DAMAGED = (SafetensorError, dcp.CheckpointException, OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError)
+"""What reading something incomplete raises."""
 
 
 @dataclass
@@ -55,7 +62,7 @@ def save_checkpoint(
     All ranks must call it.
     """
     path = folder / f"step-{state.step:08d}"
-    tensors = {"weights": parameters, "optimizer": _moments(parameters, optimizer)}
+    groups: dict[str, Mapping[str, Tensor]] = {"weights": parameters, "optimizer": _moments(parameters, optimizer)}
     sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
     if not (sharded or world.is_main):
         return
@@ -64,12 +71,12 @@ def save_checkpoint(
             aside.mkdir()
             save_json(aside / "state.json", asdict(state))
         if sharded:
-            save_parts(world.from_main(aside), tensors)
+            _save_parts(world.from_main(aside), groups)
         else:
-            save_whole(aside, tensors)
-    if world.is_main:
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+            for group, tensors in groups.items():
+                save_tensors(aside / f"{group}.safetensors", tensors)
+    for old in checkpoints(folder)[:-keep] if world.is_main else ():
+        shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -77,51 +84,43 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def load_checkpoint(
-    folder: Path,
-    parameters: Mapping[str, Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> TrainState:
+def load_checkpoint(folder: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> TrainState:
     """Restore the newest checkpoint in `folder`; a fresh state where there is none. All ranks must call it.
 
     Raises:
         ValueError: the checkpoint is damaged, or its parameters are not those of this model.
     """
-    found = checkpoints(folder)
-    if not found:
+    if not (complete := checkpoints(folder)):
         return TrainState()
-    newest = found[-1]
+    newest = complete[-1]
     try:
-        stored = open_stored(newest)
-        shapes, moment_shapes = stored.shapes("weights"), stored.shapes("optimizer")
+        shapes, moment_shapes = (_stored_shapes(newest, group) for group in ("weights", "optimizer"))
         state = TrainState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
     except DAMAGED as error:
         raise _damaged(newest) from error
     if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         raise ValueError(f"{newest} holds the weights of another model: choose another output_dir.")
+    with_moments = {key.rpartition("/")[0] for key in moment_shapes}
     for name, parameter in parameters.items():
-        prefix = f"{name}/"
-        if any(key.startswith(prefix) for key in moment_shapes):
+        if name in with_moments:
             begin_state(optimizer, parameter)
+    moments = _moments(parameters, optimizer)
     try:
-        moments = _moments(parameters, optimizer)
-        stored.read("weights", parameters)
-        stored.read("optimizer", moments)
+        _read_stored(newest, "weights", parameters)
+        _read_stored(newest, "optimizer", moments)
     except DAMAGED as error:
         raise _damaged(newest) from error
-    for name, parameter in parameters.items():
-        known = optimizer.state.get(parameter, {})
-        known |= {key: int(moments[f"{name}/{key}"]) for key, value in known.items() if isinstance(value, int)}
+    _restore_numbers(parameters, optimizer, moments)
     return state
 
 
 def load_weights(folder: Path, parameters: Mapping[str, Parameter]) -> None:
     """Give the parameters the weights of the newest checkpoint in `folder`. All ranks must call it."""
-    open_stored(checkpoints(folder)[-1]).read("weights", parameters)
+    _read_stored(checkpoints(folder)[-1], "weights", parameters)
 
 
 def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser knows of each parameter, but for tables by which all moments of 8 bits are read."""
+    """What the optimiser keeps of each parameter, without the shared 8-bit lookup tables."""
     return {
         f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in parameters.items()
@@ -130,5 +129,55 @@ def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimiz
     }
 
 
+def _restore_numbers(
+    parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
+) -> None:
+    """Give the optimiser what it keeps as plain integers, which reading into tensors does not reach."""
+    for name, parameter in parameters.items():
+        known = optimizer.state.get(parameter, {})
+        known |= {key: int(moments[f"{name}/{key}"]) for key, value in known.items() if isinstance(value, int)}
+
+
 def _damaged(path: Path) -> ValueError:
     return ValueError(f"{path} is damaged: delete this folder to resume from the checkpoint before.")
+
+
+def _save_parts(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write what each process has of sharded tensors, and others once. All processes must call it."""
+    flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    dcp.save(flat, checkpoint_id=folder)
+
+
+def _stored_shapes(folder: Path, group: str) -> dict[str, torch.Size]:
+    """Shapes of the tensors of a group, unsharded, by name."""
+    if not _in_parts(folder):
+        with safe_open(folder / f"{group}.safetensors", "pt") as file:
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    index = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    prefix = f"{group}/"
+    return {
+        name.removeprefix(prefix): entry.size
+        for name, entry in index.items()
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _read_stored(folder: Path, group: str, into: Mapping[str, Tensor]) -> None:
+    """Fill tensors of any sharding or none with those of the same names. All processes must call it."""
+    if _in_parts(folder):
+        targets = {f"{group}/{name}": tensor.detach() for name, tensor in into.items()}
+        dcp.load(targets, checkpoint_id=folder, no_dist=not dist.is_initialized())
+        return
+    with safe_open(folder / f"{group}.safetensors", "pt") as file:
+        for name, tensor in into.items():
+            tensor.detach().copy_(_placed_like(tensor, file.get_tensor(name)))
+
+
+def _in_parts(folder: Path) -> bool:
+    return (folder / ".metadata").exists()
+
+
+def _placed_like(target: Tensor, value: Tensor) -> Tensor:
+    if not isinstance(target, DTensor):
+        return value
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)

@@ -1,19 +1,23 @@
-"""What a training is about: built top to bottom in `train`, then only read."""
+"""What a training is about, built top to bottom in `train` and then only read, and the micro-batches of its steps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.data import Pairs
+from iwpo_fast.data.ahead import made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.order import Turn, in_turn, micro_batches, step_rows
 from iwpo_fast.models import Policy
-from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.world import World
+
+Batches = Iterable[tuple[Turn, FlatBatch]]
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class Job:
     """Everything that stays the same from the first step to the last.
 
     Attributes:
-        pairs: what is trained on; `replace` makes the job of evaluating others.
-        reference: log-probs of the pairs under the reference, or None for objectives without one.
+        pairs: what is trained on, with reference log-probs if the objective reads them.
+        held_out: pairs to evaluate on, likewise, or None.
     """
 
     config: TrainConfig
@@ -30,12 +34,48 @@ class Job:
     policy: Policy
     loss: PreferenceLoss
     pairs: Pairs
-    reference: ReferenceLogps | None = None
+    held_out: Pairs | None = None
 
-    def batch(self, rows: np.ndarray) -> FlatBatch:
-        """The given pairs, with what the objective reads of the reference, on the host."""
-        sums = tokens = None
-        if self.reference is not None:
-            sums = self.reference.sequences
-            tokens = self.reference.tokens if self.loss.mixture.reads(Reads.SHARED_TOKENS) else None
-        return flat_batch(self.pairs, rows, sums, tokens)
+    @property
+    def evaluation(self) -> Job | None:
+        """The same on the held-out pairs, if there are any."""
+        return None if self.held_out is None else replace(self, pairs=self.held_out)
+
+    def rows_of_step(self, step: int) -> np.ndarray:
+        """int64, the pairs of an optimiser step, counted from 0, over all ranks."""
+        return step_rows(len(self.pairs), step, pairs_per_step=self.config.optim.pairs_per_step, seed=self.config.seed)
+
+
+def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[Turn, FlatBatch]]:
+    """This rank's micro-batches of all `steps`, one step after the other, on the device.
+
+    The next ones are made and copied while this one is computed, across the end of a step too. An empty turn runs the
+    shortest pair, because every rank of a sharded policy must run.
+
+    Args:
+        steps: int64, the rows of `job.pairs` that each step sees over all ranks.
+    """
+    optim, tokens = job.config.optim, job.policy.tokens(job.pairs)
+    shortest = np.array([job.pairs.tokens.argmin()])
+    ref_tokens = job.loss.mixture.reads(Reads.SHARED_TOKENS)
+
+    def make(turn: Turn) -> FlatBatch:
+        rows = turn.rows if len(turn.rows) else shortest
+        return job.policy.ready(flat_batch(job.pairs, rows, ref_tokens=ref_tokens))
+
+    def turns() -> Iterator[Turn]:
+        for rows in steps:
+            dealt = micro_batches(
+                rows, tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=job.world.size
+            )
+            yield from in_turn(dealt[job.world.rank])
+
+    return made_ahead(make, turns(), job.world.device, job.config.data.workers)
+
+
+def one_step(batches: Iterator[tuple[Turn, FlatBatch]]) -> Iterator[tuple[Turn, FlatBatch]]:
+    """The micro-batches of the next step; later ones stay where they are."""
+    for turn, batch in batches:
+        yield turn, batch
+        if not turn.left:
+            return

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import TrainConfig
-from iwpo_fast.data import Pairs, cache_folder, read_rows, tokenise
+from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import Turn, micro_batches, step_rows
+from iwpo_fast.data.order import Turn, micro_batches
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
-from iwpo_fast.models.reference import ReferenceLogps, reference_logps
-from iwpo_fast.models.sharding import Sharding, taking_turns
-from iwpo_fast.optimisation import clip_gradients, learning_rate, make_optimizer
-from iwpo_fast.training.batches import Batches, batches_ahead, one_step
+from iwpo_fast.models.reference import with_reference
+from iwpo_fast.models.sharding import shard_mesh, taking_turns
+from iwpo_fast.optimisation import clip_gradients, make_optimizer, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from iwpo_fast.training.determinism import deterministic_algorithms
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Batches, Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.plan import make_plan
+from iwpo_fast.training.plan import Plan, make_plan
 from iwpo_fast.training.reporter import Reporter
+from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.self_test import check_policy_is_reference
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
-from iwpo_fast.training.threads_of_run import threads_of_run
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.training.validation import check_config
 from iwpo_fast.world import World
@@ -54,85 +54,68 @@ def train(config: TrainConfig) -> TrainSummary | None:
 
 
 def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | None:
-    loss = PreferenceLoss(config.objective)
     world = World.start(config.device)
     check_on_device(config.model, world.device)
-    sharding = Sharding.of(world, config.shard_over)
-    say = print if world.is_main else lambda *_: None
+    mesh = shard_mesh(world, config.shard_over)
     folder = RunFolder.check(config)
     if folder.summary.exists() and not config.dry_run:
-        say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
+        _echo(world, f"{folder.path} holds the finished run of this configuration: nothing to do.")
         return TrainSummary.load(folder.summary)
 
-    source = read_rows(config.data)
-    tokenizer = load_tokenizer(config.model, source.train.texts())
-    with world.main_first():
-        pairs, ledger = tokenise(source.train, tokenizer, config.data, progress=world.is_main)
-        held_out, held_out_ledger = None, None
-        if source.evaluation is not None:
-            held_out, held_out_ledger = tokenise(source.evaluation, tokenizer, config.data, progress=world.is_main)
-            loss.check_data(held_out, source.evaluation.source)
-    loss.check_data(pairs, source.train.source)
+    loss = PreferenceLoss(config.objective)
+    rows, held_out_rows = read_rows(config.data)
+    tokenizer = load_tokenizer(config.model, rows.texts())
+    ledgers: dict[Path, Ledger] = {}
+    pairs, ledgers[folder.ledger] = _tokenised(rows, tokenizer, loss, config, world)
+    held_out = None
+    if held_out_rows is not None:
+        held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
-    policy = load_policy(
-        config.model, tokenizer, seed=config.seed, device=world.device, max_length=longest, sharding=sharding
-    )
+    policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
     plan = make_plan(config, policy, pairs, held_out, world)
-    for part in (ledger, held_out_ledger, plan):
-        for line in part.lines() if part else []:
-            say(line)
+    for ledger in ledgers.values():
+        _echo(world, *ledger.lines())
+    _echo(world, *plan.lines())
     if config.dry_run:
         return None
 
-    def rows_of_step(step: int) -> np.ndarray:
-        return step_rows(len(pairs), step, pairs_per_step=config.optim.pairs_per_step, seed=config.seed)
-
-    fingerprint = policy.fingerprint()
-
-    def reference_of(pairs: Pairs) -> ReferenceLogps | None:
-        if not loss.mixture.uses_reference:
-            return None
-        return reference_logps(
-            policy,
-            pairs,
-            fingerprint,
-            tokens_per_batch=config.optim.tokens_per_batch,
-            cache_dir=cache_folder(config.data),
-            world=world,
-            workers=config.data.workers,
-        )
-
-    job = Job(config, world, policy, loss, pairs, reference_of(pairs))
-    evaluation = None if held_out is None else replace(job, pairs=held_out, reference=reference_of(held_out))
-    if config.self_test and job.reference is not None and not folder.has_progress:
-        first = micro_batches(rows_of_step(0), policy.tokens(pairs), budget=config.optim.tokens_per_batch)[0][0]
-        difference = check_policy_is_reference(policy, pairs, job.reference, first, tokenizer, world.device)
-        say(f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {len(first)} pairs")
-    if world.is_main:
-        inputs = {"model": fingerprint, "training data": pairs.fingerprint()}
-        folder.open(config, inputs | ({"evaluation data": held_out.fingerprint()} if held_out else {}))
-        ledger.save(folder.ledger)
-        if held_out_ledger is not None:
-            held_out_ledger.save(folder.held_out_ledger)
-    world.barrier()
-    parameters = policy.trainable_parameters()
-    optimizer = make_optimizer(parameters, config.optim)
-    state = load_checkpoint(folder.checkpoints, parameters, optimizer)
+    job = _with_references(Job(config, world, policy, loss, pairs, held_out))
+    if not folder.has_progress:
+        _self_test(job, tokenizer)
+    _open_folder(folder, job, ledgers)
+    optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
+    state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
     if state.step:
-        say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
+        _echo(world, f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
+    _optimise(job, plan, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
 
+    weights = policy.gathered(keep=world.is_main)
+    if world.is_main:
+        with written_aside(folder.model) as aside:
+            policy.save(aside, tokenizer, weights)
+        summarise(folder, plan).save(folder.summary)
+    world.barrier()
+    summary = TrainSummary.load(folder.summary)
+    _echo(world, *summary.lines())
+    return summary
+
+
+def _optimise(
+    job: Job, plan: Plan, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState, *, truncated: float
+) -> None:
+    """The steps from `state` to the last of the plan, with their log lines, evaluations and checkpoints."""
+    config, world, parameters = job.config, job.world, job.policy.trainable_parameters()
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
-    reporter = Reporter(trackers, plan, state, world, metrics, truncated=ledger.truncated_fraction)
+    reporter = Reporter(trackers, plan, state, world, metrics, truncated=truncated)
+    evaluation = job.evaluation
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(evaluation, state))
-    batches = batches_ahead(job, map(rows_of_step, range(state.step, plan.steps)))
-    reporter.start_clock()
+    batches = batches_ahead(job, map(job.rows_of_step, range(state.step, plan.steps)))
     for step in range(state.step, plan.steps):
-        rows = rows_of_step(step)
-        rate = learning_rate(step, plan.steps, config.optim)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        reporter.start_clock()
+        rows = job.rows_of_step(step)
+        rate = set_learning_rate(optimizer, step, plan.steps, config.optim)
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
         accumulate_gradients(job, rows, batches, state, metrics)
@@ -142,29 +125,17 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
 
         state.step += 1
         state.pairs += len(rows)
-        state.tokens += int(pairs.tokens[rows].sum())
+        state.tokens += int(job.pairs.tokens[rows].sum())
         last = state.step == plan.steps
-        saving = last or _due(config.checkpoint.every, state.step)
+        saving = _due(config.checkpoint.every, state.step, last)
         # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
-        line_due = saving or state.step == 1 or _due(config.log.every, state.step)
-        reporter.step(state, pairs.weight[rows], rate, grad_norm, due=line_due)
-        if evaluation is not None and (last or _due(config.log.eval_every, state.step)):
+        line_due = _due(config.log.every, state.step, saving or state.step == 1)
+        reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
+        if evaluation is not None and _due(config.log.eval_every, state.step, last):
             reporter.evaluation(state, evaluate(evaluation, state))
         if saving:
             save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
-        reporter.start_clock()
     reporter.close()
-
-    weights = policy.gathered(keep=world.is_main)
-    if world.is_main:
-        with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer, weights)
-        summarise(folder, plan).save(folder.summary)
-    world.barrier()
-    summary = TrainSummary.load(folder.summary)
-    for line in summary.lines():
-        say(line)
-    return summary
 
 
 def accumulate_gradients(
@@ -187,11 +158,12 @@ def accumulate_gradients(
     if loss.mixture.needs_step_logps:
         of_step = list(of_step)  # read twice
     rng = np.random.default_rng([job.config.seed, state.step])
-    constants = step_constants(job, rows, of_step, state.objective, rng)
+    constants_of = step_constants(job, rows, of_step, state.objective, rng)
     # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
     denominator = _denominator(job, rows)
-    for _, batch in taking_turns(policy, of_step):
-        output = loss(loss.token_logps(policy, batch), batch, denominator, constants.of(batch))
+    for some, batch in taking_turns(policy, of_step):
+        logps = loss.token_logps(policy, batch)
+        output = loss(logps, batch, denominator, constants_of(some))
         output.loss.backward()
         metrics.add(output.sums)
     job.world.sum_gradients(policy.trainable_parameters().values())
@@ -210,11 +182,66 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     rows = np.arange(len(job.pairs))
     metrics = PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize)
     policy, loss = job.policy.eval(), job.loss
-    constants = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
-    for _, batch in taking_turns(policy, batches_ahead(job, [rows])):
-        metrics.add(loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants.of(batch)).sums)
+    constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
+    for some, batch in taking_turns(policy, batches_ahead(job, [rows])):
+        output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
+        metrics.add(output.sums)
     return {f"eval_{name}": value for name, value in metrics.compute(job.world).items()}
 
 
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0
+def _tokenised(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, loss: PreferenceLoss, config: TrainConfig, world: World
+) -> tuple[Pairs, Ledger]:
+    """The pairs of the rows, which have what the objective needs."""
+    with world.main_first():
+        pairs, ledger = tokenise(rows, tokenizer, config.data, progress=world.is_main)
+    loss.check_data(pairs, rows.source)
+    return pairs, ledger
+
+
+def _with_references(job: Job) -> Job:
+    """With reference log-probs of all pairs, if the objective reads them."""
+    if not job.loss.mixture.uses_reference:
+        return job
+    reference = partial(
+        with_reference,
+        job.policy,
+        world=job.world,
+        cache_dir=cache_folder(job.config.data),
+        tokens_per_batch=job.config.optim.tokens_per_batch,
+        workers=job.config.data.workers,
+    )
+    held_out = None if job.held_out is None else reference(job.held_out)
+    return replace(job, pairs=reference(job.pairs), held_out=held_out)
+
+
+def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compare policy and reference on the first micro-batch of the first step."""
+    if not job.config.self_test or job.pairs.ref_logps is None:
+        return
+    tokens, budget = job.policy.tokens(job.pairs), job.config.optim.tokens_per_batch
+    first = micro_batches(job.rows_of_step(0), tokens, budget=budget)[0][0]
+    difference = check_policy_is_reference(job, first, tokenizer)
+    agreement = f"policy and reference agree to {difference:.1e} nats on {len(first)} pairs"
+    _echo(job.world, f"step 00000 self-test | {agreement}")
+
+
+def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) -> None:
+    """Take the folder, and write the ledgers into it."""
+    inputs = {"model": job.policy.fingerprint, "training data": job.pairs.fingerprint()}
+    if job.held_out is not None:
+        inputs["evaluation data"] = job.held_out.fingerprint()
+    if job.world.is_main:
+        folder.open(job.config, inputs)
+        for path, ledger in ledgers.items():
+            ledger.save(path)
+    job.world.barrier()
+
+
+def _due(every: int | None, step: int, anyway: bool) -> bool:
+    return anyway or (every is not None and step % every == 0)
+
+
+def _echo(world: World, *lines: str) -> None:
+    for line in lines if world.is_main else ():
+        print(line)

@@ -12,9 +12,8 @@ from torch import Tensor
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.movable import copied_to
+from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
-from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
@@ -22,7 +21,7 @@ from iwpo_kernels.weighted_preference import weighted
 
 
 class TokenScores(NamedTuple):
-    """What a policy says of the N tokens of a batch: log-probs, and Σ_v p_v² where the objective reads it."""
+    """What an objective reads of a policy at the N tokens of a batch: log-probs, and Σ_v p_v² if it needs that."""
 
     logps: Tensor
     sum_p2: Tensor | None = None
@@ -131,14 +130,14 @@ class PreferenceLoss:
         totals = torch.segment_reduce(tokens.logps.detach().double(), "sum", offsets=batch.segments, initial=0.0)
         return totals.reshape(2, -1).T
 
-    def whole_step(self, pairs: Pairs, reference: ReferenceLogps | None, rows: np.ndarray, logps: Tensor) -> Pair:
+    def whole_step(self, pairs: Pairs, rows: np.ndarray, logps: Tensor) -> Pair:
         """All B pairs of a step as its statistics see them, given their log-probs [B, 2]."""
 
         def by_side(values: np.ndarray) -> Tensor:
             return copied_to(logps.device, np.concatenate([values[rows, 0], values[rows, 1]])).to(logps.dtype)
 
         counts = np.stack([pairs.chosen.lengths, pairs.rejected.lengths], axis=1).clip(min=1)
-        ref = None if reference is None else by_side(reference.sequences)
+        ref = None if pairs.ref_logps is None else by_side(pairs.ref_logps)
         scores = None if pairs.scores is None else by_side(pairs.scores)
         return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores)
 

@@ -18,8 +18,7 @@ from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.models.sharding import gathered_bytes
-from iwpo_fast.optimisation import optimizer_steps
-from iwpo_fast.training.optimizer import moments_bytes
+from iwpo_fast.optimisation import moments_bytes, optimizer_steps
 from iwpo_fast.world import World
 
 LAYOUTS: dict[Layout, str] = {

@@ -8,24 +8,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from iwpo_fast.data import Pairs
-from iwpo_fast.data.batch import flat_batch
-from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.reference import ReferenceLogps
+from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.training.job import Job
 
-# Largest difference of one token's log-prob that rounding explains: batches of another make-up are summed otherwise.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.5}
+"""Largest difference of one token's log-prob that rounding explains: other batches are summed in another order."""
 
 
-def check_policy_is_reference(
-    policy: Policy,
-    pairs: Pairs,
-    reference: ReferenceLogps,
-    rows: np.ndarray,
-    tokenizer: PreTrainedTokenizerBase,
-    device: torch.device,
-) -> float:
-    """Compare the policy's log-probs of some pairs with the cached reference's.
+def check_policy_is_reference(job: Job, rows: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Compare the policy's log-probs of some pairs with the reference's.
 
     Returns:
         The largest difference, of a token, or of a mean over tokens where the data brought only sums.
@@ -33,33 +24,38 @@ def check_policy_is_reference(
     Raises:
         ValueError: they differ by more than rounding; names the first token or pair that does.
     """
+    policy = job.policy
     was_training = policy.training
     policy.eval()
-    batch = flat_batch(pairs, rows).to(device)
+    batch = flat_batch(job.pairs, rows, ref_tokens=True)
     with torch.no_grad():
-        logps = policy(batch).double().cpu().numpy()
+        logps = policy(batch.to(job.world.device)).double().cpu().numpy()
     policy.train(was_training)
-    tolerance = TOLERANCE[policy.compute_dtype]
-    largest = 0.0
-    segments = batch.segments.tolist()
-    for s, (start, end) in enumerate(pairwise(segments)):
-        side, row = divmod(s, len(rows))
-        row = int(rows[row])
-        name = ("chosen", "rejected")[side]
-        if reference.tokens is None:
-            difference = np.array([logps[start:end].sum() - reference.sequences[row, side]]) / max(1, end - start)
-            where = f"the {name} completion of pair {row}, from the column ref_{name}_logps"
-        else:
-            difference = logps[start:end] - reference.tokens[side][row]
-            wrong = np.flatnonzero(~(np.abs(difference) <= tolerance))
-            first = int(wrong[0]) if len(wrong) else 0
-            token = tokenizer.convert_ids_to_tokens(int(batch.labels[start + first]))
-            where = f"token {first} ({token!r}) of the {name} completion of pair {row}"
-        worst = float(np.abs(difference).max())
-        if not worst <= tolerance:
-            raise ValueError(
-                f"policy and reference differ before training by {worst:.3g} nats, first at {where}: "
-                "use reference log-probs of this very model, or set self_test=false if the difference is meant."
-            )
-        largest = max(largest, worst)
+    if batch.ref_token_logps is not None:
+        differences = np.abs(logps - batch.ref_token_logps.numpy())
+    else:
+        assert batch.ref_logps is not None
+        sums = np.array([logps[start:end].sum() for start, end in pairwise(batch.segments.tolist())])
+        differences = np.abs(sums - batch.ref_logps.numpy()) / batch.segments.diff().clamp(min=1).numpy()
+    largest = float(differences.max())
+    wrong = np.flatnonzero(~(differences <= TOLERANCE[policy.compute_dtype]))
+    if len(wrong):
+        raise ValueError(
+            f"policy and reference differ before training by {largest:.3g} nats, first at "
+            f"{_where(batch, int(wrong[0]), tokenizer)}: use reference log-probs of this very model, or set "
+            "self_test=false if the difference is meant."
+        )
     return largest
+
+
+def _where(batch: FlatBatch, i: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What entry i of the differences belongs to: a token if the reference of tokens is known, else a completion."""
+    by_token = batch.ref_token_logps is not None
+    sequence = int(torch.searchsorted(batch.segments, i, right=True)) - 1 if by_token else i
+    side, pair = divmod(sequence, batch.pairs)
+    name = ("chosen", "rejected")[side]
+    completion = f"the {name} completion of pair {int(batch.rows[pair])}"
+    if not by_token:
+        return f"{completion}, from the column ref_{name}_logps"
+    token = tokenizer.convert_ids_to_tokens(int(batch.labels[i]))
+    return f"token {i - int(batch.segments[sequence])} ({token!r}) of {completion}"

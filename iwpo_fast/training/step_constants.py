@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.movable import copied_to
+from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models.sharding import taking_turns
 from iwpo_fast.objectives.registry import Constants, State
-from iwpo_fast.training.batches import Batches
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Batches, Job
 
-
-@dataclass(frozen=True)
-class StepConstants:
-    """Constants of the B pairs of a step, on the device, where those of a batch are found too.
-
-    Attributes:
-        rows: int64 [B], the rows of the step in ascending order.
-        places: int64 [B], where each of them stands in the step.
-        values: [B] each, in the order of the step, by objective and name.
-    """
-
-    rows: Tensor
-    places: Tensor
-    values: Mapping[str, Constants] = field(default_factory=dict)
-
-    @classmethod
-    def none_yet(cls, rows: np.ndarray, device: torch.device) -> StepConstants:
-        places = np.argsort(rows)
-        return cls(copied_to(device, rows[places]), copied_to(device, places))
-
-    def places_of(self, batch: FlatBatch) -> Tensor:
-        """int64 [P], where the pairs of a batch stand in the step."""
-        return self.places[torch.searchsorted(self.rows, batch.rows)]
-
-    def of(self, batch: FlatBatch) -> Mapping[str, Constants]:
-        """[P] each, those of the pairs of a batch."""
-        if not self.values:
-            return {}
-        places = self.places_of(batch)
-        return {name: {key: value[places] for key, value in part.items()} for name, part in self.values.items()}
+ConstantsOf = Callable[[np.ndarray], Mapping[str, Constants]]
+"""From rows of a micro-batch [P] to the constants of these pairs [P], on the device, by objective and name."""
 
 
 @torch.no_grad()
 def step_constants(
     job: Job, rows: np.ndarray, batches: Batches, state: dict[str, State], rng: np.random.Generator | None
-) -> StepConstants:
+) -> ConstantsOf:
     """Constants of the B pairs of a step, the same on every rank.
 
     Pairs of weight 0 have no part in them. Statistics that compare log-probs cost one more forward pass over the
@@ -63,28 +32,44 @@ def step_constants(
         state: running means of the objective, changed in place.
         rng: of the random numbers that a statistic draws; None in an evaluation.
     """
-    loss, policy, world = job.loss, job.policy, job.world
-    none_yet = StepConstants.none_yet(rows, world.device)
-    if not loss.mixture.has_statistics:
-        return none_yet
+    mixture, device = job.loss.mixture, job.world.device
+    if not mixture.has_statistics:
+        return lambda _: {}
     counted = np.flatnonzero(job.pairs.weight[rows] != 0)
-    if not len(counted):  # Nobody reads the losses of this step, and no running mean may see it.
+    if not len(counted):  # The losses of this step are unused, and no running mean may see it.
         counted, state = np.arange(len(rows)), {}
-    logps = torch.zeros(len(rows), 2, dtype=torch.float64, device=world.device)
-    if loss.mixture.needs_step_logps:
-        was_training = policy.training
-        policy.eval()
-        for _, batch in taking_turns(policy, batches):
-            logps[none_yet.places_of(batch)] = loss.sequence_logps(loss.token_logps(policy, batch), batch)
-        policy.train(was_training)
-        world.sum_(logps)
-    places = copied_to(world.device, counted)
-    step = loss.whole_step(job.pairs, job.reference, rows[counted], logps[places])
-    found = loss.mixture.constants(step, state, rng)
+    order = np.argsort(rows)
+
+    def places_of(some: np.ndarray) -> Tensor:
+        """int64 [P], where some of the rows stand in the step."""
+        return copied_to(device, order[np.searchsorted(rows, some, sorter=order)])
+
+    logps = _step_logps(job, len(rows), batches, places_of)
+    places = copied_to(device, counted)
+    pair = job.loss.whole_step(job.pairs, rows[counted], logps[places])
     values = {
-        name: {key: _spread(value, places, len(rows)) for key, value in part.items()} for name, part in found.items()
+        name: {key: _spread(value, places, len(rows)) for key, value in part.items()}
+        for name, part in mixture.constants(pair, state, rng).items()
     }
-    return StepConstants(none_yet.rows, none_yet.places, values)
+
+    def constants_of(some: np.ndarray) -> Mapping[str, Constants]:
+        places = places_of(some)
+        return {name: {key: value[places] for key, value in part.items()} for name, part in values.items()}
+
+    return constants_of
+
+
+def _step_logps(job: Job, pairs: int, batches: Batches, places_of: Callable[[np.ndarray], Tensor]) -> Tensor:
+    """float64 [B, 2], log-probs of all ranks' pairs, chosen and rejected; 0 where no statistic reads them."""
+    logps = torch.zeros(pairs, 2, dtype=torch.float64, device=job.world.device)
+    if not job.loss.mixture.needs_step_logps:
+        return logps
+    was_training = job.policy.training
+    job.policy.eval()
+    for rows, batch in taking_turns(job.policy, batches):
+        logps[places_of(rows)] = job.loss.sequence_logps(job.loss.token_logps(job.policy, batch), batch)
+    job.policy.train(was_training)
+    return job.world.sum_(logps)
 
 
 def _spread(values: Tensor, places: Tensor, pairs: int) -> Tensor:

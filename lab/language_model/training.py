@@ -9,12 +9,10 @@ import numpy as np
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.data.order import step_rows
 from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit
-from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
@@ -36,14 +34,11 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
     policy = copy.deepcopy(world.policy)
     state, metrics = TrainState(), PreferenceMetrics(alone.device)
 
-    def rows_of_step(step: int) -> np.ndarray:
-        return step_rows(len(pairs), step, pairs_per_step=settings.optim.pairs_per_step, seed=world.seed)
-
-    job = Job(config, alone, policy, loss, pairs, world.reference)
-    batches = batches_ahead(job, map(rows_of_step, range(settings.steps)))
+    job = Job(config, alone, policy, loss, pairs)
+    batches = batches_ahead(job, map(job.rows_of_step, range(settings.steps)))
 
     def accumulate(step: int) -> None:
-        accumulate_gradients(job, rows_of_step(step), batches, state, metrics)
+        accumulate_gradients(job, job.rows_of_step(step), batches, state, metrics)
         state.step += 1
 
     fit(policy.trainable_parameters(), settings.optim, settings.steps, accumulate, what="preference training")

@@ -19,7 +19,7 @@ from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy
-from iwpo_fast.models.reference import ReferenceLogps
+from iwpo_fast.models.reference import with_reference
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.world import World
 from lab.language_model.sampling import Samples, sample
@@ -37,8 +37,7 @@ class LabWorld:
 
     Attributes:
         policy: the supervised policy, which is the reference.
-        pairs: P of them.
-        reference: their reference log-probs.
+        pairs: P of them, with their reference log-probs.
         features: of prompts and responses, from the supervised policy.
         gold: float64 [P, 2], gold rewards in log-odds of chosen and rejected completions.
         task: int64 [P], task of each pair.
@@ -51,7 +50,6 @@ class LabWorld:
     policy: Policy
     tokenizer: PreTrainedTokenizerBase
     pairs: Pairs
-    reference: ReferenceLogps
     features: PairFeatures
     gold: Floats
     task: NDArray[np.int64]
@@ -81,21 +79,16 @@ def make_world(settings: LabSettings, seed: int, supervised: Path, folder: Path)
         write_dataset(data, DatasetSettings(settings.pairs, settings.test_prompts, 1, seed=seed))
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(supervised)
     alone = World.start("cpu")
-    policy = load_policy(ModelConfig(path=str(supervised)), tokenizer, seed=seed, device=alone.device)
+    policy = load_policy(ModelConfig(path=str(supervised)), tokenizer, alone, seed=seed)
     labelled = folder / "pairs.jsonl"
     if not labelled.exists():
         with written_aside(labelled) as aside:
             write_jsonl(aside, _labelled(read_jsonl(data / "train.jsonl"), policy, tokenizer, settings, seed))
     config = _data(labelled, folder)
-    pairs, _ = tokenise(read_rows(config).train, tokenizer, config)
-    features, reference = pair_features(
-        policy,
-        pairs,
-        policy.fingerprint(),
-        tokens_per_batch=settings.optim.tokens_per_batch,
-        cache_dir=folder / "cache",
-        world=alone,
-    )
+    pairs, _ = tokenise(read_rows(config)[0], tokenizer, config)
+    cache, budget = folder / "cache", settings.optim.tokens_per_batch
+    features = pair_features(policy, pairs, alone, cache, tokens_per_batch=budget)
+    pairs = with_reference(policy, pairs, alone, cache, tokens_per_batch=budget)
     assert pairs.scores is not None
     test = [row for row in read_jsonl(data / "eval.jsonl") for _ in range(settings.samples)]
     start, _ = sampled_gold(policy, tokenizer, test, settings, seed)
@@ -105,7 +98,6 @@ def make_world(settings: LabSettings, seed: int, supervised: Path, folder: Path)
         policy=policy,
         tokenizer=tokenizer,
         pairs=pairs,
-        reference=reference,
         features=features,
         gold=pairs.scores[:, :, 0] / settings.temperature,
         task=pairs.columns["cluster"].astype(np.int64),

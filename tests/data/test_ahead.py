@@ -15,16 +15,16 @@ import torch
 from forked import HANG
 
 from iwpo_fast.data.ahead import WAITING, made_ahead
-from iwpo_fast.data.movable import Movable, copied_to
+from iwpo_fast.data.tensor_dataclass import TensorDataclass, copied_to
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Numbers(Movable):
+class Numbers(TensorDataclass):
     values: torch.Tensor
     name: str = ""
-    inner: Movable | None = None
+    inner: TensorDataclass | None = None
 
 
 def square(key: int) -> Numbers:
@@ -97,7 +97,7 @@ def test_on_a_gpu_batches_are_pinned_by_the_thread_and_the_next_is_copied_before
     events, set_for = [], []
     monkeypatch.setattr(torch.cuda, "set_device", set_for.append)
 
-    class Recorded(Movable):
+    class Recorded(TensorDataclass):
         def __init__(self, key: int) -> None:
             self.key = key
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -26,11 +28,11 @@ def test_prompts_are_laid_out_once_and_chosen_before_rejected():
 
 def test_whole_sequences_lie_end_to_end_and_every_token_is_in_its_own():
     batch = flat_batch(make_pairs(), np.array([1, 0]))
-    assert batch.input_ids[batch.whole].tolist() == [3, 12, 1, 2, 10, 11, 3, 21, 22, 23, 1, 2, 20]
-    assert batch.position_ids[batch.whole].tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    assert batch.input_ids[batch.expand_index].tolist() == [3, 12, 1, 2, 10, 11, 3, 21, 22, 23, 1, 2, 20]
+    assert batch.position_ids[batch.expand_index].tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
     assert batch.cu_seqlens.tolist() == [0, 2, 6, 10, 13]
-    assert batch.own.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 12]
-    assert batch.whole[batch.own].tolist() == list(range(10))
+    assert batch.compact_index.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 12]
+    assert batch.expand_index[batch.compact_index].tolist() == list(range(10))
 
 
 def test_pairs_with_one_prompt_share_it():
@@ -41,7 +43,7 @@ def test_pairs_with_one_prompt_share_it():
     assert batch.input_ids.tolist() == [1, 2, 5, 1, 2, 5, 6, 7, 6, 7, 8, 8]
     assert batch.position_ids.tolist() == [0, 1, 2, 0, 1, 2, 2, 3, 2, 3, 1, 2]
     assert batch.hidden_index.tolist() == [1, 3, 4, 1, 6, 1, 8, 3, 1]
-    whole = batch.input_ids[batch.whole].split(batch.cu_seqlens.diff().tolist())
+    whole = batch.input_ids[batch.expand_index].split(batch.cu_seqlens.diff().tolist())
     assert [s.tolist() for s in whole] == [[1, 2, 5], [1, 2, 5], [1, 2, 6, 7], [1, 2, 6, 7], [1, 8], [1, 2, 8]]
 
 
@@ -49,16 +51,16 @@ def test_every_completion_token_is_predicted_by_the_position_before_it():
     batch = flat_batch(make_pairs(), np.array([1, 0]))
     assert batch.labels.tolist() == [12, 10, 11, 21, 22, 23, 20]
     assert batch.segments.tolist() == [0, 1, 3, 6, 7]
-    whole = batch.input_ids[batch.whole]
+    whole = batch.input_ids[batch.expand_index]
     first = batch.segments[:-1]
     assert (batch.input_ids[batch.hidden_index[first]] == torch.tensor([3, 2, 3, 2])).all()
     later = torch.ones(7, dtype=torch.bool).index_fill(0, first, False)
-    assert (whole[batch.own[batch.hidden_index[later]] + 1] == batch.labels[later]).all()
+    assert (whole[batch.compact_index[batch.hidden_index[later]] + 1] == batch.labels[later]).all()
 
 
 def test_weights_and_reference_log_probs_follow_the_rows():
     reference = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]])
-    batch = flat_batch(make_pairs(), np.array([2, 0]), reference)
+    batch = flat_batch(replace(make_pairs(), ref_logps=reference), np.array([2, 0]))
     assert batch.weight.tolist() == [0.5, 1.0]
     assert batch.ref_logps.tolist() == [-5.0, -1.0, -6.0, -2.0]
     assert batch.label_smoothing is None

@@ -26,18 +26,18 @@ def test_real_dialogues_without_one_prompt_are_named(tmp_path):
 
 
 def test_real_prompts_are_held_out_whole(tmp_path):
-    splits = read_rows(config(tmp_path, eval_fraction=0.1))
-    assert len(splits.train) + len(splits.evaluation) + splits.train.mismatches == 2312
-    assert splits.train.mismatches == 5
-    assert not set(splits.train.prompt) & set(splits.evaluation.prompt)
-    assert 0.07 < len(splits.evaluation) / 2307 < 0.13
+    train, evaluation = read_rows(config(tmp_path, eval_fraction=0.1))
+    assert len(train) + len(evaluation) + train.mismatches == 2312
+    assert train.mismatches == 5
+    assert not set(train.prompt) & set(evaluation.prompt)
+    assert 0.07 < len(evaluation) / 2307 < 0.13
 
 
 @pytest.mark.slow
 def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer):
     settings = config(tmp_path, eval_fraction=0.1)
-    splits = read_rows(settings)
-    train, evaluation = (tokenise(rows, tokenizer, settings)[1] for rows in (splits.train, splits.evaluation))
+    train, evaluation = read_rows(settings)
+    train, evaluation = (tokenise(rows, tokenizer, settings)[1] for rows in (train, evaluation))
     assert train.rows_read + evaluation.rows_read == 2312
     assert (train.dropped_prefix_mismatch, evaluation.dropped_prefix_mismatch) == (5, 0)
     assert train.lines()[0].startswith("hh_harmless_test.jsonl.gz: ")
@@ -46,7 +46,7 @@ def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer):
 
 def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer):
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=100_000)
-    rows = read_rows(settings).train
+    rows = read_rows(settings)[0]
     pairs, ledger = tokenise(rows, tokenizer, settings)
     with gzip.open(PATH, "rt", encoding="utf-8") as file:
         source = [json.loads(line) for line, _ in zip(file, range(300), strict=False)]
@@ -60,7 +60,7 @@ def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer):
 
 def test_real_dialogues_are_cut_to_the_limit_and_accounted_for(tmp_path, tokenizer):
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=200)
-    pairs, ledger = tokenise(read_rows(settings).train, tokenizer, settings)
+    pairs, ledger = tokenise(read_rows(settings)[0], tokenizer, settings)
     assert ledger.kept + sum(ledger.dropped.values()) == 300
     assert 0 < ledger.prompts_cut <= ledger.too_long
     longest = pairs.prompt.lengths + pairs.chosen.lengths.clip(pairs.rejected.lengths)

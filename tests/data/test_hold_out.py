@@ -69,17 +69,17 @@ def rows(count: int) -> list[dict]:
 
 
 def test_rows_and_their_columns_are_parted_together(write):
-    splits = read_rows(write(rows(200), eval_fraction=0.3))
-    assert len(splits.train) + len(splits.evaluation) == 200
-    for part in (splits.train, splits.evaluation):
+    train, evaluation = read_rows(write(rows(200), eval_fraction=0.3))
+    assert len(train) + len(evaluation) == 200
+    for part in (train, evaluation):
         assert part.prompt == [f"prompt {int(w)}" for w in part.columns["weight"]]
         assert part.numbers.tolist() == [int(w) + 1 for w in part.columns["weight"]]
 
 
 def test_fraction_zero_holds_nothing_out(write):
-    splits = read_rows(write(rows(20), eval_fraction=0.0))
-    assert splits.evaluation is None
-    assert len(splits.train) == 20
+    train, evaluation = read_rows(write(rows(20), eval_fraction=0.0))
+    assert evaluation is None
+    assert len(train) == 20
 
 
 def test_holding_everything_out_is_refused(write):
@@ -90,6 +90,6 @@ def test_holding_everything_out_is_refused(write):
 def test_rows_left_out_before_the_split_count_on_the_training_side_only(write):
     pair = rows(1)[0] | {"prompt": None}
     apart = pair | {"chosen": "\n\nHuman: x\n\nAssistant: a", "rejected": "\n\nHuman: y\n\nAssistant: b"}
-    splits = read_rows(write([*rows(50), apart], eval_fraction=0.5, on_prefix_mismatch="drop"))
-    assert (splits.train.mismatches, splits.evaluation.mismatches) == (1, 0)
-    assert (splits.train.source, splits.evaluation.source) == ("pairs.jsonl", "pairs.jsonl, held out")
+    train, evaluation = read_rows(write([*rows(50), apart], eval_fraction=0.5, on_prefix_mismatch="drop"))
+    assert (train.mismatches, evaluation.mismatches) == (1, 0)
+    assert (train.source, evaluation.source) == ("pairs.jsonl", "pairs.jsonl, held out")

@@ -82,7 +82,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_source_gives_the_same_rows(kind, tmp_path):
-    rows = read_rows(DataConfig(path=str(kind(tmp_path)), eval_fraction=0.0)).train
+    rows = read_rows(DataConfig(path=str(kind(tmp_path)), eval_fraction=0.0))[0]
     assert rows.prompt == [[{"role": "user", "content": f"question {i}"}] for i in range(5)]
     assert rows.chosen == [[{"role": "assistant", "content": f"yes {i}"}] for i in range(5)]
     assert rows.rejected == [[{"role": "assistant", "content": f"no {i}"}] for i in range(5)]
@@ -94,8 +94,8 @@ def test_every_kind_of_source_gives_the_same_rows(kind, tmp_path):
 
 def test_splits_of_a_saved_dataset_are_chosen_by_name(tmp_path):
     path = str(as_saved_splits(tmp_path))
-    both = read_rows(DataConfig(path=path, eval_split="test"))
-    assert (len(both.train), len(both.evaluation)) == (5, 2)
+    train, evaluation = read_rows(DataConfig(path=path, eval_split="test"))
+    assert (len(train), len(evaluation)) == (5, 2)
     with pytest.raises(ValueError, match="has the splits train, test, not validation"):
         read_rows(DataConfig(path=path, split="validation"))
 
@@ -114,10 +114,10 @@ def test_a_hub_dataset_is_read_like_a_saved_one(monkeypatch):
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    splits = read_rows(DataConfig(path="some/pairs", split="train_prefs", eval_split="test_prefs"))
+    train, evaluation = read_rows(DataConfig(path="some/pairs", split="train_prefs", eval_split="test_prefs"))
     assert asked == [("some/pairs", "train_prefs"), ("some/pairs", "test_prefs")]
-    assert len(splits.train) == len(splits.evaluation) == 5
-    assert splits.train.source == "some/pairs"
+    assert len(train) == len(evaluation) == 5
+    assert train.source == "some/pairs"
 
 
 def test_a_split_of_a_file_is_refused(write):
@@ -130,9 +130,9 @@ def test_evaluation_data_may_lie_elsewhere_and_lack_the_weights(write, tmp_path)
     other.write_text(json.dumps({"prompt": "q", "good": "a", "rejected": "b"}))
     rows = [{"prompt": "q", "good": "a", "rejected": "b", "w": 2.0}]
     config = write(rows, eval_path=str(other), columns={"chosen": "good", "weight": "w"}, eval_fraction=0.5)
-    found = read_rows(config)
-    assert found.train.columns["weight"].tolist() == [2.0]
-    assert found.evaluation.chosen == ["a"]
+    train, evaluation = read_rows(config)
+    assert train.columns["weight"].tolist() == [2.0]
+    assert evaluation.chosen == ["a"]
 
 
 MESSAGE = [{"role": "user", "content": "What?"}]
@@ -142,14 +142,14 @@ YES, NO = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
 @pytest.mark.parametrize(("prompt", "yes", "no"), [("What?", " yes", " no"), (MESSAGE, YES, NO)])
 def test_a_prompt_that_every_completion_repeats_is_cut_off_them(prompt, yes, no, write):
     repeated = {"prompt": prompt, "chosen": prompt + yes, "rejected": prompt + no}
-    found = read_rows(write([repeated, repeated])).train
+    found = read_rows(write([repeated, repeated]))[0]
     assert (found.prompt, found.chosen, found.rejected) == ([prompt] * 2, [yes] * 2, [no] * 2)
 
 
 @pytest.mark.parametrize("other", [{"prompt": "q", "chosen": "q a", "rejected": "b"}, PAIR | {"prompt": ""}])
 def test_completions_that_happen_to_begin_with_the_prompt_stay_whole(other, write):
     repeated = {"prompt": "What?", "chosen": "What? yes", "rejected": "What? no"}
-    found = read_rows(write([repeated, other])).train
+    found = read_rows(write([repeated, other]))[0]
     assert (found.chosen, found.rejected) == (["What? yes", other["chosen"]], ["What? no", other["rejected"]])
 
 
@@ -161,7 +161,7 @@ def test_an_answer_that_is_only_the_repeated_prompt_is_empty(write):
 def test_columns_are_found_under_the_names_that_the_mapping_gives(write):
     rows = [{"instruction": "q", "chosen": "b", "rejected": "a", "w": 3}]
     names = {"prompt": "instruction", "chosen": "rejected", "rejected": "chosen", "weight": "w"}
-    found = read_rows(write(rows, columns=names)).train
+    found = read_rows(write(rows, columns=names))[0]
     assert (found.prompt, found.chosen, found.rejected) == (["q"], ["a"], ["b"])
     assert found.columns["weight"].tolist() == [3.0]
 
@@ -178,7 +178,7 @@ def test_a_mapping_of_an_unknown_name_lists_the_names(write):
 
 def test_limit_takes_the_first_rows_and_reads_no_further(write):
     text = json.dumps(PAIR) + "\n" + json.dumps(PAIR) + "\nnot JSON\n"
-    assert len(read_rows(write(text, limit=2)).train) == 2
+    assert len(read_rows(write(text, limit=2))[0]) == 2
 
 
 def test_rows_of_json_lines_are_numbered_by_line(write):
@@ -197,14 +197,14 @@ def test_all_numeric_columns_come_along(write):
         "ref_chosen_logps": -20.5,
         "ref_rejected_logps": -30.5,
     }
-    found = read_rows(write([PAIR | numbers])).train
+    found = read_rows(write([PAIR | numbers]))[0]
     assert {name: values.tolist() for name, values in found.columns.items()} == {k: [v] for k, v in numbers.items()}
     assert all(values.dtype == np.float64 for values in found.columns.values())
 
 
 def test_a_missing_score_is_nan(write):
     scored = PAIR | {"score_chosen": 1.0, "score_rejected": None}
-    assert np.isnan(read_rows(write([scored])).train.columns["score_rejected"][0])
+    assert np.isnan(read_rows(write([scored]))[0].columns["score_rejected"][0])
 
 
 BAD = {
@@ -337,7 +337,7 @@ def test_rows_without_one_prompt_are_reported_with_the_first_and_their_number(wr
 
 
 def test_rows_without_one_prompt_are_dropped_and_counted_on_request(write):
-    rows = read_rows(write(DIALOGUES, on_prefix_mismatch="drop")).train
+    rows = read_rows(write(DIALOGUES, on_prefix_mismatch="drop"))[0]
     assert (len(rows), rows.mismatches, rows.numbers.tolist()) == (1, 2, [1])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import cache_folder, read_rows, tokenise
-from iwpo_fast.data.encode import Tokens
+from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 
@@ -25,7 +25,7 @@ CONVERSATION = {
 
 
 def tokenised(config, tokenizer):
-    return tokenise(read_rows(config).train, tokenizer, config)
+    return tokenise(read_rows(config)[0], tokenizer, config)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_length_weights_and_an_earlier_padding_do_not_matter_to_the_cache(write,
 def test_texts_tokenizer_template_and_end_token_matter_to_the_cache(write, tokenizer, bos_tokenizer, tmp_path):
     def path(row: dict, used=tokenizer, **settings) -> Path:
         config = write([row], **settings)
-        return tokens_path(read_rows(config).train, used, config)
+        return tokens_path(read_rows(config)[0], used, config)
 
     paths = [
         path(PAIR),
@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_made_anew(harm, write, tokenizer):
 def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path):
     some = Ragged.from_rows([[1, 2, 3], [], [4]])
     path = tmp_path / "tokens.parquet"
-    save_tokens(path, Tokens(np.arange(3), some, some, some))
+    save_tokens(path, Pairs(some, some, some, np.ones(3), row=np.arange(3)))
     whole = path.read_bytes()
     refused = 0
     for i in range(0, len(whole), 3):
@@ -108,7 +108,7 @@ def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path):
         tokens = load_tokens(path)
         refused += tokens is None
         if tokens is not None:
-            assert tokens.rows.tolist() == [0, 1, 2]
+            assert tokens.row.tolist() == [0, 1, 2]
             for part in (tokens.prompt, tokens.chosen, tokens.rejected):
                 assert (part.values.tolist(), part.offsets.tolist()) == ([1, 2, 3, 4], [0, 3, 3, 4])
     assert refused > len(whole) / 6

@@ -16,7 +16,7 @@ CONVERSATION = {"prompt": TALK, "chosen": YES, "rejected": NO}
 
 
 def tokenised(config, tokenizer):
-    return tokenise(read_rows(config).train, tokenizer, config)
+    return tokenise(read_rows(config)[0], tokenizer, config)
 
 
 def test_prompt_and_completions_are_the_text_and_end_with_one_end_token(write, tokenizer):
@@ -193,7 +193,7 @@ def test_a_tokenizer_without_a_rust_core_works_too(write):
 
 def test_a_bar_is_shown_on_terminals_only(write, tokenizer, capsys):
     config = write([PAIR])
-    tokenise(read_rows(config).train, tokenizer, config, progress=True)
+    tokenise(read_rows(config)[0], tokenizer, config, progress=True)
     assert capsys.readouterr().err == ""
 
 

@@ -45,7 +45,7 @@ def test_token_ids_are_those_of_trl(rows, adds_bos, write, tokenizer, bos_tokeni
     used = bos_tokenizer if adds_bos else tokenizer
     expected = trl_ids(copy.deepcopy(rows), used)
     config = write(rows)
-    pairs, _ = tokenise(read_rows(config).train, used, config)
+    pairs, _ = tokenise(read_rows(config)[0], used, config)
     ours = [
         tuple(part[row].tolist() for part in (pairs.prompt, pairs.chosen, pairs.rejected)) for row in range(len(pairs))
     ]

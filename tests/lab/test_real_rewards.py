@@ -27,7 +27,7 @@ def test_the_encoder_puts_like_beside_like_whatever_else_is_in_the_batch():
 
 
 def test_a_head_on_some_real_pairs_is_better_than_chance():
-    rows = read_rows(DataConfig(path=str(PATH), on_prefix_mismatch="drop", limit=300)).train
+    rows = read_rows(DataConfig(path=str(PATH), on_prefix_mismatch="drop", limit=300))[0]
     prompts, responses, prompt = sentence_features(rows, encoder_folder())
     features = PairFeatures(PairTable.plain(prompt), prompts, responses)
     settings = RewardConfig(residual=None, ensemble=1)

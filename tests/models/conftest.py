@@ -15,6 +15,7 @@ from iwpo_fast.config import ModelConfig
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
+from iwpo_fast.world import World
 
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "How vexingly quick daft zebras jump!"] * 3
 
@@ -38,6 +39,6 @@ def policy_of(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[..
     ) -> Policy:
         folder = save_model(tmp_path / family, family, tokenizer, **(changes or {}))
         config = ModelConfig(path=str(folder), **options)
-        return load_policy(config, tokenizer, seed=3, device=torch.device("cpu"), max_length=max_length)
+        return load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=3, max_length=max_length)
 
     return make

@@ -80,7 +80,7 @@ def make_batch(vocab_size: int, seed: int = 0) -> FlatBatch:
 
 def plain_logps(model: torch.nn.Module, batch: FlatBatch) -> Tensor:
     """[N] log-probs from the model's own logits, one sequence at a time; the softmax is float64."""
-    whole = batch.input_ids[batch.whole].split(batch.cu_seqlens.diff().tolist())
+    whole = batch.input_ids[batch.expand_index].split(batch.cu_seqlens.diff().tolist())
     completions = batch.segments.diff().tolist()
     logps = []
     for sequence, n in zip(whole, completions, strict=True):

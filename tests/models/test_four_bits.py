@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models import four_bits, load_policy
+from iwpo_fast.models.saving import fingerprint
+from iwpo_fast.world import World
 
 bnb = pytest.importorskip("bitsandbytes")
 
@@ -52,7 +54,7 @@ def dequantised(policy, plain_folder, folder, tokenizer):
         )
     model.save_pretrained(folder)
     config = ModelConfig(path=str(folder), lora=LoraConfig(rank=2))
-    return stirred(load_policy(config, tokenizer, seed=3, device=torch.device("cpu"), max_length=20))
+    return stirred(load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=3, max_length=20))
 
 
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "qwen2", "gemma2"])
@@ -106,25 +108,25 @@ def test_selective_layers_run_no_quantised_product_again(quantised, batch):
 
 def test_evaluation_leaves_weights_and_gradients_as_they_are(quantised, batch):
     policy = quantised()
-    fingerprint, expected = policy.fingerprint(), gradients(policy(batch), policy)
+    before, expected = fingerprint(policy.causal_lm), gradients(policy(batch), policy)
     policy.eval()
     with torch.no_grad(), policy.disable_adapter():
         policy(batch)
     policy.train()
     found = gradients(policy(batch), policy)
-    assert policy.fingerprint() == fingerprint
+    assert fingerprint(policy.causal_lm) == before
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_fingerprint_is_of_codes_and_scales(quantised, policy_of):
     policy = quantised()
-    assert policy.fingerprint() == quantised().fingerprint()
+    assert fingerprint(policy.causal_lm) == fingerprint(quantised().causal_lm)
     plain = policy_of("llama", changes=WIDE, lora=LoraConfig(rank=2))
-    assert policy.fingerprint() != plain.fingerprint()
-    before = policy.fingerprint()
+    assert fingerprint(policy.causal_lm) != fingerprint(plain.causal_lm)
+    before = fingerprint(policy.causal_lm)
     weight = policy.causal_lm.model.layers[0].self_attn.q_proj.weight
     weight.quant_state.state2.absmax *= 2
-    assert policy.fingerprint() != before
+    assert fingerprint(policy.causal_lm) != before
 
 
 def test_a_weight_has_half_a_byte_and_its_scales(quantised, tokenizer, tmp_path):

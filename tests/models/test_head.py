@@ -9,7 +9,7 @@ from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaForCausalLM
 
 from iwpo_fast.config import LoraConfig
-from iwpo_fast.models import HeadSpec
+from iwpo_fast.models import LMHead
 from iwpo_fast.models.policy import Policy
 
 
@@ -89,16 +89,16 @@ def test_gradients_reach_the_master_weights_in_float32(policy_of, batch, family,
     [("gemma2", "softcap"), ("gemma3_text", "softcap"), ("cohere", "scale"), ("granite", "scale")],
 )
 def test_a_softcap_or_scale_that_is_not_understood_stops_the_load(policy_of, monkeypatch, family, forgotten):
-    read = HeadSpec.of.__func__
+    read = LMHead.of.__func__
 
     def careless(cls, model):
         spec = read(cls, model)
         without = {"softcap": None} if forgotten == "softcap" else {"scale": 1.0}
-        return HeadSpec(
+        return LMHead(
             **{"module": spec.module, "decoder": spec.decoder, "softcap": spec.softcap, "scale": spec.scale} | without
         )
 
-    monkeypatch.setattr(HeadSpec, "of", classmethod(careless))
+    monkeypatch.setattr(LMHead, "of", classmethod(careless))
     with pytest.raises(ValueError, match="computes its logits in a way that is not known"):
         policy_of(family)
 
@@ -136,11 +136,11 @@ def test_a_head_that_is_not_linear_is_refused_by_name():
     )
     model.lm_head = nn.Sequential(nn.Linear(32, 40))
     with pytest.raises(ValueError, match="LlamaForCausalLM has an LM head of type Sequential"):
-        HeadSpec.of(model)
+        LMHead.of(model)
 
 
 def test_a_tied_head_is_the_embedding_itself():
     model = GemmaForCausalLM(
         GemmaConfig(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
     )
-    assert HeadSpec.of(model).linear.weight is model.get_input_embeddings().weight
+    assert LMHead.of(model).linear.weight is model.get_input_embeddings().weight

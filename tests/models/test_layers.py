@@ -21,6 +21,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import layers, load_policy
 from iwpo_fast.models.layers import checkpoint_layer, decoder_layers
+from iwpo_fast.world import World
 
 
 class Living(TorchDispatchMode):
@@ -122,7 +123,7 @@ def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch):
     held, found = {}, {}
     for offload in (False, True):
         config = ModelConfig(gradient_checkpointing="full", offload_activations=offload)
-        policy = load_policy(config, tokenizer, seed=0, device=torch.device("cuda"))
+        policy = load_policy(config, tokenizer, World(0, 1, torch.device("cuda")), seed=0)
         on_device = batch.to(policy.device)
         before = torch.cuda.memory_allocated()
         logps = policy(on_device)
@@ -135,7 +136,7 @@ def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch):
 def test_offloading_is_refused_on_a_cpu(tokenizer):
     config = ModelConfig(gradient_checkpointing="full", offload_activations=True)
     with pytest.raises(ValueError, match=r"model\.offload_activations is true but the model runs on a CPU"):
-        load_policy(config, tokenizer, seed=0, device=torch.device("cpu"))
+        load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=0)
 
 
 @pytest.fixture
@@ -201,4 +202,4 @@ def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
 def test_compiling_on_a_cpu_without_a_compiler_is_refused(tokenizer, monkeypatch):
     monkeypatch.setenv("CXX", "absent-compiler")
     with pytest.raises(ValueError, match=r"model\.compile is true but there is no compiler called absent-compiler"):
-        load_policy(ModelConfig(compile=True), tokenizer, seed=0, device=torch.device("cpu"))
+        load_policy(ModelConfig(compile=True), tokenizer, World(0, 1, torch.device("cpu")), seed=0)

@@ -17,6 +17,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import load, load_policy
 from iwpo_fast.models.probe import largest_error
+from iwpo_fast.world import World
 
 
 def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch, monkeypatch):
@@ -39,7 +40,7 @@ def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch,
 def test_a_gpu_computes_in_bf16_with_float32_master_weights(policy_of, batch, tmp_path, tokenizer, family, lora):
     exact = policy_of(family, lora=lora)(batch)
     config = ModelConfig(path=str(tmp_path / family), lora=lora)
-    policy = load_policy(config, tokenizer, seed=3, device=torch.device("cuda"), max_length=20)
+    policy = load_policy(config, tokenizer, World(0, 1, torch.device("cuda")), seed=3, max_length=20)
     if family == "gemma2":
         assert policy.attention not in ("varlen", "sdpa_by_length", "eager"), "they have no softcap, or are padded"
     assert {p.dtype for p in policy.trainable_parameters().values()} == {torch.float32}
@@ -121,7 +122,7 @@ def test_only_the_shared_layout_runs_each_prompt_once(policy_of, batch):
     policy(batch)
     policy.run_flat("for comparison", policy.attention, share_prompts=False)
     policy(batch)
-    assert seen == [batch.tokens, batch.whole.numel()] == [37, 59]
+    assert seen == [batch.tokens, batch.expand_index.numel()] == [37, 59]
 
 
 def test_pairs_cost_as_many_tokens_as_their_layout_runs(policy_of):

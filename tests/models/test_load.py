@@ -12,12 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, T5Conf
 
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
 from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.world import World
 
 CPU = torch.device("cpu")
 
 
 def load(path, tokenizer, **options):
-    return load_policy(ModelConfig(path=str(path), **options), tokenizer, seed=0, device=CPU, max_length=64)
+    return load_policy(ModelConfig(path=str(path), **options), tokenizer, World(0, 1, CPU), seed=0, max_length=64)
 
 
 def test_master_weights_are_float32_though_the_checkpoint_is_bf16(tmp_path, tokenizer):
@@ -42,7 +43,7 @@ def test_an_adapter_is_the_same_for_the_same_seed(tmp_path, tokenizer):
 
     def adapter(seed):
         config = ModelConfig(path=str(folder), lora=LoraConfig(rank=2))
-        return load_policy(config, tokenizer, seed=seed, device=CPU).trainable_parameters()
+        return load_policy(config, tokenizer, World(0, 1, CPU), seed=seed).trainable_parameters()
 
     first, again, other = adapter(0), adapter(0), adapter(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -167,12 +168,12 @@ def test_sequences_longer_than_the_learned_positions_are_refused(tmp_path, token
     folder = save_model(tmp_path / "m", "gpt2", tokenizer)
     config = ModelConfig(path=str(folder))
     with pytest.raises(ValueError, match=r"data.max_length is 129 but .* has learned only 128 positions"):
-        load_policy(config, tokenizer, seed=0, device=CPU, max_length=129)
-    assert load_policy(config, tokenizer, seed=0, device=CPU, max_length=128).layout == "shared"
+        load_policy(config, tokenizer, World(0, 1, CPU), seed=0, max_length=129)
+    assert load_policy(config, tokenizer, World(0, 1, CPU), seed=0, max_length=128).layout == "shared"
 
 
 def test_a_trained_tiny_model_loads_from_its_folder(tmp_path, tokenizer, batch):
-    tiny = load_policy(ModelConfig(tiny=TinyConfig(hidden_size=32)), tokenizer, seed=0, device=CPU)
+    tiny = load_policy(ModelConfig(tiny=TinyConfig(hidden_size=32)), tokenizer, World(0, 1, CPU), seed=0)
     tiny.save(tmp_path / "m", tokenizer)
     again = load(tmp_path / "m", load_tokenizer(ModelConfig(path=str(tmp_path / "m")), []))
     assert torch.equal(tiny(batch), again(batch))

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
 from iwpo_fast.models import load_policy
+from iwpo_fast.models.saving import fingerprint
+from iwpo_fast.world import World
 
 CPU = torch.device("cpu")
 
@@ -54,7 +56,7 @@ def test_a_saved_adapter_gives_the_same_log_probs_in_plain_peft(policy_of, token
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
 def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch, tmp_path, targets):
     config = ModelConfig(tiny=TinyConfig(hidden_size=32), lora=LoraConfig(rank=4, target_modules=targets))
-    policy = load_policy(config, tokenizer, seed=0, device=CPU)
+    policy = load_policy(config, tokenizer, World(0, 1, CPU), seed=0)
     stir_adapter(policy)
     before = policy(batch)
     policy.save(tmp_path / "saved", tokenizer)
@@ -83,12 +85,13 @@ def test_an_adapter_trains_again_after_it_was_off(policy_of, batch):
 def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path):
     full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     stir_adapter(lora)
-    assert full.fingerprint() == lora.fingerprint()
-    assert full.fingerprint() != policy_of("llama", changes={"rope_theta": 500.0}).fingerprint()
-    before = full.fingerprint()
+    assert fingerprint(full.causal_lm) == fingerprint(lora.causal_lm)
+    assert full.fingerprint != policy_of("llama", changes={"rope_theta": 500.0}).fingerprint
+    before = full.fingerprint
+    assert before == fingerprint(full.causal_lm)
     with torch.no_grad():
         full.head.linear.weight[3, 4] += 1e-3
-    assert full.fingerprint() != before
+    assert fingerprint(full.causal_lm) != before == full.fingerprint
 
 
 def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of, batch):
@@ -112,7 +115,7 @@ def test_loading_and_running_leave_the_random_state_alone(policy_of, batch):
     torch.manual_seed(5)
     load_policy(
         ModelConfig(path=policy.causal_lm.name_or_path, lora=LoraConfig(rank=4)),
-        AutoTokenizer.from_pretrained(policy.causal_lm.name_or_path), seed=8, device=CPU,
+        AutoTokenizer.from_pretrained(policy.causal_lm.name_or_path), World(0, 1, CPU), seed=8,
     )  # fmt: skip
     policy(batch)
     assert torch.equal(torch.rand(3), expected)

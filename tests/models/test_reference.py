@@ -11,14 +11,13 @@ from families import LAYOUTS, plain_logps
 from test_head import stir_adapter
 
 from iwpo_fast.config import LoraConfig
-from iwpo_fast.data.batch import FlatSequences, flat_batch
+from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.unique import Responses, UniqueTexts
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import Policy
 from iwpo_fast.models import reference as module
-from iwpo_fast.models.reference import ReferenceLogps, reference_logps
-from iwpo_fast.models.reference_pass import as_reference, pass_batches, visit_batches
+from iwpo_fast.models.reference import as_reference, pass_batches, run_batches, with_reference
 from iwpo_fast.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -34,8 +33,8 @@ def pairs(tokenizer) -> Pairs:
     return Pairs(prompt=rows(), chosen=rows(), rejected=rows(), weight=np.ones(7))
 
 
-def reference(policy, pairs: Pairs, folder: Path, world: World = ALONE) -> ReferenceLogps:
-    return reference_logps(policy, pairs, policy.fingerprint(), tokens_per_batch=50, cache_dir=folder, world=world)
+def reference(policy, pairs: Pairs, folder: Path, world: World = ALONE) -> Pairs:
+    return with_reference(policy, pairs, world, folder, tokens_per_batch=50)
 
 
 def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_of, pairs, tmp_path):
@@ -46,10 +45,10 @@ def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_o
         batch = flat_batch(pairs, np.array([row]))
         with torch.no_grad(), plain.plain_attention() as model:
             expected = plain_logps(model.eval(), batch).numpy()
-        tokens = np.concatenate([part[row] for part in found.tokens])
+        tokens = np.concatenate([part[row] for part in found.ref_token_logps])
         np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-5)
         sums = np.add.reduceat(expected, batch.segments[:-1].numpy())
-        np.testing.assert_allclose(found.sequences[row], sums, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.ref_logps[row], sums, rtol=1e-5, atol=1e-5)
 
 
 def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
@@ -59,23 +58,23 @@ def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
     found = reference(policy, pairs, tmp_path)
     with monkeypatch.context() as patch:
         patch.delattr(type(policy), "forward")
-        assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences)
+        assert np.array_equal(reference(policy, pairs, tmp_path).ref_logps, found.ref_logps)
     (file,) = (tmp_path / "reference").iterdir()
     file.write_bytes(file.read_bytes()[:-3])
-    assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences)
+    assert np.array_equal(reference(policy, pairs, tmp_path).ref_logps, found.ref_logps)
     assert "computing them again" in caplog.text
 
 
 def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path):
     policies = (policy_of("llama", **options) for options in LAYOUTS.values())
-    shared, *others = (reference(policy, pairs, tmp_path).sequences for policy in policies)
+    shared, *others = (reference(policy, pairs, tmp_path).ref_logps for policy in policies)
     assert len(list((tmp_path / "reference").iterdir())) == 3
     for other in others:
         np.testing.assert_allclose(shared, other, rtol=1e-5)
 
 
 @pytest.fixture
-def run_by_model(monkeypatch) -> list[FlatSequences]:
+def run_by_model(monkeypatch) -> list[FlatBatch]:
     """The batches that policies run from now on."""
     batches, real = [], Policy.forward
 
@@ -113,7 +112,7 @@ def test_four_completions_of_a_prompt_in_six_pairs_are_each_run_once_and_the_pro
     assert sum(len(batch.labels) for batch in run_by_model) == len(answers.values)
     once_for_all, once_for_each = len(asked.values), 4 * len(asked.values)
     laid_out = sum(batch.tokens for batch in run_by_model)
-    separate = sum(len(batch.whole) for batch in run_by_model)
+    separate = sum(len(batch.expand_index) for batch in run_by_model)
     if layout == "shared":
         assert len(run_by_model) > 2 and laid_out == once_for_all + len(answers.values)
     assert separate == once_for_each + len(answers.values)
@@ -121,7 +120,7 @@ def test_four_completions_of_a_prompt_in_six_pairs_are_each_run_once_and_the_pro
     for row in (0, 7, 29):
         with torch.no_grad():
             expected = policy(flat_batch(pairs, np.array([row]))).numpy()
-        np.testing.assert_allclose(np.concatenate([part[row] for part in found.tokens]), expected, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate([part[row] for part in found.ref_token_logps]), expected, atol=1e-5)
 
 
 def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs, tmp_path, run_by_model):
@@ -133,15 +132,15 @@ def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs,
     resampled = pairs.take(np.repeat(np.arange(7), counts))
     again = reference(policy, resampled, tmp_path / "again")
     assert sum(batch.tokens for batch in run_by_model) == tokens - pairs.tokens_laid_out[1]
-    np.testing.assert_allclose(again.sequences, once.sequences[np.repeat(np.arange(7), counts)], rtol=1e-5)
+    np.testing.assert_allclose(again.ref_logps, once.ref_logps[np.repeat(np.arange(7), counts)], rtol=1e-5)
     run_by_model.clear()
-    assert np.array_equal(reference(policy, resampled, tmp_path / "again").sequences, again.sequences)
+    assert np.array_equal(reference(policy, resampled, tmp_path / "again").ref_logps, again.ref_logps)
     assert not run_by_model
 
 
 def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, tokenizer):
     pairs, _, _ = four_to_a_prompt(tokenizer)
-    responses = Responses.of(pairs, UniqueTexts.of(pairs))
+    responses = Responses.of(pairs)
     for layout, options in LAYOUTS.items():
         [batches] = pass_batches(policy_of("llama", **options), responses, 60, ALONE)
         together = [set(responses.prompt_of[rows]) for rows in batches if len(rows)]
@@ -155,11 +154,11 @@ def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs
     monkeypatch.setattr(World, "sum_", lambda self, tensor: tensor)
     monkeypatch.setattr(World, "largest", lambda self, number: number)
     parts = [
-        reference(policy, pairs, tmp_path / str(rank), World(rank, 2, ALONE.device)).sequences for rank in range(2)
+        reference(policy, pairs, tmp_path / str(rank), World(rank, 2, ALONE.device)).ref_logps for rank in range(2)
     ]
     filled = [part.any(axis=1) for part in parts]
     assert all(rows.any() for rows in filled) and (filled[0] ^ filled[1]).all()
-    np.testing.assert_allclose(sum(parts), whole.sequences, rtol=1e-5)
+    np.testing.assert_allclose(sum(parts), whole.ref_logps, rtol=1e-5)
 
 
 def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(policy_of, pairs, tmp_path, monkeypatch):
@@ -167,9 +166,9 @@ def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(po
     found = reference(policy, pairs, tmp_path)
     real = module._compute
     monkeypatch.setattr(module, "_compute", lambda *args: computed.append(1) or real(*args))
-    assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences) and not computed
+    assert np.array_equal(reference(policy, pairs, tmp_path).ref_logps, found.ref_logps) and not computed
     monkeypatch.setattr(World, "largest", lambda self, number: 1)
-    assert np.array_equal(reference(policy, pairs, tmp_path).sequences, found.sequences) and computed
+    assert np.array_equal(reference(policy, pairs, tmp_path).ref_logps, found.ref_logps) and computed
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -184,13 +183,9 @@ def test_a_policy_is_its_reference_only_inside_the_body_also_when_that_fails(pol
 
 
 def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, pairs):
-    seen = []
-
-    def visit(rows, batch):
-        seen.append((rows.tolist(), batch.labels.tolist()))
-
-    responses = Responses.of(pairs, UniqueTexts.of(pairs))
+    responses, policy = Responses.of(pairs), policy_of("llama")
     batches = [np.array([3, 1]), np.array([], dtype=np.int64), np.array([6])]
-    visit_batches(policy_of("llama"), responses, batches, visit, what="a pass", world=ALONE)
+    with as_reference(policy):
+        seen = [(rows.tolist(), b.labels.tolist()) for rows, b in run_batches(policy, responses, batches, ALONE)]
     expected = [np.concatenate([responses.completions[i] for i in rows]).tolist() for rows in ([3, 1], [6])]
     assert seen == [([3, 1], expected[0]), ([6], expected[1])]

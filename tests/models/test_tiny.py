@@ -8,6 +8,7 @@ import torch
 from iwpo_fast.config import ModelConfig, TinyConfig
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
+from iwpo_fast.world import World
 
 CPU = torch.device("cpu")
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "How vexingly quick daft zebras jump!"] * 3
@@ -15,10 +16,10 @@ TEXTS = ["The quick brown fox jumps over the lazy dog.", "How vexingly quick daf
 
 def test_equal_seeds_give_bitwise_equal_models_and_others_do_not(tokenizer):
     config = ModelConfig(tiny=TinyConfig(hidden_size=32))
-    first, again, other = (load_policy(config, tokenizer, seed=s, device=CPU) for s in (0, 0, 1))
+    first, again, other = (load_policy(config, tokenizer, World(0, 1, CPU), seed=s) for s in (0, 0, 1))
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, dict(again.named_parameters())[name])
-    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
 def test_the_shape_is_the_one_asked_for(tokenizer):

@@ -26,7 +26,7 @@ INSIDE_THE_STAGES = {
     "weigh, between report and rows": ("iwpo_fast.pipeline.stages.weigh:write_rows", 1),
     "train, before its first checkpoint": ("iwpo_fast.training.loop:accumulate_gradients", 2),
     "train, between two checkpoints": ("iwpo_fast.training.loop:accumulate_gradients", 4),
-    "train, in a checkpoint": ("iwpo_fast.training.stored_tensors:save_tensors", 2),
+    "train, in a checkpoint": ("iwpo_fast.training.checkpoint:save_tensors", 2),
     "train, before its model": ("iwpo_fast.training.loop:summarise", 1),
     "evaluate, between numbers and report": ("iwpo_fast.pipeline.stages.evaluate:written_aside", 1),
 }

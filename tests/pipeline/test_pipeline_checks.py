@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from transformers import LlamaConfig
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import ClusterConfig, LoraConfig, OptimConfig, RewardConfig, TuningConfig
-from iwpo_fast.models.sharding import Sharding
 from iwpo_fast.pipeline import job as job_module
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
@@ -79,12 +79,11 @@ def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_it
 def test_the_first_process_alone_finds_features_but_cannot_run_a_model_that_several_hold(place, monkeypatch) -> None:
     whole, sharded = SimpleNamespace(is_sharded=False), SimpleNamespace(is_sharded=True)
     monkeypatch.setattr(job_module, "load_tokenizer", lambda *_: None)
-    monkeypatch.setattr(job_module, "load_policy", lambda *_, sharding, **__: whole if sharding is None else sharded)
+    monkeypatch.setattr(job_module, "load_policy", lambda *_, mesh, **__: whole if mesh is None else sharded)
     monkeypatch.setattr(PipelineJob, "load_pairs", lambda _: None)
-    monkeypatch.setattr(job_module, "pair_features", lambda *_, **__: [SimpleNamespace()])
-    monkeypatch.setattr(PipelineJob, "load_fingerprint", lambda _: "")
-    sharding = Sharding(World(0, 2, torch.device("cpu")), 2, mesh=None)  # type: ignore[arg-type]
-    job = PipelineJob(toy_config(), PipelineFolder(Path("run")), sharding.world, sharding)
+    monkeypatch.setattr(job_module, "pair_features", lambda *_, **__: SimpleNamespace())
+    mesh: Any = SimpleNamespace()
+    job = PipelineJob(toy_config(), PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")), mesh)
     features = job.load_features()
     assert job.load_policy() is sharded
     assert job.alone().load_features() is job.load_features() is features

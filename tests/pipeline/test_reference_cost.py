@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline_cases import read_jsonl, stages_done, toy_config, write_toy_data
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.models import reference_pass
+from iwpo_fast.models import reference
 
 
 def responses(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
@@ -13,13 +13,13 @@ def responses(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
 
 
 def test_every_response_is_run_once_by_the_reference_whatever_resampling_drew(place, monkeypatch) -> None:
-    run, real = [], reference_pass.flat_sequences
+    run, real = [], reference.flat_responses
 
-    def recorded(prompts, prompt_of, completions, rows):
-        run.extend((prompts[prompt_of[row]].tobytes(), completions[row].tobytes()) for row in rows)
-        return real(prompts, prompt_of, completions, rows)
+    def recorded(found, rows):
+        run.extend((found.prompts[found.prompt_of[row]].tobytes(), found.completions[row].tobytes()) for row in rows)
+        return real(found, rows)
 
-    monkeypatch.setattr(reference_pass, "flat_sequences", recorded)
+    monkeypatch.setattr(reference, "flat_responses", recorded)
     write_toy_data()
     stages_done(toy_config(weights=WeightConfig(tau=2.0, gamma=2.0, realisation="resampling", force=True)))
     training, held_out = (read_jsonl(f"run/{name}.jsonl") for name in ("weights/train", "prepared/held_out"))

@@ -34,7 +34,7 @@ OPTIM = OptimConfig(lr=1e-3, max_steps=3, pairs_per_step=8, tokens_per_batch=200
 
 def new_policy() -> Policy:
     tokenizer = train_tokenizer(["The quick brown fox jumps over the lazy dog."], TINY.vocab_size)
-    return load_policy(ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)), tokenizer, seed=0, device=CPU)
+    return load_policy(ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)), tokenizer, World(0, 1, CPU), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def features_of(pairs: Pairs, folder: Path) -> PairFeatures:
     policy = new_policy()
     world = World(0, 1, CPU)
     budget = 200
-    return pair_features(policy, pairs, policy.fingerprint(), tokens_per_batch=budget, cache_dir=folder, world=world)[0]
+    return pair_features(policy, pairs, world, folder, tokens_per_batch=budget)
 
 
 def score(

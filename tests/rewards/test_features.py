@@ -13,10 +13,9 @@ from safetensors.numpy import load_file
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.unique import Responses, UniqueTexts
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import Policy, load_policy
-from iwpo_fast.models.reference import ReferenceLogps, reference_logps
-from iwpo_fast.models.reference_pass import pass_batches
+from iwpo_fast.models.reference import pass_batches, with_reference
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import PairFeatures, pair_features
@@ -29,7 +28,7 @@ TINY = TinyConfig(vocab_size=300, hidden_size=32, layers=2, heads=2)
 
 def make_policy(**options) -> Policy:
     tokenizer = train_tokenizer(["The quick brown fox jumps over the lazy dog."], 300)
-    policy = load_policy(ModelConfig(tiny=TINY, **options), tokenizer, seed=3, device=ALONE.device)
+    policy = load_policy(ModelConfig(tiny=TINY, **options), tokenizer, ALONE, seed=3)
     generator = torch.Generator().manual_seed(5)
     for parameter in policy.trainable_parameters().values():  # new adapters add nothing: give them something to add
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -60,9 +59,13 @@ def pairs() -> Pairs:
     return make_pairs([rows[i] for i in rng.permutation(len(rows))])
 
 
-def features(policy: Policy, pairs: Pairs, folder: Path, **options) -> tuple[PairFeatures, ReferenceLogps]:
+def features(policy: Policy, pairs: Pairs, folder: Path, **options) -> PairFeatures:
     settings = {"tokens_per_batch": BUDGET, "cache_dir": folder, "world": ALONE} | options
-    return pair_features(policy, pairs, policy.fingerprint(), **settings)
+    return pair_features(policy, pairs, **settings)
+
+
+def reference(policy: Policy, pairs: Pairs, folder: Path) -> Pairs:
+    return with_reference(policy, pairs, ALONE, folder, tokens_per_batch=BUDGET)
 
 
 def plain_state(policy: Policy, tokens: list[int], count: int = 1) -> np.ndarray:
@@ -111,7 +114,7 @@ def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_c
     pairs, tmp_path, options
 ) -> None:
     policy = make_policy(**options)
-    found, _ = features(policy, pairs, tmp_path)
+    found = features(policy, pairs, tmp_path)
     for p in range(len(pairs)):
         prompt = pairs.prompt[p].tolist()
         expected = plain_state(policy, prompt)
@@ -124,18 +127,20 @@ def test_features_are_the_state_at_the_last_prompt_token_and_the_mean_over_the_c
 def test_mean_logps_are_per_token_of_each_response_and_of_this_model_whatever_the_data_bring(
     policy, pairs, tmp_path
 ) -> None:
-    found, reference = features(policy, pairs, tmp_path)
+    found = features(policy, pairs, tmp_path)
+    sums = reference(policy, pairs, tmp_path).ref_logps
     for side, (rows, part) in enumerate(((found.table.chosen, pairs.chosen), (found.table.rejected, pairs.rejected))):
-        per_token = reference.sequences[:, side] / [len(part[p]) for p in range(len(pairs))]
+        per_token = sums[:, side] / [len(part[p]) for p in range(len(pairs))]
         np.testing.assert_allclose(found.mean_logps[rows], per_token, rtol=1e-6)
     brought = {"ref_chosen_logps": np.arange(15.0), "ref_rejected_logps": -np.arange(15.0)}
-    again, given = features(policy, replace(pairs, columns=brought), tmp_path)
+    brings = replace(pairs, columns=brought)
+    again, given = features(policy, brings, tmp_path), reference(policy, brings, tmp_path)
     assert np.array_equal(again.mean_logps, found.mean_logps)
-    assert given.tokens is None and given.sequences[3].tolist() == [3, -3]
+    assert given.ref_token_logps is None and given.ref_logps[3].tolist() == [3, -3]
 
 
 def test_features_are_memory_mapped_float16_and_read_only(policy, pairs, tmp_path) -> None:
-    found, _ = features(policy, pairs, tmp_path)
+    found = features(policy, pairs, tmp_path)
     assert found.prompt.shape == (13, 32) and found.response.shape == (27, 32)
     for array in (found.prompt, found.response):
         assert isinstance(array, np.memmap) and array.dtype == np.float16 and not array.flags.writeable
@@ -143,7 +148,7 @@ def test_features_are_memory_mapped_float16_and_read_only(policy, pairs, tmp_pat
 
 def test_equal_prompts_and_equal_responses_share_a_row(policy, tmp_path) -> None:
     pairs = make_pairs([([5, 6], [7], [8]), ([5], [6, 7], [8]), ([5, 6], [8], [9]), ([5, 6], [7], [7])])
-    found, _ = features(policy, pairs, tmp_path)
+    found = features(policy, pairs, tmp_path)
     assert found.table.prompt.tolist() == [0, 1, 0, 0]
     # [5] + [6, 7] and [5, 6] + [7] are the same tokens, but not the same prompt and completion.
     assert found.table.chosen.tolist() == [0, 2, 1, 0]
@@ -153,39 +158,39 @@ def test_equal_prompts_and_equal_responses_share_a_row(policy, tmp_path) -> None
 
 
 def test_a_shared_row_does_not_depend_on_what_else_shares_it(policy, pairs, tmp_path) -> None:
-    found, _ = features(policy, pairs, tmp_path / "all")
+    found = features(policy, pairs, tmp_path / "all")
     first = np.unique(found.table.prompt, return_index=True)[1]
-    alone, _ = features(policy, pairs.take(np.sort(first)), tmp_path / "first")
+    alone = features(policy, pairs.take(np.sort(first)), tmp_path / "first")
     np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)
 
 
 def test_prompt_keys_tell_prompts_apart_and_are_the_same_in_other_data(policy, pairs, tmp_path) -> None:
-    found, _ = features(policy, pairs, tmp_path / "all")
+    found = features(policy, pairs, tmp_path / "all")
     assert len(set(found.prompt_keys)) == len(found.prompt_keys) == len(found.prompt)
     some = np.array([9, 4, 11])
-    others, _ = features(policy, pairs.take(some), tmp_path / "some")
+    others = features(policy, pairs.take(some), tmp_path / "some")
     expected = [found.prompt_keys[m] for m in found.table.prompt[some]]
     assert [others.prompt_keys[m] for m in others.table.prompt] == expected
     assert set(fold_of_prompts(found.prompt_keys, 4, seed=0)) <= set(range(4))
 
 
 def test_the_log_probs_are_bitwise_those_of_the_reference_pass(policy, pairs, tmp_path) -> None:
-    options = {"tokens_per_batch": BUDGET, "world": ALONE}
-    expected = reference_logps(policy, pairs, policy.fingerprint(), cache_dir=tmp_path / "plain", **options)
-    _, found = features(policy, pairs, tmp_path / "features")
-    assert np.array_equal(found.sequences, expected.sequences)
-    for ours, theirs in zip(found.tokens, expected.tokens, strict=True):
+    expected = reference(policy, pairs, tmp_path / "plain")
+    features(policy, pairs, tmp_path / "features")
+    found = reference(policy, pairs, tmp_path / "features")
+    assert np.array_equal(found.ref_logps, expected.ref_logps)
+    for ours, theirs in zip(found.ref_token_logps, expected.ref_token_logps, strict=True):
         assert np.array_equal(ours.values, theirs.values) and np.array_equal(ours.offsets, theirs.offsets)
     assert saved(tmp_path / "features" / "reference") == saved(tmp_path / "plain" / "reference")
 
 
 def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, count_batches) -> None:
     calls = count_batches()
-    found, _ = features(policy, pairs, tmp_path)
+    found = features(policy, pairs, tmp_path)
     assert sum(calls) == len(found.response) == 27 and len(calls) > 3
     calls.clear()
-    again, _ = features(policy, pairs, tmp_path)
-    reference_logps(policy, pairs, policy.fingerprint(), tokens_per_batch=BUDGET, cache_dir=tmp_path, world=ALONE)
+    again = features(policy, pairs, tmp_path)
+    reference(policy, pairs, tmp_path)
     assert not calls
     assert np.array_equal(found.response, again.response)
 
@@ -194,8 +199,7 @@ def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path
     def never(*arguments, **options):
         raise AssertionError("the LM head ran")
 
-    options = {"tokens_per_batch": BUDGET, "world": ALONE}
-    reference_logps(policy, pairs, policy.fingerprint(), cache_dir=tmp_path / "cached", **options)
+    reference(policy, pairs, tmp_path / "cached")
     monkeypatch.setattr(type(policy.head), "token_logps", never)
     features(policy, pairs, tmp_path / "cached")
 
@@ -268,7 +272,7 @@ def test_an_adapter_is_off_and_the_policy_is_left_as_it_was(pairs, tmp_path) -> 
     assert np.abs(plain_state(lora.eval(), pairs.prompt[0].tolist()) - expected).max() > 0.1
     lora.train()
     names = lora.trainable_parameters().keys()
-    found, _ = features(lora, pairs, tmp_path)
+    found = features(lora, pairs, tmp_path)
     np.testing.assert_allclose(found.prompt[0], expected, rtol=1e-3, atol=1e-4)
     assert lora.training and torch.is_grad_enabled() and lora.trainable_parameters().keys() == names
 
@@ -297,9 +301,9 @@ def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path,
     monkeypatch.setattr(World, "largest", lambda self, number: number)
     with pytest.raises(Killed):
         features(policy, pairs, tmp_path / "two", world=World(1, 2, ALONE.device))
-    found, _ = features(policy, pairs, tmp_path / "two", world=World(0, 2, ALONE.device))
-    alone, _ = features(policy, pairs, tmp_path / "one")
-    responses = Responses.of(pairs, UniqueTexts.of(pairs))
+    found = features(policy, pairs, tmp_path / "two", world=World(0, 2, ALONE.device))
+    alone = features(policy, pairs, tmp_path / "one")
+    responses = Responses.of(pairs)
     dealt = pass_batches(policy, responses, BUDGET, World(0, 2, ALONE.device))
     assert all(sum(map(len, batches)) for batches in dealt)
     np.testing.assert_allclose(found.response, alone.response, rtol=1e-3, atol=1e-4)

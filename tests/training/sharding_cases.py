@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,13 +19,12 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy, layers, load_policy
-from iwpo_fast.models.reference import reference_logps
-from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.models.reference import with_reference
+from iwpo_fast.models.sharding import shard, shard_mesh
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import loop, train
-from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.world import World, whole
@@ -113,23 +113,22 @@ Found = dict[str, Any]
 def steps_of(models: dict[str, ModelConfig], folder: Path, shard_over: Any) -> dict[str, Found]:
     """Gradients, metrics and evaluation of single steps, of each model and objective; saves each model in `folder`."""
     world = World.start("cpu")
-    sharding = Sharding.of(world, shard_over)
+    mesh = shard_mesh(world, shard_over)
     return {
-        name: _steps_of_model(model, OBJECTIVES if name == "tied" else ("sigmoid",), world, sharding, folder / name)
+        name: _steps_of_model(model, OBJECTIVES if name == "tied" else ("sigmoid",), world, mesh, folder / name)
         for name, model in models.items()
     }
 
 
 def _steps_of_model(
-    model: ModelConfig, objectives: Collection[str], world: World, sharding: Sharding | None, saved: Path
+    model: ModelConfig, objectives: Collection[str], world: World, mesh: DeviceMesh | None, saved: Path
 ) -> Found:
     tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
-    policy = load_policy(model, tokenizer, seed=5, device=world.device, max_length=20, sharding=sharding)
-    assert policy.is_sharded == (sharding is not None)
-    pairs, fingerprint = toy_pairs(), policy.fingerprint()
-    reference = reference_logps(policy, pairs, fingerprint, tokens_per_batch=60, cache_dir=saved / "cache", world=world)
+    policy = load_policy(model, tokenizer, world, seed=5, max_length=20, mesh=mesh)
+    assert policy.is_sharded == (mesh is not None)
+    pairs = with_reference(policy, toy_pairs(), world, saved / "cache", tokens_per_batch=60)
     _move(policy)
-    found: Found = {"fingerprint": fingerprint, "layout": policy.layout, "reference": reference.sequences}
+    found: Found = {"fingerprint": policy.fingerprint, "layout": policy.layout, "reference": pairs.ref_logps}
     for objective in objectives:
         # One pair to a micro-batch makes some of the last step's empty; the others accumulate.
         for rows, cap in ((np.arange(9), 2), (np.arange(10, 13), 1)):
@@ -138,7 +137,7 @@ def _steps_of_model(
                 objective=ObjectiveConfig(name=OBJECTIVES[objective]),
                 optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
             )
-            job = Job(config, world, policy, PreferenceLoss(config.objective), pairs, reference)
+            job = Job(config, world, policy, PreferenceLoss(config.objective), pairs)
             found[f"{objective}, {len(rows)} pairs"] = _step(job, rows)
     state = policy.gathered(keep=world.is_main)
     if world.is_main:
@@ -193,16 +192,16 @@ def half_precision(shard_over: Any) -> dict[str, Found]:
     Also how often weights are gathered for one pass forward and backward.
     """
     world, found = World.start("cpu"), {}
-    sharding = Sharding.of(world, shard_over)
+    mesh = shard_mesh(world, shard_over)
     tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
     for name, lora in (("all weights", None), ("adapter", LoraConfig(rank=4))):
         model = ModelConfig(tiny=TINY, lora=lora, precision="bf16")
-        policy = load_policy(model, tokenizer, seed=5, device=world.device, max_length=20)
+        policy = load_policy(model, tokenizer, world, seed=5, max_length=20)
         for parameter in policy.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
-        if sharding is not None:
-            sharding.apply(policy)
+        if mesh is not None:
+            shard(policy, mesh)
         batch = flat_batch(toy_pairs(), np.arange(4))
         _move(policy)
         with CommDebugMode() as communication:

@@ -16,6 +16,7 @@ from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.data.order import step_rows
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.training import train
+from iwpo_fast.world import World
 
 ROWS = 17  # steps of 7, 7 and 3 pairs
 
@@ -82,10 +83,10 @@ def test_weighted_smoothed_clipped_steps_are_those_of_plain_pytorch(config, tmp_
             schedule="constant",
         ),
     )
-    source = read_rows(settings.data)
-    tokenizer = load_tokenizer(settings.model, source.train.texts())
-    pairs, _ = tokenise(source.train, tokenizer, settings.data)
-    policy = load_policy(settings.model, tokenizer, seed=settings.seed, device=torch.device("cpu"))
+    rows, _ = read_rows(settings.data)
+    tokenizer = load_tokenizer(settings.model, rows.texts())
+    pairs, _ = tokenise(rows, tokenizer, settings.data)
+    policy = load_policy(settings.model, tokenizer, World(0, 1, torch.device("cpu")), seed=settings.seed)
     with policy.plain_attention() as model:
         expected = plain_losses(model, pairs, settings)
     train(settings)

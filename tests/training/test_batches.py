@@ -14,8 +14,7 @@ from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConf
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.training import loop, train
-from iwpo_fast.training.batches import batches_ahead, one_step
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.world import World
 
@@ -61,12 +60,12 @@ def test_a_negative_number_of_workers_is_refused(config):
 
 def test_a_step_ends_with_its_last_micro_batch_and_ranks_without_a_pair_get_the_shortest(tmp_path):
     data = DataConfig(path=str(write_pairs(tmp_path / "pairs.jsonl", rows=20)), cache_dir=str(tmp_path))
-    rows = read_rows(data).train
+    rows, _ = read_rows(data)
     model = ModelConfig(tiny=TinyConfig(vocab_size=320, hidden_size=32, layers=1, heads=1))
     tokenizer = load_tokenizer(model, rows.texts())
     pairs, _ = tokenise(rows, tokenizer, data, progress=False)
     world = World(1, 2, torch.device("cpu"))
-    policy = load_policy(model, tokenizer, seed=0, device=world.device, max_length=100)
+    policy = load_policy(model, tokenizer, world, seed=0, max_length=100)
     config = TrainConfig(data=data, optim=OptimConfig(max_pairs_per_batch=2))
     steps = [np.arange(7), np.arange(7, 10)]
     loss = PreferenceLoss(ObjectiveConfig(name="simpo"))

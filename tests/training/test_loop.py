@@ -64,7 +64,7 @@ def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     from iwpo_fast.data import read_rows, tokenise
 
-    held_out, _ = tokenise(read_rows(settings.data).evaluation, tokenizer, settings.data, progress=False)
+    held_out, _ = tokenise(read_rows(settings.data)[1], tokenizer, settings.data, progress=False)
     total = 0.0
     for row in range(len(held_out)):
         ids = torch.tensor([[*held_out.prompt[row], *held_out.chosen[row]]], dtype=torch.long)
@@ -74,14 +74,14 @@ def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config):
 
 
 def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, monkeypatch):
-    real = loop.reference_logps
+    real = loop.with_reference
 
     def shifted(*arguments, **keywords):
-        reference = real(*arguments, **keywords)
-        reference.tokens[1].values[:] += 0.01
-        return reference
+        pairs = real(*arguments, **keywords)
+        pairs.ref_token_logps[1].values[:] += 0.01
+        return pairs
 
-    monkeypatch.setattr(loop, "reference_logps", shifted)
+    monkeypatch.setattr(loop, "with_reference", shifted)
     with pytest.raises(ValueError, match=r"differ before training by 0\.01 nats, first at token 0 .* rejected"):
         train(config())
 

@@ -24,12 +24,10 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy
 from iwpo_fast.models.attention import backends
-from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
 from iwpo_fast.optimisation import clip_gradients, make_optimizer
-from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
@@ -70,7 +68,7 @@ def no_waiting() -> Iterator[None]:
         yield
 
 
-def make_pairs(pairs: int = 6) -> tuple[Pairs, ReferenceLogps]:
+def make_pairs(pairs: int = 6) -> Pairs:
     rng = np.random.default_rng(0)
 
     def rows() -> Ragged:
@@ -78,16 +76,17 @@ def make_pairs(pairs: int = 6) -> tuple[Pairs, ReferenceLogps]:
 
     prompt, chosen, rejected = rows(), rows(), rows()
     scores = rng.normal(size=(pairs, 2))
-    data = Pairs(
+    tokens = [Ragged(rng.normal(size=len(p.values)).astype(np.float32), p.offsets) for p in (chosen, rejected)]
+    return Pairs(
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
         weight=np.array([1.0, 2.0, 0.5, 0.0, 1.0, 1.0])[:pairs],
         label_smoothing=None,
         columns={"score_chosen": scores + 5.0, "score_rejected": scores},
+        ref_logps=rng.normal(size=(pairs, 2)).astype(np.float32),
+        ref_token_logps=(tokens[0], tokens[1]),
     )
-    tokens = tuple(Ragged(rng.normal(size=len(p.values)).astype(np.float32), p.offsets) for p in (chosen, rejected))
-    return data, ReferenceLogps(rng.normal(size=(pairs, 2)).astype(np.float32), tokens)
 
 
 def make_policy(device: torch.device, dtype: torch.dtype, backend: str, *, shared: bool) -> Policy:
@@ -114,7 +113,7 @@ def steps(policy: Policy, objective: str | dict[str, float], device: torch.devic
     loss, metrics, state = PreferenceLoss(config.objective), PreferenceMetrics(device), TrainState()
     parameters = policy.trainable_parameters()
     optimizer = make_optimizer(parameters, config.optim)
-    job = Job(config, world, policy, loss, *make_pairs())
+    job = Job(config, world, policy, loss, make_pairs())
     batches = batches_ahead(job, itertools.repeat(rows))
     while True:
         accumulate_gradients(job, rows, batches, state, metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import Turn
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.models.reference import ReferenceLogps
 from iwpo_fast.objectives import OBJECTIVES
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training import train
@@ -112,20 +112,20 @@ def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypa
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("reference log-probs were computed")
 
-    monkeypatch.setattr("iwpo_fast.training.loop.reference_logps", never)
+    monkeypatch.setattr("iwpo_fast.training.loop.with_reference", never)
     settings = config(data=scored(tmp_path), objective=ObjectiveConfig(name="simpo"))
     train(settings)
     assert logged(settings, "loss")
 
 
 def test_a_mixture_is_the_sum_of_its_parts():
-    batch, split, logps = example()
+    batch, pairs, logps = example()
     parts = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
-    whole, gradient = value_and_gradient(ObjectiveConfig(name=parts, beta=0.3), batch, split, logps)
+    whole, gradient = value_and_gradient(ObjectiveConfig(name=parts, beta=0.3), batch, pairs, logps)
     total, total_gradient = 0.0, torch.zeros_like(logps)
     for name, coefficient in parts.items():
         beta = None if name == "sft" else 0.3
-        value, part = value_and_gradient(ObjectiveConfig(name=name, beta=beta), batch, split, logps)
+        value, part = value_and_gradient(ObjectiveConfig(name=name, beta=beta), batch, pairs, logps)
         total += coefficient * float(value.loss.detach())
         total_gradient += coefficient * part
     assert float(whole.loss.detach()) == pytest.approx(total, rel=1e-6)
@@ -134,26 +134,26 @@ def test_a_mixture_is_the_sum_of_its_parts():
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_weight_zero_removes_a_pair_exactly(name):
-    batch, split, logps = example(weight=np.array([1.0, 1.0, 0.0, 2.0]))
-    output, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+    batch, pairs, logps = example(weight=np.array([1.0, 1.0, 0.0, 2.0]))
+    output, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
     poisoned = logps.clone()
     for sequence in (2, 6):
         start, end = batch.segments[sequence : sequence + 2]
         assert not gradient[start:end].any()
         poisoned[start:end] = float("nan")
     assert gradient.abs().sum() > 0
-    again, same = value_and_gradient(ObjectiveConfig(name=name), batch, split, poisoned)
+    again, same = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, poisoned)
     assert torch.equal(again.loss, output.loss)
     assert torch.equal(same, gradient)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_weights_of_one_are_no_weights_bitwise(name):
-    batch, split, logps = example(weight=np.ones(4))
-    weighted, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+    batch, pairs, logps = example(weight=np.ones(4))
+    weighted, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
     loss, logps = PreferenceLoss(ObjectiveConfig(name=name)), logps.clone().requires_grad_()
     tokens = with_statistics(loss, logps)
-    constants = constants_of(loss, tokens, batch, split)
+    constants = constants_of(loss, tokens, batch, pairs)
     if loss.mixture.fused is None:
         plain = (loss.mixture(loss._pair(tokens, batch), constants).sum() / 4).float()
     else:
@@ -166,23 +166,23 @@ def test_weights_of_one_are_no_weights_bitwise(name):
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_extreme_log_ratios_of_float32_tokens_give_finite_losses_and_gradients(name, sign):
-    batch, split, logps = example()
+    batch, pairs, logps = example()
     chosen = torch.arange(len(logps)) < batch.segments[4]
     logps = torch.where(chosen if sign < 0 else ~chosen, -1e4, -1e-3)
-    output, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+    output, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
     assert torch.isfinite(output.loss)
     assert torch.isfinite(gradient).all()
 
 
 def test_fused_and_autograd_paths_give_the_same_numbers(monkeypatch):
-    batch, split, logps = example(smoothing=np.array([0.0, 0.2, 0.4, 0.1]))
+    batch, pairs, logps = example(smoothing=np.array([0.0, 0.2, 0.4, 0.1]))
     for name, objective in OBJECTIVES.items():
         if objective.fused is None or objective.one_sided is not None:
             continue
-        fused, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+        fused, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
         with monkeypatch.context() as patch:
             patch.setattr("iwpo_fast.objectives.mixture.Mixture.fused", None)
-            plain, plain_gradient = value_and_gradient(ObjectiveConfig(name=name), batch, split, logps)
+            plain, plain_gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
         torch.testing.assert_close(fused.loss, plain.loss, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(gradient, plain_gradient, rtol=1e-5, atol=1e-7)
         for field, ours, theirs in zip(fused.sums._fields, fused.sums, plain.sums, strict=True):
@@ -211,17 +211,17 @@ def example(weight: np.ndarray | None = None, smoothing: np.ndarray | None = Non
         Ragged(-rng.gamma(2, 1, len(p.values)).astype(np.float32), p.offsets) for p in (pairs.chosen, pairs.rejected)
     )
     sums = np.stack([[p[i].sum() for i in range(4)] for p in tokens], axis=1).astype(np.float32)
-    split = (pairs, ReferenceLogps(sums, tokens))
-    batch = flat_batch(pairs, np.arange(4), sums, tokens)
+    pairs = replace(pairs, ref_logps=sums, ref_token_logps=tokens)
+    batch = flat_batch(pairs, np.arange(4), ref_tokens=True)
     logps = torch.from_numpy(-rng.gamma(2, 1, len(batch.labels)).astype(np.float32))
-    return batch, split, logps
+    return batch, pairs, logps
 
 
-def value_and_gradient(config: ObjectiveConfig, batch, split, logps) -> tuple[PreferenceOutput, torch.Tensor]:
+def value_and_gradient(config: ObjectiveConfig, batch, pairs, logps) -> tuple[PreferenceOutput, torch.Tensor]:
     loss = PreferenceLoss(config)
     logps = logps.clone().requires_grad_()
     tokens = with_statistics(loss, logps)
-    output = loss(tokens, batch, 4.0, constants_of(loss, tokens, batch, split))
+    output = loss(tokens, batch, 4.0, constants_of(loss, tokens, batch, pairs))
     (gradient,) = torch.autograd.grad(output.loss, logps)
     return output, gradient
 
@@ -231,12 +231,12 @@ def with_statistics(loss: PreferenceLoss, logps: torch.Tensor) -> TokenScores:
     return TokenScores(logps, torch.full_like(logps, 0.3).detach() if reads else None)
 
 
-def constants_of(loss: PreferenceLoss, tokens, batch, split):
+def constants_of(loss: PreferenceLoss, tokens, batch, pairs):
     """Those of a step that is this batch."""
     rows, world = np.arange(4), World(0, 1, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreferenceLoss, "token_logps", lambda *_: tokens)
         batches = [(Turn(rows, 0), batch)]
-        job = Job(TrainConfig(data=DataConfig(path="")), world, torch.nn.Module(), loss, *split)
+        job = Job(TrainConfig(data=DataConfig(path="")), world, torch.nn.Module(), loss, pairs)
         constants = step_constants(job, rows, batches, {}, np.random.default_rng(0))
-    return constants.of(batch)
+    return constants(rows)

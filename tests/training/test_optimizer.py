@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from iwpo_fast.config import OptimConfig
-from iwpo_fast.optimisation import make_optimizer
-from iwpo_fast.training.optimizer import moments_bytes
+from iwpo_fast.optimisation import make_optimizer, moments_bytes
 
 
 def trained(config: OptimConfig, steps: int = 20) -> tuple[torch.Tensor, torch.optim.Optimizer]:

@@ -19,6 +19,7 @@ from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import train
 from iwpo_fast.training.plan import expected_memory
+from iwpo_fast.world import World
 
 pytest.importorskip("bitsandbytes")
 
@@ -70,7 +71,7 @@ def test_the_plan_counts_half_a_byte_for_a_quantised_weight(config, model):
     def of(quantize):
         settings = dataclasses.replace(model, quantize=quantize)
         tokenizer = load_tokenizer(settings, ())
-        policy = load_policy(settings, tokenizer, seed=0, device=torch.device("cpu"))
+        policy = load_policy(settings, tokenizer, World(0, 1, torch.device("cpu")), seed=0)
         return expected_memory(config(model=settings), policy, 100)
 
     plain, small = of("none"), of("nf4")

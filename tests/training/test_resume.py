@@ -182,7 +182,7 @@ def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch):
     settings = config(model=ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)))
     train(settings)
     (Path(settings.output_dir) / "summary.json").unlink()
-    monkeypatch.setattr(Policy, "fingerprint", lambda self: "another")
+    monkeypatch.setattr(Policy, "fingerprint", "another")
     with pytest.raises(ValueError, match="the model has changed since the run"):
         train(settings)
 

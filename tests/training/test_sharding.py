@@ -26,7 +26,7 @@ from iwpo_fast.config import (
     OptimConfig,
     TrainConfig,
 )
-from iwpo_fast.models.sharding import Sharding
+from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.training import train
 from iwpo_fast.training.checkpoint import checkpoints
 from iwpo_fast.world import World
@@ -166,18 +166,18 @@ def assert_same_model(found: Path, expected: Path, atol: float) -> None:
 def test_processes_that_cannot_be_split_into_equal_groups_are_refused(shard_over):
     world = World(0, 4, torch.device("cpu"))
     with pytest.raises(ValueError, match=f"shard_over is {shard_over} but the job's 4 processes"):
-        Sharding.of(world, shard_over)
+        shard_mesh(world, shard_over)
 
 
 def test_machines_of_which_one_has_fewer_processes_are_refused():
     world = World(0, 4, torch.device("cpu"), local_rank=0, local_size=3)
     with pytest.raises(ValueError, match=r"shard_over is node .* groups of 3"):
-        Sharding.of(world, "node")
+        shard_mesh(world, "node")
 
 
 def test_one_process_shards_nothing():
     world = World(0, 1, torch.device("cpu"))
-    assert Sharding.of(world, "all") is Sharding.of(world, "node") is Sharding.of(world, 1) is None
+    assert shard_mesh(world, "all") is shard_mesh(world, "node") is shard_mesh(world, 1) is None
 
 
 FAILING = """

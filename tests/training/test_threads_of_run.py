@@ -13,7 +13,7 @@ import torch
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.threads import NUMBER
 from iwpo_fast.training import loop, train
-from iwpo_fast.training.threads_of_run import threads_of_run
+from iwpo_fast.training.reproducible import threads_of_run
 
 Make = Callable[..., TrainConfig]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,11 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models.attention import backends
 from iwpo_fast.models.attention.flash import PACKAGES
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.reference import ReferenceLogps, reference_logps
+from iwpo_fast.models.reference import with_reference
 from iwpo_fast.optimisation import make_optimizer
-from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job as Training
+from iwpo_fast.training.job import batches_ahead
 from iwpo_fast.training.loop import accumulate_gradients
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
@@ -59,7 +60,7 @@ def train(job: Job, gate: Gate) -> None:
     parameters = policy.trainable_parameters()
     going = gate.ready(policy)
     optimizer = make_optimizer(parameters, config.optim)
-    training = Training(config, world, policy, loss, job.pairs, ReferenceLogps(job.reference))
+    training = Training(config, world, policy, loss, replace(job.pairs, ref_logps=job.reference))
     batches = batches_ahead(training, map(job.rows, range(job.steps)))
     while going:
         accumulate_gradients(training, job.rows(state.step), batches, state, metrics)
@@ -76,10 +77,11 @@ def reference(case: Case, pairs: Pairs) -> np.ndarray:
     """float32 [P, 2], log-probs under the model before training."""
     budget = max(case.micro_pairs) * int(pairs.tokens.max())
     with tempfile.TemporaryDirectory() as cache:
-        found = reference_logps(
-            _policy(case), pairs, "", tokens_per_batch=budget, cache_dir=Path(cache), world=_world(case)
-        )
-    return found.sequences
+        policy = _policy(case)
+        policy.fingerprint = ""  # nothing in this cache is found again, so no weights need hashing
+        pairs = with_reference(policy, pairs, _world(case), Path(cache), tokens_per_batch=budget)
+    assert pairs.ref_logps is not None
+    return pairs.ref_logps
 
 
 def _world(case: Case) -> World:

@@ -6,16 +6,15 @@ the others for their completions alone, and the keys and values of the prompt ar
 
 from iwpo_fast.models.attention.choice import BACKENDS, backends, check_backend, suited, why_absent
 from iwpo_fast.models.attention.interface import KWARG, NAME, attend, own_attention, why_not_flat
-from iwpo_fast.models.attention.request import CannotRunFlat, Request
-from iwpo_fast.models.attention.sequences import Sequences
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
 
 __all__ = [
     "BACKENDS",
     "KWARG",
     "NAME",
+    "AttentionMetadata",
     "CannotRunFlat",
     "Request",
-    "Sequences",
     "attend",
     "backends",
     "check_backend",

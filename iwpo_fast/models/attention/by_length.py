@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
 from iwpo_fast.models.attention.rectangles import Rectangle
-from iwpo_fast.models.attention.request import CannotRunFlat, Request
-from iwpo_fast.models.attention.sequences import Sequences
 
 
-def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """One call of scaled dot-product attention per rectangle: query [Kq, Hq, D], key, value [Kk, Hkv, D] → [Kq, Hq, D].
 
     Padding is on the right, where causal attention does not look.
@@ -25,13 +24,13 @@ def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, sequences: Sequenc
     def attend(rectangle: Rectangle, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         window = _window_inside(rectangle, request.window)
         causal = window is None and rectangle.queries == rectangle.keys
-        mask = None if causal else sequences.mask(rectangle, window)
+        mask = None if causal else metadata.mask(rectangle, window)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=request.scale, enable_gqa=gqa)
 
-    return _by_rectangle(attend, query, key, value, sequences)
+    return _by_rectangle(attend, query, key, value, metadata)
 
 
-def eager_by_length(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def eager_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """Two matrix products and a softmax per rectangle, the scores of all heads in memory: shapes as `sdpa_by_length`.
 
     Slower, but it knows the softcap of Gemma 2 (arXiv 2408.00118, section 2).
@@ -44,10 +43,10 @@ def eager_by_length(query: Tensor, key: Tensor, value: Tensor, sequences: Sequen
         scores = scale * (q @ k.transpose(-1, -2))
         if request.softcap is not None:
             scores = request.softcap * torch.tanh(scores / request.softcap)
-        scores = scores + sequences.mask(rectangle, _window_inside(rectangle, request.window))
+        scores = scores + metadata.mask(rectangle, _window_inside(rectangle, request.window))
         return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
-    return _by_rectangle(attend, query, key, value, sequences)
+    return _by_rectangle(attend, query, key, value, metadata)
 
 
 def _window_inside(rectangle: Rectangle, window: int | None) -> int | None:
@@ -60,10 +59,10 @@ def _by_rectangle(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    sequences: Sequences,
+    metadata: AttentionMetadata,
 ) -> Tensor:
     """`attend` for each rectangle, on [rows, heads, tokens, D]."""
-    rectangles = sequences.rectangles
+    rectangles = metadata.rectangles
     queries = query.split([r.rows * r.queries for r in rectangles])
     keys, values = (x.split([r.rows * r.keys for r in rectangles]) for x in (key, value))
     outputs = []

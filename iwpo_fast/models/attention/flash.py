@@ -1,4 +1,4 @@
-"""Flash attention over sequences of any lengths in one launch: that of flash-attn 3 and 2, and PyTorch's own."""
+"""Flash attention over sequences of any lengths in one launch: flash-attn 3 and 2, and PyTorch's varlen attention."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from iwpo_fast.models.attention.request import CannotRunFlat, Request, first_line
-from iwpo_fast.models.attention.sequences import Sequences
+from iwpo_fast.data.records import first_line
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
 
 PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"}
 """Modules of flash-attn: version 3 comes from the folder `hopper` of its repository, version 2 from PyPI."""
 
 VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Whether this PyTorch's varlen attention says that it has fewer key than query heads; that of 2.11 does not.
+"""Whether this PyTorch's varlen attention can be told that it has fewer key than query heads; 2.11's cannot.
 
-The kernels beneath it know groups already, but it may hand over to cuDNN without a word, where nothing says that the
-gradients of a group are added up: keys and values are repeated there.
+Its kernels support groups, but it may silently hand over to cuDNN, for which summing the gradients of a group is not
+documented; so keys and values are repeated.
 """
 
 
-def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """query [W, Hq, D], key and value [W, Hkv, D] → [W, Hq, D], with sliding windows and softcap."""
     if torch.are_deterministic_algorithms_enabled() and query.shape[-1] > 192:
         raise CannotRunFlat("flash_attn_3 has no deterministic backward pass for heads larger than 192")
-    return _flash_attn("flash_attn_3", query, key, value, sequences, request)
+    return _flash_attn("flash_attn_3", query, key, value, metadata, request)
 
 
-def flash_attn_2(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def flash_attn_2(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """Shapes and abilities as `flash_attn_3`."""
-    return _flash_attn("flash_attn_2", query, key, value, sequences, request)
+    return _flash_attn("flash_attn_2", query, key, value, metadata, request)
 
 
-def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def varlen(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """Shapes as `flash_attn_3`; with sliding windows, but without softcap."""
     if request.softcap is not None:
         raise CannotRunFlat("PyTorch's varlen attention has no softcap")
@@ -47,7 +47,7 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, requ
         options["enable_gqa"] = True
     elif groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return _launch(varlen_attn, query, key, value, sequences, options)
+    return _launch(varlen_attn, query, key, value, metadata, options)
 
 
 def why_not_installed(backend: str) -> str | None:
@@ -63,7 +63,7 @@ def why_not_installed(backend: str) -> str | None:
 
 
 def _flash_attn(
-    backend: str, query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request
+    backend: str, query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request
 ) -> Tensor:
     options = {
         "softmax_scale": request.scale,
@@ -73,7 +73,7 @@ def _flash_attn(
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     function = importlib.import_module(PACKAGES[backend]).flash_attn_varlen_func
-    return _launch(function, query, key, value, sequences, options)
+    return _launch(function, query, key, value, metadata, options)
 
 
 def _window_size(request: Request) -> tuple[int, int]:
@@ -86,12 +86,12 @@ def _launch(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    sequences: Sequences,
+    metadata: AttentionMetadata,
     options: dict[str, Any],
 ) -> Tensor:
     if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
         raise CannotRunFlat("flash attention wants heads of one size, at most 256")
-    bounds, longest = sequences.cu_seqlens, sequences.max_seqlen
+    bounds, longest = metadata.cu_seqlens, metadata.max_seqlen
     try:
         out = function(query, key, value, bounds, bounds, longest, longest, **options)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of what was asked for

@@ -10,29 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
+from iwpo_fast.data.records import first_line
 from iwpo_fast.models.attention.choice import BACKENDS
-from iwpo_fast.models.attention.request import CannotRunFlat, Request, first_line
-from iwpo_fast.models.attention.sequences import Sequences
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
 
 NAME = "iwpo_flat"
 """Name under which transformers knows `flat_attention`."""
 
 KWARG = "flat_sequences"
-"""Keyword argument by which `Sequences` travel through the model to `flat_attention`."""
+"""Keyword argument by which `AttentionMetadata` travels through the model to `flat_attention`."""
 
 
 def flat_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [1, Hq, T, D], key and value [1, Hkv, T, D] → [1, T, Hq, D].
 
@@ -40,25 +30,26 @@ def flat_attention(
         CannotRunFlat: the model asks for more than causal attention inside each sequence, with a sliding window and a
             softcap at most, or for more than the backend has.
     """
-    sequences = kwargs.get(KWARG)
-    if sequences is None:
+    metadata: AttentionMetadata | None = options.get(KWARG)
+    if metadata is None:
         raise CannotRunFlat("it does not hand keyword arguments on to its attention layers")
-    _refuse_extras(module, attention_mask, dropout, kwargs)
-    window = sliding_window if sliding_window and sliding_window < sequences.max_seqlen else None
+    _refuse_extras(module, attention_mask, options)
+    window: int | None = options.get("sliding_window")
+    window = window if window and window < metadata.max_seqlen else None
     dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
-    return attend(q, k, v, sequences, Request(scaling, window, softcap))[None], None
+    return attend(q, k, v, metadata, Request(options.get("scaling"), window, options.get("softcap")))[None], None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """Attention of T tokens: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
-    if sequences.rehearsal:
-        return _rehearsed(query, key, value, replace(sequences, rehearsal=False), request)
-    if sequences.queries is not None and sequences.keys is not None:
-        query = _rows(query, sequences.queries)
-        key, value = (_rows(x, sequences.keys) for x in (key, value))
-    out = BACKENDS[sequences.backend](query, key, value, sequences, request)
-    return out if sequences.scatter is None else _rows(out, sequences.scatter)
+    if metadata.rehearsal:
+        return _rehearsed(query, key, value, replace(metadata, rehearsal=False), request)
+    if metadata.queries is not None and metadata.keys is not None:
+        query = _rows(query, metadata.queries)
+        key, value = (_rows(x, metadata.keys) for x in (key, value))
+    out = BACKENDS[metadata.backend](query, key, value, metadata, request)
+    return out if metadata.scatter is None else _rows(out, metadata.scatter)
 
 
 def why_not_flat(model: PreTrainedModel) -> str | None:
@@ -86,28 +77,28 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, values.flatten(1)).unflatten(1, values.shape[1:])
 
 
-def _rehearsed(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, request: Request) -> Tensor:
+def _rehearsed(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
     """`attend`, and then its backward pass, which some builds lack for head sizes and options that they run forward."""
     q, k, v = (x.detach().requires_grad_() for x in (query, key, value))
     with torch.enable_grad():
-        out = attend(q, k, v, sequences, request)
+        out = attend(q, k, v, metadata, request)
         try:
             torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
-            raise CannotRunFlat(f"the backward pass of {sequences.backend} refuses it ({first_line(error)})") from error
+            raise CannotRunFlat(f"the backward pass of {metadata.backend} refuses it ({first_line(error)})") from error
     return out.detach()
 
 
-def _refuse_extras(module: nn.Module, mask: Tensor | None, dropout: float, kwargs: dict[str, Any]) -> None:
-    causal = kwargs.get("is_causal")
+def _refuse_extras(module: nn.Module, mask: Tensor | None, options: dict[str, Any]) -> None:
+    causal = options.get("is_causal")
     refused = {
         "a mask of its own": mask is not None,
-        "attention dropout": dropout > 0,
+        "attention dropout": options.get("dropout", 0.0) > 0,
         "attention that is not causal": not (getattr(module, "is_causal", True) if causal is None else causal),
-        "attention sinks": kwargs.get("s_aux") is not None,
-        "a position bias": kwargs.get("position_bias") is not None,
+        "attention sinks": options.get("s_aux") is not None,
+        "a position bias": options.get("position_bias") is not None,
     }
     for what, wanted in refused.items():
         if wanted:

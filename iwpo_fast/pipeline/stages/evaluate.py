@@ -18,9 +18,8 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.rewards import Clusters
-from iwpo_fast.training.batches import batches_ahead
 from iwpo_fast.training.checkpoint import checkpoints, load_weights
-from iwpo_fast.training.job import Job
+from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.run_folder import RunFolder
 
@@ -71,11 +70,11 @@ def _margins(job: PipelineJob, pairs: Pairs) -> np.ndarray:
     if not checkpoints(trained):
         raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
     loss, policy, world = PreferenceLoss(job.config.objective), job.load_policy(), job.world
-    reference = job.reference(pairs) if loss.mixture.uses_reference else None
+    pairs = job.with_reference(pairs) if loss.mixture.uses_reference else pairs
     load_weights(trained, policy.trainable_parameters())
     policy.eval()
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
-    batches = batches_ahead(Job(job.config, world, policy, loss, pairs, reference), [np.arange(len(pairs))])
+    batches = batches_ahead(Job(job.config, world, policy, loss, pairs), [np.arange(len(pairs))])
     with torch.no_grad():
         for _, batch in taking_turns(policy, batches):
             chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)

@@ -10,7 +10,7 @@ import torch
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import read_rows
-from iwpo_fast.data.rows import Rows, RowSplits
+from iwpo_fast.data.rows import Rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
@@ -19,6 +19,7 @@ from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.pipeline.rows_file import write_rows
 from iwpo_fast.pipeline.stages.reference import TOKENS
 from iwpo_fast.pipeline.stages.reward import NO_SCORES
+from iwpo_fast.world import World
 
 WHAT = "bring the data into one form"
 NEEDS = ()
@@ -43,22 +44,21 @@ def check(job: PipelineJob) -> None:
 
 
 def run(job: PipelineJob) -> Result:
-    source = _read(job.config)
+    rows, held_out = _read(job.config)
     if job.config.model.path == "tiny":
-        _make_tiny_model(job, source.train)
-    write_rows(job.folder.prepared, source.train, source.train.columns)
-    if source.evaluation is not None:
-        write_rows(job.folder.held_out, source.evaluation, source.evaluation.columns)
-    held_out = 0 if source.evaluation is None else len(source.evaluation)
-    return {"training_rows": len(source.train), "held_out_rows": held_out}
+        _make_tiny_model(job, rows)
+    write_rows(job.folder.prepared, rows, rows.columns)
+    if held_out is not None:
+        write_rows(job.folder.held_out, held_out, held_out.columns)
+    return {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
 
 
-def _read(config: RunConfig) -> RowSplits:
+def _read(config: RunConfig) -> tuple[Rows, Rows | None]:
     """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
-    source = read_rows(config.data)
-    if config.rewards.source == "columns" and "score_chosen" not in source.train.columns:
+    rows, held_out = read_rows(config.data)
+    if config.rewards.source == "columns" and "score_chosen" not in rows.columns:
         raise ValueError(NO_SCORES)
-    return source
+    return rows, held_out
 
 
 def _make_tiny_model(job: PipelineJob, rows: Rows) -> None:
@@ -72,6 +72,6 @@ def _make_tiny_model(job: PipelineJob, rows: Rows) -> None:
         offload_activations=False,
         compile=False,
     )
-    policy = load_policy(plain, tokenizer, seed=job.config.seed, device=torch.device("cpu"))
+    policy = load_policy(plain, tokenizer, World(0, 1, torch.device("cpu")), seed=job.config.seed)
     with written_aside(job.folder.tiny_model) as aside:
         policy.save(aside, tokenizer)

@@ -20,7 +20,7 @@ WHAT = "log-probs and features of the frozen model"
 NEEDS = ("prepare",)
 
 TOKENS = ("max_length", "truncation", "add_eos", "chat_template")
-"""Settings of the data that say how texts become tokens, not which texts there are."""
+"""Settings of the data that decide how texts become tokens, not which texts there are."""
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -51,11 +51,11 @@ def on_all_ranks(job: PipelineJob) -> tuple[PairFeatures, str]:
     features, held_out = job.load_features(), job.load_held_out()
     if held_out is not None:
         job.features(held_out)
-    return features, features_key(job.load_policy(), job.load_pairs(), job.load_fingerprint())
+    return features, features_key(job.load_policy(), job.load_pairs())
 
 
-def run(job: PipelineJob, found: tuple[PairFeatures, str]) -> Result:
-    features, key = found
+def run(job: PipelineJob, features_and_key: tuple[PairFeatures, str]) -> Result:
+    features, key = features_and_key
     columns = {name: torch.from_numpy(values) for name, values in vars(features.table).items()}
     # The table names the pass, so that stages that read it are done again when the features have changed.
     save_tensors(job.folder.table, columns, {"features": key})

@@ -44,7 +44,7 @@ def run(job: PipelineJob, summary: TrainSummary) -> Result:
 
 
 def _train_config(job: PipelineJob) -> TrainConfig:
-    """The pipeline's own settings of training, on its files."""
+    """The pipeline's training settings, applied to its files."""
     # Rewards are made for training pairs only, so an objective that reads them has no loss on held-out pairs.
     reads_scores = Mixture.of(job.config.objective).reads(Reads.SCORES)
     held_out = None if reads_scores or not job.folder.held_out.exists() else str(job.folder.held_out)

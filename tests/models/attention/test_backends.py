@@ -14,8 +14,8 @@ from attention_cases import (
     skip_if_absent,
 )
 
-from iwpo_fast.models.attention import BACKENDS, CannotRunFlat, Request, Sequences, attend
-from iwpo_fast.models.attention.sequences import BY_LENGTH
+from iwpo_fast.models.attention import BACKENDS, AttentionMetadata, CannotRunFlat, Request, attend
+from iwpo_fast.models.attention.metadata import BY_LENGTH
 
 WITHOUT_SOFTCAP = ("varlen", "sdpa_by_length")
 
@@ -35,14 +35,14 @@ def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype
     batch = prompts_of_three_pairs()
     leaves = random_heads(kv_heads, batch.tokens if shared else sum(LENGTHS), dtype)
     given = [x.to(device, dtype) for x in leaves]
-    sequences = Sequences.of(batch, backend, shared=shared).to(torch.device(device))
+    sequences = AttentionMetadata.of(batch, backend, shared=shared).to(torch.device(device))
     if backend in WITHOUT_SOFTCAP and request_.softcap is not None:
         with pytest.raises(CannotRunFlat, match="has no softcap"):
             attend(*given, sequences, request_)
         return
     ours = attend(*given, sequences, request_).cpu()
-    theirs = exact_attention(*((x[batch.whole] if shared else x) for x in leaves), request_)
-    theirs = theirs[batch.own] if shared else theirs
+    theirs = exact_attention(*((x[batch.expand_index] if shared else x) for x in leaves), request_)
+    theirs = theirs[batch.compact_index] if shared else theirs
     bound = 2e-6 if dtype == torch.float32 else 2e-2
     assert (ours.double() - theirs).abs().max() <= bound
     direction = torch.randn_like(theirs)
@@ -52,7 +52,10 @@ def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype
 
 
 def test_tables_made_on_the_host_move_to_a_device_and_masks_are_made_there():
-    sequences, device = Sequences.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True), torch.device("meta")
+    sequences, device = (
+        AttentionMetadata.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True),
+        torch.device("meta"),
+    )
     sequences.mask(sequences.rectangles[0], None)
     moved = sequences.to(device)
     tables = [moved.cu_seqlens, moved.queries, moved.keys, moved.scatter, moved.mask(moved.rectangles[0], None)]
@@ -60,7 +63,7 @@ def test_tables_made_on_the_host_move_to_a_device_and_masks_are_made_there():
 
 
 def test_layers_with_one_window_share_the_masks_of_a_batch():
-    sequences = Sequences.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True)
+    sequences = AttentionMetadata.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True)
     rectangle = sequences.rectangles[0]
     assert sequences.mask(rectangle, 3) is sequences.mask(rectangle, 3)
     assert not torch.equal(sequences.mask(rectangle, 1), sequences.mask(rectangle, 2))
@@ -68,6 +71,6 @@ def test_layers_with_one_window_share_the_masks_of_a_batch():
 
 def test_plain_causality_needs_no_mask():
     batch = prompts_of_three_pairs()
-    sequences = Sequences.of(batch, "sdpa_by_length", shared=False)
+    sequences = AttentionMetadata.of(batch, "sdpa_by_length", shared=False)
     attend(*random_heads(4, sum(LENGTHS)), sequences, Request(window=max(LENGTHS)))
     assert not sequences._masks

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from iwpo_fast.models.attention import BACKENDS, backends, check_backend, suited, why_absent
-from iwpo_fast.models.attention.sequences import BY_LENGTH
+from iwpo_fast.models.attention.metadata import BY_LENGTH
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

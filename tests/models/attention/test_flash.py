@@ -11,7 +11,7 @@ from attention_cases import LENGTHS, REQUESTS, exact_attention, prompts_of_three
 from flash_stand_ins import VERSIONS, checked_attention, install, version_2, version_3
 from torch import Tensor
 
-from iwpo_fast.models.attention import CannotRunFlat, Request, Sequences, attend, flash, why_absent
+from iwpo_fast.models.attention import AttentionMetadata, CannotRunFlat, Request, attend, flash, why_absent
 from iwpo_fast.models.attention.flash import PACKAGES
 
 
@@ -23,14 +23,16 @@ def test_flash_attn_is_asked_for_what_the_layer_asks(monkeypatch, backend, funct
     assert why_absent(backend) is None
     batch = prompts_of_three_pairs()
     heads = random_heads(2, batch.tokens if shared else sum(LENGTHS), torch.bfloat16)
-    ours = attend(*(x.bfloat16() for x in heads), Sequences.of(batch, backend, shared=shared), request_)
-    theirs = exact_attention(*((x[batch.whole] if shared else x) for x in heads), request_)
-    assert (ours.double() - (theirs[batch.own] if shared else theirs)).abs().max() <= 2**-8 * theirs.abs().max()
+    ours = attend(*(x.bfloat16() for x in heads), AttentionMetadata.of(batch, backend, shared=shared), request_)
+    theirs = exact_attention(*((x[batch.expand_index] if shared else x) for x in heads), request_)
+    assert (
+        ours.double() - (theirs[batch.compact_index] if shared else theirs)
+    ).abs().max() <= 2**-8 * theirs.abs().max()
 
 
 def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
     install(monkeypatch, "flash_attn_2", version_2)
-    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
+    sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     torch.use_deterministic_algorithms(True)
     try:
         attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
@@ -40,7 +42,7 @@ def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
 
 def test_version_3_is_passed_over_where_its_backward_pass_would_not_be_deterministic(monkeypatch):
     install(monkeypatch, "flash_attn_3", version_3)
-    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_3", shared=False)
+    sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_3", shared=False)
     heads = [x.repeat(1, 1, 16) for x in random_heads(2, sum(LENGTHS))]
     attend(*heads, sequences, Request())
     torch.use_deterministic_algorithms(True)
@@ -72,8 +74,10 @@ def test_varlen_attention_is_asked_for_what_the_layer_asks(monkeypatch, kv_heads
     monkeypatch.setattr(flash, "VARLEN_TAKES_GROUPS", takes_groups)
     batch = prompts_of_three_pairs()
     heads, request = random_heads(kv_heads, batch.tokens), Request(0.2, window=window)
-    ours = attend(*heads, Sequences.of(batch, "varlen", shared=True), request)
-    assert (ours - exact_attention(*(x[batch.whole] for x in heads), request)[batch.own]).abs().max() <= 2e-6
+    ours = attend(*heads, AttentionMetadata.of(batch, "varlen", shared=True), request)
+    assert (
+        ours - exact_attention(*(x[batch.expand_index] for x in heads), request)[batch.compact_index]
+    ).abs().max() <= 2e-6
 
 
 def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(monkeypatch):
@@ -81,7 +85,7 @@ def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(
         raise RuntimeError("This flash attention build does not support softcap.\nException raised from run_mha_fwd")
 
     install(monkeypatch, "flash_attn_2", without_softcap)
-    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
+    sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     with pytest.raises(CannotRunFlat, match=r"without_softcap refuses it \(This flash .* not support softcap\)$"):
         attend(*random_heads(2, sum(LENGTHS)), sequences, Request(softcap=1.0))
 
@@ -91,7 +95,7 @@ def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     install(monkeypatch, "flash_attn_2", hungry)
-    sequences = Sequences.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
+    sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     with pytest.raises(torch.OutOfMemoryError):
         attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
 
@@ -100,7 +104,7 @@ def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
 def test_heads_that_no_flash_attention_takes_are_refused(backend, monkeypatch):
     if backend in PACKAGES:
         install(monkeypatch, backend, VERSIONS[backend][0])
-    sequences = Sequences.of(prompts_of_three_pairs(), backend, shared=False)
+    sequences = AttentionMetadata.of(prompts_of_three_pairs(), backend, shared=False)
     query, key, value = random_heads(4, sum(LENGTHS))
     with pytest.raises(CannotRunFlat, match="heads of one size, at most 256"):
         attend(query, key, value[..., :8], sequences, Request())

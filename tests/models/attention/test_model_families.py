@@ -14,7 +14,8 @@ from iwpo_fast.config import ModelConfig
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.attention import BACKENDS
-from iwpo_fast.models.attention.sequences import BY_LENGTH
+from iwpo_fast.models.attention.metadata import BY_LENGTH
+from iwpo_fast.world import World
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -73,9 +74,9 @@ def test_a_gpu_errs_no_more_than_with_padded_eager_attention(policy_of, batch, t
         config = ModelConfig(path=str(tmp_path / family), attention=backend, share_prompts=share_prompts)
         if model in WITH_SOFTCAP and backend in ("sdpa_by_length", "varlen"):
             with pytest.raises(ValueError, match="no softcap"):
-                load_policy(config, tokenizer, seed=3, device=device, max_length=20)
+                load_policy(config, tokenizer, World(0, 1, device), seed=3, max_length=20)
             continue
-        policy = load_policy(config, tokenizer, seed=3, device=device, max_length=20)
+        policy = load_policy(config, tokenizer, World(0, 1, device), seed=3, max_length=20)
         found = policy.hidden_states(on_device), policy(on_device)
         found = (*found, gradients(found[1].cpu(), policy))
         yardstick = padded_eager(policy, on_device)

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 
-class Movable:
-    """Base of dataclasses: their tensors, and those of such dataclasses in them, move together."""
+class TensorDataclass:
+    """Base class of dataclasses whose tensors move together, also those in nested dataclasses of this kind."""
 
     def pin_memory(self) -> Self:
-        """The same in page-locked memory, from which a GPU copies while it computes and the host goes on."""
+        """A copy in page-locked memory, from which a GPU copies while it computes and the host goes on."""
         return self._moved(lambda part: part.pin_memory())
 
     def to(self, device: torch.device, *, non_blocking: bool = True) -> Self:
-        """The same on `device`; the host does not wait for copies from page-locked memory."""
+        """A copy on `device`; the host does not wait for copies from page-locked memory."""
         return self._moved(lambda part: part.to(device, non_blocking=non_blocking))
 
     def _moved(self, move: Callable[[Any], Any]) -> Self:
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        moved = {name: move(part) for name, part in parts.items() if isinstance(part, Tensor | Movable)}
+        moved = {name: move(part) for name, part in parts.items() if isinstance(part, Tensor | TensorDataclass)}
         return replace(self, **moved)  # type: ignore[type-var]
 
 
