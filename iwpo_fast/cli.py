@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    """The errors of the library say what to do; those of files are the last resort, such as a disk that is full."""
+    """Errors of the library say what to do already; those of the file system, such as a full disk, do not."""
     if isinstance(error, (ValueError, NotInstalled)):
         return str(error)
     path = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
@@ -79,13 +78,9 @@ def _train(settings: object) -> None:
 
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
-    from iwpo_fast.training.validation import check_folder, check_seed
 
-    config = _dataclass_from(DemoConfig, settings)
-    check_seed(config.seed)
-    check_folder("output_dir", Path(config.output_dir))
     _quieten_libraries()
-    run_demo(config)
+    run_demo(_dataclass_from(DemoConfig, settings))
 
 
 def _quieten_libraries() -> None:

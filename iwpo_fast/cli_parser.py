@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import is_dataclass
-from typing import Any, get_type_hints
+from argparse import Action
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from iwpo_fast import __version__
-from iwpo_fast.cli_errors import as_sentence
+from iwpo_fast.cli_errors import check_settings, explain
 from iwpo_fast.config import DemoConfig, RunConfig, TrainConfig
+from iwpo_fast.limits import hints_of
 from iwpo_fast.recipe import MODE
 
 CONFIG = {"train": TrainConfig, "run": RunConfig, "demo": DemoConfig}
+OPTIONS = {"from": str | None, "only": str | None, "force": bool}
+"""What `iwpo run` takes beside its configuration."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
@@ -25,18 +28,36 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     parser = make_parser()
     try:
         parsed = parser.parse_args(arguments)
-        _check_groups(CONFIG[parsed.subcommand], parsed[parsed.subcommand])
-        return parsed.subcommand, parser.instantiate(parsed)[parsed.subcommand]
-    except (ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(as_sentence(str(error), next(iter(set(arguments[:1]) & CONFIG.keys()), "train"))) from error
+    except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
+        command, *words = arguments or [""]
+        if command not in CONFIG:
+            raise ValueError("no such command: choose iwpo train, iwpo run or iwpo demo.") from error
+        explain(command, words, CONFIG[command], _hints_of(command))
+        raise ValueError(str(error)) from error
+    command = parsed.subcommand
+    settings = parsed[command].as_dict()
+    settings.pop("config")
+    check_settings(_hints_of(command), settings)
+    return command, parser.instantiate(parsed)[command]
 
 
-def _check_groups(config: type, settings: Any, prefix: str = "") -> None:
-    for name, kind in get_type_hints(config).items():
-        if is_dataclass(kind):
-            if not isinstance(settings[name], Namespace):
-                raise ValueError(f"{prefix}{name} is a group of settings: give them, or leave it out for the defaults.")
-            _check_groups(kind, settings[name], f"{prefix}{name}.")  # type: ignore[arg-type]
+def _hints_of(command: str) -> dict[str, Any]:
+    return hints_of(CONFIG[command]) | (OPTIONS if command == "run" else {})
+
+
+class _Help(DefaultHelpFormatter):
+    """Names the group of experimental settings, but not each of them."""
+
+    def add_usage(self, usage: str | None, actions: Iterable[Action], *arguments: Any, **options: Any) -> None:
+        super().add_usage(usage, [action for action in actions if not _is_hidden(action)], *arguments, **options)
+
+    def add_argument(self, action: Action) -> None:
+        if not _is_hidden(action):
+            super().add_argument(action)
+
+
+def _is_hidden(action: Action) -> bool:
+    return ".experimental." in action.dest
 
 
 def make_parser() -> ArgumentParser:
@@ -46,6 +67,7 @@ def make_parser() -> ArgumentParser:
         version=__version__,
         exit_on_error=False,
         parser_mode=MODE,
+        formatter_class=_Help,
     )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("train", _parser_of(TrainConfig), help="train on preference pairs")

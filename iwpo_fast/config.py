@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from iwpo_fast.limits import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
+
+SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
+"""Seeds that PyTorch, NumPy and scikit-learn all take."""
 
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
 
@@ -18,32 +23,32 @@ class DataConfig:
         eval_path: Held-out pairs, in any of the same forms. Without it a part of `path` is held out.
         eval_split: Split of `eval_path`; with no `eval_path`, another split of `path`.
         eval_fraction: Fraction of the prompts of `path` held out when no evaluation data is named.
-        limit: Use only the first so many rows of `path`; null uses all.
-        columns: Names of your columns for ours, such as {chosen: preferred, rejected: other}.
+        limit: Use only this many rows of `path`, the first ones; null uses all.
+        columns: Which of your columns is which of ours, such as {chosen: preferred, rejected: other}.
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
         on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens.
         chat_template: Path of a Jinja file that replaces the tokenizer's chat template; null keeps it.
         add_eos: End each plain-text completion with the end-of-sequence token.
         cache_dir: Folder for tokenised data and reference log-probs; null takes ~/.cache/iwpo_fast.
-        workers: Threads that make batches ahead of their turn; 0 makes each in its turn, `auto` is 1 on a GPU and 0 on
-            a CPU.
+        workers: Threads that make batches ahead of time; 0 makes each when it is needed, `auto` is 1 on a GPU and 0
+            on a CPU.
     """
 
     path: str
     split: str = "train"
     eval_path: str | None = None
     eval_split: str | None = None
-    eval_fraction: float = 0.05
-    limit: int | None = None
+    eval_fraction: Annotated[float, BELOW_ONE] = 0.05
+    limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    max_length: int = 1024
+    max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
     on_prefix_mismatch: Literal["error", "drop"] = "error"
     chat_template: str | None = None
     add_eos: bool = True
     cache_dir: str | None = None
-    workers: int | Literal["auto"] = "auto"
+    workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
 
 
 @dataclass
@@ -58,9 +63,9 @@ class TinyConfig:
     """
 
     vocab_size: int = 4096
-    hidden_size: int = 128
-    layers: int = 2
-    heads: int = 4
+    hidden_size: Annotated[int, POSITIVE] = 128
+    layers: Annotated[int, POSITIVE] = 2
+    heads: Annotated[int, POSITIVE] = 4
 
 
 @dataclass
@@ -74,9 +79,9 @@ class LoraConfig:
         target_modules: Names of the adapted linear layers; `all-linear` takes all but the LM head.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: Annotated[int, POSITIVE] = 16
+    alpha: Annotated[float, POSITIVE] = 32.0
+    dropout: Annotated[float, BELOW_ONE] = 0.0
     target_modules: str | list[str] = "all-linear"
 
 
@@ -87,20 +92,20 @@ class ModelConfig:
     Args:
         path: Local folder, hub id, or `tiny` (see `tiny`).
         lora: Adapter settings; null trains all weights.
-        quantize: `nf4` holds the frozen linear layers under `lora` in 4 bits (QLoRA), all but the LM head, on one
-            device or a copy on each (pip install 'iwpo-fast[qlora]').
+        quantize: `nf4` holds the frozen linear layers under `lora` in 4 bits (QLoRA), except the LM head. Every process
+            holds a whole copy (pip install 'iwpo-fast[qlora]').
         batch_layout: `flat` runs sequences end to end, `padded` pads inside the model wrapper, `auto` takes flat
             wherever the model can.
         share_prompts: Run each prompt of a flat batch once for all its completions; `auto` does so on a CPU wherever
             the model can.
         attention: How flat batches compute attention; `auto` takes the first of flash_attn_3, flash_attn_2, varlen,
-            sdpa_by_length and eager_by_length that is there and does what the model asks (docs/training.md).
+            sdpa_by_length and eager_by_length that is installed and can do what the model needs (docs/training.md).
         gradient_checkpointing: What the backward pass recomputes, layer by layer, to save memory: `selective` keeps
             what matrix products and attention return and recomputes the cheap rest, `full` keeps the inputs of layers
             and runs each layer once more, about a third more time.
         offload_activations: Keep the inputs of the layers in host memory, with `gradient_checkpointing: full` on a GPU.
-        compile: Compile the layers with torch.compile, which takes minutes when a run begins. They recompute their
-            cheap operations of themselves, so `gradient_checkpointing` can be `none` or `full`.
+        compile: Compile the layers with torch.compile, which takes minutes at the beginning of a run. Compiled layers
+            recompute their cheap operations anyway, so `gradient_checkpointing` can be `none` or `full`.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
         tiny: Shape of the built-in model.
@@ -130,14 +135,14 @@ class ObjectiveConfig:
         params: Further parameters, such as {gamma: 1.0}; in a mixture with the objective before, {bco.beta: 0.2}.
         label_smoothing: Probability that a label is flipped; a column `label_smoothing` takes its place.
         normalize: Divide the weighted loss by the number of pairs (`count`) or by the sum of weights (`weights`).
-        divergence: Divergence from the reference that the policy pays for (f-DPO, arXiv 2309.16240).
+        divergence: Divergence from the reference that is penalised (f-DPO, arXiv 2309.16240).
         divergence_alpha: Which of the `alpha` divergences, null for 0.5; 1 is the reverse KL.
     """
 
     name: str | dict[str, float] = "sigmoid"
     beta: float | None = None
     params: dict[str, float | str] = field(default_factory=dict)
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, BELOW_ONE] = 0.0
     normalize: Literal["count", "weights"] = "count"
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
     divergence_alpha: float | None = None
@@ -152,10 +157,10 @@ class OptimConfig:
             (pip install 'iwpo-fast[8bit]').
         lr: Peak learning rate.
         epochs: Passes over the training pairs.
-        max_steps: Stop after so many optimiser steps; null runs all epochs.
+        max_steps: Stop after this many optimiser steps; null runs all epochs.
         pairs_per_step: Pairs of one optimiser step, over all ranks and micro-batches.
-        tokens_per_batch: Token budget of one micro-batch, of the tokens that the model runs: a shared prompt counts
-            once. A single longer pair runs alone.
+        tokens_per_batch: Token budget of one micro-batch. A prompt that the model runs once for both completions counts
+            once; a pair that is longer than the budget runs alone.
         max_pairs_per_batch: Cap on the pairs of one micro-batch; null leaves it to the token budget.
         schedule: Decay after the warm-up.
         warmup_fraction: Fraction of all steps over which the learning rate rises.
@@ -167,19 +172,19 @@ class OptimConfig:
     """
 
     name: Literal["adamw", "adamw_8bit"] = "adamw"
-    lr: float = 1e-6
-    epochs: float = 1.0
-    max_steps: int | None = None
-    pairs_per_step: int = 32
-    tokens_per_batch: int = 16384
-    max_pairs_per_batch: int | None = None
+    lr: Annotated[float, POSITIVE] = 1e-6
+    epochs: Annotated[float, POSITIVE] = 1.0
+    max_steps: Annotated[int, POSITIVE] | None = None
+    pairs_per_step: Annotated[int, POSITIVE] = 32
+    tokens_per_batch: Annotated[int, POSITIVE] = 16384
+    max_pairs_per_batch: Annotated[int, POSITIVE] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_fraction: float = 0.1
-    min_lr_fraction: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = 1.0
+    warmup_fraction: Annotated[float, FRACTION] = 0.1
+    min_lr_fraction: Annotated[float, FRACTION] = 0.0
+    betas: tuple[Annotated[float, BELOW_ONE], Annotated[float, BELOW_ONE]] = (0.9, 0.95)
+    eps: Annotated[float, POSITIVE] = 1e-8
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[float, POSITIVE_OR_INFINITE] | None = 1.0
 
 
 @dataclass
@@ -189,12 +194,12 @@ class LogConfig:
     Args:
         every: Optimiser steps between step-lines.
         eval_every: Optimiser steps between evaluations; null evaluates before the first and after the last step.
-        trackers: Where metrics go beside `metrics.jsonl`.
+        trackers: Where metrics go, in addition to `metrics.jsonl`.
         project: Project name for the trackers.
     """
 
-    every: int = 10
-    eval_every: int | None = None
+    every: Annotated[int, POSITIVE] = 10
+    eval_every: Annotated[int, POSITIVE] | None = None
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = field(default_factory=list)
     project: str = "iwpo_fast"
 
@@ -208,8 +213,8 @@ class CheckpointConfig:
         keep: Number of newest checkpoints kept.
     """
 
-    every: int | None = 100
-    keep: int = 2
+    every: Annotated[int, POSITIVE] | None = 100
+    keep: Annotated[int, POSITIVE] = 2
 
 
 @dataclass
@@ -223,10 +228,10 @@ class ClusterConfig:
         fit_prompts: Prompts that centroids are fitted on, drawn at random; all prompts are assigned.
     """
 
-    count: int = 8
+    count: Annotated[int, POSITIVE] = 8
     backend: Literal["auto", "cuml", "flash-kmeans", "sklearn"] = "auto"
-    min_pairs: int = 256
-    fit_prompts: int = 200_000
+    min_pairs: Annotated[int, POSITIVE] = 256
+    fit_prompts: Annotated[int, POSITIVE] = 200_000
 
 
 @dataclass
@@ -253,19 +258,18 @@ class RewardConfig:
         tuning: Fine-tune the model under the heads, for `source: features`; null leaves it frozen. It costs a training
             for each fold, on one device, so take two folds.
         likelihood: The mean log-prob of a response's tokens under the frozen model is a feature of it, beside hidden
-            states, for `source: features`; `auto` takes it unless `tuning` is set, for the less heads read from hidden
-            states, the less these are tuned. With it heads agreed with the truth in 80 % of the pairs of a laboratory
-            instead of 70 %.
+            states, for `source: features`. `auto` takes it unless `tuning` is set, because it helps less the more the
+            hidden states are tuned (docs/iwpo.md).
         ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
             cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
         centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
-        folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model of all.
+        folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model that saw all.
         ensemble: Bootstrapped heads whose rewards are averaged; they are also the family for e-DPO.
         calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs; without it the raw
             rewards are used, unclipped and fully trusted.
-        calibration_strength: Pairs' worth of pull of each cluster's slope towards the pooled slope.
+        calibration_strength: How strongly each cluster's slope is pulled towards the pooled slope, in pairs.
         max_reward: Calibrated rewards are clipped to this size.
     """
 
@@ -273,69 +277,90 @@ class RewardConfig:
     model: str | None = None
     tuning: TuningConfig | None = None
     likelihood: bool | Literal["auto"] = "auto"
-    ridge: float | Literal["auto"] = "auto"
-    residual: float | Literal["auto"] | None = "auto"
-    centring: float = 0.01
-    overlap: float = 0.0
-    folds: int = 4
-    ensemble: int = 4
+    ridge: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
+    residual: Annotated[float, POSITIVE] | Literal["auto"] | None = "auto"
+    centring: Annotated[float, NOT_NEGATIVE] = 0.01
+    overlap: Annotated[float, NOT_NEGATIVE] = 0.0
+    folds: Annotated[int, POSITIVE] = 4
+    ensemble: Annotated[int, POSITIVE] = 4
     calibration: bool = True
-    calibration_strength: float = 200.0
-    max_reward: float = 5.0
+    calibration_strength: Annotated[float, NOT_NEGATIVE] = 200.0
+    max_reward: Annotated[float, POSITIVE_OR_INFINITE] = 5.0
+
+
+EVEN = 0.99
+"""Effective sample size, as a fraction of the pairs, from which weights are not worth a temperature: all are 1."""
+
+
+@dataclass
+class ExperimentalConfig:
+    """Settings of weights that measured no better than the defaults, or worse; docs/experimental.md says how.
+
+    Args:
+        method: `density_ratio` and `rejection` weigh by how well the rewards explain the label (arXiv 2405.18686), in
+            the place of `irpss`.
+        ratio_scale: Risk, in nats, over which the weight of `density_ratio` falls by a factor e; the unit of risk of
+            `rejection`.
+        ratio_alpha: Order of the divergence of `rejection`; at 3 the weight falls linearly with the risk, to 0.
+        rejected_exponent: How much of the rejected completion's reward enters the weight of `irpss`. It needs a number
+            for `tau` or `ess_target`.
+        baseline: What a reward is compared with by `irpss`: `cluster` its cluster alone, `group` all candidates of its
+            prompt, `shrunk` these as far as levels of prompts differ by more than chance; best with four or more.
+    """
+
+    method: Literal["density_ratio", "rejection"] | None = None
+    ratio_scale: Annotated[float, POSITIVE] = 1.0
+    ratio_alpha: Annotated[float, Limits(1, low_open=True)] = 3.0
+    rejected_exponent: float = 0.0
+    baseline: Literal["cluster", "group", "shrunk"] = "cluster"
 
 
 @dataclass
 class WeightConfig:
     """Importance weights from calibrated rewards (IRPSS).
 
-    The defaults were chosen in this project's laboratory (`lab/results/exact-defaults.md`): importance
-    of the chosen completion alone, as unequal as the noise of the rewards warrants, and plain DPO where the members of
-    an ensemble agree, as they do where pairs are plenty. A single score per response (`rewards.source` columns or
-    model, or an ensemble of one) says nothing of its noise and always weighs, at 0.9: who brings a reward model wants
-    it used, but where it shares a bias of the labels, or sees half of the truth, that lost about 1 % against DPO. The
-    pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than DPO. Soft
-    labels are for rewards that agree: they lift a language model most, and lose up to 1 % where heads cannot see half
-    of the truth and pairs are plenty.
+    The defaults are cautious: importance of the chosen completion alone, as unequal as the noise of the rewards
+    warrants, and plain DPO where the members of an ensemble agree, as they do where pairs are plenty. A single score
+    per response (`rewards.source` columns or model, or an ensemble of one) says nothing of its noise and always weighs.
+    The pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than DPO.
+    What each was worth: docs/iwpo.md.
 
     Args:
-        method: `irpss`; `density_ratio` and `rejection` weigh by how well the rewards explain the label
-            (arXiv 2405.18686); `none` gives every pair weight 1.
+        method: `irpss`, or `none`, which gives every pair weight 1.
         tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
             effective sample size of every large cluster above `ess_target`.
         gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out. It needs a
-            number for `tau` or `ess_target`, and so does `rejected_exponent`.
-        rejected_exponent: How much of the rejected completion's reward enters the weight.
-        baseline: What a reward is compared with: `cluster` its cluster alone, `group` all candidates of its prompt,
-            `shrunk` these as far as levels of prompts differ by more than chance; best with four or more candidates.
+            number for `tau` or `ess_target`.
         ess_target: Effective sample size, as a fraction of the pairs, for `tau: ess`. `noise` takes it from how far the
             members of the ensemble disagree: the more, the smaller, and 1 where they agree; 0.9 without an ensemble.
             From 0.99 on all weights are 1.
-        ratio_scale: Risk, in nats, over which the weight of `density_ratio` falls by a factor e; the unit of risk of
-            `rejection`.
-        ratio_alpha: Order of the divergence of `rejection`; at 3 the weight falls linearly with the risk, to 0.
         truncate: Weights above this multiple of the mean are cut to it, before the mean is set to 1 again.
         defensive: Share of uniform weights mixed in.
         soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone. `auto` is
-            0.5 for `irpss`, and 0 where the data bring label_smoothing or the objective cannot smooth labels.
+            0.5 for `irpss`, and 0 where the data bring label_smoothing or the objective cannot smooth labels. They are
+            for rewards that agree.
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
+        experimental: What measured no better.
     """
 
-    method: Literal["irpss", "density_ratio", "rejection", "none"] = "irpss"
-    tau: float | Literal["ess"] = "ess"
-    gamma: float = 0.0
-    rejected_exponent: float = 0.0
-    baseline: Literal["cluster", "group", "shrunk"] = "cluster"
-    ess_target: float | Literal["noise"] = "noise"
-    ratio_scale: float = 1.0
-    ratio_alpha: float = 3.0
-    truncate: float = 5.0
-    defensive: float = 0.0
-    soft_labels: float | Literal["auto"] = "auto"
+    method: Literal["irpss", "none"] = "irpss"
+    tau: Annotated[float, POSITIVE_OR_INFINITE] | Literal["ess"] = "ess"
+    gamma: Annotated[float, NOT_NEGATIVE] = 0.0
+    ess_target: Annotated[float, Limits(0, 1, low_open=True)] | Literal["noise"] = "noise"
+    truncate: Annotated[float, Limits(1, infinite=True)] = 5.0
+    defensive: Annotated[float, FRACTION] = 0.0
+    soft_labels: Annotated[float, BELOW_ONE] | Literal["auto"] = "auto"
     realisation: Literal["weighting", "resampling"] = "weighting"
-    min_ess: float = 0.1
+    min_ess: Annotated[float, FRACTION] = 0.1
     force: bool = False
+    experimental: ExperimentalConfig = field(default_factory=ExperimentalConfig)
+
+    @property
+    def formula(self) -> Literal["irpss", "density_ratio", "rejection", "none"]:
+        """The method, or the experimental one that takes its place."""
+        return self.experimental.method or self.method
 
 
 @dataclass
@@ -368,7 +393,7 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     output_dir: str = "runs/train"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     device: str = "auto"
     shard_over: int | Literal["node", "all"] = 1
     deterministic: bool = False
@@ -406,5 +431,5 @@ class DemoConfig:
     """
 
     output_dir: str = "demo-run"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     device: str = "auto"

@@ -43,7 +43,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing aside in `folder`; a folder that it had moved away only comes back."""
+    """Remove what a killed process was writing aside in `folder`, and bring back a folder that it had moved away."""
     for old in folder.glob(f".*{OLD}"):
         path = folder / old.name.removesuffix(OLD).rpartition(".")[0].removeprefix(".")
         if not path.exists():
@@ -53,6 +53,15 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(aside)
         else:
             aside.unlink()
+
+
+def check_folder(setting: str, folder: Path) -> None:
+    """Raise ValueError if `folder` cannot be written to, or cannot be made; it is not made here."""
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        raise ValueError(f"{setting} is {folder} but {nearest} is a file: choose another {setting}.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{setting} is {folder} but {nearest} may not be written to: choose another {setting}.")
 
 
 def save_json(path: Path, value: Any) -> None:

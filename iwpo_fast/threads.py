@@ -1,9 +1,9 @@
 """How many threads a command computes with, and how they wait for one another: settled before PyTorch is loaded.
 
-OpenMP reads both from the environment, once, when it is loaded. Left alone it takes every core of the machine, whatever
-a container may use of them, and threads that wait keep their core busy: where another process has one of two cores, a
-step of a small model, which has a thousand small operations, waits a thousand times for the thread without a core.
-What the user has set stays as it is. Importing the library changes nothing; only the commands call `settle`.
+OpenMP reads both from the environment once, when it is loaded. By default it takes every core of the machine, even if
+the container may use fewer, and its waiting threads keep their cores busy. If another process then holds one of two
+cores, each of the thousand small operations in a step of a small model waits for the thread that has no core. What the
+user has set stays as it is. Importing the library changes nothing; only the commands call `settle`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 SHORT_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-"""A thread looks so many times, some microseconds, and sleeps then (GNU's OpenMP), or sleeps at once (Intel's)."""
+"""A waiting thread of GNU's OpenMP looks this often, for some microseconds, and then sleeps; Intel's sleeps at once."""
 
 WIDTH_OF_A_THREAD = 32
-"""Entries of a hidden state that are worth a thread. A guess: no machine of more than two cores has been measured."""
+"""Entries of a hidden state that are worth a thread. A guess: no machine with more than two cores has been measured."""
 
 _settled: set[str] = set()
 """Variables that this process has set, and not its user."""
 
 
 def settle(width: int | None = None) -> None:
-    """Set the environment variables by which OpenMP's threads are counted and wait, unless they are set.
+    """Set the environment variables that say how many threads OpenMP starts and how they wait, unless they are set.
 
-    Where PyTorch is loaded already, nothing would follow from them, and nothing is set.
+    Once PyTorch is loaded they have no effect, so nothing is set.
 
     Args:
-        width: hidden size of the model; None where it is not known.
+        width: hidden size of the model; None if it is not known.
     """
     if "torch" in sys.modules:
         return
@@ -45,20 +45,20 @@ def settle(width: int | None = None) -> None:
 
 
 def chosen_by_user() -> bool:
-    """Whether the number of threads is the user's, or torchrun's, and so not to be changed."""
+    """Whether the user, or torchrun, has chosen the number of threads, which then stays."""
     return any(name in os.environ and name not in _settled for name in NUMBER)
 
 
 def suited(cores: int, width: int | None, processes: int = 1) -> int:
-    """Threads for each of some processes that share `cores`; fewer where the model is too narrow to share out."""
+    """Threads for each of several processes that share `cores`; fewer if the model is too narrow for them."""
     share = cores // processes
     return max(1, share if width is None else min(share, width // WIDTH_OF_A_THREAD))
 
 
 def cores(root: Path = Path("/"), cpus: Collection[int] | None = None) -> int:
-    """Cores that this process may compute on, at least 1: by its affinity and by the quota of its container.
+    """Cores that this process may use, at least 1, by its affinity and by the quota of its container.
 
-    Two hardware threads of one core count once, as PyTorch counts them.
+    Two hardware threads of one core count once, as in PyTorch.
 
     Args:
         root: where `proc` and `sys` are.
@@ -71,7 +71,7 @@ def cores(root: Path = Path("/"), cpus: Collection[int] | None = None) -> int:
 
 
 def hidden_size(path: str) -> int | None:
-    """Of a model folder; None where the path is none, or does not say."""
+    """Hidden size of the model in a folder; None if there is no model, or its configuration does not say."""
     try:
         settings = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
         return int((settings.get("text_config") or settings)["hidden_size"])
@@ -96,7 +96,7 @@ def _core(root: Path, cpu: int) -> str:
 
 
 def _quotas(root: Path) -> list[float]:
-    """CPUs' worth of time that each control group around this process allows, where it has a limit."""
+    """How many CPUs each control group around this process allows, if it has a limit."""
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, place = line.split(":", 2)
@@ -126,7 +126,7 @@ def _quota_1(folder: Path) -> float | None:
 
 
 def _ratio(numbers: list[str]) -> float | None:
-    """Quota over period; None where there is no limit, which is written as `max` or -1, or no file."""
+    """Quota over period; None if there is no file, or no limit, which is written as `max` or -1."""
     if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
         return None
     return int(numbers[0]) / int(numbers[1])

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def version_of(package: str) -> str:
-    """Or "unknown" where a package is absent or has no metadata, as on a bare PYTHONPATH."""
+    """The version of a package; "unknown" if it is absent or has no metadata, as on a bare PYTHONPATH."""
     try:
         return version(package)
     except PackageNotFoundError:

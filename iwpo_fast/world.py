@@ -22,7 +22,7 @@ PATIENCE = timedelta(hours=12)
 """How long processes wait for one that reads, tokenises or writes alone."""
 
 TIMEOUT = timedelta(minutes=30)
-"""How long processes wait for one that computes as they do; then it must be stuck, and the job ends."""
+"""How long processes wait for one that computes as they do, before they take it for stuck and the job ends."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class World:
         """Join the job that torchrun's environment variables describe, or be alone.
 
         Raises:
-            ValueError: the device is unknown or not there, or one of these variables is no number.
+            ValueError: the device is unknown or not there, or one of these variables is not a number.
         """
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
         local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
@@ -86,7 +86,7 @@ class World:
             self.barrier()
 
     def from_main(self, value: T) -> T:
-        """The value that rank 0 gave; those of the others do not matter."""
+        """The value that rank 0 gave; the values of the other ranks are ignored."""
         if self.size == 1:
             return value
         box = [value]
@@ -107,7 +107,7 @@ class World:
         return int(found)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum gradients over all ranks; a parameter without one counts as zero, those of sharded ones are sums."""
+        """Sum gradients over all ranks. A missing one counts as zero; those of sharded parameters are sums already."""
         if self.size == 1:
             return
         for parameter in parameters:
@@ -119,7 +119,7 @@ class World:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be spread over processes, which then all must call this."""
+    """The whole of a tensor that may be sharded over processes, which then all must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

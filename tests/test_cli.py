@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,14 @@ import yaml
 
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
+from jsonargparse import ArgumentError
+
 from iwpo_fast.cli import RUN, main
+from iwpo_fast.cli_errors import explain
 from iwpo_fast.cli_parser import make_parser
-from iwpo_fast.training.validation import check_config
+from iwpo_fast.config import ExperimentalConfig, RunConfig
+from iwpo_fast.config_checks import check_config
+from iwpo_fast.limits import groups_of, hints_of
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -116,3 +122,80 @@ def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, 
     parser = make_parser()
     settings = parser.instantiate(parser.parse_args(["train", "--config", str(recipe)]))
     assert settings.train.objective.name == name
+
+
+@pytest.mark.parametrize("command", ["train", "run", "demo"])
+def test_help_shows_types_without_their_limits_and_no_experimental_settings(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "Annotated" not in shown and "Limits" not in shown
+    assert "ratio_scale" not in shown
+
+
+def test_experimental_settings_are_taken_and_printed_although_help_leaves_them_out(tmp_path, capsys):
+    flags = ["--data.path", "a.jsonl", "--weights.experimental.ratio_scale", "2"]
+    with pytest.raises(SystemExit):
+        main(["run", *flags, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["weights"]["experimental"]["ratio_scale"] == 2.0
+    assert set(printed["weights"]["experimental"]) == set(vars(ExperimentalConfig()))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("weights: {ratio_alpha: 2}", "weights.ratio_alpha is experimental now: set weights.experimental.ratio_alpha"),
+        (
+            "weights: {method: rejection}",
+            "weights.method rejection is experimental now: set weights.experimental.method",
+        ),
+        ("weights: {experimental: {ratio: 2}}", "unknown setting weights.experimental.ratio: iwpo run --help lists"),
+        ("rewards: {tuning: 5}", "rewards.tuning is 5: it must be a group of settings or null."),
+        ("optim: {lr: null}", "optim.lr is null: it must be a finite number."),
+        ("model: null", "model is a group of settings: give them, or leave it out for the defaults."),
+        ("1: 2", "unknown setting 1: iwpo run --help lists them."),
+    ],
+)
+def test_mistakes_in_a_recipe_are_one_sentence(recipe, expected, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe + "\n")
+    assert main(["run", "--config", str(path), "--data.path", "x"]) == 2
+    assert capsys.readouterr().err.startswith(f"iwpo: error: {expected}")
+
+
+@pytest.mark.parametrize("setting", ["optim.lr", "optim.eps", "data.eval_fraction", "data.max_length", "seed"])
+def test_numbers_that_nothing_holds_are_refused_by_name(setting, capsys):
+    assert main(["train", "--data.path", "x", f"--{setting}", "9" * 400]) == 2
+    assert capsys.readouterr().err.startswith(f"iwpo: error: {setting} is 999")
+
+
+def leaves(config: type, group: str = "") -> list[str]:
+    found = []
+    for name, hint in hints_of(config).items():
+        inner = groups_of(hint)
+        found += leaves(inner[0], f"{group}{name}.") if inner else [f"{group}{name}"]
+    return found
+
+
+@pytest.mark.parametrize("text", ["null", "x", "[1]", "{a: 1}", "1.5"])
+def test_whatever_the_parser_refuses_is_explained(text):
+    """In our words, whatever those of jsonargparse are.
+
+    Inside an optional group it refuses some values that are right, such as null; its own words are shown then.
+    """
+    parser, hints = make_parser(), hints_of(RunConfig)
+    refused = 0
+    for name in leaves(RunConfig):
+        words = ["--data.path", "x", f"--{name}", text]
+        try:
+            parser.parse_args(["run", *words])
+        except ArgumentError:
+            try:
+                explain("run", words, RunConfig, hints)
+            except ValueError as error:
+                refused += 1
+                assert re.match(rf"{re.escape(name)} is .*: it must be ", str(error))
+            else:
+                assert name.startswith(("model.lora.", "rewards.tuning."))
+    assert refused > 20

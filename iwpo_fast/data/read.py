@@ -16,6 +16,7 @@ from iwpo_fast.data.columns import TEXTS, check_mapping, column_names, numeric_c
 from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
 from iwpo_fast.data.records import Records, read_records, source_name
 from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.limits import check_limits
 
 Texts = tuple[Text, Text, Text]
 
@@ -29,8 +30,7 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     Raises:
         ValueError: one sentence naming the file or row, and what to do.
     """
-    if config.limit is not None and config.limit < 1:
-        raise ValueError(f"data.limit is {config.limit}: it must be positive or null.")
+    check_limits(config, "data")
     names = column_names(config.columns)
     records, columns = read_records(config.path, config.split, names, limit=config.limit)
     source = source_name(config.path)

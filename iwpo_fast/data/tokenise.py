@@ -17,6 +17,7 @@ from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.truncate import cut, too_long
+from iwpo_fast.limits import check_limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +39,7 @@ def tokenise(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, a row with
             reference log-probs is cut, or nothing is left.
     """
-    if config.max_length < 2:
-        raise ValueError(f"data.max_length is {config.max_length}: it must be at least 2.")
+    check_limits(config, "data")
     if config.chat_template is not None:
         tokenizer.chat_template = _template(config.chat_template)
     if rows.conversational and tokenizer.chat_template is None:

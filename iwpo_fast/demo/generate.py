@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 from iwpo_fast.demo.tasks import TASKS, Task
 from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.limits import FRACTION, POSITIVE, check_limits
 
 MOST_ROWS = 60_000
 """Rows that the smallest family, with 17,920 prompts, still has prompts for."""
@@ -32,11 +33,11 @@ class DatasetSettings:
         seed: seed of everything.
     """
 
-    train_pairs: int = 4000
-    eval_pairs: int = 1000
-    warmup_pairs: int = 8000
-    noise: float = 0.1
-    temperature: float = 0.5
+    train_pairs: Annotated[int, POSITIVE] = 4000
+    eval_pairs: Annotated[int, POSITIVE] = 1000
+    warmup_pairs: Annotated[int, POSITIVE] = 8000
+    noise: Annotated[float, FRACTION] = 0.1
+    temperature: Annotated[float, POSITIVE] = 0.5
     length_bias: float = 0.0
     seed: int = 0
 
@@ -123,12 +124,6 @@ def _completions(task: Task, prompt: str, rng: Random) -> dict[str, Any]:
 
 
 def _check(settings: DatasetSettings) -> None:
-    for name in ("train_pairs", "eval_pairs", "warmup_pairs"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}: it must be at least 1.")
-    if not 0 <= settings.noise <= 1:
-        raise ValueError(f"noise is {settings.noise}: it must be a probability, in [0, 1].")
-    if settings.temperature <= 0:
-        raise ValueError(f"temperature is {settings.temperature}: it must be positive.")
+    check_limits(settings)
     if (rows := settings.train_pairs + settings.eval_pairs + settings.warmup_pairs) > MOST_ROWS:
         raise ValueError(f"{rows} rows would need more prompts than the tasks have: ask for {MOST_ROWS} or fewer.")

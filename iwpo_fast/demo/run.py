@@ -23,7 +23,8 @@ from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.extras import needed
-from iwpo_fast.files import remove_leftovers, save_json, written_aside
+from iwpo_fast.files import check_folder, remove_leftovers, save_json, written_aside
+from iwpo_fast.limits import check_limits
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.objectives import Mixture
@@ -55,6 +56,8 @@ def run_demo(
     Raises:
         ValueError: `output_dir` holds something else.
     """
+    check_limits(config)
+    check_folder("output_dir", Path(config.output_dir))
     start = time.monotonic()
     folder = Path(config.output_dir)
     dataset = replace(dataset or DatasetSettings(), seed=config.seed)

@@ -4,9 +4,10 @@ From calibrated rewards to one weight and one label smoothing per pair, all in N
 is public: the formulas are this project's own, chosen to be faithful to it.
 """
 
+from iwpo_fast.config_checks import check_weight_settings
 from iwpo_fast.importance.effective_size import noise_share
 from iwpo_fast.importance.report import report_lines, save_histogram, weight_report
-from iwpo_fast.importance.types import Candidates, PairRewards, PairWeights, check_weight_settings, pair_rewards
+from iwpo_fast.importance.types import Candidates, PairRewards, PairWeights, pair_rewards
 from iwpo_fast.importance.weights import pair_weights, strength_of
 
 __all__ = [

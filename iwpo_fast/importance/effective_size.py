@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from iwpo_fast.config import WeightConfig
+from iwpo_fast.config import EVEN
 
 LARGE_CLUSTER = 256
 """Pairs from which a cluster is large: the default of `ClusterConfig.min_pairs`.
@@ -23,7 +23,6 @@ with which clusters were merged."""
 
 PLENTY, SLOPE = 0.08, 3.0
 LOWEST, UNKNOWN = 0.5, 0.9
-EVEN = 0.99
 
 COLDEST, HOTTEST = 0.5, 100.0
 STEPS, HALVINGS = 16, 8  # steps of 40 %, refined to 0.2 %
@@ -117,22 +116,3 @@ def smallest_temperature(
         middle = math.sqrt(low * high)
         low, high = (low, middle) if keeps(middle) else (middle, high)
     return high
-
-
-def check_temperature(settings: WeightConfig) -> None:
-    """Raise ValueError where a temperature, its target, or a term beside it would be set and have no effect."""
-    tau, target = settings.tau, settings.ess_target
-    if tau != "ess":
-        if target != "noise":
-            raise ValueError(
-                f"weights.ess_target is {target} and weights.tau is {tau}, which keeps to no target: set weights.tau "
-                "to ess, or leave weights.ess_target out."
-            )
-        return
-    for name in ("gamma", "rejected_exponent"):
-        value = getattr(settings, name)
-        if value != 0 and (target == "noise" or target >= EVEN):
-            raise ValueError(
-                f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
-                f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
-            )

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from iwpo_fast.config import WeightConfig
+from iwpo_fast.config import ExperimentalConfig
 from iwpo_fast.importance.types import PairRewards
 
 BISECTIONS = 60  # the interval shrinks to float64 resolution
@@ -38,15 +38,16 @@ def log_levels(rewards: PairRewards, baseline: Literal["cluster", "group", "shru
         return lambda tau: np.zeros(len(rewards))
     if rewards.candidates is None or rewards.prompt is None:
         raise ValueError(
-            f"weights.baseline is {baseline}, but there are no candidates: set it to cluster, or score all completions."
+            f"weights.experimental.baseline is {baseline}, but there are no candidates: set it to cluster, or score "
+            "all completions."
         )
     of_pair, clusters = rewards.prompt, rewards.clusters
     reward, prompt = rewards.candidates
     prompts = int(of_pair.max()) + 1
     if np.bincount(prompt, minlength=prompts)[of_pair].min() < 2:
         raise ValueError(
-            f"weights.baseline is {baseline}, but a pair's prompt has fewer than two candidates: set it to cluster, or "
-            "score all completions of each prompt."
+            f"weights.experimental.baseline is {baseline}, but a pair's prompt has fewer than two candidates: set it "
+            "to cluster, or score all completions of each prompt."
         )
     cluster_of_prompt = np.full(max(prompts, int(prompt.max()) + 1), -1)
     cluster_of_prompt[of_pair] = rewards.cluster
@@ -100,7 +101,7 @@ def reliability(reward: np.ndarray, prompt: np.ndarray, cluster: np.ndarray) -> 
     return np.divide(between[of_prompt], total, out=np.zeros(len(count)), where=present & (total > 0))
 
 
-def log_ratio(rewards: PairRewards, settings: WeightConfig) -> np.ndarray:
+def log_ratio(rewards: PairRewards, settings: ExperimentalConfig) -> np.ndarray:
     """log ρ of each pair [P], up to a constant per cluster.
 
     It is -ℓ/λ under the KL divergence (`density_ratio`), and `log_alpha_ratio` under the α-divergence (`rejection`).

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.effective_size import check_temperature, is_large, noise_share
+from iwpo_fast.importance.effective_size import is_large, noise_share
 
 if TYPE_CHECKING:
     from iwpo_fast.rewards import PairTable
-
-OF_ALL = {"truncate", "defensive"}
-READ_BY = {
-    "irpss": OF_ALL | {"tau", "gamma", "rejected_exponent", "baseline", "ess_target"},
-    "density_ratio": OF_ALL | {"ratio_scale"},
-    "rejection": OF_ALL | {"ratio_scale", "ratio_alpha"},
-    "none": set[str](),
-}
-"""Settings that each method reads."""
 
 
 class Candidates(NamedTuple):
@@ -172,45 +162,11 @@ class PairWeights:
         low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
         if low and not settings.force:
             lowest, name = min(low)
-            remedy = "raise weights.ratio_scale" if self.tau is None else "raise weights.tau or weights.ess_target"
+            raised = "weights.experimental.ratio_scale" if self.tau is None else "weights.tau or weights.ess_target"
             raise ValueError(
                 f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
-                f"{remedy}, lower weights.truncate, or set weights.force."
+                f"raise {raised}, lower weights.truncate, or set weights.force."
             )
-
-
-def check_weight_settings(settings: WeightConfig) -> None:
-    """Raise ValueError for the first setting that cannot work, or that the method does not read."""
-    tau, target, soft = settings.tau, settings.ess_target, settings.soft_labels
-    must_be = {
-        "tau": (tau == "ess" or (not isinstance(tau, str) and tau > 0), "positive or ess"),
-        "gamma": (0 <= settings.gamma < math.inf, "0 or more, and finite"),
-        "rejected_exponent": (math.isfinite(settings.rejected_exponent), "finite"),
-        "ess_target": (target == "noise" or (_is_number(target) and 0 < target <= 1), "in (0, 1] or noise"),
-        "truncate": (settings.truncate >= 1, "at least 1"),
-        "defensive": (0 <= settings.defensive <= 1, "in [0, 1]"),
-        "soft_labels": (soft == "auto" or (_is_number(soft) and 0 <= soft < 1), "in [0, 1) or auto"),
-        "ratio_scale": (0 < settings.ratio_scale < math.inf, "positive and finite"),
-        "ratio_alpha": (1 < settings.ratio_alpha < math.inf, "above 1, and finite"),
-        "min_ess": (0 <= settings.min_ess <= 1, "in [0, 1]"),
-    }
-    for name, (holds, wanted) in must_be.items():
-        if not holds:
-            raise ValueError(f"weights.{name} is {getattr(settings, name)}: it must be {wanted}.")
-    usual = WeightConfig()
-    for name in sorted(set().union(*READ_BY.values()) - READ_BY[settings.method]):
-        value = getattr(settings, name)
-        if value != getattr(usual, name):
-            raise ValueError(
-                f"weights.{name} is {value} and weights.method is {settings.method}, which does not read it: leave "
-                f"weights.{name} out, or choose another method."
-            )
-    if settings.method == "irpss":
-        check_temperature(settings)
-
-
-def _is_number(value: float | str) -> TypeGuard[float]:
-    return not isinstance(value, str | bool)
 
 
 def _set(instance: PairRewards, name: str, value: Any) -> None:

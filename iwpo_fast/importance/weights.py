@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.effective_size import EVEN, effective_size_for, ess_fraction, smallest_temperature
+from iwpo_fast.config import EVEN, WeightConfig
+from iwpo_fast.config_checks import check_weight_settings
+from iwpo_fast.importance.effective_size import effective_size_for, ess_fraction, smallest_temperature
 from iwpo_fast.importance.experimental import log_levels, log_ratio
-from iwpo_fast.importance.types import PairRewards, PairWeights, check_weight_settings
+from iwpo_fast.importance.types import PairRewards, PairWeights
 
 AUTO = 0.5
 """Strength of soft labels for `auto`, a compromise of the laboratories in `lab`.
@@ -40,10 +41,11 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         tau, weight = _weigh(rewards, settings)
     if not np.all(np.isfinite(weight)):
-        name = "ratio_scale" if tau is None else "tau"
+        scale = settings.experimental.ratio_scale
+        name, value = ("experimental.ratio_scale", scale) if tau is None else ("tau", settings.tau)
         raise ValueError(
-            f"With weights.{name} {getattr(settings, name)} and rewards up to {np.abs(rewards.chosen).max():.3g} some "
-            f"weights are not finite: raise weights.{name}."
+            f"With weights.{name} {value} and rewards up to {np.abs(rewards.chosen).max():.3g} some weights are not "
+            f"finite: raise weights.{name}."
         )
     ess, cluster_ess = ess_fraction(weight, rewards.cluster, rewards.clusters)
     counts = None
@@ -58,23 +60,24 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
         ess=ess,
         cluster_ess=cluster_ess,
         cluster_pairs=np.bincount(rewards.cluster, minlength=rewards.clusters),
-        agreed=settings.method == "irpss" and settings.ess_target == "noise" and tau is None,
+        agreed=settings.formula == "irpss" and settings.ess_target == "noise" and tau is None,
     )
 
 
 def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, np.ndarray]:
     """Temperature, if the method has one, and weights [P] of mean 1 in each cluster."""
-    cluster, clusters, exponent = rewards.cluster, rewards.clusters, settings.rejected_exponent
+    cluster, clusters, experimental = rewards.cluster, rewards.clusters, settings.experimental
 
     def finish(log_weight: np.ndarray) -> np.ndarray:
         return normalise(log_weight, cluster, clusters, truncate=settings.truncate, defensive=settings.defensive)
 
-    if settings.method == "none":
+    if settings.formula == "none":
         return None, np.ones(len(rewards))
-    if settings.method != "irpss":
-        return None, finish(log_ratio(rewards, settings))
+    if settings.formula != "irpss":
+        return None, finish(log_ratio(rewards, experimental))
 
-    level, preferred = log_levels(rewards, settings.baseline), log_preferred(rewards, settings.gamma)
+    exponent = experimental.rejected_exponent
+    level, preferred = log_levels(rewards, experimental.baseline), log_preferred(rewards, settings.gamma)
 
     def at(tau: float) -> np.ndarray:
         return finish(log_importance(rewards, level(tau), tau=tau, rejected_exponent=exponent) + preferred)
@@ -149,7 +152,7 @@ def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:
 def strength_of(settings: WeightConfig) -> float:
     """The strength of soft labels that the settings ask for."""
     if settings.soft_labels == "auto":
-        return AUTO if settings.method == "irpss" else 0.0
+        return AUTO if settings.formula == "irpss" else 0.0
     return settings.soft_labels
 
 

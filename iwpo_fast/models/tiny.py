@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from iwpo_fast.config import TinyConfig
+from iwpo_fast.config_checks import check_tiny
 
 PAD, START, SEPARATOR, END = SPECIAL_TOKENS = ["<|pad|>", "<|im_start|>", "<|im_sep|>", "<|im_end|>"]
 
@@ -55,25 +56,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def check_shape(config: TinyConfig) -> None:
-    """Raise ValueError if the shape is not one a Llama can have."""
-    for name in ("hidden_size", "layers", "heads"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"model.tiny.{name} is {getattr(config, name)}: it must be positive.")
-    if config.hidden_size % 32 or config.hidden_size % (2 * config.heads):
-        raise ValueError(
-            f"model.tiny.hidden_size is {config.hidden_size}: set a multiple of 32 and of twice "
-            f"model.tiny.heads ({config.heads})."
-        )
-
-
 def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
     """Llama of the given shape with tied embeddings; the same seed gives the same weights.
 
     Raises:
         ValueError: the shape is not one a Llama can have.
     """
-    check_shape(config)
+    check_tiny(config)
     llama = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,

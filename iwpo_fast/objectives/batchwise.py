@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import BELOW_ONE, NOT_NEGATIVE
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import FRACTION, NOT_NEGATIVE, Limits
 from iwpo_fast.objectives.registry import Constants, State, objective
 
 DECAY = 0.9
@@ -109,7 +109,7 @@ def _running(state: State, name: str, value: float) -> float:
 
 @objective(
     "beta_dpo",
-    limits={"alpha": NOT_NEGATIVE, "dropped": Limits(0, FRACTION.high, high_open=True)},
+    limits={"alpha": NOT_NEGATIVE, "dropped": BELOW_ONE},
     formula="-log σ(β' h) over a likely sample of the step, β' = max(0.001, β (1 + α (mean h - M)))",
     paper="β-DPO, Wu et al. 2024",
     arxiv="2407.08639",

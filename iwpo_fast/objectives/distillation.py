@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.pair import Pair, Scores, mean_gap, uncertainty
-from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Reads, State, objective
 
 Aggregate = Literal["mean", "min", "lcb", "softmin"]

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import NOT_NEGATIVE
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import NOT_NEGATIVE
 from iwpo_fast.objectives.reference_free import log1mexp
 from iwpo_fast.objectives.registry import Reads, objective
 

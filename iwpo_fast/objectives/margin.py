@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import FLIP_RATE, FRACTION, POSITIVE, Limits
 from iwpo_fast.objectives.divergence import safe_exp
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import FLIP_RATE, POSITIVE, Limits
 from iwpo_fast.objectives.registry import Reads, objective
 
 
@@ -147,7 +147,7 @@ def r_dpo(pair: Pair, *, beta: float = 0.1, alpha: float = 0.005) -> Tensor:
 
 @objective(
     "ld_dpo",
-    limits={"alpha": Limits(0, 1)},
+    limits={"alpha": FRACTION},
     formula="-log σ(β h'), h' with the tokens beyond min(|y_w|, |y_l|) counted α times",
     paper="LD-DPO, Liu et al. 2024",
     arxiv="2409.06411",

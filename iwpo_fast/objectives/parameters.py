@@ -3,39 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Numbers from `low` to `high`; open ends are excluded."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    low_open: bool = False
-    high_open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            if self.low == -math.inf:
-                return "finite"
-            return f"finite and {'more than' if self.low_open else 'at least'} {self.low:g}"
-        return f"in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
-
-
-POSITIVE = Limits(0, low_open=True)
-NOT_NEGATIVE = Limits(0)
-FLIP_RATE = Limits(0, 0.5, high_open=True)
-FRACTION = Limits(0, 1)
-
+from iwpo_fast.limits import FINITE, POSITIVE, Limits
 
 Allowed = Limits | tuple[str, ...]
 """What a parameter may be: a number within limits, or one of a few words."""
@@ -65,5 +36,5 @@ def parameters_of(
     assert not unknown, f"limits of unknown parameters {unknown}"
     hints = get_type_hints(function)
     words = {name: get_args(hints[name]) for name in defaults if get_origin(hints[name]) is Literal}
-    usual = {name: POSITIVE if name == "beta" else Limits() for name in defaults}
+    usual = {name: POSITIVE if name == "beta" else FINITE for name in defaults}
     return defaults, usual | dict(limits) | words

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import NOT_NEGATIVE
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import NOT_NEGATIVE
 from iwpo_fast.objectives.registry import Constants, Labels, Reads, State, objective
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import NOT_NEGATIVE
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import NOT_NEGATIVE
 from iwpo_fast.objectives.registry import Constants, State, objective
 
 LARGEST_MEAN_LOGP = -1e-7  # where log(1 - p) and its gradient are still finite

@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor
 
+from iwpo_fast.limits import Limits
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import Allowed, Limits, parameters_of
+from iwpo_fast.objectives.parameters import Allowed, parameters_of
 
 Implicit = Literal["log_ratio", "logp", "mean_logp"]
 Source = Literal["text", "code", "description", "derived"]

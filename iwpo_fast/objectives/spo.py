@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import POSITIVE
 from iwpo_fast.objectives.pair import Pair
-from iwpo_fast.objectives.parameters import POSITIVE
 from iwpo_fast.objectives.registry import objective
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.limits import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.pair import Pair, Scores, uncertainty
-from iwpo_fast.objectives.parameters import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.registry import FusedForm, Reads, objective
 
 _PAPER: dict[str, Any] = {

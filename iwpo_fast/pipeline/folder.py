@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from iwpo_fast.files import remove_leftovers
-from iwpo_fast.folder_lock import LOCK, hold_folder
+from iwpo_fast.output_folder import Inside, OutputFolder
 
 
-class Inside:
-    """A path inside a folder, as an attribute of it."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __get__(self, folder: PipelineFolder, _: type[PipelineFolder]) -> Path:
-        return folder.path / self._place
-
-
-@dataclass(frozen=True)
-class PipelineFolder:
+class PipelineFolder(OutputFolder):
     """Paths inside `output_dir`. A stage writes its own files only, aside and then renamed."""
-
-    path: Path
 
     manifest = Inside("manifest.json")
 
@@ -60,19 +45,10 @@ class PipelineFolder:
 
     def check(self) -> None:
         """Raise ValueError if the folder exists and belongs to something else."""
-        if self.manifest.exists() or not self.path.is_dir():
-            return
-        if any(path.name != LOCK and not path.name.endswith(".tmp") for path in self.path.iterdir()):
+        if self.is_used and not self.manifest.exists():
             raise ValueError(
                 f"output_dir {self.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
             )
-
-    def open(self) -> None:
-        """Make the folder, take it for this process, and remove what a killed process was writing in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        hold_folder(self.path)
-        for place in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
-            remove_leftovers(place)
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What every stage works with."""
+"""The configuration, the folder, the processes and the models that the stages share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class PipelineJob:
     """The configuration, the folder and the processes of one call.
 
-    What methods named `load_…` return is kept, so later stages have it at once.
+    What a method named `load_…` returns is kept for later stages.
 
     Attributes:
         mesh: the processes that share the model, as `shard_mesh` says; None if each holds the whole of it.
@@ -44,10 +44,10 @@ class PipelineJob:
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def alone(self) -> PipelineJob:
-        """A copy for rank 0 to work with while the others wait; nothing in it waits for them."""
+        """A copy with which rank 0 works while the others wait; nothing in it waits for them."""
         if self.world.size == 1:
             return self
-        # What it loads stays its own, because ranks that load together wait for rank 0 to do so first.
+        # What it loads stays in the copy: when all ranks load, the others wait until rank 0 has loaded first.
         return replace(self, world=replace(self.world, rank=0, size=1), mesh=None, _kept=dict(self._kept))
 
     @property

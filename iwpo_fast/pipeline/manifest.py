@@ -1,11 +1,11 @@
-"""The record of a pipeline: which stage made which files from what, so that nothing is done twice."""
+"""The record of a pipeline: which stage made which files from which inputs, so that nothing is done twice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,12 @@ Result = dict[str, Any]
 
 PACKAGES = ("iwpo-fast", "torch", "transformers", "scikit-learn", "numpy")
 
+FIELDS = {"key", "settings", "outputs", "result", "versions"}
+"""What is recorded of a stage.
 
-@dataclass
-class Entry:
-    """One stage.
-
-    Attributes:
-        key: hash of its settings and of everything it read.
-        settings: the part of the configuration that it depends on.
-        outputs: SHA-256 of each file it wrote, by path inside the folder; None while it is at work.
-        result: its numbers, such as effective sample sizes.
-        versions: of the packages it ran with.
-    """
-
-    key: str
-    settings: dict[str, Any]
-    outputs: dict[str, str] | None = None
-    result: Result = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def finished(self) -> bool:
-        return self.outputs is not None
+`key` is the hash of its settings and of everything it read; `settings` the part of the configuration that it depends
+on; `outputs` the SHA-256 of each file it wrote, by path inside the folder, or None while it is at work; `result` its
+numbers, such as effective sample sizes; `versions` those of the packages it ran with."""
 
 
 class Manifest:
@@ -51,7 +35,7 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, dict[str, Any]] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -59,42 +43,46 @@ class Manifest:
         if not self._path.exists():
             return
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))["stages"]
-            self._entries = {name: Entry(**entry) for name, entry in found.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self._path} is damaged: delete it, and all stages are done again.") from error
-
-    def __getitem__(self, stage: str) -> Entry:
-        return self._entries[stage]
+            self._entries = json.loads(self._path.read_text(encoding="utf-8"))["stages"]
+            whole = all(entry.keys() == FIELDS for entry in self._entries.values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{self._path} is damaged: delete it, and all stages are done again.")
 
     def __contains__(self, stage: str) -> bool:
-        return stage in self._entries and self._entries[stage].finished
+        """The stage is finished."""
+        return self.outputs(stage) is not None
+
+    def outputs(self, stage: str) -> dict[str, str] | None:
+        """SHA-256 of each file of a stage; None unless it is finished."""
+        return self._entries[stage]["outputs"] if stage in self._entries else None
 
     def is_current(self, stage: str, key: str) -> bool:
         """The stage is finished, its settings and inputs are the same, and its files are still as it wrote them."""
-        if not self.was_started(stage, key):
+        outputs = self.outputs(stage)
+        if outputs is None or not self.was_started(stage, key):
             return False
-        outputs = self._entries[stage].outputs
-        return outputs is not None and all(_hash(self._path.parent / path) == outputs[path] for path in outputs)
+        return all(_hash(self._path.parent / path) == digest for path, digest in outputs.items())
 
     def was_started(self, stage: str, key: str) -> bool:
         """The stage was begun with the same settings and inputs, so it can be continued."""
-        return stage in self._entries and self._entries[stage].key == key
+        return stage in self._entries and self._entries[stage]["key"] == key
 
     def start(self, stage: str, key: str, settings: Mapping[str, Any]) -> None:
-        self._entries[stage] = Entry(key, dict(settings), versions={name: version_of(name) for name in PACKAGES})
-        self._save()
+        versions = {name: version_of(name) for name in PACKAGES}
+        entry = {"key": key, "settings": dict(settings), "outputs": None, "result": {}, "versions": versions}
+        self._save(stage, entry)
 
     def finish(self, stage: str, outputs: Sequence[Path], result: Result) -> None:
         folder = self._path.parent
-        entry = self._entries[stage]
         hashes = {path: _hash(path) for path in outputs}
-        entry.outputs = {str(path.relative_to(folder)): digest for path, digest in hashes.items() if digest}
-        entry.result = dict(result)
-        self._save()
+        written = {str(path.relative_to(folder)): digest for path, digest in hashes.items() if digest}
+        self._save(stage, self._entries[stage] | {"outputs": written, "result": dict(result)})
 
-    def _save(self) -> None:
-        save_json(self._path, {"stages": {name: asdict(entry) for name, entry in self._entries.items()}})
+    def _save(self, stage: str, entry: dict[str, Any]) -> None:
+        self._entries[stage] = entry
+        save_json(self._path, {"stages": self._entries})
 
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Preference pairs as JSON Lines, in the one form that all stages and other trainers read."""
+"""Preference pairs as JSON Lines, in one form that all stages and other trainers can read."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.config_checks import check_config
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
-from iwpo_fast.pipeline.stages import STAGES, Checks, ChecksSettings, Resumes, Stage, WorksOnAllRanks
-from iwpo_fast.training.validation import check_config
+from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks
 from iwpo_fast.world import World
 
 NAMES = tuple(STAGES)
@@ -31,7 +31,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
         ValueError: one sentence on what is wrong with configuration, data or folder, and what to do.
     """
     names, again = _choose(start, only, force)
-    _check_settings(config)
+    check_config(config)
     job = _join(config)
     manifest = Manifest(job.folder.manifest)
     if only is not None:
@@ -56,7 +56,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
 
 
 def _choose(start: str | None, only: str | None, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The stages to go through, and those of them to do even if their work is there."""
+    """The stages to go through, and those of them to do even if their files are there."""
     for option, name in (("--from", start), ("--only", only)):
         if name is not None and name not in NAMES:
             raise ValueError(f"{option} {name} is no stage: choose one of {', '.join(NAMES)}.")
@@ -77,7 +77,7 @@ def _join(config: RunConfig) -> PipelineJob:
     folder.check()
     world.barrier()
     if world.is_main and not config.dry_run:
-        folder.open()
+        folder.take()
     world.barrier()
     return PipelineJob(config, folder, world, mesh)
 
@@ -86,7 +86,7 @@ def _settings_and_key(name: str, config: RunConfig, manifest: Manifest) -> tuple
     """The settings of a stage; the key of its work, from these and from the files of the stages that it needs."""
     stage = STAGES[name]
     settings = stage.settings(config)
-    return settings, key_of(name, settings, {needed: manifest[needed].outputs for needed in stage.NEEDS})
+    return settings, key_of(name, settings, {needed: manifest.outputs(needed) for needed in stage.NEEDS})
 
 
 def _start(
@@ -122,13 +122,6 @@ def _result(stage: Stage, job: PipelineJob) -> Result:
     return stage.run(job.alone(), *found) if job.world.is_main else {}
 
 
-def _check_settings(config: RunConfig) -> None:
-    check_config(config)
-    for stage in STAGES.values():
-        if isinstance(stage, ChecksSettings):
-            stage.check_settings(config)
-
-
 def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest: Manifest) -> None:
     """Raise ValueError if a stage that `only` needs was not done, or a stage before it would be done again."""
     missing = [name for name in STAGES[only].NEEDS if name not in manifest]
@@ -146,7 +139,7 @@ def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest
 
 
 def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
-    """Raise ValueError for what would stop one of these stages late."""
+    """Raise ValueError for what would stop one of these stages only after work had been done."""
     for name in names if job.world.is_main else ():
         stage = STAGES[name]
         if isinstance(stage, Checks):

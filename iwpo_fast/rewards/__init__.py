@@ -3,7 +3,7 @@
 Only the abstract of IWPO is public: the formulas are this project's own, chosen to be faithful to it.
 """
 
-from iwpo_fast.rewards.checks import check_reward_settings
+from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards.clusters import Clusters, fit_clusters
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.report import report_lines

@@ -1,8 +1,7 @@
-"""What rewards cannot be learnt from, each with what to set or give instead: settings, shapes, folds."""
+"""What rewards cannot be learnt from, each with what to give instead: shapes, folds."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,58 +9,6 @@ import numpy as np
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
-
-OF_HEADS = ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble")
-
-
-def check_reward_settings(settings: RewardConfig) -> None:
-    """Raise ValueError where a setting cannot be."""
-    _check_source(settings)
-    for name in ("folds", "ensemble"):
-        value = getattr(settings, name)
-        if value != int(value) or value < 1:
-            raise ValueError(f"rewards.{name} is {value}: set it to a whole number from 1 up.")
-    if settings.ridge != "auto" and not _is_positive(settings.ridge):
-        raise ValueError(
-            f"rewards.ridge is {settings.ridge}: pairs can be separable, so set it above 0 (1e-3, say) or to auto."
-        )
-    if settings.residual not in ("auto", None) and not _is_positive(settings.residual):
-        raise ValueError(
-            f"rewards.residual is {settings.residual}: set it above 0, to auto, or to null for no residuals."
-        )
-    for name in ("centring", "overlap", "calibration_strength"):
-        value = getattr(settings, name)
-        if not 0 <= value < math.inf:
-            raise ValueError(f"rewards.{name} is {value}: set it to a finite number from 0 up.")
-    if not settings.max_reward > 0:
-        raise ValueError(f"rewards.max_reward is {settings.max_reward}: set it above 0.")
-
-
-def _check_source(settings: RewardConfig) -> None:
-    """External scores have no heads, so settings of heads and of tuning are refused with them."""
-    source, usual = settings.source, RewardConfig()
-    if (source == "model") != (settings.model is not None):
-        raise ValueError(
-            f"rewards.source is {source} and rewards.model is {settings.model}: a model goes with the source "
-            "model, and with no other."
-        )
-    if settings.tuning is not None and source != "features":
-        raise ValueError(
-            f"rewards.tuning is set and rewards.source is {source}: it goes with the source features, and "
-            "with no other."
-        )
-    if settings.tuning is not None and settings.overlap:
-        raise ValueError(
-            f"rewards.overlap is {settings.overlap} and rewards.tuning is set: tuning compares the two responses of a "
-            "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
-        )
-    for name in OF_HEADS if source != "features" else ():
-        value = getattr(settings, name)
-        if value != getattr(usual, name):
-            raise ValueError(
-                f"rewards.{name} is {value} and rewards.source is {source}, which learns no heads: leave "
-                f"rewards.{name} out, or set rewards.source to features."
-            )
 
 
 def uses_likelihood(settings: RewardConfig) -> bool:
@@ -111,7 +58,3 @@ def check_folds(pair_fold: Ints, folds: int) -> None:
             f"All {len(pair_fold)} pairs fall into one of {folds} folds, so none are left to learn from: "
             "give pairs of more prompts."
         )
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf

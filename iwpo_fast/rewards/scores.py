@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.config import RewardConfig
+from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards.blocks import Float32s, Floats, Groups, Ints
 from iwpo_fast.rewards.calibration import calibrate, fit_calibration, units_of_unknown_scale
 from iwpo_fast.rewards.checks import (
@@ -17,7 +18,6 @@ from iwpo_fast.rewards.checks import (
     check_features,
     check_folds,
     check_prompt_keys,
-    check_reward_settings,
     uses_likelihood,
 )
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts

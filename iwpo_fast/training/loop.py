@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import TrainConfig
+from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import Turn, micro_batches
@@ -34,7 +35,6 @@ from iwpo_fast.training.self_test import check_policy_is_reference
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
-from iwpo_fast.training.validation import check_config
 from iwpo_fast.world import World
 
 

@@ -119,7 +119,7 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     memory = {
         "weights": _held(policy.parameters()) + _scales(policy.parameters()),
         "gradients": trained,
-        "optimiser": sum(moments_bytes(p, config.optim) for p in _own(policy.trainable_parameters().values())),
+        "optimiser": sum(moments_bytes(p, config.optim) for p in _local(policy.trainable_parameters().values())),
         "activations": activations,
     }
     cast_for_backward = _cast_for_backward(config, policy)
@@ -131,14 +131,14 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
 def _cast_for_backward(config: TrainConfig, policy: Policy) -> int:
     """Bytes of the matrices that autocast copies to the compute type and keeps until the backward pass."""
     kept = [p for p in policy.parameters() if p.ndim == 2 and p.dtype.itemsize > policy.compute_dtype.itemsize]
-    if config.model.gradient_checkpointing == "full":  # made again, layer by layer
+    if config.model.gradient_checkpointing == "full":  # recomputed, layer by layer
         text = policy.causal_lm.config.get_text_config()
         kept = kept[: math.ceil(len(kept) / text.num_hidden_layers)]
     return sum(p.numel() for p in kept) * policy.compute_dtype.itemsize
 
 
 def _threads() -> str:
-    """In words, because numbers of a CPU depend bitwise on how sums are shared out."""
+    """The number of threads, because the bits of a sum on a CPU depend on it."""
     number = torch.get_num_threads()
     return "1 CPU thread" if number == 1 else f"{number} CPU threads"
 
@@ -153,16 +153,16 @@ def _attention(policy: Policy) -> str:
 
 def _held(parameters: Iterable[Parameter]) -> int:
     """Bytes of these parameters on this process."""
-    return sum(p.numel() * p.element_size() for p in _own(parameters))
+    return sum(p.numel() * p.element_size() for p in _local(parameters))
 
 
 def _scales(parameters: Iterable[Parameter]) -> int:
-    """Bytes that stand beside the codes of quantised parameters."""
+    """Bytes of the scales of quantised parameters."""
     return sum(tensor.nbytes for p in parameters for tensor in four_bits.scales(p).values())
 
 
-def _own(parameters: Iterable[Parameter]) -> list[Tensor]:
-    """What this process, which may hold only a part of each, has of these parameters."""
+def _local(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """The part of each parameter that this process holds."""
     return [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
 
 

@@ -22,7 +22,7 @@ class Reporter:
 
     Args:
         trackers: where metrics go; empty on all ranks but the first.
-        truncated: fraction of the pairs that were cut, logged beside the rest.
+        truncated: fraction of the pairs that were cut, which is logged with every line.
         metrics: sums over the pairs that steps have seen.
     """
 
@@ -53,10 +53,10 @@ class Reporter:
         self._mark = time.perf_counter()
 
     def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor, *, due: bool) -> None:
-        """Report an optimiser step; the device is waited for only where a line is `due`.
+        """Report an optimiser step; waits for the device only if a line is `due`.
 
         Raises:
-            ValueError: loss or gradient are no longer finite; only noticed where a line is due.
+            ValueError: loss or gradient are no longer finite, which is noticed when a line is due.
         """
         self._bar.update()
         self._weights.append(weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from iwpo_fast.config import TrainConfig
-from iwpo_fast.files import remove_leftovers, save_json, written_aside
-from iwpo_fast.folder_lock import LOCK, hold_folder
+from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.output_folder import Inside, OutputFolder
 from iwpo_fast.versions import version_of
 
 # Settings that change where a run computes, what it reports and what it keeps, but not what it trains.
@@ -29,39 +29,16 @@ FREE = {
 }
 
 
-@dataclass(frozen=True)
-class RunFolder:
+class RunFolder(OutputFolder):
     """Paths inside `output_dir`."""
 
-    path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def ledger(self) -> Path:
-        return self.path / "ledger.json"
-
-    @property
-    def held_out_ledger(self) -> Path:
-        return self.path / "held_out_ledger.json"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def _record(self) -> Path:
-        return self.path / "run.json"
+    checkpoints = Inside("checkpoints")
+    model = Inside("model")
+    metrics = Inside("metrics.jsonl")
+    ledger = Inside("ledger.json")
+    held_out_ledger = Inside("held_out_ledger.json")
+    summary = Inside("summary.json")
+    record = Inside("run.json")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:
@@ -75,7 +52,7 @@ class RunFolder:
         folder = cls(Path(config.output_dir))
         if folder.path.exists() and not folder.path.is_dir():
             raise ValueError(f"output_dir {folder.path} is a file: choose another output_dir.")
-        if folder.path.is_dir() and any(map(_is_foreign, folder.path.iterdir())):
+        if folder.is_used:
             folder._read_record()
         if folder.has_progress:
             folder._refuse_other(_settings(config))
@@ -91,10 +68,7 @@ class RunFolder:
         Raises:
             ValueError: another process is at work here, or the run that is here read other inputs.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        hold_folder(self.path)
-        for folder in (self.path, self.checkpoints):
-            remove_leftovers(folder)
+        self.take()
         if self.has_progress:
             recorded = self._read_record()["inputs"]
             for name, fingerprint in inputs.items():
@@ -106,14 +80,14 @@ class RunFolder:
         threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
-        save_json(self._record, record)
+        save_json(self.record, record)
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
 
     @property
     def has_progress(self) -> bool:
         """There is a checkpoint to resume from, or a result."""
-        return self._record.exists() and (self.summary.exists() or any(self.checkpoints.glob("step-*")))
+        return self.record.exists() and (self.summary.exists() or any(self.checkpoints.glob("step-*")))
 
     @property
     def threads(self) -> int | None:
@@ -125,7 +99,7 @@ class RunFolder:
 
     def _read_record(self) -> dict[str, Any]:
         try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
+            record = json.loads(self.record.read_text(encoding="utf-8"))
             if record["versions"]["iwpo-fast"] and record["settings"] and record["inputs"]:
                 return record
         except (OSError, ValueError, KeyError, TypeError):
@@ -165,8 +139,3 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Tuples as lists, which YAML can write without a tag."""
     return json.loads(json.dumps(value))
-
-
-def _is_foreign(path: Path) -> bool:
-    """Not what a run that was killed while it opened the folder was writing aside."""
-    return path.name != LOCK and not (path.name.startswith(".") and path.name.endswith(".tmp"))

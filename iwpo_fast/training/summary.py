@@ -1,4 +1,4 @@
-"""What a finished run came to, kept beside its model."""
+"""The numbers of a finished run, kept beside its model."""
 
 from __future__ import annotations
 

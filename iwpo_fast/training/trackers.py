@@ -1,11 +1,10 @@
-"""Where metrics go: always `metrics.jsonl`, and the trackers chosen beside it."""
+"""Where metrics go: always to `metrics.jsonl`, and to the chosen trackers."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +12,6 @@ from typing import Any, Protocol
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.files import written_aside
 from iwpo_fast.training.run_folder import RunFolder
-
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
 class Tracker(Protocol):
@@ -69,13 +66,6 @@ class RunTracker:
         self._module.finish()
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise ValueError for a tracker whose package is not installed."""
-    for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
-            raise ValueError(f"log.trackers names {name}, which is not installed: pip install {PACKAGES[name]}.")
-
-
 def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) -> list[Tracker]:
     """The trackers of a run that goes on after `resumed_step`, 0 for a run from the start."""
     trackers: list[Tracker] = [JsonlTracker(folder.metrics, resumed_step=resumed_step)]
@@ -89,7 +79,7 @@ def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) 
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines of the steps up to `step`; what a kill cut short is left out."""
+    """Lines of the steps up to `step`, without a line that a kill cut short."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from iwpo_fast.config import WeightConfig
+from iwpo_fast.config import ExperimentalConfig, WeightConfig
 from iwpo_fast.importance import PairWeights, pair_weights
 from lab.exact import rewards
 from lab.exact.policy import ArmData
@@ -100,7 +100,7 @@ _SOFT = replace(_HARD, soft_labels=0.75)
 _LABELS_ONLY = WeightConfig(method="none", soft_labels=0.75)
 _ESS = replace(_HARD, gamma=0.0, tau="ess", ess_target=0.7)
 _LOW_ESS = replace(_ESS, ess_target=0.3)
-_BOTH = replace(_ESS, rejected_exponent=1.0)
+_BOTH = replace(_ESS, experimental=ExperimentalConfig(rejected_exponent=1.0))
 _RESAMPLED = replace(_HARD, realisation="resampling")
 _E_DPO = unweighted(distils=True, forward_kl=FORWARD_KL)
 

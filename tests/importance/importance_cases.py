@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from iwpo_fast.config import WeightConfig
+from iwpo_fast.config import ExperimentalConfig, WeightConfig
+from iwpo_fast.config_checks import READ_BY
 from iwpo_fast.importance import Candidates, PairRewards
-from iwpo_fast.importance.types import READ_BY
 
 seeded = settings(max_examples=100, deadline=None, derandomize=True)
 METHODS = ["irpss", "density_ratio", "rejection", "none"]
@@ -69,8 +69,18 @@ def cluster_means(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     return np.array([values[cluster == k].mean() for k in np.unique(cluster)])
 
 
+def changed(form: WeightConfig, **options: Any) -> WeightConfig:
+    """A form with other settings, experimental ones among them."""
+    inner = {name: options.pop(name) for name in vars(form.experimental) if name != "method" and name in options}
+    return replace(form, experimental=replace(form.experimental, **inner), **options)
+
+
 def by_method(method: str, form: WeightConfig = FULL, **options: Any) -> WeightConfig:
     """A form with another method, which leaves out what that does not read."""
     unread = set().union(*READ_BY.values()) - READ_BY[method]
-    asked = asdict(form) | options | {"method": method}
-    return WeightConfig(**{name: value for name, value in asked.items() if name not in unread})
+    asked = asdict(changed(form, **options))
+    inner = {name: value for name, value in asked.pop("experimental").items() if f"experimental.{name}" not in unread}
+    usual = method in ("irpss", "none")
+    asked["method"], inner["method"] = (method, None) if usual else ("irpss", method)
+    kept = {name: value for name, value in asked.items() if name not in unread}
+    return WeightConfig(**kept, experimental=ExperimentalConfig(**inner))

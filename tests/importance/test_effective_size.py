@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from importance_cases import BASELINES, FULL, PURE, make_candidate_rewards, make_rewards
+from importance_cases import BASELINES, FULL, PURE, changed, make_candidate_rewards, make_rewards
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
@@ -126,7 +126,7 @@ def test_the_temperature_is_the_smallest_that_keeps_the_effective_size(target: f
 def test_a_temperature_is_found_beside_gamma_and_candidates() -> None:
     rewards = make_candidate_rewards(0, prompts=1000)
     for baseline in ("group", "shrunk"):
-        settings = replace(FULL, tau="ess", ess_target=0.7, baseline=baseline)
+        settings = changed(FULL, tau="ess", ess_target=0.7, baseline=baseline)
         weights = pair_weights(rewards, settings, seed=0)
         assert weights.tau is not None
         assert smallest_ess(rewards, settings, weights.tau) >= settings.ess_target
@@ -159,7 +159,7 @@ def test_a_target_that_no_temperature_keeps_is_refused() -> None:
 def test_rewards_of_any_size_have_a_temperature(baseline: str, exponent: float) -> None:
     small = make_candidate_rewards(1)
     assert small.candidates is not None
-    settings = WeightConfig(baseline=baseline, rejected_exponent=exponent, ess_target=0.98)
+    settings = changed(DEFAULT, baseline=baseline, rejected_exponent=exponent, ess_target=0.98)
     for size in (200.0, 1e4, 1e9):
         rewards = replace(
             small,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from importance_cases import FULL, PURE, by_method, make_candidate_rewards, make_rewards
+from importance_cases import FULL, PURE, by_method, changed, make_candidate_rewards, make_rewards
 
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.experimental import log_alpha_ratio, log_levels, pair_risk, reliability
@@ -32,7 +32,7 @@ def test_group_importance_of_the_candidates_of_each_prompt_has_mean_one() -> Non
         prompt=candidates.prompt,
         candidates=candidates,
     )
-    weight = pair_weights(each_chosen_once, replace(PURE, baseline="group"), seed=0).weight
+    weight = pair_weights(each_chosen_once, changed(PURE, baseline="group"), seed=0).weight
     softmax = np.exp(candidates.reward.reshape(-1, 4) / PURE.tau)
     softmax /= softmax.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(weight.reshape(-1, 4), 4 * softmax, rtol=1e-12)
@@ -42,7 +42,7 @@ def test_group_weights_do_not_see_a_shift_of_the_rewards_of_a_prompt() -> None:
     rewards = make_candidate_rewards(1)
     shifted = shifted_by_prompt(rewards, np.random.default_rng(0).normal(scale=10, size=100))
     for exponent in (0.0, 0.5):
-        settings = replace(FULL, baseline="group", rejected_exponent=exponent)
+        settings = changed(FULL, baseline="group", rejected_exponent=exponent)
         before, after = (pair_weights(given, settings, seed=0).weight for given in (rewards, shifted))
         np.testing.assert_allclose(after, before, rtol=1e-11)
     assert not np.allclose(pair_weights(rewards, FULL, seed=0).weight, pair_weights(shifted, FULL, seed=0).weight)
@@ -52,7 +52,7 @@ def test_shrunk_weights_do_not_see_a_shift_of_the_rewards_of_a_cluster() -> None
     rewards = make_candidate_rewards(2)
     shift = np.zeros(100)
     shift[rewards.prompt] = 7.0 * rewards.cluster - 3.0
-    settings = replace(FULL, baseline="shrunk")
+    settings = changed(FULL, baseline="shrunk")
     before, after = (pair_weights(r, settings, seed=0).weight for r in (rewards, shifted_by_prompt(rewards, shift)))
     np.testing.assert_allclose(after, before, rtol=1e-11)
 
@@ -60,7 +60,7 @@ def test_shrunk_weights_do_not_see_a_shift_of_the_rewards_of_a_cluster() -> None
 def test_shrunk_is_the_group_where_levels_of_prompts_are_far_apart() -> None:
     rewards = shifted_by_prompt(make_candidate_rewards(3), np.random.default_rng(1).normal(scale=1e4, size=100))
     shrunk, group = (
-        pair_weights(rewards, replace(PURE, baseline=b, tau=1e4), seed=0).weight for b in ("shrunk", "group")
+        pair_weights(rewards, changed(PURE, baseline=b, tau=1e4), seed=0).weight for b in ("shrunk", "group")
     )
     np.testing.assert_allclose(shrunk, group, rtol=1e-6)
 
@@ -75,7 +75,7 @@ def test_shrunk_is_the_cluster_where_all_prompts_have_the_same_candidates() -> N
         prompt=np.arange(prompts),
         candidates=Candidates(np.tile([-1.0, 0.5, 2.0], prompts), np.repeat(np.arange(prompts), 3)),
     )
-    shrunk, cluster = (pair_weights(rewards, replace(FULL, baseline=b), seed=0).weight for b in ("shrunk", "cluster"))
+    shrunk, cluster = (pair_weights(rewards, changed(FULL, baseline=b), seed=0).weight for b in ("shrunk", "cluster"))
     np.testing.assert_allclose(shrunk, cluster, rtol=1e-12)
 
 
@@ -133,8 +133,10 @@ def test_levels_ignore_the_order_of_candidates_and_candidates_of_other_prompts()
 
 @pytest.mark.parametrize("baseline", ["group", "shrunk"])
 def test_a_baseline_without_candidates_is_refused(baseline: str) -> None:
-    with pytest.raises(ValueError, match=f"baseline is {baseline}, but there are no candidates: set it to cluster"):
-        pair_weights(make_rewards(0), replace(FULL, baseline=baseline), seed=0)
+    with pytest.raises(
+        ValueError, match=f"weights.experimental.baseline is {baseline}, but there are no candidates: set it to cluster"
+    ):
+        pair_weights(make_rewards(0), changed(FULL, baseline=baseline), seed=0)
 
 
 @pytest.mark.parametrize("baseline", ["group", "shrunk"])
@@ -148,8 +150,11 @@ def test_a_baseline_with_one_candidate_for_a_prompt_is_refused(baseline: str) ->
         prompt=np.arange(2),
         candidates=Candidates(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1])),
     )
-    with pytest.raises(ValueError, match=f"baseline is {baseline}, but a pair's prompt has fewer than two candidates"):
-        pair_weights(rewards, replace(FULL, baseline=baseline), seed=0)
+    with pytest.raises(
+        ValueError,
+        match=f"weights.experimental.baseline is {baseline}, but a pair's prompt has fewer than two candidates",
+    ):
+        pair_weights(rewards, changed(FULL, baseline=baseline), seed=0)
     assert np.all(pair_weights(rewards, FULL, seed=0).weight == 1.0)
 
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from importance_cases import FULL
+from importance_cases import FULL, by_method, changed
 
-from iwpo_fast.config import RewardConfig, WeightConfig
+from iwpo_fast.config import ExperimentalConfig, RewardConfig, WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, PairWeights, check_weight_settings, pair_rewards, pair_weights
 from iwpo_fast.importance.effective_size import noise_share
 from iwpo_fast.rewards import PairTable, scores_from_columns
 
 TWO = np.array([1.0, 2.0])
 ZERO = np.zeros(2, dtype=np.int64)
+INNER = "experimental."
 CANDIDATES = Candidates(np.array([1.0, 2.0, 0.0, 0.5]), np.array([0, 1, 0, 1]))
 
 
@@ -119,25 +120,25 @@ def test_the_noise_of_rewards_is_that_of_the_members_gaps() -> None:
         ("tau", math.nan, "positive or ess"),
         ("gamma", -1.0, "0 or more"),
         ("gamma", math.inf, "finite"),
-        ("rejected_exponent", math.nan, "finite"),
+        ("experimental.rejected_exponent", math.nan, "finite"),
         ("ess_target", 0.0, r"in \(0, 1\]"),
         ("truncate", 0.9, "at least 1"),
         ("defensive", 1.1, r"in \[0, 1\]"),
         ("soft_labels", 1.0, r"in \[0, 1\)"),
-        ("ratio_scale", 0.0, "positive"),
-        ("ratio_alpha", 1.0, "above 1"),
+        ("experimental.ratio_scale", 0.0, "positive"),
+        ("experimental.ratio_alpha", 1.0, "above 1"),
         ("min_ess", -0.1, r"in \[0, 1\]"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_with_what_it_must_be(name: str, value: Any, wanted: str) -> None:
     with pytest.raises(ValueError, match=rf"^weights\.{name} is {value}: it must be .*{wanted}"):
-        check_weight_settings(WeightConfig(**{name: value}))
+        check_weight_settings(changed(WeightConfig(), **{name.removeprefix(INNER): value}))
 
 
-@pytest.mark.parametrize("name", ["gamma", "rejected_exponent"])
+@pytest.mark.parametrize("name", ["gamma", "experimental.rejected_exponent"])
 @pytest.mark.parametrize("target", ["noise", 0.99, 1.0])
 def test_a_term_that_a_temperature_by_effective_size_can_drop_is_refused(name: str, target: Any) -> None:
-    settings = WeightConfig(ess_target=target, **{name: 0.5})
+    settings = changed(WeightConfig(ess_target=target), **{name.removeprefix(INNER): 0.5})
     with pytest.raises(
         ValueError, match=rf"^weights\.{name} is 0\.5 and weights\.ess_target is {target}.*or weights\.tau"
     ):
@@ -157,15 +158,28 @@ def test_a_temperature_and_a_target_for_it_exclude_one_another() -> None:
         ("none", "tau", 2.0),
         ("none", "truncate", 3.0),
         ("rejection", "gamma", 1.0),
-        ("density_ratio", "ratio_alpha", 2.0),
-        ("irpss", "ratio_scale", 2.0),
+        ("density_ratio", "experimental.ratio_alpha", 2.0),
+        ("irpss", "experimental.ratio_scale", 2.0),
     ],
 )
 def test_a_setting_that_the_method_does_not_read_is_refused(method: Any, name: str, value: float) -> None:
-    wanted = rf"^weights\.{name} is {value} and weights\.method is {method}, which does not read it"
+    wanted = rf"^weights\.{name} is {value} and weights\.(experimental\.)?method is {method}, which does not read it"
+    usual = by_method(method, WeightConfig())
     with pytest.raises(ValueError, match=wanted):
-        check_weight_settings(WeightConfig(method=method, **{name: value}))
-    check_weight_settings(WeightConfig(method=method))
+        check_weight_settings(changed(usual, **{name.removeprefix(INNER): value}))
+    check_weight_settings(usual)
+
+
+def test_a_method_that_is_experimental_now_is_said_to_be_there() -> None:
+    settings: Any = WeightConfig(method="rejection")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^weights\.method rejection is experimental now: set weights\.experimental"):
+        check_weight_settings(settings)
+
+
+def test_two_methods_at_once_are_refused() -> None:
+    both = WeightConfig(method="none", experimental=ExperimentalConfig(method="rejection"))
+    with pytest.raises(ValueError, match=r"^weights\.experimental\.method is rejection and weights\.method is none"):
+        check_weight_settings(both)
 
 
 def test_defaults_and_limits_pass() -> None:

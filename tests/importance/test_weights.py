@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from importance_cases import (
     METHODS,
     PURE,
     by_method,
+    changed,
     cluster_means,
     make_candidate_rewards,
     make_rewards,
@@ -25,7 +25,7 @@ from importance_cases import (
     seeded,
 )
 
-from iwpo_fast.config import WeightConfig
+from iwpo_fast.config import ExperimentalConfig, WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.effective_size import effective_size_for, is_large
 from iwpo_fast.importance.weights import AUTO, normalise, soft_labels, strength_of, systematic_counts
@@ -104,7 +104,7 @@ def test_huge_rewards_of_candidates_give_finite_weights(baseline: str, exponent:
         rejected=1e4 * small.rejected,
         candidates=Candidates(1e4 * small.candidates.reward, small.candidates.prompt),
     )
-    weight = pair_weights(rewards, replace(FULL, baseline=baseline, rejected_exponent=exponent), seed=0).weight
+    weight = pair_weights(rewards, changed(FULL, baseline=baseline, rejected_exponent=exponent), seed=0).weight
     assert np.all(np.isfinite(weight))
     np.testing.assert_allclose(cluster_means(weight, rewards.cluster), 1.0, rtol=1e-12)
 
@@ -153,17 +153,20 @@ def test_weights_do_not_depend_on_the_scale_of_the_rewards_by_default(noise: flo
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [({"tau": 1e-320}, "tau"), ({"method": "density_ratio", "ratio_scale": 1e-320}, "ratio_scale")],
+    [
+        (WeightConfig(tau=1e-320), "tau"),
+        (by_method("density_ratio", ratio_scale=1e-320), r"experimental\.ratio_scale"),
+    ],
 )
-def test_weights_that_are_not_finite_are_refused(settings: dict[str, Any], name: str, force: bool) -> None:
+def test_weights_that_are_not_finite_are_refused(settings: WeightConfig, name: str, force: bool) -> None:
     with pytest.raises(ValueError, match=rf"^With weights\.{name} .* not finite: raise weights\.{name}\.$"):
-        pair_weights(make_rewards(11), WeightConfig(**settings, force=force), seed=0)
+        pair_weights(make_rewards(11), replace(settings, force=force), seed=0)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_an_infinite_temperature_without_gamma_weighs_every_pair_exactly_one(baseline: str) -> None:
     rewards = make_candidate_rewards(1)
-    weight = pair_weights(rewards, replace(FULL, tau=math.inf, gamma=0.0, baseline=baseline), seed=0).weight
+    weight = pair_weights(rewards, changed(FULL, tau=math.inf, gamma=0.0, baseline=baseline), seed=0).weight
     assert np.all(weight == 1.0)
 
 
@@ -281,7 +284,7 @@ def weights_of_all_ordered_pairs(settings: WeightConfig) -> torch.Tensor:
 @pytest.mark.parametrize("gamma", [0.0, 0.7])
 def test_the_minimiser_of_the_weighted_loss_is_tilted_by_the_rewards(tau: float, exponent: float, gamma: float) -> None:
     """h = Δ* + (1-λ)(r_1 - r_2)/τ; the probability σ(γΔ) adds γ (r_1 - r_2), as σ(x)/σ(-x) = exp(x)."""
-    settings = replace(FULL, tau=tau, gamma=gamma, rejected_exponent=exponent, truncate=np.inf)
+    settings = changed(FULL, tau=tau, gamma=gamma, rejected_exponent=exponent, truncate=np.inf)
     h = minimiser(weights_of_all_ordered_pairs(settings), UTILITY, lambda score: score[:, None] - score[None, :])
     reward = torch.from_numpy(REWARD)
     expected = UTILITY + ((1 - exponent) / tau + gamma) * reward
@@ -289,7 +292,7 @@ def test_the_minimiser_of_the_weighted_loss_is_tilted_by_the_rewards(tau: float,
 
 
 def test_the_rejected_exponent_one_weighs_both_orders_of_a_pair_alike() -> None:
-    symmetric = weights_of_all_ordered_pairs(replace(FULL, gamma=0.0, rejected_exponent=1.0, truncate=np.inf))
+    symmetric = weights_of_all_ordered_pairs(changed(FULL, gamma=0.0, rejected_exponent=1.0, truncate=np.inf))
     torch.testing.assert_close(symmetric, symmetric.T, rtol=1e-14, atol=0)
     assert symmetric.std() > 0.1
 
@@ -331,7 +334,8 @@ def test_soft_labels_are_the_trusted_probability_of_a_flip() -> None:
 
 def test_auto_is_for_irpss_alone() -> None:
     assert strength_of(WeightConfig()) == AUTO
-    assert strength_of(WeightConfig(method="none")) == strength_of(WeightConfig(method="rejection")) == 0
+    assert strength_of(WeightConfig(method="none")) == 0
+    assert strength_of(WeightConfig(experimental=ExperimentalConfig(method="rejection"))) == 0
     assert strength_of(WeightConfig(method="none", soft_labels=0.3)) == 0.3
 
 

@@ -14,7 +14,7 @@ import pytest
 from forked import HANG
 from pipeline_cases import DATA, results, run_and_be_killed, stages_done, toy_config
 
-from iwpo_fast.folder_lock import hold_folder
+from iwpo_fast.output_folder import hold_folder
 
 # Each call continues where the one before was killed, so it does that stage again before it comes to its own.
 INSIDE_THE_STAGES = {

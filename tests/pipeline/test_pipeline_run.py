@@ -72,10 +72,17 @@ def test_a_low_effective_sample_size_is_refused_after_the_report_and_can_be_forc
 
 
 REFUSED = [
-    (["--clusters.count", "0"], "count and min_pairs must be positive"),
+    (["--clusters.count", "0"], "clusters.count is 0: it must be positive."),
+    (["--clusters.min_pairs", "0"], "clusters.min_pairs is 0: it must be positive."),
+    (["--clusters.fit_prompts", "3"], "clusters.fit_prompts is 3 and clusters.count is 8"),
+    (
+        ["--weights.baseline", "group"],
+        "weights.baseline is experimental now: set weights.experimental.baseline instead.",
+    ),
+    (["--weights.method", "rejection"], "weights.method rejection is experimental now: set weights.experimental.meth"),
     (["--weights.tau", "-1"], "weights.tau"),
     (["--rewards.folds", "0"], "rewards.folds"),
-    (["--optim.lr", "0"], "optim.lr is 0.0: it must be positive."),
+    (["--optim.lr", "0"], "optim.lr is 0.0: it must be positive and finite."),
     (["--from", "wiegh"], "--from wiegh is no stage: choose one of prepare, reference, cluster, reward, weigh"),
     (["--only", "report"], "--only report is no stage"),
     (["--from", "weigh", "--force", "true"], "--from, --only and --force exclude one another"),

@@ -11,9 +11,9 @@ from pipeline_cases import STAGES as NAMES
 from pipeline_cases import toy_config
 
 from iwpo_fast.pipeline.job import PipelineJob
-from iwpo_fast.pipeline.stages import STAGES, Checks, ChecksSettings, Resumes, Stage, WorksOnAllRanks
+from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks
 
-PROTOCOLS = (Stage, ChecksSettings, Checks, WorksOnAllRanks, Resumes)
+PROTOCOLS = (Stage, Checks, WorksOnAllRanks, Resumes)
 KNOWN = {"run"} | {name for protocol in PROTOCOLS for name in vars(protocol) if not name.startswith("_")}
 
 
@@ -39,7 +39,6 @@ def test_a_stage_has_no_public_function_that_the_pipeline_never_calls(name: str)
     assert len(functions["run"].parameters) == (2 if "on_all_ranks" in functions else 1)
     for key, parameter in {
         "settings": "config",
-        "check_settings": "config",
         "check": "job",
         "resumes": "folder",
     }.items():

@@ -167,7 +167,7 @@ REFUSED = [
     (["--rewards.source", "columns", "--rewards.tuning.lora.rank", "4"], "it goes with the source features"),
     (["--rewards.overlap", "0.1", "--rewards.tuning.lora.rank", "4"], "set rewards.overlap to 0 or leave"),
     (["--rewards.tuning.lora.rank", "0"], "rewards.tuning.lora.rank is 0: it must be positive."),
-    (["--rewards.tuning.optim.lr", "0"], "rewards.tuning.optim.lr is 0.0: it must be positive."),
+    (["--rewards.tuning.optim.lr", "0"], "rewards.tuning.optim.lr is 0.0: it must be positive and finite."),
 ]
 
 

@@ -65,7 +65,7 @@ CASES = {
     "beta zero": (
         rows(),
         ["--objective.beta", "0"],
-        "beta of the objective sigmoid is 0.0: it must be a number, finite and more than 0.",
+        "beta of the objective sigmoid is 0.0: it must be a number, positive and finite.",
     ),
     "NaN rate": (rows(), ["--optim.lr", "nan"], "optim.lr is nan: it must be a finite number."),
     "NaN norm": (rows(), ["--optim.max_grad_norm", "nan"], "optim.max_grad_norm is nan: it must be a finite number or"),

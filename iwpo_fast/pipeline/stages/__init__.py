@@ -36,12 +36,6 @@ class Stage(Protocol):
 
 
 @runtime_checkable
-class ChecksSettings(Protocol):
-    def check_settings(self, config: RunConfig) -> None:
-        """Raise ValueError for settings that cannot work; called even if the stage will be skipped."""
-
-
-@runtime_checkable
 class Checks(Protocol):
     def check(self, job: PipelineJob) -> None:
         """Raise ValueError for what would stop this stage late; called before the first stage of a call works."""

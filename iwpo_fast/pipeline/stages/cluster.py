@@ -28,14 +28,6 @@ def outputs(folder: PipelineFolder) -> list[Path]:
     return [folder.clusters, folder.prompt_clusters]
 
 
-def check_settings(config: RunConfig) -> None:
-    clusters = config.clusters
-    if min(clusters.count, clusters.min_pairs) < 1 or clusters.fit_prompts < clusters.count:
-        raise ValueError(
-            f"clusters is {clusters}: count and min_pairs must be positive, and fit_prompts at least count."
-        )
-
-
 def check(job: PipelineJob) -> None:
     """Raise ValueError if the k-means that is asked for cannot run here."""
     choose_backend(job.config.clusters.backend)

@@ -25,14 +25,12 @@ from iwpo_fast.rewards import (
     PairFeatures,
     PairTable,
     RewardScores,
-    check_reward_settings,
     report_lines,
     score_pairs,
     scores_from_columns,
 )
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.rewards.tuning import tuned_rewards
-from iwpo_fast.training.validation import check_lora, check_optim
 
 WHAT = "rewards whose levels can be compared"
 NEEDS = ("prepare", "reference", "cluster")
@@ -54,13 +52,6 @@ def outputs(folder: PipelineFolder) -> list[Path]:
 
 def resumes(folder: PipelineFolder) -> Path:
     return folder.tuned
-
-
-def check_settings(config: RunConfig) -> None:
-    check_reward_settings(config.rewards)
-    if config.rewards.tuning is not None:
-        check_optim(config.rewards.tuning.optim, "rewards.tuning.optim")
-        check_lora(config.rewards.tuning.lora, "rewards.tuning.lora")
 
 
 def check(job: PipelineJob) -> None:

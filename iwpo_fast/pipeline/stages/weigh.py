@@ -16,7 +16,6 @@ from iwpo_fast.files import save_json
 from iwpo_fast.importance import (
     PairRewards,
     PairWeights,
-    check_weight_settings,
     pair_rewards,
     pair_weights,
     report_lines,
@@ -41,17 +40,6 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 def outputs(folder: PipelineFolder) -> list[Path]:
     return [folder.weighted, folder.weight_report, folder.histogram]
-
-
-def check_settings(config: RunConfig) -> None:
-    """Also refuses soft labels that were asked for and cannot change the objective."""
-    check_weight_settings(config.weights)
-    strength = config.weights.soft_labels
-    if strength != "auto" and strength > 0 and not Mixture.of(config.objective).smooths_labels:
-        raise ValueError(
-            f"weights.soft_labels is {strength} but the objective {config.objective.name} cannot smooth labels or does "
-            "not read them: set weights.soft_labels to 0 or auto, or choose another objective."
-        )
 
 
 def run(job: PipelineJob) -> Result:

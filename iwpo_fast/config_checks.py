@@ -1,0 +1,240 @@
+"""Rules between the settings of a configuration, each a sentence on what is set, why it cannot work, and what to set.
+
+What a single setting may be stands beside its field (`iwpo_fast.limits`). What depends on data, on a model or on the
+processes of a job is checked where these are read.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from iwpo_fast.config import (
+    EVEN,
+    LoraConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RewardConfig,
+    RunConfig,
+    TinyConfig,
+    TrainConfig,
+    WeightConfig,
+)
+from iwpo_fast.data import cache_folder
+from iwpo_fast.extras import check_installed
+from iwpo_fast.files import check_folder
+from iwpo_fast.limits import check_limits
+from iwpo_fast.objectives import Mixture
+
+OF_HEADS = ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble")
+"""Settings of rewards that only heads read."""
+
+OF_ALL = {"truncate", "defensive"}
+READ_BY = {
+    "irpss": OF_ALL | {"tau", "gamma", "ess_target", "experimental.rejected_exponent", "experimental.baseline"},
+    "density_ratio": OF_ALL | {"experimental.ratio_scale"},
+    "rejection": OF_ALL | {"experimental.ratio_scale", "experimental.ratio_alpha"},
+    "none": set[str](),
+}
+"""Settings of weights that each formula reads."""
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise ValueError for the first setting that cannot work, with what to set instead."""
+    check_limits(config)
+    _check_model(config.model)
+    _check_optim(config.optim, "optim")
+    _check_sharding(config)
+    Mixture.of(config.objective)
+    _check_trackers(config.log.trackers)
+    if isinstance(config, RunConfig):
+        _check_clusters(config)
+        check_reward_settings(config.rewards)
+        check_weight_settings(config.weights)
+        _check_soft_labels(config.weights, config.objective)
+    check_folder("output_dir", Path(config.output_dir))
+    check_folder("data.cache_dir", cache_folder(config.data))
+
+
+def check_tiny(tiny: TinyConfig) -> None:
+    """Raise ValueError if the shape of the built-in model is not one that a Llama can have."""
+    check_limits(tiny, "model.tiny")
+    if tiny.hidden_size % 32 or tiny.hidden_size % (2 * tiny.heads):
+        raise ValueError(
+            f"model.tiny.hidden_size is {tiny.hidden_size}: set a multiple of 32 and of twice "
+            f"model.tiny.heads ({tiny.heads})."
+        )
+
+
+def check_reward_settings(rewards: RewardConfig) -> None:
+    """Raise ValueError where a setting cannot be, or goes with another source of rewards."""
+    check_limits(rewards, "rewards")
+    source, tuning = rewards.source, rewards.tuning
+    if (source == "model") != (rewards.model is not None):
+        raise ValueError(
+            f"rewards.source is {source} and rewards.model is {rewards.model}: a model goes with the source model, and "
+            "with no other."
+        )
+    if tuning is not None and source != "features":
+        raise ValueError(
+            f"rewards.tuning is set and rewards.source is {source}: it goes with the source features, and with no "
+            "other."
+        )
+    if tuning is not None and rewards.overlap:
+        raise ValueError(
+            f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
+            "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
+        )
+    for name in OF_HEADS if source != "features" else ():
+        value = getattr(rewards, name)
+        if value != getattr(RewardConfig(), name):
+            raise ValueError(
+                f"rewards.{name} is {value} and rewards.source is {source}, which learns no heads: leave "
+                f"rewards.{name} out, or set rewards.source to features."
+            )
+    if tuning is not None:
+        _check_optim(tuning.optim, "rewards.tuning.optim")
+        _check_lora(tuning.lora, "rewards.tuning.lora")
+
+
+def check_weight_settings(weights: WeightConfig) -> None:
+    """Raise ValueError for the first setting that cannot work, or that the formula does not read."""
+    check_limits(weights, "weights")
+    formula, other = weights.formula, weights.experimental.method
+    if other is not None and weights.method != "irpss":
+        raise ValueError(
+            f"weights.experimental.method is {other} and weights.method is {weights.method}, and only one of them can "
+            "be: leave one of them out."
+        )
+    setting = "weights.method" if other is None else "weights.experimental.method"
+    for name in sorted(set().union(*READ_BY.values()) - READ_BY[formula]):
+        value = _weight_setting(weights, name)
+        if value != _weight_setting(WeightConfig(), name):
+            raise ValueError(
+                f"weights.{name} is {value} and {setting} is {formula}, which does not read it: leave weights.{name} "
+                "out, or choose another method."
+            )
+    if formula == "irpss":
+        _check_temperature(weights)
+
+
+def _weight_setting(weights: WeightConfig, name: str) -> object:
+    """A setting of weights by its name, such as `tau` or `experimental.baseline`."""
+    section, _, inner = name.rpartition(".")
+    return getattr(weights.experimental if section else weights, inner)
+
+
+def _check_temperature(weights: WeightConfig) -> None:
+    """Refuse a temperature, its target, or a term beside it that would be set and have no effect."""
+    tau, target = weights.tau, weights.ess_target
+    if tau != "ess":
+        if target != "noise":
+            raise ValueError(
+                f"weights.ess_target is {target} and weights.tau is {tau}, which keeps to no target: set weights.tau "
+                "to ess, or leave weights.ess_target out."
+            )
+        return
+    for name in ("gamma", "experimental.rejected_exponent"):
+        value = _weight_setting(weights, name)
+        if value != 0 and (target == "noise" or target >= EVEN):
+            raise ValueError(
+                f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
+                f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
+            )
+
+
+def _check_soft_labels(weights: WeightConfig, objective: ObjectiveConfig) -> None:
+    strength = weights.soft_labels
+    if strength != "auto" and strength > 0 and not Mixture.of(objective).smooths_labels:
+        raise ValueError(
+            f"weights.soft_labels is {strength} but the objective {objective.name} cannot smooth labels or does not "
+            "read them: set weights.soft_labels to 0 or auto, or choose another objective."
+        )
+
+
+def _check_clusters(config: RunConfig) -> None:
+    clusters = config.clusters
+    if clusters.fit_prompts < clusters.count:
+        raise ValueError(
+            f"clusters.fit_prompts is {clusters.fit_prompts} and clusters.count is {clusters.count}, and every cluster "
+            "needs a prompt to be fitted on: raise fit_prompts, or lower count."
+        )
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.path == "tiny":
+        check_tiny(model.tiny)
+        if model.revision is not None:
+            raise ValueError(f"model.revision is {model.revision} but the tiny model has none: leave it out.")
+    if model.offload_activations and model.gradient_checkpointing != "full":
+        raise ValueError(
+            f"model.offload_activations is true but model.gradient_checkpointing is {model.gradient_checkpointing}, "
+            "and only inputs of layers are moved: set gradient_checkpointing to full, or leave offload_activations out."
+        )
+    if model.compile and model.gradient_checkpointing == "selective":
+        raise ValueError(
+            "model.gradient_checkpointing is selective and model.compile is true, but compiled layers recompute their "
+            "cheap operations already: set gradient_checkpointing to none or full, or compile to false."
+        )
+    if model.quantize != "none":
+        _check_quantize(model)
+    if model.lora is not None:
+        _check_lora(model.lora, "model.lora")
+
+
+def _check_quantize(model: ModelConfig) -> None:
+    if model.lora is None:
+        raise ValueError(
+            f"model.quantize is {model.quantize} but all weights are trained, and quantised weights cannot be: "
+            "set model.lora, or quantize to none."
+        )
+    if model.path == "tiny":
+        raise ValueError(
+            f"model.quantize is {model.quantize} but the tiny model is made, not read, and is small as it is: "
+            "set quantize to none, or model.path to a saved model."
+        )
+    if model.compile:
+        raise ValueError(
+            f"model.quantize is {model.quantize} and model.compile is true, but products with quantised weights do not "
+            "compile in reasonable time: set compile to false, or quantize to none."
+        )
+    check_installed("bitsandbytes", f"model.quantize is {model.quantize}", extra="qlora")
+
+
+def _check_lora(lora: LoraConfig, name: str) -> None:
+    if isinstance(lora.target_modules, str):
+        try:
+            re.compile(lora.target_modules)
+        except re.error as error:
+            raise ValueError(
+                f"{name}.target_modules {lora.target_modules!r} is no regular expression ({error}): "
+                "correct it, or give a list of names, or all-linear."
+            ) from None
+
+
+def _check_optim(optim: OptimConfig, name: str) -> None:
+    if optim.name == "adamw_8bit":
+        check_installed("bitsandbytes", f"{name}.name is adamw_8bit", extra="8bit")
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    if config.shard_over == 1:
+        return
+    if config.optim.name == "adamw_8bit":
+        raise ValueError(
+            f"optim.name is adamw_8bit but shard_over is {config.shard_over}, and bitsandbytes knows no sharded "
+            "parameters: set optim.name to adamw, whose moments are sharded, or shard_over to 1."
+        )
+    if config.model.quantize != "none":
+        raise ValueError(
+            f"model.quantize is {config.model.quantize} but shard_over is {config.shard_over}, and quantised weights "
+            "cannot be sharded: set shard_over to 1, or quantize to none."
+        )
+
+
+def _check_trackers(names: list[str]) -> None:
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(f"log.trackers names {name}, which is not installed: pip install {name}.")

@@ -1,0 +1,213 @@
+"""Which values a setting may have: limits beside its field, as in `Annotated[float, FRACTION]`, and their one check."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+LARGEST = 2**63  # neither PyTorch nor NumPy holds whole numbers from there on
+SHOWN = 80  # characters of a refused value
+
+KINDS = {
+    float: "a finite number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a list of two numbers",
+    list: "a list",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Numbers from `low` to `high`.
+
+    Attributes:
+        low_open, high_open: this end is not among them.
+        infinite: infinity is among them; otherwise it is not, even if there is no upper end.
+        words: what they are called, if not by their ends.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    infinite: bool = False
+    words: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below and (self.infinite or math.isfinite(value))
+
+    def __str__(self) -> str:
+        """What comes after "it must be"."""
+        if self.words or self.high < math.inf:
+            ends = f"{'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
+            return self.words or f"in {ends}"
+        parts = [] if self.low == -math.inf else [self._lower_end()]
+        return " and ".join(parts if self.infinite else [*parts, "finite"])
+
+    def of_whole_numbers(self) -> str:
+        """The same where only whole numbers are meant, which are finite."""
+        return str(self).removesuffix(" and finite")
+
+    def _lower_end(self) -> str:
+        if self.low == 0:
+            return "positive" if self.low_open else "0 or more"
+        return f"{'above' if self.low_open else 'at least'} {self.low:g}"
+
+
+FINITE = Limits()
+POSITIVE = Limits(0, low_open=True)
+POSITIVE_OR_INFINITE = Limits(0, low_open=True, infinite=True)
+NOT_NEGATIVE = Limits(0)
+FRACTION = Limits(0, 1)
+BELOW_ONE = Limits(0, 1, high_open=True)
+FLIP_RATE = Limits(0, 0.5, high_open=True)
+
+
+def check_limits(config: Any, name: str = "") -> None:
+    """Check every field of a configuration, and of the groups inside it, for its type and its limits.
+
+    Args:
+        config: a dataclass.
+        name: what it is called in sentences, such as `optim`; a whole configuration has no name.
+
+    Raises:
+        ValueError: one sentence on the first value that cannot be.
+    """
+    hints = hints_of(type(config))
+    for key, hint in hints.items():
+        value, full = getattr(config, key), f"{name}.{key}" if name else key
+        if is_dataclass(value) and isinstance(value, tuple(groups_of(hint))):
+            check_limits(value, full)
+        elif not is_allowed(hint, value):
+            refuse_moved(hints, full, value)
+            refuse(full, hint, value)
+
+
+def hints_of(config: type) -> dict[str, Any]:
+    """Types of the fields of a configuration, with their limits."""
+    return get_type_hints(config, include_extras=True)
+
+
+def groups_of(hint: Any) -> list[type]:
+    """The configurations among the types of a setting."""
+    return [member for member in members_of(hint) if is_dataclass(member)]
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type that is none."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def refuse(name: str, hint: Any, value: Any) -> NoReturn:
+    """Raise ValueError with what the value of the setting `name` must be, which is not of the type `hint`."""
+    if is_dataclass(hint):
+        raise ValueError(f"{name} is a group of settings: give them, or leave it out for the defaults.")
+    raise ValueError(f"{name} is {_shown(value)}: it must be {_wanted(hint, value)}.")
+
+
+def refuse_moved(hints: Mapping[str, Any], name: str, value: Any) -> None:
+    """Raise ValueError if a setting, or this value of it, is in the section `experimental` of its group now.
+
+    Args:
+        hints: types of the fields of the group.
+        name: full name of the setting.
+    """
+    group, _, key = name.rpartition(".")
+    inner = hints_of(hints["experimental"]) if "experimental" in hints else {}
+    if key in inner and (key not in hints or (value is not None and is_allowed(inner[key], value))):
+        what = f"{name} {value}" if key in hints else name
+        raise ValueError(f"{what} is experimental now: set {group}.experimental.{key} instead.")
+
+
+def is_allowed(hint: Any, value: Any) -> bool:
+    return any(_is_of_kind(member, value) and _is_inside(member, value) for member in members_of(hint))
+
+
+def _wanted(hint: Any, value: Any) -> str:
+    """What a value must be: inside these limits if its kind is right, or else of this kind."""
+    members = members_of(hint)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return "a number below 2**63"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    limits = any(_is_of_kind(member, value) for member in members)
+    parts = [_words(member, limits=limits) for member in members]
+    return (", or " if any(" or " in part or " and " in part for part in parts) else " or ").join(parts)
+
+
+def _is_of_kind(member: Any, value: Any) -> bool:
+    """Whatever its limits are. Truth values are no numbers."""
+    origin, arguments = get_origin(member), get_args(member)
+    if origin is Annotated:
+        return _is_of_kind(arguments[0], value)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        fits = isinstance(value, list | tuple) and len(value) == len(arguments)
+        return fits and all(map(_is_of_kind, arguments, value))
+    if origin is dict:
+        of_values = members_of(arguments[1])
+        return isinstance(value, dict) and all(
+            isinstance(name, str) and any(_is_of_kind(kind, item) for kind in of_values) for name, item in value.items()
+        )
+    if origin is list:
+        return isinstance(value, list | tuple) and all(is_allowed(arguments[0], item) for item in value)
+    if member is float:
+        return isinstance(value, Real) and not isinstance(value, bool)
+    if member is int:
+        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < LARGEST
+    return isinstance(value, origin or member)
+
+
+def _is_inside(member: Any, value: Any) -> bool:
+    if get_origin(member) is tuple:
+        return all(map(_is_inside, get_args(member), value))
+    limits = _limits_of(member)
+    return limits is None or _as_float(value) in limits
+
+
+def _limits_of(member: Any) -> Limits | None:
+    if get_origin(member) is Annotated:
+        return get_args(member)[1]
+    return FINITE if member is float else None
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number that no float holds
+        return math.nan
+
+
+def _words(member: Any, *, limits: bool) -> str:
+    """What a value of this type is called: by its limits, or by its kind."""
+    origin, arguments = get_origin(member), get_args(member)
+    if is_dataclass(member):
+        return "a group of settings"
+    if origin is Literal:
+        return " or ".join(arguments)
+    if origin is tuple and limits:
+        return f"two numbers {_words(arguments[0], limits=True)}"
+    if origin is list and get_origin(arguments[0]) is Literal:
+        return f"a list of {', '.join(get_args(arguments[0]))}"
+    if origin is dict:
+        return f"a mapping from names to {' or '.join(KINDS[kind] for kind in members_of(arguments[1]))}"
+    if limits and (inside := _limits_of(member)) is not None:
+        return inside.of_whole_numbers() if arguments and arguments[0] is int else str(inside)
+    return KINDS[arguments[0] if origin is Annotated else origin or member]
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

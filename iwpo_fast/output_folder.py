@@ -1,0 +1,69 @@
+"""The folder that a run or a pipeline writes to: what is where in it, and one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from iwpo_fast.files import remove_leftovers
+
+LOCK = "run.lock"
+_held: set[Path] = set()
+
+
+class Inside:
+    """A path inside a folder, as an attribute of it."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, folder: OutputFolder, _: type[OutputFolder]) -> Path:
+        return folder.path / self._place
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder at `path`; what is inside it are attributes of the classes below this one."""
+
+    path: Path
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it holds more than what a process that was killed while it opened the folder was writing aside."""
+        return self.path.is_dir() and any(
+            path.name != LOCK and not (path.name.startswith(".") and path.name.endswith(".tmp"))
+            for path in self.path.iterdir()
+        )
+
+    def take(self) -> None:
+        """Make the folder, hold it, and remove what a killed process was writing in it.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        hold_folder(self.path)
+        for place in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
+            remove_leftovers(place)
+
+
+def hold_folder(folder: Path) -> None:
+    """Hold `folder`, which exists, until this process ends, however it ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    path = (folder / LOCK).resolve()
+    if path in _held and path.exists():
+        return
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise ValueError(
+            f"another process is running in {folder}: wait for it, or choose another output_dir."
+        ) from None
+    _held.add(path)
