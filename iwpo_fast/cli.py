@@ -66,21 +66,21 @@ def _run(settings: object) -> None:
 
     _quieten_libraries()
     options = {name: getattr(settings, key) for name, key in (("start", "from"), ("only", "only"), ("force", "force"))}
-    run(_dataclass_from(RunConfig, settings), **options)
+    run(dataclass_from(RunConfig, settings), **options)
 
 
 def _train(settings: object) -> None:
     from iwpo_fast.training import train
 
     _quieten_libraries()
-    train(_dataclass_from(TrainConfig, settings))
+    train(dataclass_from(TrainConfig, settings))
 
 
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
     _quieten_libraries()
-    run_demo(_dataclass_from(DemoConfig, settings))
+    run_demo(dataclass_from(DemoConfig, settings))
 
 
 def _quieten_libraries() -> None:
@@ -92,7 +92,7 @@ def _quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _dataclass_from(config: type[T], settings: object) -> T:
+def dataclass_from(config: type[T], settings: object) -> T:
     return config(**{field.name: getattr(settings, field.name) for field in fields(config)})  # type: ignore[arg-type]
 
 

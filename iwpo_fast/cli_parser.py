@@ -9,9 +9,9 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from iwpo_fast import __version__
-from iwpo_fast.cli_errors import check_settings, explain
+from iwpo_fast.cli_errors import explain
 from iwpo_fast.config import DemoConfig, RunConfig, TrainConfig
-from iwpo_fast.limits import hints_of
+from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 
 CONFIG = {"train": TrainConfig, "run": RunConfig, "demo": DemoConfig}

@@ -7,6 +7,7 @@ processes of a job is checked where these are read.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -234,7 +235,7 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _check_trackers(names: list[str]) -> None:
+def _check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if find_spec(name) is None:
             raise ValueError(f"log.trackers names {name}, which is not installed: pip install {name}.")

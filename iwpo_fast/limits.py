@@ -9,7 +9,6 @@ from dataclasses import dataclass, is_dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-LARGEST = 2**63  # neither PyTorch nor NumPy holds whole numbers from there on
 SHOWN = 80  # characters of a refused value
 
 KINDS = {
@@ -82,14 +81,25 @@ def check_limits(config: Any, name: str = "") -> None:
     Raises:
         ValueError: one sentence on the first value that cannot be.
     """
-    hints = hints_of(type(config))
-    for key, hint in hints.items():
-        value, full = getattr(config, key), f"{name}.{key}" if name else key
-        if is_dataclass(value) and isinstance(value, tuple(groups_of(hint))):
-            check_limits(value, full)
-        elif not is_allowed(hint, value):
-            refuse_moved(hints, full, value)
-            refuse(full, hint, value)
+    check_settings(hints_of(type(config)), vars(config), name)
+
+
+def check_settings(hints: Mapping[str, Any], settings: Mapping[str, Any], group: str = "") -> None:
+    """Check settings by the types `hints`; a group inside them is a mapping or a dataclass.
+
+    Raises:
+        KeyError: with the full name of a setting that does not exist.
+        ValueError: one sentence on the first value that cannot be.
+    """
+    for key, value in settings.items():
+        name = f"{group}.{key}" if group else str(key)
+        inner = groups_of(hints.get(key))
+        if inner and isinstance(value, dict):
+            check_settings(hints_of(inner[0]), value, name)
+        elif inner and isinstance(value, inner[0]):
+            check_limits(value, name)
+        elif key not in hints or not is_allowed(hints[key], value):
+            _refuse(hints, name, value)
 
 
 def hints_of(config: type) -> dict[str, Any]:
@@ -99,49 +109,41 @@ def hints_of(config: type) -> dict[str, Any]:
 
 def groups_of(hint: Any) -> list[type]:
     """The configurations among the types of a setting."""
-    return [member for member in members_of(hint) if is_dataclass(member)]
+    return [member for member in _members_of(hint) if isinstance(member, type) and is_dataclass(member)]
 
 
-def members_of(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type that is none."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def is_allowed(hint: Any, value: Any) -> bool:
+    """Whether the value is of the type `hint` and inside its limits."""
+    return any(_is_of_kind(member, value) and _is_inside(member, value) for member in _members_of(hint))
 
 
-def refuse(name: str, hint: Any, value: Any) -> NoReturn:
-    """Raise ValueError with what the value of the setting `name` must be, which is not of the type `hint`."""
+def _refuse(hints: Mapping[str, Any], name: str, value: Any) -> NoReturn:
+    group, _, key = name.rpartition(".")
+    hint, elsewhere = hints.get(key), hints_of(hints["experimental"]) if "experimental" in hints else {}
+    if key in elsewhere and (key not in hints or (value is not None and is_allowed(elsewhere[key], value))):
+        what = f"{name} {value}" if key in hints else name
+        raise ValueError(f"{what} is experimental now: set {group}.experimental.{key} instead.")
+    if key not in hints:
+        raise KeyError(name)
     if is_dataclass(hint):
         raise ValueError(f"{name} is a group of settings: give them, or leave it out for the defaults.")
     raise ValueError(f"{name} is {_shown(value)}: it must be {_wanted(hint, value)}.")
 
 
-def refuse_moved(hints: Mapping[str, Any], name: str, value: Any) -> None:
-    """Raise ValueError if a setting, or this value of it, is in the section `experimental` of its group now.
-
-    Args:
-        hints: types of the fields of the group.
-        name: full name of the setting.
-    """
-    group, _, key = name.rpartition(".")
-    inner = hints_of(hints["experimental"]) if "experimental" in hints else {}
-    if key in inner and (key not in hints or (value is not None and is_allowed(inner[key], value))):
-        what = f"{name} {value}" if key in hints else name
-        raise ValueError(f"{what} is experimental now: set {group}.experimental.{key} instead.")
-
-
-def is_allowed(hint: Any, value: Any) -> bool:
-    return any(_is_of_kind(member, value) and _is_inside(member, value) for member in members_of(hint))
-
-
 def _wanted(hint: Any, value: Any) -> str:
     """What a value must be: inside these limits if its kind is right, or else of this kind."""
-    members = members_of(hint)
-    if isinstance(value, int) and abs(value) >= LARGEST:
+    if _is_huge(value):
         return "a number below 2**63"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
-    limits = any(_is_of_kind(member, value) for member in members)
-    parts = [_words(member, limits=limits) for member in members]
+    limits = any(_is_of_kind(member, value) for member in _members_of(hint))
+    parts = [_words(member, limits=limits) for member in _members_of(hint)]
     return (", or " if any(" or " in part or " and " in part for part in parts) else " or ").join(parts)
+
+
+def _members_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type that is none."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _is_of_kind(member: Any, value: Any) -> bool:
@@ -155,24 +157,23 @@ def _is_of_kind(member: Any, value: Any) -> bool:
         fits = isinstance(value, list | tuple) and len(value) == len(arguments)
         return fits and all(map(_is_of_kind, arguments, value))
     if origin is dict:
-        of_values = members_of(arguments[1])
         return isinstance(value, dict) and all(
-            isinstance(name, str) and any(_is_of_kind(kind, item) for kind in of_values) for name, item in value.items()
+            isinstance(name, str) and any(_is_of_kind(kind, item) for kind in _members_of(arguments[1]))
+            for name, item in value.items()
         )
     if origin is list:
         return isinstance(value, list | tuple) and all(is_allowed(arguments[0], item) for item in value)
-    if member is float:
-        return isinstance(value, Real) and not isinstance(value, bool)
-    if member is int:
-        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < LARGEST
-    return isinstance(value, origin or member)
+    if member in (int, float):
+        number = Integral if member is int else Real
+        return isinstance(value, number) and not isinstance(value, bool) and not _is_huge(value)
+    return isinstance(value, member)
 
 
 def _is_inside(member: Any, value: Any) -> bool:
     if get_origin(member) is tuple:
         return all(map(_is_inside, get_args(member), value))
     limits = _limits_of(member)
-    return limits is None or _as_float(value) in limits
+    return limits is None or value in limits
 
 
 def _limits_of(member: Any) -> Limits | None:
@@ -181,11 +182,9 @@ def _limits_of(member: Any) -> Limits | None:
     return FINITE if member is float else None
 
 
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number that no float holds
-        return math.nan
+def _is_huge(value: Any) -> bool:
+    """A whole number that PyTorch and NumPy cannot hold, nor perhaps a float."""
+    return isinstance(value, Integral) and abs(int(value)) >= 2**63
 
 
 def _words(member: Any, *, limits: bool) -> str:
@@ -200,7 +199,7 @@ def _words(member: Any, *, limits: bool) -> str:
     if origin is list and get_origin(arguments[0]) is Literal:
         return f"a list of {', '.join(get_args(arguments[0]))}"
     if origin is dict:
-        return f"a mapping from names to {' or '.join(KINDS[kind] for kind in members_of(arguments[1]))}"
+        return f"a mapping from names to {' or '.join(KINDS[kind] for kind in _members_of(arguments[1]))}"
     if limits and (inside := _limits_of(member)) is not None:
         return inside.of_whole_numbers() if arguments and arguments[0] is int else str(inside)
     return KINDS[arguments[0] if origin is Annotated else origin or member]

@@ -14,7 +14,7 @@ from tqdm.auto import trange
 
 from iwpo_fast.config import OptimConfig
 from iwpo_fast.extras import check_installed
-from iwpo_fast.world import whole
+from iwpo_fast.world import full_tensor
 
 SMALLEST_8BIT = 4096
 """Parameters with fewer entries keep moments of 32 bits."""
@@ -75,7 +75,7 @@ def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> 
 
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
     """Scale the gradients down to the given global norm, if any; returns the norm [] that they had."""
-    return whole(clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
+    return full_tensor(clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

@@ -118,8 +118,8 @@ class World:
             dist.all_reduce(parameter.grad)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded over processes, which then all must call this."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be spread over processes, which then all must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

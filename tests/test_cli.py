@@ -12,10 +12,10 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
 from jsonargparse import ArgumentError
 
-from iwpo_fast.cli import RUN, main
+from iwpo_fast.cli import RUN, dataclass_from, main
 from iwpo_fast.cli_errors import explain
 from iwpo_fast.cli_parser import make_parser
-from iwpo_fast.config import ExperimentalConfig, RunConfig
+from iwpo_fast.config import ExperimentalConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.limits import groups_of, hints_of
 
@@ -51,7 +51,9 @@ def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     checked = []
-    monkeypatch.setitem(RUN, "train", lambda settings: checked.append(check_config(settings)))
+    monkeypatch.setitem(
+        RUN, "train", lambda settings: checked.append(check_config(dataclass_from(TrainConfig, settings)))
+    )
     needed = [] if "path" in (yaml.safe_load(recipe.read_text()).get("data") or {}) else ["--data.path", "x"]
     assert main(["train", "--config", str(recipe), *needed]) == 0
     assert checked == [None]

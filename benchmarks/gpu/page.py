@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.gpu.findings import findings
-from benchmarks.gpu.numbers import (
+from benchmarks.gpu.findings import (
     HEAD_PARTS,
     OURS,
     Results,
     files,
+    findings,
     head_records,
     kmeans_rows,
     place,

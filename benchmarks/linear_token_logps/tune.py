@@ -34,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     deadline = time.monotonic() + options.seconds
     if device.type == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-    from benchmarks.linear_token_logps.tune_report import markdown
-    from benchmarks.linear_token_logps.tuner import read, tune_shape, write
+    from benchmarks.linear_token_logps.tuner import markdown, read, tune_shape, write
     from iwpo_kernels.devices import interpreted_kernels
 
     entries = read(options.out)

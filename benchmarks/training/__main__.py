@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.environment import versions
 from benchmarks.harness import Plan
+from benchmarks.plot import draw_growth
 from benchmarks.results import Results, common_options, results_of
 from benchmarks.training.case import Case
 from benchmarks.training.flops import nominal_peak
 from benchmarks.training.growth import grow, sweeps_of
 from benchmarks.training.measure import LABELS, PEERS, measure, steps_needed
 from benchmarks.training.pairs import load_pairs, synthetic_pairs
-from benchmarks.training.plot import draw
 from benchmarks.training.report import case_table, growth_table, profile_table, targets_of
 from benchmarks.training.shapes import HH_FILE, MAX_LENGTH, cpu_cases, gpu_cases, smoke_cases
 from benchmarks.training.workers import end_idle, matrix_rate
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             results.write()
     end_idle()
     results.write()
-    drawn = draw(results.content["growth"], results.path, environment["device"]["name"])
+    drawn = draw_growth(results.content["growth"], results.path, environment["device"]["name"])
     print(results.markdown())
     print(f"\nWrote {', '.join(str(path) for path in (results.path, *drawn))} after {results.seconds:.0f} s.")
     return results.path

@@ -65,10 +65,11 @@ class Measured:
         return {"case": asdict(self.case)} | facts | {"records": [self._as_dict(record) for record in self.records]}
 
     def _as_dict(self, record: Record) -> dict[str, Any]:
-        found = {"contender": record.library, "status": record.status, "message": record.message}
+        found: dict[str, Any] = {"contender": record.library, "status": record.status, "message": record.message}
         found |= {"error": record.errors[0] if record.errors else None, "seconds": record.times}
         rates = {"tokens_per_s": self.rate(record), "pairs_per_s": self.pairs_rate(record)}
-        return found | {"extra_mib": record.extra_mib} | record.facts | rates | {"flops": self.flops_rate(record)}
+        found |= {"extra_mib": record.extra_mib, "flops": self.flops_rate(record)}
+        return found | record.facts | rates
 
 
 def record_of(contender: str, micro_pairs: int, padded_share: float = 0.0) -> Record:
@@ -82,7 +83,7 @@ def record_of(contender: str, micro_pairs: int, padded_share: float = 0.0) -> Re
         state_mib: gradients and optimiser, which no contender can do without.
         profile: see `profile`.
     """
-    facts = {"micro_pairs": micro_pairs, "padded_share": padded_share}
+    facts: dict[str, Any] = {"micro_pairs": micro_pairs, "padded_share": padded_share}
     facts |= {"cpu_seconds": [], "state_mib": None, "profile": None}
     return Record(LABELS[contender], contender, f"{micro_pairs} pairs at once", facts)
 

@@ -53,7 +53,7 @@ def made_ahead(
 def _by_threads(
     make: Callable[[Key], Batch], keys: Iterable[Key], device: torch.device, threads: int
 ) -> Iterator[tuple[Key, Batch]]:
-    pool = ThreadPoolExecutor(threads, "batches", *_on_own_gpu(device))
+    pool = ThreadPoolExecutor(threads, "batches", *_begin_on_gpu(device))
     waiting: deque[tuple[Key, Future[Batch]]] = deque()
     try:
         for key in keys:
@@ -67,8 +67,8 @@ def _by_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _on_own_gpu(device: torch.device) -> tuple[Any, ...]:
-    """How a thread begins: a new one would pin memory for the first GPU, whichever is this process's."""
+def _begin_on_gpu(device: torch.device) -> tuple[Any, ...]:
+    """What a thread calls first, because a new one would pin memory for the first GPU, not for this process's."""
     if device.type != "cuda":
         return ()
     # Read here, because a new thread has a current GPU of its own.

@@ -112,13 +112,10 @@ def _render(rows: Rows, some: Sequence[int], tokenizer: PreTrainedTokenizerBase,
 
 
 def _strings(rows: Rows, some: Sequence[int], end: str) -> list[str]:
-    def ended(text: Any) -> str:
-        return text if text.endswith(end) else text + end
-
-    prompts: list[Any] = [rows.prompt[row] for row in some]
-    chosen = [prompt + ended(rows.chosen[row]) for prompt, row in zip(prompts, some, strict=True)]
-    rejected = [prompt + ended(rows.rejected[row]) for prompt, row in zip(prompts, some, strict=True)]
-    return [*prompts, *chosen, *rejected]
+    prompt: Any = rows.prompt
+    sides: Any = (rows.chosen, rows.rejected)
+    ended = [prompt[row] + side[row].removesuffix(end) + end for side in sides for row in some]
+    return [*(prompt[row] for row in some), *ended]
 
 
 def _conversations(rows: Rows, some: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

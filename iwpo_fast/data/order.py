@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Turn(NamedTuple):
+class MicroBatch(NamedTuple):
     """A micro-batch of this rank: the rows of its pairs, of which there may be none, and how many come after it."""
 
     rows: np.ndarray
@@ -25,9 +25,9 @@ class SharedPrompts(NamedTuple):
     tokens: np.ndarray
 
 
-def in_turn(batches: Sequence[np.ndarray]) -> list[Turn]:
+def as_micro_batches(batches: Sequence[np.ndarray]) -> list[MicroBatch]:
     """This rank's micro-batches of one step, or of one pass over data."""
-    return [Turn(rows, len(batches) - done) for done, rows in enumerate(batches, start=1)]
+    return [MicroBatch(rows, len(batches) - done) for done, rows in enumerate(batches, start=1)]
 
 
 @functools.lru_cache(maxsize=2)

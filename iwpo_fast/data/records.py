@@ -114,12 +114,8 @@ def _parquet(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
     except pa.ArrowException as error:
         raise _unreadable(path, "Parquet", error) from error
     columns = file.schema_arrow.names
-
-    def batches() -> Iterator[list[dict[str, Any]]]:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted]):
-            yield batch.to_pylist()
-
-    return _numbered(batches(), path, "Parquet"), columns
+    some = file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted])
+    return _numbered((batch.to_pylist() for batch in some), path, "Parquet"), columns
 
 
 def _arrow(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
@@ -177,12 +173,11 @@ def _dataset(
             raise ValueError(f"{setting} {path} has the splits {', '.join(dataset)}, {what}: set one of them.")
         dataset = dataset[split]
     some = dataset.with_format(None).select_columns([name for name in dataset.column_names if name in wanted])
-
-    def batches() -> Iterator[list[dict[str, Any]]]:
-        for batch in some.iter(ROWS_AT_ONCE):
-            yield [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-
-    return _numbered(batches(), path, "a data set"), dataset.column_names
+    batches = (
+        [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        for batch in some.iter(ROWS_AT_ONCE)
+    )
+    return _numbered(batches, path, "a data set"), dataset.column_names
 
 
 def _numbered(batches: Iterable[list[dict[str, Any]]], path: Path | str, kind: str) -> NumberedRows:

@@ -36,12 +36,7 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
     """
     if config.path == "tiny":
         return train_tokenizer(texts, config.tiny.vocab_size)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_location(config.path), revision=config.revision)
-    except StrictDataclassError as error:
-        raise _damaged_settings(config.path) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(config.path, "tokenizer") from error
+    tokenizer = _from_pretrained(AutoTokenizer, config, "tokenizer")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer of {config.path} has no end-of-sequence token: set eos_token in its tokenizer_config.json."
@@ -150,12 +145,7 @@ def _load_model(
             f"model.path {config.path} is an adapter: "
             "merge it into its base (merge_and_unload of peft) and give that folder."
         )
-    try:
-        settings = AutoConfig.from_pretrained(location, revision=config.revision)
-    except StrictDataclassError as error:
-        raise _damaged_settings(config.path) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(config.path, "model") from error
+    settings = _from_pretrained(AutoConfig, config, "model")
     _check_settings(settings, config.path)
     _turn_off_noise(settings)
     model = _read_weights(config, location, settings, options)
@@ -311,12 +301,19 @@ def model_location(path: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else path
 
 
+def _from_pretrained(reader: Any, config: ModelConfig, what: str) -> Any:
+    try:
+        return reader.from_pretrained(model_location(config.path), revision=config.revision)
+    except StrictDataclassError as error:
+        raise ValueError(
+            f"The config.json of {config.path} has a value of the wrong kind: save or download it again."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(config.path, what) from error
+
+
 def _unreadable(path: str, what: str) -> ValueError:
     return ValueError(
         f"model.path {path} is neither a folder with a {what} nor the id of one that the hub could deliver: "
         "give a folder saved by save_pretrained, a hub id that is cached or can be reached, or tiny."
     )
-
-
-def _damaged_settings(path: str) -> ValueError:
-    return ValueError(f"The config.json of {path} has a value of the wrong kind: save or download it again.")

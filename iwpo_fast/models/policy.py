@@ -50,8 +50,8 @@ class Policy(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         self.head = LMHead.of(self.causal_lm)
-        self.own_attention = attention.own_attention(self.head.decoder.config)
-        assert self.own_attention != attention.NAME, (
+        self.native_attention = attention.native_attention(self.head.decoder.config)
+        assert self.native_attention != attention.NAME, (
             "the model, or one with the same configuration, is a policy already"
         )
         self.is_compiled = False
@@ -60,8 +60,8 @@ class Policy(nn.Module):
     def run_padded(self, reason: str) -> None:
         """Pad every batch from now on, and use the model's own attention."""
         self.layout, self.layout_reason = "padded", reason
-        self.attention, self.attention_reason = self.own_attention, "the model's own"
-        self.head.decoder.set_attn_implementation(self.own_attention)
+        self.attention, self.attention_reason = self.native_attention, "the model's own"
+        self.head.decoder.set_attn_implementation(self.native_attention)
 
     def run_flat(self, reason: str, backend: str, *, share_prompts: bool = False, attention_reason: str = "") -> None:
         """Run batches flat from now on, with the given backend of `attention.BACKENDS`."""
@@ -155,7 +155,7 @@ class Policy(nn.Module):
     def plain_attention(self) -> Iterator[PreTrainedModel | PeftModel]:
         """Yield the model with its original attention, uncompiled, for generation; not for training."""
         decoder, current = self.head.decoder, self.head.decoder.config._attn_implementation
-        decoder.set_attn_implementation(self.own_attention)
+        decoder.set_attn_implementation(self.native_attention)
         try:
             with torch.compiler.set_stance("force_eager"):
                 yield self.model

@@ -50,7 +50,7 @@ def largest_error(policy: Policy, max_length: int | None = None) -> float:
         raw = hidden.float() @ policy.head.linear.weight.float().T
         gain = AMPLITUDE / raw.abs().max().clamp_min(1e-6).item()
         ours = policy.head.token_logps(gain * hidden, batch.labels, batch.hidden_index, policy.compute_dtype)
-        theirs = own_logps(policy, batch, gain)
+        theirs = native_logps(policy, batch, gain)
         policy.release()
     policy.train(was_training)
     return (ours - theirs).abs().max().item()
@@ -71,7 +71,7 @@ def random_batch(policy: Policy) -> FlatBatch:
     return replace(batch, hidden_index=torch.arange(batch.tokens), labels=labels).to(policy.device)
 
 
-def own_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
+def native_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
     """float32 [N] log-probs of the batch's labels from the model's own logits, each sequence run alone.
 
     Args:

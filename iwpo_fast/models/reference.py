@@ -19,13 +19,13 @@ from tqdm.auto import tqdm
 from iwpo_fast.data.ahead import Workers, made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_responses
 from iwpo_fast.data.columns import REFERENCE
-from iwpo_fast.data.order import SharedPrompts, Turn, in_turn, micro_batches
+from iwpo_fast.data.order import MicroBatch, SharedPrompts, as_micro_batches, micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, positions_of
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.sharding import taking_turns
+from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.world import World
 
 logger = logging.getLogger(__name__)
@@ -162,18 +162,18 @@ def as_reference(policy: Policy) -> Iterator[None]:
 def run_batches(
     policy: Policy, responses: Responses, batches: Sequence[np.ndarray], world: World, workers: Workers = "auto"
 ) -> Iterator[tuple[np.ndarray, FlatBatch]]:
-    """Responses and batch of each of this rank's batches in turn, to be run inside `as_reference`.
+    """Responses and batch of each of this rank's batches, to be run inside `as_reference`.
 
     Args:
         batches: int64, responses of each; for a sharded policy as many on every rank, some of them empty.
         workers: as of `made_ahead`.
     """
 
-    def make(turn: Turn) -> FlatBatch:
-        rows = turn.rows if len(turn.rows) else np.array([responses.completions.lengths.argmin()])
+    def make(micro_batch: MicroBatch) -> FlatBatch:
+        rows = micro_batch.rows if len(micro_batch.rows) else np.array([responses.completions.lengths.argmin()])
         return policy.ready(flat_responses(responses, rows))
 
-    return taking_turns(policy, made_ahead(make, in_turn(batches), world.device, workers))
+    return in_lockstep(policy, made_ahead(make, as_micro_batches(batches), world.device, workers))
 
 
 def response_bar(what: str, total: int, world: World, *, done: int = 0) -> tqdm:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from iwpo_fast.models import four_bits
-from iwpo_fast.world import whole
+from iwpo_fast.world import full_tensor
 
 Model = PreTrainedModel | PeftModel
 
@@ -26,7 +26,7 @@ def fingerprint(base: PreTrainedModel) -> str:
     for name, parameter in base.named_parameters():
         if "lora_" not in name:
             digest.update(f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode())
-            for tensor in (whole(parameter.detach()), *four_bits.scales(parameter).values()):
+            for tensor in (full_tensor(parameter.detach()), *four_bits.scales(parameter).values()):
                 digest.update(cast(Any, tensor.cpu().contiguous().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
@@ -38,7 +38,7 @@ def gathered(model: Model, keep: bool) -> dict[str, Tensor]:
     state = {}
     for name, tensor in wanted.items():
         if id(tensor) not in by_id:
-            part = whole(tensor.detach())
+            part = full_tensor(tensor.detach())
             by_id[id(tensor)] = part.cpu() if keep else part.new_empty(0)
         state[name] = by_id[id(tensor)]
     return state if keep else {}

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import Turn
+from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.models.layers import decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
@@ -53,7 +53,8 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
         param_dtype=policy.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     embedding = cast(nn.Module, policy.causal_lm.get_input_embeddings())
-    _keep_dtype(embedding, cast(Tensor, embedding.weight).dtype)
+    stored = cast(Tensor, embedding.weight).dtype  # in which autocast leaves embeddings where nothing is sharded
+    embedding.register_forward_hook(lambda _, inputs, output: output.to(stored))
     for module in (*decoder_layers(policy.head.decoder), policy):
         sharded = fully_shard(module, mesh=mesh, mp_policy=precision)
         sharded.set_gradient_divide_factor(1.0)
@@ -62,18 +63,20 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     policy.register_forward_hook(_release_after_inference)
 
 
-def taking_turns(policy: Policy, batches: Iterable[tuple[Turn, FlatBatch]]) -> Iterator[tuple[np.ndarray, FlatBatch]]:
-    """Rows and batch of each of this rank's turns that has rows.
+def in_lockstep(
+    policy: Policy, batches: Iterable[tuple[MicroBatch, FlatBatch]]
+) -> Iterator[tuple[np.ndarray, FlatBatch]]:
+    """Rows and batch of each of this rank's micro-batches that has rows.
 
-    In an empty turn, other ranks wait for this one's part of a sharded policy, so it makes a pass over the batch, which
-    may then be any, that adds nothing. Every rank must have the same number of turns. Where there are copies of the
-    policy (HSDP), they sum their gradients in the backward pass of the last turn.
+    For an empty one, other ranks wait for this one's part of a sharded policy, so it makes a pass over the batch, which
+    may then be any, that adds nothing. Every rank must have as many micro-batches. Where there are copies of the policy
+    (HSDP), they sum their gradients in the backward pass of the last.
     """
-    for turn, batch in batches:
+    for micro_batch, batch in batches:
         if isinstance(policy, FSDPModule):
-            policy.set_requires_all_reduce(turn.left == 0)
-        if len(turn.rows):
-            yield turn.rows, batch
+            policy.set_requires_all_reduce(micro_batch.left == 0)
+        if len(micro_batch.rows):
+            yield micro_batch.rows, batch
         elif policy.is_sharded:
             logps = policy(batch)
             if torch.is_grad_enabled():
@@ -85,11 +88,6 @@ def gathered_bytes(policy: Policy) -> int:
     layers = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(policy.head.decoder)]
     rest = sum(p.numel() for p in policy.parameters()) - sum(layers)
     return policy.compute_dtype.itemsize * (rest + 2 * max(layers, default=0))
-
-
-def _keep_dtype(embedding: nn.Module, dtype: torch.dtype) -> None:
-    """Embeddings in the type that they are stored in, as autocast leaves them where nothing is sharded."""
-    embedding.register_forward_hook(lambda _, inputs, output: output.to(dtype))
 
 
 def _release_after_inference(policy: nn.Module, *_: object) -> None:

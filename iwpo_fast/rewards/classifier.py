@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast.data.rows import Message, Text
-from iwpo_fast.models.attention import own_attention
+from iwpo_fast.models.attention import native_attention
 from iwpo_fast.models.load import model_location
 
 
@@ -65,7 +65,7 @@ def _load(path: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, tor
     tokenizer.padding_side = "right"
     # The classifier reads the last token before padding, which it recognises by this id.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model.set_attn_implementation(own_attention(model.config))
+    model.set_attn_implementation(native_attention(model.config))
     return tokenizer, model.to(device).eval()
 
 

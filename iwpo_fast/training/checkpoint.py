@@ -30,6 +30,9 @@ from iwpo_fast.world import World
 DAMAGED = (SafetensorError, dcp.CheckpointException, OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError)
 """What reading something incomplete raises."""
 
+PARTS = ".metadata"
+"""A file that is there where each process has written its part."""
+
 
 @dataclass
 class TrainState:
@@ -150,7 +153,7 @@ def _save_parts(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Non
 
 def _stored_shapes(folder: Path, group: str) -> dict[str, torch.Size]:
     """Shapes of the tensors of a group, unsharded, by name."""
-    if not _in_parts(folder):
+    if not (folder / PARTS).exists():
         with safe_open(folder / f"{group}.safetensors", "pt") as file:
             return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     index = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
@@ -164,17 +167,13 @@ def _stored_shapes(folder: Path, group: str) -> dict[str, torch.Size]:
 
 def _read_stored(folder: Path, group: str, into: Mapping[str, Tensor]) -> None:
     """Fill tensors of any sharding or none with those of the same names. All processes must call it."""
-    if _in_parts(folder):
+    if (folder / PARTS).exists():
         targets = {f"{group}/{name}": tensor.detach() for name, tensor in into.items()}
         dcp.load(targets, checkpoint_id=folder, no_dist=not dist.is_initialized())
         return
     with safe_open(folder / f"{group}.safetensors", "pt") as file:
         for name, tensor in into.items():
             tensor.detach().copy_(_placed_like(tensor, file.get_tensor(name)))
-
-
-def _in_parts(folder: Path) -> bool:
-    return (folder / ".metadata").exists()
 
 
 def _placed_like(target: Tensor, value: Tensor) -> Tensor:

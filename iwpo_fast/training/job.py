@@ -11,13 +11,13 @@ from iwpo_fast.config import TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.ahead import made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_batch
-from iwpo_fast.data.order import Turn, in_turn, micro_batches, step_rows
+from iwpo_fast.data.order import MicroBatch, as_micro_batches, micro_batches, step_rows
 from iwpo_fast.models import Policy
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.world import World
 
-Batches = Iterable[tuple[Turn, FlatBatch]]
+Batches = Iterable[tuple[MicroBatch, FlatBatch]]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Job:
         return step_rows(len(self.pairs), step, pairs_per_step=self.config.optim.pairs_per_step, seed=self.config.seed)
 
 
-def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[Turn, FlatBatch]]:
+def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[MicroBatch, FlatBatch]]:
     """This rank's micro-batches of all `steps`, one step after the other, on the device.
 
-    The next ones are made and copied while this one is computed, across the end of a step too. An empty turn runs the
+    The next ones are made and copied while this one is computed, across the end of a step too. An empty one runs the
     shortest pair, because every rank of a sharded policy must run.
 
     Args:
@@ -59,23 +59,23 @@ def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[Turn,
     shortest = np.array([job.pairs.tokens.argmin()])
     ref_tokens = job.loss.mixture.reads(Reads.SHARED_TOKENS)
 
-    def make(turn: Turn) -> FlatBatch:
-        rows = turn.rows if len(turn.rows) else shortest
+    def make(micro_batch: MicroBatch) -> FlatBatch:
+        rows = micro_batch.rows if len(micro_batch.rows) else shortest
         return job.policy.ready(flat_batch(job.pairs, rows, ref_tokens=ref_tokens))
 
-    def turns() -> Iterator[Turn]:
+    def dealt() -> Iterator[MicroBatch]:
         for rows in steps:
-            dealt = micro_batches(
+            of_ranks = micro_batches(
                 rows, tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=job.world.size
             )
-            yield from in_turn(dealt[job.world.rank])
+            yield from as_micro_batches(of_ranks[job.world.rank])
 
-    return made_ahead(make, turns(), job.world.device, job.config.data.workers)
+    return made_ahead(make, dealt(), job.world.device, job.config.data.workers)
 
 
-def one_step(batches: Iterator[tuple[Turn, FlatBatch]]) -> Iterator[tuple[Turn, FlatBatch]]:
+def one_step(batches: Iterator[tuple[MicroBatch, FlatBatch]]) -> Iterator[tuple[MicroBatch, FlatBatch]]:
     """The micro-batches of the next step; later ones stay where they are."""
-    for turn, batch in batches:
-        yield turn, batch
-        if not turn.left:
+    for micro_batch, batch in batches:
+        yield micro_batch, batch
+        if not micro_batch.left:
             return

@@ -16,12 +16,12 @@ from iwpo_fast.config import TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import Turn, micro_batches
+from iwpo_fast.data.order import MicroBatch, micro_batches
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
-from iwpo_fast.models.sharding import shard_mesh, taking_turns
+from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import clip_gradients, make_optimizer, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Batches, Job, batches_ahead, one_step
@@ -141,7 +141,7 @@ def _optimise(
 def accumulate_gradients(
     job: Job,
     rows: np.ndarray,
-    batches: Iterator[tuple[Turn, FlatBatch]],
+    batches: Iterator[tuple[MicroBatch, FlatBatch]],
     state: TrainState,
     metrics: PreferenceMetrics,
 ) -> None:
@@ -161,7 +161,7 @@ def accumulate_gradients(
     constants_of = step_constants(job, rows, of_step, state.objective, rng)
     # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
     denominator = _denominator(job, rows)
-    for some, batch in taking_turns(policy, of_step):
+    for some, batch in in_lockstep(policy, of_step):
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, constants_of(some))
         output.loss.backward()
@@ -183,7 +183,7 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     metrics = PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize)
     policy, loss = job.policy.eval(), job.loss
     constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
-    for some, batch in taking_turns(policy, batches_ahead(job, [rows])):
+    for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
         output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
         metrics.add(output.sums)
     return {f"eval_{name}": value for name, value in metrics.compute(job.world).items()}

@@ -130,7 +130,7 @@ class PreferenceLoss:
         totals = torch.segment_reduce(tokens.logps.detach().double(), "sum", offsets=batch.segments, initial=0.0)
         return totals.reshape(2, -1).T
 
-    def whole_step(self, pairs: Pairs, rows: np.ndarray, logps: Tensor) -> Pair:
+    def step_pair(self, pairs: Pairs, rows: np.ndarray, logps: Tensor) -> Pair:
         """All B pairs of a step as its statistics see them, given their log-probs [B, 2]."""
 
         def by_side(values: np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iwpo_fast.data.tensor_dataclass import copied_to
-from iwpo_fast.models.sharding import taking_turns
+from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.objectives.registry import Constants, State
 from iwpo_fast.training.job import Batches, Job
 
@@ -46,7 +46,7 @@ def step_constants(
 
     logps = _step_logps(job, len(rows), batches, places_of)
     places = copied_to(device, counted)
-    pair = job.loss.whole_step(job.pairs, rows[counted], logps[places])
+    pair = job.loss.step_pair(job.pairs, rows[counted], logps[places])
     values = {
         name: {key: _spread(value, places, len(rows)) for key, value in part.items()}
         for name, part in mixture.constants(pair, state, rng).items()
@@ -66,7 +66,7 @@ def _step_logps(job: Job, pairs: int, batches: Batches, places_of: Callable[[np.
         return logps
     was_training = job.policy.training
     job.policy.eval()
-    for rows, batch in taking_turns(job.policy, batches):
+    for rows, batch in in_lockstep(job.policy, batches):
         logps[places_of(rows)] = job.loss.sequence_logps(job.loss.token_logps(job.policy, batch), batch)
     job.policy.train(was_training)
     return job.world.sum_(logps)

@@ -75,7 +75,7 @@ def _over_regimes(main: Found) -> dict[str, Any]:
         having = [(regime, outcomes) for regime, outcomes in main if name in outcomes]
         if name == "dpo" or not having:
             continue
-        both = [tuple(at(MAIN_BUDGET, "gold", o[arm]) for arm in (name, "dpo")) for _, o in having]
+        both = [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for _, o in having]
         changes = [relative_change(*pair) for pair in both]
         by_mean = sorted(zip(changes, having, strict=True), key=lambda found: found[0].mean)
         rows[name] = {

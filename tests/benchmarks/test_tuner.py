@@ -23,8 +23,7 @@ from benchmarks.linear_token_logps.costs import Case
 from benchmarks.linear_token_logps.gpus import GPUS
 from benchmarks.linear_token_logps.race import Standing, is_faster, race
 from benchmarks.linear_token_logps.shapes import TINY
-from benchmarks.linear_token_logps.tune_report import Found, markdown
-from benchmarks.linear_token_logps.tuner import read, tune_shape, write
+from benchmarks.linear_token_logps.tuner import Found, markdown, read, tune_shape, write
 from benchmarks.suite import Run
 from iwpo_kernels.devices import interpreted_kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, tiling_on

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.batch import flat_batch, flat_responses
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.unique import Responses
 
 
 def make_pairs() -> Pairs:
@@ -64,6 +65,25 @@ def test_weights_and_reference_log_probs_follow_the_rows():
     assert batch.weight.tolist() == [0.5, 1.0]
     assert batch.ref_logps.tolist() == [-5.0, -1.0, -6.0, -2.0]
     assert batch.label_smoothing is None
+
+
+def test_reference_log_probs_of_tokens_follow_the_labels_where_they_are_asked_for():
+    pairs = make_pairs()
+    tokens = tuple(Ragged(-part.values.astype(np.float32), part.offsets) for part in (pairs.chosen, pairs.rejected))
+    pairs, rows = replace(pairs, ref_token_logps=tokens), np.array([2, 0])
+    batch = flat_batch(pairs, rows, ref_tokens=True)
+    assert batch.ref_token_logps.tolist() == (-batch.labels).tolist()
+    assert flat_batch(pairs, rows).ref_token_logps is None
+    assert flat_batch(make_pairs(), rows, ref_tokens=True).ref_token_logps is None
+
+
+def test_single_responses_are_laid_out_behind_their_prompts_and_are_no_pairs():
+    responses = Responses.of(make_pairs())
+    batch = flat_responses(responses, np.array([3, 0, 1]))
+    assert batch.input_ids.tolist() == [3, 21, 22, 23, 1, 2, 10, 11, 20]
+    assert batch.labels.tolist() == [21, 22, 23, 10, 11, 20]
+    assert batch.segments.tolist() == [0, 3, 5, 6]
+    assert (batch.pairs, batch.rows.tolist()) == (0, [])
 
 
 def test_taking_rows_keeps_tokens_and_weights_together():

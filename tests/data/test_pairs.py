@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,15 @@ def test_concatenated_parts_follow_each_other(parts):
 def test_taking_pairs_takes_all_that_belongs_to_them():
     parts = [Ragged.from_rows([[10 * row + part] * (row + 1) for row in range(4)]) for part in range(3)]
     numbers = np.arange(4.0)
-    pairs = Pairs(*parts, weight=numbers, label_smoothing=numbers / 10, columns={"cluster": numbers + 5})
+    pairs = Pairs(
+        *parts,
+        weight=numbers,
+        label_smoothing=numbers / 10,
+        columns={"cluster": numbers + 5},
+        row=np.arange(10, 14),
+        ref_logps=-np.stack([numbers, 2 * numbers], axis=1),
+        ref_token_logps=(parts[1], parts[2]),
+    )
     taken = pairs.take(np.array([2, 0]))
     assert lists(taken.prompt) == [[20, 20, 20], [0]]
     assert lists(taken.chosen) == [[21, 21, 21], [1]]
@@ -48,6 +58,10 @@ def test_taking_pairs_takes_all_that_belongs_to_them():
     assert taken.label_smoothing.tolist() == [0.2, 0.0]
     assert taken.columns["cluster"].tolist() == [7.0, 5.0]
     assert taken.tokens.tolist() == [12, 4]
+    assert taken.row.tolist() == [12, 10]
+    assert taken.ref_logps.tolist() == [[-2.0, -4.0], [0.0, 0.0]]
+    assert [lists(part) for part in taken.ref_token_logps] == [lists(taken.chosen), lists(taken.rejected)]
+    assert pairs.fingerprint() == replace(pairs, ref_logps=None, ref_token_logps=None).fingerprint()
 
 
 def test_the_fingerprint_of_tokens_sees_ids_and_boundaries_but_no_weights():

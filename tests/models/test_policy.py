@@ -32,7 +32,7 @@ def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(policy_of,
     policy = policy_of(family)
     shake(policy)
     policy.save(tmp_path / "saved", tokenizer)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation=policy.own_attention)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation=policy.native_attention)
     assert_close_logps(policy(batch), plain_logps(loaded.eval(), batch))
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab() == tokenizer.get_vocab()
     assert json.loads((tmp_path / "saved" / "config.json").read_text()).get("use_cache", True)

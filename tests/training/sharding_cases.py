@@ -27,7 +27,7 @@ from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.world import World, whole
+from iwpo_fast.world import World, full_tensor
 
 layers.COMPILER = "eager"  # Inductor's code would take a minute to compile.
 
@@ -159,7 +159,7 @@ def _step(job: Job, rows: np.ndarray) -> Found:
     state, metrics = TrainState(), PreferenceMetrics(job.world.device)
     loop.accumulate_gradients(job, rows, batches_ahead(job, [rows]), state, metrics)
     parameters = job.policy.trainable_parameters()
-    gradients = {name: whole(p.grad).numpy().copy() for name, p in parameters.items()}
+    gradients = {name: full_tensor(p.grad).numpy().copy() for name, p in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
     evaluation = loop.evaluate(job, state)
@@ -208,7 +208,7 @@ def half_precision(shard_over: Any) -> dict[str, Found]:
             logps = policy(batch)
             assert isinstance(logps, torch.Tensor)
             logps.sum().backward()
-        gradients = {name: whole(p.grad) for name, p in policy.trainable_parameters().items()}
+        gradients = {name: full_tensor(p.grad) for name, p in policy.trainable_parameters().items()}
         with torch.no_grad():
             hidden = policy.hidden_states(batch)
             policy.release()

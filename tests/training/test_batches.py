@@ -72,13 +72,13 @@ def test_a_step_ends_with_its_last_micro_batch_and_ranks_without_a_pair_get_the_
     job = Job(config, world, policy, loss, pairs)
     batches = batches_ahead(job, steps)
     first, second = list(one_step(batches)), list(one_step(batches))
-    assert [turn.left for turn, _ in first] == [1, 0] and [turn.left for turn, _ in second] == [0]
+    assert [[micro_batch.left for micro_batch, _ in step] for step in (first, second)] == [[1, 0], [0]]
     for rows_of_step, found in zip(steps, (first, second), strict=True):
-        for turn, batch in found:
-            assert set(turn.rows) <= set(rows_of_step)
-            assert batch.rows.tolist() == (turn.rows.tolist() or [pairs.tokens.argmin()])
+        for micro_batch, batch in found:
+            assert set(micro_batch.rows) <= set(rows_of_step)
+            assert batch.rows.tolist() == (micro_batch.rows.tolist() or [pairs.tokens.argmin()])
             assert batch.tables is not None
     assert not list(batches)
     alone = batches_ahead(job, [np.array([3])])
-    [(turn, batch)] = alone
-    assert not len(turn.rows) and batch.rows.tolist() == [pairs.tokens.argmin()]
+    [(micro_batch, batch)] = alone
+    assert not len(micro_batch.rows) and batch.rows.tolist() == [pairs.tokens.argmin()]

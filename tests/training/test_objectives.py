@@ -15,7 +15,7 @@ from toy_pairs import write_pairs
 
 from iwpo_fast.config import CheckpointConfig, DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.data.batch import flat_batch
-from iwpo_fast.data.order import Turn
+from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.objectives import OBJECTIVES
@@ -236,7 +236,7 @@ def constants_of(loss: PreferenceLoss, tokens, batch, pairs):
     rows, world = np.arange(4), World(0, 1, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreferenceLoss, "token_logps", lambda *_: tokens)
-        batches = [(Turn(rows, 0), batch)]
+        batches = [(MicroBatch(rows, 0), batch)]
         job = Job(TrainConfig(data=DataConfig(path="")), world, torch.nn.Module(), loss, pairs)
         constants = step_constants(job, rows, batches, {}, np.random.default_rng(0))
     return constants(rows)

@@ -5,8 +5,8 @@ the others for their completions alone, and the keys and values of the prompt ar
 """
 
 from iwpo_fast.models.attention.choice import BACKENDS, backends, check_backend, suited, why_absent
-from iwpo_fast.models.attention.interface import KWARG, NAME, attend, own_attention, why_not_flat
-from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
+from iwpo_fast.models.attention.interface import KWARG, NAME, attend, native_attention, why_not_flat
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 
 __all__ = [
     "BACKENDS",
@@ -14,11 +14,11 @@ __all__ = [
     "NAME",
     "AttentionMetadata",
     "CannotRunFlat",
-    "Request",
+    "Options",
     "attend",
     "backends",
     "check_backend",
-    "own_attention",
+    "native_attention",
     "suited",
     "why_absent",
     "why_not_flat",

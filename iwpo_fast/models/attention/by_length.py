@@ -8,42 +8,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 from iwpo_fast.models.attention.rectangles import Rectangle
 
 
-def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """One call of scaled dot-product attention per rectangle: query [Kq, Hq, D], key, value [Kk, Hkv, D] → [Kq, Hq, D].
 
     Padding is on the right, where causal attention does not look.
     """
-    if request.softcap is not None:
+    if options.softcap is not None:
         raise CannotRunFlat("scaled dot-product attention has no softcap")
     gqa = query.shape[1] != key.shape[1]
 
     def attend(rectangle: Rectangle, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        window = _window_inside(rectangle, request.window)
+        window = _window_inside(rectangle, options.window)
         causal = window is None and rectangle.queries == rectangle.keys
         mask = None if causal else metadata.mask(rectangle, window)
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=request.scale, enable_gqa=gqa)
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=options.scale, enable_gqa=gqa)
 
     return _by_rectangle(attend, query, key, value, metadata)
 
 
-def eager_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def eager_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """Two matrix products and a softmax per rectangle, the scores of all heads in memory: shapes as `sdpa_by_length`.
 
     Slower, but it knows the softcap of Gemma 2 (arXiv 2408.00118, section 2).
     """
     groups = query.shape[1] // key.shape[1]
-    scale = query.shape[-1] ** -0.5 if request.scale is None else request.scale
+    scale = query.shape[-1] ** -0.5 if options.scale is None else options.scale
 
     def attend(rectangle: Rectangle, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         scores = scale * (q @ k.transpose(-1, -2))
-        if request.softcap is not None:
-            scores = request.softcap * torch.tanh(scores / request.softcap)
-        scores = scores + metadata.mask(rectangle, _window_inside(rectangle, request.window))
+        if options.softcap is not None:
+            scores = options.softcap * torch.tanh(scores / options.softcap)
+        scores = scores + metadata.mask(rectangle, _window_inside(rectangle, options.window))
         return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
     return _by_rectangle(attend, query, key, value, metadata)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from iwpo_fast.models.attention.by_length import eager_by_length, sdpa_by_length
 from iwpo_fast.models.attention.flash import PACKAGES, flash_attn_2, flash_attn_3, varlen, why_not_installed
-from iwpo_fast.models.attention.metadata import BY_LENGTH, AttentionMetadata, Request
+from iwpo_fast.models.attention.metadata import BY_LENGTH, AttentionMetadata, Options
 
-Backend = Callable[[Tensor, Tensor, Tensor, AttentionMetadata, Request], Tensor]
+Backend = Callable[[Tensor, Tensor, Tensor, AttentionMetadata, Options], Tensor]
 
 BACKENDS: dict[str, Backend] = {
     "flash_attn_3": flash_attn_3,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from iwpo_fast.data.records import first_line
-from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 
 PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"}
 """Modules of flash-attn: version 3 comes from the folder `hopper` of its repository, version 2 from PyPI."""
@@ -25,29 +25,29 @@ documented; so keys and values are repeated.
 """
 
 
-def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def flash_attn_3(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """query [W, Hq, D], key and value [W, Hkv, D] → [W, Hq, D], with sliding windows and softcap."""
     if torch.are_deterministic_algorithms_enabled() and query.shape[-1] > 192:
         raise CannotRunFlat("flash_attn_3 has no deterministic backward pass for heads larger than 192")
-    return _flash_attn("flash_attn_3", query, key, value, metadata, request)
+    return _flash_attn("flash_attn_3", query, key, value, metadata, options)
 
 
-def flash_attn_2(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def flash_attn_2(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """Shapes and abilities as `flash_attn_3`."""
-    return _flash_attn("flash_attn_2", query, key, value, metadata, request)
+    return _flash_attn("flash_attn_2", query, key, value, metadata, options)
 
 
-def varlen(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def varlen(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """Shapes as `flash_attn_3`; with sliding windows, but without softcap."""
-    if request.softcap is not None:
+    if options.softcap is not None:
         raise CannotRunFlat("PyTorch's varlen attention has no softcap")
-    options: dict[str, Any] = {"scale": request.scale, "window_size": _window_size(request)}
+    arguments: dict[str, Any] = {"scale": options.scale, "window_size": _window_size(options)}
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and VARLEN_TAKES_GROUPS:
-        options["enable_gqa"] = True
+        arguments["enable_gqa"] = True
     elif groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return _launch(varlen_attn, query, key, value, metadata, options)
+    return _launch(varlen_attn, query, key, value, metadata, arguments)
 
 
 def why_not_installed(backend: str) -> str | None:
@@ -63,22 +63,22 @@ def why_not_installed(backend: str) -> str | None:
 
 
 def _flash_attn(
-    backend: str, query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request
+    backend: str, query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options
 ) -> Tensor:
-    options = {
-        "softmax_scale": request.scale,
+    arguments = {
+        "softmax_scale": options.scale,
         "causal": True,
-        "window_size": _window_size(request),
-        "softcap": request.softcap or 0.0,
+        "window_size": _window_size(options),
+        "softcap": options.softcap or 0.0,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     function = importlib.import_module(PACKAGES[backend]).flash_attn_varlen_func
-    return _launch(function, query, key, value, metadata, options)
+    return _launch(function, query, key, value, metadata, arguments)
 
 
-def _window_size(request: Request) -> tuple[int, int]:
+def _window_size(options: Options) -> tuple[int, int]:
     """How many tokens a query sees to its left and to its right, its own not counted; -1 for all."""
-    return (-1 if request.window is None else request.window - 1, 0)
+    return (-1 if options.window is None else options.window - 1, 0)
 
 
 def _launch(
@@ -87,13 +87,13 @@ def _launch(
     key: Tensor,
     value: Tensor,
     metadata: AttentionMetadata,
-    options: dict[str, Any],
+    arguments: dict[str, Any],
 ) -> Tensor:
     if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
         raise CannotRunFlat("flash attention wants heads of one size, at most 256")
     bounds, longest = metadata.cu_seqlens, metadata.max_seqlen
     try:
-        out = function(query, key, value, bounds, bounds, longest, longest, **options)
+        out = function(query, key, value, bounds, bounds, longest, longest, **arguments)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of what was asked for
         raise
     except RuntimeError as error:  # Builds differ in the GPUs, head sizes and options that they have kernels for.

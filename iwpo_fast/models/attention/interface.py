@@ -12,7 +12,7 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from iwpo_fast.data.records import first_line
 from iwpo_fast.models.attention.choice import BACKENDS
-from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Request
+from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 
 NAME = "iwpo_flat"
 """Name under which transformers knows `flat_attention`."""
@@ -38,17 +38,17 @@ def flat_attention(
     window = window if window and window < metadata.max_seqlen else None
     dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
-    return attend(q, k, v, metadata, Request(options.get("scaling"), window, options.get("softcap")))[None], None
+    return attend(q, k, v, metadata, Options(options.get("scaling"), window, options.get("softcap")))[None], None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """Attention of T tokens: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
     if metadata.rehearsal:
-        return _rehearsed(query, key, value, replace(metadata, rehearsal=False), request)
+        return _rehearsed(query, key, value, replace(metadata, rehearsal=False), options)
     if metadata.queries is not None and metadata.keys is not None:
         query = _rows(query, metadata.queries)
         key, value = (_rows(x, metadata.keys) for x in (key, value))
-    out = BACKENDS[metadata.backend](query, key, value, metadata, request)
+    out = BACKENDS[metadata.backend](query, key, value, metadata, options)
     return out if metadata.scatter is None else _rows(out, metadata.scatter)
 
 
@@ -62,7 +62,7 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
     return None
 
 
-def own_attention(config: PreTrainedConfig) -> str:
+def native_attention(config: PreTrainedConfig) -> str:
     """What a model with this configuration attends with by itself.
 
     Only `sdpa` is not left to it where attention has a softcap, which not every release of transformers refuses there.
@@ -77,11 +77,11 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, values.flatten(1)).unflatten(1, values.shape[1:])
 
 
-def _rehearsed(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, request: Request) -> Tensor:
+def _rehearsed(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
     """`attend`, and then its backward pass, which some builds lack for head sizes and options that they run forward."""
     q, k, v = (x.detach().requires_grad_() for x in (query, key, value))
     with torch.enable_grad():
-        out = attend(q, k, v, metadata, request)
+        out = attend(q, k, v, metadata, options)
         try:
             torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
         except (torch.OutOfMemoryError, torch.AcceleratorError):

@@ -21,7 +21,7 @@ class CannotRunFlat(Exception):
     """The model wants something of attention that flat batches, or a backend, do not offer; the message names it."""
 
 
-class Request(NamedTuple):
+class Options(NamedTuple):
     """How a layer makes weights of the products of queries and keys.
 
     Attributes:

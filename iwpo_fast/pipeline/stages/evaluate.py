@@ -12,7 +12,7 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import save_json, written_aside
-from iwpo_fast.models.sharding import taking_turns
+from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
@@ -76,7 +76,7 @@ def _margins(job: PipelineJob, pairs: Pairs) -> np.ndarray:
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
     batches = batches_ahead(Job(job.config, world, policy, loss, pairs), [np.arange(len(pairs))])
     with torch.no_grad():
-        for _, batch in taking_turns(policy, batches):
+        for _, batch in in_lockstep(policy, batches):
             chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)
             margins[batch.rows] = chosen - rejected
     return world.sum_(margins).cpu().numpy()

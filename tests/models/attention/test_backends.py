@@ -14,7 +14,7 @@ from attention_cases import (
     skip_if_absent,
 )
 
-from iwpo_fast.models.attention import BACKENDS, AttentionMetadata, CannotRunFlat, Request, attend
+from iwpo_fast.models.attention import BACKENDS, AttentionMetadata, CannotRunFlat, Options, attend
 from iwpo_fast.models.attention.metadata import BY_LENGTH
 
 WITHOUT_SOFTCAP = ("varlen", "sdpa_by_length")
@@ -72,5 +72,5 @@ def test_layers_with_one_window_share_the_masks_of_a_batch():
 def test_plain_causality_needs_no_mask():
     batch = prompts_of_three_pairs()
     sequences = AttentionMetadata.of(batch, "sdpa_by_length", shared=False)
-    attend(*random_heads(4, sum(LENGTHS)), sequences, Request(window=max(LENGTHS)))
+    attend(*random_heads(4, sum(LENGTHS)), sequences, Options(window=max(LENGTHS)))
     assert not sequences._masks

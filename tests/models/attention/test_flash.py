@@ -11,7 +11,7 @@ from attention_cases import LENGTHS, REQUESTS, exact_attention, prompts_of_three
 from flash_stand_ins import VERSIONS, checked_attention, install, version_2, version_3
 from torch import Tensor
 
-from iwpo_fast.models.attention import AttentionMetadata, CannotRunFlat, Request, attend, flash, why_absent
+from iwpo_fast.models.attention import AttentionMetadata, CannotRunFlat, Options, attend, flash, why_absent
 from iwpo_fast.models.attention.flash import PACKAGES
 
 
@@ -35,7 +35,7 @@ def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     torch.use_deterministic_algorithms(True)
     try:
-        attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
+        attend(*random_heads(2, sum(LENGTHS)), sequences, Options())
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -44,11 +44,11 @@ def test_version_3_is_passed_over_where_its_backward_pass_would_not_be_determini
     install(monkeypatch, "flash_attn_3", version_3)
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_3", shared=False)
     heads = [x.repeat(1, 1, 16) for x in random_heads(2, sum(LENGTHS))]
-    attend(*heads, sequences, Request())
+    attend(*heads, sequences, Options())
     torch.use_deterministic_algorithms(True)
     try:
         with pytest.raises(CannotRunFlat, match="no deterministic backward pass for heads larger than 192"):
-            attend(*heads, sequences, Request())
+            attend(*heads, sequences, Options())
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -73,7 +73,7 @@ def test_varlen_attention_is_asked_for_what_the_layer_asks(monkeypatch, kv_heads
     monkeypatch.setattr(flash, "varlen_attn", stand_in)
     monkeypatch.setattr(flash, "VARLEN_TAKES_GROUPS", takes_groups)
     batch = prompts_of_three_pairs()
-    heads, request = random_heads(kv_heads, batch.tokens), Request(0.2, window=window)
+    heads, request = random_heads(kv_heads, batch.tokens), Options(0.2, window=window)
     ours = attend(*heads, AttentionMetadata.of(batch, "varlen", shared=True), request)
     assert (
         ours - exact_attention(*(x[batch.expand_index] for x in heads), request)[batch.compact_index]
@@ -87,7 +87,7 @@ def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(
     install(monkeypatch, "flash_attn_2", without_softcap)
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     with pytest.raises(CannotRunFlat, match=r"without_softcap refuses it \(This flash .* not support softcap\)$"):
-        attend(*random_heads(2, sum(LENGTHS)), sequences, Request(softcap=1.0))
+        attend(*random_heads(2, sum(LENGTHS)), sequences, Options(softcap=1.0))
 
 
 def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
@@ -97,7 +97,7 @@ def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
     install(monkeypatch, "flash_attn_2", hungry)
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     with pytest.raises(torch.OutOfMemoryError):
-        attend(*random_heads(2, sum(LENGTHS)), sequences, Request())
+        attend(*random_heads(2, sum(LENGTHS)), sequences, Options())
 
 
 @pytest.mark.parametrize("backend", ["flash_attn_2", "flash_attn_3", "varlen"])
@@ -107,6 +107,6 @@ def test_heads_that_no_flash_attention_takes_are_refused(backend, monkeypatch):
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), backend, shared=False)
     query, key, value = random_heads(4, sum(LENGTHS))
     with pytest.raises(CannotRunFlat, match="heads of one size, at most 256"):
-        attend(query, key, value[..., :8], sequences, Request())
+        attend(query, key, value[..., :8], sequences, Options())
     with pytest.raises(CannotRunFlat, match="heads of one size, at most 256"):
-        attend(*(x.repeat(1, 1, 17) for x in (query, key, value)), sequences, Request())
+        attend(*(x.repeat(1, 1, 17) for x in (query, key, value)), sequences, Options())

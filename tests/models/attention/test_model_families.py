@@ -37,7 +37,7 @@ WITH_SOFTCAP = {"gemma2"}
 
 def padded_eager(policy: Policy, batch: FlatBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Hidden states, log-probs and their gradients from padded batches and the attention written out in the model."""
-    policy.own_attention = "eager"
+    policy.native_attention = "eager"
     policy.run_padded("for comparison")
     logps = policy(batch)
     return policy.hidden_states(batch), logps, gradients(logps.cpu(), policy)
