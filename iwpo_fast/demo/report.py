@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +17,37 @@ COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """Measurements of one task on n held-out prompts, after one method of alignment.
+Measurement = dict[str, Any]
+"""One held-out prompt after one method of alignment.
 
-    Attributes:
-        name: name of the task.
-        method: name of the method.
-        gold_gaps: [n], gold reward of the chosen minus that of the rejected completion; negative where the label errs.
-        margins: [n], margins of the held-out pairs, in units of the implicit reward.
-        before, after: [n], gold rewards of one sample for each prompt, from the warm-up and from the aligned model.
-        best: [n], gold reward of the best completion of each prompt.
-    """
-
-    name: str
-    method: str
-    gold_gaps: np.ndarray
-    margins: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    best: np.ndarray
-
-    @property
-    def correct(self) -> float:
-        """Pairs with a positive margin; a zero counts half."""
-        return _wins(self.margins)
-
-    @property
-    def change(self) -> np.ndarray:
-        return self.after - self.before
+`task` and `method`; `gold_gap`, gold reward of the chosen minus that of the rejected completion, negative where the label
+errs; `margin` of the pair, in units of the implicit reward; `before` and `after`, gold rewards of a sample of the warm-up
+and of the aligned model; `best`, that of the best completion."""
 
 
-def table(results: Sequence[TaskResult]) -> list[list[str]]:
+def table(results: Sequence[Measurement]) -> list[list[str]]:
     """Header and one row per task and method, then one per method over all tasks, as text cells."""
-    rows = [_row(result, mean_with_interval(result.change)) for result in results]
-    names = ("gold_gaps", "margins", "before", "after", "best")
-    for method in methods(results):
-        tasks = [result for result in results if result.method == method]
-        pooled = TaskResult("all", method, *(np.concatenate([getattr(task, name) for task in tasks]) for name in names))
-        rows.append(_row(pooled, stratified_mean([task.change for task in tasks])))
+    names, ways = _distinct(results, "task"), methods(results)
+    groups = {(name, way): _of(results, task=name, method=way) for name in names for way in ways}
+    rows = [_row(*key, group, mean_with_interval(_change(group))) for key, group in groups.items()]
+    for way in ways:
+        change = stratified_mean([_change(groups[name, way]) for name in names])
+        rows.append(_row("all", way, [one for name in names for one in groups[name, way]], change))
     return [COLUMNS, *rows]
 
 
-def methods(results: Sequence[TaskResult]) -> list[str]:
+def methods(results: Sequence[Measurement]) -> list[str]:
     """The methods, in their order."""
-    return list(dict.fromkeys(result.method for result in results))
+    return _distinct(results, "method")
 
 
-def comparison(results: Sequence[TaskResult]) -> str:
+def comparison(results: Sequence[Measurement]) -> str:
     """The last method's gold reward against the first one's on the same prompts, in a sentence."""
     first, *_, last = methods(results)
-    after = {(result.name, result.method): result.after for result in results}
-    gains = [after[name, last] - after[name, first] for name in dict.fromkeys(result.name for result in results)]
+    gains = [
+        _values(_of(results, task=name, method=last), "after") - _values(_of(results, task=name, method=first), "after")
+        for name in _distinct(results, "task")
+    ]
     mean, low, high = stratified_mean(gains)
     return (
         f"{last} minus {first}: gold reward {mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) on the same prompts, "
@@ -95,7 +73,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_report(
-    path: Path, results: Sequence[TaskResult], *, examples: Sequence[dict[str, Any]], places: dict[str, Path]
+    path: Path, results: Sequence[Measurement], *, examples: Sequence[dict[str, Any]], places: dict[str, Path]
 ) -> None:
     """Write the table, some samples and the paths of everything as Markdown.
 
@@ -130,22 +108,23 @@ def _sample(example: dict[str, Any], models: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _row(result: TaskResult, change: tuple[float, float, float]) -> list[str]:
-    n = len(result.margins)
-    accuracy, low, high = preference_accuracy(result.correct, n)
-    win, win_low, win_high = preference_accuracy(_wins(result.change), n)
+def _row(task: str, method: str, results: Sequence[Measurement], change: tuple[float, float, float]) -> list[str]:
+    n = len(results)
+    margin, before, after, best = (_values(results, name) for name in ("margin", "before", "after", "best"))
+    accuracy, low, high = preference_accuracy(_wins(margin), n)
+    win, win_low, win_high = preference_accuracy(_wins(after - before), n)
     mean, least, most = change
     return [
-        result.name,
-        result.method,
+        task,
+        method,
         str(n),
-        f"{_wins(result.gold_gaps) / n:.3f}",
+        f"{_wins(_values(results, 'gold_gap')) / n:.3f}",
         f"{accuracy:.3f}",
         f"{low:.3f} to {high:.3f}",
-        f"{result.margins.mean():+.3f}",
-        f"{result.before.mean():.2f}",
-        f"{result.after.mean():.2f}",
-        f"{result.best.mean():.2f}",
+        f"{margin.mean():+.3f}",
+        f"{before.mean():.2f}",
+        f"{after.mean():.2f}",
+        f"{best.mean():.2f}",
         f"{mean:+.2f}",
         f"{least:+.2f} to {most:+.2f}",
         f"{win:.3f}",
@@ -153,5 +132,22 @@ def _row(result: TaskResult, change: tuple[float, float, float]) -> list[str]:
     ]
 
 
+def _distinct(results: Sequence[Measurement], name: str) -> list[str]:
+    return list(dict.fromkeys(result[name] for result in results))
+
+
+def _of(results: Sequence[Measurement], *, task: str, method: str) -> list[Measurement]:
+    return [result for result in results if result["task"] == task and result["method"] == method]
+
+
+def _values(results: Sequence[Measurement], name: str) -> np.ndarray:
+    return np.array([result[name] for result in results])
+
+
+def _change(results: Sequence[Measurement]) -> np.ndarray:
+    return _values(results, "after") - _values(results, "before")
+
+
 def _wins(differences: np.ndarray) -> float:
+    """How many are positive; a zero counts half."""
     return float((differences > 0).sum() + 0.5 * (differences == 0).sum())

@@ -18,7 +18,7 @@ from iwpo_fast import __version__
 from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
-from iwpo_fast.demo.report import LEGEND, TaskResult, aligned, comparison, table, write_report
+from iwpo_fast.demo.report import LEGEND, Measurement, aligned, comparison, table, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.sampling import sample_completions
@@ -39,7 +39,7 @@ MAX_NEW_TOKENS = 40
 
 def run_demo(
     config: DemoConfig, *, dataset: DatasetSettings | None = None, warmup: OptimConfig = WARMUP
-) -> list[TaskResult]:
+) -> list[Measurement]:
     """Make a preference data set, warm a tiny model up, align it by DPO and by IWPO, and report what changed.
 
     Both methods train with recipes/demo.yaml on the same pairs; IWPO runs the whole pipeline. The same call again
@@ -148,7 +148,7 @@ def _plain_training(pipeline: RunConfig, output_dir: Path) -> TrainConfig:
     return TrainConfig(**shared | {"output_dir": str(output_dir)})
 
 
-def measure(folder: Path, pipeline: RunConfig) -> list[TaskResult]:
+def measure(folder: Path, pipeline: RunConfig) -> list[Measurement]:
     """Compare the warm-up and the aligned models on the held-out prompts; writes the samples and the report."""
     rows = read_jsonl(folder / "data" / "eval.jsonl")
     before, texts_before = _logps_and_completions(folder / "warmup", rows, pipeline)
@@ -161,27 +161,27 @@ def measure(folder: Path, pipeline: RunConfig) -> list[TaskResult]:
     beta = Mixture.of(pipeline.objective).beta
     log_ratios = {method: logps.astype(np.float64) - before for method, (logps, _) in after.items()}
     margins = {method: beta * (ratios[:, 0] - ratios[:, 1]) for method, ratios in log_ratios.items()}
-    results = [_result(name, method, rows, samples, margins[method]) for name in TASKS for method in margins]
+    results = [
+        _result(method, row, sample, float(margin))
+        for method in margins
+        for row, sample, margin in zip(rows, samples, margins[method], strict=True)
+    ]
     examples = samples[: 2 * len(TASKS)]
     write_report(folder / "report.md", results, examples=examples, places=_places(folder))
     return results
 
 
-def _result(
-    name: str, method: str, rows: list[dict[str, Any]], samples: list[dict[str, Any]], margins: np.ndarray
-) -> TaskResult:
-    """The rows of one task, of all held-out rows with their samples and margins."""
-    of_task = [i for i, row in enumerate(rows) if row["task"] == name]
-    task = TASKS[name]
-    return TaskResult(
-        name=name,
-        method=method,
-        gold_gaps=np.array([rows[i]["gold_chosen"] - rows[i]["gold_rejected"] for i in of_task]),
-        margins=margins[of_task],
-        before=np.array([samples[i]["gold_before"] for i in of_task]),
-        after=np.array([samples[i][f"gold_{method}"] for i in of_task]),
-        best=np.array([task.gold_reward(rows[i]["prompt"], task.best(rows[i]["prompt"])) for i in of_task]),
-    )
+def _result(method: str, row: dict[str, Any], sample: dict[str, Any], margin: float) -> Measurement:
+    task, prompt = TASKS[row["task"]], row["prompt"]
+    return {
+        "task": task.name,
+        "method": method,
+        "gold_gap": row["gold_chosen"] - row["gold_rejected"],
+        "margin": margin,
+        "before": sample["gold_before"],
+        "after": sample[f"gold_{method}"],
+        "best": task.gold_reward(prompt, task.best(prompt)),
+    }
 
 
 def _sample(row: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.order import MicroBatch, as_micro_batches, micro_batches, step_rows
 from iwpo_fast.models import Policy
 from iwpo_fast.objectives.registry import Reads
+from iwpo_fast.optimisation import optimizer_steps
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.world import World
 
@@ -40,6 +41,15 @@ class Job:
     def evaluation(self) -> Job | None:
         """The same on the held-out pairs, if there are any."""
         return None if self.held_out is None else replace(self, pairs=self.held_out)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return optimizer_steps(self.config.optim, len(self.pairs))[0]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return optimizer_steps(self.config.optim, len(self.pairs))[1]
 
     def rows_of_step(self, step: int) -> np.ndarray:
         """int64, the pairs of an optimiser step, counted from 0, over all ranks."""

@@ -27,7 +27,7 @@ from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_chec
 from iwpo_fast.training.job import Batches, Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
-from iwpo_fast.training.plan import Plan, make_plan
+from iwpo_fast.training.plan import plan_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
@@ -72,14 +72,14 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
         held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
-    plan = make_plan(config, policy, pairs, held_out, world)
+    job = Job(config, world, policy, loss, pairs, held_out)
     for ledger in ledgers.values():
         _echo(world, *ledger.lines())
-    _echo(world, *plan.lines())
+    _echo(world, *plan_lines(job))
     if config.dry_run:
         return None
 
-    job = _with_references(Job(config, world, policy, loss, pairs, held_out))
+    job = _with_references(job)
     if not folder.has_progress:
         _self_test(job, tokenizer)
     _open_folder(folder, job, ledgers)
@@ -87,13 +87,13 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
     if state.step:
         _echo(world, f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
-    _optimise(job, plan, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
+    _optimise(job, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
             policy.save(aside, tokenizer, weights)
-        summarise(folder, plan).save(folder.summary)
+        summarise(folder, job).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
     _echo(world, *summary.lines())
@@ -101,21 +101,21 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
 
 
 def _optimise(
-    job: Job, plan: Plan, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState, *, truncated: float
+    job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState, *, truncated: float
 ) -> None:
-    """The steps from `state` to the last of the plan, with their log lines, evaluations and checkpoints."""
-    config, world, parameters = job.config, job.world, job.policy.trainable_parameters()
+    """The steps from `state` to the last, with their log lines, evaluations and checkpoints."""
+    config, world, parameters, steps = job.config, job.world, job.policy.trainable_parameters(), job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
-    reporter = Reporter(trackers, plan, state, world, metrics, truncated=truncated)
+    reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
     evaluation = job.evaluation
     if evaluation is not None and state.step == 0:
         reporter.evaluation(state, evaluate(evaluation, state))
-    batches = batches_ahead(job, map(job.rows_of_step, range(state.step, plan.steps)))
-    for step in range(state.step, plan.steps):
+    batches = batches_ahead(job, map(job.rows_of_step, range(state.step, steps)))
+    for step in range(state.step, steps):
         reporter.start_clock()
         rows = job.rows_of_step(step)
-        rate = set_learning_rate(optimizer, step, plan.steps, config.optim)
+        rate = set_learning_rate(optimizer, step, steps, config.optim)
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
         accumulate_gradients(job, rows, batches, state, metrics)
@@ -126,7 +126,7 @@ def _optimise(
         state.step += 1
         state.pairs += len(rows)
         state.tokens += int(job.pairs.tokens[rows].sum())
-        last = state.step == plan.steps
+        last = state.step == steps
         saving = _due(config.checkpoint.every, state.step, last)
         # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
         line_due = _due(config.log.every, state.step, saving or state.step == 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,13 +12,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from iwpo_fast.config import TrainConfig
-from iwpo_fast.data import Pairs
-from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.data.order import micro_batches
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.models.sharding import gathered_bytes
-from iwpo_fast.optimisation import moments_bytes, optimizer_steps
-from iwpo_fast.world import World
+from iwpo_fast.optimisation import moments_bytes
+from iwpo_fast.training.job import Job
 
 LAYOUTS: dict[Layout, str] = {
     "shared": "flat batches with each prompt once",
@@ -28,75 +26,30 @@ LAYOUTS: dict[Layout, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Derived numbers of a run.
-
-    Attributes:
-        train_pairs, eval_pairs: pairs after truncation.
-        tokens_per_epoch: tokens of both sequences of all training pairs, a shared prompt counted twice.
-        steps_per_epoch, steps: optimiser steps.
-        accumulation: micro-batches per rank in the first step.
-        trainable, parameters: numbers of parameters.
-        memory: expected bytes by part, on one device.
-        setup: device, precision, layout and attention in words.
-    """
-
-    train_pairs: int
-    eval_pairs: int
-    tokens_per_epoch: int
-    steps_per_epoch: int
-    steps: int
-    accumulation: int
-    trainable: int
-    parameters: int
-    memory: dict[str, int]
-    setup: str
-
-    def lines(self) -> list[str]:
-        total = sum(self.memory.values())
-        parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in self.memory.items())
-        return [
-            f"plan: {self.train_pairs:,} training pairs ({self.tokens_per_epoch:,} tokens an epoch), "
-            f"{self.eval_pairs:,} held out",
-            f"      {self.steps:,} steps ({self.steps_per_epoch:,} an epoch), "
-            f"{self.accumulation} micro-batches a step and rank",
-            f"      {self.trainable:,} of {self.parameters:,} parameters train",
-            f"      {self.setup}",
-            f"      about {_size(total)} of memory: {parts}",
-        ]
-
-
-def make_plan(config: TrainConfig, policy: Policy, train: Pairs, evaluation: Pairs | None, world: World) -> Plan:
-    optim = config.optim
-    steps_per_epoch, steps = optimizer_steps(optim, len(train))
-    first = step_rows(len(train), 0, pairs_per_step=optim.pairs_per_step, seed=config.seed)
-    tokens = policy.tokens(train)
+def plan_lines(job: Job) -> list[str]:
+    """What the run will do, and the memory it is expected to take on one device."""
+    config, policy, world = job.config, job.policy, job.world
+    tokens = policy.tokens(job.pairs)
     batches = micro_batches(
-        first,
+        job.rows_of_step(0),
         tokens,
-        budget=optim.tokens_per_batch,
-        max_pairs=optim.max_pairs_per_batch,
+        budget=config.optim.tokens_per_batch,
+        max_pairs=config.optim.max_pairs_per_batch,
         ranks=world.size,
     )[world.rank]
-    largest = max((int(tokens[rows].sum()) for rows in batches), default=0)
-    trainable = policy.trainable_parameters().values()
-    return Plan(
-        train_pairs=len(train),
-        eval_pairs=0 if evaluation is None else len(evaluation),
-        tokens_per_epoch=int(train.tokens.sum()),
-        steps_per_epoch=steps_per_epoch,
-        steps=steps,
-        accumulation=len(batches),
-        trainable=sum(p.numel() for p in trainable),
-        parameters=sum(four_bits.entries(p) for p in policy.parameters()),
-        memory=expected_memory(config, policy, largest),
-        setup=(
-            f"{world.size} x {world.device.type}, {_threads()}, "
-            f"{str(policy.compute_dtype).removeprefix('torch.')} compute, "
-            f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {_attention(policy)}"
-        ),
-    )
+    memory = expected_memory(config, policy, max((int(tokens[rows].sum()) for rows in batches), default=0))
+    parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
+    trainable = sum(p.numel() for p in policy.trainable_parameters().values())
+    held_out = 0 if job.held_out is None else len(job.held_out)
+    return [
+        f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
+        f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch), {len(batches)} micro-batches a step and rank",
+        f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train",
+        f"      {world.size} x {world.device.type}, {_threads()}, "
+        f"{str(policy.compute_dtype).removeprefix('torch.')} compute, "
+        f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {_attention(policy)}",
+        f"      about {_size(sum(memory.values()))} of memory: {parts}",
+    ]
 
 
 def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:

@@ -11,10 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from iwpo_fast.training.checkpoint import TrainState
+from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import PreferenceMetrics, peak_memory_gib, weight_metrics
-from iwpo_fast.training.plan import Plan
 from iwpo_fast.training.trackers import Tracker
-from iwpo_fast.world import World
 
 
 class Reporter:
@@ -28,20 +27,19 @@ class Reporter:
 
     def __init__(
         self,
+        job: Job,
         trackers: Sequence[Tracker],
-        plan: Plan,
         state: TrainState,
-        world: World,
         metrics: PreferenceMetrics,
         *,
         truncated: float,
     ) -> None:
         self._metrics = metrics
         self._trackers = trackers
-        self._plan = plan
-        self._world = world
+        self._job = job
+        self._world = job.world
         self._truncated = truncated
-        self._bar = tqdm(total=plan.steps, initial=state.step, unit="step", disable=None if world.is_main else True)
+        self._bar = tqdm(total=job.steps, initial=state.step, unit="step", disable=None if job.world.is_main else True)
         self._restart(state)
 
     def say(self, line: str) -> None:
@@ -68,7 +66,7 @@ class Reporter:
         metrics |= {
             "grad_norm": float(grad_norm),
             "learning_rate": rate,
-            "epoch": state.step / self._plan.steps_per_epoch,
+            "epoch": state.step / self._job.steps_per_epoch,
             **weight_metrics(np.concatenate(self._weights)),
             "data/truncated_frac": self._truncated,
             "perf/tokens_per_sec": (state.tokens - self._tokens) / self._seconds,
@@ -76,7 +74,7 @@ class Reporter:
         }
         self._log(metrics, state)
         self.say(
-            f"step {state.step:05d} ({state.step / self._plan.steps:.1%}) | loss {metrics['loss']:.4f} "
+            f"step {state.step:05d} ({state.step / self._job.steps:.1%}) | loss {metrics['loss']:.4f} "
             f"| accuracy {metrics['rewards/accuracies']:.3f} | margin {metrics['rewards/margins']:+.4f} "
             f"| lr {rate:.2e} | grad {metrics['grad_norm']:.2f} | {self._seconds / len(self._weights):.2f} s/step "
             f"| {metrics['perf/tokens_per_sec']:,.0f} tok/s"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import save_json
-from iwpo_fast.training.plan import Plan
+from iwpo_fast.training.job import Job
 from iwpo_fast.training.run_folder import RunFolder
 
 
@@ -48,14 +48,14 @@ class TrainSummary:
         return lines
 
 
-def summarise(folder: RunFolder, plan: Plan) -> TrainSummary:
+def summarise(folder: RunFolder, job: Job) -> TrainSummary:
     """Read the first and the last evaluation from the run's metrics, which a resume leaves complete."""
     logged = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
     evaluations = [metrics for metrics in logged if "eval_loss" in metrics]
     return TrainSummary(
         output_dir=str(folder.path),
-        steps=plan.steps,
-        eval_pairs=plan.eval_pairs,
+        steps=job.steps,
+        eval_pairs=0 if job.held_out is None else len(job.held_out),
         before=evaluations[0] if evaluations else {},
         after=evaluations[-1] if evaluations else {},
     )
