@@ -20,9 +20,9 @@ COLUMNS = [
 Measurement = dict[str, Any]
 """One held-out prompt after one method of alignment.
 
-`task` and `method`; `gold_gap`, gold reward of the chosen minus that of the rejected completion, negative where the label
-errs; `margin` of the pair, in units of the implicit reward; `before` and `after`, gold rewards of a sample of the warm-up
-and of the aligned model; `best`, that of the best completion."""
+`task` and `method`; `gold_gap`, gold reward of the chosen minus that of the rejected completion, negative where the
+label errs; `margin` of the pair, in units of the implicit reward; `before` and `after`, gold rewards of a sample of the
+warm-up and of the aligned model; `best`, that of the best completion."""
 
 
 def table(results: Sequence[Measurement]) -> list[list[str]]:
