@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,41 +12,32 @@ from transformers import PreTrainedModel
 from iwpo_kernels import TokenStatistics, linear_token_logps, linear_token_statistics
 
 
-@dataclass(frozen=True)
 class LMHead:
     """log p(v | h) = log softmax_v f(scale · (h Wᵀ + bias)), f(z) = softcap · tanh(z / softcap) or f(z) = z.
+
+    Args:
+        model: a causal language model; a peft model's `get_base_model()` is one. Only its configuration is read;
+            `probe` compares the result with the model's own logits.
 
     Attributes:
         module: the head, a linear layer [H → V], perhaps with LoRA on it or tied to the embedding.
         decoder: everything before the head, which reads its `last_hidden_state`.
         softcap: bound of the logits (Gemma 2 and 3), or None.
         scale: multiplier of the logits (`logit_scale` of Cohere, 1 / `logits_scaling` of Granite).
+
+    Raises:
+        ValueError: the head is not a linear layer, or has an adapter on it that is not plain LoRA.
     """
 
-    module: nn.Linear | LoraLinear
-    decoder: PreTrainedModel
-    softcap: float | None
-    scale: float
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> LMHead:
-        """Read the head of a causal language model; a peft model's `get_base_model()` is one.
-
-        Only the configuration is read here; `probe` compares the result with the model's own logits.
-
-        Raises:
-            ValueError: the head is not a linear layer, or has an adapter on it that is not plain LoRA.
-        """
+    def __init__(self, model: PreTrainedModel) -> None:
         text = model.config.get_text_config()
         logits_scaling = getattr(text, "logits_scaling", None)
         logit_scale = getattr(text, "logit_scale", None)
         scale = 1.0 if logit_scale is None else float(logit_scale)
-        return cls(
-            module=_checked(model.get_output_embeddings(), type(model).__name__),
-            decoder=_decoder(model),
-            softcap=getattr(text, "final_logit_softcapping", None),
-            scale=scale if logits_scaling is None else scale / float(logits_scaling),
-        )
+        self.module: nn.Linear | LoraLinear = _checked(model.get_output_embeddings(), type(model).__name__)
+        self.decoder: PreTrainedModel = _decoder(model)
+        self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
+        self.scale = scale if logits_scaling is None else scale / float(logits_scaling)
 
     @property
     def linear(self) -> nn.Linear:

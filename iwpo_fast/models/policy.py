@@ -49,7 +49,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
-        self.head = LMHead.of(self.causal_lm)
+        self.head = LMHead(self.causal_lm)
         self.native_attention = attention.native_attention(self.head.decoder.config)
         assert self.native_attention != attention.NAME, (
             "the model, or one with the same configuration, is a policy already"
