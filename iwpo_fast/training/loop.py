@@ -26,7 +26,7 @@ from iwpo_fast.optimisation import clip_gradients, make_optimizer, set_learning_
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Batches, Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
-from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.plan import plan_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
@@ -186,7 +186,7 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
         output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
         metrics.add(output.sums)
-    return {f"eval_{name}": value for name, value in metrics.compute(job.world).items()}
+    return held_out_metrics(metrics.compute(job.world))
 
 
 def _tokenised(

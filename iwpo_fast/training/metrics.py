@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -44,14 +45,43 @@ class PreferenceMetrics:
         }
 
 
-def weight_metrics(weights: np.ndarray) -> dict[str, float]:
-    """Effective sample size (sum w)^2 / sum w^2 as a fraction of the pairs, and the largest weight."""
+def step_metrics(
+    weights: np.ndarray,
+    device: torch.device,
+    *,
+    grad_norm: float,
+    learning_rate: float,
+    epoch: float,
+    truncated_frac: float,
+    tokens_per_sec: float,
+) -> dict[str, float]:
+    """What a step-line has beside the means over pairs.
+
+    Args:
+        weights: of the pairs since the last line. `weights/ess_frac` is their effective sample size (sum w)^2 / sum w^2
+            as a fraction of the pairs.
+        truncated_frac: fraction of the pairs that were cut.
+    """
     squares = float((weights**2).sum())
     ess = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-    return {"weights/ess_frac": ess / len(weights), "weights/max": float(weights.max())}
+    return {
+        "grad_norm": grad_norm,
+        "learning_rate": learning_rate,
+        "epoch": epoch,
+        "weights/ess_frac": ess / len(weights),
+        "weights/max": float(weights.max()),
+        "data/truncated_frac": truncated_frac,
+        "perf/tokens_per_sec": tokens_per_sec,
+        "perf/peak_memory_gib": _peak_memory_gib(device),
+    }
 
 
-def peak_memory_gib(device: torch.device) -> float:
+def held_out_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The same under the names that an evaluation has."""
+    return {f"eval_{name}": value for name, value in metrics.items()}
+
+
+def _peak_memory_gib(device: torch.device) -> float:
     """Largest memory so far: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1024**3

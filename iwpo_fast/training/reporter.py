@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
-from iwpo_fast.training.metrics import PreferenceMetrics, peak_memory_gib, weight_metrics
+from iwpo_fast.training.metrics import PreferenceMetrics, step_metrics
 from iwpo_fast.training.trackers import Tracker
 
 
@@ -63,15 +63,15 @@ class Reporter:
         self.start_clock()
         if not due:
             return
-        metrics |= {
-            "grad_norm": float(grad_norm),
-            "learning_rate": rate,
-            "epoch": state.step / self._job.steps_per_epoch,
-            **weight_metrics(np.concatenate(self._weights)),
-            "data/truncated_frac": self._truncated,
-            "perf/tokens_per_sec": (state.tokens - self._tokens) / self._seconds,
-            "perf/peak_memory_gib": peak_memory_gib(self._world.device),
-        }
+        metrics |= step_metrics(
+            np.concatenate(self._weights),
+            self._world.device,
+            grad_norm=float(grad_norm),
+            learning_rate=rate,
+            epoch=state.step / self._job.steps_per_epoch,
+            truncated_frac=self._truncated,
+            tokens_per_sec=(state.tokens - self._tokens) / self._seconds,
+        )
         self._log(metrics, state)
         self.say(
             f"step {state.step:05d} ({state.step / self._job.steps:.1%}) | loss {metrics['loss']:.4f} "
