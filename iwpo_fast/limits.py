@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from itertools import repeat
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -153,20 +154,25 @@ def _is_of_kind(member: Any, value: Any) -> bool:
         return _is_of_kind(arguments[0], value)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
-    if origin is tuple:
-        fits = isinstance(value, list | tuple) and len(value) == len(arguments)
-        return fits and all(map(_is_of_kind, arguments, value))
     if origin is dict:
-        return isinstance(value, dict) and all(
-            isinstance(name, str) and any(_is_of_kind(kind, item) for kind in _members_of(arguments[1]))
-            for name, item in value.items()
-        )
-    if origin is list:
-        return isinstance(value, list | tuple) and all(is_allowed(arguments[0], item) for item in value)
+        return isinstance(value, dict) and all(map(_is_item, repeat(arguments[1]), value.items()))
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and _are_of_kinds(origin, arguments, value)
     if member in (int, float):
         number = Integral if member is int else Real
         return isinstance(value, number) and not isinstance(value, bool) and not _is_huge(value)
     return isinstance(value, member)
+
+
+def _is_item(kinds: Any, item: tuple[Any, Any]) -> bool:
+    """Whether a mapping may hold this name and value."""
+    return isinstance(item[0], str) and any(_is_of_kind(kind, item[1]) for kind in _members_of(kinds))
+
+
+def _are_of_kinds(origin: type, arguments: tuple[Any, ...], values: Sequence[Any]) -> bool:
+    if origin is list:
+        return all(is_allowed(arguments[0], value) for value in values)
+    return len(values) == len(arguments) and all(map(_is_of_kind, arguments, values))
 
 
 def _is_inside(member: Any, value: Any) -> bool:

@@ -47,7 +47,6 @@ class PreferenceMetrics:
 
 def step_metrics(
     weights: np.ndarray,
-    device: torch.device,
     *,
     grad_norm: float,
     learning_rate: float,
@@ -55,11 +54,11 @@ def step_metrics(
     truncated_frac: float,
     tokens_per_sec: float,
 ) -> dict[str, float]:
-    """What a step-line has beside the means over pairs.
+    """What a step-line has beside means over pairs.
 
     Args:
-        weights: of the pairs since the last line. `weights/ess_frac` is their effective sample size (sum w)^2 / sum w^2
-            as a fraction of the pairs.
+        weights: of the pairs since the last line; `weights/ess_frac` is their effective sample size
+            (sum w)^2 / sum w^2 as a fraction of the pairs.
         truncated_frac: fraction of the pairs that were cut.
     """
     squares = float((weights**2).sum())
@@ -72,18 +71,17 @@ def step_metrics(
         "weights/max": float(weights.max()),
         "data/truncated_frac": truncated_frac,
         "perf/tokens_per_sec": tokens_per_sec,
-        "perf/peak_memory_gib": _peak_memory_gib(device),
     }
+
+
+def memory_metrics(device: torch.device) -> dict[str, float]:
+    """Largest memory so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(device) / 1024**3}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"perf/peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3}
 
 
 def held_out_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The same under the names that an evaluation has."""
     return {f"eval_{name}": value for name, value in metrics.items()}
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    """Largest memory so far: allocated on a GPU, resident on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1024**3
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
-from iwpo_fast.training.metrics import PreferenceMetrics, step_metrics
+from iwpo_fast.training.metrics import PreferenceMetrics, memory_metrics, step_metrics
 from iwpo_fast.training.trackers import Tracker
 
 
@@ -65,13 +65,13 @@ class Reporter:
             return
         metrics |= step_metrics(
             np.concatenate(self._weights),
-            self._world.device,
             grad_norm=float(grad_norm),
             learning_rate=rate,
             epoch=state.step / self._job.steps_per_epoch,
             truncated_frac=self._truncated,
             tokens_per_sec=(state.tokens - self._tokens) / self._seconds,
         )
+        metrics |= memory_metrics(self._world.device)
         self._log(metrics, state)
         self.say(
             f"step {state.step:05d} ({state.step / self._job.steps:.1%}) | loss {metrics['loss']:.4f} "
