@@ -342,7 +342,7 @@ class WeightConfig:
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
-        experimental: What measured no better.
+        experimental: What measured no better: other formulas and baselines (docs/experimental.md).
     """
 
     method: Literal["irpss", "none"] = "irpss"

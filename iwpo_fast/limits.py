@@ -82,7 +82,14 @@ def check_limits(config: Any, name: str = "") -> None:
     Raises:
         ValueError: one sentence on the first value that cannot be.
     """
-    check_settings(hints_of(type(config)), vars(config), name)
+    hints, settings = hints_of(type(config)), vars(config)
+    for key, value in settings.items():
+        full = f"{name}.{key}" if name else key
+        if key not in hints:
+            raise ValueError(f"unknown setting {full}: {type(config).__name__} has {', '.join(hints)}.")
+        if isinstance(value, dict) and (groups := groups_of(hints[key])):
+            raise ValueError(f"{full} is a mapping: give {groups[0].__name__}(…), as from a recipe or a command.")
+    check_settings(hints, settings, name)
 
 
 def check_settings(hints: Mapping[str, Any], settings: Mapping[str, Any], group: str = "") -> None:

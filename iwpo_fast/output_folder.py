@@ -25,13 +25,13 @@ class Inside:
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder at `path`; what is inside it are attributes of the classes below this one."""
+    """A folder at `path`; subclasses name what is inside it."""
 
     path: Path
 
     @property
     def is_used(self) -> bool:
-        """Whether it holds more than what a process that was killed while it opened the folder was writing aside."""
+        """Whether it holds anything but leftovers of a process that was killed while it opened the folder."""
         return self.path.is_dir() and any(
             path.name != LOCK and not (path.name.startswith(".") and path.name.endswith(".tmp"))
             for path in self.path.iterdir()

@@ -35,13 +35,13 @@ def options(command: str, description: str | None, parts: str) -> argparse.Argum
 
 
 def on_one_thread(commit: str | None) -> dict[str, Any]:
-    """Facts on the machine, of which the run from now on takes one core."""
+    """Limit the run to one core; returns facts on the machine."""
     torch.set_num_threads(1)
     return describe(torch.device("cpu"), commit)
 
 
 def digest(files: Iterable[Path], *settings: Any) -> str:
-    """Of the code behind numbers and of settings, so that parts by older code are not taken for results of this one."""
+    """Hash of the code behind numbers and of settings, by which parts of older code are told from those of this one."""
     found = hashlib.sha256(repr(settings).encode())
     for file in files:
         found.update(file.read_bytes())

@@ -138,3 +138,12 @@ def test_calls_from_python_are_refused_in_the_same_sentence(value: Any, wanted: 
     with pytest.raises(ValueError, match=r"^seed is x: it must be a whole number\.$"):
         run_demo(DemoConfig(seed="x"))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mapping_in_a_groups_place_and_a_misspelt_field_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^optim is a mapping: give OptimConfig\("):
+        check_config(replace(GOOD, optim={"lr": 1e-3}))  # type: ignore[arg-type]
+    misspelt = OptimConfig()
+    misspelt.lrr = 3  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"^unknown setting optim\.lrr: OptimConfig has name, lr, "):
+        check_config(replace(GOOD, optim=misspelt))

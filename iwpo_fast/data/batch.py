@@ -26,10 +26,10 @@ class FlatBatch(TensorDataclass):
     Attributes:
         input_ids: int64 [T], token ids as they are laid out.
         position_ids: int64 [T], position of each token in its own sequence.
-        cu_laid_out: int32 [S + 1], tokens cu_laid_out[s] to cu_laid_out[s + 1] are laid out for sequence s, its last.
+        cu_laid_out: int32 [S + 1], tokens cu_laid_out[s] to cu_laid_out[s + 1] are the last of sequence s.
         expand_index: int64 [W], laid-out token that is each token of the full sequences, which lie end to end and
             repeat shared prompts.
-        compact_index: int64 [T], entry of `expand_index` for which each token is laid out.
+        compact_index: int64 [T], the entry of `expand_index` that each token is laid out for.
         cu_seqlens: int32 [S + 1], sequence s is entries cu_seqlens[s] to cu_seqlens[s + 1] of `expand_index`.
         max_seqlen: length of the longest sequence.
         hidden_index: int64 [N], flat position whose hidden state predicts a supervised token; may repeat.

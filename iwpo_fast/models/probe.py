@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
 """Relative to `AMPLITUDE`: far above rounding, far below what a misunderstood head or attention does."""
 
 WINDOW = 2
-"""Sliding windows that training will outgrow have so many tokens in the self-test, which outgrows them too."""
+"""Tokens of a sliding window in the self-test, where training is longer than the window, so that the test is too."""
 
 
 def largest_error(policy: Policy, max_length: int | None = None) -> float:

@@ -68,8 +68,8 @@ def in_lockstep(
 ) -> Iterator[tuple[np.ndarray, FlatBatch]]:
     """Rows and batch of each of this rank's micro-batches that has rows.
 
-    For an empty one, other ranks wait for this one's part of a sharded policy, so it makes a pass over the batch, which
-    may then be any, that adds nothing. Every rank must have as many micro-batches. Where there are copies of the policy
+    Other ranks wait for this rank's part of a sharded policy, so an empty micro-batch makes a pass too, over any batch,
+    and adds nothing. Every rank must have as many micro-batches. Where there are copies of the policy
     (HSDP), they sum their gradients in the backward pass of the last.
     """
     for micro_batch, batch in batches:

@@ -63,8 +63,8 @@ def fit_calibration(
 def units_of_unknown_scale(gaps: Float64s, pair_cluster: Ints, clusters: int) -> Float64s:
     """Unit [G] of external rewards: their slope over all pairs, after each cluster's gaps are scaled to mean square 1.
 
-    It makes trust independent of the scale that the rewards of a cluster come in. Below `LEAST_SLOPE` (right for about
-    55 % of the pairs) rewards earn less than full trust in any case.
+    It makes trust independent of the scale that the rewards of a cluster come in. Below `LEAST_SLOPE` (hardly
+    more than a guess) rewards earn less than full trust in any case.
     """
     size = np.ones(clusters)
     for k in range(clusters):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from iwpo_fast.config import ClusterConfig
 from iwpo_fast.files import save_tensors
+from iwpo_fast.limits import check_limits
 from iwpo_fast.rewards.blocks import Float32s, Floats, Ints, column_moments, float32_blocks
 from iwpo_fast.rewards.kmeans import choose_backend, kmeans
 
@@ -78,9 +79,7 @@ def fit_clusters(prompt_features: Floats, pairs_per_prompt: Ints, settings: Clus
             f"Prompt features {prompt_features.shape} and pairs per prompt {pairs_per_prompt.shape} do not fit: give "
             "one row of features and one number of pairs for each prompt."
         )
-    for name in ("count", "fit_prompts"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"clusters.{name} is {getattr(settings, name)}: set it to 1 or more.")
+    check_limits(settings, "clusters")
     backend = choose_backend(settings.backend)
     mean, _ = column_moments((prompt_features,))
     points = _directions(prompt_features, mean, _sample(len(prompt_features), settings.fit_prompts, seed))

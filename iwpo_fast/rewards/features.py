@@ -98,7 +98,7 @@ def features_key(policy: Policy, pairs: Pairs) -> str:
 
 
 def _remaining(folder: Path, batches: list[np.ndarray], with_logps: bool, world: World) -> list[np.ndarray]:
-    """This rank's batches that lack results; empty ones too, as ranks that share the model run it equally often."""
+    """This rank's batches that lack results, and empty ones: ranks that share the model run it equally often."""
     names = {"prompt", "response"} | ({"logps"} if with_logps else set())
     remaining = [rows for rows in batches if len(rows) and not names <= store.names_in_part(folder, rows)]
     return remaining + [np.empty(0, dtype=np.int64)] * (world.largest(len(remaining)) - len(remaining))

@@ -106,9 +106,10 @@ def scores_from_columns(
 ) -> RewardScores:
     """Calibrated rewards from external scores, of a reward model or a judge, on any scale in each cluster.
 
-    They did not learn from these pairs, so there is nothing to cross-fit. they have no unit of their own. So, unless
-    `settings.calibration` is off, members of an ensemble are first brought to one mean and one root mean square of the
-    gaps. Trust is measured against the slope of all pairs once each cluster's gaps have one size.
+    They did not learn from these pairs, so there is nothing to cross-fit. They have no unit of their own either, so
+    members of an ensemble are first brought to one mean and one root mean square of the gaps, unless
+    `settings.calibration` is off. Trust is measured against the slope of all pairs, after each cluster's gaps have
+    been scaled to one size.
 
     Args:
         chosen: [P], or [P, members] by an ensemble, scores of the chosen responses.

@@ -65,7 +65,7 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
 def native_attention(config: PreTrainedConfig) -> str:
     """What a model with this configuration attends with by itself.
 
-    Only `sdpa` is not left to it where attention has a softcap, which not every release of transformers refuses there.
+    With a softcap, `sdpa` becomes `eager`, because some releases of transformers would leave the softcap out.
     """
     chosen: str = config._attn_implementation
     has_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None

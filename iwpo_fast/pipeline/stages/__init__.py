@@ -1,4 +1,4 @@
-"""The stages, each a file, which defines all of `Stage`, and as much of the other protocols as it needs."""
+"""The stages. Each is a file that defines all of `Stage`, and what it needs of the other protocols."""
 
 from __future__ import annotations
 

@@ -122,7 +122,6 @@ def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray
 def _check_scores(job: PipelineJob, table: PairTable, chosen: np.ndarray, rejected: np.ndarray) -> None:
     """Raise ValueError, naming rows, if a pair has no score, or a completion has another score in another pair."""
     rows, row = job.load_rows(), job.load_pairs().row
-    assert row is not None
     number = np.tile(rows.numbers[row], 2)
     response = np.concatenate([table.chosen, table.rejected])
     score = np.concatenate([chosen, rejected]).reshape(len(response), -1)
@@ -143,7 +142,7 @@ def _check_scores(job: PipelineJob, table: PairTable, chosen: np.ndarray, reject
 def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
     """Scores by `rewards.model`, which reads each of the C responses once."""
     rows, row, model = job.load_rows(), job.load_pairs().row, job.config.rewards.model
-    assert row is not None and model is not None
+    assert model is not None
     prompts: list = [None] * len(table.prompt_of)
     completions: list = [None] * len(table.prompt_of)
     for responses, texts in ((table.chosen, rows.chosen), (table.rejected, rows.rejected)):

@@ -45,7 +45,7 @@ def outputs(folder: PipelineFolder) -> list[Path]:
 def run(job: PipelineJob) -> Result:
     table, pairs, rows = job.read_table(), job.load_pairs(), job.load_rows()
     asked, row = _weight_settings(job.config, pairs), pairs.row
-    assert row is not None
+    assert len(row) == len(pairs)
     scores = load_file(job.folder.rewards)
     prompt_cluster, members = job.read_prompt_clusters(), scores["members_calibrated"]
     rewards = pair_rewards(scores["calibrated"], scores["trust"], table, prompt_cluster, members)
