@@ -68,6 +68,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
         parser_mode=MODE,
         formatter_class=_Help,
+        allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("train", _parser_of(TrainConfig), help="train on preference pairs")

@@ -73,6 +73,7 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path):
         ([], "no such command: choose iwpo train, iwpo run or iwpo demo."),
         (["trian"], "no such command: choose iwpo train, iwpo run or iwpo demo."),
         (["demo", "--sed", "1"], "unknown setting sed: iwpo demo --help lists them."),
+        (["train", "--data.path", "x", "--optim.max_step", "6"], "unknown setting optim.max_step: iwpo train --help"),
         (["demo", "--seed", "-1"], "seed is -1: it must be 0 or more and less than 2**32."),
         (["demo", "--output_dir", __file__], f"output_dir is {__file__} but {__file__} is a file: choose another"),
         (["train"], "data.path is missing: give --data.path or set it in the recipe."),

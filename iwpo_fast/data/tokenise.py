@@ -98,7 +98,7 @@ def _check_mismatches(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
             "set data.chat_template to one that does."
         )
     if len(missing) and config.on_prefix_mismatch == "error":
-        what = "has prompt tokens that are not the first tokens of prompt + completion"
+        what = "has prompt tokens that are not the first of prompt + completion, as where a prompt ends in a space"
         raise mismatch_error(what, rows.numbers[missing].tolist(), rows.source)
 
 

@@ -90,7 +90,7 @@ def run_demo(
     results = measure(folder, pipeline)
     print("\n" + aligned(table(results)) + "\n\n" + fill(comparison(results), 100) + "\n\n" + fill(LEGEND, 100) + "\n")
     for what, place in _places(folder).items():
-        print(f"{what + ':':<18}{place}")
+        print(f"{what + ':':<19}{place}")
     print(f"finished after {time.monotonic() - start:.0f} s")
     return results
 
