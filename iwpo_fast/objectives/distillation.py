@@ -58,7 +58,12 @@ def forward_kl(pair: Pair) -> Tensor:
 
 
 def _target(scores: Scores, *, beta: float, aggregate: Aggregate, strength: float) -> FusedForm:
-    return {"form": "squared", "beta": beta, "target": aggregated_gap(scores, aggregate, strength)}
+    return _squared(beta, aggregated_gap(scores, aggregate, strength))
+
+
+def _squared(beta: float, target: Tensor) -> FusedForm:
+    """Of losses that read no labels, and therefore have nothing to smooth."""
+    return {"form": "squared", "beta": beta, "target": target, "label_smoothing": 0.0}
 
 
 @objective(
@@ -168,7 +173,7 @@ def p_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
     note="not the RPO of 2405.16436",
     reads=Reads.SCORES,
     labels=Labels.UNUSED,
-    fused=lambda scores, beta, scale: {"form": "squared", "beta": beta, "target": scale * mean_gap(scores)},
+    fused=lambda scores, beta, scale: _squared(beta, scale * mean_gap(scores)),
 )
 def rpo_sq(pair: Pair, *, beta: float = 0.2, scale: float = 1.0) -> Tensor:
     return (beta * pair.h - scale * pair.reward_gap) ** 2

@@ -86,7 +86,8 @@ class Mixture:
     @property
     def smooths_labels(self) -> bool:
         """Whether labels can be smoothed, and whether that makes a difference."""
-        return self.flips and not any(objective.one_sided for objective in self.objectives)
+        flips = any(objective.flips for objective in self.objectives)
+        return flips and not any(objective.one_sided for objective in self.objectives)
 
     @property
     def has_smoothing(self) -> bool:
@@ -109,11 +110,6 @@ class Mixture:
         if others or first.fused is None or self.coefficients[first.name] != 1 or self.divergence is not reverse_kl:
             return None
         return functools.partial(first.fused, **self.parameters[first.name])
-
-    @property
-    def flips(self) -> bool:
-        """Whether a flipped label gives another loss."""
-        return any(objective.flips for objective in self.objectives)
 
     def implicit_rewards(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """beta times the policy's score of the chosen and the rejected completions, [P] each, for metrics."""

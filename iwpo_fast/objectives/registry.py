@@ -81,7 +81,8 @@ class Objective:
         labels: see `Labels`.
         one_sided: the reason why a label cannot be flipped, or None if it can.
         fused: (scores, **parameters) to arguments of the fused kernel that computes the same loss; scores are None
-            where the objective does not read them.
+            where the objective does not read them. Labels are smoothed as configuration and data say, unless these
+            arguments say `label_smoothing` themselves.
         statistics: constants over the whole step.
         from_data: `statistics` reads lengths and scores only, which are known before any forward pass.
     """

@@ -55,6 +55,15 @@ class Job:
         """int64, the pairs of an optimiser step, counted from 0, over all ranks."""
         return step_rows(len(self.pairs), step, pairs_per_step=self.config.optim.pairs_per_step, seed=self.config.seed)
 
+    def denominator(self, rows: np.ndarray) -> float:
+        """What the loss of a step over `rows` is divided by: the number of its pairs, or the sum of their weights.
+
+        Every micro-batch of the step divides by it, so the gradient does not depend on how the step was cut.
+        """
+        if self.config.objective.normalize == "weights":
+            return float(self.pairs.weight[rows].sum()) or 1.0
+        return float(len(rows))
+
 
 def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[MicroBatch, FlatBatch]]:
     """This rank's micro-batches of all `steps`, one step after the other, on the device.

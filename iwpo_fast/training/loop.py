@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import TrainConfig
@@ -24,7 +25,7 @@ from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import clip_gradients, make_optimizer, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from iwpo_fast.training.job import Batches, Job, batches_ahead, one_step
+from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.plan import plan_lines
@@ -118,11 +119,7 @@ def _optimise(
         rate = set_learning_rate(optimizer, step, steps, config.optim)
         # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
-        accumulate_gradients(job, rows, batches, state, metrics)
-        grad_norm = clip_gradients(parameters.values(), config.optim.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
+        grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
         state.step += 1
         state.pairs += len(rows)
         state.tokens += int(job.pairs.tokens[rows].sum())
@@ -138,42 +135,37 @@ def _optimise(
     reporter.close()
 
 
-def accumulate_gradients(
+def train_step(
     job: Job,
     rows: np.ndarray,
     batches: Iterator[tuple[MicroBatch, FlatBatch]],
+    optimizer: torch.optim.Optimizer,
     state: TrainState,
     metrics: PreferenceMetrics,
-) -> None:
-    """Leave in `.grad` the gradient of the loss over `rows`, the pairs of all ranks and micro-batches.
+) -> Tensor:
+    """One update on the loss over `rows`, the pairs of all ranks and micro-batches; the norm [] of its gradient.
 
     Does not synchronise with the device, except for `beta_dpo`, whose statistics the host computes, and for what models
     of transformers do with padding masks.
 
     Args:
         batches: this rank's micro-batches, those of `rows` next.
+        state: its `step` is the number of this one, from 0; its running means of the objective change in place.
     """
-    policy, loss = job.policy.train(), job.loss
-    of_step: Batches = one_step(batches)
-    if loss.mixture.needs_step_logps:
-        of_step = list(of_step)  # read twice
+    policy, loss, parameters = job.policy.train(), job.loss, job.policy.trainable_parameters().values()
+    of_step = list(one_step(batches)) if loss.mixture.needs_step_logps else one_step(batches)  # a list is read twice
     rng = np.random.default_rng([job.config.seed, state.step])
     constants_of = step_constants(job, rows, of_step, state.objective, rng)
-    # Every micro-batch divides by what the whole step holds, so the sum does not depend on how it was cut.
-    denominator = _denominator(job, rows)
     for some, batch in in_lockstep(policy, of_step):
         logps = loss.token_logps(policy, batch)
-        output = loss(logps, batch, denominator, constants_of(some))
+        output = loss(logps, batch, job.denominator(rows), constants_of(some))
         output.loss.backward()
         metrics.add(output.sums)
-    job.world.sum_gradients(policy.trainable_parameters().values())
-
-
-def _denominator(job: Job, rows: np.ndarray) -> float:
-    """Number of pairs of the step, or the sum of their weights."""
-    if job.config.objective.normalize == "weights":
-        return float(job.pairs.weight[rows].sum()) or 1.0
-    return float(len(rows))
+    job.world.sum_gradients(parameters)
+    grad_norm = clip_gradients(parameters, job.config.optim.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return grad_norm
 
 
 @torch.no_grad()

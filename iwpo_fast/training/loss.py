@@ -69,8 +69,7 @@ class PreferenceLoss:
         if self._fused is None:
             return self._through_autograd(tokens, batch, denominator, constants, smoothing)
         form = self._fused(None if batch.scores is None else batch.scores.chunk(2))
-        if self.mixture.flips:  # else the form may use the kernel's smoothing for itself
-            form = {"label_smoothing": smoothing} | form
+        form = {"label_smoothing": smoothing} | form  # a form that reads no labels says so by a smoothing of its own
         return weighted_preference_loss(
             tokens.logps, batch.segments, batch.ref_logps, batch.weight, denominator=denominator, **form
         )

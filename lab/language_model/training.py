@@ -6,14 +6,15 @@ import copy
 from dataclasses import replace
 
 import numpy as np
+from tqdm.auto import trange
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.models import Policy
-from iwpo_fast.optimisation import fit
+from iwpo_fast.optimisation import make_optimizer, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
-from iwpo_fast.training.loop import accumulate_gradients
+from iwpo_fast.training.loop import train_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.world import World
@@ -32,16 +33,15 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
         data=DataConfig(path=""), objective=objective_of(data, settings.beta), optim=settings.optim, seed=world.seed
     )
     policy = copy.deepcopy(world.policy)
+    optimizer = make_optimizer(policy.trainable_parameters(), settings.optim)
     state, metrics = TrainState(), PreferenceMetrics(alone.device)
 
     job = Job(config, alone, policy, loss, pairs)
     batches = batches_ahead(job, map(job.rows_of_step, range(settings.steps)))
-
-    def accumulate(step: int) -> None:
-        accumulate_gradients(job, job.rows_of_step(step), batches, state, metrics)
-        state.step += 1
-
-    fit(policy.trainable_parameters(), settings.optim, settings.steps, accumulate, what="preference training")
+    for step in trange(settings.steps, desc="preference training", unit="step"):
+        state.step = step
+        set_learning_rate(optimizer, step, settings.steps, settings.optim)
+        train_step(job, job.rows_of_step(step), batches, optimizer, state, metrics)
     return policy
 
 

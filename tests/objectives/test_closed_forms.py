@@ -33,7 +33,7 @@ def float32_tokens(pair: Pair) -> tuple[Tensor, Tensor]:
 
 
 def smoothings(name: str) -> list[Tensor | float]:
-    return [0.0, 0.2, SMOOTHING] if OBJECTIVES[name].flips else [0.0]
+    return [0.0, 0.2, SMOOTHING] if OBJECTIVES[name].one_sided is None else [0.0]
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
@@ -46,9 +46,9 @@ def test_the_fused_kernel_computes_the_function_and_its_gradient(name: str, sett
     arguments = mixture.fused(pair.scores if reads_scores else None)
     arguments = {key: value.float() if isinstance(value, Tensor) else value for key, value in arguments.items()}
     for smoothing in smoothings(name):
-        flips = {"label_smoothing": smoothing} if OBJECTIVES[name].flips else {}
+        form = {"label_smoothing": smoothing} | arguments
         leaf = tokens.clone().requires_grad_()
-        fused = weighted_preference_loss(leaf, segments, ref_logps, WEIGHTS, **(flips | arguments)).loss
+        fused = weighted_preference_loss(leaf, segments, ref_logps, WEIGHTS, **form).loss
         (gradient,) = torch.autograd.grad(fused, leaf)
 
         exact = tokens.double().requires_grad_()

@@ -41,15 +41,15 @@ def _train(recipe: Path, sabotage: Callable[[], None]) -> None:
 
 def kill_during_training() -> None:
     """In the fifth step."""
-    accumulate, calls = loop.accumulate_gradients, []
+    step, calls = loop.train_step, []
 
     def killed(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:
             os.kill(os.getpid(), signal.SIGKILL)
-        return accumulate(*arguments)
+        return step(*arguments)
 
-    loop.accumulate_gradients = killed
+    loop.train_step = killed
 
 
 def kill_during_a_save() -> None:

@@ -135,7 +135,7 @@ def _steps_of_model(
             config = TrainConfig(
                 data=DataConfig(path=""),
                 objective=ObjectiveConfig(name=OBJECTIVES[objective]),
-                optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap),
+                optim=OptimConfig(tokens_per_batch=90, max_pairs_per_batch=cap, max_grad_norm=None),
             )
             job = Job(config, world, policy, PreferenceLoss(config.objective), pairs)
             found[f"{objective}, {len(rows)} pairs"] = _step(job, rows)
@@ -155,29 +155,36 @@ def _move(policy: Policy) -> None:
                 parameter.mul_(1.2)
 
 
+class _KeepsGradients(torch.optim.Optimizer):
+    """Changes no parameter."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.parameters = policy.trainable_parameters()
+        super().__init__(self.parameters.values(), {})
+
+    def step(self, closure: Any = None) -> None:
+        self.gradients = {name: full_tensor(p.grad).numpy().copy() for name, p in self.parameters.items()}
+
+
 def _step(job: Job, rows: np.ndarray) -> Found:
-    state, metrics = TrainState(), PreferenceMetrics(job.world.device)
-    loop.accumulate_gradients(job, rows, batches_ahead(job, [rows]), state, metrics)
-    parameters = job.policy.trainable_parameters()
-    gradients = {name: full_tensor(p.grad).numpy().copy() for name, p in parameters.items()}
-    for parameter in parameters.values():
-        parameter.grad = None
-    evaluation = loop.evaluate(job, state)
-    return {"gradients": gradients, "metrics": metrics.compute(job.world) | evaluation, "state": state.objective}
+    state, metrics, optimizer = TrainState(), PreferenceMetrics(job.world.device), _KeepsGradients(job.policy)
+    loop.train_step(job, rows, batches_ahead(job, [rows]), optimizer, state, metrics)
+    found = metrics.compute(job.world) | loop.evaluate(job, state)
+    return {"gradients": optimizer.gradients, "metrics": found, "state": state.objective}
 
 
 def train_until(configs: list[TrainConfig], last: int | None) -> None:
     """Train, and fail in every run where step `last` has been made, if it is given."""
-    real = loop.accumulate_gradients
+    real = loop.train_step
 
-    def failing(*arguments: Any) -> None:
+    def failing(*arguments: Any) -> Any:
         state = arguments[-2]
         if state.step == last:
             raise KeyboardInterrupt
-        real(*arguments)
+        return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "accumulate_gradients", failing)
+        patch.setattr(loop, "train_step", failing)
         for config in configs:
             if last is None:
                 train(config)

@@ -33,7 +33,7 @@ def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_nu
         settings = config(objective=ObjectiveConfig(name=objective), output_dir=str(tmp_path / str(workers)))
         settings.data.workers, settings.optim.tokens_per_batch = workers, 100
         if workers:
-            real, calls = loop.accumulate_gradients, []
+            real, calls = loop.train_step, []
 
             def killed(*arguments, real=real, calls=calls):
                 calls.append(1)
@@ -42,7 +42,7 @@ def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_nu
                 return real(*arguments)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(loop, "accumulate_gradients", killed)
+                patch.setattr(loop, "train_step", killed)
                 with pytest.raises(KeyboardInterrupt):
                     train(settings)
             settings.data.workers = 1

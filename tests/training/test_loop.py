@@ -112,14 +112,14 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys):
 
 
 def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was(config, monkeypatch):
-    accumulate, seen = loop.accumulate_gradients, []
+    step, seen = loop.train_step, []
 
     def watched(*arguments):
         fills = torch.utils.deterministic.fill_uninitialized_memory
         seen.append((torch.are_deterministic_algorithms_enabled(), fills))
-        return accumulate(*arguments)
+        return step(*arguments)
 
-    monkeypatch.setattr(loop, "accumulate_gradients", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     optim = OptimConfig(pairs_per_step=8, max_steps=2)
     train(config(optim=optim, deterministic=True))
     assert seen == [(True, False)] * 2

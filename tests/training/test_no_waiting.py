@@ -25,10 +25,10 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy
 from iwpo_fast.models.attention import backends
 from iwpo_fast.objectives import OBJECTIVES
-from iwpo_fast.optimisation import clip_gradients, make_optimizer
+from iwpo_fast.optimisation import make_optimizer
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
-from iwpo_fast.training.loop import accumulate_gradients
+from iwpo_fast.training.loop import train_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.world import World
@@ -111,15 +111,11 @@ def steps(policy: Policy, objective: str | dict[str, float], device: torch.devic
         data=DataConfig(path=""), objective=ObjectiveConfig(name=objective), optim=OptimConfig(max_pairs_per_batch=3)
     )
     loss, metrics, state = PreferenceLoss(config.objective), PreferenceMetrics(device), TrainState()
-    parameters = policy.trainable_parameters()
-    optimizer = make_optimizer(parameters, config.optim)
+    optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
     job = Job(config, world, policy, loss, make_pairs())
     batches = batches_ahead(job, itertools.repeat(rows))
     while True:
-        accumulate_gradients(job, rows, batches, state, metrics)
-        clip_gradients(parameters.values(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        train_step(job, rows, batches, optimizer, state, metrics)
         state.step += 1
         yield
 

@@ -117,7 +117,7 @@ def test_changed_weights_do_not_resume(config, tmp_path):
 
 def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(config, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "accumulate_gradients", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config())
     other = config()
@@ -127,15 +127,15 @@ def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(co
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch):
-    real, calls = loop.accumulate_gradients, []
+    real, calls = loop.clip_gradients, []
 
-    def poisoned(job, *arguments):
-        real(job, *arguments)
+    def poisoned(parameters, *arguments):
         calls.append(1)
         if len(calls) == 5:
-            next(iter(job.policy.trainable_parameters().values())).grad[0] = float("nan")
+            next(iter(parameters)).grad[0] = float("nan")
+        return real(parameters, *arguments)
 
-    monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
+    monkeypatch.setattr(loop, "clip_gradients", poisoned)
     settings = config(log=LogConfig(every=100))
     with pytest.raises(ValueError, match="at step 6 the loss is nan"):
         train(settings)

@@ -32,16 +32,16 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def interrupted(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until after the first checkpoint."""
     calls: list[int] = []
-    accumulate = loop.accumulate_gradients
+    step = loop.train_step
 
-    def stopped(*arguments: object) -> None:
+    def stopped(*arguments: object) -> object:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        accumulate(*arguments)  # type: ignore[arg-type]
+        return step(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "accumulate_gradients", stopped)
+        patch.setattr(loop, "train_step", stopped)
         train(config)
 
 

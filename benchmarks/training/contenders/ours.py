@@ -31,7 +31,7 @@ from iwpo_fast.optimisation import make_optimizer
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job as Training
 from iwpo_fast.training.job import batches_ahead
-from iwpo_fast.training.loop import accumulate_gradients
+from iwpo_fast.training.loop import train_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
 from iwpo_fast.world import World
@@ -57,16 +57,12 @@ def train(job: Job, gate: Gate) -> None:
     )
     loss = PreferenceLoss(config.objective)
     metrics, state = PreferenceMetrics(world.device), TrainState()
-    parameters = policy.trainable_parameters()
     going = gate.ready(policy)
-    optimizer = make_optimizer(parameters, config.optim)
+    optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
     training = Training(config, world, policy, loss, replace(job.pairs, ref_logps=job.reference))
     batches = batches_ahead(training, map(job.rows, range(job.steps)))
     while going:
-        accumulate_gradients(training, job.rows(state.step), batches, state, metrics)
-        torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        train_step(training, job.rows(state.step), batches, optimizer, state, metrics)
         state.step += 1
         if state.step % LOG_EVERY == 0:
             metrics.compute(world)
