@@ -61,23 +61,21 @@ def _device_name(device: torch.device) -> str:
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Of those of the packages that are installed."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _commit(given: str | None) -> dict[str, Any]:
     """`dirty` is true where kernels or benchmarks differ from the commit, and null where nobody can tell."""
     given = given or os.environ.get("IWPO_COMMIT")
-    if given:
-        return {"commit": given, "dirty": None}
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": None, "dirty": None}
+    commit = given or _git("rev-parse", "HEAD")
+    if given or commit is None:
+        return {"commit": commit, "dirty": None}
     changes = _git("status", "--porcelain", "--", *MEASURED, ":!benchmarks/results")
     return {"commit": commit, "dirty": bool(changes)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import sys
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.harness import WRONG, Plan, Record, guard, in_turn, quartiles, ratio, right, say, synchronise
 from benchmarks.memory import MIB, extra_mib
-from benchmarks.processes import preload
+from benchmarks.processes import preload, release_memory
 from benchmarks.suite import TOLERANCE, Run, Shape, Suite, Variant, relative_errors
 
 SAMPLE_SECONDS = 5e-3  # a sample repeats a short call until it takes this long
@@ -56,7 +55,7 @@ def measure_shape(suite: Suite, shape: Shape, plan: Plan) -> list[Record]:
             if right([record]):
                 with guard([record]):
                     runs[key] = [suite.variant(key).prepare(problem) for problem in problems]
-            _release()
+            release_memory()
         del references
     if plan.measures_memory:
         say("measuring memory")
@@ -127,10 +126,10 @@ def memory_by_tokens(
     rows: list[dict[str, Any]] = []
     for measured in right(records):
         if measured.label in labels:
-            own = Shape.from_dict(measured.facts["shape"])
-            rows.append(_memory_row(own, measured))
+            shape_measured = Shape.from_dict(measured.facts["shape"])
+            rows.append(_memory_row(shape_measured, measured))
             for count in sequences:
-                shape, record = replace(own, sequences=count), replace(measured, extra_mib=None)
+                shape, record = replace(shape_measured, sequences=count), replace(measured, extra_mib=None)
                 _measure_memory(suite, shape, record, plan)
                 rows.append(_memory_row(shape, record))
     return rows
@@ -140,7 +139,7 @@ def _measure_memory(suite: Suite, shape: Shape, record: Record, plan: Plan) -> N
     preload(plan.device.type, [name for library in plan.libraries for name in SLOW_IMPORTS.get(library, ())])
     with guard([record]):
         record.extra_mib = extra_mib(suite.name, record.key, shape, plan.device, plan.threads)
-    _release()
+    release_memory()
 
 
 def _memory_row(shape: Shape, record: Record) -> dict[str, Any]:
@@ -178,12 +177,6 @@ def _verify(
     if max(record.errors) > allowed:
         record.status = WRONG
         record.message = f"relative errors {record.errors}, allowed is {allowed}"
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _forget_compilations() -> None:

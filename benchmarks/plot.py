@@ -36,9 +36,11 @@ SWEEPS = {"length": "longest sequence, tokens", "vocabulary": "vocabulary", "pai
 def draw(path: Path) -> list[Path]:
     """Write `<stem>-time.png` and `<stem>-memory.png` beside a result file, as far as it has such results."""
     result = json.loads(path.read_text())
-    drawn = [save(_time_figure(result), path, "time")] if _over_floor(result) else []
+    records = [r for r in result["records"] if r["suite"] == HEAD and r["over_floor"] and r["library"] != "floor"]
+    device = result["environment"]["device"]["name"]
+    drawn = [save(_time_figure(records, device), path, "time")] if records else []
     if result["memory_by_tokens"]:
-        drawn.append(save(_memory_figure(result), path, "memory"))
+        drawn.append(save(_memory_figure(result["memory_by_tokens"], device), path, "memory"))
     return drawn
 
 
@@ -50,14 +52,8 @@ def save(figure: Any, path: Path, kind: str) -> Path:
     return target
 
 
-def _over_floor(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of the head that were timed beside their floor."""
-    return [r for r in result["records"] if r["suite"] == HEAD and r["over_floor"] and r["library"] != "floor"]
-
-
-def _time_figure(result: dict[str, Any]) -> Any:
+def _time_figure(records: list[dict[str, Any]], device: str) -> Any:
     """One panel per mode; a row per variant, a marker per shape, over the time of the bare products."""
-    records = _over_floor(result)
     modes = list(dict.fromkeys(r["mode"] for r in records))
     shapes = list(dict.fromkeys(r["shape"]["name"] for r in records))
     rows = {mode: list(dict.fromkeys(r["label"] for r in records if r["mode"] == mode))[::-1] for mode in modes}
@@ -69,14 +65,12 @@ def _time_figure(result: dict[str, Any]) -> Any:
         _time_panel(axis, [r for r in records if r["mode"] == mode], rows[mode], shapes)
         axis.set_title(mode, loc="left", fontsize=10)
     highest = max(r["over_floor"]["high"] for r in records)
-    axes[-1, 0].set(xscale="log", xlim=(0.8, 1.4 * highest))
-    axes[-1, 0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[-1, 0].xaxis.set_minor_locator(NullLocator())
-    axes[-1, 0].xaxis.set_major_formatter(PLAIN)
-    axes[-1, 0].set_xlabel("time ÷ time of the bare products of the row (line: 1, dotted: 1.13)")
+    what = "time ÷ time of the bare products of the row (line: 1, dotted: 1.13)"
+    axes[-1, 0].set(xscale="log", xlim=(0.8, 1.4 * highest), xlabel=what)
+    axes[-1, 0].xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter=PLAIN)
     if len(shapes) > 1:
         axes[0, 0].legend(fontsize=7, loc="upper right")
-    figure.suptitle(f"Head to preference loss and gradients, {result['environment']['device']['name']}", fontsize=11)
+    figure.suptitle(f"Head to preference loss and gradients, {device}", fontsize=11)
     figure.tight_layout()
     return figure
 
@@ -101,9 +95,9 @@ def _time_panel(axis: Axes, records: list[dict[str, Any]], rows: list[str], shap
     axis.grid(axis="x", alpha=0.3)
 
 
-def _memory_figure(result: dict[str, Any]) -> Any:
+def _memory_figure(rows: list[dict[str, Any]], device: str) -> Any:
     """One panel per mode; a line per variant, peak memory beyond the inputs over the tokens of a batch."""
-    rows = [row for row in result["memory_by_tokens"] if row["extra_mib"] is not None]
+    rows = [row for row in rows if row["extra_mib"] is not None]
     libraries = {row["label"]: row["library"] for row in rows}
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     figure, axes = plt.subplots(1, len(modes), figsize=(4.6 * len(modes), 4), sharey=True, squeeze=False)
@@ -128,9 +122,7 @@ def _memory_figure(result: dict[str, Any]) -> Any:
     )
     axes[0, 0].yaxis.set_major_formatter(PLAIN)
     axes[0, 0].set_ylabel("peak memory beyond the inputs, MiB")
-    figure.suptitle(
-        f"Peak memory of the head at shape {rows[0]['shape']}, {result['environment']['device']['name']}", fontsize=11
-    )
+    figure.suptitle(f"Peak memory of the head at shape {rows[0]['shape']}, {device}", fontsize=11)
     figure.tight_layout()
     return figure
 
@@ -142,19 +134,15 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list
         figure, (speed, memory) = plt.subplots(1, 2, figsize=(9, 3.6))
         _growth_lines(speed, [row for row in rows if row["sweep"] == sweep and row["tokens_per_s"]], "tokens_per_s")
         _growth_lines(memory, [row for row in rows if row["sweep"] == sweep and row["extra_mib"]], "extra_mib")
-        speed.set_ylabel("tokens/s without padding")
-        memory.set_ylabel("extra memory at the peak, MiB")
-        for axis in (speed, memory):
-            axis.set(xscale="log", yscale="log", xlabel=SWEEPS[sweep])
+        for axis, what in ((speed, "tokens/s without padding"), (memory, "extra memory at the peak, MiB")):
+            axis.set(xscale="log", yscale="log", xlabel=SWEEPS[sweep], ylabel=what)
             sizes = sorted({row["size"] for row in rows if row["sweep"] == sweep})
             axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
             if axis.has_data():
                 low, high = axis.dataLim.intervaly
                 axis.set_ylim(low / 2, 2 * high)  # wide enough for two ticks or more
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter(PLAIN)
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.yaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=PLAIN)
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
         figure.suptitle(f"Training step, {device}", fontsize=11, x=0.01, ha="left")
         figure.legend(*speed.get_legend_handles_labels(), loc="upper right", ncols=3, fontsize=8)
@@ -166,14 +154,12 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: Path, device: str) -> list
 def _growth_lines(axis: Axes, rows: Sequence[dict[str, Any]], value: str) -> None:
     for contender in dict.fromkeys(row["contender"] for row in rows):
         mine = [row for row in rows if row["contender"] == contender]
-        sizes, style = [row["size"] for row in mine], {"color": COLOURS[contender], "label": mine[0]["label"]}
-        if value == "extra_mib":
-            axis.plot(sizes, [row[value] for row in mine], marker="o", **style)
-            continue
-        medians = [row[value]["median"] for row in mine]
-        low = [row[value]["median"] - row[value]["low"] for row in mine]
-        high = [row[value]["high"] - row[value]["median"] for row in mine]
-        axis.errorbar(sizes, medians, yerr=[low, high], marker="o", capsize=3, **style)
+        points, whiskers = [row[value] for row in mine], None
+        if value == "tokens_per_s":
+            whiskers = [[p["median"] - p["low"] for p in points], [p["high"] - p["median"] for p in points]]
+            points = [p["median"] for p in points]
+        style = {"marker": "o", "capsize": 3, "color": COLOURS[contender], "label": mine[0]["label"]}
+        axis.errorbar([row["size"] for row in mine], points, yerr=whiskers, **style)
 
 
 if __name__ == "__main__":

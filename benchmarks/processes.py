@@ -107,10 +107,10 @@ def _run(connection: Connection) -> None:
             except Exception as error:
                 status, message = status_of(error)
                 connection.send(ProcessFailed(message, status))
-            _forget()
+            release_memory()
 
 
-def _forget() -> None:
+def release_memory() -> None:
     """Leave a GPU to others, as far as one process can."""
     gc.collect()
     if torch.cuda.is_initialized():

@@ -64,7 +64,7 @@ def heads(pairs: int, width: int) -> dict[str, Any]:
     """Default settings: penalties by cross-validation, four folds, an ensemble of four, calibration."""
     rng = np.random.default_rng(0)
     cluster = rng.integers(0, CLUSTERS, pairs)
-    shared, own = rng.standard_normal(width), 0.5 * rng.standard_normal((CLUSTERS, width))
+    shared, residual = rng.standard_normal(width), 0.5 * rng.standard_normal((CLUSTERS, width))
     directions = (
         rng.standard_normal((256, width), dtype=np.float32) * np.linspace(2, 0.05, 256, dtype=np.float32)[:, None]
     )
@@ -77,7 +77,7 @@ def heads(pairs: int, width: int) -> dict[str, Any]:
             noise = 0.7 * rng.standard_normal((stop - start, width), dtype=np.float32)
             block = rng.standard_normal((stop - start, 256), dtype=np.float32) @ directions / 8 + noise
             features[start:stop] = block
-            vectors = shared + own[cluster.repeat(2)[start:stop]]
+            vectors = shared + residual[cluster.repeat(2)[start:stop]]
             truth[start:stop] = np.einsum("nd,nd->n", block, vectors)
         gap = truth[0::2] - truth[1::2]
         second = rng.random(pairs) > 1 / (1 + np.exp(-0.6 * gap / gap.std()))

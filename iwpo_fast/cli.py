@@ -6,16 +6,12 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TypeVar
 
 from safetensors import SafetensorError
 
 from iwpo_fast import threads
-from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, TinyConfig, TrainConfig
+from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
-
-T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         command, settings = parse(arguments)
         threads.settle(_width(getattr(settings, "model", None)))
+        _quieten_libraries()
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError) as error:
         if os.environ.get("IWPO_DEBUG") == "1":
@@ -64,7 +61,6 @@ def _width(model: ModelConfig | None) -> int | None:
 def _run(settings: object) -> None:
     from iwpo_fast.pipeline import run
 
-    _quieten_libraries()
     options = {name: getattr(settings, key) for name, key in (("start", "from"), ("only", "only"), ("force", "force"))}
     run(dataclass_from(RunConfig, settings), **options)
 
@@ -72,14 +68,12 @@ def _run(settings: object) -> None:
 def _train(settings: object) -> None:
     from iwpo_fast.training import train
 
-    _quieten_libraries()
     train(dataclass_from(TrainConfig, settings))
 
 
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
-    _quieten_libraries()
     run_demo(dataclass_from(DemoConfig, settings))
 
 
@@ -90,10 +84,6 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
 
     transformers.logging.disable_progress_bar()
-
-
-def dataclass_from(config: type[T], settings: object) -> T:
-    return config(**{field.name: getattr(settings, field.name) for field in fields(config)})  # type: ignore[arg-type]
 
 
 RUN = {"train": _train, "run": _run, "demo": _demo}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal, TypeVar
 
 from iwpo_fast.limits import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
 
 SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
 """Seeds that PyTorch, NumPy and scikit-learn all take."""
 
+T = TypeVar("T")
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
 
 
@@ -195,7 +196,7 @@ class LogConfig:
         every: Optimiser steps between step-lines.
         eval_every: Optimiser steps between evaluations; null evaluates before the first and after the last step.
         trackers: Where metrics go, in addition to `metrics.jsonl`.
-        project: Project name for the trackers.
+        project: Project name for wandb and trackio.
     """
 
     every: Annotated[int, POSITIVE] = 10
@@ -433,3 +434,8 @@ class DemoConfig:
     output_dir: str = "demo-run"
     seed: Annotated[int, SEED] = 0
     device: str = "auto"
+
+
+def dataclass_from(config: type[T], settings: object) -> T:
+    """A configuration from what has its fields and perhaps others, such as that of a training from a pipeline's."""
+    return config(**{field.name: getattr(settings, field.name) for field in fields(config)})  # type: ignore[arg-type]

@@ -7,12 +7,16 @@ processes of a job is checked where these are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from iwpo_fast.config import (
     EVEN,
+    DataConfig,
+    LogConfig,
     LoraConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -32,7 +36,10 @@ from iwpo_fast.objectives import Mixture
 OF_HEADS = ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble")
 """Settings of rewards that only heads read."""
 
-OF_ALL = {"truncate", "defensive"}
+OF_CALIBRATION = ("calibration_strength", "max_reward")
+"""Settings of rewards that only their calibration reads."""
+
+OF_ALL = {"truncate", "defensive", "realisation", "min_ess", "force"}
 READ_BY = {
     "irpss": OF_ALL | {"tau", "gamma", "ess_target", "experimental.rejected_exponent", "experimental.baseline"},
     "density_ratio": OF_ALL | {"experimental.ratio_scale"},
@@ -45,11 +52,12 @@ READ_BY = {
 def check_config(config: TrainConfig) -> None:
     """Raise ValueError for the first setting that cannot work, with what to set instead."""
     check_limits(config)
-    _check_model(config.model)
+    _check_held_out(config.data)
+    check_model_settings(config.model)
     _check_optim(config.optim, "optim")
     _check_sharding(config)
-    Mixture.of(config.objective)
-    _check_trackers(config.log.trackers)
+    _check_objective(config.objective)
+    _check_log(config.log)
     if isinstance(config, RunConfig):
         _check_clusters(config)
         check_reward_settings(config.rewards)
@@ -67,6 +75,31 @@ def check_tiny(tiny: TinyConfig) -> None:
             f"model.tiny.hidden_size is {tiny.hidden_size}: set a multiple of 32 and of twice "
             f"model.tiny.heads ({tiny.heads})."
         )
+
+
+def check_model_settings(model: ModelConfig) -> None:
+    """Raise ValueError for the first setting that cannot work, whatever the device and the model."""
+    check_limits(model, "model")
+    if model.path == "tiny":
+        check_tiny(model.tiny)
+        if model.revision is not None:
+            raise ValueError(f"model.revision is {model.revision} but the tiny model has none: leave it out.")
+    if model.batch_layout == "padded":
+        _check_padded(model)
+    if model.offload_activations and model.gradient_checkpointing != "full":
+        raise ValueError(
+            f"model.offload_activations is true but model.gradient_checkpointing is {model.gradient_checkpointing}, "
+            "and only inputs of layers are moved: set gradient_checkpointing to full, or leave offload_activations out."
+        )
+    if model.compile and model.gradient_checkpointing == "selective":
+        raise ValueError(
+            "model.gradient_checkpointing is selective and model.compile is true, but compiled layers recompute their "
+            "cheap operations already: set gradient_checkpointing to none or full, or compile to false."
+        )
+    if model.quantize != "none":
+        _check_quantize(model)
+    if model.lora is not None:
+        _check_lora(model.lora, "model.lora")
 
 
 def check_reward_settings(rewards: RewardConfig) -> None:
@@ -88,13 +121,12 @@ def check_reward_settings(rewards: RewardConfig) -> None:
             f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
-    for name in OF_HEADS if source != "features" else ():
-        value = getattr(rewards, name)
-        if value != getattr(RewardConfig(), name):
-            raise ValueError(
-                f"rewards.{name} is {value} and rewards.source is {source}, which learns no heads: leave "
-                f"rewards.{name} out, or set rewards.source to features."
-            )
+    if source != "features":
+        reason = f"rewards.source is {source}, which learns no heads"
+        _refuse_unread(rewards, "rewards", OF_HEADS, reason, "set rewards.source to features")
+    if not rewards.calibration:
+        reason = "rewards.calibration is false, which leaves rewards as they are"
+        _refuse_unread(rewards, "rewards", OF_CALIBRATION, reason, "set rewards.calibration to true")
     if tuning is not None:
         _check_optim(tuning.optim, "rewards.tuning.optim")
         _check_lora(tuning.lora, "rewards.tuning.lora")
@@ -110,35 +142,22 @@ def check_weight_settings(weights: WeightConfig) -> None:
             "be: leave one of them out."
         )
     setting = "weights.method" if other is None else "weights.experimental.method"
-    for name in sorted(set().union(*READ_BY.values()) - READ_BY[formula]):
-        value = _weight_setting(weights, name)
-        if value != _weight_setting(WeightConfig(), name):
-            raise ValueError(
-                f"weights.{name} is {value} and {setting} is {formula}, which does not read it: leave weights.{name} "
-                "out, or choose another method."
-            )
+    unread = sorted(set().union(*READ_BY.values()) - READ_BY[formula])
+    reason = f"{setting} is {formula}, which does not read it"
+    _refuse_unread(weights, "weights", unread, reason, "choose another method")
     if formula == "irpss":
         _check_temperature(weights)
-
-
-def _weight_setting(weights: WeightConfig, name: str) -> object:
-    """A setting of weights by its name, such as `tau` or `experimental.baseline`."""
-    section, _, inner = name.rpartition(".")
-    return getattr(weights.experimental if section else weights, inner)
 
 
 def _check_temperature(weights: WeightConfig) -> None:
     """Refuse a temperature, its target, or a term beside it that would be set and have no effect."""
     tau, target = weights.tau, weights.ess_target
     if tau != "ess":
-        if target != "noise":
-            raise ValueError(
-                f"weights.ess_target is {target} and weights.tau is {tau}, which keeps to no target: set weights.tau "
-                "to ess, or leave weights.ess_target out."
-            )
+        reason = f"weights.tau is {tau}, which keeps to no target"
+        _refuse_unread(weights, "weights", ["ess_target"], reason, "set weights.tau to ess")
         return
     for name in ("gamma", "experimental.rejected_exponent"):
-        value = _weight_setting(weights, name)
+        value = attrgetter(name)(weights)
         if value != 0 and (target == "noise" or target >= EVEN):
             raise ValueError(
                 f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
@@ -162,27 +181,33 @@ def _check_clusters(config: RunConfig) -> None:
             f"clusters.fit_prompts is {clusters.fit_prompts} and clusters.count is {clusters.count}, and every cluster "
             "needs a prompt to be fitted on: raise fit_prompts, or lower count."
         )
+    if clusters.count == 1 and config.rewards.residual is not None:
+        reason = "clusters.count is 1, and a single cluster has no residual"
+        _refuse_unread(config.rewards, "rewards", ["residual"], reason, "raise clusters.count")
 
 
-def _check_model(model: ModelConfig) -> None:
-    if model.path == "tiny":
-        check_tiny(model.tiny)
-        if model.revision is not None:
-            raise ValueError(f"model.revision is {model.revision} but the tiny model has none: leave it out.")
-    if model.offload_activations and model.gradient_checkpointing != "full":
+def _check_held_out(data: DataConfig) -> None:
+    """Refuse a fraction to hold out that is not held out; 0 is what holds beside evaluation data that are named."""
+    for name in ("eval_path", "eval_split"):
+        value = getattr(data, name)
+        if value is not None and data.eval_fraction not in (0, DataConfig.eval_fraction):
+            raise ValueError(
+                f"data.eval_fraction is {data.eval_fraction} and data.{name} is {value}, which alone is held out then: "
+                f"set data.eval_fraction to 0, or leave data.{name} out."
+            )
+
+
+def _check_padded(model: ModelConfig) -> None:
+    if model.share_prompts is True:
         raise ValueError(
-            f"model.offload_activations is true but model.gradient_checkpointing is {model.gradient_checkpointing}, "
-            "and only inputs of layers are moved: set gradient_checkpointing to full, or leave offload_activations out."
+            "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
+            "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
         )
-    if model.compile and model.gradient_checkpointing == "selective":
+    if model.attention != "auto":
         raise ValueError(
-            "model.gradient_checkpointing is selective and model.compile is true, but compiled layers recompute their "
-            "cheap operations already: set gradient_checkpointing to none or full, or compile to false."
+            f"model.attention is {model.attention} but model.batch_layout is padded, where the model's own "
+            "attention runs: set batch_layout to auto or flat, or attention to auto."
         )
-    if model.quantize != "none":
-        _check_quantize(model)
-    if model.lora is not None:
-        _check_lora(model.lora, "model.lora")
 
 
 def _check_quantize(model: ModelConfig) -> None:
@@ -215,9 +240,22 @@ def _check_lora(lora: LoraConfig, name: str) -> None:
             ) from None
 
 
+def _check_objective(objective: ObjectiveConfig) -> None:
+    alpha = objective.divergence_alpha
+    if alpha is not None and objective.divergence != "alpha":
+        raise ValueError(
+            f"objective.divergence_alpha is {alpha} but objective.divergence is {objective.divergence}: set that to "
+            "alpha, or leave divergence_alpha out."
+        )
+    Mixture.of(objective)
+
+
 def _check_optim(optim: OptimConfig, name: str) -> None:
     if optim.name == "adamw_8bit":
         check_installed("bitsandbytes", f"{name}.name is adamw_8bit", extra="8bit")
+    if optim.schedule == "constant":
+        reason = f"{name}.schedule is constant, which stays at its peak"
+        _refuse_unread(optim, name, ["min_lr_fraction"], reason, "choose another schedule")
 
 
 def _check_sharding(config: TrainConfig) -> None:
@@ -235,7 +273,18 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _check_trackers(names: Sequence[str]) -> None:
-    for name in names:
+def _check_log(log: LogConfig) -> None:
+    for name in log.trackers:
         if find_spec(name) is None:
             raise ValueError(f"log.trackers names {name}, which is not installed: pip install {name}.")
+    if not {"wandb", "trackio"} & set(log.trackers):
+        reason = "log.trackers names neither wandb nor trackio, which alone have one"
+        _refuse_unread(log, "log", ["project"], reason, "add one of them")
+
+
+def _refuse_unread(config: Any, group: str, names: Iterable[str], reason: str, remedy: str) -> None:
+    """Raise ValueError for the first of these settings that is not the default, though nothing reads it."""
+    for name in names:
+        value = attrgetter(name)(config)
+        if value != attrgetter(name)(type(config)()):
+            raise ValueError(f"{group}.{name} is {value} and {reason}: leave {group}.{name} out, or {remedy}.")

@@ -53,10 +53,6 @@ class Limits:
         parts = [] if self.low == -math.inf else [self._lower_end()]
         return " and ".join(parts if self.infinite else [*parts, "finite"])
 
-    def of_whole_numbers(self) -> str:
-        """The same where only whole numbers are meant, which are finite."""
-        return str(self).removesuffix(" and finite")
-
     def _lower_end(self) -> str:
         if self.low == 0:
             return "positive" if self.low_open else "0 or more"
@@ -214,7 +210,8 @@ def _words(member: Any, *, limits: bool) -> str:
     if origin is dict:
         return f"a mapping from names to {' or '.join(KINDS[kind] for kind in _members_of(arguments[1]))}"
     if limits and (inside := _limits_of(member)) is not None:
-        return inside.of_whole_numbers() if arguments and arguments[0] is int else str(inside)
+        # Whole numbers are finite anyway.
+        return str(inside).removesuffix(" and finite") if arguments and arguments[0] is int else str(inside)
     return KINDS[arguments[0] if origin is Annotated else origin or member]
 
 

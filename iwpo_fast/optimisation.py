@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -98,6 +99,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, c
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
+
+
+def seed_step(*numbers: int) -> None:
+    """Seed what a step draws, such as dropout, by these numbers alone: a training that goes on draws the same."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:

@@ -67,3 +67,8 @@ def hold_folder(folder: Path) -> None:
             f"another process is running in {folder}: wait for it, or choose another output_dir."
         ) from None
     _held.add(path)
+
+
+def not_ours(folder: Path, what: str) -> ValueError:
+    """The sentence about a folder that holds something else than `what`."""
+    return ValueError(f"output_dir {folder} exists and is not a {what}: choose another output_dir or empty it.")

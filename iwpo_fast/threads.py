@@ -97,32 +97,26 @@ def _core(root: Path, cpu: int) -> str:
 
 def _quotas(root: Path) -> list[float]:
     """How many CPUs each control group around this process allows, if it has a limit."""
-    found = []
+    quotas = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, place = line.split(":", 2)
         if not controllers:
-            limits = [_quota_2(folder) for folder in _folders(root, ("sys/fs/cgroup", "sys/fs/cgroup/unified"), place)]
+            folders = _folders(root, ("sys/fs/cgroup", "sys/fs/cgroup/unified"), place)
+            limits = [_ratio(_text(folder / "cpu.max").split()) for folder in folders]
         elif "cpu" in controllers.split(","):
-            mounts = ("sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}")
-            limits = [_quota_1(folder) for folder in _folders(root, mounts, place)]
+            folders = _folders(root, ("sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}"), place)
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            limits = [_ratio([_text(folder / name) for name in names]) for folder in folders]
         else:
             continue
-        found += [limit for limit in limits if limit is not None]
-    return found
+        quotas += [limit for limit in limits if limit is not None]
+    return quotas
 
 
 def _folders(root: Path, mounts: Collection[str], place: str) -> list[Path]:
     """A group's folder and those of the groups around it; inside a container often only the outermost is there."""
     inside = Path(place.strip("/"))
     return [root / mount / part for mount in dict.fromkeys(mounts) for part in (inside, *inside.parents)]
-
-
-def _quota_2(folder: Path) -> float | None:
-    return _ratio(_text(folder / "cpu.max").split())
-
-
-def _quota_1(folder: Path) -> float | None:
-    return _ratio([_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")])
 
 
 def _ratio(numbers: list[str]) -> float | None:

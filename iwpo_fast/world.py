@@ -62,6 +62,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def say(self, *lines: str) -> None:
+        """Print on rank 0 alone, at once."""
+        for line in lines if self.is_main else ():
+            print(line, flush=True)
+
     def barrier(self) -> None:
         """Wait until all ranks are here, for hours if need be."""
         if self.size > 1:
@@ -101,10 +106,10 @@ class World:
 
     def largest(self, number: int) -> int:
         """The largest of the numbers that the ranks gave; they wait for one another as in `barrier`."""
-        found = torch.tensor(int(number))
+        largest = torch.tensor(int(number))
         if self.size > 1:
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.waiting)
-        return int(found)
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.waiting)
+        return int(largest)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sum gradients over all ranks. A missing one counts as zero; those of sharded parameters are sums already."""

@@ -42,10 +42,10 @@ def on_one_thread(commit: str | None) -> dict[str, Any]:
 
 def digest(files: Iterable[Path], *settings: Any) -> str:
     """Hash of the code behind numbers and of settings, by which parts of older code are told from those of this one."""
-    found = hashlib.sha256(repr(settings).encode())
+    hashed = hashlib.sha256(repr(settings).encode())
     for file in files:
-        found.update(file.read_bytes())
-    return found.hexdigest()[:20]
+        hashed.update(file.read_bytes())
+    return hashed.hexdigest()[:20]
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

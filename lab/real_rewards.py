@@ -91,13 +91,13 @@ def compare(
 
 
 def summary(name: str, scores: list[RewardScores]) -> dict[str, Any]:
-    accuracy = [one.report["total"]["accuracy"] for one in scores]
     reports = [one.report for one in scores]
+    accuracy, error = ([report["total"][name] for report in reports] for name in ("accuracy", "calibration_error"))
     return {
         "arm": name,
         "accuracy": round(float(np.mean(accuracy)), 4),
         "accuracy_std_over_seeds": round(float(np.std(accuracy)), 4),
-        "calibration_error": round(float(np.mean([one.report["total"]["calibration_error"] for one in scores])), 4),
+        "calibration_error": round(float(np.mean(error)), 4),
         "trust": round(float(np.mean([one.trust.mean() for one in scores])), 3),
         "penalties": [[report["penalties"]["ridge"], report["penalties"]["residual"]] for report in reports],
         "clusters": reports[0]["clusters"],

@@ -44,19 +44,19 @@ def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def absent(monkeypatch):
+def absent(monkeypatch) -> None:
     for name in ("datasets", "jsonargparse"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.mark.slow
-def test_the_library_is_imported_without_datasets_and_jsonargparse():
+def test_the_library_is_imported_without_datasets_and_jsonargparse() -> None:
     parts = "iwpo_kernels, iwpo_fast.models, iwpo_fast.training, iwpo_fast.pipeline, iwpo_fast.demo"
     done = python(f"{BLOCKED}\nimport {parts}")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_says_in_one_sentence_what_to_install():
+def test_the_command_says_in_one_sentence_what_to_install() -> None:
     done = python(f"{BLOCKED}\nfrom iwpo_fast.cli import main\nsys.exit(main(['train', '--data.path', 'x']))")
     assert done.returncode == 2
     assert done.stderr == (
@@ -65,7 +65,7 @@ def test_the_command_says_in_one_sentence_what_to_install():
 
 
 @pytest.mark.usefixtures("absent")
-def test_the_demo_says_in_one_sentence_what_to_install(tmp_path):
+def test_the_demo_says_in_one_sentence_what_to_install(tmp_path) -> None:
     with pytest.raises(NotInstalled, match=r"^the demo needs jsonargparse, .*: pip install jsonargparse\.$"):
         run_demo(DemoConfig(output_dir=str(tmp_path / "demo")), dataset=DatasetSettings())
     assert not (tmp_path / "demo").exists()
@@ -73,7 +73,7 @@ def test_the_demo_says_in_one_sentence_what_to_install(tmp_path):
 
 @pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize(("path", "what"), [("some/pairs", "is no file here"), ("{folder}", "is a folder")])
-def test_reading_a_data_set_says_in_one_sentence_what_to_install(path, what, tmp_path):
+def test_reading_a_data_set_says_in_one_sentence_what_to_install(path, what, tmp_path) -> None:
     path = path.format(folder=tmp_path)
     with pytest.raises(ImportError) as error:
         read_rows(DataConfig(path=path))
@@ -81,7 +81,7 @@ def test_reading_a_data_set_says_in_one_sentence_what_to_install(path, what, tmp
     assert str(error.value).endswith("needs datasets, which is not installed: pip install datasets.")
 
 
-def test_a_package_that_is_broken_is_not_called_absent(tmp_path, monkeypatch):
+def test_a_package_that_is_broken_is_not_called_absent(tmp_path, monkeypatch) -> None:
     (tmp_path / "jsonargparse.py").write_text("import no_such_module_anywhere")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "jsonargparse", raising=False)
@@ -89,12 +89,12 @@ def test_a_package_that_is_broken_is_not_called_absent(tmp_path, monkeypatch):
         main(["train"])
 
 
-def test_the_version_is_unknown_where_there_is_no_metadata():
+def test_the_version_is_unknown_where_there_is_no_metadata() -> None:
     done = python(f"{NO_METADATA}\nimport iwpo_fast\nprint(iwpo_fast.__version__)")
     assert (done.returncode, done.stdout) == (0, "unknown\n"), done.stderr
 
 
-def test_records_of_runs_hold_unknown_versions_and_are_read_again(tmp_path, monkeypatch):
+def test_records_of_runs_hold_unknown_versions_and_are_read_again(tmp_path, monkeypatch) -> None:
     def version(name: str) -> str:
         raise PackageNotFoundError(name)
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,18 +23,18 @@ from iwpo_fast.limits import groups_of, hints_of
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
-def parse(*arguments: str):
+def parse(*arguments: str) -> Any:
     return make_parser().parse_args(["train", *arguments]).train
 
 
-def test_flags_after_a_recipe_override_it(tmp_path):
+def test_flags_after_a_recipe_override_it(tmp_path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data: {path: a.jsonl}\noptim: {lr: 1e-5, epochs: 2}\n")
     settings = parse("--config", str(recipe), "--optim.lr", "1e-6")
     assert (settings.optim.lr, settings.optim.epochs, settings.data.path) == (1e-6, 2.0, "a.jsonl")
 
 
-def test_print_config_prints_a_recipe_that_parses_to_the_same_settings(tmp_path, capsys):
+def test_print_config_prints_a_recipe_that_parses_to_the_same_settings(tmp_path, capsys) -> None:
     flags = ["--data.path", "a.jsonl", "--model.lora.rank", "8", "--data.columns", "{chosen: better}"]
     with pytest.raises(SystemExit) as stop:
         main(["train", *flags, "--print_config"])
@@ -47,7 +48,7 @@ def test_print_config_prints_a_recipe_that_parses_to_the_same_settings(tmp_path,
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path):
+def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     checked = []
@@ -60,7 +61,7 @@ def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path):
     assert main(["train", "--config", str(recipe), *needed, "--objective.name", "none"]) == 2
 
 
-def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path):
+def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data: {path: a.jsonl}\noptim: {lr: 1e-5, betas: [0.9, 1e-1]}\nmodel: {lora: {alpha: 8}}\n")
     settings = parse("--config", str(recipe))
@@ -85,14 +86,14 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path):
         (["train", "--optim", "x"], "optim is a group of settings: set them one by one, such as --optim.NAME VALUE."),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, capsys):
+def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, capsys) -> None:
     assert main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"iwpo: error: {expected}")
     assert errors.count("\n") == 1
 
 
-def test_advice_to_the_callers_of_libraries_stays_off_the_terminal():
+def test_advice_to_the_callers_of_libraries_stays_off_the_terminal() -> None:
     program = """
 import warnings
 from iwpo_fast.cli import _quieten_libraries
@@ -107,7 +108,7 @@ for module in ("transformers.modeling_utils", "peft", "transformers_fork", "else
     ]
 
 
-def test_the_help_of_every_command_names_its_settings(capsys):
+def test_the_help_of_every_command_names_its_settings(capsys) -> None:
     for command, setting in (("train", "--optim.lr"), ("demo", "--output_dir")):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
@@ -119,7 +120,7 @@ def test_the_help_of_every_command_names_its_settings(capsys):
     ("written", "name"),
     [("ipo", "ipo"), ("{sigmoid: 0.8, sft: 1.0}", {"sigmoid": 0.8, "sft": 1.0}), ("{name: hinge, beta: 0.2}", "hinge")],
 )
-def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, name):
+def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, name) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {{path: pairs.jsonl}}\nobjective: {written}\n")
     parser = make_parser()
@@ -128,7 +129,7 @@ def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, 
 
 
 @pytest.mark.parametrize("command", ["train", "run", "demo"])
-def test_help_shows_types_without_their_limits_and_no_experimental_settings(command, capsys):
+def test_help_shows_types_without_their_limits_and_no_experimental_settings(command, capsys) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     shown = capsys.readouterr().out
@@ -136,7 +137,7 @@ def test_help_shows_types_without_their_limits_and_no_experimental_settings(comm
     assert "ratio_scale" not in shown
 
 
-def test_experimental_settings_are_taken_and_printed_although_help_leaves_them_out(tmp_path, capsys):
+def test_experimental_settings_are_taken_and_printed_although_help_leaves_them_out(tmp_path, capsys) -> None:
     flags = ["--data.path", "a.jsonl", "--weights.experimental.ratio_scale", "2"]
     with pytest.raises(SystemExit):
         main(["run", *flags, "--print_config"])
@@ -160,7 +161,7 @@ def test_experimental_settings_are_taken_and_printed_although_help_leaves_them_o
         ("1: 2", "unknown setting 1: iwpo run --help lists them."),
     ],
 )
-def test_mistakes_in_a_recipe_are_one_sentence(recipe, expected, tmp_path, capsys):
+def test_mistakes_in_a_recipe_are_one_sentence(recipe, expected, tmp_path, capsys) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe + "\n")
     assert main(["run", "--config", str(path), "--data.path", "x"]) == 2
@@ -168,7 +169,7 @@ def test_mistakes_in_a_recipe_are_one_sentence(recipe, expected, tmp_path, capsy
 
 
 @pytest.mark.parametrize("setting", ["optim.lr", "optim.eps", "data.eval_fraction", "data.max_length", "seed"])
-def test_numbers_that_nothing_holds_are_refused_by_name(setting, capsys):
+def test_numbers_that_nothing_holds_are_refused_by_name(setting, capsys) -> None:
     assert main(["train", "--data.path", "x", f"--{setting}", "9" * 400]) == 2
     assert capsys.readouterr().err.startswith(f"iwpo: error: {setting} is 999")
 
@@ -182,7 +183,7 @@ def leaves(config: type, group: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("text", ["null", "x", "[1]", "{a: 1}", "1.5"])
-def test_whatever_the_parser_refuses_is_explained(text):
+def test_whatever_the_parser_refuses_is_explained(text) -> None:
     """In our words, whatever those of jsonargparse are.
 
     Inside an optional group it refuses some values that are right, such as null; its own words are shown then.

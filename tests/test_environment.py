@@ -15,7 +15,7 @@ print(knobs.cache.dir, os.environ["HOME"], sep="\\n")
 """
 
 
-def test_triton_keeps_the_cache_that_was_exported_though_home_moves(tmp_path):
+def test_triton_keeps_the_cache_that_was_exported_though_home_moves(tmp_path) -> None:
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(

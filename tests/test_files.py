@@ -5,7 +5,7 @@ import pytest
 from iwpo_fast.files import remove_leftovers, written_aside
 
 
-def test_a_file_appears_only_when_it_is_complete(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path) -> None:
     path = tmp_path / "value.txt"
     path.write_text("old")
     with written_aside(path) as aside:
@@ -15,7 +15,7 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_while_writing_keeps_the_old_content(tmp_path):
+def test_a_failure_while_writing_keeps_the_old_content(tmp_path) -> None:
     path = tmp_path / "folder"
     path.mkdir()
     (path / "kept").write_text("old")
@@ -27,7 +27,7 @@ def test_a_failure_while_writing_keeps_the_old_content(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_replaces_a_folder(tmp_path):
+def test_a_folder_replaces_a_folder(tmp_path) -> None:
     path = tmp_path / "folder"
     path.mkdir()
     (path / "a").write_text("old")
@@ -37,13 +37,13 @@ def test_a_folder_replaces_a_folder(tmp_path):
     assert [file.name for file in path.iterdir()] == ["b"]
 
 
-def test_a_folder_that_a_kill_left_moved_away_comes_back(tmp_path, monkeypatch):
+def test_a_folder_that_a_kill_left_moved_away_comes_back(tmp_path, monkeypatch) -> None:
     path = tmp_path / "folder.d"
     path.mkdir()
     (path / "a").write_text("old")
     replace, calls = os.replace, []
 
-    def killed_between(source, target):
+    def killed_between(source, target) -> None:
         calls.append(target)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -60,7 +60,7 @@ def test_a_folder_that_a_kill_left_moved_away_comes_back(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_moved_away_and_replaced_goes(tmp_path):
+def test_a_folder_moved_away_and_replaced_goes(tmp_path) -> None:
     (tmp_path / ".folder.0123abcd.old.tmp").mkdir()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "b").write_text("new")
@@ -68,7 +68,7 @@ def test_a_folder_moved_away_and_replaced_goes(tmp_path):
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["folder", "folder/b"]
 
 
-def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path) -> None:
     (tmp_path / ".step-1.abc.tmp").mkdir()
     (tmp_path / ".x.tmp").write_text("")
     (tmp_path / "step-1").mkdir()

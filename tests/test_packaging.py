@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(out.glob("iwpo_fast-*.whl"))
 
 
-def test_the_wheel_holds_both_packages_typed_and_no_kernels_package(wheel):
+def test_the_wheel_holds_both_packages_typed_and_no_kernels_package(wheel) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"iwpo_fast", "iwpo_kernels"}
@@ -48,7 +48,7 @@ def test_the_wheel_holds_both_packages_typed_and_no_kernels_package(wheel):
 
 
 @pytest.mark.slow
-def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel, tmp_path):
+def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel, tmp_path) -> None:
     site = tmp_path / "site"
     other = site / "kernels" / "__init__.py"
     other.parent.mkdir(parents=True)
@@ -70,5 +70,5 @@ def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel
     assert [path.name for path in other.parent.iterdir() if path.name != "__pycache__"] == ["__init__.py"]
 
 
-def test_kernels_is_a_folder_and_not_a_package():
+def test_kernels_is_a_folder_and_not_a_package() -> None:
     assert not (ROOT / "kernels" / "__init__.py").exists()

@@ -83,9 +83,9 @@ def _waits(results: Results) -> Iterator[str]:
 
 def _errors(results: Results) -> Iterator[str]:
     """Ours should be more exact than plain PyTorch in the same type, of 16 bits."""
-    found = [r for r in head_records(results, *HEAD_PARTS, "tuned") if r["shape"]["dtype"] != "float32"]
-    naive = {place(r): max(r["errors"]) for r in found if r["label"] == NAIVE and r["errors"]}
-    for record in found:
+    head = [r for r in head_records(results, *HEAD_PARTS, "tuned") if r["shape"]["dtype"] != "float32"]
+    naive = {place(r): max(r["errors"]) for r in head if r["label"] == NAIVE and r["errors"]}
+    for record in head:
         if record["library"] == OURS and record["errors"]:
             shape, mode = place(record)
             error, plain = max(record["errors"]), naive.get((shape, mode))
@@ -108,8 +108,8 @@ def _variants(results: Results) -> Iterator[str]:
 
 
 def _targets(results: Results) -> Iterator[str]:
-    for kind, found in targets(results).items():
-        for target in found:
+    for kind, measured in targets(results).items():
+        for target in measured:
             if not target.met:
                 relation = "at least" if target.at_least else "at most"
                 tuned = ", tuned" if kind == "Tuned" else ""
@@ -149,12 +149,12 @@ def head_records(results: Results, *parts: str) -> list[Record]:
 
 def targets(results: Results) -> dict[str, list[Target]]:
     """By kind, each once, though several parts may have measured it."""
-    found: dict[str, list[Target]] = {}
+    by_kind: dict[str, list[Target]] = {}
     for kind, parts in WITH_TARGETS.items():
         rows = [row for file in files(results, *parts) for row in file.get("targets", [])]
         first = {(row["shape"], row["what"]): row for row in reversed(rows)}.values()
-        found[kind] = [Target(**{name: row[name] for name in row if name != "met"}) for row in first][::-1]
-    return found
+        by_kind[kind] = [Target(**{name: row[name] for name in row if name != "met"}) for row in first][::-1]
+    return by_kind
 
 
 def place(record: Record) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.findings import CLOSE_INERTIA
+from benchmarks.processes import ABSENT, FAILED, status_of
 from iwpo_fast.rewards.kmeans import BACKENDS, NEEDS, Backend, available_backends, kmeans
 
 CLUSTERS = 8
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append(measure(backend, points, rows[0] if rows else None))
         print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
         (options.out / "kmeans.json").write_text(json.dumps({"backends": rows}))
-    return int(any(row["status"] in ("failed", "other clusters") for row in rows))
+    return int(any(row["status"] in (FAILED, "other clusters") for row in rows))
 
 
 def clustered(count: int, features: int) -> np.ndarray:
@@ -46,7 +47,7 @@ def clustered(count: int, features: int) -> np.ndarray:
 def measure(backend: Backend, points: np.ndarray, sklearn: dict[str, Any] | None) -> dict[str, Any]:
     row: dict[str, Any] = {"backend": backend, "status": "ok"}
     if backend not in available_backends():
-        return row | {"status": "not available", "message": f"needs {NEEDS[backend]}"}
+        return row | {"status": ABSENT, "message": f"needs {NEEDS[backend]}"}
     try:
         kmeans(points[: 10 * CLUSTERS], CLUSTERS, backend=backend, seed=SEED)  # imports and compiles
         begin = time.perf_counter()
@@ -54,7 +55,7 @@ def measure(backend: Backend, points: np.ndarray, sklearn: dict[str, Any] | None
         row["seconds"] = time.perf_counter() - begin
         row["inertia"] = inertia(points, centroids)
     except Exception as error:
-        return row | {"status": "failed", "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        return row | {"status": FAILED, "message": status_of(error)[1]}
     if sklearn is not None and "inertia" in sklearn:
         ratio = row["inertia_over_sklearn"] = row["inertia"] / sklearn["inertia"]
         if abs(ratio - 1) > CLOSE_INERTIA:

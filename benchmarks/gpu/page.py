@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.gpu.findings import (
-    HEAD_PARTS,
-    OURS,
-    Results,
-    files,
-    findings,
-    head_records,
-    kmeans_rows,
-    place,
-    probe,
-    records,
-    targets,
-    times_ours,
-    training_records,
-)
+from benchmarks.gpu import findings
 from benchmarks.results import target_table
 
+Results = findings.Results
 PASSED, FAILED, OVER_LIMIT = "passed", "failed", "timed out"
 LAST = 100  # characters of a part's last line
 
@@ -35,7 +22,7 @@ def page(results: Results) -> str:
         f"# {kind} on {device}, {results['date']}",
         f"Commit {commit}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         *_section("Parts", _table(("part", "what", "result", "seconds", "limit", "last line"), _parts(results))),
-        *_section("What to look at", [f"- {finding}" for finding in findings(results)] or ["Nothing."]),
+        *_section("What to look at", [f"- {finding}" for finding in findings.findings(results)] or ["Nothing."]),
         *_section("Our head over the bare products", _over_floor(results)),
         *_section("Others over our time", _peers(results)),
         *_section("Targets", _targets(results)),
@@ -66,11 +53,11 @@ def _parts(results: Results) -> Iterator[Sequence[str]]:
 
 
 def _over_floor(results: Results) -> list[str]:
-    tuned = {(*place(r), r["label"]): r["over_floor"] for r in head_records(results, "tuned")}
+    tuned = {(*findings.place(r), r["label"]): r["over_floor"] for r in findings.head_records(results, "tuned")}
     rows = []
-    for record in head_records(results, "head"):
-        if record["library"] == OURS and record["over_floor"]:
-            shape, mode = place(record)
+    for record in findings.head_records(results, "head"):
+        if record["library"] == findings.OURS and record["over_floor"]:
+            shape, mode = findings.place(record)
             then = tuned.get((shape, mode, record["label"]))
             time, ratio = record["time_ms"]["median"], record["over_floor"]["median"]
             numbers = (f"{time:.4g}", f"{ratio:.2f}", f"{then['median']:.2f}" if then else "", _mib(record))
@@ -80,14 +67,14 @@ def _over_floor(results: Results) -> list[str]:
 
 def _peers(results: Results) -> list[str]:
     rows = []
-    for part in HEAD_PARTS:
-        for file in files(results, part):
-            found = [record for record in file.get("records", []) if record["suite"] == "linear_token_logps"]
-            for record in found:
-                ratio = None if record["library"] in (OURS, "floor") else times_ours(record, found)
+    for part in findings.HEAD_PARTS:
+        for file in findings.files(results, part):
+            head = [record for record in file.get("records", []) if record["suite"] == "linear_token_logps"]
+            for record in head:
+                ratio = None if record["library"] in (findings.OURS, "floor") else findings.times_ours(record, head)
                 if ratio is not None:
                     time = f"{record['time_ms']['median']:.4g}"
-                    rows.append((*place(record), record["label"], time, f"{ratio:.2f}", _mib(record)))
+                    rows.append((*findings.place(record), record["label"], time, f"{ratio:.2f}", _mib(record)))
     return _table(("shape", "mode", "variant", "ms", "times ours", "extra MiB"), rows)
 
 
@@ -97,28 +84,27 @@ def _mib(record: dict[str, Any]) -> str:
 
 def _targets(results: Results) -> list[str]:
     lines = []
-    for kind, found in targets(results).items():
-        if found:
-            lines += [*([f"{kind}:", ""] if kind else []), target_table(found), ""]
+    for kind, measured in findings.targets(results).items():
+        if measured:
+            lines += [*([f"{kind}:", ""] if kind else []), target_table(measured), ""]
     return lines[:-1]
 
 
 def _probe(results: Results) -> list[str]:
-    found = probe(results)
-    lines = []
-    if "copy_tb_s" in found:
-        lines.append(f"- Copy: {found['copy_tb_s']:.2f} TB/s, read and written.")
-    if "square_tflops" in found:
-        lines.append(f"- Square product: {found['square_tflops']:.0f} TFLOP/s.")
-    for row in found.get("operator", []):
-        lines.append(f"- Operator, {row['mode']}: {row['ms']:.3g} ms, {row['launches']} launches.")
-    return lines
+    numbers = findings.probe(results)
+    shown = {
+        "copy_tb_s": "- Copy: {:.2f} TB/s, read and written.",
+        "square_tflops": "- Square product: {:.0f} TFLOP/s.",
+    }
+    lines = [line.format(numbers[name]) for name, line in shown.items() if name in numbers]
+    operator = "- Operator, {mode}: {ms:.3g} ms, {launches} launches."
+    return lines + [operator.format(**row) for row in numbers.get("operator", [])]
 
 
 def _logits(results: Results) -> list[str]:
     rows = [
-        (*place(r), r["label"], f"{r['time_ms']['median']:.4g}", f"{r['over_floor']['median']:.2f}")
-        for r in records(results, "head")
+        (*findings.place(r), r["label"], f"{r['time_ms']['median']:.4g}", f"{r['over_floor']['median']:.2f}")
+        for r in findings.records(results, "head")
         if r["suite"] == "token_logps" and r["over_floor"]
     ]
     return _table(("shape", "mode", "variant", "ms", "over traffic"), rows)
@@ -126,7 +112,7 @@ def _logits(results: Results) -> list[str]:
 
 def _training(results: Results) -> list[str]:
     rows = []
-    for record in training_records(results):
+    for record in findings.training_records(results):
         rate = record["tokens_per_s"]
         speed = f"{rate['median']:.0f}" if rate else ""
         rows.append((record["contender"], str(record["micro_pairs"]), speed, _mib(record), str(len(record["seconds"]))))
@@ -135,7 +121,7 @@ def _training(results: Results) -> list[str]:
 
 def _kmeans(results: Results) -> list[str]:
     rows = []
-    for row in kmeans_rows(results):
+    for row in findings.kmeans_rows(results):
         seconds, ratio = row.get("seconds"), row.get("inertia_over_sklearn")
         numbers = ("" if value is None else f"{value:.4g}" for value in (seconds, ratio))
         rows.append((row["backend"], row["status"], *numbers))

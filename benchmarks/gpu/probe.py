@@ -108,7 +108,7 @@ class Probe:
         """Relative error of each call that adds a product to what is there, or why there is none."""
         e, w, before = self.random(256, 512), self.random(512, 384), self.random(256, 384, dtype=F32)
         wanted = before.double() + e.double() @ w.double()
-        found: dict[str, float | str] = {}
+        errors: dict[str, float | str] = {}
         for name, call in (
             ("addmm", lambda acc: torch.addmm(acc, e, w, out_dtype=F32, out=acc)),
             ("baddbmm", lambda acc: torch.baddbmm(acc[None], e[None], w[None], out_dtype=F32, out=acc[None])),
@@ -117,10 +117,10 @@ class Probe:
             try:
                 call(acc)
             except (RuntimeError, TypeError) as error:
-                found[name] = str(error).splitlines()[0][:200]
+                errors[name] = str(error).splitlines()[0][:200]
             else:
-                found[name] = float((acc - wanted).norm() / wanted.norm())
-        return found
+                errors[name] = float((acc - wanted).norm() / wanted.norm())
+        return errors
 
     def copy(self) -> float:
         """TB/s, bytes read and written."""
@@ -135,7 +135,7 @@ class Probe:
 
     def products(self, weight: Tensor) -> list[dict[str, Any]]:
         """TFLOP/s at slice shapes: logits and E W as bfloat16, as float32, and E W added in place."""
-        hidden, found = weight.shape[1], []
+        hidden, measured = weight.shape[1], []
         for rows in self.sizes.rows:
             x, acc = self.random(rows, hidden), self.empty(rows, hidden).zero_()
             for width in self.sizes.widths:
@@ -150,8 +150,8 @@ class Probe:
                     "ew_in_place": lambda e=e, w=w, acc=acc: torch.addmm(acc, e, w, out_dtype=F32, out=acc),
                 }
                 rates = {name: self.rate(2.0 * rows * width * hidden, call) for name, call in calls.items()}
-                found.append({"hidden": hidden, "rows": rows, "width": width} | rates)
-        return found
+                measured.append({"hidden": hidden, "rows": rows, "width": width} | rates)
+        return measured
 
     def head_gradient(self, weight: Tensor) -> dict[str, Any]:
         """TFLOP/s of Eᵀ X [V, H] rounded to bfloat16, in one product and in two halves."""
@@ -163,8 +163,8 @@ class Probe:
                 torch.mm(e[:, part].t(), x, out=grad[part])
 
         operations = 2.0 * tokens * vocab * hidden
-        whole = self.rate(operations, lambda: torch.mm(e.t(), x, out=grad))
-        return {"hidden": hidden, "whole": whole, "in_halves": self.rate(operations, in_halves)}
+        in_one = self.rate(operations, lambda: torch.mm(e.t(), x, out=grad))
+        return {"hidden": hidden, "whole": in_one, "in_halves": self.rate(operations, in_halves)}
 
     def slice_kernel(self) -> Iterator[dict[str, Any]]:
         """GB/s of what it must move: logits read, exponentials written."""
@@ -210,9 +210,9 @@ class Probe:
         rows, width = self.sizes.slice_rows, self.sizes.slice_width
         x, weight = self.random(rows, hidden), self.random(width, hidden) / hidden**0.5
         head = Head(weight, None, None, 1.0, 1.0)
-        found: dict[str, Any] = {"hidden": hidden, "masses": masses}
+        case: dict[str, Any] = {"hidden": hidden, "masses": masses}
         if not serves(x, weight, None, False, False):
-            return found | {"epilogue_ms": None, "apart_ms": None}
+            return case | {"epilogue_ms": None, "apart_ms": None}
         labels = torch.randint(width, (rows,), device=self.device)
         e = self.empty(rows, width, dtype=BF16) if masses else None
         z, state = self.empty(rows, width), self._state(rows)
@@ -225,7 +225,7 @@ class Probe:
         def together() -> None:
             stream_slice(x, weight, labels, state, 1, e, head)
 
-        return found | {"epilogue_ms": 1e3 * self.seconds(together), "apart_ms": 1e3 * self.seconds(apart)}
+        return case | {"epilogue_ms": 1e3 * self.seconds(together), "apart_ms": 1e3 * self.seconds(apart)}
 
     def _state(self, rows: int) -> Tensor:
         """Of rows that have seen no slice."""
@@ -303,12 +303,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"torch {torch.__version__}, triton {triton.__version__}, python {sys.version.split()[0]}, {name}")
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for section in Probe(device).sections():
         for key, value in section.items():
-            found[key] = found.get(key, []) + value if isinstance(value, list) else value
+            numbers[key] = numbers.get(key, []) + value if isinstance(value, list) else value
         print(*lines_of(section), sep="\n", flush=True)
-        (options.out / "probe.json").write_text(json.dumps(found, indent=1))
+        (options.out / "probe.json").write_text(json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

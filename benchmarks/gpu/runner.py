@@ -55,7 +55,8 @@ class Runner:
             self._write()
             print(f"{part.name}: {outcome['status']} in {outcome['seconds']:.0f} s. {outcome['last']}", flush=True)
             if self.quick and outcome["status"] != PASSED:
-                print(*_lines(self.out / part.file)[-SHOWN_LINES:], sep="\n", flush=True)
+                lines = (self.out / part.file).read_text(errors="replace").splitlines()
+                print(*lines[-SHOWN_LINES:], sep="\n", flush=True)
         return self.outcomes
 
     def _run_part(self, part: Part) -> Outcome:
@@ -145,21 +146,17 @@ def _execute(arguments: Sequence[str], variables: dict[str, str], log: IO[str], 
 
 def _failures(lines: Sequence[str]) -> list[str]:
     """Tests that pytest says have failed, each once: with the reason if it came as far as its summary."""
-    found: dict[str, str] = {}
+    failures: dict[str, str] = {}
     for line in lines:
         if named := FAILURE.search(line):
-            found[named["test"]] = named[0]
-    return list(found.values())
+            failures[named["test"]] = named[0]
+    return list(failures.values())
 
 
 def _numbers(folder: Path) -> dict[str, Any]:
     """All JSON in a folder by its path there, except what a killed part has not written to its end."""
-    found = {}
+    numbers = {}
     for path in sorted(folder.rglob("*.json")):
         with suppress(ValueError):
-            found[str(path.relative_to(folder))] = json.loads(path.read_text())
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines()
+            numbers[str(path.relative_to(folder))] = json.loads(path.read_text())
+    return numbers

@@ -48,15 +48,15 @@ def candidates(case: Case, processors: int, present: Tuned = DEFAULTS) -> list[C
     Args:
         present: of the table so far.
     """
-    found: dict[str, Candidate] = {}
+    by_name: dict[str, Candidate] = {}
     for settings in (DEFAULTS, present, *_settings(processors, case)):
         work = _work(case, settings.epilogue)
         tile = tiling_on(processors, work, max(BUDGETS_MB), settings)
         if settings.width is None:
             tile = tiling_on(processors, work, WORKSPACE_MB, settings)
         candidate = Candidate(settings, tile, -(-replace(work, count=tile.rows).bytes(tile) >> 20))
-        found.setdefault(candidate.name, candidate)
-    return list(found.values())
+        by_name.setdefault(candidate.name, candidate)
+    return list(by_name.values())
 
 
 def _work(case: Case, epilogue: bool) -> Work:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from benchmarks.linear_token_logps.gpus import Gpu
 from benchmarks.linear_token_logps.ledger import EXPONENTIALS, HEAD, RESULTS, SUMS, Ledger
@@ -58,7 +57,8 @@ class Case:
     @property
     def gradient_work(self) -> Work:
         """Of the head's gradient where exponentials are recomputed."""
-        head = LinearHead(_nothing(self.vocab, self.features), None, None, 1.0, 1.0)
+        weight = torch.empty(self.vocab, self.features, device="meta", dtype=torch.bfloat16)
+        head = LinearHead(weight, None, None, 1.0, 1.0)
         dtype = torch.float32 if self.element_size == 4 else torch.bfloat16
         return gradient_work(self.tokens, head, dtype, saved=False)
 
@@ -143,7 +143,3 @@ def _pulls_and_pushes(case: Case, ledger: Ledger) -> None:
         ledger.passes(HEAD, 2 * case.element_bytes)
     ledger.passes(HEAD, 4 * case.element_bytes, 2)
     ledger.passes(HEAD, 3 * case.element_bytes, SORT + 1)
-
-
-def _nothing(*shape: int) -> Tensor:
-    return torch.empty(shape, device="meta", dtype=torch.bfloat16)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,7 @@ from benchmarks.linear_token_logps.gpus import GPUS, Gpu
 from benchmarks.linear_token_logps.ledger import COLUMNS, Ledger
 from benchmarks.linear_token_logps.problem import FROZEN, NO_GRADIENT, TRAINABLE
 from benchmarks.suite import Shape
-from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned, table
+from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, table
 
 RECORD = Path(__file__).with_name("model.json")
 RECORDED = ("H100", "H200")
@@ -59,18 +60,15 @@ def main(argv: list[str] | None = None) -> None:
         RECORD.write_text(json.dumps(recorded(), indent=1) + "\n")
         return
     gpu = GPUS[options.device]
-    rows: list[Row] = [(case, _ledger(case, gpu, DEFAULTS, options), None) for case in CASES]
+    ledger = partial(costs, gpu=gpu, workspace_mb=options.workspace_mb, main_loop=options.main_loop)
+    rows: list[Row] = [(case, ledger(case), None) for case in CASES]
     if options.measured is not None:
         result = json.loads(options.measured.read_text())
         name = result["environment"]["device"]["name"]
         for case, over_floor in measured(result):
             settings = table(None).get((name, case.features, case.mode), DEFAULTS)
-            rows.append((case, _ledger(case, gpu, settings, options), over_floor))
+            rows.append((case, ledger(case, settings=settings), over_floor))
     print("\n".join(markdown(gpu, rows)))
-
-
-def _ledger(case: Case, gpu: Gpu, settings: Tuned, options: argparse.Namespace) -> Ledger:
-    return costs(case, gpu, workspace_mb=options.workspace_mb, settings=settings, main_loop=options.main_loop)
 
 
 def recorded() -> dict[str, dict[str, float]]:

@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     with interpreted_kernels() if device.type == "cpu" else contextlib.nullcontext():
         for i, shape in enumerate(chosen):
             share = time.monotonic() + (deadline - time.monotonic()) / (len(chosen) - i)
-            found = tune_shape(shape, device, entries, share, QUICK_CANDIDATES if options.quick else None)
-            print("\n".join(markdown(shape, found)), end="\n\n", flush=True)
+            results = tune_shape(shape, device, entries, share, QUICK_CANDIDATES if options.quick else None)
+            print("\n".join(markdown(shape, results)), end="\n\n", flush=True)
             write(options.out, entries)
 
 

@@ -20,6 +20,7 @@ from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
 from benchmarks.linear_token_logps.problem import FROZEN, NO_GRADIENT, TRAINABLE, HeadProblem, build
 from benchmarks.linear_token_logps.race import Standing, race
 from benchmarks.suite import TOLERANCE, Run, Shape, relative_errors
+from iwpo_fast.files import written_aside
 from iwpo_kernels.linear_token_logps import linear_token_logps
 from iwpo_kernels.linear_token_logps.tiling import processors
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned, device_name, table, using
@@ -37,7 +38,7 @@ RUNS: dict[Mode, tuple[str, bool]] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class ModeResult:
     """What became of the candidates of one mode at one shape.
 
     Attributes:
@@ -70,32 +71,34 @@ class Found:
 
 def tune_shape(
     shape: Shape, device: torch.device, entries: Entries, deadline: float, most: int | None = None
-) -> list[Found]:
+) -> list[ModeResult]:
     """Mode by mode; `entries` get what is found, and lose what was timed again and is no longer faster.
 
     "recomputed" comes after "frozen", whose forward pass it shares.
     """
     problem = build(shape, device, 0)
     modes = get_args(Mode)
-    found = []
+    results = []
     for i, mode in enumerate(modes):
         share = time.monotonic() + (deadline - time.monotonic()) / (len(modes) - i)
         key = (device_name(device), shape.hidden, mode)
-        found.append(tune_mode(problem, mode, entries, key, share, most))
-        best = found[-1].best
+        results.append(tune_mode(problem, mode, entries, key, share, most))
+        best = results[-1].best
         if best is not None:
-            entries[key] = found[-1].candidates[best].settings
-        elif any(found[-1].candidates[name].settings == entries.get(key) for name in found[-1].standings):
+            entries[key] = results[-1].candidates[best].settings
+        elif any(results[-1].candidates[name].settings == entries.get(key) for name in results[-1].standings):
             del entries[key]
-    return found
+    return results
 
 
-def tune_mode(problem: HeadProblem, mode: Mode, entries: Entries, key: Key, deadline: float, most: int | None) -> Found:
+def tune_mode(
+    problem: HeadProblem, mode: Mode, entries: Entries, key: Key, deadline: float, most: int | None
+) -> ModeResult:
     shape, device = problem.shape, problem.hidden.device
     tokens = problem.supervised.shape[0]
     case = Case(tokens, shape.hidden, shape.vocab, mode, gathered=True, element_size=shape.dtype.itemsize)
-    found = candidates(case, processors(device), entries.get(key, DEFAULTS))[:most]
-    by_name = {candidate.name: candidate for candidate in found}
+    all_candidates = candidates(case, processors(device), entries.get(key, DEFAULTS))[:most]
+    by_name = {candidate.name: candidate for candidate in all_candidates}
     runs: dict[str, Run] = {}
     default, *others = by_name
     right: tuple[Tensor, ...] = ()
@@ -113,7 +116,7 @@ def tune_mode(problem: HeadProblem, mode: Mode, entries: Entries, key: Key, dead
         runs[name] = run
     groups = [[name for name in others if name in runs and by_name[name].fits == fits] for fits in (True, False)]
     standings = race(runs, default, groups, device, deadline)
-    return Found(case, by_name, standings, untried=len(found) - len(runs))
+    return ModeResult(case, by_name, standings, untried=len(all_candidates) - len(runs))
 
 
 def _run(problem: HeadProblem, mode: Mode, candidate: Candidate, entries: Entries) -> Run:
@@ -144,12 +147,10 @@ def read(path: Path) -> Entries:
 
 
 def write(path: Path, entries: Entries) -> None:
-    """One entry a line; written aside and renamed, so that a run that is cut short leaves a whole table."""
+    """One entry a line."""
     lines = [json.dumps(_entry(key, settings)) for key, settings in sorted(entries.items(), key=lambda item: item[0])]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_text("[" + ",\n ".join(lines) + "]\n")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text("[" + ",\n ".join(lines) + "]\n")
 
 
 def _entry(key: Key, settings: Tuned) -> dict[str, Any]:
@@ -158,15 +159,15 @@ def _entry(key: Key, settings: Tuned) -> dict[str, Any]:
     return {"device": device, "hidden_size": features, "mode": mode} | chosen
 
 
-def markdown(shape: Shape, found: Sequence[Found]) -> Iterator[str]:
+def markdown(shape: Shape, results: Sequence[ModeResult]) -> Iterator[str]:
     """Each mode's default and what took part in the last rounds, the fastest first."""
-    first = found[0].case
+    first = results[0].case
     yield f"### {shape.name}: {first.tokens} tokens, H={first.features}, V={first.vocab}, {shape.as_dict()['dtype']}"
     yield ""
     yield "| mode | rows × width | MiB | ms | quartiles | over default | |"
     yield "|---|---|--:|--:|--:|--:|---|"
     remarks = []
-    for one in found:
+    for one in results:
         finalists = [key for key, standing in one.standings.items() if _rounds(one, key) == _rounds(one, one.default)]
         finalists.sort(key=lambda key: one.standings[key].over_default)
         for key in finalists:
@@ -190,19 +191,19 @@ def markdown(shape: Shape, found: Sequence[Found]) -> Iterator[str]:
     yield from remarks
 
 
-def _rounds(found: Found, key: str) -> int:
-    return len(found.standings[key].times_ms)
+def _rounds(result: ModeResult, key: str) -> int:
+    return len(result.standings[key].times_ms)
 
 
-def _remark(found: Found) -> str:
-    best, larger = found.best, found.best_with_more_memory
-    kept = 1.0 if best is None else found.standings[best].over_default
-    sentences = [f"- {found.case.mode}: {'no entry, the default is as fast' if best is None else f'written, {best}'}."]
-    if larger is not None and found.standings[larger].over_default < kept:
-        gain = 1 - found.standings[larger].over_default / kept
-        sentences.append(f"{found.candidates[larger].mib} MiB would save another {100 * gain:.1f} %: {larger}.")
+def _remark(result: ModeResult) -> str:
+    best, larger = result.best, result.best_with_more_memory
+    kept = 1.0 if best is None else result.standings[best].over_default
+    sentences = [f"- {result.case.mode}: {'no entry, the default is as fast' if best is None else f'written, {best}'}."]
+    if larger is not None and result.standings[larger].over_default < kept:
+        gain = 1 - result.standings[larger].over_default / kept
+        sentences.append(f"{result.candidates[larger].mib} MiB would save another {100 * gain:.1f} %: {larger}.")
     else:
         sentences.append(f"Up to {max(BUDGETS_MB)} MiB buy nothing that was measured.")
-    if found.untried:
-        sentences.append(f"{found.untried} candidates were not timed.")
+    if result.untried:
+        sentences.append(f"{result.untried} candidates were not timed.")
     return " ".join(sentences)

@@ -67,8 +67,8 @@ class RemoteGate:
 
     def step_done(self, values: Values) -> bool:
         if self._steps < CHECKED_STEPS:
-            found = values()
-            self._checked.append({name: found[name] for name in CHECKED})
+            described = values()
+            self._checked.append({name: described[name] for name in CHECKED})
         self._steps += 1
         self._left -= 1
         if self._left == self._timed:

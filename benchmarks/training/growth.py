@@ -62,8 +62,8 @@ def grow(sweeps: Sweeps, plan: Plan) -> Iterator[dict[str, Any]]:
                 continue
             known[key] = _measure(model, point, plan)
         for record in known[key].records:
-            found = {"contender": record.library, "label": record.label, "tokens_per_s": known[key].rate(record)}
-            yield row | found | {n: getattr(record, n) for n in ("extra_mib", "status", "message")}
+            measured = {"contender": record.library, "label": record.label, "tokens_per_s": known[key].rate(record)}
+            yield row | measured | {n: getattr(record, n) for n in ("extra_mib", "status", "message")}
 
 
 def _measure(model: ModelShape, point: Mapping[str, int], plan: Plan) -> Measured:

@@ -16,7 +16,7 @@ from benchmarks.harness import OK, WRONG, Plan, Record, guard, in_turn, quartile
 from benchmarks.processes import NoTimeLeft, ProcessFailed
 from benchmarks.training.case import Case, Job
 from benchmarks.training.flops import layer_parameters, step_flops
-from benchmarks.training.gate import CHECKED_STEPS, Order
+from benchmarks.training.gate import CHECKED_STEPS
 from benchmarks.training.workers import Lane, make_ready, profile, reference_of
 from iwpo_fast.data.pairs import Pairs
 
@@ -31,7 +31,7 @@ TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
 
 @dataclass
 class Measured:
-    """What was found in a case.
+    """What was measured in a case.
 
     Attributes:
         tokens, flops: of one step, without padding, a mean for each round.
@@ -65,11 +65,11 @@ class Measured:
         return {"case": asdict(self.case)} | facts | {"records": [self._as_dict(record) for record in self.records]}
 
     def _as_dict(self, record: Record) -> dict[str, Any]:
-        found: dict[str, Any] = {"contender": record.library, "status": record.status, "message": record.message}
-        found |= {"error": record.errors[0] if record.errors else None, "seconds": record.times}
+        fields: dict[str, Any] = {"contender": record.library, "status": record.status, "message": record.message}
+        fields |= {"error": record.errors[0] if record.errors else None, "seconds": record.times}
         rates = {"tokens_per_s": self.rate(record), "pairs_per_s": self.pairs_rate(record)}
-        found |= {"extra_mib": record.extra_mib, "flops": self.flops_rate(record)}
-        return found | record.facts | rates
+        fields |= {"extra_mib": record.extra_mib, "flops": self.flops_rate(record)}
+        return fields | record.facts | rates
 
 
 def record_of(contender: str, micro_pairs: int, padded_share: float = 0.0) -> Record:
@@ -106,7 +106,7 @@ def measure(case: Case, pairs: Pairs, plan: Plan) -> Measured:
         for micro in case.micro_pairs
         for contender in plan.libraries
     ]
-    found = Measured(case, [], [], completions / float(pairs.tokens.sum()), records)
+    measured = Measured(case, [], [], completions / float(pairs.tokens.sum()), records)
     apart = must_be_apart(case, len(records))
     make_ready(case, dict.fromkeys(("ours", *plan.libraries)))
     try:
@@ -114,26 +114,26 @@ def measure(case: Case, pairs: Pairs, plan: Plan) -> Measured:
     except ProcessFailed as error:
         for record in records:
             record.status, record.message = error.status, f"no reference log-probs: {error}"
-        return found
+        return measured
     lanes = [Lane(record, job(record.facts["micro_pairs"]), apart, plan.deadline) for record in records]
     try:
         say("checking, and measuring memory")
         check(lanes, case.compute_dtype)
         say("timing")
-        time_lanes(lanes, plan, found)
+        time_lanes(lanes, plan, measured)
     finally:
         for lane in lanes:
             lane.stop()
     if plan.profiles:
         say("profiling")
-        for record in filter(None, map(found.fastest, plan.libraries)):
+        for record in filter(None, map(measured.fastest, plan.libraries)):
             if plan.is_over:
                 break
             try:
                 record.facts["profile"] = profile(record.library, job(record.facts["micro_pairs"]), plan.deadline)
             except ProcessFailed as error:
                 record.message = f"no profile: {error}"
-    return found
+    return measured
 
 
 def check(lanes: Sequence[Lane], dtype: torch.dtype) -> None:
@@ -152,24 +152,26 @@ def check(lanes: Sequence[Lane], dtype: torch.dtype) -> None:
             lane.stop()
 
 
-def difference(found: list[dict[str, float]], expected: list[dict[str, float]], dtype: torch.dtype) -> float:
+def difference(values: list[dict[str, float]], expected: list[dict[str, float]], dtype: torch.dtype) -> float:
     """Largest relative difference of log-probs, and of log-ratios' mean margins as a share of 1.
 
     Margins of bfloat16 models are rounding, at first, and left out.
     """
     errors = []
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(values, expected, strict=True):
         errors += [abs(ours[n] - theirs[n]) / abs(theirs[n]) for n in ("logps/chosen", "logps/rejected")]
         if dtype == torch.float32:
             errors.append(abs(ours["rewards/margins"] - theirs["rewards/margins"]))
     return max(errors) if all(map(math.isfinite, errors)) else math.inf
 
 
-def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
+def time_lanes(lanes: Sequence[Lane], plan: Plan, measured: Measured) -> None:
     """One sample of each lane per round."""
+    untimed, apart, job = _untimed(measured.case.device), lanes[0].apart, lanes[0].job
+    steps = (CHECKED_STEPS if apart else untimed, plan.timed)
     for round_, order in enumerate(in_turn(lanes, plan.rounds, FEWEST_ROUNDS, plan.deadline)):
         try:
-            turns = [(lane.record, lane.turn(order_of(lane, plan))) for lane in order]
+            turns = [(lane.record, lane.turn(steps)) for lane in order]
         except NoTimeLeft:
             break
         for record, turn in turns:
@@ -177,20 +179,13 @@ def time_lanes(lanes: Sequence[Lane], plan: Plan, found: Measured) -> None:
                 record.times.append(turn.seconds / plan.timed)
                 record.facts["cpu_seconds"].append(turn.cpu_seconds / plan.timed)
         # Apart, each round repeats the steps after the checked ones.
-        first = CHECKED_STEPS
-        if not lanes[0].apart:
-            first += round_ * (_untimed(found.case.device) + plan.timed) + _untimed(found.case.device)
-        job = lanes[0].job
+        first = CHECKED_STEPS + (0 if apart else round_ * (untimed + plan.timed) + untimed)
         timed = job.pairs.take(np.concatenate([job.rows(step) for step in range(first, first + plan.timed)]))
-        found.tokens.append(float(timed.tokens.sum()) / plan.timed)
-        found.flops.append(step_flops(found.case, timed) / plan.timed)
-    for record in (record for record in found.records if record.status != OK):
+        measured.tokens.append(float(timed.tokens.sum()) / plan.timed)
+        measured.flops.append(step_flops(measured.case, timed) / plan.timed)
+    for record in (record for record in measured.records if record.status != OK):
         record.times, record.extra_mib = [], None
         record.facts |= {"cpu_seconds": [], "state_mib": None}
-
-
-def order_of(lane: Lane, plan: Plan) -> Order:
-    return CHECKED_STEPS if lane.apart else _untimed(lane.job.case.device), plan.timed
 
 
 def padding(pairs: Pairs, micro_pairs: int) -> float:

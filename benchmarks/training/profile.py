@@ -81,8 +81,8 @@ def by_part(events: Iterable[Any], device_type: str) -> dict[str, float]:
     """Seconds of operators (kernels, on a GPU) by part."""
     seconds: dict[str, float] = {}
     for event, part in parts_of(events):
-        own = sum(kernel.duration for kernel in event.kernels) if device_type == "cuda" else event.self_cpu_time_total
-        seconds[part] = seconds.get(part, 0.0) + 1e-6 * own
+        busy = sum(kernel.duration for kernel in event.kernels) if device_type == "cuda" else event.self_cpu_time_total
+        seconds[part] = seconds.get(part, 0.0) + 1e-6 * busy
     return seconds
 
 

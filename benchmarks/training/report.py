@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from benchmarks.harness import OK, Record, ratio
@@ -51,22 +52,17 @@ def _row(measured: Measured, record: Record, peak: float) -> str:
 
 def targets_of(measured: Measured) -> list[Target]:
     """Ours over each peer, both at their fastest settings, then at equal ones."""
-    found: list[Target] = []
+    targets: list[Target] = []
     for peer in PEERS:
         theirs, ours = measured.fastest(peer), measured.fastest("ours")
         if theirs is None or ours is None:
             continue
-        found += _compare(measured, ours, theirs, "each at its fastest")
-        equal = [
-            (mine, other)
-            for mine in measured.records
-            for other in measured.records
-            if mine.library == "ours" and other.library == peer and mine.mode == other.mode
-        ]
-        for mine, other in equal:
-            if mine.times and other.times:
-                found += _compare(measured, mine, other, mine.mode)
-    return found
+        targets += _compare(measured, ours, theirs, "each at its fastest")
+        timed = [record for record in measured.records if record.times]
+        for mine, other in product(timed, timed):
+            if mine.library == "ours" and other.library == peer and mine.mode == other.mode:
+                targets += _compare(measured, mine, other, mine.mode)
+    return targets
 
 
 def _compare(measured: Measured, ours: Record, theirs: Record, settings: str) -> list[Target]:

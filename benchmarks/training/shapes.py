@@ -45,5 +45,5 @@ def gpu_cases() -> list[Case]:
 
 def smoke_cases(device: str) -> list[Case]:
     """To see that everything works."""
-    full, adapter = ((f"smoke{' LoRA' if lora else ''}", lora) for lora in (False, True))
-    return [Case(name, SMOKE, "HH", 4, (4, 2), lora=lora, device=device, threads=1) for name, lora in (full, adapter)]
+    names = {"smoke": False, "smoke LoRA": True}
+    return [Case(name, SMOKE, "HH", 4, (4, 2), lora=lora, device=device, threads=1) for name, lora in names.items()]

@@ -142,12 +142,12 @@ def reference_of(case: Case, pairs: Pairs, deadline: float = math.inf) -> np.nda
 
 def matrix_rate(case: Case) -> float:
     """Floating-point operations per second of a bare product in the case's compute type. Raises ProcessFailed."""
-    return _result(case, OURS, math.inf, _matrix_rate, case)
+    return _result(case, OURS, math.inf, measured_matrix_rate, torch.device(case.device), case.compute_dtype)
 
 
-def _result(case: Case, contender: str, deadline: float, task: Callable[..., None], *arguments: Any) -> Any:
+def _result(case: Case, contender: str, deadline: float, work: Callable[..., Any], *arguments: Any) -> Any:
     host = _host(case.device, contender)
-    host.begin(task, *arguments)
+    host.begin(_answer, case, work, *arguments)
     try:
         result = host.receive(deadline)
     except ProcessFailed:
@@ -178,21 +178,19 @@ def _warm_up(contender: str, device: str, lora: bool, threads: int) -> None:
     _module(contender).train(job, CountingGate(WARM_UP_STEPS))
 
 
-def _profile(connection: Connection, contender: str, job: Job) -> None:
-    _settle(job.case)
+def _answer(connection: Connection, case: Case, work: Callable[..., Any], *arguments: Any) -> None:
+    _settle(case)
+    connection.send(work(*arguments))
+
+
+def _profile(contender: str, job: Job) -> Profile:
     gate = ProfilingGate(torch.device(job.case.device))
     _module(contender).train(job, gate)
-    connection.send(gate.profile())
+    return gate.profile()
 
 
-def _reference(connection: Connection, case: Case, pairs: Pairs) -> None:
-    _settle(case)
-    connection.send(_module(OURS).reference(case, pairs))
-
-
-def _matrix_rate(connection: Connection, case: Case) -> None:
-    _settle(case)
-    connection.send(measured_matrix_rate(torch.device(case.device), case.compute_dtype))
+def _reference(case: Case, pairs: Pairs) -> np.ndarray:
+    return _module(OURS).reference(case, pairs)
 
 
 class CountingGate:

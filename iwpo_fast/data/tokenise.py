@@ -22,6 +22,9 @@ from iwpo_fast.limits import check_limits
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOKEN_SETTINGS = ("max_length", "truncation", "add_eos", "chat_template")
+"""Settings of the data that decide how texts become tokens, not which texts there are."""
+
 
 def tokenise(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool = False

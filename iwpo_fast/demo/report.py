@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.evaluation.preference import mean_with_interval, preference_accuracy, stratified_mean
+from iwpo_fast.evaluation.preference import mean_with_interval, preference_accuracy, stratified_mean, wins
 from iwpo_fast.files import written_aside
 
 COLUMNS = [
@@ -27,7 +27,7 @@ warm-up and of the aligned model; `best`, that of the best completion."""
 
 def table(results: Sequence[Measurement]) -> list[list[str]]:
     """Header and one row per task and method, then one per method over all tasks, as text cells."""
-    names, ways = _distinct(results, "task"), methods(results)
+    names, ways = _distinct(results, "task"), _distinct(results, "method")
     groups = {(name, way): _of(results, task=name, method=way) for name in names for way in ways}
     rows = [_row(*key, group, mean_with_interval(_change(group))) for key, group in groups.items()]
     for way in ways:
@@ -36,14 +36,9 @@ def table(results: Sequence[Measurement]) -> list[list[str]]:
     return [COLUMNS, *rows]
 
 
-def methods(results: Sequence[Measurement]) -> list[str]:
-    """The methods, in their order."""
-    return _distinct(results, "method")
-
-
 def comparison(results: Sequence[Measurement]) -> str:
     """The last method's gold reward against the first one's on the same prompts, in a sentence."""
-    first, *_, last = methods(results)
+    first, *_, last = _distinct(results, "method")
     gains = [
         _values(_of(results, task=name, method=last), "after") - _values(_of(results, task=name, method=first), "after")
         for name in _distinct(results, "task")
@@ -87,7 +82,7 @@ def write_report(
         comparison(results),
         LEGEND,
         "## Samples",
-        "\n".join(_sample(example, ["before", *methods(results)]) for example in examples),
+        "\n".join(_sample(example, ["before", *_distinct(results, "method")]) for example in examples),
         "## Files",
         "\n".join(f"- {what}: `{place}`" for what, place in places.items()),
     ]
@@ -111,14 +106,14 @@ def _sample(example: dict[str, Any], models: Sequence[str]) -> str:
 def _row(task: str, method: str, results: Sequence[Measurement], change: tuple[float, float, float]) -> list[str]:
     n = len(results)
     margin, before, after, best = (_values(results, name) for name in ("margin", "before", "after", "best"))
-    accuracy, low, high = preference_accuracy(_wins(margin), n)
-    win, win_low, win_high = preference_accuracy(_wins(after - before), n)
+    accuracy, low, high = preference_accuracy(float(wins(margin).sum()), n)
+    win, win_low, win_high = preference_accuracy(float(wins(after - before).sum()), n)
     mean, least, most = change
     return [
         task,
         method,
         str(n),
-        f"{_wins(_values(results, 'gold_gap')) / n:.3f}",
+        f"{wins(_values(results, 'gold_gap')).mean():.3f}",
         f"{accuracy:.3f}",
         f"{low:.3f} to {high:.3f}",
         f"{margin.mean():+.3f}",
@@ -146,8 +141,3 @@ def _values(results: Sequence[Measurement], name: str) -> np.ndarray:
 
 def _change(results: Sequence[Measurement]) -> np.ndarray:
     return _values(results, "after") - _values(results, "before")
-
-
-def _wins(differences: np.ndarray) -> float:
-    """How many are positive; a zero counts half."""
-    return float((differences > 0).sum() + 0.5 * (differences == 0).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from textwrap import fill
@@ -15,7 +15,7 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast import __version__
-from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, dataclass_from
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
 from iwpo_fast.demo.report import LEGEND, Measurement, aligned, comparison, table, write_report
@@ -28,6 +28,7 @@ from iwpo_fast.limits import check_limits
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.output_folder import not_ours
 from iwpo_fast.pipeline import run
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.training import train
@@ -83,7 +84,7 @@ def run_demo(
         print(f"warm-up ends at {loss:.3f} nats per token")
     beta = Mixture.of(pipeline.objective).beta
     _heading(3, f"DPO: {pipeline.objective.name}, beta {beta:g}, all pairs alike")
-    train(_plain_training(pipeline, folder / "dpo"))
+    train(replace(dataclass_from(TrainConfig, pipeline), output_dir=str(folder / "dpo")))
     _heading(4, "IWPO: the same training on pairs with importance weights, from rewards learned on the same pairs")
     run(pipeline)
     _heading(5, "measuring the models on held-out prompts")
@@ -109,7 +110,7 @@ def _open(folder: Path, settings: dict[str, Any]) -> None:
                 f"output_dir {folder} holds a demo of another seed or version: delete it or choose another output_dir."
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output_dir {folder} exists and is not a demo: choose another output_dir.")
+        raise not_ours(folder, "demo")
     else:
         save_json(record, settings)
     remove_leftovers(folder)
@@ -140,12 +141,6 @@ def _run_config(recipe: dict[str, Any], folder: Path, config: DemoConfig) -> Run
     parser.add_argument("--config", type=RunConfig)
     pipeline: RunConfig = parser.instantiate(parser.parse_object({"config": settings})).config
     return pipeline
-
-
-def _plain_training(pipeline: RunConfig, output_dir: Path) -> TrainConfig:
-    """The pipeline's training without its weights."""
-    shared = {field.name: getattr(pipeline, field.name) for field in fields(TrainConfig)}
-    return TrainConfig(**shared | {"output_dir": str(output_dir)})
 
 
 def measure(folder: Path, pipeline: RunConfig) -> list[Measurement]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.optimisation import fit
+from iwpo_fast.optimisation import fit, optimizer_steps
 from iwpo_fast.world import World
 
 
@@ -41,7 +40,7 @@ def warm_up(
 
 def supervise(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) -> list[float]:
     """Minimise the mean negative log-prob of the supervised tokens of both completions; the loss of each step."""
-    steps = math.ceil(optim.epochs * math.ceil(len(pairs) / optim.pairs_per_step))
+    _, steps = optimizer_steps(optim, len(pairs))
 
     def accumulate(step: int) -> float:
         rows = step_rows(len(pairs), step, pairs_per_step=optim.pairs_per_step, seed=seed)

@@ -11,6 +11,11 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 
+def wins(differences: np.ndarray) -> np.ndarray:
+    """float64 of the same shape: 1 where the first of two is better, by a positive difference; a tie counts half."""
+    return (differences > 0) + 0.5 * (differences == 0)
+
+
 def preference_accuracy(correct: float, total: int) -> tuple[float, float, float]:
     """Fraction of pairs ordered rightly, with its Wilson score interval (Wilson 1927).
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from iwpo_fast.config import LoraConfig, ModelConfig
+from iwpo_fast.config_checks import check_model_settings
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why_absent, why_not_flat
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
@@ -47,12 +48,10 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def check_on_device(config: ModelConfig, device: torch.device) -> None:
-    """Raise ValueError for what can be seen not to run, on `device` or at all, before the model is read."""
-    if config.share_prompts is True and config.batch_layout == "padded":
-        raise ValueError(
-            "model.share_prompts is true but model.batch_layout is padded, where every sequence has its own "
-            "prompt: set batch_layout to auto or flat, or share_prompts to auto or false."
-        )
+    """Raise ValueError for what can be seen not to run on `device` before the model is read.
+
+    It is beside what reads the model because `config_checks` knows no device.
+    """
     if config.offload_activations and device.type == "cpu":
         raise ValueError(
             "model.offload_activations is true but the model runs on a CPU, in host memory already: leave it out."
@@ -63,14 +62,8 @@ def check_on_device(config: ModelConfig, device: torch.device) -> None:
             f"model.compile is true but there is no compiler called {compiler}: install one, name another in the "
             f"environment variable {name}, or leave compile out."
         )
-    if config.attention == "auto":
-        return
-    if config.batch_layout == "padded":
-        raise ValueError(
-            f"model.attention is {config.attention} but model.batch_layout is padded, where the model's own "
-            "attention runs: set batch_layout to auto or flat, or attention to auto."
-        )
-    check_backend(config.attention, device, _compute_dtype(config, device))
+    if config.attention != "auto":
+        check_backend(config.attention, device, _compute_dtype(config, device))
 
 
 def load_policy(
@@ -97,6 +90,7 @@ def load_policy(
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
     """
+    check_model_settings(config)
     check_on_device(config, world.device)
     if mesh is None:
         policy = _new_policy(config, tokenizer, seed, world.device, max_length).to(world.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -145,7 +145,7 @@ class Mixture:
         terms = []
         for objective in self.objectives:
             name, parameters = objective.name, self.parameters[objective.name]
-            in_step = pair.with_step(constants.get(name, {}))
+            in_step = replace(pair, step=constants.get(name, {}))
             loss = objective.loss(in_step, **parameters)
             if smooths and objective.flips:
                 flipped = objective.loss(in_step.swapped(), **parameters)
@@ -235,17 +235,11 @@ def _check_smoothing(smoothing: float, objectives: tuple[Objective, ...]) -> Non
 
 
 def _divergence(config: ObjectiveConfig, objectives: tuple[Objective, ...]) -> Divergence:
-    alpha = config.divergence_alpha
-    if alpha is not None and config.divergence != "alpha":
-        raise ValueError(
-            f"objective.divergence_alpha is {alpha} but objective.divergence is {config.divergence}: set that to "
-            "alpha, or leave divergence_alpha out."
-        )
-    if alpha is not None and not math.isfinite(alpha):
-        raise ValueError(f"objective.divergence_alpha is {alpha}: it must be finite.")
     if config.divergence != "reverse_kl":
         _check_transforms(config.divergence, objectives)
-    return DIVERGENCES[config.divergence] if alpha is None else functools.partial(alpha_divergence, alpha=alpha)
+    if config.divergence == "alpha" and config.divergence_alpha is not None:
+        return functools.partial(alpha_divergence, alpha=config.divergence_alpha)
+    return DIVERGENCES[config.divergence]
 
 
 def _check_transforms(divergence: DivergenceName, objectives: tuple[Objective, ...]) -> None:

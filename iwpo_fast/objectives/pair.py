@@ -130,9 +130,6 @@ class Pair:
     def detach(self) -> Pair:
         return replace(self, chosen=self.chosen.detach(), rejected=self.rejected.detach())
 
-    def with_step(self, step: Mapping[str, Tensor]) -> Pair:
-        return replace(self, step=step)
-
 
 def mean_gap(scores: Scores) -> Tensor:
     """[P], difference of the mean scores, chosen minus rejected."""

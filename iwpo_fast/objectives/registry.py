@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from iwpo_fast.limits import Limits
 from iwpo_fast.objectives.pair import Pair
 from iwpo_fast.objectives.parameters import Allowed, parameters_of
+
+if TYPE_CHECKING:
+    from iwpo_kernels.weighted_preference.types import Form
 
 Implicit = Literal["log_ratio", "logp", "mean_logp"]
 Source = Literal["text", "code", "description", "derived"]
@@ -41,8 +44,18 @@ class Reads(Flag):
     SHARED_TOKENS = auto()
 
 
-FusedForm = dict[str, Any]  # arguments of `weighted_preference_loss`: form, beta, margin, target, ...
 Constants = dict[str, Tensor]
+
+
+class FusedForm(TypedDict, total=False):
+    """Arguments of `weighted_preference_loss` that say which loss it is; tensors have an entry for each pair, [P]."""
+
+    form: Form
+    beta: float
+    margin: Tensor
+    target: Tensor
+    label_smoothing: Tensor | float
+    average: bool
 
 
 class Statistics(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from iwpo_fast.output_folder import Inside, OutputFolder
+from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 
 
 class PipelineFolder(OutputFolder):
@@ -46,9 +46,7 @@ class PipelineFolder(OutputFolder):
     def check(self) -> None:
         """Raise ValueError if the folder exists and belongs to something else."""
         if self.is_used and not self.manifest.exists():
-            raise ValueError(
-                f"output_dir {self.path} exists and is not a pipeline of iwpo_fast: choose another output_dir."
-            )
+            raise not_ours(self.path, "pipeline of iwpo_fast")
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -44,10 +44,10 @@ class Manifest:
             return
         try:
             self._entries = json.loads(self._path.read_text(encoding="utf-8"))["stages"]
-            whole = all(entry.keys() == FIELDS for entry in self._entries.values())
+            is_valid = all(entry.keys() == FIELDS for entry in self._entries.values())
         except (ValueError, KeyError, TypeError, AttributeError):
-            whole = False
-        if not whole:
+            is_valid = False
+        if not is_valid:
             raise ValueError(f"{self._path} is damaged: delete it, and all stages are done again.")
 
     def __contains__(self, stage: str) -> bool:

@@ -40,19 +40,19 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     for name in names:
         settings, key = _settings_and_key(name, config, manifest)
         if name not in again and manifest.is_current(name, key):
-            _say(job, f"{_title(name)} (done before)")
+            job.world.say(f"{_title(name)} (done before)")
             continue
         if not checked:
             _check_ahead(names[names.index(name) :], job)
             checked = True
         if config.dry_run:
-            _say(job, f"{_title(name)} (to do, and what follows from it)")
+            job.world.say(f"{_title(name)} (to do, and what follows from it)")
             return
-        _say(job, f"\n{_title(name)}")
+        job.world.say(f"\n{_title(name)}")
         resume = name not in again and manifest.was_started(name, key)
         _start(name, settings, key, job, manifest, resume=resume)
         _do(name, job, manifest)
-    _say(job, f"\neverything is in {job.folder.path}")
+    job.world.say(f"\neverything is in {job.folder.path}")
 
 
 def _choose(start: str | None, only: str | None, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -113,13 +113,13 @@ def _do(name: str, job: PipelineJob, manifest: Manifest) -> None:
         manifest.finish(name, stage.outputs(job.folder), result)
     job.world.barrier()
     manifest.reload()
-    _say(job, f"{name} took {time.monotonic() - begin:.1f} s")
+    job.world.say(f"{name} took {time.monotonic() - begin:.1f} s")
 
 
 def _result(stage: Stage, job: PipelineJob) -> Result:
     """Numbers of the stage, on rank 0."""
-    found = (stage.on_all_ranks(job),) if isinstance(stage, WorksOnAllRanks) else ()
-    return stage.run(job.alone(), *found) if job.world.is_main else {}
+    shared = (stage.on_all_ranks(job),) if isinstance(stage, WorksOnAllRanks) else ()
+    return stage.run(job.alone(), *shared) if job.world.is_main else {}
 
 
 def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest: Manifest) -> None:
@@ -148,8 +148,3 @@ def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
 
 def _title(name: str) -> str:
     return f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}: {STAGES[name].WHAT}"
-
-
-def _say(job: PipelineJob, line: str) -> None:
-    if job.world.is_main:
-        print(line, flush=True)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Float32s = NDArray[np.float32]
+Float64s = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Groups = tuple[Floats, ...]
 """Groups of features of the same C rows, [C, d_1], [C, d_2], ..., which are read as one array [C, d], d = Σ d_g."""

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from iwpo_fast.rewards.blocks import Ints
+from iwpo_fast.rewards.blocks import Float64s, Ints
 from iwpo_fast.rewards.pair_table import PairTable
-
-Float64s = NDArray[np.float64]
 
 LEAST_SLOPE = 0.25
 

@@ -1,8 +1,8 @@
-"""What rewards cannot be learnt from, each with what to give instead: shapes, folds."""
+"""What rewards cannot be learnt from, each with what to give instead: scores, shapes, folds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,15 @@ from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 def uses_likelihood(settings: RewardConfig) -> bool:
     """Whether heads read the mean log-prob of a response."""
     return settings.tuning is None if settings.likelihood == "auto" else settings.likelihood
+
+
+def check_has_scores(columns: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless the columns of the data have the scores that are to be the rewards."""
+    if "score_chosen" not in columns:
+        raise ValueError(
+            "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set "
+            "rewards.source to features."
+        )
 
 
 def check_clusters(prompt_cluster: Ints, table: PairTable) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from iwpo_fast.config import ClusterConfig
 from iwpo_fast.files import save_tensors
 from iwpo_fast.limits import check_limits
-from iwpo_fast.rewards.blocks import Float32s, Floats, Ints, column_moments, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, Float64s, Floats, Ints, column_moments, float32_blocks
 from iwpo_fast.rewards.kmeans import choose_backend, kmeans
 
 
@@ -90,7 +90,7 @@ def fit_clusters(prompt_features: Floats, pairs_per_prompt: Ints, settings: Clus
     return Clusters(mean, centroids, merge_small(centroids, pairs, settings.min_pairs))
 
 
-def merge_small(centroids: Float32s, pairs: NDArray[np.float64], min_pairs: int) -> Ints:
+def merge_small(centroids: Float32s, pairs: Float64s, min_pairs: int) -> Ints:
     """Cluster [K] int64 of every centroid, after the smallest have joined their nearest until none is too small.
 
     A cluster's own direction is the mean of its centroids, weighted by their pairs.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints, float32_blocks
 from iwpo_fast.rewards.calibration import logistic_slope
 from iwpo_fast.rewards.heads import TrainingPairs
 
@@ -67,9 +67,7 @@ def choose_penalties(pairs: TrainingPairs) -> dict[str, Any]:
     return chosen(ridge, candidates[int(np.flatnonzero(excess.mean(axis=0) <= error).max())])
 
 
-def _held_out_losses(
-    pairs: TrainingPairs, ridges: NDArray[np.float64], residuals: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
+def _held_out_losses(pairs: TrainingPairs, ridges: Float64s, residuals: Float64s | None) -> Float64s:
     """Loss [P, candidates] of every pair under the heads that did not see its fold."""
     folds = int(pairs.fold.max()) + 1
     seen = (pairs.fold[:, None] != np.arange(folds)).astype(np.float64)
@@ -83,7 +81,7 @@ def _held_out_losses(
     return np.stack([np.logaddexp(0, -logistic_slope(gap) * gap) for gap in gaps.T.astype(np.float64)], axis=1)
 
 
-def _trial(ridge: float, residual: float | None, losses: NDArray[np.float64]) -> dict[str, Any]:
+def _trial(ridge: float, residual: float | None, losses: Float64s) -> dict[str, Any]:
     return {"ridge": ridge, "residual": residual, "held_out_loss": float(losses.mean())}
 
 
@@ -104,8 +102,8 @@ class FoldHeads:
     mean: Float32s
     scale: Float32s
     vectors: Float32s
-    weights: NDArray[np.float64]
-    slope: NDArray[np.float64]
+    weights: Float64s
+    slope: Float64s
     cluster: Ints
     fold: Ints
     seed: int
@@ -158,12 +156,12 @@ def fit_fold_heads(
     )
 
 
-def slope_of_heads(gaps: NDArray[np.floating], weights: NDArray[np.floating]) -> NDArray[np.float64]:
+def slope_of_heads(gaps: NDArray[np.floating], weights: NDArray[np.floating]) -> Float64s:
     """[m] fp64: logistic slope of each head's gaps [P, m], over pairs with weights [P, m]."""
     return np.array([logistic_slope(gap, weight) for gap, weight in zip(gaps.T, weights.T, strict=True)])
 
 
-def _bootstrap(prompt: Ints, seen: NDArray[np.bool_], members: int, seed: tuple[int, ...]) -> NDArray[np.float64]:
+def _bootstrap(prompt: Ints, seen: NDArray[np.bool_], members: int, seed: tuple[int, ...]) -> Float64s:
     """Weight [P] of every pair: how often its prompt is drawn, with replacement, from those seen."""
     if members == 1:
         return seen.astype(np.float64)

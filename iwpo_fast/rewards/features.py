@@ -86,10 +86,10 @@ def pair_features(
     features = store.load(folder)
     assert features is not None, "the pass has just written the features"
     # Without columns, the log-probs are this model's own, whatever the data bring.
-    own = with_reference(
+    scored = with_reference(
         policy, replace(pairs, columns={}), world, cache_dir, tokens_per_batch=tokens_per_batch, workers=workers
     )
-    return PairFeatures(table, *features, _mean_logps(own, table), responses.prompt_keys)
+    return PairFeatures(table, *features, _mean_logps(scored, table), responses.prompt_keys)
 
 
 def features_key(policy: Policy, pairs: Pairs) -> str:

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array, vstack
 from scipy.special import expit
 
 from iwpo_fast.config import RewardConfig
-from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks, standardisation
+from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints, float32_blocks, standardisation
 from iwpo_fast.rewards.pair_table import PairTable
 
 PARTNERS = 32
@@ -48,7 +48,7 @@ class TrainingPairs:
     compared: csr_array
     added: csr_array
     across: csr_array
-    across_pairs: tuple[Ints, Ints, NDArray[np.float64]]
+    across_pairs: tuple[Ints, Ints, Float64s]
     prompt: Ints
     fold: Ints
     settings: RewardConfig
@@ -124,7 +124,7 @@ class TrainingPairs:
         )
 
 
-def partners(cluster: Ints, seed: int) -> tuple[Ints, Ints, NDArray[np.float64]]:
+def partners(cluster: Ints, seed: int) -> tuple[Ints, Ints, Float64s]:
     """Ordered pairs (i, j), i ≠ j, of one cluster: all of them in a small one.
 
     With more than `PARTNERS` other pairs, each i takes as many of the j, those that follow it in a random order of the
@@ -235,7 +235,7 @@ def _to_vectors(theta: Float32s) -> Float32s:
     return theta if len(theta) == 1 else theta[:1] + theta[1:]
 
 
-def _dot(left: Float32s, right: Float32s) -> NDArray[np.float64]:
+def _dot(left: Float32s, right: Float32s) -> Float64s:
     return np.einsum("pdm,pdm->m", left, right, dtype=np.float64)
 
 
@@ -244,9 +244,9 @@ def _line_search(
     added_weight: Float32s,
     mapped: Float32s,
     change: Float32s,
-    penalty_slope: NDArray[np.float64],
-    penalty_curvature: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    penalty_slope: Float64s,
+    penalty_curvature: Float64s,
+) -> Float64s:
     """The best step [m] of each head along its direction, by Newton's method inside a bracket."""
     split = len(compared_weight)
     gap, gap_change = mapped[:split], change[:split]

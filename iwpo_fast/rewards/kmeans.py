@@ -15,6 +15,7 @@ Backend = Literal["cuml", "flash-kmeans", "sklearn"]
 
 MAX_ITERATIONS = 300
 TOLERANCE = 1e-4
+LLOYD = {"n_init": 1, "max_iter": MAX_ITERATIONS, "tol": TOLERANCE}
 
 
 def available_backends() -> list[Backend]:
@@ -59,22 +60,13 @@ def kmeans(points: Float32s, count: int, *, backend: Backend, seed: int) -> Floa
 def _sklearn(points: Float32s, start: Float32s, seed: int) -> Float32s:
     from sklearn.cluster import KMeans
 
-    model = KMeans(len(start), init=start, n_init=1, max_iter=MAX_ITERATIONS, tol=TOLERANCE, random_state=seed)
-    return model.fit(points).cluster_centers_
+    return KMeans(len(start), init=start, random_state=seed, **LLOYD).fit(points).cluster_centers_
 
 
 def _cuml(points: Float32s, start: Float32s, seed: int) -> Float32s:
     from cuml.cluster import KMeans
 
-    model = KMeans(
-        n_clusters=len(start),
-        init=start,
-        n_init=1,
-        max_iter=MAX_ITERATIONS,
-        tol=TOLERANCE,
-        random_state=seed,
-        output_type="numpy",
-    )
+    model = KMeans(n_clusters=len(start), init=start, random_state=seed, output_type="numpy", **LLOYD)
     return model.fit(points).cluster_centers_
 
 

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
-from iwpo_fast.rewards.blocks import Ints
+from iwpo_fast.evaluation.preference import wins
+from iwpo_fast.rewards.blocks import Float64s, Ints
 from iwpo_fast.rewards.pair_table import PairTable
-
-Float64s = NDArray[np.float64]
 
 BINS = 10
 
@@ -70,7 +68,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
 
 def pair_accuracy(gaps: Float64s) -> float:
     """Fraction of pairs whose chosen response has more reward; ties count half. NaN without pairs."""
-    return float(((gaps > 0) + 0.5 * (gaps == 0)).mean()) if len(gaps) else float("nan")
+    return float(wins(gaps).mean()) if len(gaps) else float("nan")
 
 
 def overlap(chosen: Float64s, rejected: Float64s) -> float:
@@ -90,6 +88,6 @@ def calibration_error(gaps: Float64s) -> float:
     if not len(gaps):
         return float("nan")
     confidence = expit(np.abs(gaps))
-    right = (gaps > 0) + 0.5 * (gaps == 0)
+    right = wins(gaps)
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(np.int64), BINS - 1)
     return float(np.abs(np.bincount(bins, weights=right - confidence, minlength=BINS)).sum() / len(gaps))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.config_checks import check_reward_settings
-from iwpo_fast.rewards.blocks import Float32s, Floats, Groups, Ints
+from iwpo_fast.rewards.blocks import Float32s, Float64s, Floats, Groups, Ints
 from iwpo_fast.rewards.calibration import calibrate, fit_calibration, units_of_unknown_scale
 from iwpo_fast.rewards.checks import (
     check_clusters,
@@ -26,8 +25,6 @@ from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.report import report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
-
-Float64s = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

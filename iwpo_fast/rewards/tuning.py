@@ -22,7 +22,7 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy
-from iwpo_fast.optimisation import fit, optimizer_steps
+from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
 from iwpo_fast.rewards.features import response_states
 from iwpo_fast.rewards.pair_table import PairFeatures
@@ -80,7 +80,7 @@ def _fold_rewards(
         return [batch for batch in cut if len(batch)]
 
     def accumulate(step: int) -> None:
-        torch.manual_seed(int(np.random.SeedSequence([heads.seed, fold, step]).generate_state(1)[0]))
+        seed_step(heads.seed, fold, step)
         rows = shown[step_rows(len(shown), step, pairs_per_step=optim.pairs_per_step, seed=heads.seed)]
         for batch in batches(rows):
             chosen, rejected = rewards_of(batch)

@@ -23,7 +23,7 @@ from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
-from iwpo_fast.optimisation import clip_gradients, make_optimizer, set_learning_rate
+from iwpo_fast.optimisation import clip_gradients, make_optimizer, seed_step, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
@@ -60,7 +60,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     mesh = shard_mesh(world, config.shard_over)
     folder = RunFolder.check(config)
     if folder.summary.exists() and not config.dry_run:
-        _echo(world, f"{folder.path} holds the finished run of this configuration: nothing to do.")
+        world.say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
         return TrainSummary.load(folder.summary)
 
     loss = PreferenceLoss(config.objective)
@@ -75,8 +75,8 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
     job = Job(config, world, policy, loss, pairs, held_out)
     for ledger in ledgers.values():
-        _echo(world, *ledger.lines())
-    _echo(world, *plan_lines(job))
+        world.say(*ledger.lines())
+    world.say(*plan_lines(job))
     if config.dry_run:
         return None
 
@@ -87,7 +87,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
     if state.step:
-        _echo(world, f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
+        world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
     _optimise(job, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
 
     weights = policy.gathered(keep=world.is_main)
@@ -97,7 +97,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
         summarise(folder, job).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
-    _echo(world, *summary.lines())
+    world.say(*summary.lines())
     return summary
 
 
@@ -117,8 +117,7 @@ def _optimise(
         reporter.start_clock()
         rows = job.rows_of_step(step)
         rate = set_learning_rate(optimizer, step, steps, config.optim)
-        # Dropout depends on seed, step and rank alone, so a resumed run draws the same numbers.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, world.rank]).generate_state(1)[0]))
+        seed_step(config.seed, step, world.rank)
         grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
         state.step += 1
         state.pairs += len(rows)
@@ -215,7 +214,7 @@ def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
     first = micro_batches(job.rows_of_step(0), tokens, budget=budget)[0][0]
     difference = check_policy_is_reference(job, first, tokenizer)
     agreement = f"policy and reference agree to {difference:.1e} nats on {len(first)} pairs"
-    _echo(job.world, f"step 00000 self-test | {agreement}")
+    job.world.say(f"step 00000 self-test | {agreement}")
 
 
 def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) -> None:
@@ -232,8 +231,3 @@ def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) ->
 
 def _due(every: int | None, step: int, anyway: bool) -> bool:
     return anyway or (every is not None and step % every == 0)
-
-
-def _echo(world: World, *lines: str) -> None:
-    for line in lines if world.is_main else ():
-        print(line)

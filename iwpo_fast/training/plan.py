@@ -41,13 +41,15 @@ def plan_lines(job: Job) -> list[str]:
     parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
     trainable = sum(p.numel() for p in policy.trainable_parameters().values())
     held_out = 0 if job.held_out is None else len(job.held_out)
+    sharding = "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
+    why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
         f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
         f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch), {len(batches)} micro-batches a step and rank",
         f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train",
         f"      {world.size} x {world.device.type}, {_threads()}, "
         f"{str(policy.compute_dtype).removeprefix('torch.')} compute, "
-        f"{_sharding(config)}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {_attention(policy)}",
+        f"{sharding}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}{why}",
         f"      about {_size(sum(memory.values()))} of memory: {parts}",
     ]
 
@@ -94,14 +96,6 @@ def _threads() -> str:
     """The number of threads, because the bits of a sum on a CPU depend on it."""
     number = torch.get_num_threads()
     return "1 CPU thread" if number == 1 else f"{number} CPU threads"
-
-
-def _sharding(config: TrainConfig) -> str:
-    return "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
-
-
-def _attention(policy: Policy) -> str:
-    return f"{policy.attention} ({policy.attention_reason})" if policy.attention_reason else policy.attention
 
 
 def _held(parameters: Iterable[Parameter]) -> int:

@@ -12,7 +12,7 @@ import yaml
 
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.files import save_json, written_aside
-from iwpo_fast.output_folder import Inside, OutputFolder
+from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
 
 # Settings that change where a run computes, what it reports and what it keeps, but not what it trains.
@@ -50,8 +50,6 @@ class RunFolder(OutputFolder):
             ValueError: the folder holds something else, or a run of another configuration.
         """
         folder = cls(Path(config.output_dir))
-        if folder.path.exists() and not folder.path.is_dir():
-            raise ValueError(f"output_dir {folder.path} is a file: choose another output_dir.")
         if folder.is_used:
             folder._read_record()
         if folder.has_progress:
@@ -82,7 +80,7 @@ class RunFolder(OutputFolder):
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
         save_json(self.record, record)
         with written_aside(self.path / "config.yaml") as aside:
-            aside.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
+            aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
 
     @property
     def has_progress(self) -> bool:
@@ -104,9 +102,7 @@ class RunFolder(OutputFolder):
                 return record
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        raise ValueError(
-            f"output_dir {self.path} exists and is not a run of iwpo_fast: choose another output_dir or empty it."
-        )
+        raise not_ours(self.path, "run of iwpo_fast")
 
     def _refuse_other(self, settings: dict[str, Any]) -> None:
         recorded = self._read_record()["settings"]
@@ -120,7 +116,7 @@ class RunFolder(OutputFolder):
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Everything that the numbers of a run depend on, flat, as JSON reads it back."""
+    """Everything that the numbers of a run depend on, flat."""
     flat: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -132,10 +128,10 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    visit("", json.loads(json.dumps(asdict(config))))
+    visit("", _as_json(config))
     return flat
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML can write without a tag."""
-    return json.loads(json.dumps(value))
+def _as_json(config: TrainConfig) -> Any:
+    """As JSON reads it back: tuples are lists, which YAML can write without a tag."""
+    return json.loads(json.dumps(asdict(config)))

@@ -15,13 +15,12 @@ from iwpo_fast.config import ExperimentalConfig, WeightConfig
 from iwpo_fast.importance import PairWeights, pair_weights
 from lab.exact import rewards
 from lab.exact.policy import ArmData
-from lab.exact.rewards import PairScores
+from lab.exact.rewards import Floats, PairScores
 from lab.exact.worlds import World
 
 # Of e-DPO and p-DPO. With 0.001 instead, their gold reward at KL = 1 is at most 1 % higher in worlds outside the table;
 # with 0.1 p-DPO's is 9 % lower.
 FORWARD_KL = 0.01
-Floats = NDArray[np.float64]
 Build = Callable[[PairScores, int], ArmData]
 
 
@@ -42,22 +41,13 @@ class Arm:
     group: str
 
 
-def weighted(settings: WeightConfig) -> Build:
-    """By the library's own weights and soft labels."""
+def weighted(settings: WeightConfig, *, shuffled: bool = False) -> Build:
+    """By the library's own weights and soft labels, perhaps dealt out anew inside each cluster."""
 
     def build(scores: PairScores, seed: int) -> ArmData:
         made = pair_weights(scores.rewards, settings, seed=seed)
-        return arm_data(made.weight, made.label_smoothing)
-
-    return build
-
-
-def _shuffled(settings: WeightConfig) -> Build:
-    """Weights and smoothing dealt out anew inside each cluster."""
-
-    def build(scores: PairScores, seed: int) -> ArmData:
-        made = shuffle(pair_weights(scores.rewards, settings, seed=seed), scores.rewards.cluster, seed)
-        return arm_data(*made)
+        plain = (made.weight, made.label_smoothing)
+        return arm_data(*(shuffle(made, scores.rewards.cluster, seed) if shuffled else plain))
 
     return build
 
@@ -136,8 +126,8 @@ ARMS: Mapping[str, Arm] = {
     "soft_uncalibrated": Arm("soft labels, no calibration", "uncalibrated", weighted(_SOFT), ABLATIONS),
     "soft_in_sample": Arm("soft labels, no cross-fitting", "in_sample", weighted(_SOFT), ABLATIONS),
     "soft_overlap": Arm("soft labels, overlap term on", "overlap", weighted(_SOFT), ABLATIONS),
-    "shuffled_weights": Arm("IWPO, weights shuffled", "single", _shuffled(_HARD), CONTROLS),
-    "shuffled_labels": Arm("soft labels alone, shuffled", "ensemble", _shuffled(_LABELS_ONLY), CONTROLS),
+    "shuffled_weights": Arm("IWPO, weights shuffled", "single", weighted(_HARD, shuffled=True), CONTROLS),
+    "shuffled_labels": Arm("soft labels alone, shuffled", "ensemble", weighted(_LABELS_ONLY, shuffled=True), CONTROLS),
     "cheap_rival": Arm("soft labels 0.25 + 0.75 σ(Δ), in-sample", "plain", _cheap_rival, RIVALS),
     "d_dpo": Arm("d-DPO", "single", unweighted(distils=True), RIVALS),
     "e_dpo": Arm("e-DPO", "ensemble", _E_DPO, RIVALS),

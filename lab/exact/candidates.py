@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -91,39 +91,22 @@ def by_noise(threshold: float, slope: float, strength: float = 0.0) -> Build:
     return build
 
 
-def _faded() -> dict[str, Build]:
-    plain = {
-        f"ESS 1 - {slope:g} (ρ - {threshold:g}), γ 0": by_noise(threshold, slope)
-        for threshold in THRESHOLDS
-        for slope in SLOPES
-    }
-    return plain | {"ESS 1 - 2 (ρ - 0.1), γ 0; ε 0.75 where ρ > 0.1": by_noise(0.1, 2.0, 0.75)}
-
-
-def _catalogue() -> dict[str, Arm]:
-    builds: dict[str, tuple[Callable[[WeightConfig], Build], WeightConfig]]
-    builds = {name: (weighted, settings) for name, settings in WEIGHTS.items()}
-    builds |= {name + TRUST_SCALED: (by_trust, WEIGHTS[name]) for name in TRUST_SCALED_WEIGHTS}
-    return (
-        {"dpo": ARMS["dpo"]}
-        | {
-            name: Arm(name, "ensemble", build(replace(settings, soft_labels=strength)), "candidates")
-            for weights, (build, settings) in builds.items()
-            for strength in STRENGTHS
-            for name in [name_of(weights, strength)]
-        }
-        | {name: Arm(name, "ensemble", build, "candidates") for name, build in (FADED | SOFTENED).items()}
-    )
-
-
-def _softened() -> dict[str, Build]:
-    fading = replace(PURE, tau="ess", ess_target="noise", gamma=0.0)
-    return {
-        name_of(CHOSEN_WEIGHTS, strength): weighted(replace(fading, soft_labels=strength))
-        for strength in SOFT_STRENGTHS
-    }
-
-
-FADED: dict[str, Build] = _faded()
-SOFTENED: dict[str, Build] = _softened()
-CATALOGUE: Mapping[str, Arm] = _catalogue()
+FADED: dict[str, Build] = {
+    f"ESS 1 - {slope:g} (ρ - {threshold:g}), γ 0": by_noise(threshold, slope)
+    for threshold in THRESHOLDS
+    for slope in SLOPES
+} | {"ESS 1 - 2 (ρ - 0.1), γ 0; ε 0.75 where ρ > 0.1": by_noise(0.1, 2.0, 0.75)}
+FADING = replace(PURE, tau="ess", ess_target="noise", gamma=0.0)
+SOFTENED: dict[str, Build] = {
+    name_of(CHOSEN_WEIGHTS, strength): weighted(replace(FADING, soft_labels=strength)) for strength in SOFT_STRENGTHS
+}
+FIRST_ROUND = [(name, weighted, settings) for name, settings in WEIGHTS.items()]
+FIRST_ROUND += [(name + TRUST_SCALED, by_trust, WEIGHTS[name]) for name in TRUST_SCALED_WEIGHTS]
+BUILDS = {
+    name_of(name, strength): build(replace(settings, soft_labels=strength))
+    for name, build, settings in FIRST_ROUND
+    for strength in STRENGTHS
+}
+CATALOGUE: Mapping[str, Arm] = {"dpo": ARMS["dpo"]} | {
+    name: Arm(name, "ensemble", build, "candidates") for name, build in (BUILDS | FADED | SOFTENED).items()
+}

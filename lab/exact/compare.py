@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from lab.exact.evaluate import BUDGETS
-
-Floats = NDArray[np.float64]
-
+from lab.exact.rewards import Floats
 
 # What came of the arms of a regime, by arm and by measure of `evaluate.MEASURES`: [W, 1 + budgets], the first of the
 # policies as trained.
@@ -44,17 +41,12 @@ def relative_change(changed: Floats, base: Floats) -> Interval:
 
     The interval is Student's, with the standard error of a ratio of means (Cochran 1977, section 2.11).
     """
-    return _student(_linear(changed, base))
+    return mean_interval(_linear(changed, base))
 
 
 def mean_of_changes(regimes: Sequence[tuple[Floats, Floats]]) -> Interval:
     """Mean over regimes of their relative changes, in per cent; worlds of one seed are paired across regimes."""
-    return _student(np.mean([_linear(changed, base) for changed, base in regimes], axis=0))
-
-
-def mean_interval(values: Floats) -> Interval:
-    """Of the mean over worlds."""
-    return _student(values)
+    return mean_interval(np.mean([_linear(changed, base) for changed, base in regimes], axis=0))
 
 
 def _linear(changed: Floats, base: Floats) -> Floats:
@@ -63,7 +55,8 @@ def _linear(changed: Floats, base: Floats) -> Floats:
     return 100 * (ratio + (changed - base - ratio * base) / base.mean())
 
 
-def _student(values: Floats) -> Interval:
+def mean_interval(values: Floats) -> Interval:
+    """Student's, of the mean over worlds."""
     mean = float(values.mean())
     half = float(student.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)

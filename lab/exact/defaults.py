@@ -114,14 +114,14 @@ def _regimes(names: Sequence[str], candidates: Sequence[str], first_seed: int = 
 
 def _judge(regimes: Sequence[Regime], worlds: int, parts: Path, sources: str) -> dict[str, Any]:
     """JSON-ready: the arms of some regimes, which have the same, against DPO."""
-    found = {}
+    measured = {}
     for regime in regimes:
-        found[regime.name] = outcomes(regime, worlds, parts, sources)
+        measured[regime.name] = outcomes(regime, worlds, parts, sources)
         print(f"{time.strftime('%H:%M:%S')}  {regime.name}, {len(regime.arms) - 1} candidates", flush=True)
     candidates = {}
     for name in regimes[0].arms[1:]:
-        gold = [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for o in found.values()]
-        changes = dict(zip(found, starmap(relative_change, gold), strict=True))
+        gold = [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for o in measured.values()]
+        changes = dict(zip(measured, starmap(relative_change, gold), strict=True))
         candidates[name] = judged(changes, mean_of_changes(gold))
     return {"worlds": worlds, "first_seed": regimes[0].first_seed, "candidates": candidates}
 

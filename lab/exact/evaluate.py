@@ -19,15 +19,15 @@ MEASURES = ("kl", "gold", "scaled_gold", "win_rate")  # of `expectations`
 @torch.no_grad()
 def evaluate(policies: Policies, worlds: Sequence[World]) -> Mapping[str, Tensor]:
     """Each of `MEASURES`, [W, A, 1 + budgets]: of the policies as trained, then at each budget of KL."""
-    found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
+    values: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
     for index, world in enumerate(worlds):
         scores = policies.of_world(index).scores(world.test.features.flatten(0, 1)[None])[0]
         scores = scores.unflatten(1, world.test.gold.shape)  # [A, P, 32]
         factors = [torch.ones(len(scores)), *(factor_for(scores, world.test, budget) for budget in BUDGETS)]
         at = [expectations(log_policy(scores, world.test, factor), world) for factor in factors]
         for name in MEASURES:
-            found[name].append(torch.stack([e[name] for e in at], 1))
-    return {name: torch.stack(of_worlds) for name, of_worlds in found.items()}
+            values[name].append(torch.stack([e[name] for e in at], 1))
+    return {name: torch.stack(of_worlds) for name, of_worlds in values.items()}
 
 
 def log_policy(scores: Tensor, prompts: Prompts, factor: Tensor) -> Tensor:

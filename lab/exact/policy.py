@@ -139,7 +139,7 @@ class _Columns:
         self.weights = torch.stack([torch.stack([a.weights for a in of_world]) for of_world in arms])  # [W, A, n]
         self.smoothing = torch.stack([torch.stack([a.smoothing for a in of_world]) for of_world in arms])
         targets = ([a.targets for a in of_arm if a.targets is not None] for of_arm in zip(*arms, strict=True))
-        self.distilled = {i: torch.stack(found) for i, found in enumerate(targets) if found}  # [W, n, members]
+        self.distilled = {i: torch.stack(gaps) for i, gaps in enumerate(targets) if gaps}  # [W, n, members]
         self.penalised = {i: kind.forward_kl for i, kind in enumerate(kinds) if kind.forward_kl}
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 

@@ -21,10 +21,10 @@ from lab.exact.evaluate import BUDGETS
 from lab.exact.regimes import Regime
 
 MAIN_BUDGET = 1.0  # nats; what DPO itself reaches at beta = 0.3 is about that
-Found = Sequence[tuple[Regime, Outcomes]]
+Measured = Sequence[tuple[Regime, Outcomes]]
 
 
-def as_json(main: Found, bias: Found, environment: dict[str, Any], worlds: int, seconds: float) -> dict[str, Any]:
+def as_json(main: Measured, bias: Measured, environment: dict[str, Any], worlds: int, seconds: float) -> dict[str, Any]:
     """JSON-ready."""
     return {
         "schema": 1,
@@ -68,7 +68,7 @@ def _arm(arm: Mapping[str, Floats], dpo: Mapping[str, Floats]) -> dict[str, Any]
     return {"at_kl": at_kl, "as_trained": trained, "gold_by_world": per_world}
 
 
-def _over_regimes(main: Found) -> dict[str, Any]:
+def _over_regimes(main: Measured) -> dict[str, Any]:
     """Mean change over the regimes that have the arm, and its worst and best regime."""
     rows = {}
     for name in ARMS:
@@ -77,7 +77,7 @@ def _over_regimes(main: Found) -> dict[str, Any]:
             continue
         both = [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for _, o in having]
         changes = [relative_change(*pair) for pair in both]
-        by_mean = sorted(zip(changes, having, strict=True), key=lambda found: found[0].mean)
+        by_mean = sorted(zip(changes, having, strict=True), key=lambda row: row[0].mean)
         rows[name] = {
             "regimes": len(having),
             "gold_change": as_numbers(mean_of_changes(both)),

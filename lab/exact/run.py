@@ -29,12 +29,12 @@ def main(arguments: Sequence[str]) -> Path:
     worlds = options.worlds or (SHORT_WORLDS if options.short else WORLDS)
     facts = experiment.on_one_thread(options.commit)
     sources = source_digest()
-    found = []
+    measured = []
     for regime in (*regimes, *bias):
-        found.append((regime, outcomes(regime, worlds, options.parts, sources)))
+        measured.append((regime, outcomes(regime, worlds, options.parts, sources)))
         print(f"{time.monotonic() - started:6.0f} s  {regime.name}", flush=True)
     split = len(regimes)
-    result = as_json(found[:split], found[split:], facts, worlds, time.monotonic() - started)
+    result = as_json(measured[:split], measured[split:], facts, worlds, time.monotonic() - started)
     path = options.out / ("exact-short.json" if options.short else "exact.json")
     return experiment.write(path, result, report.markdown(result))
 

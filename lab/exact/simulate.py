@@ -48,5 +48,5 @@ def _simulate(regime: Regime, seeds: Sequence[int]) -> dict[str, Any]:
     """Each measure as a list of [W, A, 1 + budgets]."""
     worlds = [make_world(regime.settings, seed) for seed in seeds]
     arms = [build_arms(world, regime.arms, seed, regime.catalogue) for world, seed in zip(worlds, seeds, strict=True)]
-    found = evaluate(train(worlds, arms, regime.training, seed=seeds[0]), worlds)
-    return {name: values.double().numpy().round(6).tolist() for name, values in found.items()}
+    measured = evaluate(train(worlds, arms, regime.training, seed=seeds[0]), worlds)
+    return {name: values.double().numpy().round(6).tolist() for name, values in measured.items()}

@@ -85,14 +85,6 @@ class World:
     test: Prompts
     scale: Tensor
 
-    @property
-    def chosen(self) -> Tensor:
-        return self.candidates[:, 0]
-
-    @property
-    def rejected(self) -> Tensor:
-        return self.candidates[:, 1]
-
 
 def make_world(settings: WorldSettings, seed: int) -> World:
     """The world of a seed; regimes of one seed share tasks, features and test prompts where they have equal tasks."""
@@ -144,11 +136,11 @@ class _Truth:
             return torch.randn(*shape, generator=random)
 
         tasks, self.unseen = settings.tasks, settings.unseen
-        own = _unit(normal(tasks, LATENT))
+        own_taste = _unit(normal(tasks, LATENT))
         if settings.conflict:
-            own[1::2] = -own[: tasks - 1 : 2]
+            own_taste[1::2] = -own_taste[: tasks - 1 : 2]
         own_share = 0.9 if settings.conflict else 0.5
-        taste = math.sqrt(1 - own_share**2) * _unit(normal(1, LATENT)) + own_share * own
+        taste = math.sqrt(1 - own_share**2) * _unit(normal(1, LATENT)) + own_share * own_taste
         taste[:, 0] = LENGTH_IN_GOLD
         self.taste = taste  # [tasks, LATENT]
         self.product = _unit(normal(2, LATENT))  # a part of the gold reward that is not linear

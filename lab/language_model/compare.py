@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lab.exact.compare import mean_interval, relative_change
+from lab.exact.compare import Floats, mean_interval, relative_change
 
-Floats = NDArray[np.float64]
 Path = Mapping[str, Sequence[float]]
 BASELINE = "dpo"
 START = {"gold": 0.0, "scaled_gold": 0.0, "win_rate": 0.5}

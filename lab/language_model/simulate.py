@@ -7,18 +7,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from iwpo_fast.evaluation.preference import wins
 from iwpo_fast.models import Policy
 from lab.exact.arms import ARMS
-from lab.exact.rewards import REWARD_MODELS, PairScores
+from lab.exact.rewards import REWARD_MODELS, Floats, PairScores
 from lab.language_model.rewards import score
 from lab.language_model.sampling import kl_along
 from lab.language_model.settings import LabSettings
 from lab.language_model.training import train_arm
 from lab.language_model.world import TASK_NUMBER, LabWorld, make_world, sampled_gold, supervise
-
-Floats = NDArray[np.float64]
 
 
 def laboratory(settings: LabSettings, folder: Path) -> Callable[[int, str], dict[str, list[float]]]:
@@ -71,5 +69,4 @@ def measure(world: LabWorld, policy: Policy, scale: float, settings: LabSettings
 
 def win_rate(gold: Floats, start: Floats) -> float:
     """Share of couples [prompts, samples] x [prompts, samples] of one prompt that the first wins, ties half."""
-    mine, theirs = gold[:, :, None], start[:, None, :]
-    return float(((mine > theirs) + 0.5 * (mine == theirs)).mean())
+    return float(wins(gold[:, :, None] - start[:, None, :]).mean())

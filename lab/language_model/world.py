@@ -22,13 +22,13 @@ from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.world import World
+from lab.exact.rewards import Floats
 from lab.language_model.sampling import Samples, sample
 from lab.language_model.settings import LabSettings
 
 TASK_NUMBER = {name: number for number, name in enumerate(TASKS)}
 SUPERVISION_SEED = 1_000_000
 REDRAWS = 1  # for completions that are empty or equal; what is still no pair after that is left out
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -113,23 +113,13 @@ def sampled_gold(
     rows: list[dict[str, Any]],
     settings: LabSettings,
     seed: int,
-    *,
-    reference: Any = None,
-    scale: float = 1.0,
+    **scaling: Any,
 ) -> tuple[Floats, Samples]:
-    """Gold rewards of one completion for each row, and the completions, as in `sample`."""
+    """Gold rewards of one completion for each row, and the completions; `scaling` as in `sample`."""
     policy.eval()
     with policy.plain_attention() as model:
         prompts = [row["prompt"] for row in rows]
-        samples = sample(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=settings.max_new_tokens,
-            seed=seed,
-            reference=reference,
-            scale=scale,
-        )
+        samples = sample(model, tokenizer, prompts, max_new_tokens=settings.max_new_tokens, seed=seed, **scaling)
     texts = samples.texts(tokenizer)
     gold = [TASKS[row["task"]].gold_reward(row["prompt"], text) for row, text in zip(rows, texts, strict=True)]
     return np.array(gold), samples

@@ -23,7 +23,7 @@ from benchmarks.linear_token_logps.costs import Case
 from benchmarks.linear_token_logps.gpus import GPUS
 from benchmarks.linear_token_logps.race import Standing, is_faster, race
 from benchmarks.linear_token_logps.shapes import TINY
-from benchmarks.linear_token_logps.tuner import Found, markdown, read, tune_shape, write
+from benchmarks.linear_token_logps.tuner import ModeResult, markdown, read, tune_shape, write
 from benchmarks.suite import Run
 from iwpo_kernels.devices import interpreted_kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, tiling_on
@@ -132,27 +132,27 @@ def test_a_race_that_is_out_of_time_ends_with_three_rounds(clock: Clock) -> None
     assert {key: len(one.times_ms) for key, one in standings.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def found(**over_default: float) -> Found:
+def mode_result(**over_default: float) -> ModeResult:
     """Of candidates by name; those that begin with "big" need more than the default workspace."""
     by_name = {
         name: Candidate(DEFAULTS, Tiling(128, 128), 400 if name.startswith("big") else 200) for name in over_default
     }
     standings = {name: Standing([10 * ratio] * 3, ratio, ratio < 0.99) for name, ratio in over_default.items()}
-    return Found(case("frozen"), by_name, standings, untried=2)
+    return ModeResult(case("frozen"), by_name, standings, untried=2)
 
 
 def test_only_what_fits_the_default_workspace_is_written() -> None:
-    both = found(default=1.0, one=0.95, other=0.97, big=0.90)
+    both = mode_result(default=1.0, one=0.95, other=0.97, big=0.90)
     assert (both.best, both.best_with_more_memory) == ("one", "big")
-    assert found(default=1.0, one=0.995, big=1.0).best is None
+    assert mode_result(default=1.0, one=0.995, big=1.0).best is None
 
 
 def test_the_report_says_what_more_memory_buys_and_what_was_not_tried() -> None:
-    text = "\n".join(markdown(TINY, [found(default=1.0, one=0.95, big=0.90)]))
+    text = "\n".join(markdown(TINY, [mode_result(default=1.0, one=0.95, big=0.90)]))
     assert "| frozen | one | 200 | 9.5 | 9.5–9.5 | 0.950 | **written** |" in text
     assert "| frozen | big | 400 | 9 | 9–9 | 0.900 | more than 256 MiB |" in text
     assert "written, one. 400 MiB would save another 5.3 %: big. 2 candidates were not timed." in text
-    assert "the default is as fast" in "\n".join(markdown(TINY, [found(default=1.0, one=1.1)]))
+    assert "the default is as fast" in "\n".join(markdown(TINY, [mode_result(default=1.0, one=1.1)]))
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:

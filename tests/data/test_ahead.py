@@ -32,18 +32,18 @@ def square(key: int) -> Numbers:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, "auto"])
-def test_batches_come_in_the_order_of_their_keys(workers):
+def test_batches_come_in_the_order_of_their_keys(workers) -> None:
     found = [(key, batch.values.item()) for key, batch in made_ahead(square, range(20), CPU, workers)]
     assert found == [(key, key**2) for key in range(20)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_keys_make_no_batches(workers):
+def test_no_keys_make_no_batches(workers) -> None:
     assert list(made_ahead(square, [], CPU, workers)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_making_a_batch_raises_is_raised_where_it_is_asked_for(workers):
+def test_what_making_a_batch_raises_is_raised_where_it_is_asked_for(workers) -> None:
     def make(key: int) -> Numbers:
         if key == 3:
             raise ValueError("row 3 is broken")
@@ -60,7 +60,7 @@ def batch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
-def test_threads_are_a_few_batches_ahead_and_end_when_nobody_asks_any_more():
+def test_threads_are_a_few_batches_ahead_and_end_when_nobody_asks_any_more() -> None:
     asked, made = [], []
 
     def keys() -> Iterator[int]:
@@ -81,7 +81,7 @@ def test_threads_are_a_few_batches_ahead_and_end_when_nobody_asks_any_more():
     assert not batch_threads()
 
 
-def test_a_batch_is_made_while_the_one_before_it_is_used():
+def test_a_batch_is_made_while_the_one_before_it_is_used() -> None:
     begun = [threading.Event() for _ in range(3)]
 
     def make(key: int) -> Numbers:
@@ -92,7 +92,7 @@ def test_a_batch_is_made_while_the_one_before_it_is_used():
         assert all(event.wait(HANG) for event in begun[key:])
 
 
-def test_on_a_gpu_batches_are_pinned_by_the_thread_and_the_next_is_copied_before_this_one_is_used(monkeypatch):
+def test_on_a_gpu_batches_are_pinned_by_the_thread_and_the_next_is_copied_before_this_one_is_used(monkeypatch) -> None:
     gpu: Any = SimpleNamespace(type="cuda", index=1)
     events, set_for = [], []
     monkeypatch.setattr(torch.cuda, "set_device", set_for.append)
@@ -118,7 +118,7 @@ def test_on_a_gpu_batches_are_pinned_by_the_thread_and_the_next_is_copied_before
     assert set_for == [1]
 
 
-def test_threads_have_the_current_gpu_where_none_is_named(monkeypatch):
+def test_threads_have_the_current_gpu_where_none_is_named(monkeypatch) -> None:
     set_for = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: set_for.append(torch.device("cuda", device).index))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: {threading.main_thread(): 2}[threading.current_thread()])
@@ -128,7 +128,7 @@ def test_threads_have_the_current_gpu_where_none_is_named(monkeypatch):
     assert set_for and set(set_for) == {2}
 
 
-def test_all_tensors_move_also_those_inside_and_nothing_else(monkeypatch):
+def test_all_tensors_move_also_those_inside_and_nothing_else(monkeypatch) -> None:
     nowhere = torch.device("meta")
     outer = Numbers(torch.ones(2), "outer", Numbers(torch.ones(3), "inner"))
     moved = outer.to(nowhere)
@@ -141,6 +141,6 @@ def test_all_tensors_move_also_those_inside_and_nothing_else(monkeypatch):
     assert pinned == [2, 3]
 
 
-def test_arrays_are_copied_by_way_of_pinned_memory_on_a_gpu_alone(monkeypatch):
+def test_arrays_are_copied_by_way_of_pinned_memory_on_a_gpu_alone(monkeypatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pytest.fail("pinned for a CPU"))
     assert copied_to(CPU, torch.arange(3).numpy()).tolist() == [0, 1, 2]

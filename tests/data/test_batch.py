@@ -18,7 +18,7 @@ def make_pairs() -> Pairs:
     )
 
 
-def test_prompts_are_laid_out_once_and_chosen_before_rejected():
+def test_prompts_are_laid_out_once_and_chosen_before_rejected() -> None:
     batch = flat_batch(make_pairs(), np.array([1, 0]))
     assert batch.input_ids.tolist() == [3, 12, 1, 2, 10, 11, 21, 22, 23, 20]
     assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3, 1, 2, 3, 2]
@@ -27,7 +27,7 @@ def test_prompts_are_laid_out_once_and_chosen_before_rejected():
     assert (batch.max_seqlen, batch.pairs, batch.tokens) == (4, 2, 10)
 
 
-def test_whole_sequences_lie_end_to_end_and_every_token_is_in_its_own():
+def test_whole_sequences_lie_end_to_end_and_every_token_is_in_its_own() -> None:
     batch = flat_batch(make_pairs(), np.array([1, 0]))
     assert batch.input_ids[batch.expand_index].tolist() == [3, 12, 1, 2, 10, 11, 3, 21, 22, 23, 1, 2, 20]
     assert batch.position_ids[batch.expand_index].tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
@@ -36,7 +36,7 @@ def test_whole_sequences_lie_end_to_end_and_every_token_is_in_its_own():
     assert batch.expand_index[batch.compact_index].tolist() == list(range(10))
 
 
-def test_pairs_with_one_prompt_share_it():
+def test_pairs_with_one_prompt_share_it() -> None:
     prompt = Ragged.from_rows([[1, 2], [1], [1, 2]])
     chosen, rejected = Ragged.from_rows([[5], [2, 5], [6, 7]]), Ragged.from_rows([[6, 7], [8], [8]])
     batch = flat_batch(Pairs(prompt, chosen, rejected, weight=np.ones(3)), np.arange(3))
@@ -48,7 +48,7 @@ def test_pairs_with_one_prompt_share_it():
     assert [s.tolist() for s in whole] == [[1, 2, 5], [1, 2, 5], [1, 2, 6, 7], [1, 2, 6, 7], [1, 8], [1, 2, 8]]
 
 
-def test_every_completion_token_is_predicted_by_the_position_before_it():
+def test_every_completion_token_is_predicted_by_the_position_before_it() -> None:
     batch = flat_batch(make_pairs(), np.array([1, 0]))
     assert batch.labels.tolist() == [12, 10, 11, 21, 22, 23, 20]
     assert batch.segments.tolist() == [0, 1, 3, 6, 7]
@@ -59,7 +59,7 @@ def test_every_completion_token_is_predicted_by_the_position_before_it():
     assert (whole[batch.compact_index[batch.hidden_index[later]] + 1] == batch.labels[later]).all()
 
 
-def test_weights_and_reference_log_probs_follow_the_rows():
+def test_weights_and_reference_log_probs_follow_the_rows() -> None:
     reference = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]])
     batch = flat_batch(replace(make_pairs(), ref_logps=reference), np.array([2, 0]))
     assert batch.weight.tolist() == [0.5, 1.0]
@@ -67,7 +67,7 @@ def test_weights_and_reference_log_probs_follow_the_rows():
     assert batch.label_smoothing is None
 
 
-def test_reference_log_probs_of_tokens_follow_the_labels_where_they_are_asked_for():
+def test_reference_log_probs_of_tokens_follow_the_labels_where_they_are_asked_for() -> None:
     pairs = make_pairs()
     tokens = tuple(Ragged(-part.values.astype(np.float32), part.offsets) for part in (pairs.chosen, pairs.rejected))
     pairs, rows = replace(pairs, ref_token_logps=tokens), np.array([2, 0])
@@ -77,7 +77,7 @@ def test_reference_log_probs_of_tokens_follow_the_labels_where_they_are_asked_fo
     assert flat_batch(make_pairs(), rows, ref_tokens=True).ref_token_logps is None
 
 
-def test_single_responses_are_laid_out_behind_their_prompts_and_are_no_pairs():
+def test_single_responses_are_laid_out_behind_their_prompts_and_are_no_pairs() -> None:
     responses = Responses.of(make_pairs())
     batch = flat_responses(responses, np.array([3, 0, 1]))
     assert batch.input_ids.tolist() == [3, 21, 22, 23, 1, 2, 10, 11, 20]
@@ -86,21 +86,21 @@ def test_single_responses_are_laid_out_behind_their_prompts_and_are_no_pairs():
     assert (batch.pairs, batch.rows.tolist()) == (0, [])
 
 
-def test_taking_rows_keeps_tokens_and_weights_together():
+def test_taking_rows_keeps_tokens_and_weights_together() -> None:
     taken = make_pairs().take(np.array([2, 0]))
     assert taken.prompt[0].tolist() == [4, 5, 6]
     assert taken.rejected[1].tolist() == [20]
     assert taken.weight.tolist() == [0.5, 1.0]
 
 
-def test_token_fingerprint_changes_with_tokens_and_not_with_weights():
+def test_token_fingerprint_changes_with_tokens_and_not_with_weights() -> None:
     pairs = make_pairs()
     assert pairs.token_fingerprint() != pairs.take(np.array([1, 0, 2])).token_fingerprint()
     reweighted = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, weight=np.ones(3))
     assert pairs.token_fingerprint() == reweighted.token_fingerprint()
 
 
-def test_fingerprint_changes_with_weights_and_columns():
+def test_fingerprint_changes_with_weights_and_columns() -> None:
     pairs = make_pairs()
     reweighted = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, weight=np.ones(3))
     scored = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, pairs.weight, columns={"cluster": np.ones(3)})

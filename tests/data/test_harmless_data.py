@@ -20,12 +20,12 @@ def config(tmp_path: Path, **settings) -> DataConfig:
     return DataConfig(path=str(PATH), cache_dir=str(tmp_path), on_prefix_mismatch="drop", **settings)
 
 
-def test_real_dialogues_without_one_prompt_are_named(tmp_path):
+def test_real_dialogues_without_one_prompt_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"hh_harmless_test\.jsonl\.gz, row 1255 \(the first of 5\) has dialogues"):
         read_rows(DataConfig(path=str(PATH)))
 
 
-def test_real_prompts_are_held_out_whole(tmp_path):
+def test_real_prompts_are_held_out_whole(tmp_path) -> None:
     train, evaluation = read_rows(config(tmp_path, eval_fraction=0.1))
     assert len(train) + len(evaluation) + train.mismatches == 2312
     assert train.mismatches == 5
@@ -34,7 +34,7 @@ def test_real_prompts_are_held_out_whole(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer):
+def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer) -> None:
     settings = config(tmp_path, eval_fraction=0.1)
     train, evaluation = read_rows(settings)
     train, evaluation = (tokenise(rows, tokenizer, settings)[1] for rows in (train, evaluation))
@@ -44,7 +44,7 @@ def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer):
     assert evaluation.lines()[0].startswith("hh_harmless_test.jsonl.gz, held out: ")
 
 
-def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer):
+def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer) -> None:
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=100_000)
     rows = read_rows(settings)[0]
     pairs, ledger = tokenise(rows, tokenizer, settings)
@@ -58,7 +58,7 @@ def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer):
         assert tokenizer.decode(pairs.prompt[row]).endswith("\n\nAssistant:")
 
 
-def test_real_dialogues_are_cut_to_the_limit_and_accounted_for(tmp_path, tokenizer):
+def test_real_dialogues_are_cut_to_the_limit_and_accounted_for(tmp_path, tokenizer) -> None:
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=200)
     pairs, ledger = tokenise(read_rows(settings)[0], tokenizer, settings)
     assert ledger.kept + sum(ledger.dropped.values()) == 300

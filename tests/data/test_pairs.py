@@ -17,14 +17,14 @@ def lists(ragged: Ragged) -> list[list[int]]:
 
 
 @given(rows_of_ids)
-def test_ragged_rows_come_back_as_they_went_in(rows):
+def test_ragged_rows_come_back_as_they_went_in(rows) -> None:
     ragged = Ragged.from_rows(rows)
     assert lists(ragged) == rows
     assert ragged.lengths.tolist() == [len(row) for row in rows]
 
 
 @given(rows_of_ids, st.data())
-def test_taken_rows_are_in_the_order_asked_for_and_may_repeat(rows, data):
+def test_taken_rows_are_in_the_order_asked_for_and_may_repeat(rows, data) -> None:
     wanted = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
     taken = Ragged.from_rows(rows).take(np.array(wanted, dtype=np.int64))
     assert lists(taken) == [rows[row] for row in wanted]
@@ -32,13 +32,13 @@ def test_taken_rows_are_in_the_order_asked_for_and_may_repeat(rows, data):
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=3), min_size=1, max_size=4))
-def test_concatenated_parts_follow_each_other(parts):
+def test_concatenated_parts_follow_each_other(parts) -> None:
     whole = Ragged.concatenate([Ragged.from_rows(part) for part in parts])
     assert lists(whole) == [row for part in parts for row in part]
     assert (whole.values.dtype, whole.offsets.dtype) == (np.int32, np.int64)
 
 
-def test_taking_pairs_takes_all_that_belongs_to_them():
+def test_taking_pairs_takes_all_that_belongs_to_them() -> None:
     parts = [Ragged.from_rows([[10 * row + part] * (row + 1) for row in range(4)]) for part in range(3)]
     numbers = np.arange(4.0)
     pairs = Pairs(
@@ -64,7 +64,7 @@ def test_taking_pairs_takes_all_that_belongs_to_them():
     assert pairs.fingerprint() == replace(pairs, ref_logps=None, ref_token_logps=None).fingerprint()
 
 
-def test_the_fingerprint_of_tokens_sees_ids_and_boundaries_but_no_weights():
+def test_the_fingerprint_of_tokens_sees_ids_and_boundaries_but_no_weights() -> None:
     def pairs(chosen: list[list[int]], weight: float) -> Pairs:
         same = Ragged.from_rows([[1], [2]])
         return Pairs(same, Ragged.from_rows(chosen), same, np.full(2, weight))

@@ -52,7 +52,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_is_recognised(form):
+def test_each_form_is_recognised(form) -> None:
     row, expected = FORMS[form]
     assert canonical(row) == expected
 
@@ -72,7 +72,7 @@ MISMATCHES = {
 
 
 @pytest.mark.parametrize("case", MISMATCHES)
-def test_completions_of_different_prompts_are_mismatches(case):
+def test_completions_of_different_prompts_are_mismatches(case) -> None:
     with pytest.raises(PrefixMismatch):
         canonical(MISMATCHES[case])
 
@@ -97,14 +97,14 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)
-def test_what_is_wrong_with_a_row_is_said(case):
+def test_what_is_wrong_with_a_row_is_said(case) -> None:
     row, expected = BAD_ROWS[case]
     with pytest.raises(ValueError, match=expected):
         canonical(row)
 
 
 @pytest.mark.parametrize("content", [5, ["x"], {"a": 1}, [{"type": "text", "text": 5}]])
-def test_a_content_of_no_known_kind_is_refused_in_every_place(content):
+def test_a_content_of_no_known_kind_is_refused_in_every_place(content) -> None:
     strange = [{"role": "user", "content": content}]
     row = {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}
     for name in row:
@@ -112,12 +112,12 @@ def test_a_content_of_no_known_kind_is_refused_in_every_place(content):
             canonical(row | {name: strange})
 
 
-def test_a_content_of_parts_is_taken():
+def test_a_content_of_parts_is_taken() -> None:
     parts = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "q"}]}]
     assert canonical({"prompt": parts, "chosen": [GOOD], "rejected": [BAD]})[0] == parts
 
 
-def test_a_message_with_only_a_tool_call_is_not_empty():
+def test_a_message_with_only_a_tool_call_is_not_empty() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]}
     assert canonical({"prompt": [USER], "chosen": [call], "rejected": [BAD]})[1] == [call]
 
@@ -129,7 +129,7 @@ words = st.text(alphabet="ab '\n.é", min_size=1, max_size=12)
 @example("don'", "t", "x")
 @example("the sky", "the sky is blue", "")
 @example("e", "\u0301", "\u0300")
-def test_an_implicit_prompt_loses_nothing_and_never_ends_inside_a_word(shared, chosen, rejected):
+def test_an_implicit_prompt_loses_nothing_and_never_ends_inside_a_word(shared, chosen, rejected) -> None:
     chosen, rejected = shared + chosen, shared + rejected
     prompt, after_chosen, after_rejected = split_strings(chosen, rejected)
     assert prompt + after_chosen == chosen
@@ -139,11 +139,11 @@ def test_an_implicit_prompt_loses_nothing_and_never_ends_inside_a_word(shared, c
         assert not (prompt[-1:].isalpha() and (after[0].isalpha() or after[0] in "'\u0301\u0300"))
 
 
-def test_long_common_beginnings_are_found():
+def test_long_common_beginnings_are_found() -> None:
     shared = "word " * 20_000
     assert split_strings(shared + "yes", shared + "no") == (shared[:-1], " yes", " no")
 
 
-def test_an_implicit_prompt_is_as_long_as_the_words_allow():
+def test_an_implicit_prompt_is_as_long_as_the_words_allow() -> None:
     assert split_strings("Q: 1+1?\nA: 2", "Q: 1+1?\nA: 3") == ("Q: 1+1?\nA:", " 2", " 3")
     assert split_strings("say (yes)", "say (no)") == ("say (", "yes)", "no)")

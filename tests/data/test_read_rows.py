@@ -81,7 +81,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_source_gives_the_same_rows(kind, tmp_path):
+def test_every_kind_of_source_gives_the_same_rows(kind, tmp_path) -> None:
     rows = read_rows(DataConfig(path=str(kind(tmp_path)), eval_fraction=0.0))[0]
     assert rows.prompt == [[{"role": "user", "content": f"question {i}"}] for i in range(5)]
     assert rows.chosen == [[{"role": "assistant", "content": f"yes {i}"}] for i in range(5)]
@@ -92,7 +92,7 @@ def test_every_kind_of_source_gives_the_same_rows(kind, tmp_path):
     assert list(rows.texts())[:4] == ["question 0", "yes 0", "no 0", "question 1"]
 
 
-def test_splits_of_a_saved_dataset_are_chosen_by_name(tmp_path):
+def test_splits_of_a_saved_dataset_are_chosen_by_name(tmp_path) -> None:
     path = str(as_saved_splits(tmp_path))
     train, evaluation = read_rows(DataConfig(path=path, eval_split="test"))
     assert (len(train), len(evaluation)) == (5, 2)
@@ -100,16 +100,16 @@ def test_splits_of_a_saved_dataset_are_chosen_by_name(tmp_path):
         read_rows(DataConfig(path=path, split="validation"))
 
 
-def test_a_split_must_be_chosen_where_there_are_several(tmp_path, write):
+def test_a_split_must_be_chosen_where_there_are_several(tmp_path, write) -> None:
     with pytest.raises(ValueError, match=r"data\.eval_path .* has the splits train, test, and none is chosen"):
         read_rows(write([PAIR], eval_path=str(as_saved_splits(tmp_path))))
 
 
-def test_a_hub_dataset_is_read_like_a_saved_one(monkeypatch):
+def test_a_hub_dataset_is_read_like_a_saved_one(monkeypatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked = []
 
-    def load_dataset(path, split=None):
+    def load_dataset(path, split=None) -> datasets.Dataset:
         asked.append((path, split))
         return datasets.Dataset.from_list(ROWS)
 
@@ -120,12 +120,12 @@ def test_a_hub_dataset_is_read_like_a_saved_one(monkeypatch):
     assert train.source == "some/pairs"
 
 
-def test_a_split_of_a_file_is_refused(write):
+def test_a_split_of_a_file_is_refused(write) -> None:
     with pytest.raises(ValueError, match="is a file and has no split test"):
         read_rows(write([PAIR], split="test"))
 
 
-def test_evaluation_data_may_lie_elsewhere_and_lack_the_weights(write, tmp_path):
+def test_evaluation_data_may_lie_elsewhere_and_lack_the_weights(write, tmp_path) -> None:
     other = tmp_path / "eval.jsonl"
     other.write_text(json.dumps({"prompt": "q", "good": "a", "rejected": "b"}))
     rows = [{"prompt": "q", "good": "a", "rejected": "b", "w": 2.0}]
@@ -140,25 +140,25 @@ YES, NO = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
 
 
 @pytest.mark.parametrize(("prompt", "yes", "no"), [("What?", " yes", " no"), (MESSAGE, YES, NO)])
-def test_a_prompt_that_every_completion_repeats_is_cut_off_them(prompt, yes, no, write):
+def test_a_prompt_that_every_completion_repeats_is_cut_off_them(prompt, yes, no, write) -> None:
     repeated = {"prompt": prompt, "chosen": prompt + yes, "rejected": prompt + no}
     found = read_rows(write([repeated, repeated]))[0]
     assert (found.prompt, found.chosen, found.rejected) == ([prompt] * 2, [yes] * 2, [no] * 2)
 
 
 @pytest.mark.parametrize("other", [{"prompt": "q", "chosen": "q a", "rejected": "b"}, PAIR | {"prompt": ""}])
-def test_completions_that_happen_to_begin_with_the_prompt_stay_whole(other, write):
+def test_completions_that_happen_to_begin_with_the_prompt_stay_whole(other, write) -> None:
     repeated = {"prompt": "What?", "chosen": "What? yes", "rejected": "What? no"}
     found = read_rows(write([repeated, other]))[0]
     assert (found.chosen, found.rejected) == (["What? yes", other["chosen"]], ["What? no", other["rejected"]])
 
 
-def test_an_answer_that_is_only_the_repeated_prompt_is_empty(write):
+def test_an_answer_that_is_only_the_repeated_prompt_is_empty(write) -> None:
     with pytest.raises(ValueError, match="row 1 has an empty completion in chosen"):
         read_rows(write([{"prompt": "What?", "chosen": "What?", "rejected": "What? no"}]))
 
 
-def test_columns_are_found_under_the_names_that_the_mapping_gives(write):
+def test_columns_are_found_under_the_names_that_the_mapping_gives(write) -> None:
     rows = [{"instruction": "q", "chosen": "b", "rejected": "a", "w": 3}]
     names = {"prompt": "instruction", "chosen": "rejected", "rejected": "chosen", "weight": "w"}
     found = read_rows(write(rows, columns=names))[0]
@@ -166,28 +166,28 @@ def test_columns_are_found_under_the_names_that_the_mapping_gives(write):
     assert found.columns["weight"].tolist() == [3.0]
 
 
-def test_a_mapping_to_an_absent_column_lists_the_columns(write):
+def test_a_mapping_to_an_absent_column_lists_the_columns(write) -> None:
     with pytest.raises(ValueError, match=r"'preferred' as chosen, .* choose among prompt, chosen, rejected\.$"):
         read_rows(write([PAIR], columns={"chosen": "preferred"}))
 
 
-def test_a_mapping_of_an_unknown_name_lists_the_names(write):
+def test_a_mapping_of_an_unknown_name_lists_the_names(write) -> None:
     with pytest.raises(ValueError, match="'winner', which means nothing here: use prompt, chosen"):
         read_rows(write([PAIR], columns={"winner": "chosen"}))
 
 
-def test_limit_takes_the_first_rows_and_reads_no_further(write):
+def test_limit_takes_the_first_rows_and_reads_no_further(write) -> None:
     text = json.dumps(PAIR) + "\n" + json.dumps(PAIR) + "\nnot JSON\n"
     assert len(read_rows(write(text, limit=2))[0]) == 2
 
 
-def test_rows_of_json_lines_are_numbered_by_line(write):
+def test_rows_of_json_lines_are_numbered_by_line(write) -> None:
     text = json.dumps(PAIR) + "\n\n  \n" + json.dumps(PAIR | {"chosen": ""}) + "\n"
     with pytest.raises(ValueError, match=r"In pairs\.jsonl, row 4 has an empty completion in chosen"):
         read_rows(write(text))
 
 
-def test_all_numeric_columns_come_along(write):
+def test_all_numeric_columns_come_along(write) -> None:
     numbers = {
         "weight": 0.5,
         "label_smoothing": 0.1,
@@ -202,7 +202,7 @@ def test_all_numeric_columns_come_along(write):
     assert all(values.dtype == np.float64 for values in found.columns.values())
 
 
-def test_a_missing_score_is_nan(write):
+def test_a_missing_score_is_nan(write) -> None:
     scored = PAIR | {"score_chosen": 1.0, "score_rejected": None}
     assert np.isnan(read_rows(write([scored]))[0].columns["score_rejected"][0])
 
@@ -257,7 +257,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_each_mistake_in_the_data_is_one_sentence_that_names_the_place(case, tmp_path):
+def test_each_mistake_in_the_data_is_one_sentence_that_names_the_place(case, tmp_path) -> None:
     content, expected = BAD[case]
     text = content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content)
     path = tmp_path / "pairs.jsonl"
@@ -268,7 +268,7 @@ def test_each_mistake_in_the_data_is_one_sentence_that_names_the_place(case, tmp
     assert str(raised.value).endswith(".")
 
 
-def test_sources_that_cannot_be_read_are_named(tmp_path):
+def test_sources_that_cannot_be_read_are_named(tmp_path) -> None:
     for name, content, expected in [
         ("pairs.jsonl.gz", gzip.compress(b'{"prompt": "q"}\n' * 1000)[:40], "cannot be unpacked"),
         ("pairs.jsonl.gz", b"plain", "cannot be unpacked"),
@@ -289,7 +289,7 @@ def test_sources_that_cannot_be_read_are_named(tmp_path):
         *(("dataset_info.json", damage) for damage in (b"", b"neither", b"[]")),
     ],
 )
-def test_a_damaged_saved_dataset_is_one_sentence(damaged, damage, tmp_path):
+def test_a_damaged_saved_dataset_is_one_sentence(damaged, damage, tmp_path) -> None:
     path = as_saved_dataset(tmp_path)
     [file] = path.glob(damaged)
     file.write_bytes(damage)
@@ -299,7 +299,7 @@ def test_a_damaged_saved_dataset_is_one_sentence(damaged, damage, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [as_parquet, as_arrow_file, as_arrow_stream, as_saved_dataset])
-def test_a_source_cut_short_is_one_sentence(kind, tmp_path):
+def test_a_source_cut_short_is_one_sentence(kind, tmp_path) -> None:
     path = kind(tmp_path)
     file = next(path.glob("*.arrow")) if path.is_dir() else path
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -308,18 +308,18 @@ def test_a_source_cut_short_is_one_sentence(kind, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_what_is_not_there_is_named(tmp_path) -> None:
     for path in (str(tmp_path / "absent.jsonl"), "absent.parquet", "./folder/absent", "~/absent"):
         with pytest.raises(ValueError, match=f"data.path {path} is not there: check the path"):
             read_rows(DataConfig(path=path))
 
 
-def test_a_hub_id_without_a_network_is_a_clear_error():
+def test_a_hub_id_without_a_network_is_a_clear_error() -> None:
     with pytest.raises(ValueError, match=r"data\.path nobody/nothing is not there, and the hub cannot deliver it"):
         read_rows(DataConfig(path="nobody/nothing"))
 
 
-def test_a_folder_of_something_else_is_named(tmp_path):
+def test_a_folder_of_something_else_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="is a folder that save_to_disk did not write"):
         read_rows(DataConfig(path=str(tmp_path)))
 
@@ -331,16 +331,16 @@ DIALOGUES = [
 ]
 
 
-def test_rows_without_one_prompt_are_reported_with_the_first_and_their_number(write):
+def test_rows_without_one_prompt_are_reported_with_the_first_and_their_number(write) -> None:
     with pytest.raises(ValueError, match=r"row 2 \(the first of 2\) has dialogues that differ .*on_prefix_mismatch"):
         read_rows(write(DIALOGUES))
 
 
-def test_rows_without_one_prompt_are_dropped_and_counted_on_request(write):
+def test_rows_without_one_prompt_are_dropped_and_counted_on_request(write) -> None:
     rows = read_rows(write(DIALOGUES, on_prefix_mismatch="drop"))[0]
     assert (len(rows), rows.mismatches, rows.numbers.tolist()) == (1, 2, [1])
 
 
-def test_a_source_of_mismatches_only_is_an_error_even_then(write):
+def test_a_source_of_mismatches_only_is_an_error_even_then(write) -> None:
     with pytest.raises(ValueError, match="row 1 has dialogues that differ"):
         read_rows(write(DIALOGUES[1:2], on_prefix_mismatch="drop"))

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data import cache_folder, read_rows, tokenise
+from iwpo_fast.data import Ledger, cache_folder, read_rows, tokenise
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
@@ -24,19 +25,19 @@ CONVERSATION = {
 }
 
 
-def tokenised(config, tokenizer):
+def tokenised(config, tokenizer) -> tuple[Pairs, Ledger]:
     return tokenise(read_rows(config)[0], tokenizer, config)
 
 
 @pytest.fixture
-def no_encoding(monkeypatch):
+def no_encoding(monkeypatch) -> Callable[[], None]:
     def forbid() -> None:
         monkeypatch.setattr(module, "encode_rows", lambda *_, **__: pytest.fail("encoded again"))
 
     return forbid
 
 
-def test_the_second_time_comes_from_the_cache(write, tokenizer, no_encoding):
+def test_the_second_time_comes_from_the_cache(write, tokenizer, no_encoding) -> None:
     config = write([PAIR, PAIR | {"rejected": "today"}])
     pairs, ledger = tokenised(config, tokenizer)
     no_encoding()
@@ -47,7 +48,7 @@ def test_the_second_time_comes_from_the_cache(write, tokenizer, no_encoding):
     assert ledger_again == ledger
 
 
-def test_length_weights_and_an_earlier_padding_do_not_matter_to_the_cache(write, tokenizer, no_encoding):
+def test_length_weights_and_an_earlier_padding_do_not_matter_to_the_cache(write, tokenizer, no_encoding) -> None:
     tokenised(write([PAIR]), tokenizer)
     no_encoding()
     tokenizer(["a", "a a a"], padding="max_length", truncation=True, max_length=2)
@@ -56,7 +57,7 @@ def test_length_weights_and_an_earlier_padding_do_not_matter_to_the_cache(write,
     assert ledger.prompts_cut == 1
 
 
-def test_texts_tokenizer_template_and_end_token_matter_to_the_cache(write, tokenizer, bos_tokenizer, tmp_path):
+def test_texts_tokenizer_template_and_end_token_matter_to_the_cache(write, tokenizer, bos_tokenizer, tmp_path) -> None:
     def path(row: dict, used=tokenizer, **settings) -> Path:
         config = write([row], **settings)
         return tokens_path(read_rows(config)[0], used, config)
@@ -78,7 +79,7 @@ def test_texts_tokenizer_template_and_end_token_matter_to_the_cache(write, token
     assert {p.parent for p in paths} == {tmp_path / "cache" / "tokens"}
 
 
-def test_rows_dropped_as_mismatches_are_still_an_error_when_they_come_from_the_cache(write, tokenizer):
+def test_rows_dropped_as_mismatches_are_still_an_error_when_they_come_from_the_cache(write, tokenizer) -> None:
     rows = [PAIR, {"prompt": "the col", "chosen": "our of the sky", "rejected": "our today"}]
     tokenised(write(rows, on_prefix_mismatch="drop"), tokenizer)
     with pytest.raises(ValueError, match="row 2 has prompt tokens"):
@@ -86,7 +87,7 @@ def test_rows_dropped_as_mismatches_are_still_an_error_when_they_come_from_the_c
 
 
 @pytest.mark.parametrize("harm", [lambda whole: b"", lambda whole: whole[:-20], lambda whole: b"{}"])
-def test_a_damaged_cache_is_made_anew(harm, write, tokenizer):
+def test_a_damaged_cache_is_made_anew(harm, write, tokenizer) -> None:
     config = write([PAIR, PAIR | {"rejected": "today"}])
     pairs, _ = tokenised(config, tokenizer)
     (path,) = (cache_folder(config) / "tokens").iterdir()
@@ -97,7 +98,7 @@ def test_a_damaged_cache_is_made_anew(harm, write, tokenizer):
     assert path.read_bytes() == whole
 
 
-def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path):
+def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path) -> None:
     some = Ragged.from_rows([[1, 2, 3], [], [4]])
     path = tmp_path / "tokens.parquet"
     save_tokens(path, Pairs(some, some, some, np.ones(3), row=np.arange(3)))
@@ -114,12 +115,12 @@ def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path):
     assert refused > len(whole) / 6
 
 
-def test_nothing_else_stays_in_the_cache_folder(write, tokenizer):
+def test_nothing_else_stays_in_the_cache_folder(write, tokenizer) -> None:
     config = write([PAIR])
     tokenised(config, tokenizer)
     assert [path.suffix for path in cache_folder(config).rglob("*") if path.is_file()] == [".parquet"]
 
 
-def test_the_cache_lies_in_the_home_folder_unless_told_otherwise(tmp_path):
+def test_the_cache_lies_in_the_home_folder_unless_told_otherwise(tmp_path) -> None:
     assert cache_folder(DataConfig(path="x")) == Path.home() / ".cache" / "iwpo_fast"
     assert cache_folder(DataConfig(path="x", cache_dir=str(tmp_path))) == tmp_path

@@ -41,7 +41,7 @@ def trl_ids(rows: list[dict[str, Any]], tokenizer: Any) -> list[tuple[list[int],
 
 @pytest.mark.parametrize("adds_bos", [False, True])
 @pytest.mark.parametrize("rows", [PLAIN, TALKS, IMPLICIT, TOOLS], ids=["strings", "messages", "implicit", "tools"])
-def test_token_ids_are_those_of_trl(rows, adds_bos, write, tokenizer, bos_tokenizer):
+def test_token_ids_are_those_of_trl(rows, adds_bos, write, tokenizer, bos_tokenizer) -> None:
     used = bos_tokenizer if adds_bos else tokenizer
     expected = trl_ids(copy.deepcopy(rows), used)
     config = write(rows)

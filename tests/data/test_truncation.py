@@ -30,46 +30,46 @@ PROMPT, CHOSEN, REJECTED = [1, 2, 3, 4], [11, 12, 13], [21, 22]
 SHORT = ([1], [11], [21])
 
 
-def test_what_fits_exactly_is_untouched_by_every_policy():
+def test_what_fits_exactly_is_untouched_by_every_policy() -> None:
     for policy in ("drop", "truncate_prompt_left", "truncate_completion", "error"):
         left, counts = cut(pairs_of((PROMPT, CHOSEN, REJECTED)), max_length=7, policy=policy, bos=None)
         assert lists(left) == [(PROMPT, CHOSEN, REJECTED)]
         assert (counts["dropped_too_long"], counts["prompts_cut"], counts["completions_cut"]) == (0, 0, 0)
 
 
-def test_drop_leaves_out_pairs_of_which_one_sequence_is_too_long():
+def test_drop_leaves_out_pairs_of_which_one_sequence_is_too_long() -> None:
     left, counts = cut(pairs_of((PROMPT, CHOSEN, REJECTED), SHORT), max_length=6, policy="drop", bos=None)
     assert lists(left) == [SHORT]
     assert left.row.tolist() == [1]
     assert counts["dropped_too_long"] == 1
 
 
-def test_the_prompt_loses_its_beginning():
+def test_the_prompt_loses_its_beginning() -> None:
     left, counts = cut(pairs_of((PROMPT, CHOSEN, REJECTED)), max_length=5, policy="truncate_prompt_left", bos=None)
     assert lists(left) == [([3, 4], CHOSEN, REJECTED)]
     assert (counts["prompts_cut"], counts["completions_cut"]) == (1, 0)
 
 
-def test_the_prompt_keeps_its_beginning_of_sequence_token():
+def test_the_prompt_keeps_its_beginning_of_sequence_token() -> None:
     pairs = pairs_of(([BOS, 2, 3, 4], CHOSEN, REJECTED), (PROMPT, CHOSEN, REJECTED))
     left, _ = cut(pairs, max_length=5, policy="truncate_prompt_left", bos=BOS)
     assert [prompt for prompt, _, _ in lists(left)] == [[BOS, 4], [3, 4]]
     assert pairs.prompt[0].tolist() == [BOS, 2, 3, 4]
 
 
-def test_one_prompt_token_stays_and_the_completion_is_cut_for_it():
+def test_one_prompt_token_stays_and_the_completion_is_cut_for_it() -> None:
     left, counts = cut(pairs_of((PROMPT, CHOSEN, REJECTED)), max_length=3, policy="truncate_prompt_left", bos=None)
     assert lists(left) == [([4], [11, 12], [21, 22])]
     assert (counts["prompts_cut"], counts["completions_cut"]) == (1, 1)
 
 
-def test_completions_lose_their_ends():
+def test_completions_lose_their_ends() -> None:
     left, counts = cut(pairs_of((PROMPT, CHOSEN, REJECTED)), max_length=5, policy="truncate_completion", bos=None)
     assert lists(left) == [(PROMPT, [11], [21])]
     assert (counts["prompts_cut"], counts["completions_cut"]) == (0, 2)
 
 
-def test_completions_that_become_empty_are_dropped_and_counted():
+def test_completions_that_become_empty_are_dropped_and_counted() -> None:
     left, counts = cut(
         pairs_of((PROMPT, CHOSEN, REJECTED), SHORT), max_length=4, policy="truncate_completion", bos=None
     )
@@ -77,7 +77,7 @@ def test_completions_that_become_empty_are_dropped_and_counted():
     assert (counts["dropped_empty"], counts["completions_cut"]) == (1, 0)
 
 
-def test_completions_that_become_identical_are_dropped_and_counted():
+def test_completions_that_become_identical_are_dropped_and_counted() -> None:
     pairs = pairs_of((PROMPT, [7, 8, 9], [7, 8, 5]), SHORT)
     left, counts = cut(pairs, max_length=6, policy="truncate_completion", bos=None)
     assert lists(left) == [SHORT]
@@ -89,7 +89,9 @@ policies = st.sampled_from(["drop", "truncate_prompt_left", "truncate_completion
 
 
 @given(st.lists(st.tuples(ids, ids, ids), min_size=1, max_size=6), policies, st.integers(2, 12))
-def test_whatever_the_policy_pairs_fit_and_are_parts_of_their_source_and_all_are_accounted_for(rows, policy, longest):
+def test_whatever_the_policy_pairs_fit_and_are_parts_of_their_source_and_all_are_accounted_for(
+    rows, policy, longest
+) -> None:
     left, counts = cut(pairs_of(*rows), max_length=longest, policy=policy, bos=None)
     prompts_cut = completions_cut = 0
     for row, (prompt, chosen, rejected) in zip(left.row, lists(left), strict=True):
@@ -106,14 +108,14 @@ def test_whatever_the_policy_pairs_fit_and_are_parts_of_their_source_and_all_are
     assert (counts["prompts_cut"], counts["completions_cut"]) == (prompts_cut, completions_cut)
 
 
-def test_the_policy_error_names_the_first_row_and_their_number(write, tokenizer):
+def test_the_policy_error_names_the_first_row_and_their_number(write, tokenizer) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, *[{"prompt": "?" * 9, "chosen": "b", "rejected": "c"}] * 3]
     config = write(rows, max_length=6, truncation="error")
     with pytest.raises(ValueError, match=r"row 2 \(the first of 3\) has 11 tokens: raise data\.max_length"):
         tokenise(read_rows(config)[0], tokenizer, config)
 
 
-def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer, tmp_path):
+def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer, tmp_path) -> None:
     long = {"prompt": "?" * 9, "chosen": "b", "rejected": "c"}
     rows = [
         {"prompt": "a", "chosen": "b", "rejected": "c"},
@@ -137,7 +139,7 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
 
 
 @pytest.mark.parametrize("truncation", ["truncate_prompt_left", "truncate_completion"])
-def test_reference_log_probs_of_a_pair_that_is_cut_are_refused(truncation, write, tokenizer):
+def test_reference_log_probs_of_a_pair_that_is_cut_are_refused(truncation, write, tokenizer) -> None:
     known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0}
     short, long = ({"prompt": prompt, "chosen": "bbb", "rejected": "ccc"} | known for prompt in ("a", "????"))
     config = write([short, long, long], max_length=6, truncation=truncation)
@@ -145,7 +147,7 @@ def test_reference_log_probs_of_a_pair_that_is_cut_are_refused(truncation, write
         tokenise(read_rows(config)[0], tokenizer, config)
 
 
-def test_reference_log_probs_of_pairs_that_are_whole_or_dropped_are_taken(write, tokenizer):
+def test_reference_log_probs_of_pairs_that_are_whole_or_dropped_are_taken(write, tokenizer) -> None:
     known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0}
     rows = [{"prompt": prompt, "chosen": "b", "rejected": "c"} | known for prompt in ("?" * 9, "a")]
     config = write(rows, max_length=6, truncation="drop")

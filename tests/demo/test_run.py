@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import DemoConfig
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
-from iwpo_fast.demo.report import COLUMNS, aligned, comparison, markdown, table
+from iwpo_fast.demo.report import COLUMNS, Measurement, aligned, comparison, markdown, table
 from iwpo_fast.demo.run import WARMUP, aligned_models, run_demo
 from iwpo_fast.demo.tasks import TASKS
 
@@ -20,19 +22,19 @@ pytestmark = pytest.mark.slow
 DATASET = DatasetSettings(train_pairs=480, eval_pairs=80, warmup_pairs=640, noise=0.0, temperature=0.1)
 
 
-def demo(folder, **changes):
+def demo(folder, **changes) -> list[Measurement]:
     config = replace(DemoConfig(output_dir=str(folder), device="cpu"), **changes)
     pytest.importorskip("jsonargparse", reason="the demo needs it")
     return run_demo(config, dataset=DATASET, warmup=replace(WARMUP, epochs=1))
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory) -> tuple[Path, list[Measurement]]:
     folder = tmp_path_factory.mktemp("run") / "demo"
     return folder, demo(folder)
 
 
-def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished):
+def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished) -> None:
     _, results = finished
     for method in ("DPO", "IWPO"):
         margins = np.array([result["margin"] for result in results if result["method"] == method])
@@ -41,7 +43,7 @@ def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished):
         assert (margins > 0).mean() > 0.55
 
 
-def test_margins_and_accuracy_are_those_of_the_training_run(finished):
+def test_margins_and_accuracy_are_those_of_the_training_run(finished) -> None:
     folder, results = finished
     for method, model in aligned_models(folder).items():
         after = json.loads((model.parent / "summary.json").read_text())["after"]
@@ -50,14 +52,14 @@ def test_margins_and_accuracy_are_those_of_the_training_run(finished):
         assert (margins > 0).mean() == pytest.approx(after["eval_rewards/accuracies"], abs=1e-6)
 
 
-def test_the_weights_differ_between_pairs_and_have_mean_one(finished):
+def test_the_weights_differ_between_pairs_and_have_mean_one(finished) -> None:
     folder, _ = finished
     weights = [row["weight"] for row in read_jsonl(folder / "iwpo" / "weights" / "train.jsonl")]
     assert np.mean(weights) == pytest.approx(1.0)
     assert np.std(weights) > 0.05
 
 
-def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished):
+def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished) -> None:
     folder, results = finished
     samples = read_jsonl(folder / "samples.jsonl")
     for sample in samples:
@@ -70,7 +72,7 @@ def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished):
         assert [result["after"] for result in of_method] == [sample[f"gold_{method}"] for sample in samples]
 
 
-def test_the_report_holds_the_table_and_the_places(finished):
+def test_the_report_holds_the_table_and_the_places(finished) -> None:
     folder, results = finished
     report = (folder / "report.md").read_text()
     assert markdown(table(results)) in report
@@ -79,14 +81,14 @@ def test_the_report_holds_the_table_and_the_places(finished):
         assert str(path) in report and path.is_dir()
 
 
-def test_all_models_load_in_plain_transformers(finished):
+def test_all_models_load_in_plain_transformers(finished) -> None:
     folder, _ = finished
     for path in (folder / "warmup", *aligned_models(folder).values()):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
         assert model.config.vocab_size == len(tokenizer)
 
 
-def test_a_second_run_keeps_every_finished_part_and_reports_the_same(finished):
+def test_a_second_run_keeps_every_finished_part_and_reports_the_same(finished) -> None:
     folder, results = finished
     models = [path / "model.safetensors" for path in (folder / "warmup", *aligned_models(folder).values())]
     times = [path.stat().st_mtime_ns for path in models]
@@ -97,8 +99,8 @@ def test_a_second_run_keeps_every_finished_part_and_reports_the_same(finished):
     assert again == results
 
 
-def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, tmp_path, monkeypatch):
-    def killed(_):
+def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, tmp_path, monkeypatch) -> None:
+    def killed(_) -> NoReturn:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -113,21 +115,21 @@ def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, t
     assert again == results
 
 
-def test_a_folder_with_another_seed_is_refused(finished):
+def test_a_folder_with_another_seed_is_refused(finished) -> None:
     folder, _ = finished
     with pytest.raises(ValueError, match="another seed"):
         demo(folder, seed=1)
 
 
-def test_a_folder_that_is_no_demo_is_refused(tmp_path):
+def test_a_folder_that_is_no_demo_is_refused(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ValueError, match="not a demo"):
         demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_the_table_has_rows_for_each_task_and_method_and_for_all():
-    def result(task, method, *columns):
+def test_the_table_has_rows_for_each_task_and_method_and_for_all() -> None:
+    def result(task, method, *columns) -> list[Measurement]:
         names = ("gold_gap", "margin", "before", "after", "best")
         rows = zip(*columns, strict=True)
         return [{"task": task, "method": method} | dict(zip(names, row, strict=True)) for row in rows]

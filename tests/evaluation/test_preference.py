@@ -10,51 +10,51 @@ from iwpo_fast.evaluation.preference import mean_with_interval, preference_accur
 
 
 @pytest.mark.parametrize("correct, total", [(0, 10), (1, 10), (5, 10), (10, 10), (616, 1000), (1, 1), (1500, 2312)])
-def test_wilson_interval_agrees_with_scipy(correct, total):
+def test_wilson_interval_agrees_with_scipy(correct, total) -> None:
     interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
     accuracy, low, high = preference_accuracy(correct, total)
     assert (accuracy, low, high) == pytest.approx((correct / total, interval.low, interval.high), abs=1e-12)
 
 
-def test_wilson_interval_of_the_published_example():
+def test_wilson_interval_of_the_published_example() -> None:
     # 81 of 263: Newcombe (1998), Statistics in Medicine 17, table I, method 3.
     _, low, high = preference_accuracy(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
 
 
-def test_ties_may_count_half():
+def test_ties_may_count_half() -> None:
     assert preference_accuracy(2.5, 5)[0] == 0.5
 
 
-def test_no_pairs_say_nothing():
+def test_no_pairs_say_nothing() -> None:
     accuracy, low, high = preference_accuracy(0, 0)
     assert math.isnan(accuracy) and (low, high) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("correct, total", [(-1, 5), (6, 5), (1, 0)])
-def test_impossible_counts_are_refused(correct, total):
+def test_impossible_counts_are_refused(correct, total) -> None:
     with pytest.raises(ValueError, match="cannot be right"):
         preference_accuracy(correct, total)
 
 
-def test_mean_interval_of_known_values():
+def test_mean_interval_of_known_values() -> None:
     mean, low, high = mean_with_interval([1.0, 2.0, 3.0, 4.0])
     half = 1.959963984540054 * math.sqrt(5 / 3) / 2
     assert (mean, low, high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
 
 
-def test_mean_interval_covers_the_truth_in_95_percent_of_cases():
+def test_mean_interval_covers_the_truth_in_95_percent_of_cases() -> None:
     draws = np.random.default_rng(0).normal(3.0, 2.0, size=(2000, 200))
     covered = sum(low <= 3.0 <= high for _, low, high in map(mean_with_interval, draws))
     assert covered / 2000 == pytest.approx(0.95, abs=0.02)
 
 
-def test_one_value_has_no_finite_interval():
+def test_one_value_has_no_finite_interval() -> None:
     assert mean_with_interval([2.0]) == (2.0, -math.inf, math.inf)
     assert math.isnan(mean_with_interval([])[0])
 
 
-def test_differences_between_levels_do_not_widen_a_stratified_interval():
+def test_differences_between_levels_do_not_widen_a_stratified_interval() -> None:
     rng = np.random.default_rng(1)
     near = [rng.normal(0.0, 1.0, 300), rng.normal(0.0, 1.0, 100)]
     far = [near[0] + 100.0, near[1] - 100.0]
@@ -63,6 +63,6 @@ def test_differences_between_levels_do_not_widen_a_stratified_interval():
     assert stratified_mean(far)[0] == pytest.approx(np.concatenate(far).mean())
 
 
-def test_a_stratified_interval_of_one_group_is_the_plain_one():
+def test_a_stratified_interval_of_one_group_is_the_plain_one() -> None:
     values = np.random.default_rng(2).normal(size=50)
     assert stratified_mean([values]) == pytest.approx(mean_with_interval(values))

@@ -67,7 +67,7 @@ def differentiable(values: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_and_gradients_are_those_from_logits(batch, head, name):
+def test_loss_and_gradients_are_those_from_logits(batch, head, name) -> None:
     options = LOSSES[name]
     exact_batch, exact_head = differentiable(doubled(batch)), differentiable(doubled(HEADS[head]))
     truth = naive_loss(exact_batch, exact_head, doubled(options))
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_from_logits(batch, head, name):
         assert (gradient - exact).abs().max() <= 2 * (usual - exact).abs().max() + 1e-6 * exact.abs().max()
 
 
-def test_the_module_is_the_function_with_its_options(batch):
+def test_the_module_is_the_function_with_its_options(batch) -> None:
     options = {"form": "squared", "beta": 0.4, "average": True, "softcap": 5.0, "scale": 2.0, "temperature": 0.8}
     target = torch.tensor([0.1, 0.2, 0.3, 0.4])
     module = LinearPreferenceLoss(**options, label_smoothing=0.1, workspace_mb=64, save=False)
@@ -93,7 +93,7 @@ def test_the_module_is_the_function_with_its_options(batch):
     assert smoother.loss != module(**batch, target=target).loss
 
 
-def test_the_module_is_a_loss_of_ln_2_where_policy_and_reference_agree(batch):
+def test_the_module_is_a_loss_of_ln_2_where_policy_and_reference_agree(batch) -> None:
     module = LinearPreferenceLoss()
     batch["ref_logps"] = module(**batch).sequence_logps
     batch["pair_weights"] = torch.ones(4)
@@ -113,23 +113,23 @@ def test_the_module_is_a_loss_of_ln_2_where_policy_and_reference_agree(batch):
         {"save": "always"},
     ],
 )
-def test_the_module_refuses_options_when_it_is_made(options):
+def test_the_module_refuses_options_when_it_is_made(options) -> None:
     with pytest.raises(ValueError, match="pass"):
         LinearPreferenceLoss(**options)
 
 
-def test_options_are_refused_before_any_work(batch):
+def test_options_are_refused_before_any_work(batch) -> None:
     batch["hidden"] = torch.empty(0)
     with pytest.raises(ValueError, match="form is 'dpo'"):
         linear_preference_loss(**batch, form="dpo")
 
 
-def test_masked_labels_are_not_counted():
+def test_masked_labels_are_not_counted() -> None:
     labels = torch.tensor([5, -100, 7, -100, -100, 1])
     assert supervised_lengths(labels, torch.tensor([0, 3, 3, 5, 6])).tolist() == [2, 0, 0, 1]
 
 
-def test_triton_and_pytorch_agree(batch, device):
+def test_triton_and_pytorch_agree(batch, device) -> None:
     on_device = {name: value.to(device) for name, value in batch.items()}
     loss = linear_preference_loss(**differentiable(on_device), average=True, form="squared").loss
     truth = naive_loss(doubled(batch), {}, {"average": True, "form": "squared"})
@@ -137,7 +137,7 @@ def test_triton_and_pytorch_agree(batch, device):
 
 
 @pytest.mark.slow
-def test_ten_lengths_compile_once(batch):
+def test_ten_lengths_compile_once(batch) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(linear_preference_loss, fullgraph=True, dynamic=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -153,7 +153,7 @@ def test_ten_lengths_compile_once(batch):
 
 
 @pytest.mark.parametrize("average", [True, False])
-def test_labels_that_are_all_served_need_not_be_counted(batch, device, monkeypatch, average):
+def test_labels_that_are_all_served_need_not_be_counted(batch, device, monkeypatch, average) -> None:
     labels = torch.tensor([3, 7, 2, 2, 9, 1, 4, 5], device=device)
     hidden = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     weight = torch.randn(11, 6, generator=torch.Generator().manual_seed(1)).to(device)

@@ -59,7 +59,7 @@ def results(loss_fn: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, tu
     ],
     ids=str,
 )
-def test_loss_gradients_and_metrics_equal_those_of_liger(batch, loss_type, options):
+def test_loss_gradients_and_metrics_equal_those_of_liger(batch, loss_type, options) -> None:
     liger = pytest.importorskip("liger_kernel.chunked_loss")
     if not options.get("use_ref_model", True):
         batch = without_reference(batch)
@@ -72,12 +72,12 @@ def test_loss_gradients_and_metrics_equal_those_of_liger(batch, loss_type, optio
         torch.testing.assert_close(our_metric, their_metric, rtol=1e-5, atol=1e-5)
 
 
-def test_metrics_carry_no_gradient(batch):
+def test_metrics_carry_no_gradient(batch) -> None:
     metrics = results(PaddedLinearPreferenceLoss(compute_nll_loss=True), batch)[2]
     assert not any(value.requires_grad for value in metrics)
 
 
-def test_cached_reference_log_probs_are_as_good_as_the_reference_model(batch):
+def test_cached_reference_log_probs_are_as_good_as_the_reference_model(batch) -> None:
     with_model = results(PaddedLinearPreferenceLoss(), batch)
     reference = LinearPreferenceLoss()(
         batch["ref_input"].flatten(0, 1),
@@ -91,7 +91,7 @@ def test_cached_reference_log_probs_are_as_good_as_the_reference_model(batch):
 
 
 @pytest.mark.parametrize("average", [False, True])
-def test_ipo_with_weights_and_smoothing_is_the_flat_loss_of_the_completions(batch, average):
+def test_ipo_with_weights_and_smoothing_is_the_flat_loss_of_the_completions(batch, average) -> None:
     weights = torch.tensor([0.5, 2.0, 0.0, 1.0])
     loss_fn = PaddedLinearPreferenceLoss(loss_type="ipo", beta=0.3, label_smoothing=0.2, average_log_prob=average)
     loss, _ = loss_fn(**without_reference(batch), ref_logps=torch.full((8,), -20.0), pair_weights=weights)
@@ -109,14 +109,14 @@ def test_ipo_with_weights_and_smoothing_is_the_flat_loss_of_the_completions(batc
     torch.testing.assert_close(loss, flat.loss)
 
 
-def test_the_ignored_label_can_be_another(batch):
+def test_the_ignored_label_can_be_another(batch) -> None:
     batch["target"] = batch["target"].where(batch["target"] != 0, 1)
     expected = results(PaddedLinearPreferenceLoss(), batch)
     batch["target"] = batch["target"].masked_fill(batch["target"] == -100, 0)
     torch.testing.assert_close(results(PaddedLinearPreferenceLoss(ignore_index=0), batch), expected)
 
 
-def test_labels_of_minus_100_are_ignored_beside_another(batch):
+def test_labels_of_minus_100_are_ignored_beside_another(batch) -> None:
     batch["target"] = batch["target"].where(batch["target"] != 0, 1)
     expected = results(PaddedLinearPreferenceLoss(), batch)
     batch["target"][:, 0] = 0
@@ -124,7 +124,7 @@ def test_labels_of_minus_100_are_ignored_beside_another(batch):
     torch.testing.assert_close(results(PaddedLinearPreferenceLoss(ignore_index=0), batch), expected)
 
 
-def test_mean_logits_are_not_rounded_under_autocast(batch):
+def test_mean_logits_are_not_rounded_under_autocast(batch) -> None:
     expected = results(PaddedLinearPreferenceLoss(), batch)[2]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         metrics = results(PaddedLinearPreferenceLoss(), batch)[2]
@@ -132,7 +132,7 @@ def test_mean_logits_are_not_rounded_under_autocast(batch):
         assert torch.equal(getattr(metrics, name), getattr(expected, name))
 
 
-def test_metrics_read_the_head_once(batch):
+def test_metrics_read_the_head_once(batch) -> None:
     means: list[tuple[int, ...]] = []
 
     class Watch(TorchDispatchMode):
@@ -148,7 +148,7 @@ def test_metrics_read_the_head_once(batch):
     assert means.count((PAIRS, LENGTH, FEATURES)) == 2
 
 
-def test_autocast_casts_hidden_states_and_head_like_a_linear_layer(batch):
+def test_autocast_casts_hidden_states_and_head_like_a_linear_layer(batch) -> None:
     cast = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
     expected, _ = PaddedLinearPreferenceLoss()(**cast)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -157,7 +157,7 @@ def test_autocast_casts_hidden_states_and_head_like_a_linear_layer(batch):
     assert torch.equal(loss, expected)
 
 
-def test_a_completion_without_tokens_has_log_prob_0_and_no_gradient(batch):
+def test_a_completion_without_tokens_has_log_prob_0_and_no_gradient(batch) -> None:
     batch["target"][2] = -100
     loss, (_, grad_hidden, _), metrics = results(PaddedLinearPreferenceLoss(average_log_prob=True), batch)
     assert loss.isfinite()
@@ -177,7 +177,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("options", "changes", "sentence"), BAD_CALLS.values(), ids=BAD_CALLS)
-def test_calls_that_do_not_fit_say_what_to_pass(batch, options, changes, sentence):
+def test_calls_that_do_not_fit_say_what_to_pass(batch, options, changes, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         PaddedLinearPreferenceLoss(**options)(**batch | changes)
 
@@ -186,6 +186,6 @@ def test_calls_that_do_not_fit_say_what_to_pass(batch, options, changes, sentenc
     ("options", "sentence"),
     [({"loss_type": "robust"}, "loss_type is 'robust': pass one of sigmoid, hinge, ipo"), ({"beta": 0.0}, "beta is 0")],
 )
-def test_options_out_of_range_are_refused_when_it_is_made(options, sentence):
+def test_options_out_of_range_are_refused_when_it_is_made(options, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         PaddedLinearPreferenceLoss(**options)

@@ -365,7 +365,7 @@ def test_what_is_not_served_is_refused(device: torch.device) -> None:
 
 
 @triton.jit
-def corner_kernel(corner_ptr, rows, columns, GROUP: tl.constexpr):
+def corner_kernel(corner_ptr, rows, columns, GROUP: tl.constexpr) -> None:
     row, column = epilogue_kernels.tile_corner(tl.program_id(0), rows, columns, 16, 32, GROUP)
     tl.store(corner_ptr + 2 * tl.program_id(0), row)
     tl.store(corner_ptr + 2 * tl.program_id(0) + 1, column)

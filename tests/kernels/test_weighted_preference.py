@@ -32,7 +32,7 @@ def assert_close(ours: torch.Tensor, truth: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_loss_and_gradient_are_those_of_the_specification(name, lengths, place):
+def test_loss_and_gradient_are_those_of_the_specification(name, lengths, place) -> None:
     case = random_case(lengths, **LOSSES[name])
     truth, true_gradient = case.to(torch.float64).naive_loss_and_gradient()
     _, plain_gradient = case.naive_loss_and_gradient()
@@ -65,7 +65,7 @@ def expected_sums(case: Case) -> PreferenceSums:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_sums_are_those_of_their_definitions(name, place):
+def test_sums_are_those_of_their_definitions(name, place) -> None:
     case = random_case(LENGTHS["usual"], **LOSSES[name])
     sums = case.to(place).loss().sums
     for key, truth in expected_sums(case.to(torch.float64))._asdict().items():
@@ -74,7 +74,7 @@ def test_sums_are_those_of_their_definitions(name, place):
         assert_close(value, truth.double())
 
 
-def test_sequence_log_probs_are_sums_over_tokens_without_gradient(place):
+def test_sequence_log_probs_are_sums_over_tokens_without_gradient(place) -> None:
     case = random_case(LENGTHS["longer than a block"])
     truth = torch.stack([part.sum() for part in case.logps.double().split(list(LENGTHS["longer than a block"]))])
     output = case.having(logps=case.logps.requires_grad_()).to(place).loss()
@@ -84,18 +84,18 @@ def test_sequence_log_probs_are_sums_over_tokens_without_gradient(place):
     torch.testing.assert_close(output.sequence_logps.cpu(), truth.float(), rtol=0, atol=0)
 
 
-def test_a_tie_is_not_correct(place):
+def test_a_tie_is_not_correct(place) -> None:
     case = Case(torch.tensor([-2.0, -3.0, -2.0, -4.0]), offsets((1, 1, 1, 1)))
     assert case.to(place).loss().sums.correct == 1
 
 
-def test_no_reference_is_a_reference_of_zeros(place):
+def test_no_reference_is_a_reference_of_zeros(place) -> None:
     case = random_case(LENGTHS["usual"])
     zeros = case.having(ref_logps=torch.zeros(8)).to(place).loss_and_gradient()
     torch.testing.assert_close(case.having(ref_logps=None).to(place).loss_and_gradient(), zeros, rtol=0, atol=0)
 
 
-def test_the_upstream_gradient_multiplies_the_gradient(place):
+def test_the_upstream_gradient_multiplies_the_gradient(place) -> None:
     case = random_case(LENGTHS["usual"]).to(place)
     logps = case.logps.requires_grad_()
     loss = case.having(logps=logps).loss().loss
@@ -104,7 +104,7 @@ def test_the_upstream_gradient_multiplies_the_gradient(place):
 
 
 @pytest.mark.parametrize("denominator", [7, 2.5, torch.tensor(2.5), torch.tensor(2.5, dtype=torch.float64)])
-def test_the_denominator_divides_loss_and_gradient(denominator, place):
+def test_the_denominator_divides_loss_and_gradient(denominator, place) -> None:
     case = random_case(LENGTHS["usual"])
     loss, gradient = case.having(denominator=1).loss_and_gradient()
     divided, divided_gradient = case.having(denominator=denominator).to(place).loss_and_gradient()
@@ -113,7 +113,7 @@ def test_the_denominator_divides_loss_and_gradient(denominator, place):
     torch.testing.assert_close(divided_gradient.cpu(), gradient / float(denominator))
 
 
-def test_lengths_are_the_divisors_of_the_average(place):
+def test_lengths_are_the_divisors_of_the_average(place) -> None:
     case = random_case((4, 6, 5, 3), average=True)
     logps = case.logps.clone()
     masked = [1, 2, 3, 5, 12, 15, 16, 17]  # all of the last sequence
@@ -132,7 +132,7 @@ def test_lengths_are_the_divisors_of_the_average(place):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("extreme", [1e4, 1e15])
-def test_extreme_margins_stay_finite(name, extreme, place):
+def test_extreme_margins_stay_finite(name, extreme, place) -> None:
     logps = torch.tensor([-extreme, -1.0, -1.0, -1.0, -1.0, -extreme, -1.0, -2.0])
     options = {key: 0.25 if isinstance(value, torch.Tensor) else value for key, value in LOSSES[name].items()}
     case = Case(logps, offsets((1,) * 8), options=options)
@@ -145,7 +145,7 @@ def test_extreme_margins_stay_finite(name, extreme, place):
 
 @pytest.mark.parametrize("form", ["sigmoid", "squared", "hinge"])
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, -1e38])
-def test_a_pair_of_weight_0_takes_no_part_whatever_its_log_probs(form, bad, place):
+def test_a_pair_of_weight_0_takes_no_part_whatever_its_log_probs(form, bad, place) -> None:
     weights = torch.tensor([1.5, 0.0, 2.0])
     clean = random_case((5, 4, 3, 2, 6, 1), form=form, denominator=3).having(weights=weights)
     logps = clean.logps.clone()
@@ -157,14 +157,14 @@ def test_a_pair_of_weight_0_takes_no_part_whatever_its_log_probs(form, bad, plac
     assert (bad_gradient[5:9] == 0).all()
 
 
-def test_log_probs_that_are_nan_make_the_loss_nan(place):
+def test_log_probs_that_are_nan_make_the_loss_nan(place) -> None:
     case = random_case((5, 4), form="hinge")
     logps = case.logps.clone()
     logps[2] = math.nan
     assert case.having(logps=logps).to(place).loss().loss.isnan()
 
 
-def test_no_supervised_token_at_all_is_margin_0_and_an_empty_gradient(place):
+def test_no_supervised_token_at_all_is_margin_0_and_an_empty_gradient(place) -> None:
     case = Case(torch.zeros(0), offsets((0, 0)))
     loss, gradient = case.to(place).loss_and_gradient()
     assert loss.item() == pytest.approx(math.log(2))
@@ -172,7 +172,7 @@ def test_no_supervised_token_at_all_is_margin_0_and_an_empty_gradient(place):
 
 
 @pytest.mark.usefixtures("no_help_to_repeat")
-def test_results_repeat_bitwise(place):
+def test_results_repeat_bitwise(place) -> None:
     case = random_case(LENGTHS["longer than a block"], label_smoothing=0.1).to(place)
     loss, gradient = case.loss_and_gradient()
     sums = torch.stack(case.loss().sums)
@@ -182,7 +182,7 @@ def test_results_repeat_bitwise(place):
         assert torch.equal(torch.stack(case.loss().sums), sums)
 
 
-def test_inputs_need_not_be_contiguous(place):
+def test_inputs_need_not_be_contiguous(place) -> None:
     case = random_case(LENGTHS["usual"], label_smoothing=torch.rand(4)).to(place)
 
     def spread(tensor: torch.Tensor) -> torch.Tensor:
@@ -199,7 +199,7 @@ def test_inputs_need_not_be_contiguous(place):
 
 
 @pytest.mark.parametrize("segments", [[0, 3, 9], [-2, 3, 6], [1, 3, 6], [0, 3, 5], [0, 4, 2], [2**40, 3, 6]])
-def test_offsets_out_of_range_make_the_kernels_answer_nan_without_reading_there(segments, device):
+def test_offsets_out_of_range_make_the_kernels_answer_nan_without_reading_there(segments, device) -> None:
     from iwpo_kernels.weighted_preference import gpu
 
     logps = random_case((3, 3)).logps.to(device)
@@ -208,7 +208,7 @@ def test_offsets_out_of_range_make_the_kernels_answer_nan_without_reading_there(
     assert out.sums[PreferenceSums._fields.index("weighted_loss")].isnan()
 
 
-def test_tokens_of_no_sequence_have_gradient_0_in_the_kernels(device):
+def test_tokens_of_no_sequence_have_gradient_0_in_the_kernels(device) -> None:
     from iwpo_kernels.weighted_preference import gpu
 
     one, coefficients = torch.ones((), device=device), torch.tensor([2.0, 3.0], device=device)
@@ -217,7 +217,7 @@ def test_tokens_of_no_sequence_have_gradient_0_in_the_kernels(device):
 
 
 @pytest.mark.gpu
-def test_nothing_waits_for_the_gpu():
+def test_nothing_waits_for_the_gpu() -> None:
     case = random_case(LENGTHS["usual"], label_smoothing=torch.full((4,), 0.1)).to(torch.device("cuda"))
     case.loss_and_gradient()
     torch.cuda.set_sync_debug_mode("error")

@@ -16,7 +16,7 @@ LENGTHS = (5, 0, 3, 4)
 
 
 @pytest.mark.parametrize("path", ["pytorch", "triton"])
-def test_opcheck_passes(path, request):
+def test_opcheck_passes(path, request) -> None:
     place = torch.device("cpu") if path == "pytorch" else request.getfixturevalue("device")
     case = random_case(LENGTHS).to(place)
     eps = torch.tensor([0.1, 0.2], device=place)
@@ -31,7 +31,7 @@ def test_opcheck_passes(path, request):
 
 
 @pytest.mark.parametrize("name", ["conservative dpo", "ipo", "reward distillation"])
-def test_ten_lengths_compile_once(name):
+def test_ten_lengths_compile_once(name) -> None:
     torch._dynamo.reset()
 
     def loss(logps, segments, ref_logps, weights, denominator, options) -> PreferenceOutput:
@@ -87,7 +87,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "sentence"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_arguments_that_do_not_fit_are_named_with_what_to_pass(changes, sentence):
+def test_arguments_that_do_not_fit_are_named_with_what_to_pass(changes, sentence) -> None:
     arguments = {"logps": CASE.logps, "segments": CASE.segments, "ref_logps": CASE.ref_logps}
     arguments["pair_weights"] = CASE.weights
     with pytest.raises(ValueError, match=sentence):

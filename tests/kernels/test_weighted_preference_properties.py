@@ -49,7 +49,7 @@ def by_sequence(case: Case, gradient: Tensor) -> list[Tensor]:
 
 
 @all_losses
-def test_weights_scale_loss_and_gradient_linearly(name):
+def test_weights_scale_loss_and_gradient_linearly(name) -> None:
     @quickly
     @given(cases(name), st.floats(0, 100))
     def holds(case: Case, factor: float) -> None:
@@ -62,7 +62,7 @@ def test_weights_scale_loss_and_gradient_linearly(name):
 
 
 @all_losses
-def test_the_order_of_the_pairs_does_not_matter(name):
+def test_the_order_of_the_pairs_does_not_matter(name) -> None:
     @quickly
     @given(cases(name), st.randoms(use_true_random=False))
     def holds(case: Case, random) -> None:
@@ -78,7 +78,7 @@ def test_the_order_of_the_pairs_does_not_matter(name):
 
 
 @all_losses
-def test_swapping_chosen_and_rejected_is_flipping_the_label(name):
+def test_swapping_chosen_and_rejected_is_flipping_the_label(name) -> None:
     @quickly
     @given(cases(name), st.floats(0.01, 0.99))
     def holds(case: Case, eps: float) -> None:
@@ -100,7 +100,7 @@ def test_swapping_chosen_and_rejected_is_flipping_the_label(name):
 
 
 @all_losses
-def test_weight_0_is_as_if_the_pair_were_not_there(name):
+def test_weight_0_is_as_if_the_pair_were_not_there(name) -> None:
     @quickly
     @given(cases(name, max_pairs=4), seeds)
     def holds(case: Case, seed: int) -> None:
@@ -121,7 +121,7 @@ def test_weight_0_is_as_if_the_pair_were_not_there(name):
 
 
 @all_losses
-def test_a_batch_in_parts_adds_up_to_the_batch(name):
+def test_a_batch_in_parts_adds_up_to_the_batch(name) -> None:
     @quickly
     @given(cases(name), st.integers(1, 4))
     def holds(case: Case, cut: int) -> None:
@@ -138,7 +138,7 @@ def test_a_batch_in_parts_adds_up_to_the_batch(name):
 
 @all_losses
 @pytest.mark.parametrize("path", ["pytorch", "triton"])
-def test_weights_of_1_and_smoothing_of_0_change_nothing_bitwise(name, path, request):
+def test_weights_of_1_and_smoothing_of_0_change_nothing_bitwise(name, path, request) -> None:
     place = torch.device("cpu") if path == "pytorch" else request.getfixturevalue("device")
     case = random_case((5, 0, 1, 7, 9, 3, 8, 2), **LOSSES[name])
     absent = case.having(weights=None, label_smoothing=None).to(place)
@@ -152,26 +152,26 @@ def test_weights_of_1_and_smoothing_of_0_change_nothing_bitwise(name, path, requ
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_agree_with_central_differences(name):
+def test_gradients_agree_with_central_differences(name) -> None:
     case = random_case((3, 2, 0, 4, 1, 5, 2, 3), seed=1, **LOSSES[name]).to(torch.float64)
     logps = case.logps.requires_grad_()
     assert torch.autograd.gradcheck(lambda logps: case.having(logps=logps).naive(), logps)
     assert torch.autograd.gradcheck(lambda logps: case.having(logps=logps).loss().loss, logps)
 
 
-def test_distillation_to_a_gap_of_one_half_is_ipo_of_sums_times_beta_squared():
+def test_distillation_to_a_gap_of_one_half_is_ipo_of_sums_times_beta_squared() -> None:
     case = random_case((3, 2, 6, 4), form="squared", beta=0.3)
     torch.testing.assert_close(case.having(target=0.5).loss().loss, 0.3**2 * case.loss().loss)
 
 
-def test_the_minimum_of_a_soft_label_is_where_beta_h_is_its_logit():
+def test_the_minimum_of_a_soft_label_is_where_beta_h_is_its_logit() -> None:
     eps, beta = 0.2, 0.5
     h = torch.logit(torch.tensor(1 - eps, dtype=torch.float64)) / beta
     case = Case(torch.stack([h, torch.zeros_like(h)]), offsets((1, 1)), options={"beta": beta, "label_smoothing": eps})
     assert case.loss_and_gradient()[1].abs().max() < 1e-12
 
 
-def test_no_gradient_reaches_weights_reference_or_labels():
+def test_no_gradient_reaches_weights_reference_or_labels() -> None:
     case = random_case((3, 2, 6, 4), label_smoothing=torch.full((2,), 0.1), margin=torch.zeros(2))
     constants = [case.weights, case.ref_logps, *case.options.values()]
     for tensor in constants:

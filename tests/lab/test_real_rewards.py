@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def test_the_encoder_puts_like_beside_like_whatever_else_is_in_the_batch():
+def test_the_encoder_puts_like_beside_like_whatever_else_is_in_the_batch() -> None:
     texts = ["A cat sits on the mat.", "On the mat sat a cat.", "Interest rates rose again. " * 9]
     features = encode(texts, encoder_folder())
     similar = features @ features.T
@@ -26,7 +26,7 @@ def test_the_encoder_puts_like_beside_like_whatever_else_is_in_the_batch():
     np.testing.assert_allclose(encode(texts[:1], encoder_folder())[0], features[0], atol=1e-5)
 
 
-def test_a_head_on_some_real_pairs_is_better_than_chance():
+def test_a_head_on_some_real_pairs_is_better_than_chance() -> None:
     rows = read_rows(DataConfig(path=str(PATH), on_prefix_mismatch="drop", limit=300))[0]
     prompts, responses, prompt = sentence_features(rows, encoder_folder())
     features = PairFeatures(PairTable.plain(prompt), prompts, responses)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from families import LAYOUTS, assert_same_gradients, gradients, save_model
@@ -10,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from iwpo_fast.config import LoraConfig, ModelConfig
-from iwpo_fast.models import four_bits, load_policy
+from iwpo_fast.models import Policy, four_bits, load_policy
 from iwpo_fast.models.saving import fingerprint
 from iwpo_fast.world import World
 
@@ -20,16 +23,16 @@ WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 
 
 @pytest.fixture
-def quantised(policy_of):
+def quantised(policy_of) -> Callable[..., Policy]:
     """A family's model in 4 bits, with an adapter that does something."""
 
-    def make(family="llama", **options):
+    def make(family="llama", **options) -> Policy:
         return stirred(policy_of(family, changes=WIDE, lora=LoraConfig(rank=2), quantize="nf4", **options))
 
     return make
 
 
-def stirred(policy):
+def stirred(policy) -> Policy:
     """The policy with random second matrices in its adapter, which are zero at first."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in policy.trainable_parameters().items():
@@ -38,13 +41,13 @@ def stirred(policy):
     return policy
 
 
-def linear_layers(policy):
+def linear_layers(policy) -> dict[str, nn.Linear]:
     return {
         name.replace(".base_layer", ""): m for name, m in policy.causal_lm.named_modules() if isinstance(m, nn.Linear)
     }
 
 
-def dequantised(policy, plain_folder, folder, tokenizer):
+def dequantised(policy, plain_folder, folder, tokenizer) -> Policy:
     """A policy that has the weights of the quantised one as plain float32."""
     model = AutoModelForCausalLM.from_pretrained(plain_folder)
     layers = {name: layer for name, layer in linear_layers(policy).items() if isinstance(layer, bnb.nn.Linear4bit)}
@@ -58,7 +61,9 @@ def dequantised(policy, plain_folder, folder, tokenizer):
 
 
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "qwen2", "gemma2"])
-def test_log_probs_and_gradients_are_those_of_the_dequantised_weights(quantised, batch, tokenizer, tmp_path, family):
+def test_log_probs_and_gradients_are_those_of_the_dequantised_weights(
+    quantised, batch, tokenizer, tmp_path, family
+) -> None:
     plain = None
     for options in LAYOUTS.values():
         policy = quantised(family, **options)
@@ -68,7 +73,7 @@ def test_log_probs_and_gradients_are_those_of_the_dequantised_weights(quantised,
         assert_same_gradients(gradients(ours, policy), gradients(theirs, plain), rtol=1e-4)
 
 
-def test_all_linear_layers_but_the_head_have_4_bits(quantised):
+def test_all_linear_layers_but_the_head_have_4_bits(quantised) -> None:
     for family in ("llama", "llama_tied"):
         policy = quantised(family)
         layers = linear_layers(policy)
@@ -81,7 +86,7 @@ def test_all_linear_layers_but_the_head_have_4_bits(quantised):
 
 
 @pytest.mark.parametrize("mode", ["selective", "full"])
-def test_recomputed_layers_change_no_bit(quantised, batch, mode):
+def test_recomputed_layers_change_no_bit(quantised, batch, mode) -> None:
     plain, recomputed = quantised(), quantised(gradient_checkpointing=mode)
     expected, found = plain(batch), recomputed(batch)
     assert torch.equal(found, expected)
@@ -89,13 +94,13 @@ def test_recomputed_layers_change_no_bit(quantised, batch, mode):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_selective_layers_run_no_quantised_product_again(quantised, batch):
-    def in_backward(mode):
+def test_selective_layers_run_no_quantised_product_again(quantised, batch) -> None:
+    def in_backward(mode) -> int:
         policy, seen = quantised(gradient_checkpointing=mode), []
         logps = policy(batch)
 
         class Watching(TorchDispatchMode):
-            def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            def __torch_dispatch__(self, operator, types, args=(), kwargs=None) -> Any:
                 seen.append(str(operator))
                 return operator(*args, **(kwargs or {}))
 
@@ -106,7 +111,7 @@ def test_selective_layers_run_no_quantised_product_again(quantised, batch):
     assert in_backward("none") == in_backward("selective") == 0 < in_backward("full")
 
 
-def test_evaluation_leaves_weights_and_gradients_as_they_are(quantised, batch):
+def test_evaluation_leaves_weights_and_gradients_as_they_are(quantised, batch) -> None:
     policy = quantised()
     before, expected = fingerprint(policy.causal_lm), gradients(policy(batch), policy)
     policy.eval()
@@ -118,7 +123,7 @@ def test_evaluation_leaves_weights_and_gradients_as_they_are(quantised, batch):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_fingerprint_is_of_codes_and_scales(quantised, policy_of):
+def test_the_fingerprint_is_of_codes_and_scales(quantised, policy_of) -> None:
     policy = quantised()
     assert fingerprint(policy.causal_lm) == fingerprint(quantised().causal_lm)
     plain = policy_of("llama", changes=WIDE, lora=LoraConfig(rank=2))
@@ -129,7 +134,7 @@ def test_the_fingerprint_is_of_codes_and_scales(quantised, policy_of):
     assert fingerprint(policy.causal_lm) != before
 
 
-def test_a_weight_has_half_a_byte_and_its_scales(quantised, tokenizer, tmp_path):
+def test_a_weight_has_half_a_byte_and_its_scales(quantised, tokenizer, tmp_path) -> None:
     weight = quantised().causal_lm.model.layers[0].mlp.up_proj.weight
     assert four_bits.entries(weight) == 64 * 128 == 2 * weight.nbytes
     beside = four_bits.scales(weight)

@@ -7,6 +7,7 @@ import torch
 from families import FAMILIES, assert_same_gradients, gradients, plain_logps
 from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from iwpo_fast.config import LoraConfig
 from iwpo_fast.models import LMHead
@@ -28,7 +29,7 @@ def stir_adapter(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, batch, family):
+def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, batch, family) -> None:
     policy = policy_of(family)
     assert policy.layout == "shared"
     ours = policy(batch)
@@ -42,7 +43,7 @@ def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, b
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "gemma2", "cohere", "phi", "gpt2"])
 @pytest.mark.parametrize("targets", ["all-linear", ["lm_head"]], ids=["all_linear", "lm_head"])
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning", "ignore:.*fan_in_fan_out:UserWarning")
-def test_adapters_also_on_the_head_are_served_exactly(policy_of, batch, family, targets):
+def test_adapters_also_on_the_head_are_served_exactly(policy_of, batch, family, targets) -> None:
     policy = policy_of(family, lora=LoraConfig(rank=4, target_modules=targets))
     with policy.disable_adapter():
         base = policy(batch)
@@ -58,7 +59,7 @@ def test_adapters_also_on_the_head_are_served_exactly(policy_of, batch, family, 
         assert torch.equal(policy(batch), base)
 
 
-def test_dropout_of_an_adapter_on_the_head_is_applied_as_the_adapter_does(policy_of, batch):
+def test_dropout_of_an_adapter_on_the_head_is_applied_as_the_adapter_does(policy_of, batch) -> None:
     policy = policy_of("llama", lora=LoraConfig(rank=4, dropout=0.5, target_modules=["lm_head"]))
     stir_adapter(policy)
     hidden = policy.hidden_states(batch).detach()
@@ -74,7 +75,7 @@ def test_dropout_of_an_adapter_on_the_head_is_applied_as_the_adapter_does(policy
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "llama_tied"])
-def test_gradients_reach_the_master_weights_in_float32(policy_of, batch, family, dtype):
+def test_gradients_reach_the_master_weights_in_float32(policy_of, batch, family, dtype) -> None:
     policy = policy_of(family, precision="fp32" if dtype == torch.float32 else "bf16")
     assert policy.compute_dtype == dtype
     logps = policy(batch)
@@ -88,10 +89,10 @@ def test_gradients_reach_the_master_weights_in_float32(policy_of, batch, family,
     ("family", "forgotten"),
     [("gemma2", "softcap"), ("gemma3_text", "softcap"), ("cohere", "scale"), ("granite", "scale")],
 )
-def test_a_softcap_or_scale_that_is_not_understood_stops_the_load(policy_of, monkeypatch, family, forgotten):
+def test_a_softcap_or_scale_that_is_not_understood_stops_the_load(policy_of, monkeypatch, family, forgotten) -> None:
     read = LMHead.__init__
 
-    def careless(head, model):
+    def careless(head, model) -> None:
         read(head, model)
         setattr(head, forgotten, None if forgotten == "softcap" else 1.0)
 
@@ -100,10 +101,10 @@ def test_a_softcap_or_scale_that_is_not_understood_stops_the_load(policy_of, mon
         policy_of(family)
 
 
-def test_unknown_processing_of_logits_stops_the_load_and_names_the_model(policy_of, monkeypatch):
+def test_unknown_processing_of_logits_stops_the_load_and_names_the_model(policy_of, monkeypatch) -> None:
     own = LlamaForCausalLM.forward
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args, **kwargs) -> CausalLMOutputWithPast:
         output = own(self, *args, **kwargs)
         output.logits = output.logits.clamp(max=4.0)
         return output
@@ -114,10 +115,10 @@ def test_unknown_processing_of_logits_stops_the_load_and_names_the_model(policy_
 
 
 @pytest.mark.parametrize("layout", ["auto", "padded"])
-def test_logits_that_are_no_numbers_stop_the_load(policy_of, monkeypatch, layout):
+def test_logits_that_are_no_numbers_stop_the_load(policy_of, monkeypatch, layout) -> None:
     own = LlamaForCausalLM.forward
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args, **kwargs) -> CausalLMOutputWithPast:
         output = own(self, *args, **kwargs)
         output.logits = output.logits * float("nan")
         return output
@@ -127,7 +128,7 @@ def test_logits_that_are_no_numbers_stop_the_load(policy_of, monkeypatch, layout
         policy_of("llama", batch_layout=layout)
 
 
-def test_a_head_that_is_not_linear_is_refused_by_name():
+def test_a_head_that_is_not_linear_is_refused_by_name() -> None:
     model = LlamaForCausalLM(
         LlamaForCausalLM.config_class(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1)
     )
@@ -136,7 +137,7 @@ def test_a_head_that_is_not_linear_is_refused_by_name():
         LMHead(model)
 
 
-def test_a_tied_head_is_the_embedding_itself():
+def test_a_tied_head_is_the_embedding_itself() -> None:
     model = GemmaForCausalLM(
         GemmaConfig(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
     )

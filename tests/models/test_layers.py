@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def run(policy, batch) -> tuple[Mapping[str, Tensor], int]:
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["full", "lora"])
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
-def test_recomputing_more_keeps_less_and_changes_no_bit(policy_of, batch, lora, options):
+def test_recomputing_more_keeps_less_and_changes_no_bit(policy_of, batch, lora, options) -> None:
     expected, none = run(policy_of("llama", lora=lora, **options), batch)
     kept = {}
     for mode in ("selective", "full"):
@@ -65,14 +65,14 @@ def test_recomputing_more_keeps_less_and_changes_no_bit(policy_of, batch, lora, 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "phi3", "cohere"])
 @pytest.mark.parametrize("mode", ["selective", "full"])
-def test_layers_of_other_families_are_recomputed_too(policy_of, batch, family, mode):
+def test_layers_of_other_families_are_recomputed_too(policy_of, batch, family, mode) -> None:
     expected, none = run(policy_of(family), batch)
     found, kept = run(policy_of(family, gradient_checkpointing=mode), batch)
     assert kept < 0.9 * none
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_selective_layers_run_no_product_and_no_attention_again(policy_of, batch):
+def test_selective_layers_run_no_product_and_no_attention_again(policy_of, batch) -> None:
     def expensive_in_backward(mode: str) -> int:
         policy, count = policy_of("llama", share_prompts=False, gradient_checkpointing=mode), 0
         logps = policy(batch)
@@ -91,12 +91,12 @@ def test_selective_layers_run_no_product_and_no_attention_again(policy_of, batch
     assert none == selective < full
 
 
-def test_parameters_keep_their_names(policy_of):
+def test_parameters_keep_their_names(policy_of) -> None:
     plain, changed = policy_of("llama"), policy_of("llama", gradient_checkpointing="full", compile=True)
     assert plain.state_dict().keys() == changed.state_dict().keys()
 
 
-def test_only_the_input_of_each_layer_goes_to_the_host(policy_of, batch, monkeypatch):
+def test_only_the_input_of_each_layer_goes_to_the_host(policy_of, batch, monkeypatch) -> None:
     expected, _ = run(policy_of("llama", share_prompts=False), batch)
     policy = policy_of("llama", share_prompts=False)
     for layer in decoder_layers(policy.head.decoder):
@@ -119,7 +119,7 @@ def test_only_the_input_of_each_layer_goes_to_the_host(policy_of, batch, monkeyp
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
-def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch):
+def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch) -> None:
     held, found = {}, {}
     for offload in (False, True):
         config = ModelConfig(gradient_checkpointing="full", offload_activations=offload)
@@ -133,14 +133,14 @@ def test_offloaded_inputs_of_layers_leave_the_gpu(tokenizer, batch):
     assert all(torch.equal(found[True][name], found[False][name]) for name in found[True])
 
 
-def test_offloading_is_refused_on_a_cpu(tokenizer):
+def test_offloading_is_refused_on_a_cpu(tokenizer) -> None:
     config = ModelConfig(gradient_checkpointing="full", offload_activations=True)
     with pytest.raises(ValueError, match=r"model\.offload_activations is true but the model runs on a CPU"):
         load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=0)
 
 
 @pytest.fixture
-def compiler(monkeypatch):
+def compiler(monkeypatch) -> Iterator[CompileCounterWithBackend]:
     """Counts the graphs that are compiled, and runs them as they are."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
@@ -175,7 +175,7 @@ def random_batch(vocabulary: int, seed: int) -> FlatBatch:
     ],
     ids=["flat, lora, recomputed", "padded"],
 )
-def test_layers_are_compiled_once_for_all_lengths_and_agree(policy_of, tokenizer, compiler, family, options):
+def test_layers_are_compiled_once_for_all_lengths_and_agree(policy_of, tokenizer, compiler, family, options) -> None:
     plain, compiled = policy_of(family, **options), policy_of(family, **options, compile=True)
     graphs = []
     for seed in range(4):
@@ -190,7 +190,7 @@ def test_layers_are_compiled_once_for_all_lengths_and_agree(policy_of, tokenizer
 
 
 @pytest.mark.slow
-def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
+def test_a_lent_model_is_not_compiled(policy_of, batch, compiler) -> None:
     policy = policy_of("llama", compile=True)
     with policy.plain_attention() as model, torch.no_grad():
         model.generate(batch.input_ids[None, :4], max_new_tokens=3, do_sample=False)
@@ -199,7 +199,7 @@ def test_a_lent_model_is_not_compiled(policy_of, batch, compiler):
     assert compiler.frame_count > 0
 
 
-def test_compiling_on_a_cpu_without_a_compiler_is_refused(tokenizer, monkeypatch):
+def test_compiling_on_a_cpu_without_a_compiler_is_refused(tokenizer, monkeypatch) -> None:
     monkeypatch.setenv("CXX", "absent-compiler")
     with pytest.raises(ValueError, match=r"model\.compile is true but there is no compiler called absent-compiler"):
         load_policy(ModelConfig(compile=True), tokenizer, World(0, 1, torch.device("cpu")), seed=0)

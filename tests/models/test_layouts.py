@@ -20,7 +20,7 @@ from iwpo_fast.models.probe import largest_error
 from iwpo_fast.world import World
 
 
-def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch, monkeypatch):
+def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch, monkeypatch) -> None:
     monkeypatch.setattr(load, "suited", lambda device, dtype: ["varlen", "sdpa_by_length"])
     mla = {"model_type": "deepseek_v3", "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
            "qk_nope_head_dim": 4, "v_head_dim": 6, "n_routed_experts": 4, "n_group": 2, "topk_group": 1,
@@ -37,7 +37,9 @@ def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_gpu_computes_in_bf16_with_float32_master_weights(policy_of, batch, tmp_path, tokenizer, family, lora):
+def test_a_gpu_computes_in_bf16_with_float32_master_weights(
+    policy_of, batch, tmp_path, tokenizer, family, lora
+) -> None:
     exact = policy_of(family, lora=lora)(batch)
     config = ModelConfig(path=str(tmp_path / family), lora=lora)
     policy = load_policy(config, tokenizer, World(0, 1, torch.device("cuda")), seed=3, max_length=20)
@@ -52,7 +54,7 @@ def test_a_gpu_computes_in_bf16_with_float32_master_weights(policy_of, batch, tm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_layouts_give_the_same_log_probs_and_gradients(policy_of, batch, family):
+def test_all_layouts_give_the_same_log_probs_and_gradients(policy_of, batch, family) -> None:
     policy = policy_of(family)
     backend = "eager_by_length" if family == "gemma2" else "sdpa_by_length"
     assert (policy.layout, policy.attention) == ("shared", backend)
@@ -71,7 +73,9 @@ def test_all_layouts_give_the_same_log_probs_and_gradients(policy_of, batch, fam
 
 
 @pytest.mark.parametrize("supports_sdpa", [True, False], ids=["transformers_5_17", "transformers_5_23"])
-def test_attention_keeps_its_softcap_where_transformers_would_take_sdpa(policy_of, batch, monkeypatch, supports_sdpa):
+def test_attention_keeps_its_softcap_where_transformers_would_take_sdpa(
+    policy_of, batch, monkeypatch, supports_sdpa
+) -> None:
     monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", supports_sdpa)
     policy = policy_of("gemma2")
     assert policy.attention == "eager_by_length"
@@ -86,14 +90,14 @@ def test_attention_keeps_its_softcap_where_transformers_would_take_sdpa(policy_o
     assert ((padded - theirs).abs() <= 5e-6 * (1 + theirs.abs())).all()
 
 
-def test_without_a_softcap_the_model_keeps_the_attention_that_transformers_takes(policy_of, monkeypatch):
+def test_without_a_softcap_the_model_keeps_the_attention_that_transformers_takes(policy_of, monkeypatch) -> None:
     monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
     policy = policy_of("gemma2", changes={"attn_logit_softcapping": None}, batch_layout="padded")
     assert policy.attention == "sdpa"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_no_backward_pass_sorts_the_rows_that_the_head_reads(policy_of, batch, layout):
+def test_no_backward_pass_sorts_the_rows_that_the_head_reads(policy_of, batch, layout) -> None:
     """The backward pass of an index by a tensor does, on a GPU."""
     policy = policy_of("llama", **LAYOUTS[layout])
     ready, used = policy.ready(batch), set()
@@ -109,13 +113,13 @@ def test_no_backward_pass_sorts_the_rows_that_the_head_reads(policy_of, batch, l
     assert not used & {torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_}
 
 
-def test_flat_batches_do_not_run_while_the_models_own_attention_is_lent(policy_of, batch):
+def test_flat_batches_do_not_run_while_the_models_own_attention_is_lent(policy_of, batch) -> None:
     policy = policy_of("llama")
     with policy.plain_attention(), pytest.raises(AssertionError, match="does not see where flat sequences begin"):
         policy(batch)
 
 
-def test_only_the_shared_layout_runs_each_prompt_once(policy_of, batch):
+def test_only_the_shared_layout_runs_each_prompt_once(policy_of, batch) -> None:
     policy = policy_of("llama")
     seen = []
     policy.head.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
@@ -125,7 +129,7 @@ def test_only_the_shared_layout_runs_each_prompt_once(policy_of, batch):
     assert seen == [batch.tokens, batch.expand_index.numel()] == [37, 59]
 
 
-def test_pairs_cost_as_many_tokens_as_their_layout_runs(policy_of):
+def test_pairs_cost_as_many_tokens_as_their_layout_runs(policy_of) -> None:
     pairs = Pairs(*(Ragged.from_rows([[5] * n]) for n in (3, 4, 2)), weight=np.ones(1))
     policy = policy_of("llama")
     assert policy.tokens(pairs).tolist() == [9]
@@ -134,7 +138,7 @@ def test_pairs_cost_as_many_tokens_as_their_layout_runs(policy_of):
 
 
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_sequence_does_not_see_its_neighbours(policy_of, batch, options):
+def test_a_sequence_does_not_see_its_neighbours(policy_of, batch, options) -> None:
     policy = policy_of("llama", **options)
     completion = slice(int(batch.hidden_index[0]) + 1, int(batch.cu_laid_out[1]))
     other = batch.input_ids.clone()
@@ -160,7 +164,9 @@ def test_a_sequence_does_not_see_its_neighbours(policy_of, batch, options):
         ("llama", {"model_type": "bloom", "n_head": 4, "n_layer": 2}, "does not take its attention from"),
     ],
 )  # fmt: skip
-def test_models_that_cannot_run_flat_are_padded_or_refused_with_the_reason(policy_of, batch, family, changes, reason):
+def test_models_that_cannot_run_flat_are_padded_or_refused_with_the_reason(
+    policy_of, batch, family, changes, reason
+) -> None:
     policy = policy_of(family, changes=changes)
     assert policy.layout == "padded"
     assert reason in policy.layout_reason
@@ -174,17 +180,17 @@ def test_models_that_cannot_run_flat_are_padded_or_refused_with_the_reason(polic
 
 
 @pytest.mark.parametrize(("layout", "options"), LAYOUTS.items())
-def test_the_layout_is_a_choice(policy_of, layout, options):
+def test_the_layout_is_a_choice(policy_of, layout, options) -> None:
     policy = policy_of("llama", **options)
     assert (policy.layout, policy.layout_reason) == (layout, "asked for")
 
 
-def test_padded_batches_with_shared_prompts_are_refused(policy_of):
+def test_padded_batches_with_shared_prompts_are_refused(policy_of) -> None:
     with pytest.raises(ValueError, match=r"share_prompts is true but .*batch_layout is padded"):
         policy_of("llama", batch_layout="padded", share_prompts=True)
 
 
-def test_prompts_are_not_shared_where_log_probs_would_differ(policy_of, monkeypatch):
+def test_prompts_are_not_shared_where_log_probs_would_differ(policy_of, monkeypatch) -> None:
     error = load.largest_error
     monkeypatch.setattr(load, "largest_error", lambda p, n: float("inf") if p.layout == "shared" else error(p, n))
     policy = policy_of("llama")
@@ -193,14 +199,14 @@ def test_prompts_are_not_shared_where_log_probs_would_differ(policy_of, monkeypa
         policy_of("llama", share_prompts=True)
 
 
-def test_prompts_are_not_shared_on_a_gpu_unless_asked_for():
+def test_prompts_are_not_shared_on_a_gpu_unless_asked_for() -> None:
     gpu = torch.device("cuda")
     [(share, reason)] = load._sharing(ModelConfig(), gpu)
     assert not share and reason == "on cuda prompts are shared only where model.share_prompts is true"
     assert load._sharing(ModelConfig(share_prompts=True), gpu) == [(True, "asked for")]
 
 
-def test_the_model_can_generate_with_its_own_attention(policy_of, batch):
+def test_the_model_can_generate_with_its_own_attention(policy_of, batch) -> None:
     policy = policy_of("llama")
     prompt, before = batch.input_ids[None, :3], policy(batch)
     with policy.plain_attention() as model:

@@ -7,7 +7,7 @@ import torch
 from iwpo_fast.models.policy import pad
 
 
-def test_every_token_is_found_where_flat_index_says(batch):
+def test_every_token_is_found_where_flat_index_says(batch) -> None:
     input_ids, mask, flat_index = pad(batch)
     rows = batch.cu_seqlens.numel() - 1
     assert input_ids.shape == mask.shape == (rows, batch.max_seqlen)

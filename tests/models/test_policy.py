@@ -20,7 +20,7 @@ from iwpo_fast.world import World
 CPU = torch.device("cpu")
 
 
-def shake(policy):
+def shake(policy) -> None:
     """Move every trained weight, as training does."""
     generator = torch.Generator().manual_seed(1)
     for parameter in policy.trainable_parameters().values():
@@ -28,7 +28,9 @@ def shake(policy):
 
 
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "gemma2", "cohere", "gpt2"])
-def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(policy_of, tokenizer, batch, tmp_path, family):
+def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(
+    policy_of, tokenizer, batch, tmp_path, family
+) -> None:
     policy = policy_of(family)
     shake(policy)
     policy.save(tmp_path / "saved", tokenizer)
@@ -43,7 +45,9 @@ def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(policy_of,
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]], ids=["all_linear", "lm_head"])
 @pytest.mark.parametrize("family", ["llama", "llama_tied"])
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
-def test_a_saved_adapter_gives_the_same_log_probs_in_plain_peft(policy_of, tokenizer, batch, tmp_path, family, targets):
+def test_a_saved_adapter_gives_the_same_log_probs_in_plain_peft(
+    policy_of, tokenizer, batch, tmp_path, family, targets
+) -> None:
     policy = policy_of(family, lora=LoraConfig(rank=4, target_modules=targets))
     stir_adapter(policy)
     policy.save(tmp_path / "saved", tokenizer)
@@ -54,7 +58,7 @@ def test_a_saved_adapter_gives_the_same_log_probs_in_plain_peft(policy_of, token
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]], ids=["all_linear", "lm_head"])
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
-def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch, tmp_path, targets):
+def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch, tmp_path, targets) -> None:
     config = ModelConfig(tiny=TinyConfig(hidden_size=32), lora=LoraConfig(rank=4, target_modules=targets))
     policy = load_policy(config, tokenizer, World(0, 1, CPU), seed=0)
     stir_adapter(policy)
@@ -65,7 +69,7 @@ def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch
     assert torch.equal(policy(batch), before)
 
 
-def test_only_adapters_are_trained_with_lora_and_everything_without(policy_of):
+def test_only_adapters_are_trained_with_lora_and_everything_without(policy_of) -> None:
     full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     assert not full.has_adapter and lora.has_adapter
     assert len(full.trainable_parameters()) == len(list(full.parameters()))
@@ -74,7 +78,7 @@ def test_only_adapters_are_trained_with_lora_and_everything_without(policy_of):
         full.disable_adapter()
 
 
-def test_an_adapter_trains_again_after_it_was_off(policy_of, batch):
+def test_an_adapter_trains_again_after_it_was_off(policy_of, batch) -> None:
     policy = policy_of("llama", lora=LoraConfig(rank=4))
     names = policy.trainable_parameters().keys()
     with policy.disable_adapter():
@@ -82,7 +86,7 @@ def test_an_adapter_trains_again_after_it_was_off(policy_of, batch):
     assert policy.trainable_parameters().keys() == names
 
 
-def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path):
+def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path) -> None:
     full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     stir_adapter(lora)
     assert fingerprint(full.causal_lm) == fingerprint(lora.causal_lm)
@@ -94,21 +98,21 @@ def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path):
     assert fingerprint(full.causal_lm) != before == full.fingerprint
 
 
-def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of, batch):
+def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of, batch) -> None:
     exact, rounded = policy_of("llama")(batch), policy_of("llama", precision="bf16")(batch)
     assert rounded.dtype == torch.float32
     error = (exact - rounded).abs().max()
     assert 1e-4 < error < 0.5
 
 
-def test_hidden_states_of_all_layouts_are_those_of_the_tokens_as_they_are_laid_out(policy_of, tokenizer):
+def test_hidden_states_of_all_layouts_are_those_of_the_tokens_as_they_are_laid_out(policy_of, tokenizer) -> None:
     batch = make_batch(len(tokenizer), seed=4)
     shared, flat, padded = (policy_of("llama", **options).hidden_states(batch) for options in LAYOUTS.values())
     assert shared.shape == flat.shape == padded.shape == (batch.tokens, 32)
     assert max((flat - padded).abs().max(), (shared - padded).abs().max()) <= 2e-5
 
 
-def test_loading_and_running_leave_the_random_state_alone(policy_of, batch):
+def test_loading_and_running_leave_the_random_state_alone(policy_of, batch) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     policy = policy_of("llama", lora=LoraConfig(rank=4))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import LAYOUTS, plain_logps
 from test_head import stir_adapter
+from torch import Tensor
 
 from iwpo_fast.config import LoraConfig
 from iwpo_fast.data.batch import FlatBatch, flat_batch
@@ -37,7 +38,7 @@ def reference(policy, pairs: Pairs, folder: Path, world: World = ALONE) -> Pairs
     return with_reference(policy, pairs, world, folder, tokens_per_batch=50)
 
 
-def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_of, pairs, tmp_path):
+def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_of, pairs, tmp_path) -> None:
     plain, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     stir_adapter(lora)
     found = reference(lora, pairs, tmp_path)
@@ -53,7 +54,7 @@ def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_o
 
 def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
     policy_of, pairs, tmp_path, monkeypatch, caplog
-):
+) -> None:
     policy = policy_of("llama")
     found = reference(policy, pairs, tmp_path)
     with monkeypatch.context() as patch:
@@ -65,7 +66,7 @@ def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
     assert "computing them again" in caplog.text
 
 
-def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path):
+def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path) -> None:
     policies = (policy_of("llama", **options) for options in LAYOUTS.values())
     shared, *others = (reference(policy, pairs, tmp_path).ref_logps for policy in policies)
     assert len(list((tmp_path / "reference").iterdir())) == 3
@@ -78,7 +79,7 @@ def run_by_model(monkeypatch) -> list[FlatBatch]:
     """The batches that policies run from now on."""
     batches, real = [], Policy.forward
 
-    def counted(self, batch, **options):
+    def counted(self, batch, **options) -> Tensor:
         batches.append(batch)
         return real(self, batch, **options)
 
@@ -105,7 +106,7 @@ def four_to_a_prompt(tokenizer, prompts: int = 5) -> tuple[Pairs, Ragged, Ragged
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_four_completions_of_a_prompt_in_six_pairs_are_each_run_once_and_the_prompt_once_for_all_where_it_is_shared(
     policy_of, tokenizer, tmp_path, run_by_model, layout
-):
+) -> None:
     pairs, asked, answers = four_to_a_prompt(tokenizer)
     policy = policy_of("llama", **LAYOUTS[layout])
     found = reference(policy, pairs, tmp_path)
@@ -123,7 +124,7 @@ def test_four_completions_of_a_prompt_in_six_pairs_are_each_run_once_and_the_pro
         np.testing.assert_allclose(np.concatenate([part[row] for part in found.ref_token_logps]), expected, atol=1e-5)
 
 
-def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs, tmp_path, run_by_model):
+def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs, tmp_path, run_by_model) -> None:
     policy = policy_of("llama")
     once = reference(policy, pairs, tmp_path / "once")
     tokens = sum(batch.tokens for batch in run_by_model)
@@ -138,7 +139,7 @@ def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs,
     assert not run_by_model
 
 
-def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, tokenizer):
+def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, tokenizer) -> None:
     pairs, _, _ = four_to_a_prompt(tokenizer)
     responses = Responses.of(pairs)
     for layout, options in LAYOUTS.items():
@@ -147,7 +148,7 @@ def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_o
         assert (sum(map(len, together)) == 5) == (layout == "shared")
 
 
-def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch):
+def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch) -> None:
     policy = policy_of("llama")
     whole = reference(policy, pairs, tmp_path / "whole")
     monkeypatch.setattr(World, "barrier", lambda self: None)
@@ -161,7 +162,9 @@ def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs
     np.testing.assert_allclose(sum(parts), whole.ref_logps, rtol=1e-5)
 
 
-def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(policy_of, pairs, tmp_path, monkeypatch):
+def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(
+    policy_of, pairs, tmp_path, monkeypatch
+) -> None:
     policy, computed = policy_of("llama"), []
     found = reference(policy, pairs, tmp_path)
     real = module._compute
@@ -172,7 +175,7 @@ def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(po
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_policy_is_its_reference_only_inside_the_body_also_when_that_fails(policy_of, training):
+def test_a_policy_is_its_reference_only_inside_the_body_also_when_that_fails(policy_of, training) -> None:
     policy = policy_of("llama", lora=LoraConfig(rank=4)).train(training)
     names = policy.trainable_parameters().keys()
     with pytest.raises(KeyError), as_reference(policy):
@@ -182,7 +185,7 @@ def test_a_policy_is_its_reference_only_inside_the_body_also_when_that_fails(pol
     assert policy.trainable_parameters().keys() == names
 
 
-def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, pairs):
+def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, pairs) -> None:
     responses, policy = Responses.of(pairs), policy_of("llama")
     batches = [np.array([3, 1]), np.array([], dtype=np.int64), np.array([6])]
     with as_reference(policy):

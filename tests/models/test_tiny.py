@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "How vexingly quick daft zebras jump!"] * 3
 
 
-def test_equal_seeds_give_bitwise_equal_models_and_others_do_not(tokenizer):
+def test_equal_seeds_give_bitwise_equal_models_and_others_do_not(tokenizer) -> None:
     config = ModelConfig(tiny=TinyConfig(hidden_size=32))
     first, again, other = (load_policy(config, tokenizer, World(0, 1, CPU), seed=s) for s in (0, 0, 1))
     for name, parameter in first.named_parameters():
@@ -22,7 +22,7 @@ def test_equal_seeds_give_bitwise_equal_models_and_others_do_not(tokenizer):
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_the_shape_is_the_one_asked_for(tokenizer):
+def test_the_shape_is_the_one_asked_for(tokenizer) -> None:
     model = tiny_model(TinyConfig(hidden_size=64, layers=3, heads=2), tokenizer, seed=0)
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (64, 3)
     assert model.config.num_attention_heads == 2
@@ -31,19 +31,19 @@ def test_the_shape_is_the_one_asked_for(tokenizer):
 
 
 @pytest.mark.parametrize("shape", [{"hidden_size": 48}, {"hidden_size": 64, "heads": 3}])
-def test_a_shape_that_cannot_be_is_reported(tokenizer, shape):
+def test_a_shape_that_cannot_be_is_reported(tokenizer, shape) -> None:
     with pytest.raises(ValueError, match=r"model.tiny.hidden_size is"):
         tiny_model(TinyConfig(**shape), tokenizer, seed=0)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "layers", "heads"])
 @pytest.mark.parametrize("value", [0, -32])
-def test_every_part_of_the_shape_must_be_positive(tokenizer, name, value):
+def test_every_part_of_the_shape_must_be_positive(tokenizer, name, value) -> None:
     with pytest.raises(ValueError, match=f"model.tiny.{name} is {value}: it must be positive."):
         tiny_model(TinyConfig(**{name: value}), tokenizer, seed=0)
 
 
-def test_equal_texts_give_equal_tokenizers_that_encode_anything():
+def test_equal_texts_give_equal_tokenizers_that_encode_anything() -> None:
     tokenizers = [load_tokenizer(ModelConfig(tiny=TinyConfig(vocab_size=300)), iter(TEXTS)) for _ in range(2)]
     assert tokenizers[0].backend_tokenizer.to_str() == tokenizers[1].backend_tokenizer.to_str()
     assert len(tokenizers[0]) == 300
@@ -52,7 +52,7 @@ def test_equal_texts_give_equal_tokenizers_that_encode_anything():
     assert tokenizers[0](text).input_ids == tokenizers[1](text).input_ids
 
 
-def test_a_vocabulary_is_as_large_as_the_text_allows():
+def test_a_vocabulary_is_as_large_as_the_text_allows() -> None:
     scarce = train_tokenizer(["ab", "ab"], 4096)
     assert 260 < len(scarce) < 300
     assert len(train_tokenizer([], 4096)) == 260
@@ -60,14 +60,14 @@ def test_a_vocabulary_is_as_large_as_the_text_allows():
         train_tokenizer(TEXTS, 259)
 
 
-def test_nothing_is_added_to_plain_text(tokenizer):
+def test_nothing_is_added_to_plain_text(tokenizer) -> None:
     assert tokenizer.decode(tokenizer("quick fox").input_ids) == "quick fox"
     assert tokenizer.eos_token_id != tokenizer.pad_token_id
     assert tokenizer.eos_token == "<|im_end|>"
 
 
 @pytest.mark.parametrize("answer", ["Yes.", " leading space", "\nleading newline", "<b>", ""])
-def test_the_templated_prompt_is_a_prefix_of_the_conversation(tokenizer, answer):
+def test_the_templated_prompt_is_a_prefix_of_the_conversation(tokenizer, answer) -> None:
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Jump?"}]
     whole = [*prompt, {"role": "assistant", "content": answer}]
     ids = [

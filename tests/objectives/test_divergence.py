@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from objective_cases import at_reference, losses, mixture_of, random_pair
 from torch import Tensor
 
+from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
+from iwpo_fast.config_checks import check_config
 from iwpo_fast.objectives.divergence import DIVERGENCES, Divergence, alpha_divergence, forward_kl, js
 
 S = torch.linspace(-5, 5, 21, dtype=torch.float64)
@@ -85,12 +88,16 @@ def test_a_divergence_without_any_reference_is_refused() -> None:
         mixture_of("simpo", divergence="js")
 
 
+def check(**settings: Any) -> None:
+    check_config(TrainConfig(data=DataConfig(path="pairs.jsonl"), objective=ObjectiveConfig(**settings)))
+
+
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
 def test_the_order_of_a_divergence_must_be_finite(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"divergence_alpha is .* finite"):
-        mixture_of("sigmoid", divergence="alpha", divergence_alpha=alpha)
+        check(divergence="alpha", divergence_alpha=alpha)
 
 
 def test_an_order_without_its_divergence_is_refused() -> None:
     with pytest.raises(ValueError, match=r"divergence_alpha is 0\.9 but objective\.divergence is js"):
-        mixture_of("sigmoid", divergence="js", divergence_alpha=0.9)
+        check(divergence="js", divergence_alpha=0.9)

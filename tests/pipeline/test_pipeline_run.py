@@ -82,6 +82,12 @@ REFUSED = [
     (["--weights.method", "rejection"], "weights.method rejection is experimental now: set weights.experimental.meth"),
     (["--weights.tau", "-1"], "weights.tau"),
     (["--rewards.folds", "0"], "rewards.folds"),
+    (
+        ["--rewards.calibration", "false", "--rewards.max_reward", "3"],
+        "rewards.max_reward is 3.0 and rewards.calibration is false, which leaves rewards as they are: leave",
+    ),
+    (["--clusters.count", "1", "--rewards.residual", "0.1"], "rewards.residual is 0.1 and clusters.count is 1, and a"),
+    (["--weights.method", "none", "--weights.force", "true"], "weights.force is True and weights.method is none, wh"),
     (["--optim.lr", "0"], "optim.lr is 0.0: it must be positive and finite."),
     (["--from", "wiegh"], "--from wiegh is no stage: choose one of prepare, reference, cluster, reward, weigh"),
     (["--only", "report"], "--only report is no stage"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline_cases import read_jsonl, stages_done, toy_config, write_toy_data
 
 from iwpo_fast.config import WeightConfig
+from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.models import reference
 
 
@@ -15,7 +16,7 @@ def responses(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
 def test_every_response_is_run_once_by_the_reference_whatever_resampling_drew(place, monkeypatch) -> None:
     run, real = [], reference.flat_responses
 
-    def recorded(found, rows):
+    def recorded(found, rows) -> FlatBatch:
         run.extend((found.prompts[found.prompt_of[row]].tobytes(), found.completions[row].tobytes()) for row in rows)
         return real(found, rows)
 

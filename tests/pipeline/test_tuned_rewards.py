@@ -141,7 +141,7 @@ def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch) -> No
     loaded: list[int] = []
     new_policy = PipelineJob.new_policy
 
-    def killed_at_the_third(self, lora):
+    def killed_at_the_third(self, lora) -> Policy:
         loaded.append(len(loaded))
         if loaded == [0, 1, 2]:
             raise KeyboardInterrupt

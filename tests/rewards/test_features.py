@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
 from iwpo_fast.data.pairs import Pairs
@@ -90,13 +93,13 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def count_batches(monkeypatch):
+def count_batches(monkeypatch) -> Callable[..., list[int]]:
     """Count the batches the model runs from now on; optionally it is killed before the one after so many."""
 
     def start(kill_after: int | None = None) -> list[int]:
         calls: list[int] = []
 
-        def counted(self, batch):
+        def counted(self, batch) -> Tensor:
             if len(calls) == kill_after:
                 raise Killed
             calls.append(len(batch.segments) - 1)
@@ -196,7 +199,7 @@ def test_one_pass_serves_the_reference_and_later_calls(policy, pairs, tmp_path, 
 
 
 def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path, monkeypatch) -> None:
-    def never(*arguments, **options):
+    def never(*arguments, **options) -> NoReturn:
         raise AssertionError("the LM head ran")
 
     reference(policy, pairs, tmp_path / "cached")
@@ -242,7 +245,7 @@ def test_a_kill_while_the_arrays_are_written_is_made_good_without_the_model(
     assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
 
 
-def kill(*arguments, **options):
+def kill(*arguments, **options) -> NoReturn:
     raise Killed
 
 

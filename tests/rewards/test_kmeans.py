@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from iwpo_fast.rewards import kmeans as module
 from iwpo_fast.rewards.kmeans import available_backends, choose_backend, kmeans
@@ -53,7 +54,7 @@ def test_what_flash_kmeans_finds_is_made_exact_by_one_step(monkeypatch, lloyd) -
     rounded = (expected.astype(np.float32).view(np.int32) & ~0x1FFF).view(np.float32)
     far = np.full((1, 16), 9, dtype=np.float32)
 
-    def batch_kmeans_Euclid(points, count, *, max_iters, tol, init_centroids):
+    def batch_kmeans_Euclid(points, count, *, max_iters, tol, init_centroids) -> tuple[None, Tensor, int]:
         assert points.shape == (1, *x.shape) and init_centroids.shape == (1, count, 16)
         return None, torch.from_numpy(np.concatenate([rounded, far]))[None], max_iters
 

@@ -22,7 +22,7 @@ def labelled_gaps(slope: float, count: int, seed: int = 0) -> np.ndarray:
     return np.where(draw.random(count) < expit(slope * np.abs(gaps)), np.abs(gaps), -np.abs(gaps))
 
 
-def fit(gaps, cluster, unit=None, strength=200.0, centre=0.0):
+def fit(gaps, cluster, unit=None, strength=200.0, centre=0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rewards = np.stack([gaps / 2, -gaps / 2], axis=1).ravel() + centre
     unit = np.ones(cluster.max() + 1) if unit is None else unit
     table = PairTable.plain(np.arange(len(gaps)))

@@ -107,10 +107,10 @@ def toy_pairs(count: int = 13) -> Pairs:
     )
 
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
-def steps_of(models: dict[str, ModelConfig], folder: Path, shard_over: Any) -> dict[str, Found]:
+def steps_of(models: dict[str, ModelConfig], folder: Path, shard_over: Any) -> dict[str, Results]:
     """Gradients, metrics and evaluation of single steps, of each model and objective; saves each model in `folder`."""
     world = World.start("cpu")
     mesh = shard_mesh(world, shard_over)
@@ -122,13 +122,13 @@ def steps_of(models: dict[str, ModelConfig], folder: Path, shard_over: Any) -> d
 
 def _steps_of_model(
     model: ModelConfig, objectives: Collection[str], world: World, mesh: DeviceMesh | None, saved: Path
-) -> Found:
+) -> Results:
     tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
     policy = load_policy(model, tokenizer, world, seed=5, max_length=20, mesh=mesh)
     assert policy.is_sharded == (mesh is not None)
     pairs = with_reference(policy, toy_pairs(), world, saved / "cache", tokens_per_batch=60)
     _move(policy)
-    found: Found = {"fingerprint": policy.fingerprint, "layout": policy.layout, "reference": pairs.ref_logps}
+    found: Results = {"fingerprint": policy.fingerprint, "layout": policy.layout, "reference": pairs.ref_logps}
     for objective in objectives:
         # One pair to a micro-batch makes some of the last step's empty; the others accumulate.
         for rows, cap in ((np.arange(9), 2), (np.arange(10, 13), 1)):
@@ -166,11 +166,11 @@ class _KeepsGradients(torch.optim.Optimizer):
         self.gradients = {name: full_tensor(p.grad).numpy().copy() for name, p in self.parameters.items()}
 
 
-def _step(job: Job, rows: np.ndarray) -> Found:
+def _step(job: Job, rows: np.ndarray) -> Results:
     state, metrics, optimizer = TrainState(), PreferenceMetrics(job.world.device), _KeepsGradients(job.policy)
     loop.train_step(job, rows, batches_ahead(job, [rows]), optimizer, state, metrics)
-    found = metrics.compute(job.world) | loop.evaluate(job, state)
-    return {"gradients": optimizer.gradients, "metrics": found, "state": state.objective}
+    measured = metrics.compute(job.world) | loop.evaluate(job, state)
+    return {"gradients": optimizer.gradients, "metrics": measured, "state": state.objective}
 
 
 def train_until(configs: list[TrainConfig], last: int | None) -> None:
@@ -193,7 +193,7 @@ def train_until(configs: list[TrainConfig], last: int | None) -> None:
                     train(config)
 
 
-def half_precision(shard_over: Any) -> dict[str, Found]:
+def half_precision(shard_over: Any) -> dict[str, Results]:
     """Log-probs, gradients and types in bf16: of a float32 model, and of an adapter on a bf16 base as on a GPU.
 
     Also how often weights are gathered for one pass forward and backward.

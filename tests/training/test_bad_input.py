@@ -127,6 +127,21 @@ CASES = {
     "meta device": (rows(), ["--device", "meta"], "device 'meta' is unknown: use auto, cpu, cuda"),
     "other device": (rows(), ["--device", "xla"], "device 'xla' is unknown: use auto, cpu, cuda"),
     "tracker not installed": (rows(), ["--log.trackers", "[trackio]"], "pip install trackio"),
+    "project without a tracker": (
+        rows(),
+        ["--log.project", "mine"],
+        "log.project is mine and log.trackers names neither wandb nor trackio, which alone have one",
+    ),
+    "fraction beside evaluation data": (
+        rows(),
+        ["--data.eval_path", "held_out.jsonl", "--data.eval_fraction", "0.1"],
+        "data.eval_fraction is 0.1 and data.eval_path is held_out.jsonl, which alone is held out then: set",
+    ),
+    "floor of a constant rate": (
+        rows(),
+        ["--optim.schedule", "constant", "--optim.min_lr_fraction", "0.1"],
+        "optim.min_lr_fraction is 0.1 and optim.schedule is constant, which stays at its peak: leave",
+    ),
 }
 
 RECIPES = {
@@ -152,7 +167,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_data_and_settings_are_one_sentence(case, tmp_path, capsys):
+def test_bad_data_and_settings_are_one_sentence(case, tmp_path, capsys) -> None:
     content, flags, expected = CASES[case]
     data = tmp_path / "pairs.jsonl"
     data.write_text(content)
@@ -171,12 +186,12 @@ def test_bad_data_and_settings_are_one_sentence(case, tmp_path, capsys):
     assert made == ({"cache"} if case == "nothing left" else set())  # which shows only after tokenising
 
 
-def test_a_missing_file_is_named(tmp_path, capsys):
+def test_a_missing_file_is_named(tmp_path, capsys) -> None:
     assert "absent.jsonl" in run(["--data.path", str(tmp_path / "absent.jsonl")], capsys)
 
 
 @pytest.mark.parametrize("case", RECIPES)
-def test_bad_recipes_are_one_sentence(case, tmp_path, capsys):
+def test_bad_recipes_are_one_sentence(case, tmp_path, capsys) -> None:
     content, expected = RECIPES[case]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {{path: pairs.jsonl}}\n{content}\n")
@@ -187,20 +202,20 @@ def test_bad_recipes_are_one_sentence(case, tmp_path, capsys):
     ("content", "expected"),
     [(b"", "the recipe holds no settings"), (b"- a", "the recipe holds no settings"), (b"\xff\x00", "is not text")],
 )
-def test_files_that_are_no_recipe_are_one_sentence(content, expected, tmp_path, capsys):
+def test_files_that_are_no_recipe_are_one_sentence(content, expected, tmp_path, capsys) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_bytes(content)
     assert expected in run(["--config", str(recipe)], capsys)
     assert "absent.yaml does not exist" in run(["--config", "absent.yaml"], capsys)
 
 
-def test_a_truncated_archive_is_named(tmp_path, capsys):
+def test_a_truncated_archive_is_named(tmp_path, capsys) -> None:
     data = tmp_path / "pairs.jsonl.gz"
     data.write_bytes(gzip.compress(rows().encode() * 50)[:-20])
     assert "pairs.jsonl.gz cannot be unpacked" in run(["--data.path", str(data)], capsys)
 
 
-def test_a_run_of_another_configuration_is_refused(tmp_path, capsys):
+def test_a_run_of_another_configuration_is_refused(tmp_path, capsys) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text(rows(GOOD | {"prompt": "say: b\n"}))
     flags = f"--data.path {data} --data.eval_fraction 0 --data.cache_dir {tmp_path}/cache --output_dir {tmp_path}/run"
@@ -214,7 +229,7 @@ def test_a_run_of_another_configuration_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("setting", ["output_dir", "data.cache_dir"])
-def test_folders_that_cannot_be_made_are_refused(setting, tmp_path, capsys):
+def test_folders_that_cannot_be_made_are_refused(setting, tmp_path, capsys) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text(rows())
     message = run(["--data.path", str(data), f"--{setting}", str(data / "below")], capsys)
@@ -239,7 +254,7 @@ def train_in(folder: Path, output_dir: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_without_permission_is_refused(tmp_path):
+def test_a_folder_without_permission_is_refused(tmp_path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     tmp_path.chmod(0o711)
     done = run_forked(train_in, tmp_path, "locked/run")
@@ -248,13 +263,13 @@ def test_a_folder_without_permission_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
-def test_a_variable_of_torchrun_that_is_no_number_is_named(variable, tmp_path, capsys, monkeypatch):
+def test_a_variable_of_torchrun_that_is_no_number_is_named(variable, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv(variable, "x")
     message = run(["--data.path", "x", "--output_dir", str(tmp_path / "run")], capsys)
     assert f"The environment variable {variable} is 'x': unset it, or let torchrun set it." in message
 
 
-def test_an_error_in_a_job_of_several_processes_names_the_rank(capsys, monkeypatch):
+def test_an_error_in_a_job_of_several_processes_names_the_rank(capsys, monkeypatch) -> None:
     def fail(settings: object) -> None:
         raise ValueError("the data are gone.")
 
@@ -266,7 +281,7 @@ def test_an_error_in_a_job_of_several_processes_names_the_rank(capsys, monkeypat
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "step-1"), SafetensorError("No space left")])
-def test_a_full_disk_is_one_sentence(error, capsys, monkeypatch):
+def test_a_full_disk_is_one_sentence(error, capsys, monkeypatch) -> None:
     def full(settings: object) -> None:
         raise error
 
@@ -276,7 +291,7 @@ def test_a_full_disk_is_one_sentence(error, capsys, monkeypatch):
     assert "check the path and the room on its disk, then run this again." in message
 
 
-def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, capsys) -> None:
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "chapter1.tex").write_text("draft")
@@ -287,7 +302,7 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, capsys):
     assert [path.name for path in precious.iterdir()] == ["chapter1.tex"]
 
 
-def test_a_file_as_output_folder_is_refused(tmp_path, capsys):
+def test_a_file_as_output_folder_is_refused(tmp_path, capsys) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text(rows())
     assert "is a file" in run(["--data.path", str(data), "--output_dir", str(data)], capsys)

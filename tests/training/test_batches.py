@@ -27,7 +27,9 @@ def results(settings: TrainConfig) -> tuple[list[dict[str, float]], bytes]:
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", {"bco": 1.0, "sft": 0.1}])
-def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_number(config, tmp_path, objective):
+def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_number(
+    config, tmp_path, objective
+) -> None:
     found = []
     for workers in (0, 2):
         settings = config(objective=ObjectiveConfig(name=objective), output_dir=str(tmp_path / str(workers)))
@@ -35,7 +37,7 @@ def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_nu
         if workers:
             real, calls = loop.train_step, []
 
-            def killed(*arguments, real=real, calls=calls):
+            def killed(*arguments, real=real, calls=calls) -> object:
                 calls.append(1)
                 if len(calls) == 5:
                     raise KeyboardInterrupt
@@ -51,14 +53,14 @@ def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_nu
     assert found[0] == found[1]
 
 
-def test_a_negative_number_of_workers_is_refused(config):
+def test_a_negative_number_of_workers_is_refused(config) -> None:
     settings = config()
     settings.data.workers = -1
     with pytest.raises(ValueError, match=r"data\.workers is -1: it must be 0 or more, or auto\."):
         train(settings)
 
 
-def test_a_step_ends_with_its_last_micro_batch_and_ranks_without_a_pair_get_the_shortest(tmp_path):
+def test_a_step_ends_with_its_last_micro_batch_and_ranks_without_a_pair_get_the_shortest(tmp_path) -> None:
     data = DataConfig(path=str(write_pairs(tmp_path / "pairs.jsonl", rows=20)), cache_dir=str(tmp_path))
     rows, _ = read_rows(data)
     model = ModelConfig(tiny=TinyConfig(vocab_size=320, hidden_size=32, layers=1, heads=1))

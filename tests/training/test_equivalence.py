@@ -34,7 +34,7 @@ def weighted(tmp_path: Path) -> DataConfig:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sigmoid", "ipo"])
-def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, objective):
+def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, objective) -> None:
     runs = {}
     for pairs in (8, 4, 1):
         settings = config(
@@ -51,7 +51,7 @@ def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, obj
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "ld_dpo"])
-def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_path, capsys, objective):
+def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_path, capsys, objective) -> None:
     runs = {}
     for share in (True, False):
         settings = config(
@@ -81,7 +81,7 @@ STATISTICS = {"kto": 1.0, "beta_dpo": 0.5, "bco": 0.3, "sft": 0.2}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sigmoid", STATISTICS, "aot"], ids=str)
-def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path, name):
+def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path, name) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     smoothing = {} if name == "aot" else {"label_smoothing": [0.1 * (i % 3) for i in range(42)]}
     path = write_pairs(tmp_path / "pairs.jsonl", rows=42, weight=[0.25 * (i % 7) for i in range(42)], **smoothing)
@@ -105,7 +105,7 @@ def test_two_processes_give_the_same_losses_and_metrics_as_one(config, tmp_path,
         assert logged(two, key) == pytest.approx(logged(one, key), rel=2e-5, abs=1e-7), key
 
 
-def test_evaluation_does_not_depend_on_the_token_budget(config, tmp_path):
+def test_evaluation_does_not_depend_on_the_token_budget(config, tmp_path) -> None:
     evaluations = []
     for budget in (64, 100_000):
         settings = config(

@@ -10,6 +10,7 @@ from toy_pairs import write_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import DataConfig, LogConfig, ObjectiveConfig, OptimConfig
+from iwpo_fast.data import Pairs
 from iwpo_fast.training import loop, train
 
 
@@ -17,7 +18,7 @@ def metrics_of(settings) -> list[dict]:
     return [json.loads(line) for line in (Path(settings.output_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config):
+def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config) -> None:
     settings = config(optim=OptimConfig(lr=3e-3, pairs_per_step=8, max_steps=16, epochs=8))
     summary = train(settings)
     steps = [m for m in metrics_of(settings) if "loss" in m]
@@ -27,12 +28,12 @@ def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config):
     assert steps[-1]["rewards/accuracies"] > 0.9
 
 
-def test_ipo_starts_at_its_value_at_margin_zero(config):
+def test_ipo_starts_at_its_value_at_margin_zero(config) -> None:
     settings = config(objective=ObjectiveConfig(name="ipo", beta=0.5), optim=OptimConfig(pairs_per_step=8, max_steps=1))
     assert train(settings).before["eval_loss"] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_metrics_have_the_names_that_trl_users_know(config):
+def test_metrics_have_the_names_that_trl_users_know(config) -> None:
     settings = config(optim=OptimConfig(pairs_per_step=8, max_steps=1))
     train(settings)
     step = next(m for m in metrics_of(settings) if "loss" in m)
@@ -41,7 +42,7 @@ def test_metrics_have_the_names_that_trl_users_know(config):
     assert set(f"{names} grad_norm learning_rate epoch {ours} step".split()) == step.keys()
 
 
-def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp_path):
+def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp_path) -> None:
     def final_loss(name: str, rows: int, **columns: list[float]) -> float:
         data = write_pairs(tmp_path / f"{name}.jsonl", rows=rows, **columns)
         settings = config(
@@ -56,7 +57,7 @@ def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp
     assert final_loss("zeros", 16, weight=[0.0] * 16) == 0.0
 
 
-def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config):
+def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config) -> None:
     settings = config()
     summary = train(settings)
     folder = Path(settings.output_dir) / "model"
@@ -73,10 +74,10 @@ def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config):
     assert summary.after["eval_logps/chosen"] == pytest.approx(total / len(held_out), rel=1e-5)
 
 
-def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, monkeypatch):
+def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, monkeypatch) -> None:
     real = loop.with_reference
 
-    def shifted(*arguments, **keywords):
+    def shifted(*arguments, **keywords) -> Pairs:
         pairs = real(*arguments, **keywords)
         pairs.ref_token_logps[1].values[:] += 0.01
         return pairs
@@ -86,7 +87,7 @@ def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, 
         train(config())
 
 
-def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path):
+def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path) -> None:
     columns = {"ref_chosen_logps": [-100.0] * 16, "ref_rejected_logps": [-100.0] * 16}
     data = write_pairs(tmp_path / "given.jsonl", rows=16, **columns)
     settings = config(data=DataConfig(path=str(data), eval_fraction=0.0, cache_dir=str(tmp_path / "cache")))
@@ -94,7 +95,9 @@ def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path
         train(settings)
 
 
-def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterwards(config, tmp_path, monkeypatch):
+def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterwards(
+    config, tmp_path, monkeypatch
+) -> None:
     from iwpo_fast.models import reference
 
     train(config())
@@ -102,7 +105,7 @@ def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterward
     train(config(output_dir=str(tmp_path / "again")))
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys) -> None:
     settings = config(dry_run=True)
     assert train(settings) is None
     printed = capsys.readouterr().out
@@ -111,10 +114,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys):
     assert not Path(settings.output_dir).exists()
 
 
-def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was(config, monkeypatch):
+def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was(config, monkeypatch) -> None:
     step, seen = loop.train_step, []
 
-    def watched(*arguments):
+    def watched(*arguments) -> object:
         fills = torch.utils.deterministic.fill_uninitialized_memory
         seen.append((torch.are_deterministic_algorithms_enabled(), fills))
         return step(*arguments)
@@ -127,7 +130,7 @@ def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_tensorboard_gets_the_metrics_that_the_file_gets(config):
+def test_tensorboard_gets_the_metrics_that_the_file_gets(config) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = config(log=LogConfig(every=1, trackers=["tensorboard"]))

@@ -131,7 +131,7 @@ def nowhere(monkeypatch) -> Callable[..., Policy]:
     return lambda backend, shared: make_policy(NOWHERE, torch.float32, backend, shared=shared)
 
 
-def test_the_host_waits_for_no_objective(nowhere):
+def test_the_host_waits_for_no_objective(nowhere) -> None:
     policy, all_at_once = nowhere("varlen", True), dict.fromkeys(OBJECTIVES.keys() - READS_BACK.keys(), 1.0)
     with no_waiting():
         for _ in itertools.islice(steps(policy, all_at_once, NOWHERE), 2):
@@ -139,21 +139,21 @@ def test_the_host_waits_for_no_objective(nowhere):
 
 
 @pytest.mark.parametrize("objective", [name for name, objective in OBJECTIVES.items() if objective.fused])
-def test_the_host_waits_for_no_closed_form(nowhere, objective):
+def test_the_host_waits_for_no_closed_form(nowhere, objective) -> None:
     policy = nowhere("varlen", False)
     with no_waiting():
         next(steps(policy, objective, NOWHERE))
 
 
 @pytest.mark.parametrize("objective", READS_BACK)
-def test_objectives_that_compute_on_the_host_are_known(nowhere, objective):
+def test_objectives_that_compute_on_the_host_are_known(nowhere, objective) -> None:
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         next(steps(nowhere("varlen", True), objective, NOWHERE))
 
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("backend", ["varlen", "sdpa_by_length", "eager_by_length"])
-def test_the_host_waits_in_no_flat_layout(nowhere, backend, shared):
+def test_the_host_waits_in_no_flat_layout(nowhere, backend, shared) -> None:
     policy = nowhere(backend, shared)
     with no_waiting():
         next(steps(policy, {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}, NOWHERE))
@@ -175,7 +175,7 @@ def test_the_host_waits_in_no_flat_layout(nowhere, backend, shared):
         lambda x, index, host: torch.tensor([1.0, 2.0], device=x.device),
     ],
 )
-def test_the_watch_sees_what_waits(waiting):
+def test_the_watch_sees_what_waits(waiting) -> None:
     x, index, host = torch.ones(3, device=NOWHERE), torch.zeros(3, dtype=torch.int64, device=NOWHERE), torch.arange(2)
     with pytest.raises((Waits, NotImplementedError, RuntimeError)), no_waiting():
         waiting(x, index, host)
@@ -185,7 +185,7 @@ def test_the_watch_sees_what_waits(waiting):
 @pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA or ROCm device")
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("objective", ["sigmoid", "bco", "aot", "wpo", "ld_dpo", "sft"])
-def test_a_gpu_is_not_waited_for(objective, shared):
+def test_a_gpu_is_not_waited_for(objective, shared) -> None:
     device = torch.device("cuda")
     backend = backends(device, torch.bfloat16)[0]
     making = steps(make_policy(device, torch.bfloat16, backend, shared=shared), objective, device)

@@ -19,7 +19,7 @@ from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.objectives import OBJECTIVES
-from iwpo_fast.objectives.registry import Reads
+from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_fast.training import train
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.loss import PreferenceLoss, TokenScores
@@ -53,7 +53,7 @@ def logged(config: TrainConfig, key: str) -> list[float]:
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name):
+def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name) -> None:
     smoothing = {"label_smoothing": [0.1 * (i % 3) for i in range(ROWS)]} if name in WITH_OTHER_SIDE else {}
     settings = config(
         data=scored(tmp_path, **smoothing),
@@ -68,7 +68,7 @@ def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [*STATISTICAL, "wpo", "ld_dpo", {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}], ids=str)
-def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name):
+def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name) -> None:
     runs = []
     for pairs in (8, 3):
         settings = config(
@@ -82,7 +82,7 @@ def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name):
     assert runs[1] == pytest.approx(runs[0], rel=2e-4)
 
 
-def test_running_means_of_an_objective_survive_a_resume(config, tmp_path):
+def test_running_means_of_an_objective_survive_a_resume(config, tmp_path) -> None:
     objective, data = ObjectiveConfig(name="beta_dpo"), scored(tmp_path)
     optim = OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=6, epochs=4)
     through = config(data=data, objective=objective, optim=optim, output_dir=str(tmp_path / "through"))
@@ -108,7 +108,7 @@ def test_running_means_of_an_objective_survive_a_resume(config, tmp_path):
     assert logged(resumed, "loss") == logged(through, "loss")
 
 
-def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypatch):
+def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypatch) -> None:
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("reference log-probs were computed")
 
@@ -118,7 +118,7 @@ def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypa
     assert logged(settings, "loss")
 
 
-def test_a_mixture_is_the_sum_of_its_parts():
+def test_a_mixture_is_the_sum_of_its_parts() -> None:
     batch, pairs, logps = example()
     parts = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
     whole, gradient = value_and_gradient(ObjectiveConfig(name=parts, beta=0.3), batch, pairs, logps)
@@ -133,7 +133,7 @@ def test_a_mixture_is_the_sum_of_its_parts():
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_weight_zero_removes_a_pair_exactly(name):
+def test_weight_zero_removes_a_pair_exactly(name) -> None:
     batch, pairs, logps = example(weight=np.array([1.0, 1.0, 0.0, 2.0]))
     output, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
     poisoned = logps.clone()
@@ -148,7 +148,7 @@ def test_weight_zero_removes_a_pair_exactly(name):
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_weights_of_one_are_no_weights_bitwise(name):
+def test_weights_of_one_are_no_weights_bitwise(name) -> None:
     batch, pairs, logps = example(weight=np.ones(4))
     weighted, gradient = value_and_gradient(ObjectiveConfig(name=name), batch, pairs, logps)
     loss, logps = PreferenceLoss(ObjectiveConfig(name=name)), logps.clone().requires_grad_()
@@ -165,7 +165,7 @@ def test_weights_of_one_are_no_weights_bitwise(name):
 
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_extreme_log_ratios_of_float32_tokens_give_finite_losses_and_gradients(name, sign):
+def test_extreme_log_ratios_of_float32_tokens_give_finite_losses_and_gradients(name, sign) -> None:
     batch, pairs, logps = example()
     chosen = torch.arange(len(logps)) < batch.segments[4]
     logps = torch.where(chosen if sign < 0 else ~chosen, -1e4, -1e-3)
@@ -174,7 +174,7 @@ def test_extreme_log_ratios_of_float32_tokens_give_finite_losses_and_gradients(n
     assert torch.isfinite(gradient).all()
 
 
-def test_fused_and_autograd_paths_give_the_same_numbers(monkeypatch):
+def test_fused_and_autograd_paths_give_the_same_numbers(monkeypatch) -> None:
     batch, pairs, logps = example(smoothing=np.array([0.0, 0.2, 0.4, 0.1]))
     for name, objective in OBJECTIVES.items():
         if objective.fused is None or objective.one_sided is not None:
@@ -231,7 +231,7 @@ def with_statistics(loss: PreferenceLoss, logps: torch.Tensor) -> TokenScores:
     return TokenScores(logps, torch.full_like(logps, 0.3).detach() if reads else None)
 
 
-def constants_of(loss: PreferenceLoss, tokens, batch, pairs):
+def constants_of(loss: PreferenceLoss, tokens, batch, pairs) -> Constants:
     """Those of a step that is this batch."""
     rows, world = np.arange(4), World(0, 1, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:

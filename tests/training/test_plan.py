@@ -21,7 +21,7 @@ from iwpo_fast.training import train
     ],
     ids=["auto", "asked_for", "padded"],
 )
-def test_the_plan_says_how_attention_is_computed_and_why(config, capsys, options, words):
+def test_the_plan_says_how_attention_is_computed_and_why(config, capsys, options, words) -> None:
     base = config()
     model, optim = dataclasses.replace(base.model, **options), dataclasses.replace(base.optim, max_steps=1)
     train(dataclasses.replace(base, model=model, optim=optim))

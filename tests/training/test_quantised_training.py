@@ -25,7 +25,7 @@ pytest.importorskip("bitsandbytes")
 
 
 @pytest.fixture
-def model(tmp_path, pairs_file):
+def model(tmp_path, pairs_file) -> ModelConfig:
     """A small saved Llama, to be trained in 4 bits."""
     lines = [json.loads(line) for line in pairs_file.read_text().splitlines()]
     tokenizer = train_tokenizer([str(value) for line in lines for value in line.values()], 320)
@@ -47,7 +47,7 @@ def model(tmp_path, pairs_file):
 
 
 @pytest.mark.slow
-def test_a_killed_run_learns_and_resumes_bitwise_and_its_adapter_loads(config, tmp_path, model):
+def test_a_killed_run_learns_and_resumes_bitwise_and_its_adapter_loads(config, tmp_path, model) -> None:
     whole = config(model=model, output_dir=str(tmp_path / "whole"))
     whole.optim.lr = 5e-3
     killed = dataclasses.replace(whole, output_dir=str(tmp_path / "killed"))
@@ -67,8 +67,8 @@ def test_a_killed_run_learns_and_resumes_bitwise_and_its_adapter_loads(config, t
         assert torch.equal(loaded[name.replace(".weight", ".default.weight")], value)
 
 
-def test_the_plan_counts_half_a_byte_for_a_quantised_weight(config, model):
-    def of(quantize):
+def test_the_plan_counts_half_a_byte_for_a_quantised_weight(config, model) -> None:
+    def of(quantize) -> dict[str, int]:
         settings = dataclasses.replace(model, quantize=quantize)
         tokenizer = load_tokenizer(settings, ())
         policy = load_policy(settings, tokenizer, World(0, 1, torch.device("cpu")), seed=0)
@@ -84,7 +84,7 @@ def test_the_plan_counts_half_a_byte_for_a_quantised_weight(config, model):
     }
 
 
-def test_bitsandbytes_is_asked_for_before_anything_is_read(config, model, monkeypatch):
+def test_bitsandbytes_is_asked_for_before_anything_is_read(config, model, monkeypatch) -> None:
     monkeypatch.setattr("iwpo_fast.extras.find_spec", lambda name: None)
     settings = config(model=model, data=DataConfig(path="no such file"))
     with pytest.raises(ValueError, match=r"model.quantize is nf4 but bitsandbytes is not installed: pip install"):

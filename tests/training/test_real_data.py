@@ -19,7 +19,7 @@ PAIRS = ROOT.parent / "shared" / "data" / "hh_harmless_test.jsonl.gz"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PAIRS.exists(), reason=f"the real pairs are not at {PAIRS}")
-def test_the_hh_recipe_starts_at_ln_2_and_learns_the_pairs_it_sees(tmp_path):
+def test_the_hh_recipe_starts_at_ln_2_and_learns_the_pairs_it_sees(tmp_path) -> None:
     flags = {
         "data.path": str(PAIRS),
         "data.limit": "160",

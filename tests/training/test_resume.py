@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from killed_runs import kill_during_a_save, kill_during_training, run_killed
 from safetensors.torch import load_file
+from torch import Tensor
 from toy_pairs import write_pairs
 
 from iwpo_fast.config import LogConfig, LoraConfig, ModelConfig, TinyConfig, TrainConfig
@@ -36,7 +37,7 @@ def model_bytes(config: TrainConfig) -> dict[str, bytes]:
     [(kill_during_training, 1), (kill_during_training, 4), (kill_during_a_save, 1)],
     ids=["training", "training between two log lines", "save"],
 )
-def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(config, tmp_path, sabotage, every):
+def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(config, tmp_path, sabotage, every) -> None:
     # Dropout draws random numbers in every step, so their state must survive too.
     model = ModelConfig(tiny=TINY, lora=LoraConfig(rank=4, dropout=0.1))
     log = LogConfig(every=every)
@@ -56,7 +57,7 @@ def test_a_killed_run_resumes_to_bitwise_the_losses_of_an_uninterrupted_one(conf
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
-def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, optimizer):
+def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, optimizer) -> None:
     if optimizer == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
     optim = dataclasses.replace(config().optim, name=optimizer)
@@ -69,7 +70,7 @@ def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, op
     assert model_bytes(part) == model_bytes(whole) != {}
 
 
-def test_a_finished_run_is_not_run_again(config, capsys):
+def test_a_finished_run_is_not_run_again(config, capsys) -> None:
     settings = config()
     first = train(settings)
     weights = model_bytes(settings)
@@ -78,7 +79,7 @@ def test_a_finished_run_is_not_run_again(config, capsys):
     assert model_bytes(settings) == weights
 
 
-def test_another_configuration_does_not_resume(config):
+def test_another_configuration_does_not_resume(config) -> None:
     train(config())
     other = config()
     other.optim.lr = 5e-4
@@ -86,7 +87,7 @@ def test_another_configuration_does_not_resume(config):
         train(other)
 
 
-def test_changed_data_does_not_resume(config, pairs_file):
+def test_changed_data_does_not_resume(config, pairs_file) -> None:
     settings = config()
     train(settings)
     (Path(settings.output_dir) / "summary.json").unlink()
@@ -96,7 +97,7 @@ def test_changed_data_does_not_resume(config, pairs_file):
         train(settings)
 
 
-def test_how_much_is_logged_and_kept_may_change_on_resume(config):
+def test_how_much_is_logged_and_kept_may_change_on_resume(config) -> None:
     settings = config()
     train(settings)
     settings.log.every = 4
@@ -104,7 +105,7 @@ def test_how_much_is_logged_and_kept_may_change_on_resume(config):
     assert train(settings).steps == 8
 
 
-def test_changed_weights_do_not_resume(config, tmp_path):
+def test_changed_weights_do_not_resume(config, tmp_path) -> None:
     data = write_pairs(tmp_path / "weighted.jsonl", rows=40, weight=[1.0] * 40)
     settings = config()
     settings.data.path = str(data)
@@ -115,7 +116,7 @@ def test_changed_weights_do_not_resume(config, tmp_path):
         train(settings)
 
 
-def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(config, monkeypatch):
+def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(config, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -126,10 +127,10 @@ def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(co
     assert [step for step, _ in losses(other)] == list(range(1, 9))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch) -> None:
     real, calls = loop.clip_gradients, []
 
-    def poisoned(parameters, *arguments):
+    def poisoned(parameters, *arguments) -> Tensor:
         calls.append(1)
         if len(calls) == 5:
             next(iter(parameters)).grad[0] = float("nan")
@@ -145,7 +146,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, 
         assert values.isfinite().all()
 
 
-def test_a_finished_run_is_recognised_without_its_checkpoints(config):
+def test_a_finished_run_is_recognised_without_its_checkpoints(config) -> None:
     settings = config()
     first = train(settings)
     shutil.rmtree(Path(settings.output_dir) / "checkpoints")
@@ -156,7 +157,7 @@ def test_a_finished_run_is_recognised_without_its_checkpoints(config):
 
 
 @pytest.mark.parametrize("record", ["{", "{}", "[]", '{"x": 1}'])
-def test_a_folder_with_somebody_elses_run_json_is_left_alone(config, record):
+def test_a_folder_with_somebody_elses_run_json_is_left_alone(config, record) -> None:
     settings = config()
     folder = Path(settings.output_dir)
     folder.mkdir()
@@ -168,8 +169,9 @@ def test_a_folder_with_somebody_elses_run_json_is_left_alone(config, record):
     assert {path.name: path.read_text() for path in folder.iterdir()} == content
 
 
-def test_changed_evaluation_data_does_not_resume(config, tmp_path):
+def test_changed_evaluation_data_does_not_resume(config, tmp_path) -> None:
     settings = config()
+    settings.data.eval_fraction = 0.0
     settings.data.eval_path = str(write_pairs(tmp_path / "held_out.jsonl", rows=8, seed=1))
     train(settings)
     (Path(settings.output_dir) / "summary.json").unlink()
@@ -178,7 +180,7 @@ def test_changed_evaluation_data_does_not_resume(config, tmp_path):
         train(settings)
 
 
-def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch):
+def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch) -> None:
     settings = config(model=ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)))
     train(settings)
     (Path(settings.output_dir) / "summary.json").unlink()
@@ -187,7 +189,7 @@ def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch):
         train(settings)
 
 
-def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path):
+def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path) -> None:
     settings = config()
     holder = (
         "import fcntl, sys\n"
@@ -207,7 +209,7 @@ def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path):
     assert train(settings).steps == 8
 
 
-def test_what_a_kill_in_the_last_save_left_is_removed(config):
+def test_what_a_kill_in_the_last_save_left_is_removed(config) -> None:
     settings = config()
     train(settings)
     folder = Path(settings.output_dir)
@@ -217,7 +219,7 @@ def test_what_a_kill_in_the_last_save_left_is_removed(config):
     assert not (folder / ".model.1234.tmp").exists()
 
 
-def test_a_damaged_checkpoint_is_named(config):
+def test_a_damaged_checkpoint_is_named(config) -> None:
     settings = config()
     train(settings)
     folder = Path(settings.output_dir)
@@ -230,7 +232,7 @@ def test_a_damaged_checkpoint_is_named(config):
     assert train(settings).steps == 8
 
 
-def test_what_a_kill_left_while_the_folder_was_opened_is_no_obstacle(config):
+def test_what_a_kill_left_while_the_folder_was_opened_is_no_obstacle(config) -> None:
     settings = config()
     folder = Path(settings.output_dir)
     folder.mkdir()

@@ -14,7 +14,7 @@ import torch
 from forked import HANG
 from ranks import run_on_ranks
 from safetensors.torch import load_file
-from sharding_cases import OBJECTIVES, Found, half_precision, model_configs, steps_of, train_until
+from sharding_cases import OBJECTIVES, Results, half_precision, model_configs, steps_of, train_until
 from toy_pairs import write_pairs
 from transformers import AutoModelForCausalLM
 
@@ -43,13 +43,15 @@ def models(folder) -> dict[str, ModelConfig]:
 
 
 @pytest.fixture(scope="module")
-def alone(folder, models) -> dict[str, Found]:
+def alone(folder, models) -> dict[str, Results]:
     return steps_of(models, folder / "alone", 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "shard_over"), [(2, "all"), (4, 2)], ids=["2 ranks", "2 copies on 4 ranks"])
-def test_shards_give_the_gradients_metrics_and_files_of_the_whole_model(folder, models, alone, ranks, shard_over):
+def test_shards_give_the_gradients_metrics_and_files_of_the_whole_model(
+    folder, models, alone, ranks, shard_over
+) -> None:
     on_ranks = run_on_ranks(ranks, steps_of, models, folder / f"on-{ranks}", shard_over)
     for rank, found in enumerate(on_ranks):
         assert found.keys() == alone.keys()
@@ -70,7 +72,7 @@ def test_shards_give_the_gradients_metrics_and_files_of_the_whole_model(folder, 
 
 
 @pytest.mark.slow
-def test_shards_in_half_precision_are_gathered_once_a_pass_and_keep_float32_gradients_and_residual_stream():
+def test_shards_in_half_precision_are_gathered_once_a_pass_and_keep_float32_gradients_and_residual_stream() -> None:
     alone, (found, _) = half_precision(1), run_on_ranks(2, half_precision, "all")
     for name, expected in alone.items():
         assert found[name]["gradient types"] == {"torch.float32"}
@@ -86,7 +88,7 @@ def test_shards_in_half_precision_are_gathered_once_a_pass_and_keep_float32_grad
 
 
 @pytest.mark.slow
-def test_the_cases_are_what_they_are_called(alone):
+def test_the_cases_are_what_they_are_called(alone) -> None:
     assert {step.split(",")[0] for step in alone["tied"] if "pairs" in step} == OBJECTIVES.keys()
     assert {model: steps["layout"] for model, steps in alone.items()} == {
         "tied": "shared",
@@ -110,7 +112,7 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any], where: str
 
 
 @pytest.mark.slow
-def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_one_process(folder, models):
+def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_one_process(folder, models) -> None:
     data = write_pairs(folder / "pairs.jsonl", rows=42, weight=[0.25 * (i % 7) for i in range(42)])
     kinds = {
         "full": models["tied"],
@@ -163,19 +165,19 @@ def assert_same_model(found: Path, expected: Path, atol: float) -> None:
 
 
 @pytest.mark.parametrize("shard_over", [3, 0, -2])
-def test_processes_that_cannot_be_split_into_equal_groups_are_refused(shard_over):
+def test_processes_that_cannot_be_split_into_equal_groups_are_refused(shard_over) -> None:
     world = World(0, 4, torch.device("cpu"))
     with pytest.raises(ValueError, match=f"shard_over is {shard_over} but the job's 4 processes"):
         shard_mesh(world, shard_over)
 
 
-def test_machines_of_which_one_has_fewer_processes_are_refused():
+def test_machines_of_which_one_has_fewer_processes_are_refused() -> None:
     world = World(0, 4, torch.device("cpu"), local_rank=0, local_size=3)
     with pytest.raises(ValueError, match=r"shard_over is node .* groups of 3"):
         shard_mesh(world, "node")
 
 
-def test_one_process_shards_nothing():
+def test_one_process_shards_nothing() -> None:
     world = World(0, 1, torch.device("cpu"))
     assert shard_mesh(world, "all") is shard_mesh(world, "node") is shard_mesh(world, 1) is None
 
@@ -193,7 +195,7 @@ world.barrier()
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_ends_the_job_with_its_error(tmp_path):
+def test_a_rank_that_fails_ends_the_job_with_its_error(tmp_path) -> None:
     """The other waits in a barrier that would hold for hours."""
     program = tmp_path / "failing.py"
     program.write_text(FAILING)

@@ -29,8 +29,10 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def interrupted(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until after the first checkpoint."""
+@pytest.fixture
+def interrupted(config: Make, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A run with two threads, which ended after its first checkpoint."""
+    settings = config()
     calls: list[int] = []
     step = loop.train_step
 
@@ -42,7 +44,8 @@ def interrupted(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "train_step", stopped)
-        train(config)
+        train(settings)
+    return settings
 
 
 def test_the_plan_prints_the_threads_and_the_run_keeps_them(
@@ -55,12 +58,10 @@ def test_the_plan_prints_the_threads_and_the_run_keeps_them(
 
 
 def test_a_resumed_run_takes_its_own_number_and_gives_the_other_back(
-    config: Make, two_threads: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], interrupted: TrainConfig
 ) -> None:
-    settings = config()
-    interrupted(settings, monkeypatch)
     torch.set_num_threads(1)
-    train(settings)
+    train(interrupted)
     said = capsys.readouterr().out
     assert (
         "resuming from step 3; the run began with 2 CPU threads and keeps them; on this machine it would have 1" in said
@@ -70,26 +71,20 @@ def test_a_resumed_run_takes_its_own_number_and_gives_the_other_back(
 
 
 def test_a_number_of_the_user_goes_before_that_of_the_run_and_is_said(
-    config: Make, two_threads: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    interrupted: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = config()
-    interrupted(settings, monkeypatch)
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    train(settings)
+    train(interrupted)
     assert "the run began with 2 CPU threads and goes on with the 1 that" in capsys.readouterr().out
 
 
-def test_runs_recorded_before_threads_were_resume(
-    config: Make, two_threads: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = config()
-    interrupted(settings, monkeypatch)
-    file = Path(settings.output_dir) / "run.json"
+def test_runs_recorded_before_threads_were_resume(interrupted: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(interrupted.output_dir) / "run.json"
     record = json.loads(file.read_text())
     del record["threads"]
     file.write_text(json.dumps(record))
-    train(settings)
+    train(interrupted)
     assert "resuming from step 3\n" in capsys.readouterr().out
 
 

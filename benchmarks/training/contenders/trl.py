@@ -40,8 +40,8 @@ class GateCallback(TrainerCallback):
 
     def _values(self) -> dict[str, float]:
         """Means over the micro-batches of the last step, which are of one size."""
-        found = self._trainer._metrics["train"]
-        return {name: sum(found[name][-self._accumulation :]) / self._accumulation for name in CHECKED}
+        logged = self._trainer._metrics["train"]
+        return {name: sum(logged[name][-self._accumulation :]) / self._accumulation for name in CHECKED}
 
 
 def train(job: Job, gate: Gate) -> None:

@@ -45,9 +45,10 @@ def check_backend(backend: str, device: torch.device, dtype: torch.dtype) -> Non
     usable = suited(device, dtype)
     if backend not in usable:
         made_for = "NVIDIA GPUs of the Hopper generation" if backend == "flash_attn_3" else "CUDA and ROCm GPUs"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         raise ValueError(
             f"model.attention is {backend}, which is made for half precision on {made_for}, but this run computes in "
-            f"{str(dtype).removeprefix('torch.')} on {_name(device)}: set auto, or one of {', '.join(usable)}."
+            f"{str(dtype).removeprefix('torch.')} on {name}: set auto, or one of {', '.join(usable)}."
         )
     if absent := why_absent(backend):
         raise ValueError(f"model.attention is {backend} but {absent}: install it, or set auto.")
@@ -56,7 +57,3 @@ def check_backend(backend: str, device: torch.device, dtype: torch.dtype) -> Non
 def _is_hopper(device: torch.device) -> bool:
     """Elsewhere the kernels of version 3 are missing from most builds, and some of those end the process."""
     return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

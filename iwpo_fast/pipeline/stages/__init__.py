@@ -19,7 +19,7 @@ class Stage(Protocol):
     Attributes:
         WHAT: what it does, for the user.
         NEEDS: the stages whose files it reads.
-        run: `run(job)`, on rank 0 alone; `run(job, found)` if there is `on_all_ranks`, with what this returned.
+        run: `run(job)`, on rank 0 alone; `run(job, shared)` if there is `on_all_ranks`, with what this returned.
     """
 
     WHAT: str

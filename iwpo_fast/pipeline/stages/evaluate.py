@@ -10,7 +10,7 @@ import torch
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.evaluation.preference import preference_accuracy, wins
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -50,7 +50,7 @@ def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray] | None) -> Res
         print("no pairs are held out, so there is nothing to evaluate on")
         return {}
     margins, cluster = measured
-    correct = (margins > 0) + 0.5 * (margins == 0)
+    correct = wins(margins)
     groups = {"all": np.ones(len(margins), dtype=bool)} | {str(k): cluster == k for k in np.unique(cluster)}
     table = {name: _row(correct[inside], margins[inside]) for name, inside in groups.items()}
     save_json(job.folder.evaluation, table)

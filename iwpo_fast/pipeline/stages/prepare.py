@@ -11,14 +11,14 @@ import torch
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.pipeline.rows_file import write_rows
-from iwpo_fast.pipeline.stages.reference import TOKENS
-from iwpo_fast.pipeline.stages.reward import NO_SCORES
+from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.world import World
 
 WHAT = "bring the data into one form"
@@ -26,7 +26,7 @@ NEEDS = ()
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    elsewhere = ("cache_dir", "workers", *TOKENS)
+    elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
     places = [place for place in (config.data.path, config.data.eval_path) if place]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
@@ -56,8 +56,8 @@ def run(job: PipelineJob) -> Result:
 def _read(config: RunConfig) -> tuple[Rows, Rows | None]:
     """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
     rows, held_out = read_rows(config.data)
-    if config.rewards.source == "columns" and "score_chosen" not in rows.columns:
-        raise ValueError(NO_SCORES)
+    if config.rewards.source == "columns":
+        check_has_scores(rows.columns)
     return rows, held_out
 
 

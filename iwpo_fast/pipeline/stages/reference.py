@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import load_tokenizer
 from iwpo_fast.models.load import check_on_device
@@ -19,14 +20,11 @@ from iwpo_fast.rewards.features import PairFeatures, features_key
 WHAT = "log-probs and features of the frozen model"
 NEEDS = ("prepare",)
 
-TOKENS = ("max_length", "truncation", "add_eos", "chat_template")
-"""Settings of the data that decide how texts become tokens, not which texts there are."""
-
 
 def settings(config: RunConfig) -> dict[str, Any]:
     """What any pass of the model over tokenised pairs depends on."""
     data = config.data
-    tokens = {name: getattr(data, name) for name in (*TOKENS, "on_prefix_mismatch")}
+    tokens = {name: getattr(data, name) for name in (*TOKEN_SETTINGS, "on_prefix_mismatch")}
     content = [content_of(place) for place in (config.model.path, data.chat_template) if place]
     return {"tokens": tokens, "content": content} | sections(config, "model", "seed")
 

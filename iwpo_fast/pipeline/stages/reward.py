@@ -29,16 +29,12 @@ from iwpo_fast.rewards import (
     score_pairs,
     scores_from_columns,
 )
+from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.rewards.tuning import tuned_rewards
 
 WHAT = "rewards whose levels can be compared"
 NEEDS = ("prepare", "reference", "cluster")
-
-NO_SCORES = (
-    "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set rewards.source "
-    "to features."
-)
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -112,8 +108,7 @@ def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.
 
 def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
     columns = job.load_pairs().columns
-    if "score_chosen" not in columns:
-        raise ValueError(NO_SCORES)
+    check_has_scores(columns)
     given = columns["score_chosen"], columns["score_rejected"]
     _check_scores(job, table, *given)
     return scores_from_columns(*given, table, prompt_cluster, job.config.rewards)

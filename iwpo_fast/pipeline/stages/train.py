@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from iwpo_fast.config import RunConfig, TrainConfig
+from iwpo_fast.config import RunConfig, TrainConfig, dataclass_from
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
@@ -49,12 +49,9 @@ def _train_config(job: PipelineJob) -> TrainConfig:
     reads_scores = Mixture.of(job.config.objective).reads(Reads.SCORES)
     held_out = None if reads_scores or not job.folder.held_out.exists() else str(job.folder.held_out)
     columns = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
-    shared = {field.name: getattr(job.config, field.name) for field in fields(TrainConfig)}
-    return TrainConfig(
-        **shared
-        | {
-            "data": replace(job.data(job.folder.weighted), columns=columns, eval_path=held_out),
-            "model": job.model,
-            "output_dir": str(job.folder.training),
-        }
+    return replace(
+        dataclass_from(TrainConfig, job.config),
+        data=replace(job.data(job.folder.weighted), columns=columns, eval_path=held_out),
+        model=job.model,
+        output_dir=str(job.folder.training),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,11 @@ class LinearPreferenceLoss(torch.nn.Module):
     Args:
         form: "sigmoid", "squared" or "hinge".
         beta: strength of the pull towards the reference.
-        label_smoothing: probability in [0, 1) that a label is flipped; a call may bring its own.
+        label_smoothing: probability in [0, 1) that a label is flipped.
         average: sequences count by their mean over tokens instead of the sum.
         softcap, scale, temperature, workspace_mb, save: as for `linear_token_logps`.
+
+    A call may bring an option of its own, which then counts.
 
     Raises:
         ValueError: an option is out of range.
@@ -44,15 +46,9 @@ class LinearPreferenceLoss(torch.nn.Module):
         super().__init__()
         check_options(form, beta, label_smoothing)
         check_settings(softcap, scale, temperature, workspace_mb, save)
-        self.form: Form = form
-        self.beta = beta
-        self.label_smoothing = label_smoothing
-        self.average = average
-        self.softcap = softcap
-        self.scale = scale
-        self.temperature = temperature
-        self.workspace_mb = workspace_mb
-        self.save: bool | Literal["auto"] = save
+        of_loss = {"form": form, "beta": beta, "label_smoothing": label_smoothing, "average": average}
+        of_numerics = {"softcap": softcap, "scale": scale, "temperature": temperature}
+        self.options: dict[str, Any] = of_loss | of_numerics | {"workspace_mb": workspace_mb, "save": save}
 
     def forward(
         self,
@@ -62,39 +58,12 @@ class LinearPreferenceLoss(torch.nn.Module):
         segments: Tensor,
         ref_logps: Tensor | None = None,
         pair_weights: Tensor | None = None,
-        *,
-        bias: Tensor | None = None,
-        hidden_index: Tensor | None = None,
-        all_served: bool = False,
-        label_smoothing: Tensor | float | None = None,
-        margin: Tensor | float | None = None,
-        target: Tensor | float | None = None,
-        denominator: Tensor | float | None = None,
+        **others: Any,
     ) -> PreferenceOutput:
-        """`linear_preference_loss` of the same arguments, with the options of this module."""
-        return linear_preference_loss(
-            hidden,
-            head_weight,
-            labels,
-            segments,
-            ref_logps,
-            pair_weights,
-            bias=bias,
-            hidden_index=hidden_index,
-            softcap=self.softcap,
-            scale=self.scale,
-            temperature=self.temperature,
-            workspace_mb=self.workspace_mb,
-            save=self.save,
-            all_served=all_served,
-            form=self.form,
-            beta=self.beta,
-            label_smoothing=self.label_smoothing if label_smoothing is None else label_smoothing,
-            margin=margin,
-            target=target,
-            average=self.average,
-            denominator=denominator,
-        )
+        """`linear_preference_loss` of the same arguments, with the options of this module where a call has none."""
+        inputs = (hidden, head_weight, labels, segments, ref_logps, pair_weights)
+        return linear_preference_loss(*inputs, **self.options | others)
 
     def extra_repr(self) -> str:
-        return f"form={self.form}, beta={self.beta}, label_smoothing={self.label_smoothing}, average={self.average}"
+        shown = ("form", "beta", "label_smoothing", "average")
+        return ", ".join(f"{name}={self.options[name]}" for name in shown)

@@ -94,18 +94,18 @@ def _tiles(rows: Rows, out: Forward, tiling: Tiling, features: int, epilogue: bo
     in_order = rows.position is None  # then sums grow where the result is to be
     sums = torch.empty(most, features, device=device) if out.makes_jacobian and not in_order else None
     for start, end in ranges:
-        own, count = slice(start, end), end - start
+        place, count = slice(start, end), end - start
         tile_masses = None if masses is None else masses[:count]
         tile_sums = None if sums is None else sums[:count]
         yield Tile(
             start=start,
             end=end,
             x=rows.gather(start, end),
-            labels=rows.labels[own],
+            labels=rows.labels[place],
             state=_initial_state(count, device),
             logits=None if logits is None else logits[:count],
-            masses=out.masses[own] if out.saves_masses else tile_masses,
-            sums=out.jacobian[own] if out.makes_jacobian and in_order else tile_sums,
+            masses=out.masses[place] if out.saves_masses else tile_masses,
+            sums=out.jacobian[place] if out.makes_jacobian and in_order else tile_sums,
         )
 
 

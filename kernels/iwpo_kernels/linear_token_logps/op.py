@@ -19,6 +19,8 @@ from iwpo_kernels.linear_token_logps.types import Forward, Head, Kept, TokenStat
 
 # The compiler cuts its CUDA graphs here: the host counts labels, unless all are served, and has ample time to launch.
 NOT_CAPTURED = (torch.Tag.cudagraph_unsafe,)
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+Settings = tuple[float | None, float, float, int, bool | Literal["auto"], bool]
 
 
 def linear_token_logps(
@@ -71,8 +73,8 @@ def linear_token_logps(
         ValueError: shapes, dtypes, devices or numbers do not fit; a second derivative or one of forward mode is asked
             for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
-    settings = (softcap, scale, temperature, workspace_mb, save, all_served)
-    return _streamed(hidden, head_weight, labels, bias, hidden_index, *settings, statistics=False)[0]
+    inputs = (hidden, head_weight, labels, bias, hidden_index)
+    return _streamed(inputs, (softcap, scale, temperature, workspace_mb, save, all_served), statistics=False)[0]
 
 
 def linear_token_statistics(
@@ -93,38 +95,22 @@ def linear_token_statistics(
 
     Takes the same arguments and raises the same errors; only the log-probs carry a gradient.
     """
-    settings = (softcap, scale, temperature, workspace_mb, save, all_served)
-    logps, statistics = _streamed(hidden, head_weight, labels, bias, hidden_index, *settings, statistics=True)
+    inputs, settings = (hidden, head_weight, labels, bias, hidden_index), (softcap, scale, temperature)
+    logps, statistics = _streamed(inputs, (*settings, workspace_mb, save, all_served), statistics=True)
     entropy, sum_p2, target_is_argmax, mean_logit = statistics.unbind()
     return TokenStatistics(logps, entropy, sum_p2, target_is_argmax > 0, mean_logit)
 
 
-def _streamed(
-    hidden: Tensor,
-    head_weight: Tensor,
-    labels: Tensor,
-    bias: Tensor | None,
-    hidden_index: Tensor | None,
-    softcap: float | None,
-    scale: float,
-    temperature: float,
-    workspace_mb: int,
-    save: bool | Literal["auto"],
-    all_served: bool,
-    *,
-    statistics: bool,
-) -> tuple[Tensor, Tensor]:
+def _streamed(inputs: Inputs, settings: Settings, statistics: bool) -> tuple[Tensor, Tensor]:
     """Log-probs [N], and statistics [4, N] or [4, 0]."""
-    check_arguments(hidden, head_weight, labels, bias, hidden_index)
+    hidden, head_weight, labels, bias, _ = inputs
+    softcap, scale, temperature, workspace_mb, save, all_served = settings
+    check_arguments(*inputs)
     check_settings(softcap, scale, temperature, workspace_mb, save)
     wants_grad = torch.is_grad_enabled()
     trains_head = wants_grad and (head_weight.requires_grad or (bias is not None and bias.requires_grad))
     logps, made, *_ = _forward_op(
-        hidden,
-        head_weight,
-        labels,
-        bias,
-        hidden_index,
+        *inputs,
         softcap,
         float(scale),
         float(temperature),

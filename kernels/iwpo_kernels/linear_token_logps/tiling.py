@@ -136,13 +136,13 @@ def _candidates(work: Work, budget: int) -> Iterator[Tiling]:
         yield from _even_slices(work, work.count, max(work.widest(work.count, budget), NARROWEST_GRADIENT * ALIGNMENT))
         return
     fewest = _parts(work.count, MOST_ROWS)
-    found = False
+    one_fits = False
     for parts in range(fewest, fewest + PARTS_TRIED):
         rows = _even(work.count, parts, MOST_ROWS)
         if rows >= min(FEWEST_ROWS, work.count, MOST_ROWS) and work.widest(rows, budget) >= ALIGNMENT:
-            found = True
+            one_fits = True
             yield from _even_slices(work, rows, work.widest(rows, budget))
-    if not found:
+    if not one_fits:
         rows = _even(work.count, fewest, MOST_ROWS)
         while rows > ALIGNMENT and work.widest(rows, budget) < ALIGNMENT:
             rows = _even(rows, 2, rows)

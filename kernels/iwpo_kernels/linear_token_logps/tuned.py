@@ -78,7 +78,7 @@ def table(path: str | None) -> Table:
         named = f"{file}, the table of tiles" + ("" if path is None else f" that ${TABLE} names")
         raise ValueError(f"{named}, cannot be read: {error}") from error
     known = {field.name for field in fields(Tuned)}
-    found = {}
+    tuned = {}
     for entry in entries:
         settings = {name: value for name, value in entry.items() if name in known}
         rest = entry.keys() - known
@@ -87,5 +87,5 @@ def table(path: str | None) -> Table:
                 f"{file} has an entry with {', '.join(sorted(entry))}: "
                 f"each needs device, hidden_size, mode, and may have {', '.join(sorted(known))}."
             )
-        found[entry["device"], entry["hidden_size"], entry["mode"]] = Tuned(**settings)
-    return found
+        tuned[entry["device"], entry["hidden_size"], entry["mode"]] = Tuned(**settings)
+    return tuned

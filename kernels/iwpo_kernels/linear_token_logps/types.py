@@ -130,10 +130,10 @@ class Kept:
         kept = cls.empty(labels, all_served)
         if not all_served:
             _refuse_capture(labels)
-            found = (labels != IGNORED).nonzero()[:, 0]
-            kept.position[: found.shape[0]] = found
-            kept.position[found.shape[0] :] = 0
-            kept.count.fill_(found.shape[0])
+            served = (labels != IGNORED).nonzero()[:, 0]
+            kept.position[: served.shape[0]] = served
+            kept.position[served.shape[0] :] = 0
+            kept.count.fill_(served.shape[0])
         return kept
 
     @property

@@ -10,30 +10,30 @@ NUM_WARPS = 4
 _RUN_TIME = ("tokens", "has_ref", "has_weights", "has_lengths", "has_smoothing", "has_shift", "average")
 # Sequences begin anywhere, so pointers that are aligned help no load.
 _POINTERS = (
-    "logps",
-    "segments",
-    "ref_logps",
-    "weights",
-    "lengths",
-    "smoothing_of_pairs",
-    "shift_of_pairs",
-    "sequence_logps",
-    "coefficients",
-    "terms",
+    "logps_ptr",
+    "segment_ptr",
+    "ref_logps_ptr",
+    "weight_ptr",
+    "length_ptr",
+    "smoothing_ptr",
+    "shift_ptr",
+    "sequence_logps_ptr",
+    "coefficient_ptr",
+    "term_ptr",
 )
 
 
 @triton.jit
-def _segment(logps, segments, sequence, tokens, BLOCK: tl.constexpr):
+def _segment(logps_ptr, segment_ptr, sequence, tokens, BLOCK: tl.constexpr):
     """Sum over the tokens of a sequence, NaN where its offsets are no range of tokens; and their number."""
-    start = tl.load(segments + sequence)
-    end = tl.load(segments + sequence + 1)
+    start = tl.load(segment_ptr + sequence)
+    end = tl.load(segment_ptr + sequence + 1)
     fits = (start >= 0) & (start <= end) & (end <= tokens)
     stop = tl.where(fits, end, start)
     total = tl.zeros([BLOCK], dtype=tl.float64)
     for offset in range(start, stop, BLOCK):
         index = offset + tl.arange(0, BLOCK)
-        total += tl.load(logps + index, mask=index < stop, other=0.0).to(tl.float64)
+        total += tl.load(logps_ptr + index, mask=index < stop, other=0.0).to(tl.float64)
     return tl.where(fits, tl.sum(total), float("nan")), end - start
 
 
@@ -54,24 +54,24 @@ def _closed_form(x, FORM: tl.constexpr):
 
 
 @triton.jit
-def _divisor(lengths, sequence, tokens, has_lengths, average):
-    length = tl.load(lengths + sequence, mask=has_lengths != 0, other=0)
+def _divisor(length_ptr, sequence, tokens, has_lengths, average):
+    length = tl.load(length_ptr + sequence, mask=has_lengths != 0, other=0)
     length = tl.where(has_lengths != 0, length, tokens)
     return tl.where(average != 0, tl.maximum(length, 1), 1).to(tl.float64)
 
 
 @triton.jit(do_not_specialize=_RUN_TIME, do_not_specialize_on_alignment=_POINTERS)
 def weighted_preference_fwd_kernel(
-    logps,
-    segments,
-    ref_logps,
-    weights,
-    lengths,
-    smoothing_of_pairs,
-    shift_of_pairs,
-    sequence_logps,
-    coefficients,
-    terms,
+    logps_ptr,
+    segment_ptr,
+    ref_logps_ptr,
+    weight_ptr,
+    length_ptr,
+    smoothing_ptr,
+    shift_ptr,
+    sequence_logps_ptr,
+    coefficient_ptr,
+    term_ptr,
     tokens,
     smoothing: tl.float64,
     shift: tl.float64,
@@ -91,59 +91,59 @@ def weighted_preference_fwd_kernel(
     pairs = tl.num_programs(0)
     other = pairs + pair
 
-    chosen_logp, chosen_tokens = _segment(logps, segments, pair, tokens, BLOCK)
-    rejected_logp, rejected_tokens = _segment(logps, segments, other, tokens, BLOCK)
-    covers = (tl.load(segments) == 0) & (tl.load(segments + 2 * pairs) == tokens)
+    chosen_logp, chosen_tokens = _segment(logps_ptr, segment_ptr, pair, tokens, BLOCK)
+    rejected_logp, rejected_tokens = _segment(logps_ptr, segment_ptr, other, tokens, BLOCK)
+    covers = (tl.load(segment_ptr) == 0) & (tl.load(segment_ptr + 2 * pairs) == tokens)
     chosen_logp = tl.where(covers, chosen_logp, float("nan"))
-    chosen_ratio = chosen_logp - tl.load(ref_logps + pair, mask=has_ref != 0, other=0.0)
-    rejected_ratio = rejected_logp - tl.load(ref_logps + other, mask=has_ref != 0, other=0.0)
-    chosen_divisor = _divisor(lengths, pair, chosen_tokens, has_lengths, average)
-    rejected_divisor = _divisor(lengths, other, rejected_tokens, has_lengths, average)
+    chosen_ratio = chosen_logp - tl.load(ref_logps_ptr + pair, mask=has_ref != 0, other=0.0)
+    rejected_ratio = rejected_logp - tl.load(ref_logps_ptr + other, mask=has_ref != 0, other=0.0)
+    chosen_divisor = _divisor(length_ptr, pair, chosen_tokens, has_lengths, average)
+    rejected_divisor = _divisor(length_ptr, other, rejected_tokens, has_lengths, average)
     h = chosen_ratio / chosen_divisor - rejected_ratio / rejected_divisor
 
-    eps = tl.load(smoothing_of_pairs + pair, mask=has_smoothing != 0, other=0.0).to(tl.float64)
+    eps = tl.load(smoothing_ptr + pair, mask=has_smoothing != 0, other=0.0).to(tl.float64)
     eps = tl.where(has_smoothing != 0, eps, smoothing)
-    b = tl.load(shift_of_pairs + pair, mask=has_shift != 0, other=0.0).to(tl.float64)
+    b = tl.load(shift_ptr + pair, mask=has_shift != 0, other=0.0).to(tl.float64)
     b = tl.where(has_shift != 0, b, shift)
     kept_value, kept_derivative = _closed_form(slope * h - b, FORM)
     flipped_value, flipped_derivative = _closed_form(-slope * h - b, FORM)
     value = (1 - eps) * kept_value + eps * flipped_value
     derivative = slope * ((1 - eps) * kept_derivative - eps * flipped_derivative)
 
-    weight = tl.load(weights + pair, mask=has_weights != 0, other=1.0).to(tl.float64)
+    weight = tl.load(weight_ptr + pair, mask=has_weights != 0, other=1.0).to(tl.float64)
     weighted = tl.where(weight == 0, 0.0, weight * value)
     coefficient = tl.where(weight == 0, 0.0, weight * derivative)
 
     chosen_reward = beta * chosen_ratio
     rejected_reward = beta * rejected_ratio
-    tl.store(sequence_logps + pair, chosen_logp)
-    tl.store(sequence_logps + other, rejected_logp)
-    tl.store(coefficients + pair, coefficient / chosen_divisor)
-    tl.store(coefficients + other, -coefficient / rejected_divisor)
-    terms += pair
-    tl.store(terms, 1.0)
-    tl.store(terms + pairs, weight)
-    tl.store(terms + 2 * pairs, weight * weight)
-    tl.store(terms + 3 * pairs, weighted)
-    tl.store(terms + 4 * pairs, value)
-    tl.store(terms + 5 * pairs, chosen_reward)
-    tl.store(terms + 6 * pairs, rejected_reward)
-    tl.store(terms + 7 * pairs, chosen_reward - rejected_reward)
-    tl.store(terms + 8 * pairs, (chosen_reward > rejected_reward).to(tl.float64))
-    tl.store(terms + 9 * pairs, chosen_logp)
-    tl.store(terms + 10 * pairs, rejected_logp)
+    tl.store(sequence_logps_ptr + pair, chosen_logp)
+    tl.store(sequence_logps_ptr + other, rejected_logp)
+    tl.store(coefficient_ptr + pair, coefficient / chosen_divisor)
+    tl.store(coefficient_ptr + other, -coefficient / rejected_divisor)
+    term_ptr += pair
+    tl.store(term_ptr, 1.0)
+    tl.store(term_ptr + pairs, weight)
+    tl.store(term_ptr + 2 * pairs, weight * weight)
+    tl.store(term_ptr + 3 * pairs, weighted)
+    tl.store(term_ptr + 4 * pairs, value)
+    tl.store(term_ptr + 5 * pairs, chosen_reward)
+    tl.store(term_ptr + 6 * pairs, rejected_reward)
+    tl.store(term_ptr + 7 * pairs, chosen_reward - rejected_reward)
+    tl.store(term_ptr + 8 * pairs, (chosen_reward > rejected_reward).to(tl.float64))
+    tl.store(term_ptr + 9 * pairs, chosen_logp)
+    tl.store(term_ptr + 10 * pairs, rejected_logp)
 
 
 @triton.jit(
     do_not_specialize=("tokens",),
-    do_not_specialize_on_alignment=("grad", "coefficients", "segments", "token_grads"),
+    do_not_specialize_on_alignment=("grad_ptr", "coefficient_ptr", "segment_ptr", "token_grad_ptr"),
 )
-def weighted_preference_bwd_kernel(grad, coefficients, segments, token_grads, tokens, BLOCK: tl.constexpr):
+def weighted_preference_bwd_kernel(grad_ptr, coefficient_ptr, segment_ptr, token_grad_ptr, tokens, BLOCK: tl.constexpr):
     """Each token of a sequence gets grad · coefficient of the sequence."""
     sequence = tl.program_id(0)
-    start = tl.maximum(tl.load(segments + sequence), 0)
-    end = tl.minimum(tl.load(segments + sequence + 1), tokens)
-    value = tl.load(grad) * tl.load(coefficients + sequence)
+    start = tl.maximum(tl.load(segment_ptr + sequence), 0)
+    end = tl.minimum(tl.load(segment_ptr + sequence + 1), tokens)
+    value = tl.load(grad_ptr) * tl.load(coefficient_ptr + sequence)
     for offset in range(start, end, BLOCK):
         index = offset + tl.arange(0, BLOCK)
-        tl.store(token_grads + index, tl.zeros([BLOCK], dtype=tl.float32) + value, mask=index < end)
+        tl.store(token_grad_ptr + index, tl.zeros([BLOCK], dtype=tl.float32) + value, mask=index < end)

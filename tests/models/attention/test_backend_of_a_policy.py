@@ -34,7 +34,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("backend", VERSIONS)
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3_text", "phi3"])
-def test_flash_attn_runs_windows_and_softcaps_of_a_model(policy_of, batch, monkeypatch, backend, family):
+def test_flash_attn_runs_windows_and_softcaps_of_a_model(policy_of, batch, monkeypatch, backend, family) -> None:
     """Its error is that of the model's own attention in bf16; both are compared with float32."""
     install(monkeypatch, backend, VERSIONS[backend][0])
     changes = {} if family in ("llama", "gemma2") else {"sliding_window": 4}
@@ -52,7 +52,7 @@ def test_flash_attn_runs_windows_and_softcaps_of_a_model(policy_of, batch, monke
 
 
 @pytest.mark.usefixtures("hopper")
-def test_a_softcap_falls_to_the_backend_that_has_it(policy_of):
+def test_a_softcap_falls_to_the_backend_that_has_it(policy_of) -> None:
     policy = policy_of("gemma2", precision="bf16")
     assert (policy.layout, policy.attention) == ("shared", "eager_by_length")
     assert policy.attention_reason == (
@@ -62,7 +62,7 @@ def test_a_softcap_falls_to_the_backend_that_has_it(policy_of):
     )
 
 
-def test_a_window_that_layers_keep_to_themselves_is_found_out_where_sequences_outgrow_it(policy_of, batch):
+def test_a_window_that_layers_keep_to_themselves_is_found_out_where_sequences_outgrow_it(policy_of, batch) -> None:
     """The self-test's own sequences would fit into it."""
     policy = policy_of("llama", changes=QWEN_MOE | {"sliding_window": 9}, max_length=20)
     assert policy.layout == "padded" and "its log-probs would differ" in policy.layout_reason
@@ -75,13 +75,13 @@ def test_a_window_that_layers_keep_to_themselves_is_found_out_where_sequences_ou
 
 
 @pytest.mark.parametrize("max_length", [20, None])
-def test_the_self_test_leaves_windows_as_they_were(policy_of, max_length):
+def test_the_self_test_leaves_windows_as_they_were(policy_of, max_length) -> None:
     model = policy_of("gemma3_text", changes={"sliding_window": 4}, max_length=max_length).causal_lm
     assert model.config.sliding_window == 4
     assert {layer.self_attn.sliding_window for layer in model.model.layers} == {4}
 
 
-def test_a_backend_can_be_asked_for(policy_of):
+def test_a_backend_can_be_asked_for(policy_of) -> None:
     policy = policy_of("llama", attention="eager_by_length")
     assert (policy.layout, policy.attention, policy.attention_reason) == ("shared", "eager_by_length", "asked for")
 
@@ -98,12 +98,12 @@ def test_a_backend_can_be_asked_for(policy_of):
         ("llama", {"attention": "sdpa_by_length", "batch_layout": "padded"}, "but model.batch_layout is padded, where"),
     ],
 )
-def test_a_backend_that_cannot_do_it_is_refused(policy_of, family, options, error):
+def test_a_backend_that_cannot_do_it_is_refused(policy_of, family, options, error) -> None:
     with pytest.raises(ValueError, match=error):
         policy_of(family, **options)
 
 
-def test_a_backend_for_other_machines_is_refused_before_the_model_is_read(monkeypatch, policy_of):
+def test_a_backend_for_other_machines_is_refused_before_the_model_is_read(monkeypatch, policy_of) -> None:
     monkeypatch.setattr(load, "_new_policy", lambda *args: pytest.fail("the model was read"))
     with pytest.raises(ValueError, match="flash_attn_2, which is made for half precision on CUDA and ROCm GPUs"):
         policy_of("llama", attention="flash_attn_2")
@@ -130,7 +130,7 @@ def forward_only(*args: Any, **options: Any) -> torch.Tensor:
 @pytest.mark.parametrize("share_prompts", [True, False])
 def test_an_attention_without_its_backward_pass_is_passed_over_before_the_first_step(
     policy_of, batch, monkeypatch, share_prompts
-):
+) -> None:
     install(monkeypatch, "flash_attn_3", forward_only)
     install(monkeypatch, "flash_attn_2", VERSIONS["flash_attn_2"][0])
     policy = policy_of("llama", precision="bf16", share_prompts=share_prompts)
@@ -143,7 +143,7 @@ def test_an_attention_without_its_backward_pass_is_passed_over_before_the_first_
 
 
 @pytest.mark.usefixtures("hopper")
-def test_too_little_memory_for_a_backward_pass_is_no_reason_to_take_another_attention(policy_of, monkeypatch):
+def test_too_little_memory_for_a_backward_pass_is_no_reason_to_take_another_attention(policy_of, monkeypatch) -> None:
     def hungry(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -153,7 +153,7 @@ def test_too_little_memory_for_a_backward_pass_is_no_reason_to_take_another_atte
         policy_of("llama", precision="bf16")
 
 
-def test_the_rehearsal_of_the_backward_pass_leaves_no_trace(policy_of, batch):
+def test_the_rehearsal_of_the_backward_pass_leaves_no_trace(policy_of, batch) -> None:
     policy = policy_of("llama", lora=LoraConfig(rank=2))
     before = torch.random.get_rng_state()
     assert largest_error(policy) < 1e-3

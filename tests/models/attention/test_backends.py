@@ -30,7 +30,7 @@ WITHOUT_SOFTCAP = ("varlen", "sdpa_by_length")
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype, shared, kv_heads, request_):
+def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype, shared, kv_heads, request_) -> None:
     skip_if_absent(backend, torch.device(device), dtype)
     batch = prompts_of_three_pairs()
     leaves = random_heads(kv_heads, batch.tokens if shared else sum(LENGTHS), dtype)
@@ -51,7 +51,7 @@ def test_backend_is_causal_attention_inside_each_sequence(backend, device, dtype
         assert (mine - exact).abs().max() <= bound * exact.abs().max()
 
 
-def test_tables_made_on_the_host_move_to_a_device_and_masks_are_made_there():
+def test_tables_made_on_the_host_move_to_a_device_and_masks_are_made_there() -> None:
     sequences, device = (
         AttentionMetadata.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True),
         torch.device("meta"),
@@ -62,14 +62,14 @@ def test_tables_made_on_the_host_move_to_a_device_and_masks_are_made_there():
     assert {table.device for table in tables} == {device}
 
 
-def test_layers_with_one_window_share_the_masks_of_a_batch():
+def test_layers_with_one_window_share_the_masks_of_a_batch() -> None:
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "sdpa_by_length", shared=True)
     rectangle = sequences.rectangles[0]
     assert sequences.mask(rectangle, 3) is sequences.mask(rectangle, 3)
     assert not torch.equal(sequences.mask(rectangle, 1), sequences.mask(rectangle, 2))
 
 
-def test_plain_causality_needs_no_mask():
+def test_plain_causality_needs_no_mask() -> None:
     batch = prompts_of_three_pairs()
     sequences = AttentionMetadata.of(batch, "sdpa_by_length", shared=False)
     attend(*random_heads(4, sum(LENGTHS)), sequences, Options(window=max(LENGTHS)))

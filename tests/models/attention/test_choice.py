@@ -20,20 +20,20 @@ def on(monkeypatch: pytest.MonkeyPatch, capability: int, name: str = "NVIDIA GPU
     monkeypatch.setattr(torch.version, "hip", hip)
 
 
-def test_a_hopper_gpu_in_half_precision_suits_all_the_fastest_first(monkeypatch):
+def test_a_hopper_gpu_in_half_precision_suits_all_the_fastest_first(monkeypatch) -> None:
     on(monkeypatch, 9)
     expected = ["flash_attn_3", "flash_attn_2", "varlen", "sdpa_by_length", "eager_by_length"]
     assert suited(GPU, torch.bfloat16) == suited(GPU, torch.float16) == list(BACKENDS) == expected
 
 
 @pytest.mark.parametrize(("capability", "hip"), [(8, None), (10, None), (9, "6.4")])
-def test_version_3_is_for_hopper_alone(monkeypatch, capability, hip):
+def test_version_3_is_for_hopper_alone(monkeypatch, capability, hip) -> None:
     on(monkeypatch, capability, hip=hip)
     assert suited(GPU, torch.bfloat16) == ["flash_attn_2", "varlen", "sdpa_by_length", "eager_by_length"]
 
 
 @pytest.mark.parametrize(("device", "dtype"), [(CPU, torch.float32), (CPU, torch.bfloat16), (GPU, torch.float32)])
-def test_cpus_and_float32_take_rectangles(device, dtype):
+def test_cpus_and_float32_take_rectangles(device, dtype) -> None:
     assert tuple(suited(device, dtype)) == tuple(backends(device, dtype)) == BY_LENGTH
 
 
@@ -60,7 +60,7 @@ def older() -> ModuleType:
     ],
     ids=["absent", "broken", "empty", "old"],
 )  # fmt: skip
-def test_a_flash_attn_that_cannot_be_used_is_passed_over_with_the_reason(monkeypatch, module, reason):
+def test_a_flash_attn_that_cannot_be_used_is_passed_over_with_the_reason(monkeypatch, module, reason) -> None:
     on(monkeypatch, 8)
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     assert why_absent("flash_attn_2") == reason
@@ -70,7 +70,7 @@ def test_a_flash_attn_that_cannot_be_used_is_passed_over_with_the_reason(monkeyp
     assert str(error.value) == f"model.attention is flash_attn_2 but {reason}: install it, or set auto."
 
 
-def test_a_backend_for_other_machines_is_refused(monkeypatch):
+def test_a_backend_for_other_machines_is_refused(monkeypatch) -> None:
     on(monkeypatch, 8, name="NVIDIA A100")
     with pytest.raises(ValueError, match=r"^model.attention is varlen, which is made for half precision on CUDA and "
                        r"ROCm GPUs, but this run computes in float32 on cpu: set auto, or one of sdpa_by_length, "

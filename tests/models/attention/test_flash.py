@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from iwpo_fast.models.attention.flash import PACKAGES
 @pytest.mark.parametrize(("backend", "function"), [(name, f) for name, fs in VERSIONS.items() for f in fs])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_flash_attn_is_asked_for_what_the_layer_asks(monkeypatch, backend, function, shared, request_):
+def test_flash_attn_is_asked_for_what_the_layer_asks(monkeypatch, backend, function, shared, request_) -> None:
     install(monkeypatch, backend, function)
     assert why_absent(backend) is None
     batch = prompts_of_three_pairs()
@@ -30,7 +30,7 @@ def test_flash_attn_is_asked_for_what_the_layer_asks(monkeypatch, backend, funct
     ).abs().max() <= 2**-8 * theirs.abs().max()
 
 
-def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
+def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch) -> None:
     install(monkeypatch, "flash_attn_2", version_2)
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_2", shared=False)
     torch.use_deterministic_algorithms(True)
@@ -40,7 +40,7 @@ def test_flash_attn_is_deterministic_where_pytorch_is_asked_to_be(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def test_version_3_is_passed_over_where_its_backward_pass_would_not_be_deterministic(monkeypatch):
+def test_version_3_is_passed_over_where_its_backward_pass_would_not_be_deterministic(monkeypatch) -> None:
     install(monkeypatch, "flash_attn_3", version_3)
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), "flash_attn_3", shared=False)
     heads = [x.repeat(1, 1, 16) for x in random_heads(2, sum(LENGTHS))]
@@ -56,7 +56,7 @@ def test_version_3_is_passed_over_where_its_backward_pass_would_not_be_determini
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("takes_groups", [True, False], ids=["torch_2_13", "torch_2_11"])
 @pytest.mark.parametrize("window", [None, 1, 3])
-def test_varlen_attention_is_asked_for_what_the_layer_asks(monkeypatch, kv_heads, takes_groups, window):
+def test_varlen_attention_is_asked_for_what_the_layer_asks(monkeypatch, kv_heads, takes_groups, window) -> None:
     signature = inspect.signature(flash.varlen_attn)
     if takes_groups and kv_heads < 4 and not flash.VARLEN_TAKES_GROUPS:
         pytest.skip(f"varlen_attn of PyTorch {torch.__version__} has no enable_gqa")
@@ -80,8 +80,8 @@ def test_varlen_attention_is_asked_for_what_the_layer_asks(monkeypatch, kv_heads
     ).abs().max() <= 2e-6
 
 
-def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(monkeypatch):
-    def without_softcap(q, k, v, *rest, softcap=0.0, **options):
+def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(monkeypatch) -> None:
+    def without_softcap(q, k, v, *rest, softcap=0.0, **options) -> NoReturn:
         raise RuntimeError("This flash attention build does not support softcap.\nException raised from run_mha_fwd")
 
     install(monkeypatch, "flash_attn_2", without_softcap)
@@ -90,8 +90,8 @@ def test_what_a_build_of_flash_attn_refuses_is_a_reason_to_take_another_backend(
         attend(*random_heads(2, sum(LENGTHS)), sequences, Options(softcap=1.0))
 
 
-def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
-    def hungry(*args, softcap=0.0, **options):
+def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch) -> None:
+    def hungry(*args, softcap=0.0, **options) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     install(monkeypatch, "flash_attn_2", hungry)
@@ -101,7 +101,7 @@ def test_too_little_memory_is_no_reason_to_take_another_backend(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["flash_attn_2", "flash_attn_3", "varlen"])
-def test_heads_that_no_flash_attention_takes_are_refused(backend, monkeypatch):
+def test_heads_that_no_flash_attention_takes_are_refused(backend, monkeypatch) -> None:
     if backend in PACKAGES:
         install(monkeypatch, backend, VERSIONS[backend][0])
     sequences = AttentionMetadata.of(prompts_of_three_pairs(), backend, shared=False)

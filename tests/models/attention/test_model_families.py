@@ -45,7 +45,7 @@ def padded_eager(policy: Policy, batch: FlatBatch) -> tuple[Tensor, Tensor, dict
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("backend", BY_LENGTH)
-def test_hidden_states_and_gradients_are_those_of_padded_eager_attention(policy_of, batch, model, backend):
+def test_hidden_states_and_gradients_are_those_of_padded_eager_attention(policy_of, batch, model, backend) -> None:
     family, changes = MODELS[model]
     hidden, logps, exact = padded_eager(policy_of(family, changes=changes, batch_layout="padded"), batch)
     if model in WITH_SOFTCAP and backend == "sdpa_by_length":
@@ -63,7 +63,9 @@ def test_hidden_states_and_gradients_are_those_of_padded_eager_attention(policy_
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=ON_GPU) for name in BACKENDS])
-def test_a_gpu_errs_no_more_than_with_padded_eager_attention(policy_of, batch, tmp_path, tokenizer, model, backend):
+def test_a_gpu_errs_no_more_than_with_padded_eager_attention(
+    policy_of, batch, tmp_path, tokenizer, model, backend
+) -> None:
     """In bf16, against float32 on the CPU."""
     device = torch.device("cuda")
     skip_if_absent(backend, device, torch.bfloat16)

@@ -13,7 +13,7 @@ SHAPES = [([0], [1]), ([0] * 5, [5, 1, 8, 5, 1]), ([0] * 7, [100, 95, 90, 89, 2,
 
 @pytest.mark.parametrize("window", [None, 1, 4, 1000])
 @pytest.mark.parametrize(("before", "own"), SHAPES)
-def test_rectangles_hold_every_query_once_and_its_keys_up_to_it(before, own, window):
+def test_rectangles_hold_every_query_once_and_its_keys_up_to_it(before, own, window) -> None:
     """Cells are checked one by one against the sequences that they are cut from."""
     query_bounds, key_bounds = np.cumsum([0, *own]), np.cumsum([0, *(np.array(before) + own)])
     rectangles, queries, keys, place = rectangles_of(query_bounds, key_bounds)

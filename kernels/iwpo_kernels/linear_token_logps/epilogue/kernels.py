@@ -330,8 +330,8 @@ def settle_kernel(
         at = (first + piece)[:, None] * rows + row[None, :]
         mass = tl.load(sum_ptr + at, mask=mask, other=0.0)
         if not MASSES:
-            own = tl.load(top_ptr + at, mask=mask, other=-float("inf"))
-            mass *= tl.exp(own - or_zero(m)[None, :])
+            piece_top = tl.load(top_ptr + at, mask=mask, other=-float("inf"))
+            mass *= tl.exp(piece_top - or_zero(m)[None, :])
         b_mass += mass
 
     settled = exists
