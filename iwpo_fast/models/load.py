@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.config_checks import check_model_settings
 from iwpo_fast.models import four_bits
-from iwpo_fast.models.attention import CannotRunFlat, check_backend, suited, why_absent, why_not_flat
+from iwpo_fast.models.attention import CannotRunFlat, check_backend, take_first, why_not_flat
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.probe import largest_error, tolerance
@@ -256,18 +256,15 @@ def _obstacle_to_flat(policy: Policy, config: ModelConfig, max_length: int | Non
     obstacle = why_not_flat(policy.causal_lm)
     if obstacle is not None:
         return obstacle
-    forced = config.attention != "auto"
     for share, reason in _sharing(config, policy.device):
-        passed_over: list[str] = []
-        for backend in [config.attention] if forced else suited(policy.device, policy.compute_dtype):
-            obstacle = why_absent(backend)
-            if obstacle is None:
-                why = "asked for" if forced else ", ".join(passed_over)
-                policy.run_flat(reason, backend, share_prompts=share, attention_reason=why)
-                obstacle = _difference(policy, max_length)
-            if obstacle is None:
-                return None
-            passed_over.append(f"not {backend}: {obstacle}")
+
+        def run(backend: str, why: str, share: bool = share, reason: str = reason) -> str | None:
+            policy.run_flat(reason, backend, share_prompts=share, attention_reason=why)
+            return _difference(policy, max_length)
+
+        obstacle = take_first(config.attention, policy.device, policy.compute_dtype, run)
+        if obstacle is None:
+            return None
     return obstacle
 
 

@@ -16,12 +16,13 @@ from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import load, load_policy
+from iwpo_fast.models.attention import choice
 from iwpo_fast.models.probe import largest_error
 from iwpo_fast.world import World
 
 
 def test_a_backend_that_does_not_suit_the_model_is_passed_over(policy_of, batch, monkeypatch) -> None:
-    monkeypatch.setattr(load, "suited", lambda device, dtype: ["varlen", "sdpa_by_length"])
+    monkeypatch.setattr(choice, "suited", lambda device, dtype: ["varlen", "sdpa_by_length"])
     mla = {"model_type": "deepseek_v3", "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
            "qk_nope_head_dim": 4, "v_head_dim": 6, "n_routed_experts": 4, "n_group": 2, "topk_group": 1,
            "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_key_value_heads": 4, "head_dim": 4}  # fmt: skip

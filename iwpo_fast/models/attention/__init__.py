@@ -4,7 +4,7 @@ Where sequences share a prompt, the model runs its tokens once: the first of the
 the others for their completions alone, and the keys and values of the prompt are repeated in front of them.
 """
 
-from iwpo_fast.models.attention.choice import BACKENDS, backends, check_backend, suited, why_absent
+from iwpo_fast.models.attention.choice import BACKENDS, backends, check_backend, take_first, why_absent
 from iwpo_fast.models.attention.interface import KWARG, NAME, attend, native_attention, why_not_flat
 from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 
@@ -19,7 +19,7 @@ __all__ = [
     "backends",
     "check_backend",
     "native_attention",
-    "suited",
+    "take_first",
     "why_absent",
     "why_not_flat",
 ]

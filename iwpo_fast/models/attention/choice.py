@@ -23,6 +23,28 @@ BACKENDS: dict[str, Backend] = {
 """The fastest first."""
 
 
+def take_first(
+    asked: str, device: torch.device, dtype: torch.dtype, run: Callable[[str, str], str | None]
+) -> str | None:
+    """Have the first backend run that is there and will do, the fastest first; or the one that is asked for.
+
+    Args:
+        asked: `model.attention`, perhaps `auto`.
+        run: runs a backend, given its name and why it is taken; gives back why it will not do, or None.
+
+    Returns:
+        Why the last one will not do; None if one runs.
+    """
+    passed_over: list[str] = []
+    obstacle = None
+    for backend in suited(device, dtype) if asked == "auto" else [asked]:
+        obstacle = why_absent(backend) or run(backend, ", ".join(passed_over) if asked == "auto" else "asked for")
+        if obstacle is None:
+            return None
+        passed_over.append(f"not {backend}: {obstacle}")
+    return obstacle
+
+
 def suited(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Backends made for `dtype` on `device`, the fastest first; they may not be installed, or not suit the model."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):

@@ -13,7 +13,7 @@ from flash_stand_ins import VERSIONS, install, version_3
 
 from iwpo_fast.config import LoraConfig
 from iwpo_fast.models import load
-from iwpo_fast.models.attention import BACKENDS
+from iwpo_fast.models.attention import BACKENDS, choice
 from iwpo_fast.models.probe import largest_error
 
 QWEN_MOE = {
@@ -26,7 +26,7 @@ QWEN_MOE = {
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice of a Hopper GPU without flash-attn, on a CPU."""
-    monkeypatch.setattr(load, "suited", lambda device, dtype: list(BACKENDS))
+    monkeypatch.setattr(choice, "suited", lambda device, dtype: list(BACKENDS))
     for module in ("flash_attn", "flash_attn_interface"):
         monkeypatch.setitem(sys.modules, module, None)
 

@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from iwpo_fast.models.attention import BACKENDS, backends, check_backend, suited, why_absent
+from iwpo_fast.models.attention import BACKENDS, backends, check_backend, why_absent
+from iwpo_fast.models.attention.choice import suited
 from iwpo_fast.models.attention.metadata import BY_LENGTH
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
