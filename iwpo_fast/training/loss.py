@@ -1,4 +1,4 @@
-"""From log-probs of tokens to the weighted loss of a batch: the one place where weights meet an objective."""
+"""From log-probs of tokens to the weighted loss of a batch, by the fused kernel or through autograd."""
 
 from __future__ import annotations
 
