@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 
 from iwpo_fast import threads
-from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, TinyConfig, TrainConfig, dataclass_from
+from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from iwpo_fast.cli_parser import parse
 
         command, settings = parse(arguments)
-        threads.settle(_width(getattr(settings, "model", None)))
+        threads.settle(_width(settings))
         _quieten_libraries()
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError) as error:
@@ -51,8 +51,11 @@ def _sentence(error: Exception) -> str:
     return f"cannot read or write{path} ({reason}): check the path and the room on its disk, then run this again."
 
 
-def _width(model: ModelConfig | None) -> int | None:
+def _width(settings: object) -> int | None:
     """Hidden size of the model, as far as it is known before anything is loaded; the demo has the model `tiny`."""
+    if hasattr(settings, "reward_model"):
+        return threads.hidden_size_of_reward_model(settings.reward_model)
+    model: ModelConfig | None = getattr(settings, "model", None)
     if model is None:
         return TinyConfig().hidden_size
     return model.tiny.hidden_size if model.path == "tiny" else threads.hidden_size(model.path)
@@ -71,6 +74,12 @@ def _train(settings: object) -> None:
     train(dataclass_from(TrainConfig, settings))
 
 
+def _score(settings: object) -> None:
+    from iwpo_fast.scoring import score_file
+
+    score_file(dataclass_from(ScoreConfig, settings))
+
+
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
@@ -86,4 +95,4 @@ def _quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-RUN = {"train": _train, "run": _run, "demo": _demo}
+RUN = {"train": _train, "run": _run, "score": _score, "demo": _demo}

@@ -10,11 +10,11 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from iwpo_fast import __version__
 from iwpo_fast.cli_errors import explain
-from iwpo_fast.config import DemoConfig, RunConfig, TrainConfig
+from iwpo_fast.config import DemoConfig, RunConfig, ScoreConfig, TrainConfig
 from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 
-CONFIG = {"train": TrainConfig, "run": RunConfig, "demo": DemoConfig}
+CONFIG = {"train": TrainConfig, "run": RunConfig, "score": ScoreConfig, "demo": DemoConfig}
 OPTIONS = {"from": str | None, "only": str | None, "force": bool}
 """What `iwpo run` takes beside its configuration."""
 
@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
         command, *words = arguments or [""]
         if command not in CONFIG:
-            raise ValueError("no such command: choose iwpo train, iwpo run or iwpo demo.") from error
+            raise ValueError("no such command: choose iwpo train, iwpo run, iwpo score or iwpo demo.") from error
         explain(command, words, CONFIG[command], _hints_of(command))
         raise ValueError(str(error)) from error
     command = parsed.subcommand
@@ -73,6 +73,7 @@ def make_parser() -> ArgumentParser:
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("train", _parser_of(TrainConfig), help="train on preference pairs")
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
+    commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
     commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
     return parser
 

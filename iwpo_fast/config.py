@@ -254,8 +254,10 @@ class RewardConfig:
 
     Args:
         source: `features` learns heads on the frozen model's features; `columns` takes the data's `score_chosen` and
-            `score_rejected`, and `model` those of a reward model, on any scale, and only clusters and calibrates.
-        model: Folder or hub id of a sequence classifier with one label, for `source: model`.
+            `score_rejected`, and `model` those of a reward model, on any scale, and only clusters and calibrates;
+            `iwpo` takes the calibrated scores of a reward model that another run left in `rewards/reward_model`.
+        model: Folder or hub id of a sequence classifier with one label, for `source: model`; folder of a reward model
+            of another run, for `source: iwpo`.
         tuning: Fine-tune the model under the heads, for `source: features`; null leaves it frozen. It costs a training
             for each fold, on one device, so take two folds.
         likelihood: The mean log-prob of a response's tokens under the frozen model is a feature of it, beside hidden
@@ -264,6 +266,9 @@ class RewardConfig:
         ridge: Penalty on the shared vector, for features scaled to a mean square norm of 1; `auto` chooses it by
             cross-validation.
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
+        heads: `linear`; `mlp` puts a small network on the same features beside each linear head, of a width and decay
+            that cross-validation chooses; `auto` does so where held-out labels are predicted better by more than a
+            standard error.
         centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
         folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model that saw all.
@@ -274,12 +279,13 @@ class RewardConfig:
         max_reward: Calibrated rewards are clipped to this size.
     """
 
-    source: Literal["features", "columns", "model"] = "features"
+    source: Literal["features", "columns", "model", "iwpo"] = "features"
     model: str | None = None
     tuning: TuningConfig | None = None
     likelihood: bool | Literal["auto"] = "auto"
     ridge: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     residual: Annotated[float, POSITIVE] | Literal["auto"] | None = "auto"
+    heads: Literal["linear", "mlp", "auto"] = "linear"
     centring: Annotated[float, NOT_NEGATIVE] = 0.01
     overlap: Annotated[float, NOT_NEGATIVE] = 0.0
     folds: Annotated[int, POSITIVE] = 4
@@ -419,6 +425,52 @@ class RunConfig(TrainConfig):
     rewards: RewardConfig = field(default_factory=RewardConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
     output_dir: str = "runs/iwpo"
+
+
+@dataclass
+class ScoredDataConfig:
+    """What is scored: pairs, prompts with a completion, conversations, or prompts with candidates.
+
+    Args:
+        path: JSONL file (also .gz), Parquet or Arrow file, folder saved by `datasets`, or hub id.
+        split: Split of a hub data set or of a saved folder that holds several.
+        limit: Use only this many rows of `path`, the first ones; null uses all.
+        columns: Which of your columns is which of ours, such as {completion: answer}.
+        on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens;
+            `drop` leaves it without a score.
+        cache_dir: Folder for features, so that a killed call goes on where it stopped; null keeps none.
+    """
+
+    path: str
+    split: str = "train"
+    limit: Annotated[int, POSITIVE] | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    on_prefix_mismatch: Literal["error", "drop"] = "error"
+    cache_dir: str | None = None
+
+
+@dataclass
+class ScoreConfig:
+    """Score completions with the reward model that `iwpo run` left in `rewards/reward_model`.
+
+    Rows are written with calibrated scores in log-odds (score_chosen and score_rejected, score, or scores of
+    candidates), their spread over the ensemble, and the cluster of the prompt.
+
+    Args:
+        data: Rows with chosen and rejected, completion, messages or candidates.
+        reward_model: Folder of the reward model.
+        output: File to write, .jsonl or .parquet.
+        language_model: Folder or hub id of the language model that the reward model reads, if it has been moved.
+        tokens_per_batch: Token budget of a batch; null takes that of the run that made the reward model.
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    data: ScoredDataConfig
+    reward_model: str
+    output: str
+    language_model: str | None = None
+    tokens_per_batch: Annotated[int, POSITIVE] | None = None
+    device: str = "auto"
 
 
 @dataclass

@@ -33,7 +33,7 @@ from iwpo_fast.files import check_folder
 from iwpo_fast.limits import check_limits
 from iwpo_fast.objectives import Mixture
 
-OF_HEADS = ("likelihood", "ridge", "residual", "centring", "overlap", "folds", "ensemble")
+OF_HEADS = ("likelihood", "ridge", "residual", "heads", "centring", "overlap", "folds", "ensemble")
 """Settings of rewards that only heads read."""
 
 OF_CALIBRATION = ("calibration_strength", "max_reward")
@@ -106,10 +106,10 @@ def check_reward_settings(rewards: RewardConfig) -> None:
     """Raise ValueError where a setting cannot be, or goes with another source of rewards."""
     check_limits(rewards, "rewards")
     source, tuning = rewards.source, rewards.tuning
-    if (source == "model") != (rewards.model is not None):
+    if (source in ("model", "iwpo")) != (rewards.model is not None):
         raise ValueError(
-            f"rewards.source is {source} and rewards.model is {rewards.model}: a model goes with the source model, and "
-            "with no other."
+            f"rewards.source is {source} and rewards.model is {rewards.model}: a model goes with the "
+            "sources model and iwpo, and with no other."
         )
     if tuning is not None and source != "features":
         raise ValueError(
@@ -121,9 +121,18 @@ def check_reward_settings(rewards: RewardConfig) -> None:
             f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
+    if rewards.heads != "linear" and (rewards.overlap or tuning is not None):
+        other = "tuning is set" if tuning is not None else f"overlap is {rewards.overlap}"
+        raise ValueError(
+            f"rewards.heads is {rewards.heads} and rewards.{other}, which is for linear heads alone: set rewards.heads "
+            "to linear, or leave the other out."
+        )
     if source != "features":
         reason = f"rewards.source is {source}, which learns no heads"
         _refuse_unread(rewards, "rewards", OF_HEADS, reason, "set rewards.source to features")
+    if source == "iwpo":
+        reason = "rewards.source is iwpo, whose scores are calibrated already"
+        _refuse_unread(rewards, "rewards", ("calibration", *OF_CALIBRATION), reason, "choose another source")
     if not rewards.calibration:
         reason = "rewards.calibration is false, which leaves rewards as they are"
         _refuse_unread(rewards, "rewards", OF_CALIBRATION, reason, "set rewards.calibration to true")

@@ -79,6 +79,15 @@ def hidden_size(path: str) -> int | None:
         return None
 
 
+def hidden_size_of_reward_model(path: str) -> int | None:
+    """Hidden size of the model that a reward model reads; None if the folder does not say."""
+    try:
+        record = json.loads((Path(path).expanduser() / "reward_model.json").read_text(encoding="utf-8"))
+        return int(record["language_model"]["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _given(names: Collection[str]) -> bool:
     return any(name in os.environ for name in names)
 

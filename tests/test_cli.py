@@ -71,8 +71,8 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no such command: choose iwpo train, iwpo run or iwpo demo."),
-        (["trian"], "no such command: choose iwpo train, iwpo run or iwpo demo."),
+        ([], "no such command: choose iwpo train, iwpo run, iwpo score or iwpo demo."),
+        (["trian"], "no such command: choose iwpo train, iwpo run, iwpo score or iwpo demo."),
         (["demo", "--sed", "1"], "unknown setting sed: iwpo demo --help lists them."),
         (["train", "--data.path", "x", "--optim.max_step", "6"], "unknown setting optim.max_step: iwpo train --help"),
         (["demo", "--seed", "-1"], "seed is -1: it must be 0 or more and less than 2**32."),
@@ -109,7 +109,7 @@ for module in ("transformers.modeling_utils", "peft", "transformers_fork", "else
 
 
 def test_the_help_of_every_command_names_its_settings(capsys) -> None:
-    for command, setting in (("train", "--optim.lr"), ("demo", "--output_dir")):
+    for command, setting in (("train", "--optim.lr"), ("score", "--reward_model"), ("demo", "--output_dir")):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
@@ -128,7 +128,7 @@ def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, 
     assert settings.train.objective.name == name
 
 
-@pytest.mark.parametrize("command", ["train", "run", "demo"])
+@pytest.mark.parametrize("command", ["train", "run", "score", "demo"])
 def test_help_shows_types_without_their_limits_and_no_experimental_settings(command, capsys) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

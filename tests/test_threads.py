@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iwpo_fast import threads
-from iwpo_fast.threads import NUMBER, SHORT_WAIT, WAITING, cores, hidden_size, suited
+from iwpo_fast.threads import NUMBER, SHORT_WAIT, WAITING, cores, hidden_size, hidden_size_of_reward_model, suited
 
 PROGRAM = """
 import json, os, sys
@@ -166,3 +166,14 @@ def test_the_hidden_size_is_read_where_the_model_is_a_folder(tmp_path: Path) -> 
     assert hidden_size(str(tmp_path / "plain")) == 64
     assert hidden_size(str(tmp_path / "text")) == 8
     assert [hidden_size(str(tmp_path / name)) for name in ("odd", "bad", "absent")] == [None] * 3
+
+
+def test_the_hidden_size_that_a_reward_model_reads_is_found_in_its_record(tmp_path: Path) -> None:
+    contents = {"good": '{"language_model": {"hidden_size": 64}}', "odd": "[]", "bad": "{", "none": "{}"}
+    for name, content in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "reward_model.json").write_text(content)
+    assert hidden_size_of_reward_model(str(tmp_path / "good")) == 64
+    assert [hidden_size_of_reward_model(str(tmp_path / name)) for name in ("odd", "bad", "none", "absent")] == [
+        None
+    ] * 4

@@ -18,16 +18,19 @@ LARGEST = float(np.finfo(np.float32).max)
 COLUMNS = (*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs")
 
 
-def column_names(mapping: Mapping[str, str]) -> dict[str, str]:
+def column_names(mapping: Mapping[str, str], known: Sequence[str] = COLUMNS) -> dict[str, str]:
     """Our names mapped to the source's: the same unless `mapping` renames them.
+
+    Args:
+        known: our columns.
 
     Raises:
         ValueError: a key of `mapping` is none of our columns.
     """
     for ours in mapping:
-        if ours not in COLUMNS:
-            raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(COLUMNS)}.")
-    return {name: mapping.get(name, name) for name in COLUMNS}
+        if ours not in known:
+            raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(known)}.")
+    return {name: mapping.get(name, name) for name in known}
 
 
 def check_mapping(mapping: Mapping[str, str], columns: Sequence[str], source: str) -> None:

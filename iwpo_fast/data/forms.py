@@ -21,7 +21,9 @@ def prompts_repeated(rows: Iterable[Mapping[str, Any]]) -> bool:
     return all(_begins_with(row.get("prompt"), row.get(name)) for row in rows for name in ("chosen", "rejected"))
 
 
-def canonical(row: Mapping[str, Any], *, prompt_repeated: bool = False) -> tuple[Text, Text, Text]:
+def canonical(
+    row: Mapping[str, Any], *, prompt_repeated: bool = False, may_be_empty: bool = False
+) -> tuple[Text, Text, Text]:
     """Prompt and completions of a row, by the form that its values have.
 
     Where `prompts_repeated` holds for all rows of a source, the data spell out the prompt of the implicit form: it is
@@ -29,6 +31,7 @@ def canonical(row: Mapping[str, Any], *, prompt_repeated: bool = False) -> tuple
 
     Args:
         prompt_repeated: cut the prompt off the beginnings of both completions.
+        may_be_empty: take empty completions too, which can be scored but not learnt from.
 
     | prompt   | chosen, rejected            | becomes                                                        |
     |----------|-----------------------------|----------------------------------------------------------------|
@@ -58,7 +61,7 @@ def canonical(row: Mapping[str, Any], *, prompt_repeated: bool = False) -> tuple
             "has a string and a list of messages as its completions: make chosen and rejected both the same."
         )
     for name, completion in zip(("chosen", "rejected"), parts[1:], strict=True):
-        if _is_empty(completion):
+        if not may_be_empty and _is_empty(completion):
             raise ValueError(f"has an empty completion in {name}: fill it in or remove the row.")
     _check_encodable(parts)
     return parts

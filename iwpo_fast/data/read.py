@@ -118,7 +118,7 @@ def _canonical_texts(records: Records, source: str) -> tuple[dict[int, Texts], l
         try:
             texts[number] = canonical(record, prompt_repeated=repeated)
             _check_alike(next(iter(texts.values())), texts[number])
-            arguments.append(_template_arguments(record))
+            arguments.append(template_arguments(record))
         except PrefixMismatch as mismatch:
             mismatches[number] = str(mismatch)
         except ValueError as error:
@@ -131,7 +131,7 @@ def _check_alike(first: Texts, other: Texts) -> None:
         raise ValueError("mixes conversations and plain text with the rows before it: make all rows the same.")
 
 
-def _template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
+def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
     keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
     tools = _unpacked(record, "tools", list, "a list of tools")

@@ -6,7 +6,7 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,28 @@ def read_records(
     return records, list(seen)
 
 
+class _AllNames(Container[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def read_all(path: str, split: str | None, *, limit: int | None = None, setting: str = "data.path") -> Records:
+    """Rows with all columns under the names that the source gives them; arguments and errors are those of
+    `read_records`."""
+    rows, _ = _open(path, split, _AllNames(), setting)
+    records = dict(itertools.islice(rows, limit))
+    if not records:
+        raise ValueError(f"{setting} {path} holds no rows: give one that does.")
+    return records
+
+
 def source_name(path: str) -> str:
     """What the source is called in messages."""
     file = Path(path).expanduser()
     return file.name if file.exists() else path
 
 
-def _open(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[NumberedRows, list[str]]:
+def _open(path: str, split: str | None, wanted: Container[str], setting: str) -> tuple[NumberedRows, list[str]]:
     file = Path(path).expanduser()
     if file.is_file():
         if split not in (None, "train"):
@@ -70,7 +85,7 @@ def _open(path: str, split: str | None, wanted: set[str], setting: str) -> tuple
     return _hub_dataset(path, split, wanted, setting)
 
 
-def _file(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
+def _file(path: Path, wanted: Container[str]) -> tuple[NumberedRows, list[str]]:
     name = path.name.lower()
     if name.endswith(JSON_LINES):
         return _json_lines(path), []
@@ -105,7 +120,7 @@ def _json_object(line: bytes, number: int, path: Path) -> dict[str, Any]:
     return row
 
 
-def _parquet(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
+def _parquet(path: Path, wanted: Container[str]) -> tuple[NumberedRows, list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -118,7 +133,7 @@ def _parquet(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
     return _numbered((batch.to_pylist() for batch in some), path, "Parquet"), columns
 
 
-def _arrow(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
+def _arrow(path: Path, wanted: Container[str]) -> tuple[NumberedRows, list[str]]:
     import pyarrow as pa
 
     try:
@@ -134,7 +149,9 @@ def _arrow(path: Path, wanted: set[str]) -> tuple[NumberedRows, list[str]]:
     return _numbered(batches, path, "Arrow"), table.column_names
 
 
-def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str) -> tuple[NumberedRows, list[str]]:
+def _saved_dataset(
+    path: Path, split: str | None, wanted: Container[str], setting: str
+) -> tuple[NumberedRows, list[str]]:
     datasets = needed("datasets", by=f"{setting} {path} is a folder, and reading it")
     try:
         dataset = datasets.load_from_disk(str(path))
@@ -147,7 +164,7 @@ def _saved_dataset(path: Path, split: str | None, wanted: set[str], setting: str
     return _dataset(dataset, str(path), split, wanted, setting)
 
 
-def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -> tuple[NumberedRows, list[str]]:
+def _hub_dataset(path: str, split: str | None, wanted: Container[str], setting: str) -> tuple[NumberedRows, list[str]]:
     looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
     if looks_local or path.lower().endswith((*JSON_LINES, *PARQUET, *ARROW)):
         raise ValueError(f"{setting} {path} is not there: check the path.")
@@ -162,7 +179,7 @@ def _hub_dataset(path: str, split: str | None, wanted: set[str], setting: str) -
 
 
 def _dataset(
-    dataset: Any, path: str, split: str | None, wanted: set[str], setting: str
+    dataset: Any, path: str, split: str | None, wanted: Container[str], setting: str
 ) -> tuple[NumberedRows, list[str]]:
     """Rows of a `Dataset`, or of one split of a `DatasetDict`."""
     if isinstance(dataset, dict):

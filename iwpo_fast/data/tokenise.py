@@ -16,7 +16,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
-from iwpo_fast.data.truncate import cut, too_long
+from iwpo_fast.data.truncate import cut, fitted, too_long
 from iwpo_fast.limits import check_limits
 
 if TYPE_CHECKING:
@@ -42,17 +42,7 @@ def tokenise(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, a row with
             reference log-probs is cut, or nothing is left.
     """
-    check_limits(config, "data")
-    if config.chat_template is not None:
-        tokenizer.chat_template = _template(config.chat_template)
-    if rows.conversational and tokenizer.chat_template is None:
-        raise ValueError(
-            f"{rows.source} holds conversations but the tokenizer has no chat template: set data.chat_template to the "
-            "path of one."
-        )
-    encoded = _encoded(rows, tokenizer, config, progress)
-    _check_mismatches(rows, encoded, config)
-    _check_lengths(rows, encoded, config)
+    encoded = _checked_encoding(rows, tokenizer, config, progress)
     pairs, counts = cut(encoded, max_length=config.max_length, policy=config.truncation, bos=tokenizer.bos_token_id)
     _check_reference(rows, encoded, pairs, config)
     pairs = _with_columns(pairs, rows)
@@ -73,6 +63,49 @@ def tokenise(
             f"{config.max_length}, or choose another data.truncation than {config.truncation}."
         )
     return pairs, ledger
+
+
+def tokenise_all(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, together: np.ndarray | None = None
+) -> tuple[Pairs, np.ndarray]:
+    """As `tokenise`, for completions that are wanted each by itself: empty and identical ones stay.
+
+    Args:
+        together: int64 [N], rows of equal numbers are cut to one prompt; None cuts each row by itself.
+
+    Returns:
+        The pairs, and bool [P, 2], which of their completions are there; others were too long, and are empty.
+
+    Raises:
+        ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, or nothing is
+            left.
+    """
+    encoded = _checked_encoding(rows, tokenizer, config, progress=True)
+    group = np.arange(len(encoded)) if together is None else together[encoded.row]
+    policy, bos = config.truncation, tokenizer.bos_token_id
+    pairs, fits = fitted(encoded, group, max_length=config.max_length, policy=policy, bos=bos)
+    if not len(pairs):
+        raise ValueError(
+            f"No row of {rows.source} can be scored: all are longer than {config.max_length} tokens, or have "
+            "completions that do not continue their prompt."
+        )
+    return pairs, fits
+
+
+def _checked_encoding(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:
+    """The pairs as token ids, not yet cut; what the policies do not allow for is refused."""
+    check_limits(config, "data")
+    if config.chat_template is not None:
+        tokenizer.chat_template = _template(config.chat_template)
+    if rows.conversational and tokenizer.chat_template is None:
+        raise ValueError(
+            f"{rows.source} holds conversations but the tokenizer has no chat template: set data.chat_template to the "
+            "path of one."
+        )
+    encoded = _encoded(rows, tokenizer, config, progress)
+    _check_mismatches(rows, encoded, config)
+    _check_lengths(rows, encoded, config)
+    return encoded
 
 
 def _encoded(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:

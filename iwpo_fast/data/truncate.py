@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from iwpo_fast.config import TruncationPolicy
@@ -31,31 +33,72 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     """
     prompt, chosen, rejected = pairs.prompt.lengths, pairs.chosen.lengths, pairs.rejected.lengths
     over = too_long(pairs, max_length)
-    assert policy != "error" or not over.any()
-    new_prompt, lost = prompt, over & (policy == "drop")
-    if policy == "truncate_prompt_left":
-        new_prompt = np.where(over, np.clip(max_length - np.maximum(chosen, rejected), 1, prompt), prompt)
-    room = np.maximum(max_length - new_prompt, 0)
-    new_chosen, new_rejected = np.minimum(chosen, room), np.minimum(rejected, room)
-
-    empty = ~lost & ((new_chosen == 0) | (new_rejected == 0))
-    identical = ~lost & ~empty & _identical(pairs, new_chosen, new_rejected)
+    new = _new_lengths(pairs, np.maximum(chosen, rejected), max_length, policy)
+    lost = ~new.kept
+    empty = ~lost & ((new.chosen == 0) | (new.rejected == 0))
+    identical = ~lost & ~empty & _identical(pairs, new.chosen, new.rejected)
     keep = np.flatnonzero(~(lost | empty | identical))
-    left = Pairs(
-        _tails(pairs.prompt, keep, new_prompt[keep], bos),
-        pairs.chosen.slices(pairs.chosen.offsets[keep], new_chosen[keep]),
-        pairs.rejected.slices(pairs.rejected.offsets[keep], new_rejected[keep]),
-        weight=pairs.weight[keep],
-        row=pairs.row[keep],
-    )
-    return left, {
+    return _shortened(pairs, keep, new, bos), {
         "too_long": int(over.sum()),
         "dropped_too_long": int(lost.sum()),
         "dropped_empty": int(empty.sum()),
         "dropped_identical": int(identical.sum()),
-        "prompts_cut": int((new_prompt < prompt)[keep].sum()),
-        "completions_cut": int((new_chosen < chosen)[keep].sum() + (new_rejected < rejected)[keep].sum()),
+        "prompts_cut": int((new.prompt < prompt)[keep].sum()),
+        "completions_cut": int((new.chosen < chosen)[keep].sum() + (new.rejected < rejected)[keep].sum()),
     }
+
+
+def fitted(
+    pairs: Pairs, group: np.ndarray, *, max_length: int, policy: TruncationPolicy, bos: int | None
+) -> tuple[Pairs, np.ndarray]:
+    """Pairs of which every completion is wanted by itself: `policy` is applied as in `cut`, and it alone loses any.
+
+    Args:
+        group: int64 [P]; all pairs of a group keep as much of their prompt as that with the longest completion can.
+
+    Returns:
+        The pairs, and bool [P', 2], which of their completions are there. One that `drop` loses is empty beside one
+        that it keeps.
+    """
+    sides = np.stack([pairs.chosen.lengths, pairs.rejected.lengths], axis=1)
+    fits = (pairs.prompt.lengths[:, None] + sides <= max_length) | (policy != "drop")
+    longest = np.zeros(int(group.max(initial=-1)) + 1, dtype=np.int64)
+    np.maximum.at(longest, group, sides.max(axis=1))
+    new = _new_lengths(pairs, longest[group], max_length, policy)
+    chosen, rejected = np.where(fits, np.stack([new.chosen, new.rejected], axis=1), 0).T
+    keep = np.flatnonzero(fits.any(axis=1))
+    return _shortened(pairs, keep, new._replace(chosen=chosen, rejected=rejected), bos), fits[keep]
+
+
+class _Lengths(NamedTuple):
+    """New lengths of every pair, and whether it is kept."""
+
+    prompt: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+    kept: np.ndarray
+
+
+def _new_lengths(pairs: Pairs, longest: np.ndarray, max_length: int, policy: TruncationPolicy) -> _Lengths:
+    prompt, chosen, rejected = pairs.prompt.lengths, pairs.chosen.lengths, pairs.rejected.lengths
+    over = prompt + longest > max_length
+    assert policy != "error" or not over.any()
+    new_prompt = prompt
+    if policy == "truncate_prompt_left":
+        new_prompt = np.where(over, np.clip(max_length - longest, 1, prompt), prompt)
+    room = np.maximum(max_length - new_prompt, 0)
+    kept = ~(too_long(pairs, max_length) & (policy == "drop"))
+    return _Lengths(new_prompt, np.minimum(chosen, room), np.minimum(rejected, room), kept)
+
+
+def _shortened(pairs: Pairs, keep: np.ndarray, new: _Lengths, bos: int | None) -> Pairs:
+    return Pairs(
+        _tails(pairs.prompt, keep, new.prompt[keep], bos),
+        pairs.chosen.slices(pairs.chosen.offsets[keep], new.chosen[keep]),
+        pairs.rejected.slices(pairs.rejected.offsets[keep], new.rejected[keep]),
+        weight=pairs.weight[keep],
+        row=pairs.row[keep],
+    )
 
 
 def _identical(pairs: Pairs, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ class PipelineJob:
             eval_fraction=0.0,
             limit=None,
             columns={},
-            cache_dir=str(self._cache_dir()),
+            cache_dir=str(self.cache_dir()),
         )
 
     def load_rows(self) -> Rows:
@@ -121,6 +121,10 @@ class PipelineJob:
         """`pairs` with reference log-probs, from the cache or by a pass of the model. All ranks call it."""
         return self._from_a_pass(with_reference, pairs)
 
+    def cache_dir(self) -> Path:
+        """Where tokens, log-probs and features are kept."""
+        return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
+
     def read_table(self) -> PairTable:
         """The training pairs as rows of features, from the stage `reference`."""
         return PairTable(**load_file(self.folder.table))
@@ -133,9 +137,6 @@ class PipelineJob:
         if name not in self._kept:
             self._kept[name] = load()
         return self._kept[name]
-
-    def _cache_dir(self) -> Path:
-        return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
 
     def _read(self, path: Path) -> Rows:
         return read_rows(self.data(path))[0]
@@ -159,7 +160,7 @@ class PipelineJob:
             self.load_policy(),
             pairs,
             self.world,
-            self._cache_dir(),
+            self.cache_dir(),
             tokens_per_batch=self.config.optim.tokens_per_batch,
             workers=self.config.data.workers,
         )

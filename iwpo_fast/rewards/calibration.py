@@ -5,6 +5,8 @@ r̃ = clip(s_k (r - a_k), ±5). Only the abstract of IWPO is public; this calibr
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
@@ -14,6 +16,27 @@ from iwpo_fast.rewards.blocks import Float64s, Ints
 from iwpo_fast.rewards.pair_table import PairTable
 
 LEAST_SLOPE = 0.25
+
+
+class Calibration(NamedTuple):
+    """How raw rewards of G clusters become log-odds, and what is known of them.
+
+    Attributes:
+        centre: [G] fp64, a_k, the mean reward of the responses.
+        slope: [G] fp64, s_k >= 0, in log-odds per unit of reward.
+        trust: [G] fp64 in [0, 1], t_k = min(1, s_k / unit_k), how far the rewards can be trusted.
+        reliability: [G] fp64 in [0, 1), how surely the rewards say anything of the labels: 0 where they do not.
+    """
+
+    centre: Float64s
+    slope: Float64s
+    trust: Float64s
+    reliability: Float64s
+
+    @classmethod
+    def none(cls, clusters: int) -> Calibration:
+        """Rewards stay as they are and are fully trusted, because the user says so."""
+        return cls(np.zeros(clusters), np.ones(clusters), np.ones(clusters), np.ones(clusters))
 
 
 def calibrate(rewards: Float64s, cluster: Ints, centre: Float64s, slope: Float64s, limit: float) -> Float64s:
@@ -26,36 +49,35 @@ def calibrate(rewards: Float64s, cluster: Ints, centre: Float64s, slope: Float64
 
 def fit_calibration(
     rewards: Float64s, table: PairTable, prompt_cluster: Ints, unit: Float64s, *, strength: float
-) -> tuple[Float64s, Float64s, Float64s]:
+) -> Calibration:
     """Calibration of every cluster, from rewards by models that did not see the pairs.
 
     The slope of a cluster with n pairs is (n ρ_k ŝ_k + strength · ρ ŝ) / (n + strength): its own logistic slope and
     that of all pairs, each times its reliability ρ = max(0, 1 - 1/Λ). Λ is twice the log of the likelihood ratio
     against slope 0, where every prompt counts once: about 1 for rewards that say nothing, whose slope is then near 0,
-    and tens or hundreds for an informative cluster. Slopes are pooled in the units of `unit`.
+    and tens or hundreds for an informative cluster. Slopes are pooled in the units of `unit`. The reliability that is
+    returned is pooled in the same way, (n ρ_k + strength · ρ) / (n + strength).
 
     Args:
         rewards: [C].
         prompt_cluster: [M] int64.
         unit: [G], slope that earns full trust: 1 for rewards that were log-odds where they were learnt.
-
-    Returns:
-        [G] each: centre a_k, the mean reward of the responses; slope s_k >= 0, in log-odds per unit of reward; and
-        trust t_k = min(1, s_k / unit_k), how far the rewards can be trusted.
     """
     clusters = len(unit)
     response_cluster, pair_cluster = prompt_cluster[table.prompt_of], prompt_cluster[table.prompt]
     responses = np.bincount(response_cluster, minlength=clusters)
     centre = np.bincount(response_cluster, weights=rewards, minlength=clusters) / np.maximum(responses, 1)
     scaled = (rewards[table.chosen] - rewards[table.rejected]) * unit[pair_cluster]
-    pooled = _reliable_slope(scaled, table.prompt)
-    slope = np.empty(clusters)
+    pooled_slope, pooled = _slope_and_reliability(scaled, table.prompt)
+    slope, reliability = np.empty(clusters), np.empty(clusters)
     for k in range(clusters):
         inside = pair_cluster == k
         pairs = int(inside.sum())
         share = pairs / (pairs + strength) if pairs else 0.0
-        slope[k] = share * _reliable_slope(scaled[inside], table.prompt[inside]) + (1 - share) * pooled
-    return centre, slope * unit, np.minimum(1.0, slope)
+        own_slope, own = _slope_and_reliability(scaled[inside], table.prompt[inside])
+        slope[k] = share * (own_slope * own) + (1 - share) * (pooled_slope * pooled)
+        reliability[k] = share * own + (1 - share) * pooled
+    return Calibration(centre, slope * unit, np.minimum(1.0, slope), reliability)
 
 
 def units_of_unknown_scale(gaps: Float64s, pair_cluster: Ints, clusters: int) -> Float64s:
@@ -71,10 +93,10 @@ def units_of_unknown_scale(gaps: Float64s, pair_cluster: Ints, clusters: int) ->
     return max(LEAST_SLOPE, logistic_slope(gaps / size[pair_cluster])) / size
 
 
-def _reliable_slope(gaps: Float64s, prompt: Ints) -> float:
+def _slope_and_reliability(gaps: Float64s, prompt: Ints) -> tuple[float, float]:
     slope = logistic_slope(gaps)
     ratio = 2 * len(np.unique(prompt)) * (np.log(2) - logistic_loss(gaps, slope))
-    return slope * max(0.0, 1 - 1 / ratio) if ratio > 0 else 0.0
+    return slope, float(max(0.0, 1 - 1 / ratio)) if ratio > 0 else 0.0
 
 
 def logistic_slope(gaps: NDArray[np.floating], weights: NDArray[np.floating] | None = None) -> float:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints
 from iwpo_fast.rewards.calibration import logistic_slope
 from iwpo_fast.rewards.heads import TrainingPairs
+from iwpo_fast.rewards.linear_heads import LinearHeads
+from iwpo_fast.rewards.network_heads import Heads
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RESIDUALS_BY_RIDGE = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -90,36 +92,24 @@ class FoldHeads:
     """An ensemble of heads for each fold, which learnt from the other folds; with one fold, from all pairs.
 
     Attributes:
-        mean, scale: [d] fp32, by which features are standardised before they meet a head.
-        vectors: [G, d, folds, members] fp32, v + δ_k; [1, ...] without residuals.
+        heads: of all folds.
         weights: [P, folds, members] fp64, how often each head was shown each pair.
-        slope: [folds, members] fp64, log-odds of the pairs that a head was shown, per unit of its reward.
         cluster: [C] int64, of every response.
         fold: [C] int64, heads that score each response.
         seed: of folds and bootstraps, and of a tuning of the model under the heads.
     """
 
-    mean: Float32s
-    scale: Float32s
-    vectors: Float32s
+    heads: Heads
     weights: Float64s
-    slope: Float64s
     cluster: Ints
     fold: Ints
     seed: int
 
     def rewards(self, groups: Groups) -> Float32s:
         """[C, members] fp32, in log-odds, of the features [C, d] that the heads learnt from."""
-        _, _, folds, members = self.vectors.shape
-        vectors = (self.vectors * self.slope.astype(np.float32)).reshape(len(self.vectors), -1, folds * members)
-        rewards = np.empty((len(self.fold), members), dtype=np.float32)
-        for place, block in float32_blocks(groups):
-            block = (block - self.mean) * self.scale
-            cluster = self.cluster[place] if len(vectors) > 1 else np.zeros(len(block), dtype=np.int64)
-            for k in np.unique(cluster):
-                rows = np.flatnonzero(cluster == k)
-                all_folds = (block[rows] @ vectors[k]).reshape(-1, folds, members)
-                rewards[place.start + rows] = all_folds[np.arange(len(rows)), self.fold[place][rows]]
+        rewards = np.empty((len(self.fold), self.heads.members), dtype=np.float32)
+        for place, all_folds in self.heads.rewards(groups, self.cluster):
+            rewards[place] = all_folds[np.arange(len(all_folds)), self.fold[place]]
         return rewards
 
 
@@ -144,12 +134,10 @@ def fit_fold_heads(
         [_bootstrap(pairs.prompt, fold != f, members, (seed, f, m)) for f, m in np.ndindex(folds, members)], axis=1
     )
     vectors, rewards = pairs.fit(weights, np.full(count, ridge), None if residual is None else np.full(count, residual))
+    slope = slope_of_heads(pairs.compared @ rewards, weights).reshape(folds, members)
     return FoldHeads(
-        mean=pairs.mean,
-        scale=pairs.scale,
-        vectors=vectors.reshape(*vectors.shape[:2], folds, members),
+        heads=LinearHeads(pairs.mean, pairs.scale, vectors.reshape(*vectors.shape[:2], folds, members), slope),
         weights=weights.reshape(-1, folds, members),
-        slope=slope_of_heads(pairs.compared @ rewards, weights).reshape(folds, members),
         cluster=response_cluster,
         fold=response_fold if folds > 1 else np.zeros_like(response_fold),
         seed=seed,

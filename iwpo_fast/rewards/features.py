@@ -31,6 +31,14 @@ from iwpo_fast.rewards import store
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.world import World
 
+RECIPE = {
+    "format": "features 3",
+    "layer": "last, after the final norm",
+    "prompt": "hidden state at the last token",
+    "response": "mean of the hidden states at its tokens",
+}
+"""How features are made; whatever learnt from features of another recipe cannot read these."""
+
 
 def pair_features(
     policy: Policy,
@@ -94,7 +102,7 @@ def pair_features(
 
 def features_key(policy: Policy, pairs: Pairs) -> str:
     """Names the features of these pairs by this model."""
-    return cache_key(pass_settings(policy, pairs) | {"format": "features 3"})
+    return cache_key(pass_settings(policy, pairs) | {"format": RECIPE["format"]})
 
 
 def _remaining(folder: Path, batches: list[np.ndarray], with_logps: bool, world: World) -> list[np.ndarray]:
@@ -107,8 +115,9 @@ def _remaining(folder: Path, batches: list[np.ndarray], with_logps: bool, world:
 def _results(policy: Policy, batch: FlatBatch, first_of_prompt: np.ndarray, with_logps: bool) -> dict[str, Tensor]:
     """What `store.save_part` keeps of a batch; `logps` are those of its tokens."""
     hidden = policy.hidden_states(batch)
-    first = batch.hidden_index[batch.segments[:-1]]
-    states = {"prompt": hidden[first[first_of_prompt]], "response": response_states(hidden, batch)}
+    # Not where the first token of the completion is predicted, because an empty completion has none.
+    prompt_end = batch.expand_index[batch.cu_seqlens[1:].long() - batch.segments.diff() - 1]
+    states = {"prompt": hidden[prompt_end[first_of_prompt]], "response": response_states(hidden, batch)}
     results = {name: _in_half(values) for name, values in states.items()}
     if with_logps:
         logps = policy.head.token_logps(hidden, batch.labels, batch.hidden_index, dtype=policy.compute_dtype)

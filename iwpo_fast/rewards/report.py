@@ -64,6 +64,19 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
         ridge, residual = report["penalties"]["ridge"], report["penalties"]["residual"]
         residuals = "no residuals" if residual is None else f"residual {residual:.1e}"
         yield f"reward heads: ridge {ridge:.1e}, {residuals}"
+        yield from _network_lines(report["penalties"].get("networks"))
+
+
+def _network_lines(networks: dict[str, Any] | None) -> Iterator[str]:
+    """Which networks stand beside the linear heads, or why none do; nothing where none were asked for."""
+    if networks is None:
+        return
+    gain, error = networks["held_out_gain"], networks["standard_error"]
+    verdict = "taken" if networks["taken"] else "not taken"
+    yield (
+        f"networks of width {networks['width']}, decay {networks['decay']}, {networks['rounds']} rounds: {verdict}, "
+        f"held-out log-likelihood {gain:+.4f} nats per pair, standard error {error:.4f}"
+    )
 
 
 def pair_accuracy(gaps: Float64s) -> float:

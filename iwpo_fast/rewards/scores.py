@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards.blocks import Float32s, Float64s, Floats, Groups, Ints
-from iwpo_fast.rewards.calibration import calibrate, fit_calibration, units_of_unknown_scale
+from iwpo_fast.rewards.calibration import Calibration, calibrate, fit_calibration, units_of_unknown_scale
 from iwpo_fast.rewards.checks import (
     check_clusters,
     check_features,
@@ -21,6 +21,8 @@ from iwpo_fast.rewards.checks import (
 )
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
 from iwpo_fast.rewards.heads import TrainingPairs
+from iwpo_fast.rewards.network_choice import with_networks
+from iwpo_fast.rewards.network_heads import Heads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.report import report_rewards
 
@@ -38,8 +40,10 @@ class RewardScores:
         trust: [G] fp64 in [0, 1], how far labels may be doubted by these rewards.
         slope: [G] fp64, s_k >= 0.
         centre: [G] fp64, a_k.
+        reliability: [G] fp64 in [0, 1], how surely the rewards say anything of the labels: 0 where they do not.
         report: for the user: what `report_rewards` returns, and `penalties`, what `choose_penalties` returns; these are
             None for rewards that no heads made.
+        heads: those of all folds, where the rewards are theirs alone; None for fine-tuned and for external rewards.
     """
 
     raw: Float64s
@@ -48,7 +52,13 @@ class RewardScores:
     trust: Float64s
     slope: Float64s
     centre: Float64s
+    reliability: Float64s
     report: dict[str, Any]
+    heads: Heads | None = None
+
+    @property
+    def calibration(self) -> Calibration:
+        return Calibration(self.centre, self.slope, self.trust, self.reliability)
 
 
 def score_pairs(
@@ -85,10 +95,14 @@ def score_pairs(
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     ridge, residual = penalties["ridge"], penalties["residual"]
-    heads = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
-    raw = heads.rewards(groups) if tune is None else tune(heads)
+    of_folds = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
+    if settings.heads != "linear":
+        of_folds, report = with_networks(of_folds, pairs, penalties)
+        penalties = penalties | {"networks": report}
+    raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
-    return _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+    scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+    return replace(scores, heads=of_folds.heads if tune is None else None)
 
 
 def groups_for(features: PairFeatures, settings: RewardConfig) -> Groups:
@@ -173,22 +187,17 @@ def _calibrated(
     settings: RewardConfig,
     penalties: dict[str, Any] | None,
 ) -> RewardScores:
-    mean, clusters, limit = raw.mean(axis=1), len(unit), np.inf
-    centre, slope, trust = np.zeros(clusters), np.ones(clusters), np.ones(clusters)
+    mean, fitted, limit = raw.mean(axis=1), Calibration.none(len(unit)), np.inf
     if settings.calibration:
         limit = settings.max_reward
-        centre, slope, trust = fit_calibration(
-            mean, table, prompt_cluster, unit, strength=settings.calibration_strength
-        )
+        fitted = fit_calibration(mean, table, prompt_cluster, unit, strength=settings.calibration_strength)
     response_cluster = prompt_cluster[table.prompt_of]
-    calibrated = calibrate(mean, response_cluster, centre, slope, limit)
-    report = report_rewards(mean, calibrated, slope, trust, table, prompt_cluster[table.prompt])
+    calibrated = calibrate(mean, response_cluster, fitted.centre, fitted.slope, limit)
+    report = report_rewards(mean, calibrated, fitted.slope, fitted.trust, table, prompt_cluster[table.prompt])
     return RewardScores(
         raw=raw,
         calibrated=calibrated,
-        members_calibrated=calibrate(raw, response_cluster, centre, slope, limit),
-        trust=trust,
-        slope=slope,
-        centre=centre,
+        members_calibrated=calibrate(raw, response_cluster, fitted.centre, fitted.slope, limit),
+        **fitted._asdict(),
         report=report | {"penalties": penalties},
     )

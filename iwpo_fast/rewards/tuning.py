@@ -25,6 +25,7 @@ from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
 from iwpo_fast.rewards.features import response_states
+from iwpo_fast.rewards.linear_heads import LinearHeads
 from iwpo_fast.rewards.pair_table import PairFeatures
 from iwpo_fast.rewards.scores import groups_for
 
@@ -49,8 +50,8 @@ def tuned_rewards(
     Raises:
         ValueError: a reward is not finite.
     """
-    rewards = np.empty((len(heads.fold), heads.vectors.shape[-1]), dtype=np.float32)
-    for fold in range(heads.vectors.shape[2]):
+    rewards = np.empty((len(heads.fold), heads.heads.members), dtype=np.float32)
+    for fold in range(heads.heads.folds):
         path = folder / f"fold-{fold}.safetensors"
         responses = heads.fold == fold
         if not path.exists():
@@ -92,7 +93,7 @@ def _fold_rewards(
     _, steps = optimizer_steps(optim, len(shown))
     fit(policy.trainable_parameters(), optim, steps, accumulate, what=f"reward model {fold + 1}")
     policy.eval()
-    scores = np.empty((len(table.prompt_of), heads.vectors.shape[-1]), dtype=np.float32)
+    scores = np.empty((len(table.prompt_of), heads.heads.members), dtype=np.float32)
     with torch.no_grad():
         for batch in batches(np.arange(len(pairs))):
             for responses, rewards in zip((table.chosen[batch], table.rejected[batch]), rewards_of(batch), strict=True):
@@ -110,15 +111,16 @@ def _heads_on(
 
     Features that are not hidden states stay as the frozen model gave them.
     """
-    table = features.table
-    cluster = heads.cluster if len(heads.vectors) > 1 else np.zeros_like(heads.cluster)
+    table, linear = features.table, heads.heads
+    assert isinstance(linear, LinearHeads), "networks are not tuned"
+    cluster = heads.cluster if len(linear.vectors) > 1 else np.zeros_like(heads.cluster)
     _, *others = groups_for(features, settings)
     frozen = np.concatenate([np.empty((len(table.prompt_of), 0), np.float32), *others], axis=1)
 
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(policy.device)
 
-    mean, scale, vectors = on_device(heads.mean), on_device(heads.scale), on_device(heads.vectors[:, :, fold])
+    mean, scale, vectors = on_device(linear.mean), on_device(linear.scale), on_device(linear.vectors[:, :, fold])
     pair_cluster = on_device(cluster[table.chosen])
     pair_frozen = on_device(np.stack([frozen[table.chosen], frozen[table.rejected]]))
 

@@ -28,7 +28,7 @@ def weigh(raw: np.ndarray, method: str) -> PairWeights:
     pairs = np.arange(PAIRS)
     table = PairTable(pairs, pairs, pairs + PAIRS, np.tile(pairs, 2))
     unit = units_of_unknown_scale(gap, CLUSTER, CLUSTERS)
-    centre, slope, trust = fit_calibration(raw.ravel(), table, CLUSTER, unit, strength=0.0)
+    centre, slope, trust, _ = fit_calibration(raw.ravel(), table, CLUSTER, unit, strength=0.0)
     chosen, rejected = (calibrate(part, CLUSTER, centre, slope, 5.0) for part in raw)
     return pair_weights(PairRewards(chosen, rejected, CLUSTER, trust), by_method(method), seed=0)
 

@@ -23,6 +23,7 @@ INSIDE_THE_STAGES = {
     "reference, after some batches": ("iwpo_fast.rewards.store:save_part", 3),
     "cluster, between centroids and assignment": ("iwpo_fast.pipeline.stages.cluster:save_tensors", 1),
     "reward, between rewards and report": ("iwpo_fast.pipeline.stages.reward:save_json", 1),
+    "reward, with its reward model written aside": ("iwpo_fast.rewards.reward_model_files:save_json", 1),
     "weigh, between report and rows": ("iwpo_fast.pipeline.stages.weigh:write_rows", 1),
     "train, before its first checkpoint": ("iwpo_fast.training.loop:train_step", 2),
     "train, between two checkpoints": ("iwpo_fast.training.loop:train_step", 4),

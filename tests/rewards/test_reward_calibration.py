@@ -26,7 +26,7 @@ def fit(gaps, cluster, unit=None, strength=200.0, centre=0.0) -> tuple[np.ndarra
     rewards = np.stack([gaps / 2, -gaps / 2], axis=1).ravel() + centre
     unit = np.ones(cluster.max() + 1) if unit is None else unit
     table = PairTable.plain(np.arange(len(gaps)))
-    return fit_calibration(rewards, table, cluster, unit, strength=strength)
+    return fit_calibration(rewards, table, cluster, unit, strength=strength)[:3]
 
 
 @pytest.mark.parametrize("slope", [0.2, 1.0, 3.0])

@@ -1,7 +1,7 @@
 """Score every completion, and calibrate the scores.
 
-Scores come from heads on features that never saw the completion's prompt, from columns of the data, or from a reward
-model.
+Scores come from heads on features that never saw the completion's prompt, from columns of the data, from a reward model
+of another run, or from a sequence classifier.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from transformers import AutoConfig
 from iwpo_fast.config import RunConfig
 from iwpo_fast.files import save_json, save_tensors
 from iwpo_fast.models.load import model_location
-from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.learnt_model import describe_model, save_reward_model
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.rewards import (
     PairFeatures,
@@ -29,8 +30,11 @@ from iwpo_fast.rewards import (
     score_pairs,
     scores_from_columns,
 )
+from iwpo_fast.rewards.calibrated_elsewhere import calibrated_elsewhere
 from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.feature_reader import FeatureReader, model_settings, tokenizer_of
+from iwpo_fast.rewards.reward_model import RewardModel
 from iwpo_fast.rewards.tuning import tuned_rewards
 
 WHAT = "rewards whose levels can be compared"
@@ -43,7 +47,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.rewards, folder.reward_report]
+    return [folder.rewards, folder.reward_report, *files_in(folder.reward_model)]
 
 
 def resumes(folder: PipelineFolder) -> Path:
@@ -51,9 +55,13 @@ def resumes(folder: PipelineFolder) -> Path:
 
 
 def check(job: PipelineJob) -> None:
-    """Raise ValueError if the config.json of `rewards.model` is not one of a model with a single label."""
+    """Raise ValueError if `rewards.model` is no reward model, or its config.json not of a model with a single label."""
     path = job.config.rewards.model
     if path is None:
+        return
+    if job.config.rewards.source == "iwpo":
+        record = RewardModel.load(path).record
+        tokenizer_of(record, model_settings(record))
         return
     try:
         labels = AutoConfig.from_pretrained(model_location(path)).num_labels
@@ -66,19 +74,24 @@ def check(job: PipelineJob) -> None:
         raise ValueError(f"rewards.model {path} has {labels} labels: give a reward model with one.")
 
 
-def on_all_ranks(job: PipelineJob) -> PairFeatures | None:
-    """Features, if they are what is scored; the device is then free for models that score, or learn to."""
-    features = job.load_features() if job.config.rewards.source == "features" else None
+def on_all_ranks(job: PipelineJob) -> tuple[PairFeatures, dict[str, Any]] | None:
+    """Features and the model that they are of, if they are what is scored.
+
+    The device is then free for models that score, or learn to.
+    """
+    found = (job.load_features(), describe_model(job)) if job.config.rewards.source == "features" else None
     job.free()
-    return features
+    return found
 
 
-def run(job: PipelineJob, features: PairFeatures | None) -> Result:
+def run(job: PipelineJob, found: tuple[PairFeatures, dict[str, Any]] | None) -> Result:
     table, prompt_cluster = job.read_table(), job.read_prompt_clusters()
-    if features is not None:
-        scores = _from_features(job, features, prompt_cluster)
+    if found is not None:
+        scores = _from_features(job, found[0], prompt_cluster)
     elif job.config.rewards.source == "columns":
         scores = _from_columns(job, table, prompt_cluster)
+    elif job.config.rewards.source == "iwpo":
+        scores = _from_reward_model(job, table, prompt_cluster)
     else:
         scores = _from_model(job, table, prompt_cluster)
     for line in report_lines(scores.report):
@@ -86,6 +99,8 @@ def run(job: PipelineJob, features: PairFeatures | None) -> Result:
     arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
     save_tensors(job.folder.rewards, {name: torch.from_numpy(value) for name, value in arrays.items()})
     save_json(job.folder.reward_report, scores.report)
+    if found is not None and scores.heads is not None:
+        save_reward_model(job, scores, *found)
     shutil.rmtree(job.folder.tuned, ignore_errors=True)
     return scores.report
 
@@ -132,6 +147,22 @@ def _check_scores(job: PipelineJob, table: PairTable, chosen: np.ndarray, reject
         pair = int(other.argmax())
         two = f"rows {number[first[which[pair]]]} and {number[pair]}"
         raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
+
+
+def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
+    """Scores by the reward model of another run, which are calibrated already."""
+    model = RewardModel.load(str(job.config.rewards.model))
+    rows = job.load_rows().take(job.load_pairs().row)
+    reader = FeatureReader.load(model.record, job.world).with_options(None, str(job.cache_dir()))
+    scores = model.score_rows(rows, reader)
+    unscored = np.isnan(scores.score).any(axis=1)
+    if unscored.any():
+        raise ValueError(
+            f"In {rows.source}, row {rows.numbers[unscored][0]} (the first of {unscored.sum()}) has no score, because "
+            f"the reward model drops what is longer than {model.record['tokens']['max_length']} tokens: leave such "
+            "rows out, or set data.max_length to that."
+        )
+    return calibrated_elsewhere(scores, model.calibration, table, prompt_cluster)
 
 
 def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:

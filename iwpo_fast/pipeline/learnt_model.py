@@ -1,0 +1,70 @@
+"""What the stage `reward` learnt, as a folder that scores other texts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from iwpo_fast.models.load import model_location
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.rewards import Clusters, PairFeatures, RewardScores
+from iwpo_fast.rewards.checks import uses_likelihood
+from iwpo_fast.rewards.feature_reader import describe_policy
+from iwpo_fast.rewards.features import RECIPE
+from iwpo_fast.rewards.reward_model import RewardModel
+
+ONLY_TRAINING = {"gradient_checkpointing": "none", "offload_activations": False}
+"""Settings of the model that features do not depend on."""
+
+
+def describe_model(job: PipelineJob) -> dict[str, Any]:
+    """The language model and how it is loaded. All ranks call it, while the policy is there."""
+    path, folder = model_location(job.model.path), job.folder.reward_model.resolve()
+    # A model inside `output_dir` moves with it, and its place must not tell where that is.
+    inside = Path(path).is_relative_to(job.folder.path.resolve())
+    where = {"path": os.path.relpath(path, folder) if inside else path, "inside": inside}
+    settings = asdict(job.model) | ONLY_TRAINING | where
+    del settings["tiny"]
+    return {"settings": settings} | describe_policy(job.load_policy())
+
+
+def save_reward_model(
+    job: PipelineJob, scores: RewardScores, features: PairFeatures, language_model: dict[str, Any]
+) -> None:
+    """Write the heads of `scores`, with what they need to score texts, to the folder of the pipeline."""
+    assert scores.heads is not None and features.prompt_keys is not None
+    model = RewardModel(
+        clusters=Clusters.load(job.folder.clusters),
+        heads=scores.heads,
+        calibration=scores.calibration,
+        training_prompts=frozenset(map(str, features.prompt_keys)),
+        record=_record(job, features, language_model),
+        report=scores.report,
+    )
+    model.save(job.folder.reward_model)
+
+
+def _record(job: PipelineJob, features: PairFeatures, language_model: dict[str, Any]) -> dict[str, Any]:
+    config, data = job.config, job.config.data
+    template = job.load_tokenizer().chat_template if data.chat_template else None
+    return {
+        "features": RECIPE | {"likelihood": uses_likelihood(config.rewards)},
+        "language_model": language_model,
+        "tokens": {
+            "max_length": data.max_length,
+            "truncation": data.truncation,
+            "add_eos": data.add_eos,
+            "on_prefix_mismatch": data.on_prefix_mismatch,
+            "chat_template": template,
+        },
+        "tokens_per_batch": config.optim.tokens_per_batch,
+        "seed": config.seed,
+        "max_reward": config.rewards.max_reward if _is_clipped(job) else None,
+        "pairs": len(features.table),
+    }
+
+
+def _is_clipped(job: PipelineJob) -> bool:
+    return job.config.rewards.calibration and job.config.rewards.max_reward < float("inf")

@@ -1,0 +1,158 @@
+"""Whether networks beside the linear heads are worth it, of which width and decay, and after how many rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwpo_fast.rewards.blocks import Float32s, Ints
+from iwpo_fast.rewards.calibration import logistic_slope
+from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
+from iwpo_fast.rewards.heads import TrainingPairs
+from iwpo_fast.rewards.linear_heads import LinearHeads
+from iwpo_fast.rewards.network_fit import Examples, Networks, train
+from iwpo_fast.rewards.network_heads import NetworkHeads
+
+DIRECTIONS = 256
+"""Directions of the features that networks read, those of most variance; all of fewer."""
+ROWS_FOR_DIRECTIONS = 8192
+PAIRS_FOR_CHOICE = 8192
+WIDTHS = (16, 64)
+DECAYS = (0.1, 1.0)
+MOST_ROUNDS = 30
+PATIENCE = 4
+
+Float64s = NDArray[np.float64]
+
+
+def with_networks(
+    of_folds: FoldHeads, pairs: TrainingPairs, penalties: dict[str, Any]
+) -> tuple[FoldHeads, dict[str, Any]]:
+    """The heads with networks beside them, if `rewards.heads` asks for them or they are worth it; and a report.
+
+    Width and decay are those of the least held-out loss over the folds, on `PAIRS_FOR_CHOICE` pairs at most; the rounds
+    are those of the least on all pairs. With `auto` networks are taken where that is lower than the loss of the linear
+    heads by more than a standard error, where every prompt counts once.
+    """
+    linear, seed = of_folds.heads, of_folds.seed
+    assert isinstance(linear, LinearHeads)
+    projection = directions(pairs.features, seed)
+    examples = _cross_validated(pairs, penalties, pairs.features @ projection)
+    width, decay, trials = _chosen(examples, pairs.fold, seed)
+    ((rounds, losses),) = _held_out(examples, pairs.fold, width, [decay], seed)
+    better = _losses(examples.offset, pairs.fold) - losses
+    gain, error = float(better.mean()), float(better.std() / np.sqrt(len(np.unique(pairs.prompt))))
+    taken = pairs.settings.heads == "mlp" or gain > error
+    report = {"width": width, "decay": decay, "rounds": rounds, "trials": trials, "taken": taken}
+    report |= {"held_out_gain": gain, "standard_error": error}
+    if not taken:
+        return of_folds, report
+    shown = _of_ensemble(of_folds, linear, pairs, examples)
+    decays = np.full(linear.folds * linear.members, decay)
+    networks = next(islice(train(shown, width, decays, seed=seed), rounds - 1, None))
+    slope = slope_of_heads(networks.gaps(shown), shown.weights)
+    return replace(of_folds, heads=_heads(linear, projection, networks, slope)), report
+
+
+def _heads(linear: LinearHeads, projection: Float32s, networks: Networks, slope: Float64s) -> NetworkHeads:
+    hidden, bias, output, share = (part.detach().numpy() for part in networks)
+    shape = linear.folds, linear.members
+    return NetworkHeads(linear, projection, hidden, bias, output, share.reshape(shape), slope.reshape(shape))
+
+
+def directions(features: Float32s, seed: int) -> Float32s:
+    """P [d, p]: principal directions of standardised features [n, d], scaled so that E‖Pᵀf‖² = p.
+
+    They are found in `ROWS_FOR_DIRECTIONS` random rows, by a randomised singular value decomposition (Halko,
+    Martinsson and Tropp, arXiv 0909.4061).
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    draw = np.random.default_rng(seed)
+    some = features
+    if len(features) > ROWS_FOR_DIRECTIONS:
+        some = features[np.sort(draw.choice(len(features), ROWS_FOR_DIRECTIONS, replace=False))]
+    width = features.shape[1]
+    found = np.eye(width, dtype=np.float32)
+    if width > DIRECTIONS and len(some) > DIRECTIONS:
+        found = randomized_svd(some, DIRECTIONS, n_iter=2, random_state=seed)[2].T
+    size = np.square(some @ found).sum(axis=1, dtype=np.float64).mean()
+    return np.ascontiguousarray(found * np.sqrt(found.shape[1] / max(size, 1e-12)), dtype=np.float32)
+
+
+def _cross_validated(pairs: TrainingPairs, penalties: dict[str, Any], inputs: Float32s) -> Examples:
+    """Examples for one network for each fold, which is shown the pairs of the others."""
+    folds = int(pairs.fold.max()) + 1
+    seen = (pairs.fold[:, None] != np.arange(folds)).astype(np.float64)
+    residual = penalties["residual"]
+    ridges, residuals = np.full(folds, penalties["ridge"]), None if residual is None else np.full(folds, residual)
+    _, rewards = pairs.fit(seen, ridges, residuals)
+    gaps = pairs.compared @ rewards
+    return Examples(
+        inputs=inputs,
+        cluster=np.repeat(np.arange(len(pairs.cells)), [cell.stop - cell.start for cell in pairs.cells]),
+        sides=pairs.compared.indices.reshape(-1, 2).astype(np.int64),
+        offset=(gaps * slope_of_heads(gaps, seen)).astype(np.float32),
+        weights=seen,
+        centring=pairs.settings.centring,
+    )
+
+
+def _of_ensemble(of_folds: FoldHeads, linear: LinearHeads, pairs: TrainingPairs, examples: Examples) -> Examples:
+    """The same for one network beside each linear head of the ensembles, which is shown what that head was."""
+    vectors = linear.vectors.reshape(*linear.vectors.shape[:2], -1)
+    cells = [slice(None)] if len(vectors) == 1 else pairs.cells
+    rewards = np.concatenate([pairs.features[cell] @ vectors[k] for k, cell in enumerate(cells)])
+    weights = of_folds.weights.reshape(len(of_folds.weights), -1)
+    offset = (pairs.compared @ rewards) * linear.slope.reshape(-1)
+    return examples._replace(offset=offset.astype(np.float32), weights=weights)
+
+
+def _chosen(examples: Examples, fold: Ints, seed: int) -> tuple[int, float, list[dict[str, Any]]]:
+    """Width and decay of the least held-out loss, with what was tried."""
+    some = np.arange(len(fold))
+    if len(fold) > PAIRS_FOR_CHOICE:
+        some = np.sort(np.random.default_rng(seed).choice(len(fold), PAIRS_FOR_CHOICE, replace=False))
+    part = examples._replace(sides=examples.sides[some], offset=examples.offset[some], weights=examples.weights[some])
+    trials = [
+        {"width": width, "decay": decay, "rounds": rounds, "held_out_loss": float(losses.mean())}
+        for width in WIDTHS
+        for decay, (rounds, losses) in zip(DECAYS, _held_out(part, fold[some], width, DECAYS, seed), strict=True)
+    ]
+    best = min(trials, key=lambda trial: trial["held_out_loss"])
+    return best["width"], best["decay"], trials
+
+
+def _held_out(
+    examples: Examples, fold: Ints, width: int, decays: Sequence[float], seed: int
+) -> list[tuple[int, Float64s]]:
+    """For each decay the rounds of the least held-out loss, and that loss [P] of every pair.
+
+    Training stops when no decay has had its least loss in the last `PATIENCE` rounds.
+    """
+    folds, tried = examples.weights.shape[1], len(decays)
+    repeated = examples._replace(
+        offset=examples.offset.repeat(tried, axis=1), weights=examples.weights.repeat(tried, axis=1)
+    )
+    best = [(0, np.full(len(fold), np.inf))] * tried
+    trained = islice(train(repeated, width, np.tile(decays, folds), seed=seed), MOST_ROUNDS)
+    for rounds, networks in enumerate(trained, start=1):
+        gaps = networks.gaps(repeated).reshape(len(fold), folds, tried)
+        for i in range(tried):
+            losses = _losses(gaps[:, :, i], fold)
+            if losses.mean() < best[i][1].mean():
+                best[i] = rounds, losses
+        if rounds - max(of_decay for of_decay, _ in best) >= PATIENCE:
+            break
+    return best
+
+
+def _losses(gaps: Float32s, fold: Ints) -> Float64s:
+    """[P] in nats: loss of every pair by the head [P, folds] that did not see it, after the best common slope."""
+    gap = gaps[np.arange(len(fold)), fold].astype(np.float64)
+    return np.logaddexp(0, -logistic_slope(gap) * gap)

@@ -1,0 +1,90 @@
+"""Heads that see more than linear ones: these, and a small network on the same features beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks
+from iwpo_fast.rewards.linear_heads import LinearHeads
+
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class NetworkHeads:
+    """r(x, y) = s (α r_linear(x, y) + uᵀ relu(Wᵀ Pᵀ f(x, y) + b_z)), for every member of an ensemble in every fold.
+
+    Only the abstract of IWPO is public, and it says nothing of networks: this head is the project's own.
+
+    Attributes:
+        linear: the linear heads r_linear, in log-odds.
+        projection: P [d, p] fp32, onto the directions in which standardised features f vary most.
+        hidden: W [p, folds · members, h] fp32.
+        bias: b [G, folds · members, h] fp32, of each cluster.
+        output: u [folds · members, h] fp32.
+        share: α [folds, members] fp32.
+        slope: s [folds, members] fp64, log-odds of the pairs that a head was shown, per unit of its reward.
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    linear: LinearHeads
+    projection: Float32s
+    hidden: Float32s
+    bias: Float32s
+    output: Float32s
+    share: Float32s
+    slope: NDArray[np.float64]
+
+    @property
+    def folds(self) -> int:
+        return self.linear.folds
+
+    @property
+    def members(self) -> int:
+        return self.linear.members
+
+    def rewards(self, groups: Groups, cluster: Ints) -> Iterator[tuple[slice, Float32s]]:
+        """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of the features [C, d], with its place.
+
+        Args:
+            cluster: [C] int64.
+        """
+        slope = self.slope.astype(np.float32)
+        blocks = zip(self.linear.rewards(groups, cluster), float32_blocks(groups), strict=True)
+        for (place, linear), (_, block) in blocks:
+            inputs = ((block - self.linear.mean) * self.linear.scale) @ self.projection
+            network = self._network(inputs, cluster[place]).reshape(linear.shape)
+            yield place, slope * (self.share * linear + network)
+
+    def _network(self, inputs: Float32s, cluster: Ints) -> Float32s:
+        """[b, folds · members], of projected features [b, p]."""
+        found = np.empty((len(inputs), len(self.output)), dtype=np.float32)
+        weight = self.hidden.reshape(len(self.hidden), -1)
+        for start in range(0, len(inputs), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            hidden = (inputs[some] @ weight).reshape(-1, *self.output.shape) + self.bias[cluster[some]]
+            found[some] = np.einsum("bmh,mh->bm", np.maximum(hidden, 0), self.output)
+        return found
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a file keeps of them."""
+        own = {name: values for name, values in vars(self).items() if name != "linear"}
+        return own | {f"linear_{name}": values for name, values in self.linear.arrays().items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
+        """From what `arrays` gave."""
+        linear = {name: values for name, values in arrays.items() if name.startswith("linear_")}
+        own = {name: values for name, values in arrays.items() if name not in linear}
+        parts = {name.removeprefix("linear_"): values for name, values in linear.items()}
+        return cls(linear=LinearHeads.of_arrays(parts), **own)
+
+
+Heads = LinearHeads | NetworkHeads
+"""Heads that give rewards to features: `folds` times `members` of them."""

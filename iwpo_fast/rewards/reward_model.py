@@ -1,0 +1,211 @@
+"""A reward model: what was learnt from the pairs of a run, in a folder of its own that scores any texts.
+
+The folder loads without the data that it was learnt from. Only the abstract of IWPO is public; this reward model (MCRM)
+is the project's own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.rewards import reward_model_files as files
+from iwpo_fast.rewards.blocks import Groups, Ints
+from iwpo_fast.rewards.calibration import Calibration, calibrate
+from iwpo_fast.rewards.clusters import Clusters
+from iwpo_fast.rewards.cross_fit import fold_of_prompts
+from iwpo_fast.rewards.feature_reader import FeatureReader
+from iwpo_fast.rewards.linear_heads import LinearHeads
+from iwpo_fast.rewards.network_heads import Heads, NetworkHeads
+from iwpo_fast.rewards.pair_table import PairFeatures
+from iwpo_fast.rewards.text_rows import rows_of_texts
+from iwpo_fast.world import World
+
+Float64s = NDArray[np.float64]
+
+HEADS: dict[str, type[LinearHeads] | type[NetworkHeads]] = {heads.kind: heads for heads in (LinearHeads, NetworkHeads)}
+"""Heads by the name that a record has for them."""
+
+
+class Scores(NamedTuple):
+    """Scores of n completions, or of n pairs of them with a further axis of 2.
+
+    Attributes:
+        score: [n] fp64, calibrated reward in log-odds; NaN for what is too long, where the reward model drops that.
+        spread: [n] fp64, standard deviation of the calibrated rewards among the members of the ensemble; NaN for an
+            ensemble of one.
+        raw: [n, members] fp64, by each member, before calibration.
+        members: [n, members] fp64, each after calibration.
+        cluster: [n] int64, of the prompt; -1 where there is no score.
+    """
+
+    score: Float64s
+    spread: Float64s
+    raw: Float64s
+    members: Float64s
+    cluster: Ints
+
+    def take(self, rows: Any) -> Scores:
+        """What the index `rows` picks of every array."""
+        return Scores(*(values[rows] for values in self))
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Clusters, heads of all folds and calibration, with the recipe of the features that they read.
+
+    A prompt of the training data is scored by the heads of the fold that did not see it. Any other prompt is scored by
+    the mean over all folds; its members differ from that mean as those of one fold do, the one that the hash of the
+    prompt names, so that spreads of seen and of new prompts mean the same.
+
+    Attributes:
+        training_prompts: hex digests of the token ids of the prompts that the heads learnt from.
+        record: what `reward_model.json` says: recipe of the features, language model, tokens, folds, seed.
+        report: of the rewards of the training pairs, as `report_rewards` returns it.
+    """
+
+    clusters: Clusters
+    heads: Heads
+    calibration: Calibration
+    training_prompts: frozenset[str]
+    record: dict[str, Any]
+    report: dict[str, Any]
+    _readers: dict[Any, FeatureReader] = field(default_factory=dict, repr=False, compare=False)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder aside, then give it its name."""
+        arrays = {
+            "clusters": vars(self.clusters),
+            "heads": self.heads.arrays(),
+            "calibration": self.calibration._asdict(),
+            "training_prompts": {"digests": files.digests(self.training_prompts)},
+        }
+        files.save(folder, arrays, self.record | {"heads": self.heads.kind}, self.report)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a folder that a pipeline wrote, `rewards/reward_model` in its `output_dir`.
+
+        Raises:
+            ValueError: there is no reward model, it is damaged, or this version makes features in another way.
+        """
+        folder = Path(folder).expanduser()
+        arrays, record, report = files.load(folder)
+        with files.damage(folder):
+            return cls(
+                clusters=Clusters(**arrays["clusters"]),
+                heads=HEADS[record["heads"]].of_arrays(arrays["heads"]),
+                calibration=Calibration(**arrays["calibration"]),
+                training_prompts=frozenset(files.keys(arrays["training_prompts"]["digests"])),
+                record=record | {"folder": str(folder.resolve())},
+                report=report,
+            )
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        *,
+        device: str = "auto",
+        tokens_per_batch: int | None = None,
+        language_model: str | None = None,
+    ) -> Scores:
+        """Scores of n completions, each to its prompt; what is there more than once runs once.
+
+        The language model is loaded at the first call and kept for later ones. A score depends in its last digits on
+        which other texts are scored with it, because sums of floats depend on the shapes of batches.
+
+        Args:
+            prompts, completions: n strings each, or n lists of messages each.
+            device: `auto`, `cpu`, `cuda`, ...
+            tokens_per_batch: token budget of a batch; None takes that of the run that made the reward model.
+            language_model: folder or hub id, where it is no longer where the reward model found it.
+
+        Raises:
+            ValueError: texts do not fit one another or the tokenizer, or the language model is absent or another one.
+        """
+        rows = rows_of_texts(prompts, completions)
+        if (device, language_model) not in self._readers:
+            self._readers.clear()
+            reader = FeatureReader.load(self.record, World.start(device), language_model)
+            self._readers[device, language_model] = reader
+        with tempfile.TemporaryDirectory() as cache:
+            reader = self._readers[device, language_model].with_options(tokens_per_batch, cache)
+            return self.score_rows(rows, reader).take((slice(None), 0))
+
+    def score_rows(self, rows: Rows, reader: FeatureReader, together: Ints | None = None) -> Scores:
+        """Scores [N, 2] of the two completions of every row.
+
+        Args:
+            together: [N] int64, rows of equal numbers are cut to one prompt, where they are too long; None cuts each
+                row by itself.
+        """
+        features, kept, fits = reader.features(rows, together)
+        found = self.score_features(features)
+        sides = np.stack([features.table.chosen, features.table.rejected], axis=1)
+        scores = Scores(*(_unscored((len(rows), *values[sides].shape[1:]), values) for values in found))
+        row, side = kept[np.nonzero(fits)[0]], np.nonzero(fits)[1]
+        for all_rows, values in zip(scores, found, strict=True):
+            all_rows[row, side] = values[sides[fits]]
+        return scores
+
+    def score_features(self, features: PairFeatures) -> Scores:
+        """Scores of the C responses in the order of the table of `features`.
+
+        Raises:
+            ValueError: hidden states have another width than those that the heads learnt from, or are not finite.
+        """
+        self._check_width(features)
+        cluster = self.clusters.assign(features.prompt)[features.table.prompt_of]
+        raw = self._raw(features, cluster)
+        centre, slope, limit = self.calibration.centre, self.calibration.slope, self.limit
+        members = calibrate(raw, cluster, centre, slope, limit)
+        spread = members.std(axis=1) if members.shape[1] > 1 else np.full(len(members), np.nan)
+        return Scores(calibrate(raw.mean(axis=1), cluster, centre, slope, limit), spread, raw, members, cluster)
+
+    @property
+    def limit(self) -> float:
+        """Calibrated rewards are clipped to this size."""
+        limit = self.record["max_reward"]
+        return float("inf") if limit is None else float(limit)
+
+    def _raw(self, features: PairFeatures, cluster: Ints) -> Float64s:
+        """[C, members], before calibration."""
+        keys = features.prompt_keys
+        assert keys is not None, "features of texts have the digests of their prompts"
+        folds = self.heads.folds
+        fold = fold_of_prompts(keys, folds, self.record["seed"])[features.table.prompt_of]
+        new = np.array([key not in self.training_prompts for key in keys])[features.table.prompt_of]
+        raw = np.empty((len(fold), self.heads.members))
+        for place, rewards in self.heads.rewards(self._groups(features), cluster):
+            own, elsewhere = rewards[np.arange(len(rewards)), fold[place]], new[place]
+            own[elsewhere] += (rewards[elsewhere].mean(axis=(1, 2)) - own[elsewhere].mean(axis=1))[:, None]
+            raw[place] = own
+        if not np.isfinite(raw).all():
+            raise ValueError("Some features are NaN or infinite: look at the language model or its precision.")
+        return raw
+
+    def _groups(self, features: PairFeatures) -> Groups:
+        if not self.record["features"]["likelihood"]:
+            return (features.response,)
+        assert features.mean_logps is not None, "features of texts have their log-probs"
+        return features.response, features.mean_logps[:, None]
+
+    def _check_width(self, features: PairFeatures) -> None:
+        learnt, given = len(self.clusters.mean), features.response.shape[1]
+        if given != learnt:
+            raise ValueError(
+                f"The reward model was learnt from hidden states of size {learnt}, and these have {given}: give the "
+                "language model that it was learnt on."
+            )
+
+
+def _unscored(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
+    return np.full(shape, -1 if like.dtype.kind == "i" else np.nan, dtype=like.dtype)

@@ -1,0 +1,107 @@
+"""Reads a file, scores its completions, and writes it with the scores beside them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwpo_fast.config import ScoreConfig
+from iwpo_fast.data.columns import check_mapping, column_names
+from iwpo_fast.data.records import Records, read_all, source_name
+from iwpo_fast.limits import check_limits
+from iwpo_fast.rewards.feature_reader import FeatureReader
+from iwpo_fast.rewards.reward_model import RewardModel, Scores
+from iwpo_fast.scoring.output import check_output, write
+from iwpo_fast.scoring.texts import COLUMNS, Texts, texts_of
+from iwpo_fast.world import World
+
+ADDED = {
+    "chosen": ("score_chosen", "spread_chosen"),
+    "rejected": ("score_rejected", "spread_rejected"),
+    "completion": ("score", "spread"),
+    "messages": ("score", "spread"),
+    "candidates": ("scores", "spreads"),
+}
+"""Columns of scores and spreads, by the column of the completions."""
+
+
+def score_file(config: ScoreConfig) -> None:
+    """Write `config.output`: the rows of `config.data` with the columns `ADDED`, and `cluster`.
+
+    Raises:
+        ValueError: one sentence on what is wrong with configuration, reward model or data, and what to do.
+    """
+    check_limits(config)
+    output = check_output(config.output, config.data.path)
+    world = World.start(config.device)
+    if world.size > 1:
+        raise ValueError("iwpo score runs in one process: start it without torchrun, with a part of the data each.")
+    model = RewardModel.load(config.reward_model)
+    records = read_all(config.data.path, config.data.split, limit=config.data.limit)
+    texts = _texts(records, config)
+    reader = FeatureReader.load(model.record, world, config.language_model)
+    with _cache(config.data.cache_dir) as cache:
+        reader = reader.with_options(config.tokens_per_batch, cache, config.data.on_prefix_mismatch)
+        scores = model.score_rows(texts.rows, reader, texts.of)
+    added = _added(texts, scores)
+    _say(records, texts, scores, added)
+    write(output, [record | columns for record, columns in zip(records.values(), added, strict=True)])
+    print(f"{len(records):,} rows are in {output}")
+
+
+def _texts(records: Records, config: ScoreConfig) -> Texts:
+    mapping, source = config.data.columns, source_name(config.data.path)
+    names = column_names(mapping, COLUMNS)
+    check_mapping(mapping, list(dict.fromkeys(name for record in records.values() for name in record)), source)
+    ours = {
+        number: {name: record[theirs] for name, theirs in names.items() if record.get(theirs) is not None}
+        for number, record in records.items()
+    }
+    texts = texts_of(ours, source, config.data.on_prefix_mismatch)
+    if not len(texts.rows):
+        raise ValueError(f"No row of {source} has completions that continue one prompt: correct the data.")
+    return texts
+
+
+def _added(texts: Texts, scores: Scores) -> list[dict[str, Any]]:
+    """The new columns of every row of the file; None stands for what has no score."""
+    cluster = np.full(len(texts.columns), -1)
+    np.maximum.at(cluster, texts.of, scores.cluster.max(axis=1))
+    found: list[dict[str, Any]] = [{"cluster": int(k) if k >= 0 else None} for k in cluster]
+    for which, values in enumerate((scores.score, scores.spread)):
+        for row, columns in zip(found, texts.of_file(values), strict=True):
+            for name, of_column in columns.items():
+                given = [None if np.isnan(value) else float(value) for value in of_column]
+                row[ADDED[name][which]] = given if name == "candidates" else given[0]
+    return found
+
+
+def _say(records: Records, texts: Texts, scores: Scores, added: list[dict[str, Any]]) -> None:
+    known = scores.score[~np.isnan(scores.score)]
+    print(f"scores: mean {known.mean():.3f}, standard deviation {known.std():.3f}")
+    absent = sum(int(np.isnan(values).sum()) for row in texts.of_file(scores.score) for values in row.values())
+    if absent:
+        print(f"{absent:,} completions have no score: they are too long, or do not continue their prompt")
+    apart = sum(not columns for columns in texts.columns)
+    if apart:
+        print(f"{apart:,} rows have no score: their completions do not continue one prompt")
+    replaced = sorted(
+        {name for record, row in zip(records.values(), added, strict=True) for name in record.keys() & row}
+    )
+    if replaced:
+        print(f"columns of the data are replaced in the output: {', '.join(replaced)}")
+
+
+@contextmanager
+def _cache(folder: str | None) -> Iterator[str]:
+    """A folder for features: the given one, which stays, or one that goes with the body."""
+    if folder is not None:
+        yield str(Path(folder).expanduser())
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield made

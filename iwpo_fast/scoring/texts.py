@@ -1,0 +1,151 @@
+"""The completions in the rows of a file, laid out as rows of a pair each, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
+from iwpo_fast.data.read import mismatch_error, template_arguments
+from iwpo_fast.data.records import Records
+from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.rewards.blocks import Ints
+from iwpo_fast.rewards.text_rows import SILENCE, one_completion
+
+COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "candidates", "tools", "chat_template_kwargs")
+
+Completions = dict[str, list[Text]]
+"""Completions of a row by the column that they stand in; `messages` is a conversation that ends in its completion."""
+
+
+class Texts(NamedTuple):
+    """Completions of R rows of a file.
+
+    Attributes:
+        rows: two completions of a row of the file each; the last of an odd number stands twice.
+        of: int64 [N], row of the file, counted from 0, that each of them is of.
+        columns: for every row of the file, the number of completions in each column; none where it cannot be scored.
+    """
+
+    rows: Rows
+    of: Ints
+    columns: list[dict[str, int]]
+
+    def of_file(self, values: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Values [N, 2] of the completions, by row of the file and column."""
+        flat, found, start = values.reshape(-1), [], 0
+        for counts in self.columns:
+            place, of_row = start, {}
+            for name, count in counts.items():
+                of_row[name] = flat[place : place + count]
+                place += count
+            found.append(of_row)
+            start += 2 * _slots(sum(counts.values()))
+        return found
+
+
+def texts_of(records: Records, source: str, on_prefix_mismatch: str) -> Texts:
+    """Lay out the completions of a file, whose columns have our names.
+
+    Raises:
+        ValueError: a row has no completion, or one of no form that the library knows; the sentence names it.
+    """
+    pairs = [record for record in records.values() if "chosen" in record or "rejected" in record]
+    repeated = bool(pairs) and prompts_repeated(pairs)
+    found = [_checked(row, source, on_prefix_mismatch, repeated) for row in records.items()]
+    numbers = np.array(list(records), dtype=np.int64)
+    _check_alike(found, numbers, source)
+    of = np.repeat(np.arange(len(found)), [_slots(_count(columns)) for _, columns in found])
+    sides = [_sides(columns) for _, columns in found]
+    template = [template_arguments(record) for record in records.values()]
+    rows = Rows(
+        source,
+        numbers[of],
+        prompt=[found[row][0] for row in of],
+        chosen=[text for chosen, _ in sides for text in chosen],
+        rejected=[text for _, rejected in sides for text in rejected],
+        template=[template[row] for row in of] if any(template) else None,
+    )
+    return Texts(rows, of, [{name: len(texts) for name, texts in columns.items()} for _, columns in found])
+
+
+def completions_of(record: Mapping[str, Any], *, prompt_repeated: bool = False) -> tuple[Text, Completions]:
+    """The prompt of a row and all its completions, by column.
+
+    Raises:
+        PrefixMismatch: they do not continue the same prompt.
+        ValueError: there are none, or they are of no form that the library knows. The message goes on from "row 1".
+    """
+    prompt, found = record.get("prompt"), Completions()
+    if "chosen" in record or "rejected" in record:
+        prompt, *both = canonical(record, prompt_repeated=prompt_repeated, may_be_empty=True)
+        found |= {name: [text if text or isinstance(prompt, str) else SILENCE] for name, text in _named(both)}
+    given = {"completion": [record["completion"]]} if "completion" in record else {}
+    if "candidates" in record:
+        given["candidates"] = _candidates(record["candidates"])
+    if not found and not given and isinstance(record.get("messages"), list):
+        given, prompt = {"messages": [record["messages"]]}, None
+    for name, texts in given.items():
+        each = [one_completion(prompt, text) for text in texts]
+        if any(other != each[0][0] for other, _ in each):
+            raise ValueError(f"has texts and conversations in {name}: make all alike.")
+        prompt, found[name] = each[0][0], [text for _, text in each]
+    if not found:
+        raise ValueError("has neither chosen and rejected, nor completion, messages or candidates: add one of them.")
+    assert prompt is not None
+    return prompt, found
+
+
+def _checked(
+    row: tuple[int, Mapping[str, Any]], source: str, on_prefix_mismatch: str, repeated: bool
+) -> tuple[Text, Completions]:
+    """`completions_of`, where errors name the row; no completions where a mismatch is allowed for."""
+    number, record = row
+    try:
+        return completions_of(record, prompt_repeated=repeated)
+    except PrefixMismatch as mismatch:
+        if on_prefix_mismatch == "error":
+            raise mismatch_error(str(mismatch), [number], source) from None
+        return "", {}
+    except ValueError as error:
+        raise ValueError(f"In {source}, row {number} {error}") from None
+
+
+def _check_alike(found: list[tuple[Text, Completions]], numbers: Ints, source: str) -> None:
+    """Raise ValueError unless all rows with completions are plain text, or all are conversations."""
+    plain = {
+        int(number): isinstance(prompt, str) for number, (prompt, given) in zip(numbers, found, strict=True) if given
+    }
+    first = next(iter(plain.values()), True)
+    for number, is_plain in plain.items():
+        if is_plain != first:
+            raise ValueError(
+                f"In {source}, row {number} mixes conversations and plain text with the rows before it: make all alike."
+            )
+
+
+def _sides(columns: Completions) -> tuple[list[Text], list[Text]]:
+    """All completions of a row, two by two; the last of an odd number is on both sides."""
+    texts = [text for column in columns.values() for text in column]
+    return texts[::2], texts[1::2] + texts[-1:] * (len(texts) % 2)
+
+
+def _count(columns: Completions) -> int:
+    return sum(map(len, columns.values()))
+
+
+def _named(both: list[Text]) -> list[tuple[str, Text]]:
+    return list(zip(("chosen", "rejected"), both, strict=True))
+
+
+def _candidates(texts: Any) -> list[Text]:
+    if not isinstance(texts, list) or not texts:
+        raise ValueError("has no list of texts as its candidates: give at least one, or remove the row.")
+    return texts
+
+
+def _slots(completions: int) -> int:
+    """Rows of two that hold so many completions."""
+    return (completions + 1) // 2

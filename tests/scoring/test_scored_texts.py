@@ -1,0 +1,95 @@
+"""Which completions a row of a file has, and the way to rows of two and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from iwpo_fast.scoring.texts import completions_of, texts_of
+
+ASK = [{"role": "user", "content": "ask"}]
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+ROWS = [
+    ({"prompt": "p", "chosen": "a", "rejected": "b"}, "p", {"chosen": ["a"], "rejected": ["b"]}),
+    ({"chosen": "the cat", "rejected": "the dog"}, "the", {"chosen": [" cat"], "rejected": [" dog"]}),
+    ({"prompt": "p", "completion": "a"}, "p", {"completion": ["a"]}),
+    ({"prompt": "p", "completion": ""}, "p", {"completion": [""]}),
+    ({"prompt": ASK, "completion": "a"}, ASK, {"completion": [said("a")]}),
+    ({"prompt": ASK, "completion": []}, ASK, {"completion": [said("")]}),
+    ({"prompt": ASK, "chosen": "", "rejected": "a"}, ASK, {"chosen": [said("")], "rejected": [said("a")]}),
+    ({"messages": [*ASK, *said("a")]}, ASK, {"messages": [said("a")]}),
+    ({"prompt": "p", "candidates": ["a", "", "c"]}, "p", {"candidates": ["a", "", "c"]}),
+    ({"prompt": "ask", "candidates": [said("a"), said("b")]}, ASK, {"candidates": [said("a"), said("b")]}),
+    (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "candidates": ["c"]},
+        "p",
+        {"chosen": ["a"], "rejected": ["b"], "candidates": ["c"]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "prompt", "completions"), ROWS, ids=[",".join(row) for row, *_ in ROWS])
+def test_completions_are_found_by_the_columns_of_a_row(row, prompt, completions) -> None:
+    assert completions_of(row) == (prompt, completions)
+
+
+REFUSED = [
+    ({"prompt": "p"}, "has neither chosen and rejected, nor completion, messages or candidates"),
+    ({"prompt": "p", "chosen": "a"}, "has no rejected"),
+    ({"completion": "a"}, "has no prompt"),
+    ({"prompt": "p", "candidates": []}, "has no list of texts as its candidates"),
+    ({"prompt": "p", "candidates": "a"}, "has no list of texts as its candidates"),
+    ({"prompt": "p", "candidates": ["a", None]}, "has no completion"),
+    ({"prompt": "p", "candidates": ["a", said("b")]}, "has texts and conversations in candidates"),
+    ({"prompt": "p", "completion": 5}, "has a chosen of type int"),
+]
+
+
+@pytest.mark.parametrize(("row", "sentence"), REFUSED, ids=[str(row) for row, _ in REFUSED])
+def test_a_row_of_no_known_form_is_named_with_what_it_lacks(row, sentence) -> None:
+    fine = {"prompt": "p", "completion": "a"}
+    with pytest.raises(ValueError, match=f"^In f.jsonl, row 4 {sentence}"):
+        texts_of({1: fine, 4: row}, "f.jsonl", "error")
+
+
+def test_values_of_the_laid_out_texts_come_back_to_their_rows() -> None:
+    records = {
+        2: {"prompt": "p", "chosen": "a", "rejected": "b"},
+        3: {"prompt": "q", "candidates": ["c", "d", "e"]},
+        5: {"prompt": "r", "completion": "f"},
+        6: {"prompt": "s", "chosen": "g", "rejected": "h", "candidates": ["i"]},
+    }
+    texts = texts_of(records, "f.jsonl", "error")
+    assert texts.rows.prompt == ["p", "q", "q", "r", "s", "s"]
+    assert texts.rows.numbers.tolist() == [2, 3, 3, 5, 6, 6] and texts.of.tolist() == [0, 1, 1, 2, 3, 3]
+    laid_out = np.array([texts.rows.chosen, texts.rows.rejected]).T
+    found = [{name: values.tolist() for name, values in row.items()} for row in texts.of_file(laid_out)]
+    assert found == [
+        {"chosen": ["a"], "rejected": ["b"]},
+        {"candidates": ["c", "d", "e"]},
+        {"completion": ["f"]},
+        {"chosen": ["g"], "rejected": ["h"], "candidates": ["i"]},
+    ]
+
+
+def test_rows_without_one_prompt_are_refused_or_left_without_completions() -> None:
+    apart = {"chosen": ASK, "rejected": said("b")}
+    fine = {"messages": [*ASK, *said("a")]}
+    with pytest.raises(
+        ValueError, match=r"row 7 has conversations without a common beginning.*on_prefix_mismatch drop"
+    ):
+        texts_of({7: apart, 8: fine}, "f.jsonl", "error")
+    texts = texts_of({7: apart, 8: fine}, "f.jsonl", "drop")
+    assert texts.columns == [{}, {"messages": 1}] and texts.of.tolist() == [1]
+
+
+def test_prompts_that_all_pairs_repeat_are_cut_off_as_in_training() -> None:
+    records = {i: {"prompt": "p ", "chosen": f"p a{i}", "rejected": "p b"} for i in (1, 2)}
+    assert texts_of(records, "f.jsonl", "error").rows.chosen == ["a1", "a2"]
+    with pytest.raises(ValueError, match="row 2 mixes conversations and plain text"):
+        texts_of({1: records[1], 2: {"prompt": ASK, "completion": "a"}}, "f.jsonl", "error")
