@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pipeline_cases import DATA, TINY, read_jsonl, stages_done, toy_config, toy_rows, write_jsonl
 from safetensors.numpy import load_file
 
