@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 from iwpo_fast.limits import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
 
@@ -322,17 +322,26 @@ class ExperimentalConfig:
     baseline: Literal["cluster", "group", "shrunk"] = "cluster"
 
 
+WeightForm = Literal["cautious", "strong", "off"]
+_BY_NOISE = {"tau": "ess", "gamma": 0.0, "ess_target": "noise"}
+FORMS: dict[WeightForm, dict[str, Any]] = {
+    "cautious": {"method": "irpss", **_BY_NOISE, "soft_labels": "posterior", "relative_variance": 1.0},
+    "strong": {"method": "irpss", "tau": 2.0, "gamma": 2.0, "ess_target": "noise"}
+    | {"soft_labels": "posterior", "relative_variance": 0.5},
+    "off": {"method": "none", **_BY_NOISE, "soft_labels": 0.0, "relative_variance": 1.0},
+}
+"""What each form puts in the place of `auto`."""
+
+
 @dataclass
 class WeightConfig:
-    """Importance weights from calibrated rewards (IRPSS).
-
-    The defaults are cautious: importance of the chosen completion alone, as unequal as the noise of the rewards
-    warrants, and plain DPO where the members of an ensemble agree, as they do where pairs are plenty. A single score
-    per response (`rewards.source` columns or model, or an ensemble of one) says nothing of its noise and always weighs.
-    The pure form is `tau: 2`, `gamma: 2`: stronger with few pairs, but with many or misled rewards worse than DPO.
-    What each was worth: docs/iwpo.md.
+    """Importance weights and soft labels from calibrated rewards (IRPSS). `form` sets whatever is `auto`.
 
     Args:
+        form: `cautious` weighs as unequally as the noise of the rewards warrants, which is not at all where the members
+            of an ensemble agree, and doubts labels as far as rewards and label disagree; `strong` weighs at `tau: 2`,
+            `gamma: 2` and believes the rewards more: better where they can be trusted, and worse than DPO where they
+            mislead; `off` is plain DPO. What each was worth: docs/iwpo.md.
         method: `irpss`, or `none`, which gives every pair weight 1.
         tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
             effective sample size of every large cluster above `ess_target`.
@@ -343,31 +352,46 @@ class WeightConfig:
             From 0.99 on all weights are 1.
         truncate: Weights above this multiple of the mean are cut to it, before the mean is set to 1 again.
         defensive: Share of uniform weights mixed in.
-        soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone. `auto` is
-            0.5 for `irpss`, and 0 where the data bring label_smoothing or the objective cannot smooth labels. They are
-            for rewards that agree.
+        soft_labels: `posterior` takes the probability that a label is wrong, given the label and the rewards; a number
+            is the label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone, as `auto`
+            does where the data bring label_smoothing, where the objective cannot smooth labels or does so already, and
+            with another method than `irpss`.
+        relative_variance: How far `soft_labels: posterior` doubts the rewards: mean square of the error of a reward
+            gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does; infinity the
+            labels alone, as DPO does.
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
         experimental: What measured no better: other formulas and baselines (docs/experimental.md).
     """
 
-    method: Literal["irpss", "none"] = "irpss"
-    tau: Annotated[float, POSITIVE_OR_INFINITE] | Literal["ess"] = "ess"
-    gamma: Annotated[float, NOT_NEGATIVE] = 0.0
-    ess_target: Annotated[float, Limits(0, 1, low_open=True)] | Literal["noise"] = "noise"
+    form: WeightForm = "cautious"
+    method: Literal["auto", "irpss", "none"] = "auto"
+    tau: Annotated[float, POSITIVE_OR_INFINITE] | Literal["auto", "ess"] = "auto"
+    gamma: Annotated[float, NOT_NEGATIVE] | Literal["auto"] = "auto"
+    ess_target: Annotated[float, Limits(0, 1, low_open=True)] | Literal["auto", "noise"] = "auto"
     truncate: Annotated[float, Limits(1, infinite=True)] = 5.0
     defensive: Annotated[float, FRACTION] = 0.0
-    soft_labels: Annotated[float, BELOW_ONE] | Literal["auto"] = "auto"
+    soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior"] = "auto"
+    relative_variance: Annotated[float, Limits(0, infinite=True)] | Literal["auto"] = "auto"
     realisation: Literal["weighting", "resampling"] = "weighting"
     min_ess: Annotated[float, FRACTION] = 0.1
     force: bool = False
     experimental: ExperimentalConfig = field(default_factory=ExperimentalConfig)
 
+    def resolved(self) -> WeightConfig:
+        """With what the form says in the place of every `auto`."""
+        values = dict(FORMS[self.form])
+        if self.method == "none" or self.experimental.method is not None:
+            values["soft_labels"] = 0.0
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) == "auto"})
+
     @property
     def formula(self) -> Literal["irpss", "density_ratio", "rejection", "none"]:
         """The method, or the experimental one that takes its place."""
-        return self.experimental.method or self.method
+        method = self.resolved().method
+        assert method != "auto"
+        return self.experimental.method or method
 
 
 @dataclass

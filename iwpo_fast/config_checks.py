@@ -62,7 +62,7 @@ def check_config(config: TrainConfig) -> None:
         _check_clusters(config)
         check_reward_settings(config.rewards)
         check_weight_settings(config.weights)
-        _check_soft_labels(config.weights, config.objective)
+        _check_soft_labels(config)
     check_folder("output_dir", Path(config.output_dir))
     check_folder("data.cache_dir", cache_folder(config.data))
 
@@ -145,10 +145,10 @@ def check_weight_settings(weights: WeightConfig) -> None:
     """Raise ValueError for the first setting that cannot work, or that the formula does not read."""
     check_limits(weights, "weights")
     formula, other = weights.formula, weights.experimental.method
-    if other is not None and weights.method != "irpss":
+    if other is not None and weights.resolved().method != "irpss":
         raise ValueError(
-            f"weights.experimental.method is {other} and weights.method is {weights.method}, and only one of them can "
-            "be: leave one of them out."
+            f"weights.experimental.method is {other} and weights.method is {weights.resolved().method}, and only one "
+            "of them can be: leave one of them out."
         )
     setting = "weights.method" if other is None else "weights.experimental.method"
     unread = sorted(set().union(*READ_BY.values()) - READ_BY[formula])
@@ -156,30 +156,45 @@ def check_weight_settings(weights: WeightConfig) -> None:
     _refuse_unread(weights, "weights", unread, reason, "choose another method")
     if formula == "irpss":
         _check_temperature(weights)
+    variance, soft_labels = weights.relative_variance, weights.resolved().soft_labels
+    if soft_labels != "posterior" and variance != "auto":
+        raise ValueError(
+            f"weights.relative_variance is {variance} and weights.soft_labels is {soft_labels}, which does not read "
+            "it: set soft_labels to posterior, or leave relative_variance out."
+        )
 
 
 def _check_temperature(weights: WeightConfig) -> None:
     """Refuse a temperature, its target, or a term beside it that would be set and have no effect."""
+    weights = weights.resolved()
     tau, target = weights.tau, weights.ess_target
     if tau != "ess":
-        reason = f"weights.tau is {tau}, which keeps to no target"
-        _refuse_unread(weights, "weights", ["ess_target"], reason, "set weights.tau to ess")
+        if target != "noise":
+            raise ValueError(
+                f"weights.ess_target is {target} and weights.tau is {tau}, which keeps to no target: leave "
+                "weights.ess_target out, or set weights.tau to ess."
+            )
         return
     for name in ("gamma", "experimental.rejected_exponent"):
         value = attrgetter(name)(weights)
-        if value != 0 and (target == "noise" or target >= EVEN):
+        if value != 0 and (isinstance(target, str) or target >= EVEN):
             raise ValueError(
                 f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
                 f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
             )
 
 
-def _check_soft_labels(weights: WeightConfig, objective: ObjectiveConfig) -> None:
-    strength = weights.soft_labels
-    if strength != "auto" and strength > 0 and not Mixture.of(objective).smooths_labels:
+def _check_soft_labels(config: RunConfig) -> None:
+    asked, objective = config.weights.soft_labels, config.objective
+    if asked not in ("auto", 0) and not Mixture.of(objective).smooths_labels:
         raise ValueError(
-            f"weights.soft_labels is {strength} but the objective {objective.name} cannot smooth labels or does not "
+            f"weights.soft_labels is {asked} but the objective {objective.name} cannot smooth labels or does not "
             "read them: set weights.soft_labels to 0 or auto, or choose another objective."
+        )
+    if asked == "posterior" and not config.rewards.calibration:
+        raise ValueError(
+            "weights.soft_labels is posterior and rewards.calibration is false, but a posterior needs rewards in "
+            "log-odds: set calibration to true, or soft_labels to a number."
         )
 
 

@@ -8,7 +8,7 @@ from iwpo_fast.config_checks import check_weight_settings
 from iwpo_fast.importance.effective_size import noise_share
 from iwpo_fast.importance.report import report_lines, save_histogram, weight_report
 from iwpo_fast.importance.types import Candidates, PairRewards, PairWeights, pair_rewards
-from iwpo_fast.importance.weights import pair_weights, strength_of
+from iwpo_fast.importance.weights import pair_weights
 
 __all__ = [
     "Candidates",
@@ -20,6 +20,5 @@ __all__ = [
     "pair_weights",
     "report_lines",
     "save_histogram",
-    "strength_of",
     "weight_report",
 ]

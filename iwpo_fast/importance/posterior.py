@@ -79,15 +79,6 @@ def posterior_shift(flip: Float64s, variance: float) -> Float64s:
     return variance * flip
 
 
-def relative_variance(gap: Float64s, nu: float) -> float:
-    """s² = ν · mean Δ̂²: an error in proportion to the signal.
-
-    Gaps are in log-odds of labels, so that noise in the labels shrinks them all; an error of fixed size would drown
-    them.
-    """
-    return nu * float(np.mean(np.square(gap)))
-
-
 def candidate_importance(
     reward: Float64s, prompt: NDArray[np.int64], *, tau: float = 1.0, log_ratio: Float64s | None = None
 ) -> Float64s:

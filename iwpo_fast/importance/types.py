@@ -37,10 +37,12 @@ class PairRewards:
         prompt: int64 [P], index of the pair's prompt; needed with `candidates`.
         candidates: all scored completions of the prompts, for the baselines `group` and `shrunk`.
         noise: share of the reward gaps' mean square that is sampling noise (`noise_share`); None where it is not known.
+        reliability: float64 [G] in [0, 1], of each cluster: 0 where chance explains all that its rewards say of labels;
+            None where it is not known, and the trust stands in for it.
 
     Raises:
-        ValueError: lengths differ, a reward is not finite, a trust is outside [0, 1], an index is out of range, or the
-            noise is negative.
+        ValueError: lengths differ, a reward is not finite, a trust or reliability is outside [0, 1], an index is out of
+            range, or the noise is negative.
     """
 
     chosen: np.ndarray
@@ -50,6 +52,7 @@ class PairRewards:
     prompt: np.ndarray | None = None
     candidates: Candidates | None = None
     noise: float | None = None
+    reliability: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         pairs = len(self.chosen)
@@ -66,6 +69,11 @@ class PairRewards:
                 f"A pair is in cluster {self.cluster.max()}, but trust has {len(self.trust)} entries: "
                 "give one for each cluster."
             )
+        if self.reliability is not None:
+            _set(self, "reliability", np.asarray(self.reliability, dtype=np.float64))
+            fits = self.reliability.shape == self.trust.shape
+            if not (fits and np.all((self.reliability >= 0) & (self.reliability <= 1))):
+                raise ValueError("reliability must be one number in [0, 1] for each cluster.")
         if self.noise is not None and not self.noise >= 0:
             raise ValueError(f"noise is {self.noise}: it must be 0 or more, or None where it is not known.")
         if self.prompt is not None:
@@ -104,7 +112,12 @@ class PairRewards:
 
 
 def pair_rewards(
-    calibrated: np.ndarray, trust: np.ndarray, table: PairTable, prompt_cluster: np.ndarray, members: np.ndarray
+    calibrated: np.ndarray,
+    trust: np.ndarray,
+    table: PairTable,
+    prompt_cluster: np.ndarray,
+    members: np.ndarray,
+    reliability: np.ndarray | None = None,
 ) -> PairRewards:
     """Rewards of pairs from rewards of responses, as `RewardScores` has them.
 
@@ -114,6 +127,7 @@ def pair_rewards(
         table: the pairs that were scored.
         prompt_cluster: int64 [M], cluster of every prompt.
         members: float64 [C, members], calibrated rewards by each member of the ensemble.
+        reliability: float64 [G] in [0, 1], of each cluster; None where it is not known.
     """
     return PairRewards(
         chosen=calibrated[table.chosen],
@@ -123,6 +137,7 @@ def pair_rewards(
         prompt=table.prompt,
         candidates=Candidates(reward=calibrated, prompt=table.prompt_of),
         noise=noise_share(members[table.chosen] - members[table.rejected]),
+        reliability=reliability,
     )
 
 

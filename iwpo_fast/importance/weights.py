@@ -4,7 +4,7 @@ The target policy is π* ∝ π_ref exp(r/τ), and the pairs are taken as drawn 
 
     log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ)                          log_importance, log_preferred
     ω = a with mean 1 in each cluster, cut, with mean 1 again, mixed with 1   normalise
-    ε = soft_labels · trust · σ(-Δ)                                           soft_labels
+    ε = the posterior of the label, or soft_labels · trust · σ(-Δ)            posterior_labels, soft_labels
 
 Only the abstract of IWPO is public: the formulas are this project's own.
 """
@@ -17,12 +17,11 @@ from iwpo_fast.config import EVEN, WeightConfig
 from iwpo_fast.config_checks import check_weight_settings
 from iwpo_fast.importance.effective_size import effective_size_for, ess_fraction, smallest_temperature
 from iwpo_fast.importance.experimental import log_levels, log_ratio
+from iwpo_fast.importance.posterior import flip_probability
 from iwpo_fast.importance.types import PairRewards, PairWeights
 
-AUTO = 0.5
-"""Strength of soft labels for `auto`, a compromise of the laboratories in `lab`.
-
-A higher one gains more on a language model, and costs more where rewards are blind to a part of the truth."""
+LARGEST_FLIP = 1 - 2.0**-20
+"""Losses take probabilities of a flip below 1, also after they are rounded to float32."""
 
 
 def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> PairWeights:
@@ -38,6 +37,7 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
             are not finite.
     """
     check_weight_settings(settings)
+    settings = settings.resolved()
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         tau, weight = _weigh(rewards, settings)
     if not np.all(np.isfinite(weight)):
@@ -54,7 +54,7 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
         weight = counts.astype(np.float64)
     return PairWeights(
         weight=weight,
-        label_smoothing=soft_labels(rewards, strength_of(settings)),
+        label_smoothing=_label_smoothing(rewards, settings),
         counts=counts,
         tau=tau,
         ess=ess,
@@ -67,6 +67,8 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
 def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, np.ndarray]:
     """Temperature, if the method has one, and weights [P] of mean 1 in each cluster."""
     cluster, clusters, experimental = rewards.cluster, rewards.clusters, settings.experimental
+    fixed_tau, gamma, target = settings.tau, settings.gamma, settings.ess_target
+    assert fixed_tau != "auto" and gamma != "auto" and target != "auto", "a form sets whatever is auto"
 
     def finish(log_weight: np.ndarray) -> np.ndarray:
         return normalise(log_weight, cluster, clusters, truncate=settings.truncate, defensive=settings.defensive)
@@ -77,14 +79,14 @@ def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, 
         return None, finish(log_ratio(rewards, experimental))
 
     exponent = experimental.rejected_exponent
-    level, preferred = log_levels(rewards, experimental.baseline), log_preferred(rewards, settings.gamma)
+    level, preferred = log_levels(rewards, experimental.baseline), log_preferred(rewards, gamma)
 
     def at(tau: float) -> np.ndarray:
         return finish(log_importance(rewards, level(tau), tau=tau, rejected_exponent=exponent) + preferred)
 
-    if settings.tau != "ess":
-        return settings.tau, at(settings.tau)
-    target = effective_size_for(rewards.noise) if settings.ess_target == "noise" else settings.ess_target
+    if fixed_tau != "ess":
+        return fixed_tau, at(fixed_tau)
+    target = effective_size_for(rewards.noise) if target == "noise" else target
     if target >= EVEN:
         return None, np.ones(len(rewards))
     spread = (1 + abs(exponent)) * rewards.spread
@@ -149,11 +151,45 @@ def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:
     return strength * rewards.trust[rewards.cluster] * np.exp(-np.logaddexp(0.0, rewards.gap))
 
 
-def strength_of(settings: WeightConfig) -> float:
-    """The strength of soft labels that the settings ask for."""
-    if settings.soft_labels == "auto":
-        return AUTO if settings.formula == "irpss" else 0.0
-    return settings.soft_labels
+def posterior_labels(rewards: PairRewards, variance: np.ndarray) -> np.ndarray:
+    """ε [P]: probability that a label is the wrong way round, given the label and the rewards (`flip_probability`).
+
+    An addition of this project to IWPO.
+
+    Args:
+        variance: s² of each cluster [G], of the error of reward gaps (`gap_variance`).
+    """
+    flips = np.empty(len(rewards))
+    for k, of_cluster in enumerate(variance):
+        inside = rewards.cluster == k
+        flips[inside] = flip_probability(rewards.gap[inside], float(of_cluster))
+    return np.minimum(flips, LARGEST_FLIP)
+
+
+def gap_variance(rewards: PairRewards, nu: float) -> np.ndarray:
+    """s² = ν · mean Δ̂² + (1/ρ - 1) of each cluster [G], the mean of all pairs and ρ the reliability of the cluster.
+
+    The first term is an error in proportion to the signal: gaps are in log-odds of labels, so that noise in the labels
+    shrinks them all, and an error of fixed size would drown them. The second leads from rewards that know something to
+    those that know nothing, whose gaps are near 0 and would make a coin of every label: there the label alone counts.
+    Its unit, 1, is the squared log-odds over which σ turns.
+
+    Args:
+        nu: ν, from 0 (the rewards alone) to infinity (the labels alone).
+    """
+    reliability = rewards.trust if rewards.reliability is None else rewards.reliability
+    if np.isinf(nu):
+        return np.full(rewards.clusters, np.inf)
+    with np.errstate(divide="ignore", over="ignore"):
+        return nu * np.mean(np.square(rewards.gap)) + (1 / reliability - 1)
+
+
+def _label_smoothing(rewards: PairRewards, settings: WeightConfig) -> np.ndarray:
+    asked, nu = settings.soft_labels, settings.relative_variance
+    assert asked != "auto" and nu != "auto", "a form sets whatever is auto"
+    if asked == "posterior":
+        return posterior_labels(rewards, gap_variance(rewards, nu))
+    return soft_labels(rewards, asked)
 
 
 def systematic_counts(weight: np.ndarray, cluster: np.ndarray, *, seed: int) -> np.ndarray:

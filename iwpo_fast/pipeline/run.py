@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from iwpo_fast.config import RunConfig
+from iwpo_fast.config import FORMS, RunConfig, WeightConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -36,6 +36,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     manifest = Manifest(job.folder.manifest)
     if only is not None:
         _check_before(only, config, job.folder, manifest)
+    job.world.say(_weights_line(config.weights))
     checked = False
     for name in names:
         settings, key = _settings_and_key(name, config, manifest)
@@ -144,6 +145,13 @@ def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
         stage = STAGES[name]
         if isinstance(stage, Checks):
             stage.check(job.alone())
+
+
+def _weights_line(weights: WeightConfig) -> str:
+    """What the form of the weights sets."""
+    settings = weights.resolved()
+    values = ", ".join(f"{name} {getattr(settings, name)}" for name in FORMS[weights.form])
+    return f"weights, form {weights.form}: {values}"
 
 
 def _title(name: str) -> str:

@@ -142,5 +142,5 @@ ARMS: Mapping[str, Arm] = {
 def build_arms(world: World, names: Sequence[str], seed: int, catalogue: Mapping[str, Arm] = ARMS) -> list[ArmData]:
     """The training data of some arms; each reward model is fitted once."""
     arms = [catalogue[name] for name in names]
-    scores = {model: rewards.score(world, model, seed) for model in dict.fromkeys(arm.model for arm in arms)}
+    scores = rewards.scores_by_model(world, (arm.model for arm in arms), seed)
     return [arm.build(scores[arm.model], seed) for arm in arms]

@@ -1,112 +1,150 @@
-"""Weights and soft labels among which the library's defaults were chosen, all with rewards of an ensemble."""
+"""Uses of rewards among which the library's default is chosen, all with rewards of an ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_expit
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.weights import log_importance, log_preferred, normalise, soft_labels
+from iwpo_fast.importance import PairRewards, pair_weights
+from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
+from iwpo_fast.importance.weights import gap_variance, posterior_labels
+from iwpo_fast.rewards import PairTable
 from lab.exact.arms import ARMS, Arm, Build, arm_data, weighted
 from lab.exact.policy import ArmData
 from lab.exact.rewards import PairScores
 
-INFINITE = float("inf")
-PURE = WeightConfig(method="irpss", tau=2.0, gamma=2.0, truncate=5.0, defensive=0.0, soft_labels=0.0)
-NO_WEIGHTS, PURE_WEIGHTS = "no weights", "τ 2, γ 2"
-TRUST_SCALED = ", by trust"
+Floats = NDArray[np.float64]
 
-WEIGHTS: Mapping[str, WeightConfig] = {
-    NO_WEIGHTS: WeightConfig(method="none", soft_labels=0.0),
-    PURE_WEIGHTS: PURE,
-    "τ 2, γ 0": replace(PURE, gamma=0.0),
-    "τ 4, γ 0": replace(PURE, tau=4.0, gamma=0.0),
-    "τ 4, γ 0.5": replace(PURE, tau=4.0, gamma=0.5),
-    "τ 4, γ 1": replace(PURE, tau=4.0, gamma=1.0),
-    "τ 8, γ 0": replace(PURE, tau=8.0, gamma=0.0),
-    "τ 8, γ 0.25": replace(PURE, tau=8.0, gamma=0.25),
-    "τ 8, γ 0.5": replace(PURE, tau=8.0, gamma=0.5),
-    "τ ∞, γ 0.5": replace(PURE, tau=INFINITE, gamma=0.5),
-    "τ ∞, γ 1": replace(PURE, tau=INFINITE, gamma=1.0),
-    "ESS 0.9, γ 0": replace(PURE, tau="ess", ess_target=0.9, gamma=0.0),
-    "ESS 0.97, γ 0": replace(PURE, tau="ess", ess_target=0.97, gamma=0.0),
-    "τ 2, γ 2, cut at 2": replace(PURE, truncate=2.0),
-    "τ 2, γ 2, half uniform": replace(PURE, defensive=0.5),
-    "τ 2, γ 2, cut at 2, half uniform": replace(PURE, truncate=2.0, defensive=0.5),
+# Spelt out, so that candidates stay what they are when the library's defaults change.
+EVEN = WeightConfig(method="none", soft_labels=0.0)
+BY_NOISE = WeightConfig(method="irpss", tau="ess", ess_target="noise", gamma=0.0, truncate=5.0, soft_labels=0.0)
+UNTIL_NOW = WeightConfig(method="irpss", tau="ess", ess_target="noise", gamma=0.0, truncate=5.0, soft_labels=0.5)
+
+HEADS = {"linear": "ensemble", "auto": "auto"}
+WEIGHTS = {"": EVEN, ", weights": BY_NOISE}
+Variance = Callable[[PairRewards], Floats]  # of the error of reward gaps, for each cluster
+LARGEST_VARIANCE = 100.0
+LARGEST_FACTOR, SHARPNESS, TURN = 2.0, 1.0, float(np.log(0.999 / 0.001))
+"""MADPO's c_max, λ and τ, as in its authors' code (arXiv 2510.05342)."""
+
+
+def fixed_variance(rewards: PairRewards, s2: float) -> Floats:
+    """The same s² wherever the rewards know something, with the passage to the label alone of `gap_variance`."""
+    return s2 + gap_variance(rewards, 0.0)
+
+
+VARIANCES: Mapping[str, Variance] = {
+    **{f"ν {nu:g}": partial(gap_variance, nu=nu) for nu in (0.5, 1.0, 2.0)},
+    **{f"s² {s2:g}": partial(fixed_variance, s2=s2) for s2 in (0.5, 1.0)},
 }
-TRUST_SCALED_WEIGHTS = (PURE_WEIGHTS, "τ 4, γ 1")
-WEIGHT_NAMES = (*WEIGHTS, *(name + TRUST_SCALED for name in TRUST_SCALED_WEIGHTS))
-STRENGTHS = (0.0, 0.25, 0.75)
 
 
-# Second round: what is fixed, and weights that fade as rewards cease to be noisy.
-FIXED = (("ESS 0.9, γ 0", 0.75), ("ESS 0.9, γ 0", 0.0), ("ESS 0.97, γ 0", 0.25), (NO_WEIGHTS, 0.75), (NO_WEIGHTS, 0.25))
-THRESHOLDS, SLOPES = (0.08, 0.1, 0.12), (1.0, 2.0, 3.0)
-LOWEST_ESS = 0.5
-
-# Third round: the weights chosen in the second, which are the library's, with soft labels.
-CHOSEN_WEIGHTS = "ESS 1 - 3 (ρ - 0.08), γ 0"
-SOFT_STRENGTHS = (0.25, 0.375, 0.5, 0.75)
-LIBRARY_STRENGTH = 0.5
+def shift_of(rewards: PairRewards, variance: Floats) -> Floats:
+    """What labels add to gaps [n], with a finite variance where rewards know nothing."""
+    variance = np.minimum(variance, LARGEST_VARIANCE)
+    return variance[rewards.cluster] * posterior_labels(rewards, variance)
 
 
-def name_of(weights: str, strength: float) -> str:
+def name_of(loss: str, variance: str, weights: str, heads: str) -> str:
     """Of a candidate in tables."""
-    return f"{weights}; ε {strength:g}"
+    return f"{loss}, {variance}{weights}; {heads}"
 
 
-LIBRARY = name_of(CHOSEN_WEIGHTS, LIBRARY_STRENGTH)
-
-
-def by_trust(settings: WeightConfig) -> Build:
-    """Log-weights times the trust of their cluster, which scales the soft labels already; no baseline, λ = 0."""
-    assert settings.tau != "ess"
-    tau = settings.tau
+def posterior_logistic(variance: Variance, settings: WeightConfig) -> Build:
+    """-log σ with the posterior label."""
 
     def build(scores: PairScores, seed: int) -> ArmData:
-        given = scores.rewards
-        importance = log_importance(given, np.zeros(len(given)), tau=tau, rejected_exponent=0.0)
-        log_weight = given.trust[given.cluster] * (importance + log_preferred(given, settings.gamma))
-        weight = normalise(
-            log_weight, given.cluster, given.clusters, truncate=settings.truncate, defensive=settings.defensive
+        rewards = scores.rewards
+        weight = pair_weights(rewards, settings, seed=seed).weight
+        return arm_data(weight, posterior_labels(rewards, variance(rewards)))
+
+    return build
+
+
+def posterior_squared(variance: Variance, settings: WeightConfig) -> Build:
+    """Squared distance to the posterior mean of the gap."""
+
+    def build(scores: PairScores, seed: int) -> ArmData:
+        rewards = scores.rewards
+        mean = rewards.gap + shift_of(rewards, variance(rewards))
+        weight = pair_weights(rewards, settings, seed=seed).weight
+        return arm_data(weight, np.zeros(len(mean)), targets=torch.as_tensor(mean, dtype=torch.float32)[:, None])
+
+    return build
+
+
+def with_preferred_samples(variance: Variance) -> Build:
+    """The labelled pairs with their posterior labels, and one pair drawn among all candidates of each prompt."""
+
+    def build(scores: PairScores, seed: int) -> ArmData:
+        rewards, completions = scores.rewards, scores.completions
+        assert scores.candidates is not None and completions is not None
+        count, candidates = completions.shape
+        s2 = variance(rewards)
+        prompts = np.arange(count)
+        table = PairTable(prompts, candidates * prompts, candidates * prompts + 1, np.repeat(prompts, candidates))
+        posterior = posterior_rewards(scores.candidates.ravel(), table, shift_of(rewards, s2))
+        drawn = preferred_pairs(posterior, table.prompt_of, 1, seed=seed)
+        of_drawn = table.prompt_of[drawn.chosen]
+        assert rewards.reliability is not None
+        reliability = rewards.reliability[rewards.cluster]
+        both = np.stack([drawn.chosen, drawn.rejected], 1)
+        return arm_data(
+            np.concatenate([np.ones(count), reliability[of_drawn]]),
+            np.concatenate([posterior_labels(rewards, s2), drawn.label_smoothing]),
+            prompts=torch.from_numpy(np.concatenate([prompts, of_drawn])),
+            completions=torch.from_numpy(np.concatenate([completions[:, :2], completions.ravel()[both]])),
         )
-        return arm_data(weight, soft_labels(given, settings.soft_labels))
 
     return build
 
 
-def by_noise(threshold: float, slope: float, strength: float = 0.0) -> Build:
-    """ESS 1 - slope (noise share - threshold), γ 0; where the noise is below the threshold, plain DPO."""
-
-    def build(scores: PairScores, seed: int) -> ArmData:
-        assert scores.rewards.noise is not None
-        target = 1 - slope * (scores.rewards.noise - threshold)
-        if target >= 1:
-            return arm_data(np.ones(len(scores.gaps)), np.zeros(len(scores.gaps)))
-        settings = replace(PURE, tau="ess", ess_target=max(target, LOWEST_ESS), gamma=0.0, soft_labels=strength)
-        return weighted(settings)(scores, seed)
-
-    return build
+def d_dpo(scores: PairScores, seed: int) -> ArmData:
+    """Squared distance to the gap of the ensemble's mean rewards, whatever the label."""
+    gap = scores.rewards.gap
+    return arm_data(np.ones(len(gap)), np.zeros(len(gap)), targets=torch.as_tensor(gap, dtype=torch.float32)[:, None])
 
 
-FADED: dict[str, Build] = {
-    f"ESS 1 - {slope:g} (ρ - {threshold:g}), γ 0": by_noise(threshold, slope)
-    for threshold in THRESHOLDS
-    for slope in SLOPES
-} | {"ESS 1 - 2 (ρ - 0.1), γ 0; ε 0.75 where ρ > 0.1": by_noise(0.1, 2.0, 0.75)}
-FADING = replace(PURE, tau="ess", ess_target="noise", gamma=0.0)
-SOFTENED: dict[str, Build] = {
-    name_of(CHOSEN_WEIGHTS, strength): weighted(replace(FADING, soft_labels=strength)) for strength in SOFT_STRENGTHS
-}
-FIRST_ROUND = [(name, weighted, settings) for name, settings in WEIGHTS.items()]
-FIRST_ROUND += [(name + TRUST_SCALED, by_trust, WEIGHTS[name]) for name in TRUST_SCALED_WEIGHTS]
-BUILDS = {
-    name_of(name, strength): build(replace(settings, soft_labels=strength))
-    for name, build, settings in FIRST_ROUND
-    for strength in STRENGTHS
-}
-CATALOGUE: Mapping[str, Arm] = {"dpo": ARMS["dpo"]} | {
-    name: Arm(name, "ensemble", build, "candidates") for name, build in (BUILDS | FADED | SOFTENED).items()
-}
+def madpo(scores: PairScores, seed: int) -> ArmData:
+    """DPO with the weight σ(c m) / σ(m) of the observed label, m the reward gap (Rho 2026, arXiv 2510.05342)."""
+    gap = scores.rewards.gap
+    least = 1 / LARGEST_FACTOR
+    shape = (LARGEST_FACTOR - 1) / (1 - least) * np.exp(SHARPNESS * (np.abs(gap) - TURN))
+    factor = least + (LARGEST_FACTOR - least) / (1 + shape)
+    weight = np.exp(log_expit(factor * gap) - log_expit(gap))
+    return arm_data(np.where(gap > -TURN, weight, 1.0), np.zeros(len(gap)))
+
+
+LOSSES = {"logistic": posterior_logistic, "squared": posterior_squared}
+
+
+def _candidates() -> dict[str, Arm]:
+    builds = {
+        name_of(loss, variance, weights, heads): (HEADS[heads], LOSSES[loss](VARIANCES[variance], WEIGHTS[weights]))
+        for loss, variance, weights, heads in product(LOSSES, VARIANCES, WEIGHTS, HEADS)
+    }
+    for heads, model in HEADS.items():
+        builds |= {
+            f"logistic, {variance}, {samples} sampled; {heads}": (
+                f"{model}+{samples}",
+                with_preferred_samples(VARIANCES[variance]),
+            )
+            for variance, samples in product(("ν 1", "s² 1"), (4, 8))
+        }
+        builds |= {
+            f"default until now; {heads}": (model, weighted(UNTIL_NOW)),
+            f"d-DPO; {heads}": (model, d_dpo),
+            f"MADPO; {heads}": (model, madpo),
+        }
+    return {name: Arm(name, model, build, "candidates") for name, (model, build) in builds.items()}
+
+
+CANDIDATES: Mapping[str, Arm] = _candidates()
+CATALOGUE: Mapping[str, Arm] = dict(ARMS) | dict(CANDIDATES)

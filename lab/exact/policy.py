@@ -54,6 +54,7 @@ class ArmData:
         targets: [n, members], reward gaps for distillation instead of the labels; None trains on labels.
         forward_kl: factor of KL(pi_ref || pi).
         wpo: multiply by the policy's own probability of the pair (WPO), without gradient.
+        prompts, completions: [n] and [n, 2], the pairs; None for those of the world, one for each prompt.
     """
 
     weights: Tensor
@@ -61,6 +62,8 @@ class ArmData:
     targets: Tensor | None = None
     forward_kl: float = 0.0
     wpo: bool = False
+    prompts: Tensor | None = None
+    completions: Tensor | None = None
 
 
 def train(worlds: Sequence[World], arms: Sequence[Sequence[ArmData]], settings: TrainSettings, seed: int) -> Policies:
@@ -68,7 +71,7 @@ def train(worlds: Sequence[World], arms: Sequence[Sequence[ArmData]], settings: 
 
     Args:
         worlds: W worlds.
-        arms: [W][A]; arm a is of the same kind in all worlds.
+        arms: [W][A]; arm a is of the same kind in all worlds, and all have equal pairs.
         settings: the same for all.
         seed: of initialisation and of the order of pairs, which worlds and arms share.
     """
@@ -130,12 +133,14 @@ class _Columns:
 
     def __init__(self, worlds: Sequence[World], arms: Sequence[Sequence[ArmData]]) -> None:
         kinds = arms[0]
-        self.pairs = len(worlds[0].candidates)
         self.features = [w.train.features for w in worlds]
         self.ref_logps = [w.train.ref_logps for w in worlds]
-        rows = torch.arange(self.pairs)
-        self.pair = torch.stack([w.candidates[:, :2] for w in worlds])  # [W, n, 2]
-        self.pair_features = torch.stack([w.train.features[rows[:, None], w.candidates[:, :2]] for w in worlds])
+        pairs = [_pairs(w, of_world[0]) for w, of_world in zip(worlds, arms, strict=True)]
+        self.pair = torch.stack([completions for _, completions in pairs])  # [W, n, 2]
+        self.pairs = self.pair.shape[1]
+        self.pair_features = torch.stack(
+            [w.train.features[prompts[:, None], both] for w, (prompts, both) in zip(worlds, pairs, strict=True)]
+        )
         self.weights = torch.stack([torch.stack([a.weights for a in of_world]) for of_world in arms])  # [W, A, n]
         self.smoothing = torch.stack([torch.stack([a.smoothing for a in of_world]) for of_world in arms])
         targets = ([a.targets for a in of_arm if a.targets is not None] for of_arm in zip(*arms, strict=True))
@@ -154,7 +159,7 @@ class _Columns:
         total = losses * weights
         for arm, targets in self.distilled.items():
             distance = distillation_loss(margin[:, arm], targets[:, batch], settings.beta)
-            total = total.index_copy(1, torch.tensor([arm]), distance[:, None])
+            total = total.index_copy(1, torch.tensor([arm]), (weights[:, arm] * distance)[:, None])
         loss = total.mean(2).sum()
         few = batch[: settings.penalty_prompts]
         for arm, factor in self.penalised.items():
@@ -177,6 +182,13 @@ class _Columns:
     @staticmethod
     def _of(columns: list[Tensor], batch: Tensor) -> Tensor:
         return torch.stack([column[batch] for column in columns])
+
+
+def _pairs(world: World, arm: ArmData) -> tuple[Tensor, Tensor]:
+    """Prompts [n] and completions [n, 2]."""
+    if arm.prompts is None or arm.completions is None:
+        return torch.arange(len(world.candidates)), world.candidates[:, :2]
+    return arm.prompts, arm.completions
 
 
 def pair_loss(margin: Tensor, smoothing: Tensor, beta: float) -> Tensor:

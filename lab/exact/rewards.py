@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.importance import PairRewards, noise_share
@@ -23,6 +25,7 @@ Floats = NDArray[np.float64]
 REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
     "single": (SINGLE, CLUSTERS),
     "ensemble": (RewardConfig(), CLUSTERS),
+    "auto": (RewardConfig(heads="auto"), CLUSTERS),
     "hidden_states": (RewardConfig(likelihood=False), CLUSTERS),
     "one_cluster": (SINGLE, ONE_CLUSTER),
     "uncalibrated": (replace(SINGLE, calibration=False), CLUSTERS),
@@ -39,30 +42,71 @@ class PairScores:
     Attributes:
         rewards: as `iwpo_fast.importance` takes them.
         gaps: [n, members], reward gaps of the members of an ensemble.
+        candidates: rewards [n, 2 + K] of chosen, rejected and sampled completions of every prompt.
+        completions: [n, 2 + K], which they are.
     """
 
     rewards: PairRewards
     gaps: Floats
+    candidates: Floats | None = None
+    completions: NDArray[np.int64] | None = None
+
+    def with_samples(self, count: int) -> PairScores:
+        """With the first `count` sampled completions alone."""
+        if self.candidates is None or self.completions is None:
+            return self
+        return replace(self, candidates=self.candidates[:, : 2 + count], completions=self.completions[:, : 2 + count])
+
+
+def scores_by_model(world: World, models: Iterable[str], seed: int) -> dict[str, PairScores]:
+    """As `score` gives them; a model is fitted once, and what it says of sampled completions is cut to their number."""
+    samples: dict[str, list[int]] = {}
+    for model in dict.fromkeys(models):
+        name, _, count = model.partition("+")
+        samples.setdefault(name, []).append(int(count or 0))
+    found = {}
+    for name, counts in samples.items():
+        whole = score(world, f"{name}+{max(counts)}" if max(counts) else name, seed)
+        found |= {f"{name}+{count}" if count else name: whole.with_samples(count) for count in counts}
+    return found
 
 
 def score(world: World, model: str, seed: int) -> PairScores:
-    """Rewards of the pairs of a world: one of `REWARD_MODELS`, `oracle`, or the `biased_family` of e-DPO."""
+    """Rewards of the pairs of a world: one of `REWARD_MODELS`, `oracle`, or the `biased_family` of e-DPO.
+
+    With `+K` behind the name of a model, it also scores K completions that are sampled from the reference policy.
+    """
     if model == "oracle":
         gold = world.train.gold.gather(1, world.candidates).double().numpy()
         return true_scores(gold, world.train.task.numpy(), len(world.scale))
     if model == "biased_family":
         return _biased_family(world, seed)
+    model, _, samples = model.partition("+")
     settings, cluster_settings = REWARD_MODELS[model]
-    return _score_rows(world, settings, cluster_settings, np.arange(len(world.candidates)), seed)
+    completions = world.candidates
+    if samples:
+        completions = torch.cat([completions[:, :2], sampled(world, int(samples), seed)], 1)
+    return _score_rows(world, settings, cluster_settings, np.arange(len(completions)), seed, completions)
+
+
+def sampled(world: World, count: int, seed: int) -> Tensor:
+    """[n, count], completions of the reference policy for every prompt, drawn with replacement."""
+    random = torch.Generator().manual_seed(3_000_000 + seed)
+    return torch.multinomial(world.train.ref_logps.exp(), count, replacement=True, generator=random)
 
 
 def _score_rows(
-    world: World, settings: RewardConfig, cluster_settings: ClusterConfig, pairs: NDArray[np.int64], seed: int
+    world: World,
+    settings: RewardConfig,
+    cluster_settings: ClusterConfig,
+    pairs: NDArray[np.int64],
+    seed: int,
+    completions: Tensor,
 ) -> PairScores:
-    """Learn from some pairs, perhaps repeated, and score all."""
-    count, candidates = world.candidates.shape
+    """Learn from some pairs, perhaps repeated, and score all completions [n, 2 or more]."""
+    count, candidates = completions.shape
     prompts = np.arange(count)
-    features = world.train.features[prompts[:, None], world.candidates].flatten(0, 1).numpy()
+    features = world.train.features[prompts[:, None], completions].flatten(0, 1).numpy()
     table = PairTable(
         prompt=pairs,
         chosen=candidates * pairs,
@@ -76,7 +120,10 @@ def _score_rows(
     chosen, rejected = candidates * prompts, candidates * prompts + 1
     gaps = scores.members_calibrated[chosen] - scores.members_calibrated[rejected]
     calibrated, noise = scores.calibrated, noise_share(gaps)
-    return PairScores(PairRewards(calibrated[chosen], calibrated[rejected], cluster, scores.trust, noise=noise), gaps)
+    rewards = PairRewards(
+        calibrated[chosen], calibrated[rejected], cluster, scores.trust, noise=noise, reliability=scores.reliability
+    )
+    return PairScores(rewards, gaps, calibrated.reshape(count, candidates), completions.numpy())
 
 
 def true_scores(gold: Floats, task: NDArray[np.int64], tasks: int) -> PairScores:
@@ -103,5 +150,5 @@ def _biased_family(world: World, seed: int) -> PairScores:
     for level in BIAS_LEVELS:
         chance = np.where(longer, level / share, (1 - level) / (1 - share))
         rows = random.choice(len(longer), len(longer), p=chance / chance.sum())
-        scored.append(_score_rows(world, SINGLE, CLUSTERS, rows, seed))
+        scored.append(_score_rows(world, SINGLE, CLUSTERS, rows, seed, world.candidates))
     return PairScores(scored[0].rewards, np.concatenate([s.gaps for s in scored], axis=1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import iwpo_fast
 from iwpo_fast.config import ClusterConfig, RewardConfig, WeightConfig
@@ -48,5 +49,14 @@ def _simulate(regime: Regime, seeds: Sequence[int]) -> dict[str, Any]:
     """Each measure as a list of [W, A, 1 + budgets]."""
     worlds = [make_world(regime.settings, seed) for seed in seeds]
     arms = [build_arms(world, regime.arms, seed, regime.catalogue) for world, seed in zip(worlds, seeds, strict=True)]
-    measured = evaluate(train(worlds, arms, regime.training, seed=seeds[0]), worlds)
-    return {name: values.double().numpy().round(6).tolist() for name, values in measured.items()}
+    shared = [a for a, arm in enumerate(arms[0]) if arm.prompts is None]
+    groups = [shared, *([a] for a in range(len(arms[0])) if a not in shared)]
+    order = np.argsort(np.concatenate(groups))
+    found = []
+    for group in groups:
+        policies = train(worlds, [[of_world[a] for a in group] for of_world in arms], regime.training, seed=seeds[0])
+        found.append(evaluate(policies, worlds))
+    return {
+        name: torch.cat([part[name] for part in found], 1)[:, order].double().numpy().round(6).tolist()
+        for name in MEASURES
+    }

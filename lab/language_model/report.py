@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.exact.arms import ARMS
+from lab.exact.candidates import CATALOGUE
 from lab.exact.report import PURE_FORM
 from lab.experiment import as_table, bold
 
@@ -36,7 +36,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     win, win_interval = _estimate(row["win_change"], 0, 2)
     seeds, inside = str(len(row["seeds"])), f"{row['inside']:.0%}"
     shares = (f"{row['gain']:.3f}", f"{100 * row['win']:.1f} %")
-    return [ARMS[row["arm"]].label, seeds, gain or "100.0", gain_interval, *shares, win, win_interval, inside]
+    return [CATALOGUE[row["arm"]].label, seeds, gain or "100.0", gain_interval, *shares, win, win_interval, inside]
 
 
 def _estimate(change: dict[str, float] | None, base: float, digits: int) -> tuple[str, str]:

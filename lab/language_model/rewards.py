@@ -20,5 +20,5 @@ def score(world: LabWorld, model: str) -> PairScores:
     cluster = clusters.assign(features.prompt)
     scores = score_pairs(features, cluster, settings, seed=world.seed)
     members = scores.members_calibrated
-    rewards = pair_rewards(scores.calibrated, scores.trust, table, cluster, members)
+    rewards = pair_rewards(scores.calibrated, scores.trust, table, cluster, members, scores.reliability)
     return PairScores(rewards, members[table.chosen] - members[table.rejected])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ import iwpo_fast
 from lab import exact, experiment
 from lab.language_model import plot, report
 from lab.language_model.compare import BASELINE, compare
-from lab.language_model.settings import FULL, OTHER_NOISE, SHORT, LabSettings, Plan
+from lab.language_model.settings import FULL, OTHER_NOISE, SHORT, LabSettings, Plan, choice
 from lab.language_model.simulate import laboratory
 from lab.language_model.world import supervise
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str]) -> Path:
     facts = experiment.on_one_thread(options.commit)
     started = time.monotonic()
     plan = SHORT if options.short else FULL if options.noise == NOISE else OTHER_NOISE
+    if options.choice is not None:
+        plan = choice(json.loads(options.choice.read_text())["finalists"])
     settings = replace(plan.settings, noise=options.noise)
     parts = options.parts / _digest(settings)
     run = laboratory(settings, parts)
@@ -49,8 +52,9 @@ def main(arguments: Sequence[str]) -> Path:
             print(f"{time.monotonic() - started:6.0f} s  {number} of {len(jobs)}: {arm}, seed {seed}", flush=True)
     result = _result(plan, settings, supervise(settings, parts), paths)
     result |= {"environment": facts, "not_run": missing, "seconds": round(time.monotonic() - started, 1)}
+    kind = "-choice" if options.choice is not None else "-short" * options.short
     noise = "" if options.noise == NOISE else f"-noise-{options.noise:g}"
-    target = options.out / f"language-model{noise}{'-short' * options.short}.json"
+    target = options.out / f"language-model{kind}{noise}.json"
     experiment.write(target, result, report.markdown(result))
     plot.draw(target)
     return target
@@ -78,12 +82,15 @@ def _result(plan: Plan, settings: LabSettings, supervised: Path, paths: dict[str
 def _digest(settings: LabSettings) -> str:
     files = [HERE / name for name in MAKING_PATHS]
     files += [file for folder in SOURCES for file in sorted((LIBRARY / folder).rglob("*.py"))]
-    return experiment.digest([*files, EXACT / "arms.py", EXACT / "rewards.py"], settings)
+    return experiment.digest([*files, EXACT / "arms.py", EXACT / "candidates.py", EXACT / "rewards.py"], settings)
 
 
 def _parse(arguments: Sequence[str]) -> Any:
     parser = experiment.options("lab lm", __doc__, "iwpo-lab-language-model")
     parser.add_argument("--short", action="store_true", help="few arms and seeds, in minutes")
+    parser.add_argument(
+        "--choice", type=Path, help="train the finalists of this JSON of lab.exact.defaults, in seeds of their own"
+    )
     parser.add_argument("--minutes", type=float, help="start no training after this time, and report what there is")
     parser.add_argument("--noise", type=float, default=NOISE, help="probability that a label is flipped")
     return parser.parse_args(arguments)

@@ -79,6 +79,13 @@ class Plan:
 # Seeds 0 and 1 had part in the choice of the defaults; 2 to 6 had been seen before, with rewards of an earlier kind.
 FULL = Plan(LabSettings(), ((MAIN, range(2, 7)), (OTHERS, range(2, 4)), (MAIN, range(7, 10)), (OTHERS, range(4, 5))))
 OTHER_NOISE = Plan(LabSettings(), ((MAIN, range(2, 7)), (MAIN[:3], range(7, 10))))
+
+
+def choice(finalists: Sequence[str]) -> Plan:
+    """The finalists of the library's default beside DPO, in seeds that nothing else has."""
+    return Plan(LabSettings(), [(("dpo", *finalists), [seed]) for seed in range(10, 15)])
+
+
 SHORT = Plan(
     LabSettings(
         model=TinyConfig(vocab_size=512, hidden_size=96, layers=2, heads=4),

@@ -10,7 +10,7 @@ import numpy as np
 
 from iwpo_fast.evaluation.preference import wins
 from iwpo_fast.models import Policy
-from lab.exact.arms import ARMS
+from lab.exact.candidates import CATALOGUE
 from lab.exact.rewards import REWARD_MODELS, Floats, PairScores
 from lab.language_model.rewards import score
 from lab.language_model.sampling import kl_along
@@ -34,7 +34,7 @@ def laboratory(settings: LabSettings, folder: Path) -> Callable[[int, str], dict
         return score(world_of(seed), model)
 
     def run(seed: int, arm: str) -> dict[str, list[float]]:
-        world, chosen = world_of(seed), ARMS[arm]
+        world, chosen = world_of(seed), CATALOGUE[arm]
         policy = train_arm(world, chosen.build(scores_of(seed, chosen.model), seed), settings)
         path: dict[str, list[float]] = {}
         for scale in settings.scales:

@@ -116,8 +116,8 @@ def test_the_noise_of_rewards_is_that_of_the_members_gaps() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("tau", 0.0, "positive or ess"),
-        ("tau", math.nan, "positive or ess"),
+        ("tau", 0.0, "positive, or auto or ess"),
+        ("tau", math.nan, "positive, or auto or ess"),
         ("gamma", -1.0, "0 or more"),
         ("gamma", math.inf, "finite"),
         ("experimental.rejected_exponent", math.nan, "finite"),
@@ -125,6 +125,7 @@ def test_the_noise_of_rewards_is_that_of_the_members_gaps() -> None:
         ("truncate", 0.9, "at least 1"),
         ("defensive", 1.1, r"in \[0, 1\]"),
         ("soft_labels", 1.0, r"in \[0, 1\)"),
+        ("relative_variance", -1.0, "0 or more"),
         ("experimental.ratio_scale", 0.0, "positive"),
         ("experimental.ratio_alpha", 1.0, "above 1"),
         ("min_ess", -0.1, r"in \[0, 1\]"),
@@ -133,6 +134,19 @@ def test_the_noise_of_rewards_is_that_of_the_members_gaps() -> None:
 def test_a_setting_that_cannot_work_is_named_with_what_it_must_be(name: str, value: Any, wanted: str) -> None:
     with pytest.raises(ValueError, match=rf"^weights\.{name} is {value}: it must be .*{wanted}"):
         check_weight_settings(changed(WeightConfig(), **{name.removeprefix(INNER): value}))
+
+
+def test_a_relative_variance_without_posterior_labels_is_refused() -> None:
+    settings = WeightConfig(relative_variance=2.0, soft_labels=0.3)
+    with pytest.raises(ValueError, match=r"^weights\.relative_variance is 2\.0 and weights\.soft_labels is 0\.3"):
+        check_weight_settings(settings)
+    check_weight_settings(replace(settings, soft_labels="posterior"))
+
+
+@pytest.mark.parametrize("reliability", [[0.5], [0.5, 1.1], [-0.1, 0], [np.nan, 1.0]])
+def test_reliability_is_one_share_of_each_cluster(reliability: list[float]) -> None:
+    with pytest.raises(ValueError, match="reliability must be one number in"):
+        PairRewards(np.ones(2), np.zeros(2), np.array([0, 1]), np.ones(2), reliability=np.array(reliability))
 
 
 @pytest.mark.parametrize("name", ["gamma", "experimental.rejected_exponent"])

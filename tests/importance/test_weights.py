@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from importance_cases import (
     BASELINES,
-    FORMS,
+    EXAMPLES,
     FULL,
     METHODS,
     PURE,
@@ -24,11 +24,18 @@ from importance_cases import (
     pair_rewards,
     seeded,
 )
+from scipy.special import expit
 
-from iwpo_fast.config import ExperimentalConfig, WeightConfig
+from iwpo_fast.config import FORMS, ExperimentalConfig, WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.effective_size import effective_size_for, is_large
-from iwpo_fast.importance.weights import AUTO, normalise, soft_labels, strength_of, systematic_counts
+from iwpo_fast.importance.posterior import flip_probability
+from iwpo_fast.importance.weights import (
+    normalise,
+    posterior_labels,
+    soft_labels,
+    systematic_counts,
+)
 from iwpo_kernels import weighted_preference_loss
 
 UTILITY = torch.tensor([1.0, -0.5, 0.25, 0.0, -1.5], dtype=torch.float64)
@@ -68,7 +75,7 @@ def test_weights_are_those_of_the_formula() -> None:
 @seeded
 @given(
     pair_rewards(),
-    st.sampled_from(FORMS),
+    st.sampled_from(EXAMPLES),
     st.sampled_from(METHODS),
     st.floats(0, 1),
     st.sampled_from([1.0, 5.0, math.inf]),
@@ -332,11 +339,79 @@ def test_soft_labels_are_the_trusted_probability_of_a_flip() -> None:
     np.testing.assert_allclose(soft_labels(REWARDS, 0.75)[:3], expected, rtol=1e-14)
 
 
-def test_auto_is_for_irpss_alone() -> None:
-    assert strength_of(WeightConfig()) == AUTO
-    assert strength_of(WeightConfig(method="none")) == 0
-    assert strength_of(WeightConfig(experimental=ExperimentalConfig(method="rejection"))) == 0
-    assert strength_of(WeightConfig(method="none", soft_labels=0.3)) == 0.3
+def test_posterior_labels_are_the_flips_of_a_relative_variance() -> None:
+    rewards = replace(make_rewards(4), reliability=np.array([1.0, 0.5, 1.0]))
+    settings = by_method("none", soft_labels="posterior", relative_variance=2.0)
+    made = pair_weights(rewards, settings, seed=0).label_smoothing
+    for k, extra in enumerate((0.0, 1.0, 0.0)):
+        gap = rewards.gap[rewards.cluster == k]
+        expected = flip_probability(gap, 2 * float(np.mean(rewards.gap**2)) + extra)
+        np.testing.assert_allclose(made[rewards.cluster == k], expected, rtol=1e-12)
+
+
+def test_posterior_labels_go_from_the_labels_to_the_rewards_alone() -> None:
+    rewards = replace(make_rewards(4), reliability=np.ones(3))
+    labels, mild, strong, alone = (
+        pair_weights(rewards, by_method("none", soft_labels="posterior", relative_variance=nu), seed=0).label_smoothing
+        for nu in (math.inf, 4.0, 0.25, 0.0)
+    )
+    assert np.all(labels == 0)
+    np.testing.assert_allclose(alone, expit(-rewards.gap), rtol=1e-12)
+    disputed = rewards.gap < 0
+    assert np.all((mild < strong)[disputed]) and np.all((strong < alone)[disputed])
+    assert disputed.any() and np.all(mild > 0)
+
+
+def test_rewards_that_know_nothing_leave_the_labels_and_the_passage_is_even() -> None:
+    """With gaps of 0 a posterior without reliability would make a coin of every label."""
+    shares = np.array([0.0, 1e-6, 1e-3, 0.1, 0.5, 0.9, 1.0])
+    rewards = PairRewards(np.zeros(7), np.zeros(7), np.arange(7), np.zeros(7), reliability=shares)
+    flips = pair_weights(rewards, by_method("none", soft_labels="posterior"), seed=0).label_smoothing
+    assert flips[0] == 0 and flips[-1] == 0.5
+    assert np.all(np.diff(flips) > 0)
+    assert flips[1] < 1e-3
+    without = replace(rewards, reliability=None, trust=shares)
+    assert np.array_equal(
+        pair_weights(without, by_method("none", soft_labels="posterior"), seed=0).label_smoothing, flips
+    )
+
+
+def test_posterior_labels_stay_below_one_in_float32() -> None:
+    rewards = PairRewards(np.array([-1e4, 1e4]), np.array([1e4, -1e4]), np.zeros(2, dtype=np.int64), np.ones(1))
+    for variance in (0.0, 1e-12, 1.0, 1e12, np.inf):
+        flips = posterior_labels(rewards, np.array([variance]))
+        assert np.all(np.isfinite(flips)) and np.all(flips.astype(np.float32) < 1)
+    assert posterior_labels(rewards, np.zeros(1))[0] > 0.99
+
+
+def test_a_form_sets_what_is_auto_and_nothing_else() -> None:
+    assert WeightConfig().form == "cautious"
+    for form, values in FORMS.items():
+        made = WeightConfig(form=form).resolved()
+        assert {name: getattr(made, name) for name in values} == values
+        assert "auto" not in vars(made).values()
+    own = WeightConfig(form="strong", tau=3.0, soft_labels=0.1).resolved()
+    assert (own.tau, own.gamma, own.soft_labels) == (3.0, 2.0, 0.1)
+
+
+def test_the_form_off_is_plain_dpo() -> None:
+    made = pair_weights(make_rewards(3), WeightConfig(form="off"), seed=0)
+    assert np.all(made.weight == 1.0) and np.all(made.label_smoothing == 0.0)
+
+
+def test_the_strong_form_weighs_and_softens_more_than_the_cautious_one() -> None:
+    rewards = make_rewards(4)
+    cautious, strong = (pair_weights(rewards, WeightConfig(form=form), seed=0) for form in ("cautious", "strong"))
+    assert strong.ess < cautious.ess
+    disputed = rewards.gap < 0
+    assert np.all((strong.label_smoothing > cautious.label_smoothing)[disputed])
+
+
+def test_labels_that_nobody_asked_for_are_softened_with_irpss_alone() -> None:
+    assert WeightConfig().resolved().soft_labels == "posterior"
+    assert WeightConfig(method="none").resolved().soft_labels == 0
+    assert WeightConfig(experimental=ExperimentalConfig(method="rejection")).resolved().soft_labels == 0
+    assert WeightConfig(method="none", soft_labels=0.3).resolved().soft_labels == 0.3
 
 
 def test_soft_labels_reach_their_bounds_at_huge_gaps() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,28 +13,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance import noise_share, pair_weights
+from iwpo_fast.importance import PairRewards, pair_weights
 from lab.exact import defaults, run, simulate
 from lab.exact.arms import ARMS, build_arms, shuffle
 from lab.exact.candidates import (
+    CANDIDATES,
     CATALOGUE,
-    NO_WEIGHTS,
-    PURE_WEIGHTS,
-    WEIGHTS,
-    by_noise,
-    name_of,
+    EVEN,
+    TURN,
+    VARIANCES,
+    d_dpo,
+    fixed_variance,
+    madpo,
+    posterior_logistic,
+    posterior_squared,
+    with_preferred_samples,
 )
 from lab.exact.compare import Interval, mean_of_changes, relative_change
 from lab.exact.evaluate import evaluate, expectations, factor_for, kl_of, log_policy
 from lab.exact.policy import ArmData, Policies, TrainSettings, distillation_loss, pair_loss, train
 from lab.exact.regimes import FULL, FULL_BIAS, Regime
-from lab.exact.rewards import score
+from lab.exact.rewards import PairScores, score
 from lab.exact.worlds import World, WorldSettings, longer_is_chosen, make_world
 
 SETTINGS = WorldSettings(400)
@@ -288,49 +295,74 @@ def test_unknown_regimes_are_refused_with_those_there_are(tmp_path: Path) -> Non
         run.main(["--regimes", "5 pairs", "--out", str(tmp_path)])
 
 
-def test_candidates_weigh_and_soften_as_their_names_say(world: World) -> None:
-    names = [
-        name_of(NO_WEIGHTS, 0.0),
-        name_of(NO_WEIGHTS, 0.75),
-        name_of(PURE_WEIGHTS, 0.0),
-        name_of(PURE_WEIGHTS, 0.25),
-    ]
-    plain, labels, pure, both = build_arms(world, names, 0, CATALOGUE)
-    dpo, iwpo, labels_only = build_arms(world, ("dpo", "iwpo_ensemble", "labels_only"), 0)
-    assert torch.equal(plain.weights, dpo.weights)
-    assert torch.equal(plain.smoothing, dpo.smoothing)
-    assert torch.equal(labels.smoothing, labels_only.smoothing)
-    assert torch.equal(pure.weights, iwpo.weights)
-    assert torch.equal(both.weights, pure.weights)
-    torch.testing.assert_close(both.smoothing, labels.smoothing / 3)
+def certain(scores: PairScores) -> PairScores:
+    """Rewards that are known to say something of labels."""
+    rewards = scores.rewards
+    return replace(scores, rewards=replace(rewards, reliability=np.ones(rewards.clusters)))
 
 
-def test_weights_by_trust_are_the_weights_where_trust_is_full_and_even_where_there_is_none(world: World) -> None:
-    scores = score(world, "oracle", 0)
-    build = CATALOGUE[name_of(PURE_WEIGHTS + ", by trust", 0.75)].build
-    expected = torch.as_tensor(pair_weights(scores.rewards, WEIGHTS[PURE_WEIGHTS], seed=0).weight, dtype=torch.float32)
-    assert torch.equal(build(scores, 0).weights, expected)
-    distrusted = replace(scores.rewards, trust=0 * scores.rewards.trust)
-    torch.testing.assert_close(build(replace(scores, rewards=distrusted), 0).weights, torch.ones(400))
+def test_posterior_candidates_go_from_labels_to_distillation_with_the_variance(world: World) -> None:
+    scores = certain(score(world, "ensemble", 0))
+    variances = [partial(fixed_variance, s2=s2) for s2 in (1e9, 1.0, 0.0)]
+    labels, _, distilled = (posterior_logistic(variance, EVEN)(scores, 0).smoothing for variance in variances)
+    assert labels.max() < 1e-3
+    np.testing.assert_allclose(distilled.numpy(), expit(-scores.rewards.gap), rtol=1e-6, atol=1e-6)
+    _, shifted, squared = (posterior_squared(variance, EVEN)(scores, 0) for variance in variances)
+    assert torch.equal(squared.targets, d_dpo(scores, 0).targets)
+    assert torch.equal(squared.weights, torch.ones(400))
+    assert (shifted.targets > squared.targets).all()
 
 
-def test_weights_fade_as_the_ensemble_agrees(world: World) -> None:
+def test_a_relative_variance_is_the_fixed_one_of_that_size(world: World) -> None:
     scores = score(world, "ensemble", 0)
-    assert scores.rewards.noise == noise_share(scores.gaps)
-    noisy, agreeing = (replace(scores, rewards=replace(scores.rewards, noise=noise)) for noise in (0.3, 0.09))
-    build = by_noise(0.1, 1.0, 0.75)
-    assert torch.equal(build(agreeing, 0).weights, torch.ones(400))
-    assert build(agreeing, 0).smoothing.max() == 0
-    weights = build(noisy, 0).weights.double()
-    assert weights.square().mean() > 1.1
-    assert build(noisy, 0).smoothing.max() > 0.1
-    stronger = by_noise(0.1, 2.0)(noisy, 0).weights.double()
-    assert stronger.square().mean() > weights.square().mean() + 0.1
+    size = float(np.mean(scores.rewards.gap**2))
+    relative, fixed = (
+        posterior_logistic(v, EVEN)(scores, 0) for v in (VARIANCES["ν 2"], partial(fixed_variance, s2=2 * size))
+    )
+    assert torch.equal(relative.smoothing, fixed.smoothing)
 
 
-def test_the_librarys_defaults_are_those_chosen(world: World) -> None:
+def test_preferred_samples_stand_beside_the_labelled_pairs_and_are_of_their_prompts(world: World) -> None:
+    scores = score(world, "ensemble+4", 0)
+    plain = score(world, "ensemble", 0)
+    np.testing.assert_allclose(scores.rewards.gap, plain.rewards.gap, atol=1e-5)
+    arm = with_preferred_samples(VARIANCES["ν 1"])(scores, 0)
+    assert arm.prompts is not None and arm.completions is not None and scores.completions is not None
+    assert torch.equal(arm.completions[:400], world.candidates[:, :2])
+    assert torch.equal(arm.prompts, torch.cat([torch.arange(400), arm.prompts[400:]]))
+    assert sorted(arm.prompts[400:].tolist()) == list(range(400))
+    for prompt, pair in zip(arm.prompts[400:].tolist(), arm.completions[400:].tolist(), strict=True):
+        assert set(pair) <= set(scores.completions[prompt].tolist())
+    assert ((arm.smoothing > 0) & (arm.smoothing < 1)).all()
+
+
+def test_madpo_sharpens_labels_that_rewards_are_unsure_of_and_leaves_the_others(world: World) -> None:
+    scores = score(world, "ensemble", 0)
+    gaps = np.array([0.0, 1e-6, 2.0, -2.0, TURN, -TURN - 1])
+    rewards = PairRewards(gaps, np.zeros(6), np.zeros(6, dtype=np.int64), np.ones(1))
+    weights = madpo(replace(scores, rewards=rewards), 0).weights.double().numpy()
+    assert weights[:2] == pytest.approx(1)
+    assert weights[2] > 1 > weights[3]
+    assert weights[4] == pytest.approx(1, abs=1e-5)
+    assert weights[5] == 1
+
+
+def test_weights_reach_distilled_pairs(world: World) -> None:
+    """A pair of weight 0 has no part in the policy of a distilled arm."""
+    count = len(world.candidates)
+    weights = torch.ones(count)
+    weights[::2] = 0
+    targets = torch.randn(count, 1, generator=torch.Generator().manual_seed(0))
+    other = torch.where(weights[:, None] == 0, 100.0, targets)
+    arms = [ArmData(weights, torch.zeros(count), targets=t) for t in (targets, other)]
+    first, second = train([world], [arms], QUICK, 0).parameters[0][0].unbind(-1)
+    assert torch.equal(first, second)
+    assert first.abs().max() > 0
+
+
+def test_the_librarys_default_is_a_candidate(world: World) -> None:
     (default,) = build_arms(world, ("default",), 0)
-    (chosen,) = build_arms(world, ("ESS 1 - 3 (ρ - 0.08), γ 0; ε 0.5",), 0, CATALOGUE)
+    (chosen,) = build_arms(world, ("logistic, ν 1, weights; linear",), 0, CATALOGUE)
     assert default.weights.std() > 0.2
     assert torch.equal(default.weights, chosen.weights)
     assert torch.equal(default.smoothing, chosen.smoothing)
@@ -349,29 +381,25 @@ def test_the_choice_is_harmless_before_it_is_good() -> None:
     assert defaults.by_rank(judged) == ["even", "small", "large", "bad"]
 
 
-def test_the_choice_has_worlds_apart_from_the_table_and_all_rounds_have_their_own() -> None:
-    first, second, third = defaults.round_regimes()
-    table = defaults.table_regimes(third[0].arms[1])
-    seeds = [{regime.first_seed for regime in regimes} for regimes in (first, second, third, table)]
-    assert seeds == [{1000}, {2000}, {4000}, {0}]
-    assert [regime.name for regime in table] == [regime.name for regime in FULL]
-    assert {regime.name for regime in first} < {regime.name for regime in second} < {regime.name for regime in FULL}
+def test_finalists_are_the_best_by_rank_and_the_rivals() -> None:
+    judged = {str(i): judged_as(i, 1) for i in range(6)} | {name: judged_as(-9, -9) for name in defaults.BESIDE}
+    assert defaults.finalists_of(judged) == ["5", "4", "3", "2", *defaults.BESIDE]
+
+
+def test_the_choice_has_worlds_apart_from_those_of_the_table() -> None:
+    choice, table = (defaults.regimes_of(["MADPO; linear"], seed) for seed in (defaults.CHOICE_SEED, 0))
+    assert {regime.first_seed for regime in choice} == {5000}
+    assert [regime.name for regime in choice] == [regime.name for regime in table] == [regime.name for regime in FULL]
 
 
 @pytest.mark.slow
 def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "FULL", (Regime("of the table", replace(SETTINGS, pairs=64), ("dpo",), QUICK),))
-    monkeypatch.setattr(defaults, "CHOICE", ("of the table",))
-    monkeypatch.setattr(defaults, "LINEAR_CHOICE", ())
+    few = {name: CANDIDATES[name] for name in (*defaults.BESIDE, "logistic, ν 1; linear", "squared, s² 1; linear")}
+    monkeypatch.setattr(defaults, "CANDIDATES", few)
     folders = ["--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts")]
-    monkeypatch.setattr(defaults, "WEIGHT_NAMES", (NO_WEIGHTS, PURE_WEIGHTS))
-    path = defaults.main(["--worlds", "3", "3", "3", "--table-worlds", "3", "--commit", "abc", *folders])
+    path = defaults.main(["--worlds", "3", "--commit", "abc", *folders])
     result = json.loads(path.read_text())
-    assert [len(part["candidates"]) for part in result["rounds"]] == [2, 15, 5]
-    assert result["chosen"] in result["rounds"][2]["candidates"]
-    assert result["chosen"] in result["confirmation"]["candidates"]
-    text = path.with_suffix(".md").read_text()
-    assert f"Chosen by the rule: **{result['chosen']}**" in text
-    assert "| of the table |" in text
-    again = defaults.main(["--first-round", "3", "--worlds", "3", "3", "3", "--table-worlds", "3", *folders])
-    assert json.loads(again.read_text())["rounds"][:2] == result["rounds"][:2]
+    assert result["choice"]["candidates"].keys() == few.keys()
+    assert set(result["confirmation"]["candidates"]) == set(result["finalists"]) >= set(defaults.BESIDE)
+    assert "| of the table |" in path.with_suffix(".md").read_text()

@@ -20,7 +20,7 @@ from lab.exact.policy import ArmData
 from lab.language_model import run
 from lab.language_model.compare import at_budget, compare
 from lab.language_model.sampling import kl_along, sample
-from lab.language_model.settings import FULL, MAIN, OTHER_NOISE, OTHERS, SHORT, LabSettings, Plan
+from lab.language_model.settings import FULL, MAIN, OTHER_NOISE, OTHERS, SHORT, LabSettings, Plan, choice
 from lab.language_model.simulate import win_rate
 from lab.language_model.training import arm_pairs, objective_of
 
@@ -162,6 +162,14 @@ def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
     full = FULL.jobs()
     assert {arm for _, arm in full} == {*MAIN, *OTHERS}
     assert {(seed, arm) for seed in range(2, 7) for arm in MAIN} == set(full[: 5 * len(MAIN)])
+
+
+def test_the_choice_has_five_seeds_that_no_other_plan_has_and_ends_each_before_the_next() -> None:
+    jobs = choice(["MADPO; linear", "d-DPO; linear"]).jobs()
+    seeds = [seed for seed, _ in jobs]
+    assert seeds == sorted(seeds) and len(set(seeds)) == 5
+    assert not set(seeds) & {seed for plan in (FULL, OTHER_NOISE, SHORT) for seed, _ in plan.jobs()}
+    assert [arm for _, arm in jobs[:3]] == ["dpo", "MADPO; linear", "d-DPO; linear"]
 
 
 @pytest.mark.slow

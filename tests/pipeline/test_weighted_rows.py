@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -145,6 +146,29 @@ def test_soft_labels_that_an_objective_cannot_have_are_refused_at_once(place, na
     with pytest.raises(ValueError, match=rf"weights\.soft_labels is 0\.3 but the objective {name} cannot smooth"):
         stages_done(toy_config(objective=ObjectiveConfig(name=name), weights=WeightConfig(soft_labels=0.3)))
     assert not Path("run").exists()
+
+
+def test_posterior_labels_need_rewards_in_log_odds(place) -> None:
+    config = toy_config(rewards=RewardConfig(calibration=False), weights=WeightConfig(soft_labels="posterior"))
+    with pytest.raises(ValueError, match=r"weights\.soft_labels is posterior and rewards\.calibration is false"):
+        stages_done(config)
+    assert not Path("run").exists()
+
+
+def test_posterior_labels_are_written_and_follow_the_relative_variance(copied) -> None:
+    flips, gaps = [], []
+    for nu in (math.inf, 1.0, 0.25):
+        weights = WeightConfig(method="none", soft_labels="posterior", relative_variance=nu)
+        stages_done(toy_config(weights=weights))
+        rows = read_jsonl("run/weights/train.jsonl")
+        assert {row["weight"] for row in rows} == {1.0}
+        flips.append(np.array([row["label_smoothing"] for row in rows]))
+        gaps = np.array([row["score_chosen"] - row["score_rejected"] for row in rows])
+    made = json.loads(Path("run/manifest.json").read_text())["stages"]["weigh"]["result"]
+    assert made["soft_labels"] == "posterior"
+    labels, mild, strong = flips
+    assert np.all(labels == 0) and np.all((mild > 0) & (strong < 1))
+    assert np.all((mild < strong)[gaps < 0])
 
 
 @pytest.mark.parametrize("soft_labels", ["auto", 0.0, 0.75])

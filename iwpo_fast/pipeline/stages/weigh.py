@@ -20,7 +20,6 @@ from iwpo_fast.importance import (
     pair_weights,
     report_lines,
     save_histogram,
-    strength_of,
     weight_report,
 )
 from iwpo_fast.objectives import Mixture
@@ -48,7 +47,8 @@ def run(job: PipelineJob) -> Result:
     assert len(row) == len(pairs)
     scores = load_file(job.folder.rewards)
     prompt_cluster, members = job.read_prompt_clusters(), scores["members_calibrated"]
-    rewards = pair_rewards(scores["calibrated"], scores["trust"], table, prompt_cluster, members)
+    calibrated, trust, reliability = (scores[name] for name in ("calibrated", "trust", "reliability"))
+    rewards = pair_rewards(calibrated, trust, table, prompt_cluster, members, reliability)
     weights = pair_weights(rewards, asked, seed=job.config.seed)
     report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
     for line in report_lines(report):
@@ -57,7 +57,7 @@ def run(job: PipelineJob) -> Result:
     save_histogram(job.folder.histogram, report)
     weights.check(asked)
     reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
-    columns = _weight_columns(pairs, weights, strength_of(asked) > 0) | _score_columns(rewards, table, scores)
+    columns = _weight_columns(pairs, weights, asked.soft_labels != 0) | _score_columns(rewards, table, scores)
     write_rows(job.folder.weighted, rows.take(row), reference | columns)
     return {
         "pairs": len(pairs),
@@ -65,7 +65,7 @@ def run(job: PipelineJob) -> Result:
         "tau": weights.tau,
         "ess": weights.ess,
         "cluster_ess": weights.cluster_ess.tolist(),
-        "soft_labels": strength_of(asked),
+        "soft_labels": asked.soft_labels,
         "mean_label_smoothing": float(weights.label_smoothing.mean()),
     }
 
@@ -78,12 +78,12 @@ def _leaves_room(config: RunConfig) -> bool:
 
 
 def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
-    """`weights`, without `auto` soft labels where these would replace labels of the data, or have no room."""
-    asked, of_data = config.weights, pairs.label_smoothing
-    if asked.soft_labels != "auto" or strength_of(asked) == 0:
+    """What the form makes of `weights`, without `auto` soft labels where the data bring others or there is no room."""
+    asked, of_data = config.weights.resolved(), pairs.label_smoothing
+    if config.weights.soft_labels != "auto" or asked.soft_labels == 0:
         return asked
     if of_data is not None and of_data.any():
-        print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number")
+        print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number or posterior")
     elif not _leaves_room(config):
         print("labels stay hard: the objective smooths them or cannot, or rewards are not calibrated")
     else:
