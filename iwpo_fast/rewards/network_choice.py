@@ -23,7 +23,7 @@ DIRECTIONS = 256
 ROWS_FOR_DIRECTIONS = 8192
 PAIRS_FOR_CHOICE = 8192
 WIDTHS = (16, 64)
-DECAYS = (0.1, 1.0)
+DECAYS = (1.0, 10.0)
 MOST_ROUNDS = 30
 PATIENCE = 4
 
@@ -119,7 +119,7 @@ def _chosen(examples: Examples, fold: Ints, seed: int) -> tuple[int, float, list
     if len(fold) > PAIRS_FOR_CHOICE:
         some = np.sort(np.random.default_rng(seed).choice(len(fold), PAIRS_FOR_CHOICE, replace=False))
     part = examples._replace(sides=examples.sides[some], offset=examples.offset[some], weights=examples.weights[some])
-    trials = [
+    trials: list[dict[str, Any]] = [
         {"width": width, "decay": decay, "rounds": rounds, "held_out_loss": float(losses.mean())}
         for width in WIDTHS
         for decay, (rounds, losses) in zip(DECAYS, _held_out(part, fold[some], width, DECAYS, seed), strict=True)

@@ -58,7 +58,7 @@ class NetworkHeads:
         slope = self.slope.astype(np.float32)
         blocks = zip(self.linear.rewards(groups, cluster), float32_blocks(groups), strict=True)
         for (place, linear), (_, block) in blocks:
-            inputs = ((block - self.linear.mean) * self.linear.scale) @ self.projection
+            inputs: Float32s = ((block - self.linear.mean) * self.linear.scale) @ self.projection
             network = self._network(inputs, cluster[place]).reshape(linear.shape)
             yield place, slope * (self.share * linear + network)
 

@@ -85,10 +85,10 @@ def test_long_candidates_of_a_prompt_are_cut_to_one_prompt(copied) -> None:
     record["tokens"] |= {"max_length": 24, "truncation": "truncate_prompt_left"}
     Path(FOLDER, "reward_model.json").write_text(json.dumps(record))
     prompt = "say " + "red " * 30 + "\n"
-    write_jsonl("long.jsonl", [{"prompt": prompt, "candidates": ["red", "blue", "cold cold cold"]}])
+    write_jsonl("long.jsonl", [{"prompt": prompt, "candidates": ["cold cold cold", "blue", "red"]}])
     assert score("long.jsonl", "out.jsonl") == 0
     alone = RewardModel.load(FOLDER).score([prompt], ["red"], device="cpu").score[0]
-    assert abs(read_jsonl("out.jsonl")[0]["scores"][0] - alone) > 1e-6
+    assert abs(read_jsonl("out.jsonl")[0]["scores"][2] - alone) > 1e-6
 
 
 REFUSED = [
