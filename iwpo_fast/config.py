@@ -12,6 +12,7 @@ SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
 
 T = TypeVar("T")
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
+PairsFromCandidates = Literal["best_worst", "all"]
 
 
 @dataclass
@@ -26,6 +27,8 @@ class DataConfig:
         eval_fraction: Fraction of the prompts of `path` held out when no evaluation data is named.
         limit: Use only this many rows of `path`, the first ones; null uses all.
         columns: Which of your columns is which of ours, such as {chosen: preferred, rejected: other}.
+        pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
+            best against the worst, or `all` that differ in score (docs/candidates.md).
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
         on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens.
@@ -43,6 +46,7 @@ class DataConfig:
     eval_fraction: Annotated[float, BELOW_ONE] = 0.05
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    pairs_from_candidates: PairsFromCandidates = "best_worst"
     max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
     on_prefix_mismatch: Literal["error", "drop"] = "error"
@@ -216,6 +220,30 @@ class CheckpointConfig:
 
     every: Annotated[int, POSITIVE] | None = 100
     keep: Annotated[int, POSITIVE] = 2
+
+
+@dataclass
+class CandidateConfig:
+    """Completions drawn from the policy as it is before training, as further candidates of the training prompts.
+
+    Args:
+        per_prompt: How many are drawn for each prompt; 0 draws none.
+        temperature: Divides the logits.
+        top_p: Draw among the most probable tokens that have this probability together; 1 draws among all.
+        max_new_tokens: A completion that has not ended by then is cut. It must leave room for a prompt in
+            `data.max_length`.
+        tokens_per_batch: Token budget of one batch, each completion with its prompt and `max_new_tokens`; a single one
+            that is longer runs alone.
+        backend: `transformers`, or `vllm` in a single process on a GPU (pip install 'iwpo-fast[vllm]'); `auto` takes
+            vllm where it is installed and can be used.
+    """
+
+    per_prompt: Annotated[int, NOT_NEGATIVE] = 0
+    temperature: Annotated[float, POSITIVE] = 1.0
+    top_p: Annotated[float, Limits(0, 1, low_open=True)] = 1.0
+    max_new_tokens: Annotated[int, POSITIVE] = 256
+    tokens_per_batch: Annotated[int, POSITIVE] = 16384
+    backend: Literal["auto", "transformers", "vllm"] = "auto"
 
 
 @dataclass
@@ -436,15 +464,18 @@ class TrainConfig:
 class RunConfig(TrainConfig):
     """Importance-weighted preference optimisation, from pairs to report, in stages that are kept and resumed.
 
-    prepare, reference, cluster, reward, weigh, train, evaluate. Running the same command again goes on where the last
-    one stopped; a stage whose inputs and settings have not changed is skipped.
+    prepare, sample (if `candidates.per_prompt` is set), reference, cluster, reward, weigh, train, evaluate. Running the
+    same command again goes on where the last one stopped; a stage whose inputs and settings have not changed is
+    skipped.
 
     Args:
+        candidates: Completions drawn from the policy before training.
         clusters: Groups of prompts.
         rewards: Where rewards come from.
         weights: What becomes of them.
     """
 
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
     rewards: RewardConfig = field(default_factory=RewardConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)

@@ -15,6 +15,7 @@ from typing import Any
 
 from iwpo_fast.config import (
     EVEN,
+    CandidateConfig,
     DataConfig,
     LogConfig,
     LoraConfig,
@@ -59,6 +60,7 @@ def check_config(config: TrainConfig) -> None:
     _check_objective(config.objective)
     _check_log(config.log)
     if isinstance(config, RunConfig):
+        _check_candidates(config)
         _check_clusters(config)
         check_reward_settings(config.rewards)
         check_weight_settings(config.weights)
@@ -75,6 +77,35 @@ def check_tiny(tiny: TinyConfig) -> None:
             f"model.tiny.hidden_size is {tiny.hidden_size}: set a multiple of 32 and of twice "
             f"model.tiny.heads ({tiny.heads})."
         )
+
+
+def _check_candidates(config: RunConfig) -> None:
+    candidates, longest = config.candidates, config.data.max_length
+    if not candidates.per_prompt:
+        for name, value in vars(candidates).items():
+            if value != getattr(CandidateConfig(), name):
+                raise ValueError(
+                    f"candidates.{name} is {value} and candidates.per_prompt is 0, so nothing is drawn: set "
+                    f"per_prompt, or leave {name} out."
+                )
+        return
+    if candidates.max_new_tokens >= longest:
+        raise ValueError(
+            f"candidates.max_new_tokens is {candidates.max_new_tokens} and data.max_length is {longest}, which leaves "
+            "no token for a prompt: lower the first, or raise the second."
+        )
+    if config.rewards.source == "columns":
+        raise ValueError(
+            f"candidates.per_prompt is {candidates.per_prompt} and rewards.source is columns, and what is drawn has no "
+            "scores there: set rewards.source to features or model, or per_prompt to 0."
+        )
+    if candidates.backend == "vllm":
+        check_installed("vllm", "candidates.backend is vllm", extra="vllm")
+        if config.model.quantize != "none":
+            raise ValueError(
+                f"candidates.backend is vllm and model.quantize is {config.model.quantize}, and vLLM would draw from "
+                "the model as it is without: set candidates.backend to transformers."
+            )
 
 
 def check_model_settings(model: ModelConfig) -> None:

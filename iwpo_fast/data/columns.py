@@ -14,12 +14,15 @@ WEIGHTS = ("weight", "label_smoothing")
 SCORES = ("score_chosen", "score_rejected")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 NUMBERS = (*WEIGHTS, "cluster", *SCORES, *REFERENCE)
+PUBLIC = ("scores", "all_generated_responses", "all_rm_scores", "completions", "instruction", "answers")
+"""Columns of public data sets that hold candidates (`iwpo_fast.data.candidates`); in another shape they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)
-COLUMNS = (*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs")
+CANDIDATES = ("candidates", "candidate_scores")
+COLUMNS = (*TEXTS, *NUMBERS, *CANDIDATES, "prompt_id", "tools", "chat_template_kwargs")
 
 
 def column_names(mapping: Mapping[str, str], known: Sequence[str] = COLUMNS) -> dict[str, str]:
-    """Our names mapped to the source's: the same unless `mapping` renames them.
+    """Our names, and those of public data sets, mapped to the source's: the same unless `mapping` renames them.
 
     Args:
         known: our columns.
@@ -30,7 +33,8 @@ def column_names(mapping: Mapping[str, str], known: Sequence[str] = COLUMNS) -> 
     for ours in mapping:
         if ours not in known:
             raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(known)}.")
-    return {name: mapping.get(name, name) for name in known}
+    public = PUBLIC if known is COLUMNS else ()
+    return {name: name for name in public} | {name: mapping.get(name, name) for name in known}
 
 
 def check_mapping(mapping: Mapping[str, str], columns: Sequence[str], source: str) -> None:
@@ -75,30 +79,41 @@ def _numbers(name: str, records: Records, source: str, models: int | None) -> np
     """[N], or [N, models] where rows hold lists."""
     values = np.empty(len(records) if models is None else (len(records), models))
     for i, (number, record) in enumerate(records.items()):
-        value, where = record.get(name), f"In {source}, row {number}"
-        if value is None:
-            if name not in SCORES:
-                raise ValueError(f"{where} has no {name} although other rows have one: give every row a {name}.")
-            values[i] = float("nan")
-        elif models is None:
-            values[i] = _number(name, value, where)
-        elif isinstance(value, list) and len(value) == models:
-            values[i] = [_number(name, element, where) for element in value]
-        else:
-            raise ValueError(
-                f"{where} has the {name} {reprlib.repr(value)} where other rows have lists of {models}: give every "
-                "row one score per reward model."
-            )
+        try:
+            values[i] = _value(name, record.get(name), models)
+        except ValueError as error:
+            raise ValueError(f"In {source}, row {number} {error}") from None
     return values
 
 
-def _number(name: str, value: object, where: str) -> float:
+def _value(name: str, value: object, models: int | None) -> float | list[float]:
+    """Raises ValueError with a message that goes on from "row 1"."""
+    if value is None:
+        if name not in SCORES:
+            raise ValueError(f"has no {name} although other rows have one: give every row a {name}.")
+        return float("nan")
+    if models is None:
+        return number_of(name, value)
+    if isinstance(value, list) and len(value) == models:
+        return [number_of(name, element) for element in value]
+    raise ValueError(
+        f"has the {name} {reprlib.repr(value)} where other rows have lists of {models}: give every "
+        "row one score per reward model."
+    )
+
+
+def number_of(name: str, value: object) -> float:
+    """The value of a column as a float.
+
+    Raises:
+        ValueError: it is no number of float32, or out of the range of its column. The message goes on from "row 1".
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise ValueError(f"{where} has the {name} {reprlib.repr(value)}: make it a number.")
+        raise ValueError(f"has the {name} {reprlib.repr(value)}: make it a number.")
     if not -LARGEST <= value <= LARGEST:
-        raise ValueError(f"{where} has the {name} {reprlib.repr(value)}: make it a finite number of float32.")
+        raise ValueError(f"has the {name} {reprlib.repr(value)}: make it a finite number of float32.")
     if name == "weight" and value < 0:
-        raise ValueError(f"{where} has the negative weight {value}: make it 0 or more.")
+        raise ValueError(f"has the negative weight {value}: make it 0 or more.")
     if name == "label_smoothing" and not 0 <= value < 1:
-        raise ValueError(f"{where} has the label_smoothing {value}: make it 0 or more and less than 1.")
+        raise ValueError(f"has the label_smoothing {value}: make it 0 or more and less than 1.")
     return float(value)

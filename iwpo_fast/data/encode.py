@@ -1,4 +1,4 @@
-"""Text to token ids, many rows in one call: prompt, prompt + chosen and prompt + rejected of each."""
+"""Text to token ids, many rows in one call: prompt and prompt + completion of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.records import first_line
-from iwpo_fast.data.rows import Message, Rows
+from iwpo_fast.data.rows import Message, Rows, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,28 +34,56 @@ def encode_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, add_eos: bool
     Raises:
         ValueError: a row cannot be rendered, or has a prompt without tokens.
     """
+    sides = [rows.chosen, rows.rejected]
+    kept, (prompt, chosen, rejected) = _encode(rows, sides, tokenizer, add_eos=add_eos, progress=progress)
+    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept)
+
+
+def encode_candidates(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool = False
+) -> tuple[np.ndarray, Ragged]:
+    """Encode the candidates of the rows, as `encode_rows` does chosen and rejected.
+
+    Returns:
+        int64 [k], those whose prompt's tokens begin prompt + candidate; k rows, their token ids.
+    """
+    candidates = rows.candidates
+    assert candidates is not None and len(candidates)
+    owners = rows.without_candidates().take(candidates.row)
+    kept, (_, completions) = _encode(owners, [candidates.texts], tokenizer, add_eos=add_eos, progress=progress)
+    return kept, completions
+
+
+def encode_prompts(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Ragged:
+    """The prompts of the rows alone, with what a chat template writes to ask for an answer."""
+    return _encode(rows, [], tokenizer, add_eos=False, progress=False)[1][0]
+
+
+def _encode(
+    rows: Rows, sides: Sequence[list[Text]], tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool
+) -> tuple[np.ndarray, list[Ragged]]:
+    """The rows whose prompt tokens begin prompt + completion on all sides; token ids of their prompts and sides."""
     encode = _Encoder(tokenizer, special_tokens=not rows.conversational)
     kept: list[int] = []
     parts: list[list[Ragged]] = []
     with tqdm(total=len(rows), desc="tokenising", unit="row", disable=None if progress else True) as bar:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = range(start, min(start + ROWS_AT_ONCE, len(rows)))
-            ids = encode(_render(rows, some, tokenizer, add_eos))
+            ids = encode(_render(rows, sides, some, tokenizer, add_eos))
             n = len(some)
             _check_prompts(rows, some, ids[:n])
-            fits, part = _split(ids[:n], ids[n : 2 * n], ids[2 * n :])
+            fits, part = _split(ids[:n], [ids[n * k : n * (k + 1)] for k in range(1, len(sides) + 1)])
             kept += [some[i] for i in fits]
             parts.append(part)
             bar.update(n)
-    prompt, chosen, rejected = (Ragged.concatenate(part) for part in zip(*parts, strict=True))
-    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=np.array(kept, dtype=np.int64))
+    return np.array(kept, dtype=np.int64), [Ragged.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _split(prompts: list[Ids], chosen: list[Ids], rejected: list[Ids]) -> tuple[list[int], list[Ragged]]:
-    """Which rows begin with their prompt's tokens; prompt, chosen and rejected completion of these."""
+def _split(prompts: list[Ids], sides: list[list[Ids]]) -> tuple[list[int], list[Ragged]]:
+    """Which rows begin with their prompt's tokens; prompts, and completions of each side, of these."""
     lengths = [len(prompt) for prompt in prompts]
-    fits = [i for i, n in enumerate(lengths) if chosen[i][:n] == prompts[i] == rejected[i][:n]]
-    parts = [[prompts[i] for i in fits], *([side[i][lengths[i] :] for i in fits] for side in (chosen, rejected))]
+    fits = [i for i, n in enumerate(lengths) if all(side[i][:n] == prompts[i] for side in sides)]
+    parts = [[prompts[i] for i in fits], *([side[i][lengths[i] :] for i in fits] for side in sides)]
     return fits, [Ragged.from_rows(part) for part in parts]
 
 
@@ -94,44 +122,47 @@ class _Encoder:
         return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def _render(rows: Rows, some: Sequence[int], tokenizer: PreTrainedTokenizerBase, add_eos: bool) -> list[str]:
-    """The prompts of the given rows, then prompts + chosen, then prompts + rejected; conversations by the template.
+def _render(
+    rows: Rows, sides: Sequence[list[Text]], some: Sequence[int], tokenizer: PreTrainedTokenizerBase, add_eos: bool
+) -> list[str]:
+    """The prompts of the given rows, then prompts + completions, side after side; conversations by the template.
 
     Args:
+        sides: completions of all rows, such as chosen and rejected.
         add_eos: end each plain-text completion with the end-of-sequence token, unless it already does.
 
     Raises:
         ValueError: a conversation does not fit the template, or there is no token to end with.
     """
     if rows.conversational:
-        return _conversations(rows, some, tokenizer)
+        return _conversations(rows, sides, some, tokenizer)
     end = tokenizer.eos_token if add_eos else ""
     if end is None:
         raise ValueError("The tokenizer has no end-of-sequence token: set data.add_eos to false, or give it one.")
-    return _strings(rows, some, end)
+    return _strings(rows, sides, some, end)
 
 
-def _strings(rows: Rows, some: Sequence[int], end: str) -> list[str]:
+def _strings(rows: Rows, sides: Any, some: Sequence[int], end: str) -> list[str]:
     prompt: Any = rows.prompt
-    sides: Any = (rows.chosen, rows.rejected)
     ended = [prompt[row] + side[row].removesuffix(end) + end for side in sides for row in some]
     return [*(prompt[row] for row in some), *ended]
 
 
-def _conversations(rows: Rows, some: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    parts: tuple[list[str], ...] = ([], [], [])
+def _conversations(rows: Rows, sides: Any, some: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    parts: list[list[str]] = [[] for _ in range(len(sides) + 1)]
     # One call renders the rows that give the template the same tools and keywords; mostly that is all of them.
     for _, group in groupby(some, key=lambda row: json.dumps(rows.template and rows.template[row], default=str)):
         members = list(group)
         arguments = rows.template[members[0]] if rows.template else {}
         prompts: list[Any] = [rows.prompt[row] for row in members]
-        for part, completions, ask in zip(parts, (None, rows.chosen, rows.rejected), (True, False, False), strict=True):
+        for part, completions in zip(parts, (None, *sides), strict=True):
             conversations: list[list[Message]] = [
                 [*prompt, *(completions[row] if completions else [])]
                 for prompt, row in zip(prompts, members, strict=True)
             ]
+            ask = completions is None
             part += _apply(tokenizer, conversations, arguments | {"add_generation_prompt": ask}, rows, members)
-    return [*parts[0], *parts[1], *parts[2]]
+    return [text for part in parts for text in part]
 
 
 def _apply(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
@@ -61,9 +61,9 @@ def canonical(
             "has a string and a list of messages as its completions: make chosen and rejected both the same."
         )
     for name, completion in zip(("chosen", "rejected"), parts[1:], strict=True):
-        if not may_be_empty and _is_empty(completion):
+        if not may_be_empty and is_empty(completion):
             raise ValueError(f"has an empty completion in {name}: fill it in or remove the row.")
-    _check_encodable(parts)
+    check_encodable(parts)
     return parts
 
 
@@ -104,7 +104,7 @@ def _from_strings(prompt: Any, chosen: str, rejected: str) -> tuple[Text, Text, 
         return prompt, chosen, rejected
     if isinstance(prompt, list):
         answers = [[{"role": "assistant", "content": text}] if text else [] for text in (chosen, rejected)]
-        return _messages(prompt, "prompt"), answers[0], answers[1]
+        return as_messages(prompt, "prompt"), answers[0], answers[1]
     _must_be_text_or_absent(prompt)
     if all(text.startswith(HUMAN) and ASSISTANT in text for text in (chosen, rejected)):
         return split_dialogues(chosen, rejected)
@@ -112,9 +112,9 @@ def _from_strings(prompt: Any, chosen: str, rejected: str) -> tuple[Text, Text, 
 
 
 def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> tuple[Text, Text, Text]:
-    chosen, rejected = _messages(chosen, "chosen"), _messages(rejected, "rejected")
+    chosen, rejected = as_messages(chosen, "chosen"), as_messages(rejected, "rejected")
     if isinstance(prompt, list):
-        return _messages(prompt, "prompt"), chosen, rejected
+        return as_messages(prompt, "prompt"), chosen, rejected
     _must_be_text_or_absent(prompt)
     if not chosen or not rejected:
         return [], chosen, rejected
@@ -135,7 +135,7 @@ def _completion(row: Mapping[str, Any], name: str) -> Text:
     return value
 
 
-def _messages(messages: list[Any], name: str) -> list[Message]:
+def as_messages(messages: list[Any], name: str) -> list[Message]:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise ValueError(f"has a message without a role in {name}: each message needs a role and a content.")
@@ -164,13 +164,13 @@ def _must_be_text_or_absent(prompt: Any) -> None:
         raise ValueError(f"has a prompt of type {type(prompt).__name__}: make it a string or a list of messages.")
 
 
-def _is_empty(completion: Text) -> bool:
+def is_empty(completion: Text) -> bool:
     if isinstance(completion, str):
         return not completion
     return not any(message.get("content") or message.get("tool_calls") for message in completion)
 
 
-def _check_encodable(parts: tuple[Text, Text, Text]) -> None:
+def check_encodable(parts: Sequence[Text]) -> None:
     for part in parts:
         for text in contents(part):
             try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Counts of pairs; `rows_read` is `kept` plus the four reasons of `dropped`.
+    """Counts of pairs; `rows_read` is `kept` plus the reasons of `dropped`.
 
     Attributes:
         source: what the rows were read from.
@@ -23,6 +24,9 @@ class Ledger:
         prompts_cut: kept pairs whose prompt lost tokens.
         completions_cut: completions of kept pairs that lost tokens.
         equal_scores: kept pairs whose `score_chosen` equals their `score_rejected`.
+        dropped_unpaired: rows no two of whose candidates have different scores.
+        candidates: empty where the data have none, or else counts of them: `read`, of which `in_pairs` are what pairs
+            were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
     """
 
     source: str
@@ -38,6 +42,8 @@ class Ledger:
     prompts_cut: int
     completions_cut: int
     equal_scores: int
+    dropped_unpaired: int = 0
+    candidates: dict[str, int] = field(default_factory=dict)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -47,6 +53,7 @@ class Ledger:
             f"longer than {self.max_length} tokens": self.dropped_too_long,
             "with an empty completion": self.dropped_empty,
             "with two identical completions": self.dropped_identical,
+            "whose candidates have no two different scores": self.dropped_unpaired,
         }
         return {reason: count for reason, count in reasons.items() if count}
 
@@ -67,10 +74,21 @@ class Ledger:
             )
         if self.equal_scores:
             lines.append(f"  equal scores: {self.equal_scores:,}")
+        if self.candidates:
+            lines.append(f"  candidates: {counted(self.candidates)}")
         return lines
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
         from iwpo_fast.files import save_json
 
-        save_json(path, asdict(self))
+        ledger = asdict(self)
+        for name in ("candidates", "dropped_unpaired"):
+            if not ledger[name]:  # as before there were any
+                del ledger[name]
+        save_json(path, ledger)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """What became of candidates, for people."""
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)

@@ -12,6 +12,32 @@ from iwpo_fast.data.ragged import Ragged
 
 
 @dataclass(frozen=True)
+class CandidateTokens:
+    """K candidates: responses to the prompts of pairs, perhaps in none of them, as token ids.
+
+    Attributes:
+        completions: int32 token ids, K rows.
+        pair: int64 [K], the first pair with the prompt that each of them answers.
+        source: int64 [K], which of the candidates of the rows each was read as.
+        columns: float64 [K] each, as of `Candidates`.
+        ref_logps: float32 [K], log-probs under the reference, or None before they are known.
+    """
+
+    completions: Ragged
+    pair: np.ndarray
+    source: np.ndarray
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    ref_logps: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    def token_fingerprint(self) -> str:
+        """Hash of the token ids and the pairs they belong to."""
+        return hash_of(self.pair, self.completions.offsets, self.completions.values)
+
+
+@dataclass(frozen=True)
 class Pairs:
     """P preference pairs (x, y_w, y_l) as token ids.
 
@@ -25,6 +51,7 @@ class Pairs:
         ref_logps: float32 [P, 2], log-probs of chosen and rejected under the reference, or None before they are known.
         ref_token_logps: float32, the same for each token of `chosen` and of `rejected`; None where the data brought
             only the sums.
+        candidates: further responses to the prompts of these pairs, or None.
     """
 
     prompt: Ragged
@@ -36,6 +63,7 @@ class Pairs:
     row: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     ref_logps: np.ndarray | None = None
     ref_token_logps: tuple[Ragged, Ragged] | None = None
+    candidates: CandidateTokens | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -59,7 +87,7 @@ class Pairs:
         return both.reshape(len(self), 2, -1).astype(np.float32)
 
     def take(self, rows: np.ndarray) -> Pairs:
-        """The given rows, in the given order."""
+        """The given rows, in the given order, without candidates."""
         tokens = self.ref_token_logps
         return Pairs(
             prompt=self.prompt.take(rows),
@@ -74,12 +102,9 @@ class Pairs:
         )
 
     def token_fingerprint(self) -> str:
-        """Hash of the token ids alone: equal for data that differs only in weights or scores."""
-        digest = hashlib.sha256()
-        for part in (self.prompt, self.chosen, self.rejected):
-            digest.update(np.ascontiguousarray(part.offsets).tobytes())
-            digest.update(np.ascontiguousarray(part.values).tobytes())
-        return digest.hexdigest()
+        """Hash of the pairs' token ids: equal for data that differs only in weights, scores or candidates."""
+        parts = (self.prompt, self.chosen, self.rejected)
+        return hash_of(*(array for part in parts for array in (part.offsets, part.values)))
 
     def fingerprint(self) -> str:
         """Hash of everything that training reads: tokens, weights, label smoothing, further columns."""
@@ -90,3 +115,10 @@ class Pairs:
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+
+def hash_of(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.config import DataConfig
-from iwpo_fast.data.columns import TEXTS, check_mapping, column_names, numeric_columns
-from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
+from iwpo_fast.config import DataConfig, PairsFromCandidates
+from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, read_row
+from iwpo_fast.data.columns import SCORES, TEXTS, check_mapping, column_names, numeric_columns
+from iwpo_fast.data.forms import PrefixMismatch, prompts_repeated
+from iwpo_fast.data.ragged import bounds_of
 from iwpo_fast.data.records import Records, read_records, source_name
-from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.data.rows import Candidates, Rows, Text
 from iwpo_fast.limits import check_limits
-
-Texts = tuple[Text, Text, Text]
 
 
 def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
@@ -35,13 +35,14 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     records, columns = read_records(config.path, config.split, names, limit=config.limit)
     source = source_name(config.path)
     check_mapping(config.columns, columns, source)
-    rows, prompt_ids = _canonical_rows(records, source, config.on_prefix_mismatch)
+    rows, prompt_ids = _canonical_rows(records, source, config)
+    _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
         return rows, _evaluation_rows(config, names)
     held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
-    train = replace(rows.take(np.flatnonzero(~held_out)), mismatches=rows.mismatches)
+    train = replace(rows.take(np.flatnonzero(~held_out)), mismatches=rows.mismatches, unpaired=rows.unpaired)
     return train, _named_held_out(rows.take(np.flatnonzero(held_out))) if held_out.any() else None
 
 
@@ -73,6 +74,15 @@ def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
     )
 
 
+def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
+    how, candidates = config.pairs_from_candidates, rows.candidates
+    if how != "best_worst" and (candidates is None or not candidates.left_out["in_pairs"].any()):
+        raise ValueError(
+            f"data.pairs_from_candidates is {how}, but every row of {rows.source} has its chosen and rejected: leave "
+            "it out."
+        )
+
+
 def _evaluation_rows(config: DataConfig, names: Mapping[str, str]) -> Rows:
     """The rows of `eval_path` or `eval_split`."""
     path, setting = (config.eval_path, "data.eval_path") if config.eval_path else (config.path, "data.path")
@@ -80,54 +90,98 @@ def _evaluation_rows(config: DataConfig, names: Mapping[str, str]) -> Rows:
     # Evaluation data often lack weights and scores.
     texts = {ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}
     check_mapping(texts, columns, source_name(path))
-    return _named_held_out(_canonical_rows(records, source_name(path), config.on_prefix_mismatch)[0])
+    return _named_held_out(_canonical_rows(records, source_name(path), config)[0])
 
 
 def _named_held_out(rows: Rows) -> Rows:
     return replace(rows, source=f"{rows.source}, held out")
 
 
-def _canonical_rows(records: Records, source: str, on_prefix_mismatch: str) -> tuple[Rows, list[Any]]:
+def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[Rows, list[Any]]:
     """Rows and the `prompt_id` of each, or None."""
     columns = numeric_columns(records, source)
-    texts, arguments, mismatches = _canonical_texts(records, source)
-    if mismatches and (on_prefix_mismatch == "error" or not texts):
+    found, given, mismatches = _read_each(records, source, config.pairs_from_candidates)
+    if mismatches and (config.on_prefix_mismatch == "error" or not found):
         raise mismatch_error(next(iter(mismatches.values())), list(mismatches), source)
-    prompt, chosen, rejected = (list(part) for part in zip(*texts.values(), strict=True))
-    kept = np.array([number in texts for number in records])
+    place = dict(zip(records, range(len(records)), strict=True))
+    numbers = [number for number, row in found.items() for _ in row.pairs]
+    if not numbers:
+        raise ValueError(f"No row of {source} has two candidates of different scores: give it some, or pairs.")
+    pairs = [pair for row in found.values() for pair in row.pairs]
+    prompt, chosen, rejected = (list(part) for part in zip(*(pair.texts for pair in pairs), strict=True))
+    arguments = [given[number] for number in numbers]
+    kept = np.array([place[number] for number in numbers])
     rows = Rows(
         source=source,
-        numbers=np.array(list(texts), dtype=np.int64),
+        numbers=np.array(numbers, dtype=np.int64),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        columns={name: values[kept] for name, values in columns.items()},
+        columns=_with_scores({name: values[kept] for name, values in columns.items()}, pairs),
         template=arguments if any(arguments) else None,
         mismatches=len(mismatches),
+        candidates=_candidates(list(found.values())),
+        unpaired=sum(not row.pairs for row in found.values()),
     )
-    return rows, [records[number].get("prompt_id") for number in texts]
+    return rows, [records[number].get("prompt_id") for number in numbers]
 
 
-def _canonical_texts(records: Records, source: str) -> tuple[dict[int, Texts], list[dict[str, Any]], dict[int, str]]:
-    """Texts by row number, what each of these rows gives its chat template, and why other rows have no one prompt."""
-    texts: dict[int, Texts] = {}
-    arguments: list[dict[str, Any]] = []
+def _read_each(
+    records: Records, source: str, how: PairsFromCandidates
+) -> tuple[dict[int, RowOfPairs], dict[int, dict[str, Any]], dict[int, str]]:
+    """By row number: what each holds, what it gives its chat template, and why other rows have no one prompt."""
+    found: dict[int, RowOfPairs] = {}
+    arguments: dict[int, dict[str, Any]] = {}
     mismatches: dict[int, str] = {}
+    first: Text | None = None
     repeated = prompts_repeated(records.values())
     for number, record in records.items():
         try:
-            texts[number] = canonical(record, prompt_repeated=repeated)
-            _check_alike(next(iter(texts.values())), texts[number])
-            arguments.append(template_arguments(record))
+            row = read_row(record, how, prompt_repeated=repeated)
+            for pair in row.pairs:
+                first = pair.texts[0] if first is None else first
+                _check_alike(first, pair.texts[0])
+            arguments[number] = template_arguments(record)
+            found[number] = row
         except PrefixMismatch as mismatch:
             mismatches[number] = str(mismatch)
         except ValueError as error:
             raise ValueError(f"In {source}, row {number} {error}") from None
-    return texts, arguments, mismatches
+    return found, arguments, mismatches
 
 
-def _check_alike(first: Texts, other: Texts) -> None:
-    if isinstance(first[0], str) != isinstance(other[0], str):
+def _with_scores(columns: dict[str, np.ndarray], pairs: list[PairOfRow]) -> dict[str, np.ndarray]:
+    """The columns, with the scores that candidates bring of chosen and rejected, where the columns have none."""
+    scores = np.array([pair.scores for pair in pairs])
+    if np.isnan(scores).all() or any(columns.get(name, scores[:, 0]).ndim > 1 for name in SCORES):
+        return columns
+    given = {name: columns.get(name, np.full(len(pairs), np.nan)) for name in SCORES}
+    return columns | {
+        name: np.where(np.isnan(values), scores[:, side], values) for side, (name, values) in enumerate(given.items())
+    }
+
+
+def _candidates(rows: list[RowOfPairs]) -> Candidates | None:
+    """The candidates of all rows, each behind the first pair of its row; None if no row has any."""
+    if all(row.others is None for row in rows):
+        return None
+    with_pairs = [row for row in rows if row.pairs]
+    first = bounds_of([len(row.pairs) for row in with_pairs])[:-1]
+    others = [row.others or [] for row in with_pairs]
+    left_out = {name: np.zeros(sum(len(row.pairs) for row in with_pairs), dtype=np.int64) for name in LEFT_OUT}
+    for name, counts in left_out.items():
+        counts[first] = [(row.left_out or {}).get(name, 0) for row in with_pairs]
+    return Candidates(
+        texts=[text for scored in others for text, _ in scored],
+        row=np.repeat(first, [len(scored) for scored in others]),
+        columns={"score": np.array([score for scored in others for _, score in scored], dtype=np.float64)},
+        left_out=left_out,
+    )
+
+
+def _check_alike(first: Text, other: Text) -> None:
+    """Of two prompts."""
+    if isinstance(first, str) != isinstance(other, str):
         raise ValueError("mixes conversations and plain text with the rows before it: make all rows the same.")
 
 

@@ -13,6 +13,56 @@ Text = str | list[Message]
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """K responses to the prompts of N rows that are neither chosen nor rejected there, in canonical form.
+
+    Attributes:
+        texts: K texts, of the kind of the rows'.
+        row: int64 [K], the row whose prompt each of them answers.
+        columns: float64 [K] each, NaN where unknown: `score`; of sampled ones `draws`, how often each was drawn,
+            `log_mu` and `log_model`, its log-prob in nats under the sampler and under the model itself.
+        left_out: int64 [N] each, by row, what was read beside these: `in_pairs`, those that the row's pairs were made
+            of, `duplicate`, which equal another response of the row, and `empty`.
+    """
+
+    texts: list[Text]
+    row: np.ndarray
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """float64 [K], NaN for a candidate without a score."""
+        return self.columns.get("score", np.full(len(self), np.nan))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was read, and what became of it, as in `Ledger.candidates`."""
+        in_pairs, duplicate, empty = (
+            int(self.left_out[name].sum()) if name in self.left_out else 0
+            for name in ("in_pairs", "duplicate", "empty")
+        )
+        read = len(self) + in_pairs + duplicate + empty
+        dropped = {"dropped_duplicate": duplicate, "dropped_empty": empty}
+        return {"read": read, "in_pairs": in_pairs, "kept": len(self), **dropped}
+
+    def of_rows(self, rows: np.ndarray, total: int) -> Candidates:
+        """Those of the given ones of `total` rows, which are numbered anew; a row that is there twice has them once."""
+        place = np.full(total, -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        kept = np.flatnonzero(place[self.row] >= 0)
+        return Candidates(
+            [self.texts[k] for k in kept],
+            place[self.row[kept]],
+            {name: values[kept] for name, values in self.columns.items()},
+            {name: counts[rows] for name, counts in self.left_out.items()},
+        )
+
+
+@dataclass(frozen=True)
 class Rows:
     """N preference pairs in canonical form: the completions follow the prompt and do not repeat it.
 
@@ -23,6 +73,8 @@ class Rows:
         columns: float64 [N] each, the numeric columns that the source has.
         template: for each conversation what its chat template is given beside the messages, such as `tools`.
         mismatches: rows left out because their completions do not follow one prompt.
+        candidates: further responses to these prompts; None where the source has none.
+        unpaired: rows left out because no two of their candidates have different scores.
     """
 
     source: str
@@ -33,6 +85,8 @@ class Rows:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     template: list[dict[str, Any]] | None = None
     mismatches: int = 0
+    candidates: Candidates | None = None
+    unpaired: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -42,16 +96,23 @@ class Rows:
         return bool(self.prompt) and not isinstance(self.prompt[0], str)
 
     def texts(self) -> Iterator[str]:
-        """Every prompt and completion, a conversation as the contents of its messages."""
+        """Every prompt, completion and candidate, a conversation as the contents of its messages."""
         for texts in zip(self.prompt, self.chosen, self.rejected, strict=True):
             for text in texts:
                 yield from contents(text)
+        for text in self.candidates.texts if self.candidates else ():
+            yield from contents(text)
+
+    def without_candidates(self) -> Rows:
+        return self if self.candidates is None else replace(self, candidates=None)
 
     def take(self, rows: np.ndarray) -> Rows:
-        """The given rows, in the given order; the mismatches are not among them."""
+        """The given rows, in the given order, with their candidates; rows that were left out are not among them."""
         return replace(
             self,
             mismatches=0,
+            unpaired=0,
+            candidates=None if self.candidates is None else self.candidates.of_rows(rows, len(self)),
             numbers=self.numbers[rows],
             prompt=[self.prompt[row] for row in rows],
             chosen=[self.chosen[row] for row in rows],

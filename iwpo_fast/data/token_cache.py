@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = "1"
+FORMAT, CANDIDATES_FORMAT = "1", "candidates 1"
+SIDES = ("prompt", "chosen", "rejected")
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +38,68 @@ def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConf
     The name hashes all texts, all files of the tokenizer with its chat template, and `add_eos`. Truncation happens
     after the cache, and weights and scores go around it, so changing them costs no tokenisation.
     """
-    digest = hashlib.sha256(f"{FORMAT} {config.add_eos} ".encode())
-    for file in _tokenizer_files(tokenizer):
-        digest.update(f"{len(file)} ".encode() + file)
-    template = rows.template or [{}] * len(rows)
-    for row in zip(rows.prompt, rows.chosen, rows.rejected, template, strict=True):
-        digest.update(json.dumps(row, default=str).encode())
-    return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
+    texts = zip(rows.prompt, rows.chosen, rows.rejected, _arguments(rows), strict=True)
+    return _path(FORMAT, texts, tokenizer, config)
+
+
+def candidates_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
+    """Where the token ids of the candidates of these rows are kept."""
+    assert rows.candidates is not None
+    arguments, row = _arguments(rows), rows.candidates.row.tolist()
+    texts = ((rows.prompt[i], text, arguments[i]) for i, text in zip(row, rows.candidates.texts, strict=True))
+    return _path(CANDIDATES_FORMAT, texts, tokenizer, config)
 
 
 def save_tokens(path: Path, pairs: Pairs) -> None:
     """Write rows and token ids as Parquet with checksums, aside and then renamed."""
+    _save(path, pairs.row, {name: getattr(pairs, name) for name in SIDES})
+
+
+def load_tokens(path: Path) -> Pairs | None:
+    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
+    loaded = _load(path, SIDES)
+    if loaded is None:
+        return None
+    row, (prompt, chosen, rejected) = loaded
+    return Pairs(prompt, chosen, rejected, np.ones(len(row)), row=row)
+
+
+def save_candidates(path: Path, kept: np.ndarray, completions: Ragged) -> None:
+    """Write what `encode_candidates` returns, as `save_tokens` does."""
+    _save(path, kept, {"completion": completions})
+
+
+def load_candidates(path: Path) -> tuple[np.ndarray, Ragged] | None:
+    """What `save_candidates` wrote; None if there is nothing, or nothing that can be read."""
+    loaded = _load(path, ("completion",))
+    return None if loaded is None else (loaded[0], loaded[1][0])
+
+
+def _arguments(rows: Rows) -> list[dict[str, Any]]:
+    return rows.template or [{}] * len(rows)
+
+
+def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
+    digest = hashlib.sha256(f"{kind} {config.add_eos} ".encode())
+    for file in _tokenizer_files(tokenizer):
+        digest.update(f"{len(file)} ".encode() + file)
+    for row in texts:
+        digest.update(json.dumps(row, default=str).encode())
+    return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
+
+
+def _save(path: Path, row: np.ndarray, parts: dict[str, Ragged]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from iwpo_fast.files import written_aside
 
-    parts = {name: _to_arrow(getattr(pairs, name)) for name in ("prompt", "chosen", "rejected")}
-    table = pa.table({"row": pairs.row, **parts})
+    table = pa.table({"row": row, **{name: _to_arrow(part) for name, part in parts.items()}})
     with written_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
-def load_tokens(path: Path) -> Pairs | None:
-    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
+def _load(path: Path, names: Sequence[str]) -> tuple[np.ndarray, list[Ragged]] | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -67,8 +107,7 @@ def load_tokens(path: Path) -> Pairs | None:
         return None
     try:
         table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-        prompt, chosen, rejected = (_from_arrow(table.column(name)) for name in ("prompt", "chosen", "rejected"))
-        return Pairs(prompt, chosen, rejected, np.ones(len(table)), row=table.column("row").to_numpy())
+        return table.column("row").to_numpy(), [_from_arrow(table.column(name)) for name in names]
     except (pa.ArrowException, OSError, KeyError, AttributeError):
         logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
-from iwpo_fast.data.truncate import cut, fitted, too_long
+from iwpo_fast.data.tokenise_candidates import candidate_counts, candidate_tokens
+from iwpo_fast.data.truncate import cut, cut_candidates, fitted, too_long
 from iwpo_fast.limits import check_limits
 
 if TYPE_CHECKING:
@@ -43,17 +44,18 @@ def tokenise(
             reference log-probs is cut, or nothing is left.
     """
     encoded = _checked_encoding(rows, tokenizer, config, progress)
-    pairs, counts = cut(encoded, max_length=config.max_length, policy=config.truncation, bos=tokenizer.bos_token_id)
-    _check_reference(rows, encoded, pairs, config)
-    pairs = _with_columns(pairs, rows)
+    if rows.candidates is not None:
+        encoded = replace(encoded, candidates=candidate_tokens(rows, encoded, tokenizer, config, progress))
+    pairs, counts = _cut(rows, encoded, config, tokenizer.bos_token_id)
     ledger = Ledger(
         source=rows.source,
-        rows_read=len(rows) + rows.mismatches,
+        rows_read=len(rows) + rows.mismatches + rows.unpaired,
         kept=len(pairs),
         max_length=config.max_length,
         truncation=config.truncation,
         dropped_prefix_mismatch=len(rows) - len(encoded) + rows.mismatches,
         equal_scores=_equal_scores(pairs.columns),
+        dropped_unpaired=rows.unpaired,
         **counts,
     )
     if ledger.kept == 0:
@@ -95,6 +97,19 @@ def tokenise_all(
 def _checked_encoding(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:
     """The pairs as token ids, not yet cut; what the policies do not allow for is refused."""
     check_limits(config, "data")
+    use_template(rows, tokenizer, config)
+    encoded = _encoded(rows, tokenizer, config, progress)
+    _check_mismatches(rows, encoded, config)
+    _check_lengths(rows, encoded, config)
+    return encoded
+
+
+def use_template(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
+    """Give the tokenizer the chat template of the data, if there is one.
+
+    Raises:
+        ValueError: it cannot be read, or conversations have none.
+    """
     if config.chat_template is not None:
         tokenizer.chat_template = _template(config.chat_template)
     if rows.conversational and tokenizer.chat_template is None:
@@ -102,10 +117,18 @@ def _checked_encoding(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: Da
             f"{rows.source} holds conversations but the tokenizer has no chat template: set data.chat_template to the "
             "path of one."
         )
-    encoded = _encoded(rows, tokenizer, config, progress)
-    _check_mismatches(rows, encoded, config)
-    _check_lengths(rows, encoded, config)
-    return encoded
+
+
+def _cut(rows: Rows, encoded: Pairs, config: DataConfig, bos: int | None) -> tuple[Pairs, dict[str, Any]]:
+    """The pairs and candidates that fit, with the numbers of their rows; and what the ledger says of the others."""
+    pairs, counts = cut(encoded, max_length=config.max_length, policy=config.truncation, bos=bos)
+    _check_reference(rows, encoded, pairs, config)
+    pairs = _with_columns(pairs, rows)
+    if rows.candidates is None:
+        return pairs, counts
+    left, lost = cut_candidates(encoded, pairs, max_length=config.max_length, policy=config.truncation)
+    of_candidates = candidate_counts(rows.candidates, encoded, lost)
+    return replace(pairs, candidates=left), {**counts, "candidates": of_candidates}
 
 
 def _encoded(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:
@@ -152,7 +175,9 @@ def _check_lengths(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
 
 def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfig) -> None:
     """The reference log-probs in the data are those of uncut texts."""
-    changed = np.intersect1d(encoded.row[too_long(encoded, config.max_length)], pairs.row)
+    kept = np.searchsorted(encoded.row, pairs.row)
+    sides = ((encoded.prompt, pairs.prompt), (encoded.chosen, pairs.chosen), (encoded.rejected, pairs.rejected))
+    changed = pairs.row[np.any([whole.lengths[kept] != left.lengths for whole, left in sides], axis=0)]
     if len(changed) and REFERENCE[0] in rows.columns:
         others = f" (the first of {len(changed)})" if len(changed) > 1 else ""
         raise ValueError(

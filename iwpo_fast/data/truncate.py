@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iwpo_fast.config import TruncationPolicy
-from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.pairs import CandidateTokens, Pairs
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.unique import digests, numbered
 
 
 def too_long(pairs: Pairs, max_length: int) -> np.ndarray:
@@ -24,6 +25,9 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     remains, to predict the first completion token, and a completion that still does not fit loses its end.
     Whatever the policy, pairs that have no token in a completion, or the same two completions, are left out.
 
+    Candidates stay responses to the prompts of their pairs: where there are any, all pairs of a prompt have it cut in
+    one place, by the longest of its responses. Candidates are not cut here (`cut_candidates`), nor returned.
+
     Args:
         pairs: as `encode_rows` returns them.
 
@@ -33,7 +37,7 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     """
     prompt, chosen, rejected = pairs.prompt.lengths, pairs.chosen.lengths, pairs.rejected.lengths
     over = too_long(pairs, max_length)
-    new = _new_lengths(pairs, np.maximum(chosen, rejected), max_length, policy)
+    new = _new_lengths(pairs, _longest_responses(pairs), max_length, policy)
     lost = ~new.kept
     empty = ~lost & ((new.chosen == 0) | (new.rejected == 0))
     identical = ~lost & ~empty & _identical(pairs, new.chosen, new.rejected)
@@ -93,12 +97,66 @@ def _new_lengths(pairs: Pairs, longest: np.ndarray, max_length: int, policy: Tru
 
 def _shortened(pairs: Pairs, keep: np.ndarray, new: _Lengths, bos: int | None) -> Pairs:
     return Pairs(
-        _tails(pairs.prompt, keep, new.prompt[keep], bos),
+        tails(pairs.prompt, keep, new.prompt[keep], bos),
         pairs.chosen.slices(pairs.chosen.offsets[keep], new.chosen[keep]),
         pairs.rejected.slices(pairs.rejected.offsets[keep], new.rejected[keep]),
         weight=pairs.weight[keep],
         row=pairs.row[keep],
     )
+
+
+def cut_candidates(
+    pairs: Pairs, left: Pairs, *, max_length: int, policy: TruncationPolicy
+) -> tuple[CandidateTokens, dict[str, int]]:
+    """Fit the candidates of `pairs` behind the prompts as `cut` has left them.
+
+    `drop` leaves out those that do not fit; any other policy cuts their ends.
+
+    Args:
+        left: what `cut` returned for `pairs`.
+
+    Returns:
+        The candidates that are left, and counts for the ledger; a lost one is counted once.
+    """
+    candidates = pairs.candidates
+    assert candidates is not None
+    group = numbered(digests(pairs.prompt))[0]
+    first = np.full(len(pairs), -1, dtype=np.int64)
+    kept_pairs = np.searchsorted(pairs.row, left.row)
+    first[group[kept_pairs][::-1]] = np.arange(len(left))[::-1]
+    pair = first[group[candidates.pair]]
+    room = max_length - left.prompt.lengths[pair]
+    length = candidates.completions.lengths
+    alone, over = pair < 0, (pair >= 0) & (length > room)
+    lost = over & (policy == "drop")
+    new_length = np.where(over, np.maximum(room, 0), length)
+    empty = ~alone & ~lost & (new_length == 0)
+    keep = np.flatnonzero(~(alone | lost | empty))
+    completions = candidates.completions
+    return CandidateTokens(
+        completions.slices(completions.offsets[keep], new_length[keep]),
+        pair=pair[keep],
+        source=candidates.source[keep],
+        columns={name: values[keep] for name, values in candidates.columns.items()},
+    ), {
+        "kept": len(keep),
+        "cut": int(over[keep].sum()),
+        "dropped_too_long": int(lost.sum()),
+        "dropped_empty": int(empty.sum()),
+        "dropped_with_their_pairs": int(alone.sum()),
+    }
+
+
+def _longest_responses(pairs: Pairs) -> np.ndarray:
+    """int64 [P]: tokens of the longer completion, or where there are candidates of the longest of the whole prompt."""
+    longest, candidates = np.maximum(pairs.chosen.lengths, pairs.rejected.lengths), pairs.candidates
+    if candidates is None:
+        return longest
+    group = numbered(digests(pairs.prompt))[0]
+    of_group = np.zeros(len(pairs), dtype=np.int64)
+    np.maximum.at(of_group, group, longest)
+    np.maximum.at(of_group, group[candidates.pair], candidates.completions.lengths)
+    return of_group[group]
 
 
 def _identical(pairs: Pairs, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
@@ -110,7 +168,7 @@ def _identical(pairs: Pairs, chosen: np.ndarray, rejected: np.ndarray) -> np.nda
     return same
 
 
-def _tails(source: Ragged, rows: np.ndarray, lengths: np.ndarray, bos: int | None) -> Ragged:
+def tails(source: Ragged, rows: np.ndarray, lengths: np.ndarray, bos: int | None) -> Ragged:
     """The last `lengths` tokens of the rows, the first of them replaced by the row's leading `bos`."""
     tails = source.slices(source.offsets[rows + 1] - lengths, lengths)
     if bos is not None and len(rows):

@@ -15,13 +15,14 @@ from iwpo_fast.data.ragged import Ragged
 
 @dataclass(frozen=True)
 class Responses:
-    """The C responses, pairs of prompt and completion, that P pairs are made of, each once, behind their M prompts.
+    """The C responses, of prompt and completion, in P pairs and among their K candidates, each once, behind M prompts.
 
     Attributes:
         prompts: token ids, M rows.
         completions: token ids, C rows.
         prompt_of: int64 [C], prompt of each response.
         chosen, rejected: int64 [P], the responses of each pair.
+        candidates: int64 [K], the response that each candidate is.
     """
 
     prompts: Ragged
@@ -29,21 +30,34 @@ class Responses:
     prompt_of: np.ndarray
     chosen: np.ndarray
     rejected: np.ndarray
+    candidates: np.ndarray
 
     @classmethod
     def of(cls, pairs: Pairs) -> Responses:
-        """Prompts and responses count from 0 in order of first appearance, a pair's chosen response first."""
-        prompt, first_prompt = numbered(_digests(pairs.prompt))
-        sides = zip(prompt.tolist(), _digests(pairs.chosen), _digests(pairs.rejected), strict=True)
-        response, first = numbered((x, y) for x, chosen, rejected in sides for y in (chosen, rejected))
-        chosen, rejected = response.reshape(-1, 2).T.copy()
+        """Prompts and responses count from 0 in order of first appearance, a pair's chosen response first.
+
+        Responses in no pair come behind all others.
+        """
+        prompt, first_prompt = numbered(digests(pairs.prompt))
+        sides = zip(prompt.tolist(), digests(pairs.chosen), digests(pairs.rejected), strict=True)
+        keys = [(x, y) for x, chosen, rejected in sides for y in (chosen, rejected)]
+        # Chosen and rejected completions end to end, of which response 2p + side is row side · P + p.
+        place, of_response = np.arange(2 * len(pairs)).reshape(2, -1).T.ravel(), np.repeat(prompt, 2)
+        completions = [pairs.chosen, pairs.rejected]
+        if (others := pairs.candidates) is not None:
+            keys += zip(prompt[others.pair].tolist(), digests(others.completions), strict=True)
+            place = np.concatenate([place, np.arange(2 * len(pairs), len(keys))])
+            of_response = np.concatenate([of_response, prompt[others.pair]])
+            completions.append(others.completions)
+        response, first = numbered(keys)
+        chosen, rejected = response[: 2 * len(pairs)].reshape(-1, 2).T.copy()
         return cls(
             prompts=pairs.prompt.take(first_prompt),
-            # Chosen and rejected completions end to end, of which response 2p + side is row side · P + p.
-            completions=Ragged.concatenate([pairs.chosen, pairs.rejected]).take(first // 2 + first % 2 * len(pairs)),
-            prompt_of=prompt[first // 2],
+            completions=Ragged.concatenate(completions).take(place[first]),
+            prompt_of=of_response[first],
             chosen=chosen,
             rejected=rejected,
+            candidates=response[2 * len(pairs) :],
         )
 
     def __len__(self) -> int:
@@ -52,7 +66,7 @@ class Responses:
     @property
     def prompt_keys(self) -> list[str]:
         """M hex digests of the prompts' token ids, the same in every data set and on every machine."""
-        return [digest.hex() for digest in _digests(self.prompts)]
+        return [digest.hex() for digest in digests(self.prompts)]
 
     @cached_property
     def first_of_prompt(self) -> np.ndarray:
@@ -63,8 +77,14 @@ class Responses:
 
     def by_pair(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Values per token of `completions`, repeated per token of the pairs' `chosen` and `rejected`."""
-        rows = Ragged(values, self.completions.offsets)
-        return {"chosen": rows.take(self.chosen).values, "rejected": rows.take(self.rejected).values}
+        return {"chosen": self._repeated(values, self.chosen), "rejected": self._repeated(values, self.rejected)}
+
+    def by_candidate(self, values: np.ndarray) -> np.ndarray:
+        """The same, per token of the candidates."""
+        return self._repeated(values, self.candidates)
+
+    def _repeated(self, values: np.ndarray, responses: np.ndarray) -> np.ndarray:
+        return Ragged(values, self.completions.offsets).take(responses).values
 
 
 def numbered(keys: Iterable[Hashable]) -> tuple[np.ndarray, np.ndarray]:
@@ -78,5 +98,6 @@ def numbered(keys: Iterable[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     return of, np.unique(of, return_index=True)[1].astype(np.int64)
 
 
-def _digests(rows: Ragged) -> list[bytes]:
+def digests(rows: Ragged) -> list[bytes]:
+    """One of each row of token ids, equal for equal rows alone."""
     return [hashlib.blake2b(rows[i].astype("<i4").tobytes(), digest_size=16).digest() for i in range(len(rows))]

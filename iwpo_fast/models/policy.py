@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
@@ -161,6 +161,19 @@ class Policy(nn.Module):
                 yield self.model
         finally:
             decoder.set_attn_implementation(current)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        """What transformers' `generate` returns for these inputs alone, whatever the model's own settings are.
+
+        Ranks that share a sharded policy must all call it; it then goes on until all of them are done.
+        """
+        model = self.causal_lm
+        own, model.generation_config = model.generation_config, GenerationConfig()
+        try:
+            with self.plain_attention(), self.autocast():
+                return cast(Callable[..., Tensor], model.generate)(**inputs, synced_gpus=self.is_sharded)
+        finally:
+            model.generation_config = own
 
     def disable_adapter(self) -> AbstractContextManager[None]:
         """Run as the base model, which is the reference of a LoRA policy."""

@@ -46,7 +46,8 @@ def with_reference(
     """The pairs with their log-probs under the model as it is before training; a LoRA policy's adapter is off.
 
     Responses that are in several pairs, as where a prompt has more than two, or a pair is there more than once, are
-    computed once. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they are.
+    computed once; so are candidates. `ref_chosen_logps` and `ref_rejected_logps` columns of the data are taken as they
+    are.
 
     Args:
         cache_dir: where results are found again.
@@ -56,39 +57,56 @@ def with_reference(
     if pairs.columns.keys() >= set(REFERENCE):
         sums = np.stack([pairs.columns[name] for name in REFERENCE], axis=1)
         return replace(pairs, ref_logps=sums.astype(np.float32))
-    settings = logps_settings(policy, pairs)
-    values = load_logps(cache_dir, settings)
+    values = load_logps(cache_dir, policy, pairs)
     anyone_lacks_them = world.largest(values is None)
     if values is None or anyone_lacks_them:  # then all compute, because they wait for one another
         values = _compute(policy, pairs, world, tokens_per_batch, workers)
         if world.is_main:
-            save_logps(cache_dir, settings, values)
+            save_logps(cache_dir, policy, pairs, values)
     world.barrier()
     tokens = Ragged(values["chosen"], pairs.chosen.offsets), Ragged(values["rejected"], pairs.rejected.offsets)
     sums = np.stack([_row_sums(part) for part in tokens], axis=1)
-    return replace(pairs, ref_logps=sums.astype(np.float32), ref_token_logps=tokens)
+    candidates = pairs.candidates
+    if candidates is not None:
+        of_candidates = _row_sums(Ragged(values["candidates"], candidates.completions.offsets))
+        candidates = replace(candidates, ref_logps=of_candidates.astype(np.float32))
+    return replace(pairs, ref_logps=sums.astype(np.float32), ref_token_logps=tokens, candidates=candidates)
 
 
-def logps_settings(policy: Policy, pairs: Pairs) -> Settings:
-    """What cached log-probs depend on, by which they are found."""
-    return pass_settings(policy, pairs) | {"format": 2}
+def load_logps(cache_dir: Path, policy: Policy, pairs: Pairs) -> dict[str, np.ndarray] | None:
+    """float32 `chosen`, `rejected` and, if there are any, `candidates`, laid out as those token ids are.
+
+    None if there is nothing to read.
+    """
+    found: dict[str, np.ndarray] = {}
+    for settings, _ in _files(policy, pairs):
+        path = _path(cache_dir, settings)
+        if not path.exists():
+            return None
+        try:
+            found |= load_file(path)
+        except SafetensorError:
+            logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", path)
+            return None
+    return found
 
 
-def load_logps(cache_dir: Path, settings: Settings) -> dict[str, np.ndarray] | None:
-    """float32 `chosen` and `rejected`, laid out as those token ids are; None if there is nothing to read."""
-    path = _path(cache_dir, settings)
-    if not path.exists():
-        return None
-    try:
-        return dict(load_file(path))
-    except SafetensorError:
-        logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", path)
-        return None
+def save_logps(cache_dir: Path, policy: Policy, pairs: Pairs, values: dict[str, np.ndarray]) -> None:
+    for settings, names in _files(policy, pairs):
+        tensors = {name: torch.from_numpy(values[name]) for name in names}
+        save_tensors(_path(cache_dir, settings), tensors, settings)
 
 
-def save_logps(cache_dir: Path, settings: Settings, values: dict[str, np.ndarray]) -> None:
-    tensors = {name: torch.from_numpy(array) for name, array in values.items()}
-    save_tensors(_path(cache_dir, settings), tensors, settings)
+def _files(policy: Policy, pairs: Pairs) -> list[tuple[Settings, tuple[str, ...]]]:
+    """What the log-probs in each file of the cache depend on, and their names.
+
+    Those of pairs do not depend on candidates, so that training finds them without.
+    """
+    of_pairs = pass_settings(policy, replace(pairs, candidates=None)) | {"format": 2}
+    files: list[tuple[Settings, tuple[str, ...]]] = [(of_pairs, ("chosen", "rejected"))]
+    if pairs.candidates is not None:
+        files.append((pass_settings(policy, pairs) | {"format": 2}, ("candidates",)))
+    return files
 
 
 def put_values(values: np.ndarray, responses: Responses, rows: np.ndarray, logps: np.ndarray) -> None:
@@ -112,7 +130,13 @@ def _compute(
             put_values(values, responses, rows, policy(batch).float().cpu().numpy())
             bar.update(len(rows))
     # Each rank filled the places of its own responses and left zeros elsewhere, so the sum joins them.
-    return responses.by_pair(world.sum_(torch.from_numpy(values).to(world.device)).cpu().numpy())
+    return in_the_order_of(pairs, responses, world.sum_(torch.from_numpy(values).to(world.device)).cpu().numpy())
+
+
+def in_the_order_of(pairs: Pairs, responses: Responses, values: np.ndarray) -> dict[str, np.ndarray]:
+    """What `load_logps` gives, from the log-probs of all tokens of the responses."""
+    others = {} if pairs.candidates is None else {"candidates": responses.by_candidate(values)}
+    return responses.by_pair(values) | others
 
 
 def _row_sums(part: Ragged) -> np.ndarray:
@@ -122,8 +146,9 @@ def _row_sums(part: Ragged) -> np.ndarray:
 
 
 def pass_settings(policy: Policy, pairs: Pairs) -> Settings:
-    """What the results of a pass over `pairs` depend on."""
-    return {
+    """What the results of a pass over `pairs` and their candidates depend on."""
+    candidates: Settings = {} if pairs.candidates is None else {"candidates": pairs.candidates.token_fingerprint()}
+    return candidates | {
         "tokens": pairs.token_fingerprint(),
         "weights": policy.fingerprint,
         "layout": policy.layout,

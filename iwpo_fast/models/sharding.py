@@ -60,6 +60,7 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(policy, "hidden_states")
+    register_fsdp_forward_method(policy, "generate")
     policy.register_forward_hook(_release_after_inference)
 
 

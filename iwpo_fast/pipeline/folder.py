@@ -19,6 +19,11 @@ class PipelineFolder(OutputFolder):
     tiny_model = Inside("prepared/tiny")
     """The built-in `tiny` model with random weights and its tokenizer, if it is the model to train."""
 
+    samples = Inside("samples/candidates.jsonl")
+    """Completions drawn for the training prompts, with their log-probs; absent if none are drawn."""
+    sample_parts = Inside("samples/parts")
+    """Blocks of them that are finished; gone when all are."""
+
     table = Inside("reference/pairs.safetensors")
     """Pairs of the training data as rows of features."""
 

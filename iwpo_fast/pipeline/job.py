@@ -15,13 +15,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
-from iwpo_fast.data import Pairs, read_rows, tokenise
+from iwpo_fast.data import Ledger, Pairs, read_rows, tokenise
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.rewards import PairTable
 from iwpo_fast.rewards.features import PairFeatures, pair_features
+from iwpo_fast.sampling.store import load_records, with_samples
 from iwpo_fast.world import World
 
 T = TypeVar("T")
@@ -67,21 +68,34 @@ class PipelineJob:
             eval_fraction=0.0,
             limit=None,
             columns={},
+            pairs_from_candidates="best_worst",
             cache_dir=str(self.cache_dir()),
         )
 
+    def read_prepared(self) -> Rows:
+        """The prepared training rows, with the candidates that the data brought."""
+        return self._read(self.folder.prepared)
+
     def load_rows(self) -> Rows:
-        """The prepared training rows."""
-        return self._once("rows", lambda: self._read(self.folder.prepared))
+        """The prepared training rows, with all their candidates."""
+        return self._once("rows", self._rows)
 
     def load_pairs(self) -> Pairs:
         """The prepared training pairs that fit; `pairs.row` says which of the rows they are. All ranks call it."""
-        return self._once("pairs", lambda: self._tokenised(self.load_rows()))
+        return self._training()[0]
+
+    def load_ledger(self) -> Ledger:
+        """What became of the prepared training pairs and their candidates. All ranks call it."""
+        return self._training()[1]
 
     def load_held_out(self) -> Pairs | None:
-        """The held-out pairs that fit; None if nothing is held out. All ranks call it."""
+        """The held-out pairs that fit, without candidates; None if nothing is held out. All ranks call it."""
         path = self.folder.held_out
-        return self._once("held_out", lambda: self._tokenised(self._read(path)) if path.exists() else None)
+
+        def load() -> Pairs | None:
+            return self._tokenised(self._read(path).without_candidates())[0] if path.exists() else None
+
+        return self._once("held_out", load)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         return self._once("tokenizer", lambda: load_tokenizer(self.model, ()))
@@ -138,12 +152,19 @@ class PipelineJob:
             self._kept[name] = load()
         return self._kept[name]
 
+    def _training(self) -> tuple[Pairs, Ledger]:
+        return self._once("pairs", lambda: self._tokenised(self.load_rows()))
+
+    def _rows(self) -> Rows:
+        rows = self.read_prepared()
+        return with_samples(rows, load_records(self.folder.samples)) if self.config.candidates.per_prompt else rows
+
     def _read(self, path: Path) -> Rows:
         return read_rows(self.data(path))[0]
 
-    def _tokenised(self, rows: Rows) -> Pairs:
+    def _tokenised(self, rows: Rows) -> tuple[Pairs, Ledger]:
         with self.world.main_first():
-            return tokenise(rows, self.load_tokenizer(), self.data(self.folder.prepared), self.world.is_main)[0]
+            return tokenise(rows, self.load_tokenizer(), self.data(self.folder.prepared), self.world.is_main)
 
     def _policy(self, model: ModelConfig, mesh: DeviceMesh | None) -> Policy:
         return load_policy(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.rows import Candidates, Rows
 from iwpo_fast.files import written_aside
 
 
 def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> None:
-    """Write texts and template arguments of `rows`, replacing its columns by the given ones, [N] or [N, k] each."""
+    """Write texts, candidates and template arguments of `rows`, and the given columns, [N] or [N, k] each."""
     plain = {
         name: values.tolist() if isinstance(values, np.ndarray) else list(values) for name, values in columns.items()
     }
@@ -29,9 +30,23 @@ def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> Non
 
 def _records(rows: Rows) -> Iterator[dict[str, Any]]:
     template = rows.template or [{}] * len(rows)
-    for prompt, chosen, rejected, arguments in zip(rows.prompt, rows.chosen, rows.rejected, template, strict=True):
-        record: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    candidates = _candidates(rows.candidates)
+    texts = zip(rows.prompt, rows.chosen, rows.rejected, template, strict=True)
+    for i, (prompt, chosen, rejected, arguments) in enumerate(texts):
+        record: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected} | candidates.get(i, {})
         keywords = {name: value for name, value in arguments.items() if name != "tools"}
         if "tools" in arguments:
             record["tools"] = arguments["tools"]
         yield record | ({"chat_template_kwargs": keywords} if keywords else {})
+
+
+def _candidates(candidates: Candidates | None) -> dict[int, dict[str, Any]]:
+    """By row, what a file has of its candidates."""
+    found: dict[int, dict[str, Any]] = {}
+    if candidates is None:
+        return found
+    for row, text, score in zip(candidates.row.tolist(), candidates.texts, candidates.scores.tolist(), strict=True):
+        record = found.setdefault(row, {"candidates": [], "candidate_scores": []})
+        record["candidates"].append(text)
+        record["candidate_scores"].append(None if math.isnan(score) else score)
+    return found

@@ -13,10 +13,8 @@ from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
-from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks
+from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks, stages_of
 from iwpo_fast.world import World
-
-NAMES = tuple(STAGES)
 
 
 def run(config: RunConfig, *, start: str | None = None, only: str | None = None, force: bool = False) -> None:
@@ -30,8 +28,9 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     Raises:
         ValueError: one sentence on what is wrong with configuration, data or folder, and what to do.
     """
-    names, again = _choose(start, only, force)
     check_config(config)
+    stages = tuple(stages_of(config))
+    names, again = _choose(stages, start, only, force)
     job = _join(config)
     manifest = Manifest(job.folder.manifest)
     if only is not None:
@@ -41,33 +40,37 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     for name in names:
         settings, key = _settings_and_key(name, config, manifest)
         if name not in again and manifest.is_current(name, key):
-            job.world.say(f"{_title(name)} (done before)")
+            job.world.say(f"{_title(name, stages)} (done before)")
             continue
         if not checked:
             _check_ahead(names[names.index(name) :], job)
             checked = True
         if config.dry_run:
-            job.world.say(f"{_title(name)} (to do, and what follows from it)")
+            job.world.say(f"{_title(name, stages)} (to do, and what follows from it)")
             return
-        job.world.say(f"\n{_title(name)}")
+        job.world.say(f"\n{_title(name, stages)}")
         resume = name not in again and manifest.was_started(name, key)
         _start(name, settings, key, job, manifest, resume=resume)
         _do(name, job, manifest)
     job.world.say(f"\neverything is in {job.folder.path}")
 
 
-def _choose(start: str | None, only: str | None, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _choose(
+    stages: tuple[str, ...], start: str | None, only: str | None, force: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The stages to go through, and those of them to do even if their files are there."""
     for option, name in (("--from", start), ("--only", only)):
-        if name is not None and name not in NAMES:
-            raise ValueError(f"{option} {name} is no stage: choose one of {', '.join(NAMES)}.")
+        if name == "sample" and name not in stages:
+            raise ValueError(f"{option} sample has nothing to do: set candidates.per_prompt to more than 0.")
+        if name is not None and name not in stages:
+            raise ValueError(f"{option} {name} is no stage: choose one of {', '.join(stages)}.")
     if sum((start is not None, only is not None, force)) > 1:
         raise ValueError("--from, --only and --force exclude one another: give one of them.")
     if only is not None:
         return (only,), (only,)
     if start is not None:
-        return NAMES, NAMES[NAMES.index(start) :]
-    return NAMES, NAMES if force else ()
+        return stages, stages[stages.index(start) :]
+    return stages, stages if force else ()
 
 
 def _join(config: RunConfig) -> PipelineJob:
@@ -87,7 +90,8 @@ def _settings_and_key(name: str, config: RunConfig, manifest: Manifest) -> tuple
     """The settings of a stage; the key of its work, from these and from the files of the stages that it needs."""
     stage = STAGES[name]
     settings = stage.settings(config)
-    return settings, key_of(name, settings, {needed: manifest.outputs(needed) for needed in stage.NEEDS})
+    needs = [needed for needed in stage.NEEDS if needed in stages_of(config)]
+    return settings, key_of(name, settings, {needed: manifest.outputs(needed) for needed in needs})
 
 
 def _start(
@@ -125,13 +129,14 @@ def _result(stage: Stage, job: PipelineJob) -> Result:
 
 def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest: Manifest) -> None:
     """Raise ValueError if a stage that `only` needs was not done, or a stage before it would be done again."""
-    missing = [name for name in STAGES[only].NEEDS if name not in manifest]
+    stages = tuple(stages_of(config))
+    missing = [name for name in STAGES[only].NEEDS if name in stages and name not in manifest]
     if missing:
         raise ValueError(
             f"The stage {only} needs {' and '.join(missing)}, which {folder.path} does not have: run without "
             "--only first."
         )
-    for earlier in NAMES[: NAMES.index(only)]:
+    for earlier in stages[: stages.index(only)]:
         if not manifest.is_current(earlier, _settings_and_key(earlier, config, manifest)[1]):
             raise ValueError(
                 f"--only {only} reads what the stage {earlier} left, but settings or files have changed "
@@ -154,5 +159,5 @@ def _weights_line(weights: WeightConfig) -> str:
     return f"weights, form {weights.form}: {values}"
 
 
-def _title(name: str) -> str:
-    return f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}: {STAGES[name].WHAT}"
+def _title(name: str, stages: tuple[str, ...]) -> str:
+    return f"[{stages.index(name) + 1}/{len(stages)}] {name}: {STAGES[name].WHAT}"

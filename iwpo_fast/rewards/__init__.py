@@ -7,7 +7,7 @@ from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards.clusters import Clusters, fit_clusters
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.report import report_lines
-from iwpo_fast.rewards.scores import RewardScores, score_pairs, scores_from_columns
+from iwpo_fast.rewards.scores import RewardScores, score_pairs, scores_from_columns, scores_of_responses
 
 __all__ = [
     "Clusters",
@@ -19,4 +19,5 @@ __all__ = [
     "report_lines",
     "score_pairs",
     "scores_from_columns",
+    "scores_of_responses",
 ]

@@ -13,7 +13,11 @@ from iwpo_fast.rewards.scores import RewardScores
 
 
 def calibrated_elsewhere(
-    scores: Scores, calibration: Calibration, table: PairTable, prompt_cluster: Ints
+    scores: Scores,
+    calibration: Calibration,
+    table: PairTable,
+    prompt_cluster: Ints,
+    others: tuple[Ints, Scores] | None = None,
 ) -> RewardScores:
     """Scores of responses from those of pairs, as they are: centre 0 and slope 1.
 
@@ -24,11 +28,15 @@ def calibrated_elsewhere(
         scores: [P, 2], of chosen and rejected.
         calibration: of the reward model, by its own clusters.
         prompt_cluster: [M] int64, clusters of this run.
+        others: rows [K] of responses that may be in no pair, and their scores [K].
     """
     pair_cluster, clusters = prompt_cluster[table.prompt], int(prompt_cluster.max()) + 1
 
-    def by_response(values: np.ndarray) -> np.ndarray:
-        found = np.empty((len(table.prompt_of), *values.shape[2:]), dtype=values.dtype)
+    def by_response(name: str) -> np.ndarray:
+        values = getattr(scores, name)
+        found = np.full((len(table.prompt_of), *values.shape[2:]), np.nan, dtype=values.dtype)
+        if others is not None:
+            found[others[0]] = getattr(others[1], name)
         found[table.chosen], found[table.rejected] = values[:, 0], values[:, 1]
         return found
 
@@ -38,12 +46,12 @@ def calibrated_elsewhere(
         return np.bincount(pair_cluster, weights=of_pairs, minlength=clusters) / np.maximum(pairs, 1)
 
     trust, reliability = by_cluster(calibration.trust), by_cluster(calibration.reliability)
-    slope, raw, calibrated = np.ones(clusters), by_response(scores.raw), by_response(scores.score)
+    slope, raw, calibrated = np.ones(clusters), by_response("raw"), by_response("score")
     report = report_rewards(raw.mean(axis=1), calibrated, slope, trust, table, pair_cluster)
     return RewardScores(
         raw=raw,
         calibrated=calibrated,
-        members_calibrated=by_response(scores.members),
+        members_calibrated=by_response("members"),
         trust=trust,
         slope=slope,
         centre=np.zeros(clusters),

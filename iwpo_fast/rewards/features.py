@@ -17,8 +17,8 @@ from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import (
     as_reference,
     cache_key,
+    in_the_order_of,
     load_logps,
-    logps_settings,
     pass_batches,
     pass_settings,
     put_values,
@@ -49,7 +49,7 @@ def pair_features(
     tokens_per_batch: int,
     workers: Workers = "auto",
 ) -> PairFeatures:
-    """Features of all pairs, from one pass of the model as it is before training.
+    """Features of all pairs and their candidates, from one pass of the model as it is before training.
 
     A feature is what the LM head reads, final norm included; a LoRA policy's adapter is off. Prompts and responses
     with the same token ids share a row, and run once. The prompt's feature is read where the first token of its
@@ -72,8 +72,7 @@ def pair_features(
     table = PairTable(prompt_of[chosen], chosen, rejected, prompt_of)
     folder = cache_dir / "features" / features_key(policy, pairs)
     if world.largest(store.load(folder) is None):  # if any rank must compute, all must (collectives)
-        settings = logps_settings(policy, pairs)
-        with_logps = bool(world.largest(load_logps(cache_dir, settings) is None))
+        with_logps = bool(world.largest(load_logps(cache_dir, policy, pairs) is None))
         batches = pass_batches(policy, responses, tokens_per_batch, world)
         remaining = _remaining(folder, batches[world.rank], with_logps, world)
         total = sum(map(len, batches[world.rank]))
@@ -86,7 +85,8 @@ def pair_features(
         if world.is_main:
             computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
             if with_logps:
-                save_logps(cache_dir, settings, _join_logps(folder, responses, computed))
+                logps = in_the_order_of(pairs, responses, _join_logps(folder, responses, computed))
+                save_logps(cache_dir, policy, pairs, logps)
             store.join_parts(folder, responses, computed)
         world.barrier()
     if world.is_main:
@@ -97,7 +97,7 @@ def pair_features(
     scored = with_reference(
         policy, replace(pairs, columns={}), world, cache_dir, tokens_per_batch=tokens_per_batch, workers=workers
     )
-    return PairFeatures(table, *features, _mean_logps(scored, table), responses.prompt_keys)
+    return PairFeatures(table, *features, _mean_logps(scored, responses), responses.prompt_keys)
 
 
 def features_key(policy: Policy, pairs: Pairs) -> str:
@@ -126,12 +126,19 @@ def _results(policy: Policy, batch: FlatBatch, first_of_prompt: np.ndarray, with
     return results
 
 
-def _mean_logps(pairs: Pairs, table: PairTable) -> np.ndarray:
+def _mean_logps(pairs: Pairs, responses: Responses) -> np.ndarray:
     """float32 [C], from the sums over completions by the model that the features are of."""
-    means = np.zeros(len(table.prompt_of), dtype=np.float32)
+    means = np.zeros(len(responses), dtype=np.float32)
     assert pairs.ref_logps is not None
-    for side, (rows, part) in enumerate(((table.chosen, pairs.chosen), (table.rejected, pairs.rejected))):
-        means[rows] = pairs.ref_logps[:, side] / np.maximum(part.lengths, 1)
+    sums = [
+        (responses.chosen, pairs.ref_logps[:, 0], pairs.chosen),
+        (responses.rejected, pairs.ref_logps[:, 1], pairs.rejected),
+    ]
+    if (candidates := pairs.candidates) is not None:
+        assert candidates.ref_logps is not None
+        sums.append((responses.candidates, candidates.ref_logps, candidates.completions))
+    for rows, of_rows, part in sums:
+        means[rows] = of_rows / np.maximum(part.lengths, 1)
     return means
 
 
@@ -162,8 +169,9 @@ def _in_half(hidden: Tensor) -> Tensor:
     return half
 
 
-def _join_logps(folder: Path, responses: Responses, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _join_logps(folder: Path, responses: Responses, batches: list[np.ndarray]) -> np.ndarray:
+    """float32, log-probs of all tokens of the responses."""
     values = np.zeros(len(responses.completions.values), np.float32)
     for rows in batches:
         put_values(values, responses, rows, store.read_part(folder, rows, "logps"))
-    return responses.by_pair(values)
+    return values

@@ -131,9 +131,24 @@ def scores_from_columns(
     Raises:
         ValueError: shapes do not fit, or a response has no score, two different ones, or one that is not finite.
     """
+    return scores_of_responses(_by_response(chosen, rejected, table), table, prompt_cluster, settings)
+
+
+def scores_of_responses(raw: Float64s, table: PairTable, prompt_cluster: Ints, settings: RewardConfig) -> RewardScores:
+    """The same from the scores [C, members] of every response, be it in a pair or not.
+
+    Raises:
+        ValueError: shapes do not fit, or a score is not finite.
+    """
     check_reward_settings(settings)
     check_clusters(prompt_cluster, table)
-    raw = _by_response(chosen, rejected, table)
+    if raw.ndim != 2 or len(raw) != len(table.prompt_of):
+        raise ValueError(f"Scores of shape {raw.shape} do not fit {len(table.prompt_of)} responses: give one row each.")
+    if (bad := ~np.isfinite(raw).all(axis=1)).any():
+        raise ValueError(
+            f"{bad.sum()} responses have scores that are NaN or infinite, the first of them response {bad.argmax()} "
+            "(from 0): score them again or leave them out."
+        )
     if settings.calibration:
         raw = _in_one_unit(raw, table)
     mean = raw.mean(axis=1)

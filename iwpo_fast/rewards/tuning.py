@@ -7,7 +7,7 @@ As without tuning, the unit of the rewards is the log-odds of the pairs that wer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,16 @@ from torch.nn.functional import softplus
 
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.data.batch import flat_batch
+from iwpo_fast.data.batch import FlatBatch, flat_batch, flat_responses
 from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
 from iwpo_fast.rewards.features import response_states
 from iwpo_fast.rewards.linear_heads import LinearHeads
-from iwpo_fast.rewards.pair_table import PairFeatures
+from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.scores import groups_for
 
 
@@ -42,7 +43,7 @@ def tuned_rewards(
 
     Args:
         heads: of every fold, learnt from these features.
-        pairs: the P pairs, tokenised; every response is in one of them.
+        pairs: the P pairs, tokenised, with the candidates that the features are of.
         settings: with `tuning`.
         new_policy: the model with an untrained adapter.
         folder: where each finished fold is kept, so that a new call can continue a killed one.
@@ -72,7 +73,7 @@ def _fold_rewards(
     """
     assert settings.tuning is not None
     optim, weights, table = settings.tuning.optim, heads.weights[:, fold], features.table
-    rewards_of = _heads_on(policy, heads, fold, features, pairs, settings)
+    rewards_of, rewards_alone = _heads_on(policy, heads, fold, features, pairs, settings)
     shown = np.flatnonzero(weights.any(axis=1))
 
     def batches(rows: np.ndarray) -> list[np.ndarray]:
@@ -98,16 +99,33 @@ def _fold_rewards(
         for batch in batches(np.arange(len(pairs))):
             for responses, rewards in zip((table.chosen[batch], table.rejected[batch]), rewards_of(batch), strict=True):
                 scores[responses] = rewards.cpu().numpy()
+        for others, batch_of_others in _in_no_pair(table, pairs, optim.tokens_per_batch):
+            scores[others] = rewards_alone(batch_of_others, others).cpu().numpy()
     if not np.isfinite(scores).all():
         raise ValueError("Some fine-tuned rewards are not finite: lower rewards.tuning.optim.lr.")
     gaps = scores[table.chosen] - scores[table.rejected]
     return scores * slope_of_heads(gaps, weights).astype(np.float32)
 
 
+def _in_no_pair(table: PairTable, pairs: Pairs, budget: int) -> Iterator[tuple[np.ndarray, FlatBatch]]:
+    """The responses that are in no pair, int64, batch after batch."""
+    others = np.setdiff1d(np.arange(len(table.prompt_of)), np.concatenate([table.chosen, table.rejected]))
+    if not len(others):
+        return
+    responses = Responses.of(pairs)
+    tokens = responses.completions.lengths + responses.prompts.lengths[responses.prompt_of]
+    for rows in micro_batches(others, tokens, budget=budget)[0]:
+        if len(rows):
+            yield rows, flat_responses(responses, rows)
+
+
 def _heads_on(
     policy: Policy, heads: FoldHeads, fold: int, features: PairFeatures, pairs: Pairs, settings: RewardConfig
-) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
-    """The m heads of a fold on top of the policy: from b pairs to rewards [b, m] of their two responses.
+) -> tuple[Callable[[np.ndarray], tuple[Tensor, Tensor]], Callable[[FlatBatch, np.ndarray], Tensor]]:
+    """The m heads of a fold on top of the policy.
+
+    Returns:
+        From b pairs to rewards [b, m] of their two responses; from a batch of b responses to their rewards [b, m].
 
     Features that are not hidden states stay as the frozen model gave them.
     """
@@ -131,4 +149,10 @@ def _heads_on(
         chosen, rejected = torch.einsum("spd,pdm->spm", inputs, vectors[pair_cluster[batch.rows]])
         return chosen, rejected
 
-    return rewards_of
+    def rewards_alone(batch: FlatBatch, responses: np.ndarray) -> Tensor:
+        batch = batch.to(policy.device)
+        states = response_states(policy.hidden_states(batch), batch)
+        inputs = (torch.cat([states, on_device(frozen[responses])], -1) - mean) * scale
+        return torch.einsum("bd,bdm->bm", inputs, vectors[on_device(cluster[responses])])
+
+    return rewards_of, rewards_alone

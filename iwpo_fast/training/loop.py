@@ -183,9 +183,9 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
 def _tokenised(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, loss: PreferenceLoss, config: TrainConfig, world: World
 ) -> tuple[Pairs, Ledger]:
-    """The pairs of the rows, which have what the objective needs."""
+    """The pairs of the rows, which have what the objective needs; candidates in no pair are not trained on."""
     with world.main_first():
-        pairs, ledger = tokenise(rows, tokenizer, config.data, progress=world.is_main)
+        pairs, ledger = tokenise(rows.without_candidates(), tokenizer, config.data, progress=world.is_main)
     loss.check_data(pairs, rows.source)
     return pairs, ledger
 

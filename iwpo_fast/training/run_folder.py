@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from iwpo_fast.config import TrainConfig
+from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
@@ -129,6 +129,8 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
             flat[prefix] = value
 
     visit("", _as_json(config))
+    if flat["data.pairs_from_candidates"] == DataConfig(path="").pairs_from_candidates:
+        del flat["data.pairs_from_candidates"]  # as before there was a choice, so that runs of then can go on
     return flat
 
 

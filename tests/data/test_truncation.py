@@ -135,7 +135,9 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
         "  equal scores: 3",
     ]
     ledger.save(tmp_path / "ledger.json")
-    assert json.loads((tmp_path / "ledger.json").read_text()) == dataclasses.asdict(ledger)
+    of_candidates = {"candidates", "dropped_unpaired"}  # absent where the data have none
+    counts = {name: count for name, count in dataclasses.asdict(ledger).items() if name not in of_candidates}
+    assert json.loads((tmp_path / "ledger.json").read_text()) == counts
 
 
 @pytest.mark.parametrize("truncation", ["truncate_prompt_left", "truncate_completion"])

@@ -95,7 +95,7 @@ def stages_done(config: RunConfig, **options: Any) -> list[str]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         run(copy.deepcopy(config), **options)
-    titles = re.findall(r"^\[\d/7\] (\w+): (.*)$", said.getvalue(), flags=re.MULTILINE)
+    titles = re.findall(r"^\[\d/[78]\] (\w+): (.*)$", said.getvalue(), flags=re.MULTILINE)
     return [name for name, what in titles if not what.endswith("(done before)")]
 
 

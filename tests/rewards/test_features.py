@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from iwpo_fast.config import LoraConfig, ModelConfig, TinyConfig
-from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.pairs import CandidateTokens, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import Policy, load_policy
@@ -311,3 +311,54 @@ def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path,
     assert all(sum(map(len, batches)) for batches in dealt)
     np.testing.assert_allclose(found.response, alone.response, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.prompt, alone.prompt, rtol=1e-3, atol=1e-4)
+
+
+def with_candidates(pairs: Pairs, extra: int = 9) -> tuple[Pairs, list[list[int]]]:
+    """The pairs with candidates, of which the first is the rejected response of its pair, and their token ids."""
+    rng = np.random.default_rng(7)
+    tokens = [pairs.rejected[3].tolist(), *(rng.integers(4, 260, rng.integers(1, 14)).tolist() for _ in range(extra))]
+    pair = np.array([3, *rng.integers(0, len(pairs), extra)])
+    candidates = CandidateTokens(Ragged.from_rows(tokens), pair=pair, source=np.arange(extra + 1))
+    return replace(pairs, candidates=candidates), tokens
+
+
+def test_candidates_are_run_once_beside_the_pairs_with_features_and_log_probs_of_their_own(
+    policy, pairs, tmp_path, count_batches
+) -> None:
+    whole, tokens = with_candidates(pairs)
+    calls = count_batches()
+    found = features(policy, whole, tmp_path)
+    responses = Responses.of(whole)
+    assert sum(calls) == len(responses) == len(Responses.of(pairs)) + len(tokens) - 1
+    assert responses.candidates[0] == found.table.rejected[3]
+    for k, ids in enumerate(tokens):
+        prompt = pairs.prompt[whole.candidates.pair[k]].tolist()
+        expected = plain_state(policy, prompt + ids, len(ids))
+        np.testing.assert_allclose(found.response[responses.candidates[k]], expected, rtol=2e-3, atol=2e-3)
+    assert found.mean_logps.all()
+    known = reference(policy, whole, tmp_path)
+    means = known.candidates.ref_logps / whole.candidates.completions.lengths
+    np.testing.assert_allclose(found.mean_logps[responses.candidates], means, rtol=1e-6)
+    ids = torch.tensor([pairs.prompt[whole.candidates.pair[4]].tolist() + tokens[4]])
+    with torch.no_grad(), policy.plain_attention() as model:
+        logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+    assert known.candidates.ref_logps[4] == pytest.approx(logps[-len(tokens[4]) :].sum().item(), rel=1e-4)
+
+
+def test_candidates_change_nothing_of_the_pairs_whose_log_probs_training_finds_without_them(
+    policy, pairs, tmp_path, count_batches, monkeypatch
+) -> None:
+    whole, _ = with_candidates(pairs)
+    plain, more = features(policy, pairs, tmp_path / "plain"), features(policy, whole, tmp_path / "more")
+    for name in ("chosen", "rejected", "prompt"):
+        assert np.array_equal(getattr(plain.table, name), getattr(more.table, name))
+    of_pairs = slice(len(plain.response))
+    np.testing.assert_allclose(more.response[of_pairs], plain.response, rtol=2e-3, atol=1e-3)
+    monkeypatch.delattr(Policy, "forward")
+    found = reference(policy, pairs, tmp_path / "more")
+    np.testing.assert_allclose(found.ref_logps, reference(policy, pairs, tmp_path / "plain").ref_logps, rtol=1e-5)
+    keys = [{path.name for path in (tmp_path / place / "reference").iterdir()} for place in ("plain", "more")]
+    assert keys[0] < keys[1] and len(keys[1]) == 2
+    other, _ = with_candidates(pairs, extra=8)
+    with pytest.raises(NotImplementedError):
+        reference(policy, other, tmp_path / "more")

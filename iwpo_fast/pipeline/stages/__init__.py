@@ -10,7 +10,7 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result
-from iwpo_fast.pipeline.stages import cluster, evaluate, prepare, reference, reward, train, weigh
+from iwpo_fast.pipeline.stages import cluster, evaluate, prepare, reference, reward, sample, train, weigh
 
 
 class Stage(Protocol):
@@ -55,6 +55,7 @@ class Resumes(Protocol):
 
 STAGES: dict[str, Stage] = {
     "prepare": prepare,
+    "sample": sample,
     "reference": reference,
     "cluster": cluster,
     "reward": reward,
@@ -63,3 +64,8 @@ STAGES: dict[str, Stage] = {
     "evaluate": evaluate,
 }
 """In their order, by the names that they have on the command line."""
+
+
+def stages_of(config: RunConfig) -> dict[str, Stage]:
+    """The stages of this configuration: nothing is sampled unless it asks for it."""
+    return {name: stage for name, stage in STAGES.items() if name != "sample" or config.candidates.per_prompt}

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from iwpo_fast.config import RunConfig
+from iwpo_fast.config import DataConfig, RunConfig
 from iwpo_fast.data import read_rows
+from iwpo_fast.data.ledger import counted
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import written_aside
@@ -28,6 +29,8 @@ NEEDS = ()
 def settings(config: RunConfig) -> dict[str, Any]:
     elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
+    if data["pairs_from_candidates"] == DataConfig(path="").pairs_from_candidates:
+        del data["pairs_from_candidates"]  # as before there was a choice, so that stages done then stay done
     places = [place for place in (config.data.path, config.data.eval_path) if place]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
     return {"data": data, "content": [content_of(place) for place in places]} | made
@@ -50,7 +53,12 @@ def run(job: PipelineJob) -> Result:
     write_rows(job.folder.prepared, rows, rows.columns)
     if held_out is not None:
         write_rows(job.folder.held_out, held_out, held_out.columns)
-    return {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
+    result = {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
+    if rows.candidates is None:
+        return result
+    counts = rows.candidates.counts
+    print(f"candidates of training prompts: {counted(counts)}")
+    return result | {"candidates": counts}
 
 
 def _read(config: RunConfig) -> tuple[Rows, Rows | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.data.ledger import counted
 from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import load_tokenizer
@@ -18,7 +19,7 @@ from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.rewards.features import PairFeatures, features_key
 
 WHAT = "log-probs and features of the frozen model"
-NEEDS = ("prepare",)
+NEEDS = ("prepare", "sample")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -57,4 +58,9 @@ def run(job: PipelineJob, features_and_key: tuple[PairFeatures, str]) -> Result:
     columns = {name: torch.from_numpy(values) for name, values in vars(features.table).items()}
     # The table names the pass, so that stages that read it are done again when the features have changed.
     save_tensors(job.folder.table, columns, {"features": key})
-    return {"pairs": len(features.table), "prompts": len(features.prompt), "responses": len(features.response)}
+    result = {"pairs": len(features.table), "prompts": len(features.prompt), "responses": len(features.response)}
+    counts = job.load_ledger().candidates
+    if not counts:
+        return result
+    print(f"candidates: {counted(counts)}")
+    return result | {"candidates": counts}

@@ -7,6 +7,7 @@ of another run, or from a sequence classifier.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 from transformers import AutoConfig
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.data.rows import Text
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
 from iwpo_fast.models.load import model_location
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
@@ -28,17 +31,17 @@ from iwpo_fast.rewards import (
     RewardScores,
     report_lines,
     score_pairs,
-    scores_from_columns,
+    scores_of_responses,
 )
 from iwpo_fast.rewards.calibrated_elsewhere import calibrated_elsewhere
 from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.rewards.feature_reader import FeatureReader, model_settings, tokenizer_of
-from iwpo_fast.rewards.reward_model import RewardModel
+from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.rewards.tuning import tuned_rewards
 
 WHAT = "rewards whose levels can be compared"
-NEEDS = ("prepare", "reference", "cluster")
+NEEDS = ("prepare", "sample", "reference", "cluster")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -125,21 +128,35 @@ def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray
     columns = job.load_pairs().columns
     check_has_scores(columns)
     given = columns["score_chosen"], columns["score_rejected"]
-    _check_scores(job, table, *given)
-    return scores_from_columns(*given, table, prompt_cluster, job.config.rewards)
+    response, score = _given_scores(job, table, *given)
+    raw = np.empty((len(table.prompt_of), score.shape[1]))
+    raw[response] = score
+    return scores_of_responses(raw, table, prompt_cluster, job.config.rewards)
 
 
-def _check_scores(job: PipelineJob, table: PairTable, chosen: np.ndarray, rejected: np.ndarray) -> None:
-    """Raise ValueError, naming rows, if a pair has no score, or a completion has another score in another pair."""
-    rows, row = job.load_rows(), job.load_pairs().row
-    number = np.tile(rows.numbers[row], 2)
+def _given_scores(
+    job: PipelineJob, table: PairTable, chosen: np.ndarray, rejected: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Responses, int64 [n], and their scores [n, members], of chosen, rejected and candidates.
+
+    Raises:
+        ValueError: naming rows, a response has no score, or another one in another place.
+    """
+    rows, pairs = job.load_rows(), job.load_pairs()
+    number = np.tile(rows.numbers[pairs.row], 2)
     response = np.concatenate([table.chosen, table.rejected])
     score = np.concatenate([chosen, rejected]).reshape(len(response), -1)
+    if (candidates := pairs.candidates) is not None and len(candidates):
+        number = np.concatenate([number, rows.numbers[pairs.row[candidates.pair]]])
+        response = np.concatenate([response, Responses.of(pairs).candidates])
+        if score.shape[1] > 1:
+            raise ValueError(f"{rows.source} has lists of scores of pairs and one score per candidate: give one each.")
+        score = np.concatenate([score, candidates.columns["score"][:, None]])
     absent = np.isnan(score).any(axis=1)
     if absent.any():
         raise ValueError(
             f"In {rows.source}, row {number[absent][0]} lacks a score although rewards.source is columns: give every "
-            "pair both scores, or leave the pair out."
+            "pair both scores and every candidate one, or leave them out."
         )
     _, first, which = np.unique(response, return_index=True, return_inverse=True)
     other = (score != score[first[which]]).any(axis=1)
@@ -147,38 +164,63 @@ def _check_scores(job: PipelineJob, table: PairTable, chosen: np.ndarray, reject
         pair = int(other.argmax())
         two = f"rows {number[first[which[pair]]]} and {number[pair]}"
         raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
+    return response, score
 
 
 def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
     """Scores by the reward model of another run, which are calibrated already."""
     model = RewardModel.load(str(job.config.rewards.model))
-    rows = job.load_rows().take(job.load_pairs().row)
+    pairs, rows = job.load_pairs(), job.load_rows().without_candidates().take(job.load_pairs().row)
     reader = FeatureReader.load(model.record, job.world).with_options(None, str(job.cache_dir()))
     scores = model.score_rows(rows, reader)
-    unscored = np.isnan(scores.score).any(axis=1)
+    others = None
+    unscored = np.asarray(np.isnan(scores.score).any(axis=1))
+    if pairs.candidates is not None and len(pairs.candidates):
+        texts = _candidate_texts(job)
+        alone = replace(rows.take(pairs.candidates.pair), chosen=texts, rejected=texts)
+        score, spread, raw, members, cluster = model.score_rows(alone, reader)
+        of_one = Scores(score[:, 0], spread[:, 0], raw[:, 0], members[:, 0], cluster[:, 0])
+        others = Responses.of(pairs).candidates, of_one
+        unscored[pairs.candidates.pair[np.isnan(others[1].score)]] = True
     if unscored.any():
         raise ValueError(
             f"In {rows.source}, row {rows.numbers[unscored][0]} (the first of {unscored.sum()}) has no score, because "
             f"the reward model drops what is longer than {model.record['tokens']['max_length']} tokens: leave such "
             "rows out, or set data.max_length to that."
         )
-    return calibrated_elsewhere(scores, model.calibration, table, prompt_cluster)
+    return calibrated_elsewhere(scores, model.calibration, table, prompt_cluster, others)
 
 
 def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
     """Scores by `rewards.model`, which reads each of the C responses once."""
-    rows, row, model = job.load_rows(), job.load_pairs().row, job.config.rewards.model
+    model = job.config.rewards.model
     assert model is not None
-    prompts: list = [None] * len(table.prompt_of)
-    completions: list = [None] * len(table.prompt_of)
-    for responses, texts in ((table.chosen, rows.chosen), (table.rejected, rows.rejected)):
-        for response, i in zip(responses.tolist(), row.tolist(), strict=True):
-            prompts[response], completions[response] = rows.prompt[i], texts[i]
     scores = classifier_scores(
         model,
-        prompts,
-        completions,
+        *_texts(job, table),
         tokens_per_batch=job.config.optim.tokens_per_batch,
         device=job.world.device,
     )
-    return scores_from_columns(scores[table.chosen], scores[table.rejected], table, prompt_cluster, job.config.rewards)
+    return scores_of_responses(scores[:, None], table, prompt_cluster, job.config.rewards)
+
+
+def _texts(job: PipelineJob, table: PairTable) -> tuple[list, list]:
+    """The prompt and the completion of each of the C responses."""
+    rows, pairs = job.load_rows(), job.load_pairs()
+    prompts: list = [None] * len(table.prompt_of)
+    completions: list = [None] * len(table.prompt_of)
+    sides = [(table.chosen, pairs.row, [rows.chosen[i] for i in pairs.row])]
+    sides += [(table.rejected, pairs.row, [rows.rejected[i] for i in pairs.row])]
+    if (candidates := pairs.candidates) is not None:
+        sides.append((Responses.of(pairs).candidates, pairs.row[candidates.pair], _candidate_texts(job)))
+    for responses, owners, texts in sides:
+        for response, i, text in zip(responses.tolist(), owners.tolist(), texts, strict=True):
+            prompts[response], completions[response] = rows.prompt[i], text
+    return prompts, completions
+
+
+def _candidate_texts(job: PipelineJob) -> list[Text]:
+    """The texts of the candidates that fit."""
+    texts, tokens = job.load_rows().candidates, job.load_pairs().candidates
+    assert texts is not None and tokens is not None
+    return [texts.texts[i] for i in tokens.source]

@@ -58,7 +58,7 @@ def run(job: PipelineJob) -> Result:
     weights.check(asked)
     reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
     columns = _weight_columns(pairs, weights, asked.soft_labels != 0) | _score_columns(rewards, table, scores)
-    write_rows(job.folder.weighted, rows.take(row), reference | columns)
+    write_rows(job.folder.weighted, rows.without_candidates().take(row), reference | columns)
     return {
         "pairs": len(pairs),
         "noise": rewards.noise,

@@ -1,0 +1,254 @@
+"""Candidates in a row: further responses to its prompt, in our form or a public one, and the pairs made of them.
+
+    | columns                                   | from           | score                                               |
+    |-------------------------------------------|----------------|-----------------------------------------------------|
+    | `candidates`, `candidate_scores`/`scores` | here           | as it is                                            |
+    | `all_generated_responses`, `all_rm_scores`| SimPO          | as it is                                            |
+    | `completions`: `response`, …              | UltraFeedback  | `fine-grained_score`, else `overall_score`, else the|
+    |                                           |                | mean of the aspects' ratings                        |
+    | `answers`: `answer`, `rank`               | Nectar         | minus the rank, because rank 1 is the best          |
+
+UltraFeedback's fine-grained score, the mean of four ratings, goes before the overall one, because in earlier releases
+some overall scores of 10 were misread ones of 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from iwpo_fast.config import PairsFromCandidates
+from iwpo_fast.data.columns import number_of
+from iwpo_fast.data.forms import ASSISTANT, as_messages, canonical, check_encodable, is_empty
+from iwpo_fast.data.rows import Message, Text
+
+Texts = tuple[Text, Text, Text]
+Scored = tuple[Text, float]
+"""A response and its score, NaN where it has none."""
+
+LEFT_OUT = ("in_pairs", "duplicate", "empty")
+UNSCORED = (math.nan, math.nan)
+
+
+class PairOfRow(NamedTuple):
+    """Prompt, chosen and rejected completion, with the scores of the two that the row's candidates bring."""
+
+    texts: Texts
+    scores: tuple[float, float] = UNSCORED
+
+
+class RowOfPairs(NamedTuple):
+    """What one row of a source holds: its pairs, and the candidates that are in none of them.
+
+    Attributes:
+        others: None where the row has no candidates at all.
+        left_out: how many candidates are `in_pairs`, a `duplicate`, or `empty`.
+    """
+
+    pairs: list[PairOfRow]
+    others: list[Scored] | None = None
+    left_out: Mapping[str, int] | None = None
+
+
+def read_row(record: Mapping[str, Any], how: PairsFromCandidates, *, prompt_repeated: bool) -> RowOfPairs:
+    """The pairs and candidates of a row. No pairs where no two of its candidates have different scores.
+
+    A row with `chosen` and `rejected` is that pair. Without them its candidates are compared by score: the best with
+    the worst, or all of different score. Equal responses are one, with the mean of their scores.
+
+    Args:
+        how: `DataConfig.pairs_from_candidates`.
+        prompt_repeated: as of `canonical`.
+
+    Raises:
+        PrefixMismatch: chosen and rejected do not continue the same prompt.
+        ValueError: what the row lacks, or has wrong. The message goes on from "row 1".
+    """
+    given = _candidates(record)
+    if given is None:
+        return RowOfPairs([PairOfRow(canonical(record, prompt_repeated=prompt_repeated))])
+    values, scores = given
+    if not isinstance(prompt := record.get("prompt", record.get("instruction")), str | list):
+        raise ValueError("has candidates and no prompt that is a string or a list of messages: add it.")
+    if record.get("chosen") is None and record.get("rejected") is None:
+        return _compared(prompt, values, scores, how)
+    texts = canonical(dict(record) | {"prompt": prompt}, prompt_repeated=prompt_repeated)
+    cut = prompt if prompt_repeated else None
+    return _beside(texts, [_completion(texts[0], value, cut) for value in values], scores)
+
+
+def _candidates(record: Mapping[str, Any]) -> tuple[list[Any], list[float]] | None:
+    """Candidates and their scores, of the first form above that the row has; None if it has none."""
+    values, scores = record.get("candidates"), record.get("candidate_scores")
+    if values is not None:
+        scores = record.get("scores") if scores is None else scores
+    elif scores is not None:
+        raise ValueError("has candidate_scores and no candidates: add them, or leave the scores out.")
+    elif isinstance(record.get("all_generated_responses"), list):
+        values, scores = record["all_generated_responses"], record.get("all_rm_scores")
+    else:
+        values = next((record[name] for name in ("completions", "answers") if _are_structs(record.get(name))), None)
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise ValueError(f"has candidates of type {type(values).__name__}: make them a list of responses.")
+    if _are_structs(values):
+        own = [_score_of(struct) for struct in values]
+        values, scores = [_response_of(struct) for struct in values], own if scores is None else scores
+    return values, _checked_scores(scores, len(values))
+
+
+def _are_structs(values: Any) -> bool:
+    """A list of UltraFeedback's or Nectar's structures."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(
+            isinstance(value, dict) and ("response" in value or {"answer", "rank"} <= value.keys()) for value in values
+        )
+    )
+
+
+def _response_of(struct: Mapping[str, Any]) -> Any:
+    return struct["response"] if "response" in struct else struct["answer"]
+
+
+def _score_of(struct: Mapping[str, Any]) -> float | None:
+    """The score of a structure of a public data set, None where it has none."""
+    if "rank" in struct:
+        return None if struct["rank"] is None else -struct["rank"]
+    ratings = [_rating(aspect) for aspect in (struct.get("annotations") or {}).values()]
+    known = [rating for rating in ratings if rating is not None]
+    mean = sum(known) / len(known) if known else None
+    scores = (struct.get("fine-grained_score"), struct.get("overall_score"), mean)
+    return next((score for score in scores if score is not None and score == score), None)
+
+
+def _rating(aspect: Any) -> float | None:
+    """UltraFeedback writes ratings as text, among them N/A."""
+    text = str(aspect.get("Rating")) if isinstance(aspect, dict) else ""
+    return float(text) if text.replace(".", "", 1).isdecimal() else None
+
+
+def _checked_scores(scores: Any, count: int) -> list[float]:
+    if scores is None:
+        return [math.nan] * count
+    if not isinstance(scores, list):
+        raise ValueError(f"has candidate scores of type {type(scores).__name__}: make them a list, one per candidate.")
+    if len(scores) != count:
+        raise ValueError(f"has {count} candidates and {len(scores)} scores of them: give one score per candidate.")
+    return [math.nan if score is None else number_of("candidate score", score) for score in scores]
+
+
+def _compared(prompt: Text, values: list[Any], scores: list[float], how: PairsFromCandidates) -> RowOfPairs:
+    """Pairs of candidates that only scores compare."""
+    if len(values) < 2:
+        raise ValueError(
+            f"has {len(values)} candidates and neither chosen nor rejected, so there is no pair: give it two or more."
+        )
+    if all(map(math.isnan, scores)):
+        raise ValueError(
+            "has candidates without scores and neither chosen nor rejected, so nothing says which is better: give "
+            "candidate_scores, or chosen and rejected."
+        )
+    prompt, values = _apart(prompt, values)
+    check_encodable([prompt])
+    found, left_out = _merged([_completion(prompt, value, None) for value in values], scores)
+    ranked = sorted((k for k, (_, score) in enumerate(found) if not math.isnan(score)), key=lambda k: -found[k][1])
+    couples = [(ranked[0], ranked[-1])] if how == "best_worst" else _couples(ranked)
+    different = [(best, worst) for best, worst in couples if found[best][1] > found[worst][1]]
+    pairs = [PairOfRow((prompt, found[i][0], found[j][0]), (found[i][1], found[j][1])) for i, j in different]
+    used = {k for couple in different for k in couple}
+    others = [scored for k, scored in enumerate(found) if k not in used]
+    return RowOfPairs(pairs, others, left_out | {"in_pairs": len(used)})
+
+
+def _couples(ranked: Sequence[int]) -> list[tuple[int, int]]:
+    return [(best, worst) for place, best in enumerate(ranked) for worst in ranked[place + 1 :]]
+
+
+def _apart(prompt: Text, values: list[Any]) -> tuple[Text, list[Any]]:
+    """Prompt and candidates, in the form that a pair of them would have.
+
+    A prompt as text becomes the user's message where candidates are messages. The space behind an assistant mark goes
+    to the candidates, as tokenizers attach it to the word that follows.
+    """
+    if isinstance(prompt, list):
+        return as_messages(prompt, "prompt"), values
+    first = next((value for value in values if value), "")
+    if isinstance(first, list):
+        return _question(prompt, as_messages(first, "candidates")), values
+    if prompt.endswith(f"{ASSISTANT} "):
+        return prompt[:-1], [f" {value}" if isinstance(value, str) and value else value for value in values]
+    return prompt, values
+
+
+def _question(prompt: str, messages: list[Message]) -> list[Message]:
+    """The messages that `prompt` stands for: those of a conversation up to it, or it alone as the user's."""
+    asked = [k for k, message in enumerate(messages) if _says(message, prompt)]
+    if not asked and messages[0]["role"] != "assistant":
+        raise ValueError("has a prompt that is none of the messages of its candidates: make it the last they share.")
+    return messages[: asked[-1] + 1] if asked else [{"role": "user", "content": prompt}]
+
+
+def _says(message: Message, text: str) -> bool:
+    content = message.get("content")
+    return message["role"] != "assistant" and isinstance(content, str) and content.strip() == text.strip()
+
+
+def _completion(prompt: Text, value: Any, cut: Text | None) -> Text:
+    """What a candidate adds to a canonical prompt; empty for one that is absent.
+
+    Args:
+        cut: what all responses of the source begin with as its rows do, and is cut off; None if they do not.
+    """
+    if not isinstance(value, str | list | None):
+        raise ValueError(f"has a candidate of type {type(value).__name__}: make it a string or a list of messages.")
+    if isinstance(prompt, str):
+        if isinstance(value, list):
+            raise ValueError("has a prompt as text and a candidate as messages: make both the same.")
+        text = value or ""
+        return text.removeprefix(cut) if isinstance(cut, str) else text
+    if not isinstance(value, list):
+        return [{"role": "assistant", "content": value}] if value else []
+    messages = as_messages(value, "candidates")
+    return messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
+
+
+def _merged(texts: list[Text], scores: list[float]) -> tuple[list[Scored], dict[str, int]]:
+    """Each response once, in order of first appearance, without empty ones; and how many were left out."""
+    check_encodable(texts)
+    scores_of: dict[str, list[float]] = {}
+    first: dict[str, Text] = {}
+    for text, score in zip(texts, scores, strict=True):
+        if not is_empty(text):
+            first.setdefault(key_of(text), text)
+            scores_of.setdefault(key_of(text), []).append(score)
+    empty = sum(map(is_empty, texts))
+    left_out = {"duplicate": len(texts) - empty - len(first), "empty": empty}
+    return [(text, _mean(scores_of[key])) for key, text in first.items()], left_out
+
+
+def key_of(text: Text) -> str:
+    """Equal for equal texts alone."""
+    return text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=reprlib.repr)
+
+
+def _mean(scores: Sequence[float]) -> float:
+    """The mean of those that are known, NaN if none is."""
+    known = [score for score in scores if not math.isnan(score)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _beside(texts: Texts, candidates: list[Text], scores: list[float]) -> RowOfPairs:
+    """A pair that the row names, with the scores that its candidates have for the two."""
+    found, left_out = _merged(candidates, scores)
+    score_of = {key_of(text): score for text, score in found}
+    chosen, rejected = (key_of(text) for text in texts[1:])
+    others = [(text, score) for text, score in found if key_of(text) not in (chosen, rejected)]
+    left_out["duplicate"] += len(found) - len(others)
+    pair = PairOfRow(texts, (score_of.get(chosen, math.nan), score_of.get(rejected, math.nan)))
+    return RowOfPairs([pair], others, left_out | {"in_pairs": 0})
