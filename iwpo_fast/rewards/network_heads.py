@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class NetworkHeads:
         slope = self.slope.astype(np.float32)
         blocks = zip(self.linear.rewards(groups, cluster), float32_blocks(groups), strict=True)
         for (place, linear), (_, block) in blocks:
-            inputs: Float32s = ((block - self.linear.mean) * self.linear.scale) @ self.projection
+            inputs = cast(Float32s, ((block - self.linear.mean) * self.linear.scale) @ self.projection)
             network = self._network(inputs, cluster[place]).reshape(linear.shape)
             yield place, slope * (self.share * linear + network)
 

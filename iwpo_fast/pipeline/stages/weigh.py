@@ -44,6 +44,7 @@ def outputs(folder: PipelineFolder) -> list[Path]:
 def run(job: PipelineJob) -> Result:
     table, pairs, rows = job.read_table(), job.load_pairs(), job.load_rows()
     asked, row = _weight_settings(job.config, pairs), pairs.row
+    soft_labels = asked.resolved().soft_labels
     assert len(row) == len(pairs)
     scores = load_file(job.folder.rewards)
     prompt_cluster, members = job.read_prompt_clusters(), scores["members_calibrated"]
@@ -57,7 +58,7 @@ def run(job: PipelineJob) -> Result:
     save_histogram(job.folder.histogram, report)
     weights.check(asked)
     reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
-    columns = _weight_columns(pairs, weights, asked.soft_labels != 0) | _score_columns(rewards, table, scores)
+    columns = _weight_columns(pairs, weights, soft_labels != 0) | _score_columns(rewards, table, scores)
     write_rows(job.folder.weighted, rows.without_candidates().take(row), reference | columns)
     return {
         "pairs": len(pairs),
@@ -65,7 +66,7 @@ def run(job: PipelineJob) -> Result:
         "tau": weights.tau,
         "ess": weights.ess,
         "cluster_ess": weights.cluster_ess.tolist(),
-        "soft_labels": asked.soft_labels,
+        "soft_labels": soft_labels,
         "mean_label_smoothing": float(weights.label_smoothing.mean()),
     }
 
@@ -78,9 +79,9 @@ def _leaves_room(config: RunConfig) -> bool:
 
 
 def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
-    """What the form makes of `weights`, without `auto` soft labels where the data bring others or there is no room."""
-    asked, of_data = config.weights.resolved(), pairs.label_smoothing
-    if config.weights.soft_labels != "auto" or asked.soft_labels == 0:
+    """`weights`, without `auto` soft labels where the data bring others or there is no room."""
+    asked, of_data = config.weights, pairs.label_smoothing
+    if asked.soft_labels != "auto" or asked.resolved().soft_labels == 0:
         return asked
     if of_data is not None and of_data.any():
         print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number or posterior")
@@ -88,7 +89,7 @@ def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
         print("labels stay hard: the objective smooths them or cannot, or rewards are not calibrated")
     else:
         return asked
-    return replace(asked, soft_labels=0.0)
+    return replace(asked, soft_labels=0.0, relative_variance="auto")
 
 
 def _weight_columns(pairs: Pairs, weights: PairWeights, soft: bool) -> dict[str, np.ndarray]:
