@@ -21,7 +21,6 @@ from iwpo_fast.rewards.network_heads import NetworkHeads
 DIRECTIONS = 256
 """Directions of the features that networks read, those of most variance; all of fewer."""
 ROWS_FOR_DIRECTIONS = 8192
-PAIRS_FOR_CHOICE = 8192
 WIDTHS = (16, 64)
 DECAYS = (1.0, 10.0)
 MOST_ROUNDS = 30
@@ -35,26 +34,24 @@ def with_networks(
 ) -> tuple[FoldHeads, dict[str, Any]]:
     """The heads with networks beside them, if `rewards.heads` asks for them or they are worth it; and a report.
 
-    Width and decay are those of the least held-out loss over the folds, on `PAIRS_FOR_CHOICE` pairs at most; the rounds
-    are those of the least on all pairs. With `auto` networks are taken where that is lower than the loss of the linear
-    heads by more than a standard error, where every prompt counts once.
+    Width, decay and rounds are those of the least held-out loss over the folds. With `auto` networks are taken where
+    that is lower than the loss of the linear heads by more than a standard error, where every prompt counts once.
+    All pairs decide: on a part of many pairs, stronger decay looked best than was best for all of them.
     """
     linear, seed = of_folds.heads, of_folds.seed
     assert isinstance(linear, LinearHeads)
     projection = directions(pairs.features, seed)
     examples = _cross_validated(pairs, penalties, pairs.features @ projection)
-    width, decay, trials = _chosen(examples, pairs.fold, seed)
-    ((rounds, losses),) = _held_out(examples, pairs.fold, width, [decay], seed)
+    choice, losses, trials = _chosen(examples, pairs.fold, seed)
     better = _losses(examples.offset, pairs.fold) - losses
     gain, error = float(better.mean()), float(better.std() / np.sqrt(len(np.unique(pairs.prompt))))
     taken = pairs.settings.heads == "mlp" or gain > error
-    report = {"width": width, "decay": decay, "rounds": rounds, "trials": trials, "taken": taken}
-    report |= {"held_out_gain": gain, "standard_error": error}
+    report = choice | {"trials": trials, "taken": taken, "held_out_gain": gain, "standard_error": error}
     if not taken:
         return of_folds, report
     shown = _of_ensemble(of_folds, linear, pairs, examples)
-    decays = np.full(linear.folds * linear.members, decay)
-    networks = next(islice(train(shown, width, decays, seed=seed), rounds - 1, None))
+    decays = np.full(linear.folds * linear.members, choice["decay"])
+    networks = next(islice(train(shown, choice["width"], decays, seed=seed), choice["rounds"] - 1, None))
     slope = slope_of_heads(networks.gaps(shown), shown.weights)
     return replace(of_folds, heads=_heads(linear, projection, networks, slope)), report
 
@@ -113,19 +110,16 @@ def _of_ensemble(of_folds: FoldHeads, linear: LinearHeads, pairs: TrainingPairs,
     return examples._replace(offset=offset.astype(np.float32), weights=weights)
 
 
-def _chosen(examples: Examples, fold: Ints, seed: int) -> tuple[int, float, list[dict[str, Any]]]:
-    """Width and decay of the least held-out loss, with what was tried."""
-    some = np.arange(len(fold))
-    if len(fold) > PAIRS_FOR_CHOICE:
-        some = np.sort(np.random.default_rng(seed).choice(len(fold), PAIRS_FOR_CHOICE, replace=False))
-    part = examples._replace(sides=examples.sides[some], offset=examples.offset[some], weights=examples.weights[some])
-    trials: list[dict[str, Any]] = [
-        {"width": width, "decay": decay, "rounds": rounds, "held_out_loss": float(losses.mean())}
-        for width in WIDTHS
-        for decay, (rounds, losses) in zip(DECAYS, _held_out(part, fold[some], width, DECAYS, seed), strict=True)
-    ]
-    best = min(trials, key=lambda trial: trial["held_out_loss"])
-    return best["width"], best["decay"], trials
+def _chosen(examples: Examples, fold: Ints, seed: int) -> tuple[dict[str, Any], Float64s, list[dict[str, Any]]]:
+    """Width, decay and rounds of the least held-out loss; that loss [P]; and what was tried."""
+    trials: list[dict[str, Any]] = []
+    found: list[Float64s] = []
+    for width in WIDTHS:
+        for decay, (rounds, losses) in zip(DECAYS, _held_out(examples, fold, width, DECAYS, seed), strict=True):
+            trials.append({"width": width, "decay": decay, "rounds": rounds, "held_out_loss": float(losses.mean())})
+            found.append(losses)
+    best = int(np.argmin([trial["held_out_loss"] for trial in trials]))
+    return {name: trials[best][name] for name in ("width", "decay", "rounds")}, found[best], trials
 
 
 def _held_out(
