@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks
+from iwpo_fast.rewards.blocks import Float32s, Floats, Groups, Ints, float32_blocks
 from iwpo_fast.rewards.linear_heads import LinearHeads
 
 ROWS_AT_ONCE = 4096
@@ -58,11 +58,11 @@ class NetworkHeads:
         slope = self.slope.astype(np.float32)
         blocks = zip(self.linear.rewards(groups, cluster), float32_blocks(groups), strict=True)
         for (place, linear), (_, block) in blocks:
-            inputs = cast(Float32s, ((block - self.linear.mean) * self.linear.scale) @ self.projection)
+            inputs = ((block - self.linear.mean) * self.linear.scale) @ self.projection
             network = self._network(inputs, cluster[place]).reshape(linear.shape)
             yield place, slope * (self.share * linear + network)
 
-    def _network(self, inputs: Float32s, cluster: Ints) -> Float32s:
+    def _network(self, inputs: Floats, cluster: Ints) -> Float32s:
         """[b, folds · members], of projected features [b, p]."""
         found = np.empty((len(inputs), len(self.output)), dtype=np.float32)
         weight = self.hidden.reshape(len(self.hidden), -1)
