@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: $(VENV)/.installed-test
-	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m iwpo_fast.objectives.table docs/objectives.md

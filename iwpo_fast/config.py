@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from iwpo_fast.limits import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
+from iwpo_fast.limits import BELOW_ONE, FINITE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
 
 SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
 """Seeds that PyTorch, NumPy and scikit-learn all take."""
@@ -67,7 +67,7 @@ class TinyConfig:
         heads: Number of attention heads.
     """
 
-    vocab_size: int = 4096
+    vocab_size: Annotated[int, POSITIVE] = 4096
     hidden_size: Annotated[int, POSITIVE] = 128
     layers: Annotated[int, POSITIVE] = 2
     heads: Annotated[int, POSITIVE] = 4
@@ -150,7 +150,7 @@ class ObjectiveConfig:
     label_smoothing: Annotated[float, BELOW_ONE] = 0.0
     normalize: Literal["count", "weights"] = "count"
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
-    divergence_alpha: float | None = None
+    divergence_alpha: Annotated[float, FINITE] | None = None
 
 
 @dataclass
@@ -454,7 +454,7 @@ class TrainConfig:
     output_dir: str = "runs/train"
     seed: Annotated[int, SEED] = 0
     device: str = "auto"
-    shard_over: int | Literal["node", "all"] = 1
+    shard_over: Annotated[int, POSITIVE] | Literal["node", "all"] = 1
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False

@@ -47,10 +47,16 @@ def fit(
     for step in trange(steps, desc=what, unit="step"):
         set_learning_rate(optimizer, step, steps, config)
         results.append(accumulate(step))
-        clip_gradients(parameters.values(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        update(optimizer, parameters.values(), config)
     return results
+
+
+def update(optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], config: OptimConfig) -> Tensor:
+    """Clip the gradients, step, and forget them; returns the norm [] that they had."""
+    grad_norm = clip_gradients(parameters, config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return grad_norm
 
 
 def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data.columns import REFERENCE, SCORES
+from iwpo_fast.limits import BELOW_ONE
 from iwpo_fast.objectives.divergence import DIVERGENCES, Divergence, DivergenceName, alpha_divergence, reverse_kl
 from iwpo_fast.objectives.pair import Pair, Scores
 from iwpo_fast.objectives.parameters import checked
@@ -227,6 +228,8 @@ def _addressee(key: str, objectives: tuple[Objective, ...]) -> tuple[str, str]:
 
 
 def _check_smoothing(smoothing: float, objectives: tuple[Objective, ...]) -> None:
+    if smoothing not in BELOW_ONE:
+        raise ValueError(f"objective.label_smoothing is {smoothing}: it must be {BELOW_ONE}.")
     unread = [objective.name for objective in objectives if objective.labels is Labels.UNUSED]
     if smoothing > 0 and len(unread) == len(objectives):
         raise ValueError(

@@ -23,7 +23,7 @@ from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
-from iwpo_fast.optimisation import clip_gradients, make_optimizer, seed_step, set_learning_rate
+from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
@@ -161,10 +161,7 @@ def train_step(
         output.loss.backward()
         metrics.add(output.sums)
     job.world.sum_gradients(parameters)
-    grad_norm = clip_gradients(parameters, job.config.optim.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return grad_norm
+    return update(optimizer, parameters, job.config.optim)
 
 
 @torch.no_grad()

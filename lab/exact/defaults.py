@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "seconds": round(time.monotonic() - started, 1),
         "environment": facts,
     }
-    return experiment.write(options.out / "exact-defaults.json", result, markdown(result))
+    return experiment.write(options.out / "exact-choice.json", result, markdown(result))
 
 
 def regimes_of(candidates: Sequence[str], first_seed: int) -> list[Regime]:

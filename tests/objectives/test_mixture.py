@@ -139,6 +139,7 @@ BAD: list[tuple[str, ObjectiveConfig, str]] = [
         r"js but simpo is no function of differences",
     ),
     ("nor here", ObjectiveConfig("aot", divergence="forward_kl"), r"forward_kl but aot is no function of differences"),
+    ("smoothing", ObjectiveConfig(label_smoothing=5.0), r"objective\.label_smoothing is 5\.0: it must be in \[0, 1\)"),
 ]
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy_pairs import write_pairs
 
+from iwpo_fast import optimisation
 from iwpo_fast.config import LogConfig, LoraConfig, ModelConfig, TinyConfig, TrainConfig
 from iwpo_fast.models import Policy
 from iwpo_fast.training import loop, train
@@ -128,7 +129,7 @@ def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(co
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch) -> None:
-    real, calls = loop.clip_gradients, []
+    real, calls = optimisation.clip_gradients, []
 
     def poisoned(parameters, *arguments) -> Tensor:
         calls.append(1)
@@ -136,7 +137,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, 
             next(iter(parameters)).grad[0] = float("nan")
         return real(parameters, *arguments)
 
-    monkeypatch.setattr(loop, "clip_gradients", poisoned)
+    monkeypatch.setattr(optimisation, "clip_gradients", poisoned)
     settings = config(log=LogConfig(every=100))
     with pytest.raises(ValueError, match="at step 6 the loss is nan"):
         train(settings)
