@@ -351,12 +351,10 @@ class ExperimentalConfig:
 
 
 WeightForm = Literal["cautious", "strong", "off"]
-_BY_NOISE = {"tau": "ess", "gamma": 0.0, "ess_target": "noise"}
 FORMS: dict[WeightForm, dict[str, Any]] = {
-    "cautious": {"method": "irpss", **_BY_NOISE, "soft_labels": "posterior", "relative_variance": 1.0},
-    "strong": {"method": "irpss", "tau": 2.0, "gamma": 2.0, "ess_target": "noise"}
-    | {"soft_labels": "posterior", "relative_variance": 0.5},
-    "off": {"method": "none", **_BY_NOISE, "soft_labels": 0.0, "relative_variance": 1.0},
+    "cautious": {"method": "irpss", "tau": "ess", "gamma": 0.0, "ess_target": "noise", "soft_labels": 0.5},
+    "strong": {"method": "irpss", "tau": 2.0, "gamma": 2.0, "ess_target": "noise", "soft_labels": 0.75},
+    "off": {"method": "none", "tau": "ess", "gamma": 0.0, "ess_target": "noise", "soft_labels": 0.0},
 }
 """What each form puts in the place of `auto`."""
 
@@ -367,9 +365,10 @@ class WeightConfig:
 
     Args:
         form: `cautious` weighs as unequally as the noise of the rewards warrants, which is not at all where the members
-            of an ensemble agree, and doubts labels as far as rewards and label disagree; `strong` weighs at `tau: 2`,
-            `gamma: 2` and believes the rewards more: better where they can be trusted, and worse than DPO where they
-            mislead; `off` is plain DPO. What each was worth: docs/iwpo.md.
+            of an ensemble agree, and softens labels by half; `strong` weighs at `tau: 2`, `gamma: 2` and softens by
+            three quarters: better where rewards can be trusted, and worse than DPO where they mislead; `off` is plain
+            DPO. A single score per response says nothing of its noise and always weighs. What each was worth:
+            docs/iwpo.md.
         method: `irpss`, or `none`, which gives every pair weight 1.
         tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
             effective sample size of every large cluster above `ess_target`.
@@ -380,10 +379,10 @@ class WeightConfig:
             From 0.99 on all weights are 1.
         truncate: Weights above this multiple of the mean are cut to it, before the mean is set to 1 again.
         defensive: Share of uniform weights mixed in.
-        soft_labels: `posterior` takes the probability that a label is wrong, given the label and the rewards; a number
-            is the label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone, as `auto`
+        soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone, as `auto`
             does where the data bring label_smoothing, where the objective cannot smooth labels or does so already, and
-            with another method than `irpss`.
+            with another method than `irpss`. `posterior` takes the probability that a label is wrong, given the label
+            and the rewards.
         relative_variance: How far `soft_labels: posterior` doubts the rewards: mean square of the error of a reward
             gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does; infinity the
             labels alone, as DPO does.
@@ -401,7 +400,7 @@ class WeightConfig:
     truncate: Annotated[float, Limits(1, infinite=True)] = 5.0
     defensive: Annotated[float, FRACTION] = 0.0
     soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior"] = "auto"
-    relative_variance: Annotated[float, Limits(0, infinite=True)] | Literal["auto"] = "auto"
+    relative_variance: Annotated[float, Limits(0, infinite=True)] = 1.0
     realisation: Literal["weighting", "resampling"] = "weighting"
     min_ess: Annotated[float, FRACTION] = 0.1
     force: bool = False

@@ -188,7 +188,7 @@ def check_weight_settings(weights: WeightConfig) -> None:
     if formula == "irpss":
         _check_temperature(weights)
     variance, soft_labels = weights.relative_variance, weights.resolved().soft_labels
-    if soft_labels != "posterior" and variance != "auto":
+    if soft_labels != "posterior" and variance != WeightConfig().relative_variance:
         raise ValueError(
             f"weights.relative_variance is {variance} and weights.soft_labels is {soft_labels}, which does not read "
             "it: set soft_labels to posterior, or leave relative_variance out."

@@ -185,10 +185,10 @@ def gap_variance(rewards: PairRewards, nu: float) -> np.ndarray:
 
 
 def _label_smoothing(rewards: PairRewards, settings: WeightConfig) -> np.ndarray:
-    asked, nu = settings.soft_labels, settings.relative_variance
-    assert asked != "auto" and nu != "auto", "a form sets whatever is auto"
+    asked = settings.soft_labels
+    assert asked != "auto", "a form sets whatever is auto"
     if asked == "posterior":
-        return posterior_labels(rewards, gap_variance(rewards, nu))
+        return posterior_labels(rewards, gap_variance(rewards, settings.relative_variance))
     return soft_labels(rewards, asked)
 
 

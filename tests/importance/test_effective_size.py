@@ -98,8 +98,7 @@ def test_rewards_that_say_almost_nothing_leave_almost_plain_dpo(noise: float | N
     rewards = PairRewards(chosen, rejected, np.arange(500) % 3, np.full(3, 0.004), noise=noise)
     weights = pair_weights(rewards, DEFAULT, seed=0)
     assert np.abs(weights.weight - 1).max() < 0.05
-    assert weights.label_smoothing.max() < 0.06  # the same for all, which only scales the loss of DPO
-    assert np.ptp(weights.label_smoothing) < 0.002
+    assert np.abs(weights.label_smoothing).max() < 0.002
 
 
 @pytest.mark.parametrize("noise", [-0.1, np.nan])

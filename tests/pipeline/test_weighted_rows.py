@@ -137,7 +137,7 @@ def test_soft_labels_that_nobody_asked_for_are_where_there_is_room(copied, parts
     first = read_jsonl("run/weights/train.jsonl")[0]
     assert ("label_smoothing" in first) == softened
     made = json.loads(Path("run/manifest.json").read_text())["stages"]["weigh"]["result"]
-    assert made["soft_labels"] == ("posterior" if softened else 0)
+    assert made["soft_labels"] == (0.5 if softened else 0)
     assert (made["mean_label_smoothing"] > 0) == softened
 
 

@@ -89,7 +89,7 @@ def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
         print("labels stay hard: the objective smooths them or cannot, or rewards are not calibrated")
     else:
         return asked
-    return replace(asked, soft_labels=0.0, relative_variance="auto")
+    return replace(asked, soft_labels=0.0, relative_variance=WeightConfig().relative_variance)
 
 
 def _weight_columns(pairs: Pairs, weights: PairWeights, soft: bool) -> dict[str, np.ndarray]:
