@@ -11,6 +11,11 @@ import numpy as np
 from iwpo_fast.evaluation.preference import mean_with_interval, preference_accuracy, stratified_mean, wins
 from iwpo_fast.files import written_aside
 
+WHAT = {
+    "weights": "importance weights alone",
+    "labels": "posterior labels alone",
+    "both": "weights and posterior labels",
+}
 COLUMNS = [
     *("task", "method", "pairs", "labels right", "accuracy", "95 %", "margin"),
     *("before", "after", "best", "change", "95 %", "win rate", "95 %"),
@@ -36,30 +41,40 @@ def table(results: Sequence[Measurement]) -> list[list[str]]:
     return [COLUMNS, *rows]
 
 
-def comparison(results: Sequence[Measurement]) -> str:
-    """The last method's gold reward against the first one's on the same prompts, in a sentence."""
-    first, *_, last = _distinct(results, "method")
+def totals(results: Sequence[Measurement]) -> list[list[str]]:
+    """The rows over all tasks, without their first column, under the header."""
+    header, *rows = table(results)
+    return [header[1:], *(row[1:] for row in rows if row[0] == "all")]
+
+
+def comparisons(results: Sequence[Measurement]) -> list[str]:
+    """What each method did beside the first one on the same prompts, a sentence each."""
+    first, *others = _distinct(results, "method")
+    return [_comparison(results, first, other) for other in others]
+
+
+def _comparison(results: Sequence[Measurement], first: str, other: str) -> str:
     gains = [
-        _values(_of(results, task=name, method=last), "after") - _values(_of(results, task=name, method=first), "after")
+        _values(_of(results, task=name, method=other), "after")
+        - _values(_of(results, task=name, method=first), "after")
         for name in _distinct(results, "task")
     ]
     mean, low, high = stratified_mean(gains)
+    verdict = "better than" if low > 0 else "worse than" if high < 0 else "not told from"
     return (
-        f"{last} minus {first}: gold reward {mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) on the same prompts, "
-        "after equally many steps from the same model on the same pairs."
+        f"{WHAT.get(other, other)}: {verdict} {first} on these prompts, gold reward {mean:+.2f} (95 % interval "
+        f"{low:+.2f} to {high:+.2f})."
     )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Plain-text table, task and method flush left and the numbers flush right."""
+    """Plain-text table, the first column flush left and the numbers flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for task, method, *others in rows:
-        right = [cell.rjust(width) for cell, width in zip(others, widths[2:], strict=True)]
-        lines.append("  ".join([task.ljust(widths[0]), method.ljust(widths[1]), *right]))
-    totals = sum(row[0] == "all" for row in rows)
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-totals], rule, *lines[-totals:]])
+    for first, *others in rows:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *right]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -77,9 +92,9 @@ def write_report(
         places: what was written, and where.
     """
     blocks = [
-        "# The demo: a tiny model before and after preference optimisation, DPO and IWPO",
+        "# The demo: a tiny model before and after preference optimisation, by DPO and by the parts of IWPO",
         markdown(table(results)),
-        comparison(results),
+        "\n".join(f"- {sentence}" for sentence in comparisons(results)),
         LEGEND,
         "## Samples",
         "\n".join(_sample(example, ["before", *_distinct(results, "method")]) for example in examples),

@@ -1,4 +1,4 @@
-"""The embedded example from data to report: generate, warm up, align by DPO and by IWPO, measure."""
+"""The embedded example from data to report: generate, warm up, align by DPO and by the parts of IWPO, measure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast import __version__
-from iwpo_fast.config import DataConfig, DemoConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.config import (
+    DataConfig,
+    DemoConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    WeightConfig,
+    dataclass_from,
+)
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
-from iwpo_fast.demo.report import LEGEND, Measurement, aligned, comparison, table, write_report
+from iwpo_fast.demo.report import LEGEND, WHAT, Measurement, aligned, comparisons, totals, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.sampling import sample_completions
@@ -37,14 +46,23 @@ from iwpo_fast.world import World
 WARMUP = OptimConfig(lr=4e-3, epochs=2, pairs_per_step=32, tokens_per_batch=8192, warmup_fraction=0.05)
 MAX_NEW_TOKENS = 40
 
+ARMS = {
+    "weights": WeightConfig(form="strong", soft_labels=0.0),
+    "labels": WeightConfig(form="off", soft_labels="posterior"),
+    "both": WeightConfig(form="strong", soft_labels="posterior"),
+}
+"""The parts of IWPO, each by itself and together. Weights are the strong ones: where rewards agree as they do here, the
+cautious ones are all 1."""
+
 
 def run_demo(
     config: DemoConfig, *, dataset: DatasetSettings | None = None, warmup: OptimConfig = WARMUP
 ) -> list[Measurement]:
-    """Make a preference data set, warm a tiny model up, align it by DPO and by IWPO, and report what changed.
+    """Make a preference data set, warm a tiny model up, align it by DPO and by the parts of IWPO, and report.
 
-    Both methods train with recipes/demo.yaml on the same pairs; IWPO runs the whole pipeline. The same call again
-    keeps the finished parts, resumes what was interrupted, and measures anew.
+    All methods train with recipes/demo.yaml on the same pairs. The parts of IWPO run the whole pipeline, and share the
+    pass of its frozen model. The same call again keeps the finished parts, resumes what was interrupted, and measures
+    anew.
 
     Args:
         config: where, on what device, and from which seed.
@@ -85,11 +103,13 @@ def run_demo(
     beta = Mixture.of(pipeline.objective).beta
     _heading(3, f"DPO: {pipeline.objective.name}, beta {beta:g}, all pairs alike")
     train(replace(dataclass_from(TrainConfig, pipeline), output_dir=str(folder / "dpo")))
-    _heading(4, "IWPO: the same training on pairs with importance weights, from rewards learned on the same pairs")
-    run(pipeline)
+    for arm, weights in ARMS.items():
+        _heading(4, f"IWPO, {WHAT[arm]}: the same training, from rewards learned on the same pairs")
+        run(replace(pipeline, weights=weights, output_dir=str(_folder_of(arm, folder))))
     _heading(5, "measuring the models on held-out prompts")
     results = measure(folder, pipeline)
-    print("\n" + aligned(table(results)) + "\n\n" + fill(comparison(results), 100) + "\n\n" + fill(LEGEND, 100) + "\n")
+    sentences = "\n".join(fill(sentence, 100, subsequent_indent="  ") for sentence in comparisons(results))
+    print("\n" + aligned(totals(results)) + "\n\n" + sentences + "\n\n" + fill(LEGEND, 100) + "\n")
     for what, place in _places(folder).items():
         print(f"{what + ':':<19}{place}")
     print(f"finished after {time.monotonic() - start:.0f} s")
@@ -98,7 +118,12 @@ def run_demo(
 
 def aligned_models(folder: Path) -> dict[str, Path]:
     """The models that a demo aligned, by method."""
-    return {"DPO": folder / "dpo" / "model", "IWPO": PipelineFolder(folder / "iwpo").training / "model"}
+    parts = {arm: PipelineFolder(_folder_of(arm, folder)).training / "model" for arm in ARMS}
+    return {"DPO": folder / "dpo" / "model"} | parts
+
+
+def _folder_of(arm: str, folder: Path) -> Path:
+    return folder / f"iwpo-{arm}"
 
 
 def _open(folder: Path, settings: dict[str, Any]) -> None:
@@ -133,7 +158,6 @@ def _run_config(recipe: dict[str, Any], folder: Path, config: DemoConfig) -> Run
     settings = recipe | {
         "data": recipe["data"] | places,
         "model": recipe["model"] | {"path": str(folder / "warmup")},
-        "output_dir": str(folder / "iwpo"),
         "seed": config.seed,
         "device": config.device,
     }
@@ -210,8 +234,8 @@ def _places(folder: Path) -> dict[str, Path]:
         "preference pairs": folder / "data",
         "warm-up model": folder / "warmup",
         "DPO": folder / "dpo",
-        "IWPO": folder / "iwpo",
-        "what IWPO weighed": PipelineFolder(folder / "iwpo").weighted,
+        **{f"IWPO, {arm}": _folder_of(arm, folder) for arm in ARMS},
+        "weighted pairs": PipelineFolder(_folder_of("both", folder)).weighted,
     }
 
 

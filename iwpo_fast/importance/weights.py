@@ -4,7 +4,7 @@ The target policy is π* ∝ π_ref exp(r/τ), and the pairs are taken as drawn 
 
     log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ)                          log_importance, log_preferred
     ω = a with mean 1 in each cluster, cut, with mean 1 again, mixed with 1   normalise
-    ε = the posterior of the label, or soft_labels · trust · σ(-Δ)            posterior_labels, soft_labels
+    ε: how far the label is doubted                                          `labels.label_smoothing`
 
 Only the abstract of IWPO is public: the formulas are this project's own.
 """
@@ -17,11 +17,9 @@ from iwpo_fast.config import EVEN, WeightConfig
 from iwpo_fast.config_checks import check_weight_settings
 from iwpo_fast.importance.effective_size import effective_size_for, ess_fraction, smallest_temperature
 from iwpo_fast.importance.experimental import log_levels, log_ratio
-from iwpo_fast.importance.posterior import flip_probability
+from iwpo_fast.importance.labels import label_smoothing
+from iwpo_fast.importance.resampling import systematic_counts
 from iwpo_fast.importance.types import PairRewards, PairWeights
-
-LARGEST_FLIP = 1 - 2.0**-20
-"""Losses take probabilities of a flip below 1, also after they are rounded to float32."""
 
 
 def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> PairWeights:
@@ -54,7 +52,7 @@ def pair_weights(rewards: PairRewards, settings: WeightConfig, *, seed: int) -> 
         weight = counts.astype(np.float64)
     return PairWeights(
         weight=weight,
-        label_smoothing=_label_smoothing(rewards, settings),
+        label_smoothing=label_smoothing(rewards, settings),
         counts=counts,
         tau=tau,
         ess=ess,
@@ -138,78 +136,3 @@ def _mean_one(weight: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndar
     size = np.bincount(cluster, minlength=clusters)
     mean = np.bincount(cluster, weight, clusters) / np.maximum(size, 1)
     return weight / mean[cluster]
-
-
-def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:
-    """ε = strength · t_z · σ(-Δ) of each pair [P]: probability of a flipped label, scaled by the trust in the rewards.
-
-    An addition of this project to IWPO. Where the trust of a cluster is 0, its labels stay as they are.
-
-    Args:
-        strength: label smoothing of a pair that fully trusted rewards find mislabelled, in [0, 1).
-    """
-    return strength * rewards.trust[rewards.cluster] * np.exp(-np.logaddexp(0.0, rewards.gap))
-
-
-def posterior_labels(rewards: PairRewards, variance: np.ndarray) -> np.ndarray:
-    """ε [P]: probability that a label is the wrong way round, given the label and the rewards (`flip_probability`).
-
-    An addition of this project to IWPO.
-
-    Args:
-        variance: s² of each cluster [G], of the error of reward gaps (`gap_variance`).
-    """
-    flips = np.empty(len(rewards))
-    for k, of_cluster in enumerate(variance):
-        inside = rewards.cluster == k
-        flips[inside] = flip_probability(rewards.gap[inside], float(of_cluster))
-    return np.minimum(flips, LARGEST_FLIP)
-
-
-def gap_variance(rewards: PairRewards, nu: float) -> np.ndarray:
-    """s² = ν · mean Δ̂² + (1/ρ - 1) of each cluster [G], the mean of all pairs and ρ the reliability of the cluster.
-
-    The first term is an error in proportion to the signal: gaps are in log-odds of labels, so that noise in the labels
-    shrinks them all, and an error of fixed size would drown them. The second leads from rewards that know something to
-    those that know nothing, whose gaps are near 0 and would make a coin of every label: there the label alone counts.
-    Its unit, 1, is the squared log-odds over which σ turns.
-
-    Args:
-        nu: ν, from 0 (the rewards alone) to infinity (the labels alone).
-    """
-    reliability = rewards.trust if rewards.reliability is None else rewards.reliability
-    if np.isinf(nu):
-        return np.full(rewards.clusters, np.inf)
-    with np.errstate(divide="ignore", over="ignore"):
-        return nu * np.mean(np.square(rewards.gap)) + (1 / reliability - 1)
-
-
-def _label_smoothing(rewards: PairRewards, settings: WeightConfig) -> np.ndarray:
-    asked = settings.soft_labels
-    assert asked != "auto", "a form sets whatever is auto"
-    if asked == "posterior":
-        return posterior_labels(rewards, gap_variance(rewards, settings.relative_variance))
-    return soft_labels(rewards, asked)
-
-
-def systematic_counts(weight: np.ndarray, cluster: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw each pair ⌊ω⌋ or ⌈ω⌉ times, ω times in expectation, from one random number (Kitagawa 1996).
-
-    Each cluster keeps its number of pairs where its weights have mean 1. Pairs are taken in random order inside their
-    cluster, so that regularities of the data's order do not matter.
-
-    Args:
-        weight: float64 [P], non-negative.
-        cluster: int64 [P].
-
-    Returns:
-        int64 [P].
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(weight))
-    order = order[np.argsort(cluster[order], kind="stable")]
-    floor = np.floor(weight)
-    passed = np.floor(np.cumsum(np.concatenate([[rng.random()], (weight - floor)[order]])))
-    counts = floor.astype(np.int64)
-    counts[order] += np.diff(passed).astype(np.int64)
-    return counts

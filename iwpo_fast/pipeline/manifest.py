@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from iwpo_fast.config import RunConfig
 from iwpo_fast.files import save_json
 from iwpo_fast.versions import version_of
@@ -29,6 +31,9 @@ numbers, such as effective sample sizes; `versions` those of the packages it ran
 class Manifest:
     """`manifest.json`, rewritten whole at every change.
 
+    Attributes:
+        threads: CPU threads that the pipeline began with, by which its numbers go on bitwise; None for a new one.
+
     Raises:
         ValueError: the file is there but is no manifest.
     """
@@ -36,6 +41,7 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries: dict[str, dict[str, Any]] = {}
+        self.threads: int | None = None
         self.reload()
 
     def reload(self) -> None:
@@ -43,7 +49,8 @@ class Manifest:
         if not self._path.exists():
             return
         try:
-            self._entries = json.loads(self._path.read_text(encoding="utf-8"))["stages"]
+            record = json.loads(self._path.read_text(encoding="utf-8"))
+            self._entries, self.threads = record["stages"], record.get("threads")
             is_valid = all(entry.keys() == FIELDS for entry in self._entries.values())
         except (ValueError, KeyError, TypeError, AttributeError):
             is_valid = False
@@ -82,7 +89,8 @@ class Manifest:
 
     def _save(self, stage: str, entry: dict[str, Any]) -> None:
         self._entries[stage] = entry
-        save_json(self._path, {"stages": self._entries})
+        self.threads = self.threads or torch.get_num_threads()
+        save_json(self._path, {"threads": self.threads, "stages": self._entries})
 
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:

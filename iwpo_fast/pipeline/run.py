@@ -14,6 +14,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
 from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks, stages_of
+from iwpo_fast.training.reproducible import threads_of_run
 from iwpo_fast.world import World
 
 
@@ -35,8 +36,14 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     manifest = Manifest(job.folder.manifest)
     if only is not None:
         _check_before(only, config, job.folder, manifest)
-    job.world.say(_weights_line(config.weights))
-    checked = False
+    with threads_of_run(manifest.threads) as other_threads:
+        job.world.say(*filter(None, [other_threads, _weights_line(config.weights)]))
+        _go_through(names, again, job, manifest)
+
+
+def _go_through(names: tuple[str, ...], again: tuple[str, ...], job: PipelineJob, manifest: Manifest) -> None:
+    """Do the stages, except those whose work is there and which are not to be done `again`."""
+    config, stages, checked = job.config, tuple(stages_of(job.config)), False
     for name in names:
         settings, key = _settings_and_key(name, config, manifest)
         if name not in again and manifest.is_current(name, key):

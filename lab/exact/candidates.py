@@ -13,8 +13,8 @@ from scipy.special import log_expit
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
+from iwpo_fast.importance.labels import gap_variance, posterior_labels
 from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
-from iwpo_fast.importance.weights import gap_variance, posterior_labels
 from iwpo_fast.rewards import PairTable
 from lab.exact.arms import ARMS, Arm, Build, arm_data, weighted
 from lab.exact.policy import ArmData

@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import DemoConfig
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
-from iwpo_fast.demo.report import COLUMNS, Measurement, aligned, comparison, markdown, table
-from iwpo_fast.demo.run import WARMUP, aligned_models, run_demo
+from iwpo_fast.demo.report import COLUMNS, Measurement, aligned, comparisons, markdown, table, totals
+from iwpo_fast.demo.run import ARMS, WARMUP, aligned_models, run_demo
 from iwpo_fast.demo.tasks import TASKS
 
 pytestmark = pytest.mark.slow
 
+METHODS = ("DPO", *ARMS)
 DATASET = DatasetSettings(train_pairs=480, eval_pairs=80, warmup_pairs=640, noise=0.0, temperature=0.1)
 
 
@@ -36,7 +37,7 @@ def finished(tmp_path_factory) -> tuple[Path, list[Measurement]]:
 
 def test_the_demo_prefers_the_better_completions_of_held_out_prompts(finished) -> None:
     _, results = finished
-    for method in ("DPO", "IWPO"):
+    for method in METHODS:
         margins = np.array([result["margin"] for result in results if result["method"] == method])
         assert len(margins) == 80
         assert margins.mean() > 0
@@ -52,21 +53,28 @@ def test_margins_and_accuracy_are_those_of_the_training_run(finished) -> None:
         assert (margins > 0).mean() == pytest.approx(after["eval_rewards/accuracies"], abs=1e-6)
 
 
-def test_the_weights_differ_between_pairs_and_have_mean_one(finished) -> None:
+def test_each_arm_has_its_part_of_the_method_alone_and_all_see_the_same_rewards(finished) -> None:
     folder, _ = finished
-    weights = [row["weight"] for row in read_jsonl(folder / "iwpo" / "weights" / "train.jsonl")]
-    assert np.mean(weights) == pytest.approx(1.0)
-    assert np.std(weights) > 0.05
+    rows = {arm: read_jsonl(folder / f"iwpo-{arm}" / "weights" / "train.jsonl") for arm in ARMS}
+    weights = {arm: np.array([row["weight"] for row in rows[arm]]) for arm in ARMS}
+    flips = {arm: np.array([row.get("label_smoothing", 0.0) for row in rows[arm]]) for arm in ARMS}
+    assert weights["weights"].mean() == pytest.approx(1.0)
+    assert weights["weights"].std() > 0.05
+    assert np.all(flips["weights"] == 0)
+    assert np.all(weights["labels"] == 1)
+    assert flips["labels"].std() > 0.01
+    np.testing.assert_array_equal(weights["both"], weights["weights"])
+    np.testing.assert_array_equal(flips["both"], flips["labels"])
 
 
 def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished) -> None:
     folder, results = finished
     samples = read_jsonl(folder / "samples.jsonl")
     for sample in samples:
-        for when in ("before", "DPO", "IWPO"):
+        for when in ("before", *METHODS):
             reward = TASKS[sample["task"]].gold_reward(sample["prompt"], sample[when])
             assert sample[f"gold_{when}"] == pytest.approx(reward)
-    for method in ("DPO", "IWPO"):
+    for method in METHODS:
         of_method = [result for result in results if result["method"] == method]
         assert [result["task"] for result in of_method] == [sample["task"] for sample in samples]
         assert [result["after"] for result in of_method] == [sample[f"gold_{method}"] for sample in samples]
@@ -76,8 +84,9 @@ def test_the_report_holds_the_table_and_the_places(finished) -> None:
     folder, results = finished
     report = (folder / "report.md").read_text()
     assert markdown(table(results)) in report
-    assert comparison(results) in report
-    for path in (folder / "dpo", folder / "iwpo"):
+    for sentence in comparisons(results):
+        assert sentence in report
+    for path in (folder / "dpo", *(folder / f"iwpo-{arm}" for arm in ARMS)):
         assert str(path) in report and path.is_dir()
 
 
@@ -151,6 +160,8 @@ def test_the_table_has_rows_for_each_task_and_method_and_for_all() -> None:
     assert [row["accuracy"] for row in own] == ["0.500", "0.750", "0.625"]
     assert [row["change"] for row in own] == ["+1.00", "-0.50", "+0.25"]
     assert [row["win rate"] for row in own] == ["0.750", "0.250", "0.500"]
-    assert comparison(results).startswith("Y minus X: gold reward +0.50 (95 % interval ")
+    (sentence,) = comparisons(results)
+    assert sentence.startswith("Y: ") and "X on these prompts, gold reward +0.50 (95 % interval " in sentence
+    assert [row[0] for row in totals(results)] == ["method", "X", "Y"]
     lines = aligned([header, *rows]).splitlines()
     assert len({len(line) for line in lines}) == 1

@@ -29,13 +29,10 @@ from scipy.special import expit
 from iwpo_fast.config import FORMS, ExperimentalConfig, WeightConfig
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.effective_size import effective_size_for, is_large
+from iwpo_fast.importance.labels import posterior_labels, soft_labels
 from iwpo_fast.importance.posterior import flip_probability
-from iwpo_fast.importance.weights import (
-    normalise,
-    posterior_labels,
-    soft_labels,
-    systematic_counts,
-)
+from iwpo_fast.importance.resampling import systematic_counts
+from iwpo_fast.importance.weights import normalise
 from iwpo_kernels import weighted_preference_loss
 
 UTILITY = torch.tensor([1.0, -0.5, 0.25, 0.0, -1.5], dtype=torch.float64)

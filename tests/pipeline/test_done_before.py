@@ -15,6 +15,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 
 from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, RewardConfig, RunConfig, WeightConfig
 from iwpo_fast.files import save_json
+from iwpo_fast.pipeline import run
+from iwpo_fast.pipeline.stages import STAGES as STAGE_MODULES
+from iwpo_fast.threads import NUMBER
 
 
 def test_the_second_call_does_nothing(copied) -> None:
@@ -212,6 +215,23 @@ def test_the_manifest_records_settings_versions_hashes_and_numbers(finished) -> 
     assert stages["weigh"]["settings"]["seed"] == 0
     assert all(0 <= cluster["calibration_error"] <= 1 for cluster in stages["reward"]["result"]["clusters"])
     assert len(stages["reward"]["result"]["clusters"]) == stages["cluster"]["result"]["clusters"] > 1
+
+
+def test_a_pipeline_goes_on_with_the_threads_that_it_began_with(copied, monkeypatch, capsys) -> None:
+    for name in NUMBER:
+        monkeypatch.delenv(name, raising=False)
+    path, seen, now = Path("run/manifest.json"), [], torch.get_num_threads()
+    record = json.loads(path.read_text())
+    assert record["threads"] == now
+    save_json(path, record | {"threads": now + 1})
+    real = STAGE_MODULES["weigh"].run
+    monkeypatch.setattr(STAGE_MODULES["weigh"], "run", lambda *a: seen.append(torch.get_num_threads()) or real(*a))
+    config = toy_config()
+    config.weights.min_ess = 0.01
+    run(config)
+    assert seen == [now + 1] and torch.get_num_threads() == now
+    assert f"the run began with {now + 1} CPU threads and keeps them" in capsys.readouterr().out
+    assert json.loads(path.read_text())["threads"] == now + 1
 
 
 @pytest.mark.parametrize("record", ["{", "[]", '{"stages": {"weigh": {"kee": 1}}}'])
