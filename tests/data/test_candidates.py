@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import asdict
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -154,6 +153,7 @@ def test_nectars_first_rank_is_the_best_and_the_space_belongs_to_the_answer(writ
 )
 def test_parquet_and_saved_data_sets_hold_what_json_lines_do(write, tmp_path, row) -> None:
     expected = read(write([row]))
+    datasets = pytest.importorskip("datasets")
     table = pa.Table.from_pylist([row])
     pq.write_table(table, tmp_path / "rows.parquet")
     datasets.Dataset(table).save_to_disk(tmp_path / "saved")
