@@ -68,13 +68,14 @@ def flip_probability(gap: Float64s, variance: float) -> Float64s:
     return np.minimum(flip, 1.0)
 
 
-def posterior_shift(flip: Float64s, variance: float) -> Float64s:
+def posterior_shift(flip: Float64s, variance: float | Float64s) -> Float64s:
     """Δ̃ - Δ̂ [P], what the label adds to the mean of the gap: s² ε, by Stein's identity.
 
     Args:
         flip: ε [P], of `flip_probability` for the same variance.
+        variance: s², one for all pairs or [P].
     """
-    if variance == np.inf:
+    if np.any(np.isinf(variance)):
         raise ValueError("The shift of a gap of unknown size is not finite: give a finite variance.")
     return variance * flip
 

@@ -155,9 +155,10 @@ def train_step(
     of_step = list(one_step(batches)) if loss.mixture.needs_step_logps else one_step(batches)  # a list is read twice
     rng = np.random.default_rng([job.config.seed, state.step])
     constants_of = step_constants(job, rows, of_step, state.objective, rng)
+    denominator = job.denominator(rows)
     for some, batch in in_lockstep(policy, of_step):
         logps = loss.token_logps(policy, batch)
-        output = loss(logps, batch, job.denominator(rows), constants_of(some))
+        output = loss(logps, batch, denominator, constants_of(some))
         output.loss.backward()
         metrics.add(output.sums)
     job.world.sum_gradients(parameters)

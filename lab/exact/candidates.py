@@ -14,6 +14,7 @@ from scipy.special import log_expit
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
 from iwpo_fast.importance.labels import gap_variance, posterior_labels
+from iwpo_fast.importance.posterior import posterior_shift
 from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
 from iwpo_fast.rewards import PairTable
 from lab.exact.arms import ARMS, Arm, Build, arm_data, weighted
@@ -49,7 +50,7 @@ VARIANCES: Mapping[str, Variance] = {
 def shift_of(rewards: PairRewards, variance: Floats) -> Floats:
     """What labels add to gaps [n], with a finite variance where rewards know nothing."""
     variance = np.minimum(variance, LARGEST_VARIANCE)
-    return variance[rewards.cluster] * posterior_labels(rewards, variance)
+    return posterior_shift(posterior_labels(rewards, variance), variance[rewards.cluster])
 
 
 def name_of(loss: str, variance: str, weights: str, heads: str) -> str:

@@ -13,14 +13,16 @@ import re
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from forked import HANG
 
+from iwpo_fast.cli import main
 from iwpo_fast.config import (
     CheckpointConfig,
     ClusterConfig,
@@ -97,6 +99,16 @@ def stages_done(config: RunConfig, **options: Any) -> list[str]:
         run(copy.deepcopy(config), **options)
     titles = re.findall(r"^\[\d/[78]\] (\w+): (.*)$", said.getvalue(), flags=re.MULTILINE)
     return [name for name, what in titles if not what.endswith("(done before)")]
+
+
+def refused_in_a_sentence(flags: Sequence[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`iwpo run` with these flags ends with code 2 and one line, which holds the sentence."""
+    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
+    write_jsonl(DATA, toy_rows(4))
+    assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("iwpo: error: ") and said.count("\n") == 1
 
 
 def losses(folder: Path | str) -> list[float]:

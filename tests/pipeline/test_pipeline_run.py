@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline_cases import DATA, STAGES, TINY, read_jsonl, stages_done, toy_config, toy_rows, write_jsonl
+from pipeline_cases import (
+    DATA,
+    STAGES,
+    TINY,
+    read_jsonl,
+    refused_in_a_sentence,
+    stages_done,
+    toy_config,
+    toy_rows,
+    write_jsonl,
+)
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import (
@@ -100,12 +110,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence) -> None:
-    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
-    write_jsonl(DATA, toy_rows(4))
-    assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.startswith("iwpo: error: ") and said.count("\n") == 1
+    refused_in_a_sentence(flags, sentence, capsys)
     assert not list(Path().glob("run/*.json*"))
 
 

@@ -16,6 +16,7 @@ from pipeline_cases import (
     DATA,
     STAGES,
     read_jsonl,
+    refused_in_a_sentence,
     results,
     run_and_be_killed,
     run_in_two_processes,
@@ -252,12 +253,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_be_drawn_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence) -> None:
-    pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
-    write_jsonl(DATA, toy_rows(4))
-    assert main(["run", "--data.path", DATA, "--output_dir", "run", "--device", "cpu", *flags]) == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.startswith("iwpo: error: ") and said.count("\n") == 1
+    refused_in_a_sentence(flags, sentence, capsys)
     assert not (place / "run" / "prepared").exists()
 
 

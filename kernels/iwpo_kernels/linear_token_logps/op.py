@@ -74,7 +74,8 @@ def linear_token_logps(
             for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
     inputs = (hidden, head_weight, labels, bias, hidden_index)
-    return _streamed(inputs, (softcap, scale, temperature, workspace_mb, save, all_served), statistics=False)[0]
+    settings = (softcap, scale, temperature, workspace_mb, save, all_served)
+    return _streamed(inputs, settings, statistics=False)[0]
 
 
 def linear_token_statistics(
@@ -95,8 +96,9 @@ def linear_token_statistics(
 
     Takes the same arguments and raises the same errors; only the log-probs carry a gradient.
     """
-    inputs, settings = (hidden, head_weight, labels, bias, hidden_index), (softcap, scale, temperature)
-    logps, statistics = _streamed(inputs, (*settings, workspace_mb, save, all_served), statistics=True)
+    inputs = (hidden, head_weight, labels, bias, hidden_index)
+    settings = (softcap, scale, temperature, workspace_mb, save, all_served)
+    logps, statistics = _streamed(inputs, settings, statistics=True)
     entropy, sum_p2, target_is_argmax, mean_logit = statistics.unbind()
     return TokenStatistics(logps, entropy, sum_p2, target_is_argmax > 0, mean_logit)
 
