@@ -17,10 +17,12 @@ class LabSettings:
         warmup_pairs: prompts with two completions each for the supervised policy.
         warmup: its training.
         pairs: preference pairs, both completions sampled from the supervised policy.
+        candidates: further completions of each prompt, sampled from the supervised policy, for the arms that use them.
         noise: probability that a label is flipped after the Bradley-Terry draw.
         temperature: the log-odds of a label are (difference of gold rewards) / temperature.
         beta: of every objective.
-        optim: preference training; the learning rate stays as it is after its warm-up.
+        optim: preference training; the learning rate stays as it is after its warm-up. An arm with more pairs has as many
+            more in each step, so that all arms take the same steps and see each labelled pair once.
         steps: of preference training.
         scales: every trained policy is evaluated at these factors on its log-ratio to the reference.
         test_prompts: held-out prompts.
@@ -36,6 +38,7 @@ class LabSettings:
         )
     )
     pairs: int = 2000
+    candidates: int = 8
     noise: float = 0.1
     temperature: float = 0.5
     beta: float = 0.1
@@ -76,6 +79,9 @@ class Plan:
         return [(seed, arm) for arms, seeds in self.rounds for seed in seeds for arm in arms]
 
 
+# What the best finalists are where nothing is sampled. It stands beside them whether or not it is one of them.
+WITHOUT_SAMPLES = "logistic, ν 1; auto"
+
 # Seeds 0 and 1 had part in the choice of the defaults; 2 to 6 had been seen before, with rewards of an earlier kind.
 FULL = Plan(LabSettings(), ((MAIN, range(2, 7)), (OTHERS, range(2, 4)), (MAIN, range(7, 10)), (OTHERS, range(4, 5))))
 OTHER_NOISE = Plan(LabSettings(), ((MAIN, range(2, 7)), (MAIN[:3], range(7, 10))))
@@ -83,7 +89,8 @@ OTHER_NOISE = Plan(LabSettings(), ((MAIN, range(2, 7)), (MAIN[:3], range(7, 10))
 
 def choice(finalists: Sequence[str]) -> Plan:
     """The finalists of the library's default beside DPO, in seeds that nothing else has."""
-    return Plan(LabSettings(), [(("dpo", *finalists), [seed]) for seed in range(10, 15)])
+    arms = dict.fromkeys(["dpo", *finalists, WITHOUT_SAMPLES])
+    return Plan(LabSettings(), [(tuple(arms), [seed]) for seed in range(10, 15)])
 
 
 SHORT = Plan(

@@ -10,7 +10,9 @@ from tqdm.auto import trange
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, TrainConfig
 from iwpo_fast.data import Pairs
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import Policy
+from iwpo_fast.models.reference import with_reference
 from iwpo_fast.optimisation import make_optimizer, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
@@ -25,28 +27,36 @@ from lab.language_model.world import LabWorld
 
 def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
     """A trained copy of the supervised policy."""
-    pairs = arm_pairs(world.pairs, data)
+    pairs, alone = arm_pairs(world, data), World.start("cpu")
+    optim = replace(settings.optim, pairs_per_step=round(settings.optim.pairs_per_step * len(pairs) / len(world.pairs)))
     loss = PreferenceLoss(objective_of(data, settings.beta))
     loss.check_data(pairs, "the world's pairs")
-    alone = World.start("cpu")
     config = TrainConfig(
-        data=DataConfig(path=""), objective=objective_of(data, settings.beta), optim=settings.optim, seed=world.seed
+        data=DataConfig(path=""), objective=objective_of(data, settings.beta), optim=optim, seed=world.seed
     )
     policy = copy.deepcopy(world.policy)
-    optimizer = make_optimizer(policy.trainable_parameters(), settings.optim)
+    if pairs.ref_logps is None and loss.mixture.uses_reference:
+        pairs = with_reference(policy, pairs, alone, world.cache, tokens_per_batch=optim.tokens_per_batch)
+    optimizer = make_optimizer(policy.trainable_parameters(), optim)
     state, metrics = TrainState(), PreferenceMetrics(alone.device)
 
     job = Job(config, alone, policy, loss, pairs)
     batches = batches_ahead(job, map(job.rows_of_step, range(settings.steps)))
     for step in trange(settings.steps, desc="preference training", unit="step"):
         state.step = step
-        set_learning_rate(optimizer, step, settings.steps, settings.optim)
+        set_learning_rate(optimizer, step, settings.steps, optim)
         train_step(job, job.rows_of_step(step), batches, optimizer, state, metrics)
     return policy
 
 
-def arm_pairs(pairs: Pairs, data: ArmData) -> Pairs:
-    """The pairs with the columns of an arm alone; reward gaps are the scores of chosen over a rejected one of 0."""
+def arm_pairs(world: LabWorld, data: ArmData) -> Pairs:
+    """The world's pairs, or those of the arm, with the columns of the arm alone.
+
+    Reward gaps are the scores of chosen over a rejected one of 0.
+    """
+    pairs = replace(world.pairs, candidates=None)
+    if data.completions is not None:
+        pairs = _pairs_of(world.responses, *data.completions.numpy().T)
     columns = {}
     if data.targets is not None:
         gaps = data.targets.double().numpy()
@@ -57,6 +67,16 @@ def arm_pairs(pairs: Pairs, data: ArmData) -> Pairs:
         weight=data.weights.double().numpy(),
         label_smoothing=smoothing if smoothing.any() else None,
         columns=columns,
+    )
+
+
+def _pairs_of(responses: Responses, chosen: np.ndarray, rejected: np.ndarray) -> Pairs:
+    """Pairs of the given responses [n], without reference log-probs."""
+    return Pairs(
+        responses.prompts.take(responses.prompt_of[chosen]),
+        responses.completions.take(chosen),
+        responses.completions.take(rejected),
+        weight=np.ones(len(chosen)),
     )
 
 
