@@ -199,7 +199,7 @@ class RewardModel:
         return features.response, features.mean_logps[:, None]
 
     def _check_width(self, features: PairFeatures) -> None:
-        learnt, given = len(self.clusters.mean), features.response.shape[1]
+        learnt, given = len(self.clusters.mean), features.prompt.shape[1]
         if given != learnt:
             raise ValueError(
                 f"The reward model was learnt from hidden states of size {learnt}, and these have {given}: give the "

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.importance import PairRewards, noise_share
-from iwpo_fast.rewards import PairFeatures, PairTable, fit_clusters, score_pairs
+from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, RewardScores, fit_clusters, score_pairs
+from iwpo_fast.rewards.checks import uses_likelihood
+from iwpo_fast.rewards.reward_model import RewardModel
 from lab.exact.worlds import World, longer_is_chosen
 
 CLUSTERS = ClusterConfig(backend="sklearn")
@@ -44,12 +46,14 @@ class PairScores:
         gaps: [n, members], reward gaps of the members of an ensemble.
         candidates: rewards [n, 2 + K] of chosen, rejected and sampled completions of every prompt.
         completions: [n, 2 + K], which they are.
+        model: what scored them, to score others; None for rewards that no heads made.
     """
 
     rewards: PairRewards
     gaps: Floats
     candidates: Floats | None = None
     completions: NDArray[np.int64] | None = None
+    model: RewardModel | None = None
 
     def with_samples(self, count: int) -> PairScores:
         """With the first `count` sampled completions alone."""
@@ -89,6 +93,12 @@ def score(world: World, model: str, seed: int) -> PairScores:
     return _score_rows(world, settings, cluster_settings, np.arange(len(completions)), seed, completions)
 
 
+def score_by(world: World, settings: RewardConfig, cluster_settings: ClusterConfig, *, seed: int) -> PairScores:
+    """Rewards of the labelled pairs alone, by a model of these settings."""
+    pairs = np.arange(len(world.candidates))
+    return _score_rows(world, settings, cluster_settings, pairs, seed, world.candidates)
+
+
 def sampled(world: World, count: int, seed: int) -> Tensor:
     """[n, count], completions of the reference policy for every prompt, drawn with replacement."""
     random = torch.Generator().manual_seed(3_000_000 + seed)
@@ -116,14 +126,29 @@ def _score_rows(
     prompt_features = world.train.prompt_features.numpy()
     clusters = fit_clusters(prompt_features, table.pairs_per_prompt(count), cluster_settings, seed=seed)
     cluster = clusters.assign(prompt_features)
-    scores = score_pairs(PairFeatures(table, prompt_features, features), cluster, settings, seed=seed)
+    of_pairs = PairFeatures(table, prompt_features, features)
+    scores = score_pairs(of_pairs, cluster, settings, seed=seed)
     chosen, rejected = candidates * prompts, candidates * prompts + 1
     gaps = scores.members_calibrated[chosen] - scores.members_calibrated[rejected]
     calibrated, noise = scores.calibrated, noise_share(gaps)
     rewards = PairRewards(
         calibrated[chosen], calibrated[rejected], cluster, scores.trust, noise=noise, reliability=scores.reliability
     )
-    return PairScores(rewards, gaps, calibrated.reshape(count, candidates), completions.numpy())
+    model = learnt(of_pairs, clusters, scores, settings, seed=seed)
+    return PairScores(rewards, gaps, calibrated.reshape(count, candidates), completions.numpy(), model)
+
+
+def learnt(
+    features: PairFeatures, clusters: Clusters, scores: RewardScores, settings: RewardConfig, *, seed: int
+) -> RewardModel:
+    """The reward model behind scores, for prompts that it has not seen."""
+    assert scores.heads is not None
+    record = {
+        "features": {"likelihood": uses_likelihood(settings) and features.mean_logps is not None},
+        "seed": seed,
+        "max_reward": settings.max_reward if settings.calibration else None,
+    }
+    return RewardModel(clusters, scores.heads, scores.calibration, frozenset(), record, scores.report)
 
 
 def true_scores(gold: Floats, task: NDArray[np.int64], tasks: int) -> PairScores:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.importance import pair_rewards
 from iwpo_fast.rewards import PairFeatures, fit_clusters, score_pairs
-from lab.exact.rewards import REWARD_MODELS, PairScores, true_scores
+from lab.exact.rewards import REWARD_MODELS, PairScores, learnt, true_scores
 from lab.language_model.world import LabWorld
 
 
@@ -20,7 +21,11 @@ def score(world: LabWorld, model: str) -> PairScores:
     if model == "oracle":
         return true_scores(world.gold, world.task, len(world.scale))
     model, _, samples = model.partition("+")
-    settings, cluster_settings = REWARD_MODELS[model]
+    return score_by(world, *REWARD_MODELS[model], samples=int(samples or 0))
+
+
+def score_by(world: LabWorld, settings: RewardConfig, cluster_settings: ClusterConfig, *, samples: int) -> PairScores:
+    """Rewards of the pairs, and of the first `samples` sampled completions, by a model of these settings."""
     features = world.features if samples else _of_pairs(world)
     table = features.table
     clusters = fit_clusters(
@@ -31,10 +36,9 @@ def score(world: LabWorld, model: str) -> PairScores:
     members = scores.members_calibrated
     rewards = pair_rewards(scores.calibrated, scores.trust, table, cluster, members, scores.reliability)
     gaps = members[table.chosen] - members[table.rejected]
-    if not samples:
-        return PairScores(rewards, gaps)
-    responses = np.column_stack([table.chosen, table.rejected, world.sampled[:, : int(samples)]])
-    return PairScores(rewards, gaps, scores.calibrated[responses], responses)
+    model = learnt(features, clusters, scores, settings, seed=world.seed)
+    responses = np.column_stack([table.chosen, table.rejected, world.sampled[:, :samples]])
+    return PairScores(rewards, gaps, scores.calibrated[responses], responses, model)
 
 
 def _of_pairs(world: LabWorld) -> PairFeatures:

@@ -21,8 +21,8 @@ class LabSettings:
         noise: probability that a label is flipped after the Bradley-Terry draw.
         temperature: the log-odds of a label are (difference of gold rewards) / temperature.
         beta: of every objective.
-        optim: preference training; the learning rate stays as it is after its warm-up. An arm with more pairs has as many
-            more in each step, so that all arms take the same steps and see each labelled pair once.
+        optim: preference training; the learning rate stays as it is after its warm-up. An arm with more pairs has as
+            many more in each step, so that all arms take the same steps and see each labelled pair once.
         steps: of preference training.
         scales: every trained policy is evaluated at these factors on its log-ratio to the reference.
         test_prompts: held-out prompts.
