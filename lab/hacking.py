@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from iwpo_fast.config import ClusterConfig, RewardConfig, WeightConfig
 from iwpo_fast.importance.labels import gap_variance
 from lab.exact.arms import Build, unweighted, weighted
@@ -61,6 +63,11 @@ ARMS: Mapping[str, Followed] = {
 
 Curve = Mapping[str, Sequence[float]]
 """`kl`, and the gains `proxy` and `gold` in log-odds, from small KL to large."""
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean at each step of paths with equal steps."""
+    return {name: np.mean([curve[name] for curve in curves], axis=0).round(4).tolist() for name in curves[0]}
 
 
 def lost(curve: Curve) -> tuple[float, float]:

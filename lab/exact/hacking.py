@@ -21,7 +21,7 @@ from lab.exact.regimes import FULL, Regime
 from lab.exact.rewards import PairScores, score_by
 from lab.exact.simulate import source_digest
 from lab.exact.worlds import World, make_world
-from lab.hacking import ARMS, Curve, table
+from lab.hacking import ARMS, Curve, mean_curve, table
 
 REGIMES = (
     "300 pairs",
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> Path:
             make = partial(_follow, regime, range(FIRST_SEED, FIRST_SEED + options.worlds))
             found[regime.name] = experiment.kept(options.parts / f"{name}.json", make)
             print(f"{time.monotonic() - started:6.0f} s  {regime.name}", flush=True)
-    curves = {arm: _mean_curve([of_regime[arm] for of_regime in found.values()]) for arm in ARMS}
+    curves = {arm: mean_curve([of_regime[arm] for of_regime in found.values()]) for arm in ARMS}
     result = {
         "schema": 1,
         "date": date.today().isoformat(),
@@ -62,10 +62,6 @@ def main(arguments: Sequence[str]) -> Path:
     return experiment.write(options.out / "hacking-exact.json", result, _markdown(result))
 
 
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    return {name: np.mean([curve[name] for curve in curves], axis=0).round(4).tolist() for name in curves[0]}
-
-
 def _follow(regime: Regime, seeds: Sequence[int]) -> dict[str, Curve]:
     """The curve of each arm, mean over the worlds of a regime."""
     worlds = [make_world(regime.settings, seed) for seed in seeds]
@@ -76,7 +72,7 @@ def _follow(regime: Regime, seeds: Sequence[int]) -> dict[str, Curve]:
     ]
     policies = train(worlds, data, regime.training, seed=seeds[0])
     found = [_of_world(policies.of_world(i), world, scores[i]) for i, world in enumerate(worlds)]
-    return {arm: _mean_curve([curves[arm] for curves in found]) for arm in ARMS}
+    return {arm: mean_curve([curves[arm] for curves in found]) for arm in ARMS}
 
 
 def _scores(world: World, seed: int) -> dict[str, PairScores]:

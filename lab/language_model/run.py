@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> Path:
     if options.choice is not None:
         plan = choice(json.loads(options.choice.read_text())["finalists"])
     settings = replace(plan.settings, noise=options.noise)
-    parts = options.parts / _digest(settings)
+    parts = options.parts / parts_digest(settings)
     run = laboratory(settings, parts)
     jobs = plan.jobs()
     paths: dict[str, dict[int, Any]] = {}
@@ -79,7 +79,8 @@ def _result(plan: Plan, settings: LabSettings, supervised: Path, paths: dict[str
     }
 
 
-def _digest(settings: LabSettings) -> str:
+def parts_digest(settings: LabSettings) -> str:
+    """Of the code and the settings behind what is trained, by which parts are found again."""
     files = [HERE / name for name in MAKING_PATHS]
     files += [file for folder in SOURCES for file in sorted((LIBRARY / folder).rglob("*.py"))]
     return experiment.digest([*files, EXACT / "arms.py", EXACT / "candidates.py", EXACT / "rewards.py"], settings)

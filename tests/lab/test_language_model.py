@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,17 +15,31 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import OptimConfig, TinyConfig
 from iwpo_fast.data import Pairs
+from iwpo_fast.data.pairs import CandidateTokens
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 from lab.exact.arms import ARMS
 from lab.exact.policy import ArmData
 from lab.language_model import run
 from lab.language_model.compare import at_budget, compare
 from lab.language_model.sampling import kl_along, sample
-from lab.language_model.settings import FULL, MAIN, OTHER_NOISE, OTHERS, SHORT, LabSettings, Plan, choice
+from lab.language_model.settings import (
+    FULL,
+    MAIN,
+    OTHER_NOISE,
+    OTHERS,
+    SHORT,
+    WITHOUT_SAMPLES,
+    LabSettings,
+    Plan,
+    choice,
+)
 from lab.language_model.simulate import win_rate
 from lab.language_model.training import arm_pairs, objective_of
+from lab.language_model.world import LabWorld
 
+SAMPLED = "logistic, ν 1, 4 sampled; auto"
 PROMPTS = ["a b c", "b", "c c a a b b"] * 20
 TINY = TinyConfig(vocab_size=264, hidden_size=32, layers=1, heads=2)
 
@@ -143,14 +159,33 @@ def test_pairs_of_an_arm_hold_its_columns_and_no_gold() -> None:
     gold = {"score_chosen": np.ones(3), "score_rejected": np.zeros(3), "cluster": np.zeros(3)}
     pairs = Pairs(row, row, row, np.ones(3), None, gold)
     weights, smoothing = torch.tensor([0.5, 1.0, 1.5]), torch.tensor([0.0, 0.1, 0.2])
-    plain = arm_pairs(pairs, ArmData(weights, smoothing))
+    world = cast(LabWorld, SimpleNamespace(pairs=pairs))
+    plain = arm_pairs(world, ArmData(weights, smoothing))
     assert plain.scores is None and plain.columns == {}
     np.testing.assert_array_equal(plain.weight, [0.5, 1.0, 1.5])
     np.testing.assert_allclose(plain.label_smoothing, [0.0, 0.1, 0.2], atol=1e-7)
     gaps = torch.tensor([[1.0, 2.0], [-1.0, 0.0], [0.5, 0.25]])
-    distilled = arm_pairs(pairs, ArmData(weights, torch.zeros(3), targets=gaps))
+    distilled = arm_pairs(world, ArmData(weights, torch.zeros(3), targets=gaps))
     assert distilled.label_smoothing is None and distilled.scores is not None
     np.testing.assert_array_equal(distilled.scores[:, 0] - distilled.scores[:, 1], gaps.numpy())
+
+
+def test_pairs_of_an_arm_are_made_of_any_responses_to_their_prompts() -> None:
+    labelled = Pairs(
+        Ragged.from_rows([[1], [2]]), Ragged.from_rows([[3], [4, 4]]), Ragged.from_rows([[5], [6]]), np.ones(2)
+    )
+    candidates = CandidateTokens(Ragged.from_rows([[7, 8], [3]]), np.array([1, 0]), np.array([0, 1]))
+    pairs = replace(labelled, candidates=candidates)
+    responses = Responses.of(pairs)
+    world = cast(LabWorld, SimpleNamespace(pairs=pairs, responses=responses))
+    of_second, again = responses.candidates
+    assert again == responses.chosen[0], "the same tokens behind the same prompt are one response"
+    completions = torch.tensor([[responses.chosen[0], responses.rejected[0]], [of_second, responses.chosen[1]]])
+    made = arm_pairs(world, ArmData(torch.ones(2), torch.tensor([0.0, 0.5]), completions=completions))
+    assert [made.prompt[i].tolist() for i in range(2)] == [[1], [2]]
+    assert [made.chosen[i].tolist() for i in range(2)] == [[3], [7, 8]]
+    assert [made.rejected[i].tolist() for i in range(2)] == [[5], [4, 4]]
+    assert made.ref_logps is None and made.candidates is None
 
 
 def test_plans_name_known_arms_and_start_with_the_main_ones() -> None:
@@ -169,7 +204,7 @@ def test_the_choice_has_five_seeds_that_no_other_plan_has_and_ends_each_before_t
     seeds = [seed for seed, _ in jobs]
     assert seeds == sorted(seeds) and len(set(seeds)) == 5
     assert not set(seeds) & {seed for plan in (FULL, OTHER_NOISE, SHORT) for seed, _ in plan.jobs()}
-    assert [arm for _, arm in jobs[:3]] == ["dpo", "MADPO; linear", "d-DPO; linear"]
+    assert [arm for _, arm in jobs[:4]] == ["dpo", "MADPO; linear", "d-DPO; linear", WITHOUT_SAMPLES]
 
 
 @pytest.mark.slow
@@ -187,16 +222,17 @@ def test_a_run_at_toy_size_resumes_and_reports(
         samples=2,
         max_new_tokens=12,
     )
-    plan = Plan(settings, [(("dpo", "iwpo"), range(2))], budgets=(0.001,))
+    arms = ("dpo", "iwpo", SAMPLED)
+    plan = Plan(settings, [(arms, range(2))], budgets=(0.001,))
     monkeypatch.setattr(run, "SHORT", plan)
     arguments = ["--short", "--out", str(tmp_path / "out"), "--parts", str(tmp_path / "parts"), "--commit", "none"]
     path = run.main(arguments)
     first = json.loads(path.read_text())
     assert first["not_run"] == [] and first["environment"]["commit"] == "none"
-    assert [row["arm"] for row in first["comparisons"]] == ["dpo", "iwpo"] * 2
+    assert [row["arm"] for row in first["comparisons"]] == [*arms] * 2
     assert first["paths"]["dpo"]["0"]["kl"][1] > 0
     assert path.with_suffix(".png").exists() and "IWPO" in path.with_suffix(".md").read_text()
     capsys.readouterr()
     again = json.loads(run.main(arguments).read_text())
     assert again["paths"] == first["paths"]
-    assert "of 4:" not in capsys.readouterr().out, "a finished path is not made again"
+    assert "of 6:" not in capsys.readouterr().out, "a finished path is not made again"
