@@ -17,7 +17,7 @@ from iwpo_fast.importance.labels import gap_variance, posterior_labels
 from iwpo_fast.importance.posterior import posterior_shift
 from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
 from iwpo_fast.rewards import PairTable
-from lab.exact.arms import ARMS, Arm, Build, arm_data, weighted
+from lab.exact.arms import ARMS, Arm, Build, arm_data, unweighted, weighted
 from lab.exact.policy import ArmData
 from lab.exact.rewards import PairScores
 
@@ -107,6 +107,23 @@ def with_preferred_samples(variance: Variance) -> Build:
     return build
 
 
+def seen_twice(build: Build) -> Build:
+    """As many pairs as with a preferred sample for each prompt, which are the labelled ones again."""
+
+    def twice(scores: PairScores, seed: int) -> ArmData:
+        assert scores.completions is not None
+        data, pairs = build(scores, seed), torch.from_numpy(scores.completions[:, :2])
+        prompts = torch.arange(len(pairs))
+        return arm_data(
+            np.tile(data.weights.double().numpy(), 2),
+            np.tile(data.smoothing.double().numpy(), 2),
+            prompts=torch.cat([prompts, prompts]),
+            completions=torch.cat([pairs, pairs]),
+        )
+
+    return twice
+
+
 def d_dpo(scores: PairScores, seed: int) -> ArmData:
     """Squared distance to the gap of the ensemble's mean rewards, whatever the label."""
     gap = scores.rewards.gap
@@ -148,4 +165,11 @@ def _candidates() -> dict[str, Arm]:
 
 
 CANDIDATES: Mapping[str, Arm] = _candidates()
-CATALOGUE: Mapping[str, Arm] = dict(ARMS) | dict(CANDIDATES)
+SEEN_TWICE: Mapping[str, Arm] = {
+    "DPO, seen twice": Arm("DPO, seen twice", "auto+4", seen_twice(unweighted()), "controls"),
+    "logistic, ν 1, seen twice; auto": Arm(
+        "logistic, ν 1, seen twice; auto", "auto+4", seen_twice(posterior_logistic(VARIANCES["ν 1"], EVEN)), "controls"
+    ),
+}
+"""What the larger steps of arms with sampled candidates would gain without these."""
+CATALOGUE: Mapping[str, Arm] = dict(ARMS) | dict(CANDIDATES) | dict(SEEN_TWICE)

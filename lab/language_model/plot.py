@@ -11,7 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from lab.exact.candidates import CANDIDATES, CATALOGUE
+from lab.exact.candidates import CANDIDATES, CATALOGUE, SEEN_TWICE
 from lab.language_model.settings import MAIN
 
 
@@ -19,7 +19,7 @@ def draw(path: Path) -> Path:
     """Write the plot beside the JSON."""
     result = json.loads(path.read_text())
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), width_ratios=(1, 1.2))
-    for arm in (*MAIN, *CANDIDATES):
+    for arm in (*MAIN, *CANDIDATES, *SEEN_TWICE):
         of_seeds = list(result["paths"].get(arm, {}).values())
         if of_seeds:
             kl, gain = (np.mean([[0.0, *one[name]] for one in of_seeds], axis=0) for name in ("kl", "scaled_gold"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from iwpo_fast.config import OptimConfig, TinyConfig
+from lab.exact.candidates import SEEN_TWICE
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Plan:
         return [(seed, arm) for arms, seeds in self.rounds for seed in seeds for arm in arms]
 
 
-# What the best finalists are where nothing is sampled. It stands beside them whether or not it is one of them.
+# What the best finalists are where nothing is sampled. It stands beside them whether or not it is one of them, as do
+# controls for the finalists that see more pairs.
 WITHOUT_SAMPLES = "logistic, ν 1; auto"
 
 # Seeds 0 and 1 had part in the choice of the defaults; 2 to 6 had been seen before, with rewards of an earlier kind.
@@ -89,7 +91,7 @@ OTHER_NOISE = Plan(LabSettings(), ((MAIN, range(2, 7)), (MAIN[:3], range(7, 10))
 
 def choice(finalists: Sequence[str]) -> Plan:
     """The finalists of the library's default beside DPO, in seeds that nothing else has."""
-    arms = dict.fromkeys(["dpo", *finalists, WITHOUT_SAMPLES])
+    arms = dict.fromkeys(["dpo", *finalists, WITHOUT_SAMPLES, *SEEN_TWICE])
     return Plan(LabSettings(), [(tuple(arms), [seed]) for seed in range(10, 15)])
 
 

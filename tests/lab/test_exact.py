@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
 from lab.exact import defaults, run, simulate
-from lab.exact.arms import ARMS, build_arms, shuffle
+from lab.exact.arms import ARMS, build_arms, shuffle, unweighted
 from lab.exact.candidates import (
     CANDIDATES,
     CATALOGUE,
@@ -34,6 +34,7 @@ from lab.exact.candidates import (
     madpo,
     posterior_logistic,
     posterior_squared,
+    seen_twice,
     with_preferred_samples,
 )
 from lab.exact.compare import Interval, mean_of_changes, relative_change
@@ -403,3 +404,14 @@ def test_the_choice_and_its_confirmation_are_written(tmp_path: Path, monkeypatch
     assert result["choice"]["candidates"].keys() == few.keys()
     assert set(result["confirmation"]["candidates"]) == set(result["finalists"]) >= set(defaults.BESIDE)
     assert "| of the table |" in path.with_suffix(".md").read_text()
+
+
+def test_a_control_sees_every_labelled_pair_twice() -> None:
+    world = make_world(WorldSettings(120), 3)
+    scores = score(world, "ensemble+4", 3)
+    once, twice = CATALOGUE["logistic, ν 1; linear"].build(scores, 3), seen_twice(unweighted())(scores, 3)
+    again = seen_twice(CATALOGUE["logistic, ν 1; linear"].build)(scores, 3)
+    assert scores.completions is not None and twice.completions is not None and again.prompts is not None
+    np.testing.assert_array_equal(twice.completions.numpy(), np.tile(scores.completions[:, :2], (2, 1)))
+    assert again.prompts.tolist() == [*range(120)] * 2
+    assert torch.equal(again.smoothing, once.smoothing.repeat(2)) and not twice.smoothing.any()
