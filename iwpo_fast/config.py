@@ -10,6 +10,8 @@ from iwpo_fast.limits import BELOW_ONE, FINITE, FRACTION, NOT_NEGATIVE, POSITIVE
 SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
 """Seeds that PyTorch, NumPy and scikit-learn all take."""
 
+SHARE = Limits(0, 1, low_open=True)
+
 T = TypeVar("T")
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
 PairsFromCandidates = Literal["best_worst", "all"]
@@ -29,6 +31,8 @@ class DataConfig:
         columns: Which of your columns is which of ours, such as {chosen: preferred, rejected: other}.
         pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
             best against the worst, or `all` that differ in score (docs/candidates.md).
+        as_conversations: A prompt that is plain text becomes the user's message and its responses the assistant's, for
+            a model that was trained with a chat template.
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
         on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens.
@@ -47,6 +51,7 @@ class DataConfig:
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     pairs_from_candidates: PairsFromCandidates = "best_worst"
+    as_conversations: bool = False
     max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
     on_prefix_mismatch: Literal["error", "drop"] = "error"
@@ -54,6 +59,10 @@ class DataConfig:
     add_eos: bool = True
     cache_dir: str | None = None
     workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
+
+
+LATER_SETTINGS = ("pairs_from_candidates", "as_conversations")
+"""Settings of the data that came later; records leave them out where they have their defaults."""
 
 
 @dataclass
@@ -240,7 +249,7 @@ class CandidateConfig:
 
     per_prompt: Annotated[int, NOT_NEGATIVE] = 0
     temperature: Annotated[float, POSITIVE] = 1.0
-    top_p: Annotated[float, Limits(0, 1, low_open=True)] = 1.0
+    top_p: Annotated[float, SHARE] = 1.0
     max_new_tokens: Annotated[int, POSITIVE] = 256
     tokens_per_batch: Annotated[int, POSITIVE] = 16384
     backend: Literal["auto", "transformers", "vllm"] = "auto"
@@ -396,7 +405,7 @@ class WeightConfig:
     method: Literal["auto", "irpss", "none"] = "auto"
     tau: Annotated[float, POSITIVE_OR_INFINITE] | Literal["auto", "ess"] = "auto"
     gamma: Annotated[float, NOT_NEGATIVE] | Literal["auto"] = "auto"
-    ess_target: Annotated[float, Limits(0, 1, low_open=True)] | Literal["auto", "noise"] = "auto"
+    ess_target: Annotated[float, SHARE] | Literal["auto", "noise"] = "auto"
     truncate: Annotated[float, Limits(1, infinite=True)] = 5.0
     defensive: Annotated[float, FRACTION] = 0.0
     soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior"] = "auto"
@@ -422,6 +431,44 @@ class WeightConfig:
 
 
 @dataclass
+class DataShapeConfig:
+    """What an estimate takes the data to be where they are not here.
+
+    Args:
+        prompts: Different prompts, those held out among them unless `data.eval_path` or `data.eval_split` names others.
+        prompt_tokens: Tokens of every prompt.
+        response_tokens: Tokens of every response.
+        responses: Responses to each prompt.
+        held_out_prompts: Prompts of the evaluation data that `data.eval_path` or `data.eval_split` names.
+    """
+
+    prompts: Annotated[int, POSITIVE]
+    prompt_tokens: Annotated[int, POSITIVE]
+    response_tokens: Annotated[int, POSITIVE]
+    responses: Annotated[int, Limits(2)] = 2
+    held_out_prompts: Annotated[int, NOT_NEGATIVE] = 0
+
+
+@dataclass
+class PlanConfig:
+    """What a dry run estimates: tokens, memory and hours of every stage on GPUs that need not be here (docs/plan.md).
+
+    Args:
+        on: Kind of GPU; null estimates nothing.
+        gpus: How many of them; `shard_over` says whether they hold the model together.
+        utilisation: Assumed share of the peak arithmetic that a run gets, at worst and at best.
+        data: What the data are taken to be where they are a hub id that is not here; null reads them.
+        model: The config.json of the model where it is not here, such as {model_type: mistral, hidden_size: 4096}.
+    """
+
+    on: Literal["a100", "h100", "h200", "b200", "l40s", "mi300x"] | None = None
+    gpus: Annotated[int, POSITIVE] = 1
+    utilisation: tuple[Annotated[float, SHARE], Annotated[float, SHARE]] = (0.3, 0.5)
+    data: DataShapeConfig | None = None
+    model: dict[str, str | float | bool] | None = None
+
+
+@dataclass
 class TrainConfig:
     """Train on preference pairs: tokenise, compute reference log-probs, optimise, evaluate, save.
 
@@ -442,6 +489,7 @@ class TrainConfig:
         deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
         self_test: Before the first step, check on some pairs that policy and reference agree on every token.
         dry_run: Validate everything and print the plan, but do not train.
+        plan: What a dry run estimates.
     """
 
     data: DataConfig
@@ -457,6 +505,7 @@ class TrainConfig:
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
 
 @dataclass

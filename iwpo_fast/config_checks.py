@@ -59,6 +59,7 @@ def check_config(config: TrainConfig) -> None:
     _check_sharding(config)
     _check_objective(config.objective)
     _check_log(config.log)
+    _check_plan(config)
     if isinstance(config, RunConfig):
         _check_candidates(config)
         _check_clusters(config)
@@ -335,6 +336,21 @@ def _check_log(log: LogConfig) -> None:
     if not {"wandb", "trackio"} & set(log.trackers):
         reason = "log.trackers names neither wandb nor trackio, which alone have one"
         _refuse_unread(log, "log", ["project"], reason, "add one of them")
+
+
+def _check_plan(config: TrainConfig) -> None:
+    plan = config.plan
+    if plan.on is None:
+        _refuse_unread(plan, "plan", ["gpus", "utilisation"], "plan.on is null, which estimates nothing", "set plan.on")
+        return
+    if not config.dry_run:
+        raise ValueError(
+            f"plan.on is {plan.on} and dry_run is false, and only a dry run estimates: set dry_run to true, or leave "
+            "plan.on out."
+        )
+    worst, best = plan.utilisation
+    if worst > best:
+        raise ValueError(f"plan.utilisation is from {worst} to {best}: give the worse share first, such as [0.3, 0.5].")
 
 
 def _refuse_unread(config: Any, group: str, names: Iterable[str], reason: str, remedy: str) -> None:

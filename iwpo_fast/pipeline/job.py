@@ -69,6 +69,7 @@ class PipelineJob:
             limit=None,
             columns={},
             pairs_from_candidates="best_worst",
+            as_conversations=False,
             cache_dir=str(self.cache_dir()),
         )
 
