@@ -31,7 +31,7 @@ class DataConfig:
         columns: Which of your columns is which of ours, such as {chosen: preferred, rejected: other}.
         pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
             best against the worst, or `all` that differ in score (docs/candidates.md).
-        as_conversations: A prompt that is plain text becomes the user's message and its responses the assistant's, for
+        as_chat: A prompt that is plain text becomes the user's message and its responses the assistant's, for
             a model that was trained with a chat template.
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
@@ -51,7 +51,7 @@ class DataConfig:
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     pairs_from_candidates: PairsFromCandidates = "best_worst"
-    as_conversations: bool = False
+    as_chat: bool = False
     max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
     on_prefix_mismatch: Literal["error", "drop"] = "error"
@@ -61,7 +61,7 @@ class DataConfig:
     workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
 
 
-LATER_SETTINGS = ("pairs_from_candidates", "as_conversations")
+LATER_SETTINGS = ("pairs_from_candidates", "as_chat")
 """Settings of the data that came later; records leave them out where they have their defaults."""
 
 

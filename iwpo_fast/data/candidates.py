@@ -89,7 +89,7 @@ def as_conversation(row: RowOfPairs) -> RowOfPairs:
     pairs = []
     for (prompt, *sides), scores in row.pairs:
         if isinstance(prompt, list):
-            raise ValueError("is a conversation already: leave data.as_conversations out.")
+            raise ValueError("is a conversation already: leave data.as_chat out.")
         chosen, rejected = map(_answer, sides)
         pairs.append(PairOfRow(([{"role": "user", "content": prompt}], chosen, rejected), scores))
     others = None if row.others is None else [(_answer(text), score) for text, score in row.others]

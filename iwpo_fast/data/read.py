@@ -138,7 +138,7 @@ def _read_each(
     for number, record in records.items():
         try:
             row = read_row(record, config.pairs_from_candidates, prompt_repeated=repeated)
-            row = as_conversation(row) if config.as_conversations else row
+            row = as_conversation(row) if config.as_chat else row
             for pair in row.pairs:
                 first = pair.texts[0] if first is None else first
                 _check_alike(first, pair.texts[0])

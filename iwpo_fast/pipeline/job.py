@@ -69,7 +69,7 @@ class PipelineJob:
             limit=None,
             columns={},
             pairs_from_candidates="best_worst",
-            as_conversations=False,
+            as_chat=False,
             cache_dir=str(self.cache_dir()),
         )
 

@@ -71,7 +71,7 @@ def test_plain_text_becomes_a_conversation_where_it_is_asked_for(write) -> None:
         (ultrafeedback, "the grass is green", "the sky", ["blue", "green"]),
         (PAIR | {"candidates": FOUR}, "the sky is blue", "green", ["the sky", "blue", "the grass is green"]),
     ):
-        rows = read(write([row], as_conversations=True))
+        rows = read(write([row], as_chat=True))
         assert (rows.prompt, pairs_of(rows)) == ([asked(PROMPT)], [(said(chosen), said(rejected))])
         assert (rows.candidates and rows.candidates.texts) == (others and [said(text) for text in others])
         assert rows.conversational
@@ -79,15 +79,15 @@ def test_plain_text_becomes_a_conversation_where_it_is_asked_for(write) -> None:
 
 def test_held_out_rows_become_conversations_too(write) -> None:
     rows, held_out = read_rows(
-        write([PAIR | {"prompt": f"{PROMPT} {i}"} for i in range(20)], as_conversations=True, eval_fraction=0.3)
+        write([PAIR | {"prompt": f"{PROMPT} {i}"} for i in range(20)], as_chat=True, eval_fraction=0.3)
     )
     assert held_out is not None and rows.conversational and held_out.conversational
 
 
 def test_conversations_are_not_made_of_conversations(write) -> None:
     row = {"prompt": asked(PROMPT), "chosen": said("blue"), "rejected": said("green")}
-    with pytest.raises(ValueError, match=r"row 1 is a conversation already: leave data\.as_conversations out\."):
-        read(write([row], as_conversations=True))
+    with pytest.raises(ValueError, match=r"row 1 is a conversation already: leave data\.as_chat out\."):
+        read(write([row], as_chat=True))
 
 
 def test_rows_without_candidates_have_none_and_other_columns_of_these_names_mean_nothing(write) -> None:

@@ -106,7 +106,7 @@ def test_every_stage_computes_the_tokens_that_were_planned(
 
 
 def test_candidates_that_are_in_no_pair_are_planned_for_the_frozen_model_alone(place: Path, monkeypatch: Any) -> None:
-    data = DataConfig(path=str(write_jsonl("rated.jsonl", ultrafeedback())), eval_fraction=0.2, as_conversations=True)
+    data = DataConfig(path=str(write_jsonl("rated.jsonl", ultrafeedback())), eval_fraction=0.2, as_chat=True)
     config = toy_config(data=data, model=model(**SHARED))
     before = planned(config, "reference", "train", "evaluate")
     with computed(monkeypatch) as tokens:

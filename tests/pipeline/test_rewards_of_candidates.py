@@ -210,7 +210,7 @@ def test_the_second_call_does_nothing_and_changed_candidates_redo_everything(fou
     assert stages_done(config()) == STAGES
     assert stages_done(config()) == []
     before = json.loads(Path("run/manifest.json").read_text())["stages"]["prepare"]["settings"]
-    assert not {"pairs_from_candidates", "as_conversations"} & before["data"].keys()
+    assert not {"pairs_from_candidates", "as_chat"} & before["data"].keys()
     four[0]["candidates"][0] += " calm"
     write_jsonl(DATA, four)
     assert stages_done(config()) == STAGES

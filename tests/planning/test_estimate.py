@@ -85,7 +85,7 @@ def test_the_recipe_is_a_configuration_that_can_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(RUN, "run", lambda settings: parsed.append(dataclass_from(RunConfig, settings)))
     assert main(["run", "--config", str(RECIPE)]) == 0
     [recipe] = parsed
-    assert recipe.data.as_conversations and recipe.data.pairs_from_candidates == "best_worst"
+    assert recipe.data.as_chat and recipe.data.pairs_from_candidates == "best_worst"
     assert recipe.plan.on is None and not recipe.dry_run
 
 
