@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Annotated, Any, Literal, TypeVar
 
 from iwpo_fast.limits import BELOW_ONE, FINITE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
@@ -350,6 +351,9 @@ class ExperimentalConfig:
             for `tau` or `ess_target`.
         baseline: What a reward is compared with by `irpss`: `cluster` its cluster alone, `group` all candidates of its
             prompt, `shrunk` these as far as levels of prompts differ by more than chance; best with four or more.
+        selection: A chosen completion has won a comparison, so that good ones are there too often: `irpss` divides by
+            how often such a one wins, against the responses of its `cluster` or the `candidates` of its prompt. It
+            needs a number for `tau` or `ess_target`.
     """
 
     method: Literal["density_ratio", "rejection"] | None = None
@@ -357,13 +361,35 @@ class ExperimentalConfig:
     ratio_alpha: Annotated[float, Limits(1, low_open=True)] = 3.0
     rejected_exponent: float = 0.0
     baseline: Literal["cluster", "group", "shrunk"] = "cluster"
+    selection: Literal["none", "cluster", "candidates"] = "none"
 
 
 WeightForm = Literal["cautious", "strong", "off"]
 FORMS: dict[WeightForm, dict[str, Any]] = {
-    "cautious": {"method": "irpss", "tau": "ess", "gamma": 0.0, "ess_target": "noise", "soft_labels": 0.5},
-    "strong": {"method": "irpss", "tau": 2.0, "gamma": 2.0, "ess_target": "noise", "soft_labels": 0.75},
-    "off": {"method": "none", "tau": "ess", "gamma": 0.0, "ess_target": "noise", "soft_labels": 0.0},
+    "cautious": {
+        "method": "irpss",
+        "tau": "ess",
+        "gamma": 0.0,
+        "ess_target": "noise",
+        "soft_labels": 0.5,
+        "preferred_pairs": 0,
+    },
+    "strong": {
+        "method": "irpss",
+        "tau": 2.0,
+        "gamma": 2.0,
+        "ess_target": "noise",
+        "soft_labels": 0.75,
+        "preferred_pairs": 0,
+    },
+    "off": {
+        "method": "none",
+        "tau": "ess",
+        "gamma": 0.0,
+        "ess_target": "noise",
+        "soft_labels": 0.0,
+        "preferred_pairs": 0,
+    },
 }
 """What each form puts in the place of `auto`."""
 
@@ -392,9 +418,16 @@ class WeightConfig:
             does where the data bring label_smoothing, where the objective cannot smooth labels or does so already, and
             with another method than `irpss`. `posterior` takes the probability that a label is wrong, given the label
             and the rewards.
-        relative_variance: How far `soft_labels: posterior` doubts the rewards: mean square of the error of a reward
-            gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does; infinity the
-            labels alone, as DPO does.
+        relative_variance: How far `soft_labels: posterior` and `preferred_pairs` doubt the rewards: mean square of the
+            error of a reward gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does;
+            infinity the labels alone, as DPO does.
+        preferred_pairs: Pairs that are drawn for each prompt among all its candidates, labelled or not, and trained on
+            beside the labelled ones (docs/candidates.md). `auto` draws none where no prompt has more than two
+            responses, where the data bring reference log-probs, and where it would leave soft labels out.
+        opponent: What the preferred sample of a drawn pair is compared with: another candidate `uniform`ly, as often as
+            it was drawn, or by `importance`, as the preferred sample itself.
+        proposal_correction: How far importance corrects for the temperature and top-p that candidates were drawn with:
+            0 not at all, 1 fully.
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
@@ -410,6 +443,9 @@ class WeightConfig:
     defensive: Annotated[float, FRACTION] = 0.0
     soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior"] = "auto"
     relative_variance: Annotated[float, Limits(0, infinite=True)] = 1.0
+    preferred_pairs: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
+    opponent: Literal["uniform", "importance"] = "uniform"
+    proposal_correction: Annotated[float, FRACTION] = 0.0
     realisation: Literal["weighting", "resampling"] = "weighting"
     min_ess: Annotated[float, FRACTION] = 0.1
     force: bool = False
@@ -419,7 +455,9 @@ class WeightConfig:
         """With what the form says in the place of every `auto`."""
         values = dict(FORMS[self.form])
         if self.method == "none" or self.experimental.method is not None:
-            values["soft_labels"] = 0.0
+            values |= {"soft_labels": 0.0, "preferred_pairs": 0}
+        if self.relative_variance == inf:
+            values["preferred_pairs"] = 0
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) == "auto"})
 
     @property

@@ -98,6 +98,10 @@ class PipelineJob:
 
         return self._once("held_out", load)
 
+    def read_weighted(self) -> Pairs:
+        """The weighted pairs, as training reads them. All ranks call it."""
+        return self._tokenised(self._read(self.folder.weighted))[0]
+
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         return self._once("tokenizer", lambda: load_tokenizer(self.model, ()))
 

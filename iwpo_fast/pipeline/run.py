@@ -166,7 +166,10 @@ def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
 def _weights_line(weights: WeightConfig) -> str:
     """What the form of the weights sets."""
     settings = weights.resolved()
-    values = ", ".join(f"{name} {getattr(settings, name)}" for name in FORMS[weights.form])
+    names = list(FORMS[weights.form])
+    if settings.soft_labels == "posterior" or settings.preferred_pairs:
+        names.append("relative_variance")
+    values = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
     return f"weights, form {weights.form}: {values}"
 
 
