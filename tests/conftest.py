@@ -1,5 +1,6 @@
 """No network in any test, no cache of the user's, few threads, as tests run side by side, and no time limits."""
 
+import gc
 import os
 import tempfile
 
@@ -42,3 +43,13 @@ LONGEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect() -> None:
+    """The garbage collector, which the library calls, does not go through all that has been imported by then.
+
+    Libraries bring 600,000 objects, and one visit of them takes as long as a stage of the pipeline.
+    """
+    gc.collect()
+    gc.freeze()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,35 @@ def bfloat16_rounds_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
         return rounded.view(torch.int16).numpy().view(np.uint16)
 
     monkeypatch.setattr(interpreter, "_convert_float", rounding_convert)
+
+
+@pytest.fixture(autouse=True)
+def a_launch_patches_the_language_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter replaces all of `tl` at each call of a device function, which is half of its time.
+
+    What the launch has replaced in the modules that a function sees is not replaced again, until the launch ends.
+    """
+    if torch.cuda.is_available():
+        return
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch_lang, replaced = interpreter._patch_lang, set()
+
+    def patch_once(function: Callable[..., Any]) -> Any:
+        modules = frozenset(
+            module.__name__ for module in function.__globals__.values() if module is tl or module is tl.core
+        )
+        if modules in replaced:
+            return interpreter._LangPatchScope()
+        scope = patch_lang(function)
+        if not replaced:  # the launch itself, which alone restores what it has replaced
+            restore = scope.restore
+            scope.restore = lambda: (replaced.clear(), restore())
+        replaced.add(modules)
+        return scope
+
+    monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
 
 
 @pytest.fixture
