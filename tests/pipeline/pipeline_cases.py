@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked import HANG
+from forked import HANG, leave_imports_to_themselves
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import (
@@ -167,6 +167,7 @@ def run_aside(place: Path, config: RunConfig, environment: dict[str, str], **opt
     os.chdir(place)
     os.environ |= environment
     torch.set_num_threads(1)
+    leave_imports_to_themselves()
     with open(f"said-{environment.get('RANK', '0')}.txt", "a") as said, contextlib.redirect_stdout(said):
         try:
             run(config, **options)
