@@ -33,7 +33,7 @@ def evaluation() -> dict[str, dict[str, float]]:
     return json.loads(Path("run/evaluation/evaluation.json").read_text())
 
 
-@pytest.mark.parametrize("pairs", [10, 100])
+@pytest.mark.parametrize("pairs", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_small_data_make_one_cluster_with_the_default_settings(place, pairs) -> None:
     write_jsonl(DATA, toy_rows()[:pairs])
     assert stages_done(toy_config(data=DataConfig(path=DATA), clusters=ClusterConfig())) == STAGES
