@@ -93,6 +93,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, caps
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_advice_to_the_callers_of_libraries_stays_off_the_terminal() -> None:
     program = """
 import warnings

@@ -57,8 +57,8 @@ def test_a_command_settles_number_and_waiting_before_torch_is_loaded() -> None:
     assert int(found["OMP_NUM_THREADS"]) == suited(cores(), 128)
 
 
-@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
 def test_a_policy_of_waiting_that_the_user_has_set_stays_alone(name: str, value: str) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     found = environment_of("train", "--data.path", "x", **{name: value})

@@ -39,6 +39,7 @@ def one_choice(monkeypatch) -> None:
     monkeypatch.setattr(choice_module, "MOST_ROUNDS", 1)
 
 
+@pytest.mark.slow
 def test_auto_takes_networks_where_rewards_are_bent_and_they_are_right_more_often() -> None:
     world = bent_world()
     linear, auto = score(world, **FIXED), score(world, **FIXED, heads="auto")
@@ -50,6 +51,7 @@ def test_auto_takes_networks_where_rewards_are_bent_and_they_are_right_more_ofte
     assert any("taken, held-out log-likelihood +0." in line for line in report_lines(auto.report))
 
 
+@pytest.mark.slow
 def test_auto_keeps_linear_heads_bitwise_where_rewards_are_linear() -> None:
     world = make_world(residual=0.0)
     linear, auto = score(world), score(world, heads="auto")
