@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from argparse import Action
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -61,9 +60,7 @@ def _is_hidden(action: Action) -> bool:
     return ".experimental." in action.dest
 
 
-@functools.cache
 def make_parser() -> ArgumentParser:
-    """The parser of all commands; made once, because that takes twice as long as to parse a line with it."""
     parser = ArgumentParser(
         prog="iwpo",
         description="Importance-weighted preference optimisation of language models.",
