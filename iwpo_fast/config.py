@@ -252,12 +252,16 @@ class ClusterConfig:
 
     Args:
         count: Number of clusters; 1 puts all prompts into one.
+        method: `kmeans` puts like prompts together, whatever their labels; `mixture` starts there and then learns
+            gates of prompts together with rewards, from the labels, for `rewards.source: features`. It stays at
+            k-means where held-out labels are not predicted better. What it was worth: docs/iwpo.md.
         backend: Where k-means runs; `auto` takes cuml on an NVIDIA GPU, flash-kmeans on another, else sklearn.
         min_pairs: Clusters with fewer pairs merge into the nearest.
         fit_prompts: Prompts that centroids are fitted on, drawn at random; all prompts are assigned.
     """
 
     count: Annotated[int, POSITIVE] = 8
+    method: Literal["kmeans", "mixture"] = "kmeans"
     backend: Literal["auto", "cuml", "flash-kmeans", "sklearn"] = "auto"
     min_pairs: Annotated[int, POSITIVE] = 256
     fit_prompts: Annotated[int, POSITIVE] = 200_000

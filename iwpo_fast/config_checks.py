@@ -236,9 +236,24 @@ def _check_clusters(config: RunConfig) -> None:
             f"clusters.fit_prompts is {clusters.fit_prompts} and clusters.count is {clusters.count}, and every cluster "
             "needs a prompt to be fitted on: raise fit_prompts, or lower count."
         )
+    if clusters.method == "mixture":
+        _check_mixture(config)
     if clusters.count == 1 and config.rewards.residual is not None:
         reason = "clusters.count is 1, and a single cluster has no residual"
         _refuse_unread(config.rewards, "rewards", ["residual"], reason, "raise clusters.count")
+
+
+def _check_mixture(config: RunConfig) -> None:
+    if config.rewards.source != "features":
+        raise ValueError(
+            f"clusters.method is mixture and rewards.source is {config.rewards.source}, but a mixture is learnt with "
+            "heads on features: set clusters.method to kmeans, or rewards.source to features."
+        )
+    if config.clusters.count == 1:
+        raise ValueError(
+            "clusters.method is mixture and clusters.count is 1, and one cluster has no gate: raise clusters.count, or "
+            "set clusters.method to kmeans."
+        )
 
 
 def _check_held_out(data: DataConfig) -> None:

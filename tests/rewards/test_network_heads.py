@@ -14,7 +14,7 @@ from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards import PairTable, report_lines
 from iwpo_fast.rewards import network_choice as choice_module
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
-from iwpo_fast.rewards.network_choice import directions
+from iwpo_fast.rewards.directions import directions
 from iwpo_fast.rewards.network_fit import Examples, Networks, total_loss, train
 from iwpo_fast.rewards.network_heads import NetworkHeads
 
