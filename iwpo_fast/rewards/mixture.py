@@ -143,8 +143,7 @@ def start_mixture(examples: LabelledPrompts, responsibilities: Float64s, penalti
 def fit_mixture(examples: LabelledPrompts, responsibilities: Float64s, penalties: Penalties) -> Mixture:
     """The mixture of a local maximum, near what the responsibilities [M, K] say.
 
-    L-BFGS climbs the likelihood itself. EM, which has the same maxima, took four times as many gradients and stopped at
-    lower ones, because it hardly moves where experts are still alike.
+    L-BFGS climbs the likelihood itself. EM has the same maxima, but hardly moves where experts are still alike.
     """
     start = start_mixture(examples, responsibilities, penalties)
     return _maximised(start, examples, penalties, None, MOST_ITERATIONS)

@@ -44,11 +44,13 @@ def held_out_trials(inputs: Inputs) -> list[Trial]:
     ridge = best(single, ["one head"]).penalties.shared
     residuals = [ridge * factor for factor in RESIDUALS_BY_RIDGE]
     cells = [_trial("kmeans", inputs, start, Penalties(ridge, r, no_gate), start_mixture) for r in residuals]
-    mixtures = [
-        _trial("mixture", inputs, start, Penalties(ridge, residual, gate), fit_mixture)
-        for residual, gate in product(residuals, GATES)
-    ]
+    mixtures = [mixture_trial(inputs, Penalties(ridge, *pair)) for pair in product(residuals, GATES)]
     return [*single, *cells, *mixtures]
+
+
+def mixture_trial(inputs: Inputs, penalties: Penalties) -> Trial:
+    """Mixtures that start from the cells of k-means."""
+    return _trial("mixture", inputs, inputs.start(), penalties, fit_mixture)
 
 
 def _trial(

@@ -91,7 +91,7 @@ def _counts(features: PairFeatures) -> Ints:
 def gates_of(inputs: Inputs, trial: Trial) -> GatedClusters:
     """Gates of the mixtures of all folds, and of one that has seen all labels, under the same penalties."""
     whole = fit_mixture(inputs.examples, inputs.start(), trial.penalties)
-    mixtures = [*(_aligned(mixture, whole, inputs.examples) for mixture in trial.mixtures), whole]
+    mixtures = [*(aligned(mixture, whole, inputs.examples) for mixture in trial.mixtures), whole]
     return GatedClusters(
         mean=inputs.mean,
         centroids=np.stack([m.gate.astype(np.float32) @ inputs.basis.T for m in mixtures]),
@@ -100,7 +100,7 @@ def gates_of(inputs: Inputs, trial: Trial) -> GatedClusters:
     )
 
 
-def _aligned(mixture: Mixture, whole: Mixture, examples: LabelledPrompts) -> Mixture:
+def aligned(mixture: Mixture, whole: Mixture, examples: LabelledPrompts) -> Mixture:
     """With experts in the order in which most prompts have the same number as in `whole`."""
     count = len(whole.bias)
     together = np.zeros((count, count))

@@ -13,14 +13,15 @@ from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, cluster_prompts
 from iwpo_fast.rewards.clusters import GatedClusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.mixture import LabelledPrompts, Mixture, Penalties, fit_mixture
-from iwpo_fast.rewards.mixture_choice import best, held_out_trials
-from iwpo_fast.rewards.mixture_clusters import gates_of
+from iwpo_fast.rewards.mixture_choice import mixture_trial
+from iwpo_fast.rewards.mixture_clusters import aligned, gates_of
 from iwpo_fast.rewards.mixture_inputs import Inputs, read_inputs
 from iwpo_fast.rewards.scores import folds_for
 
 PROMPTS = 600
 SETTINGS = ClusterConfig(count=2, method="mixture", backend="sklearn", min_pairs=50)
 HEADS = RewardConfig(ensemble=1, ridge=1e-3, residual=1e-3)
+PENALTIES = Penalties(shared=1e-3, residual=1e-3, gate=1e-4)
 
 
 def opposite_groups(prompts: int = PROMPTS, pairs: int = 1, seed: int = 0) -> tuple[PairFeatures, np.ndarray]:
@@ -92,6 +93,18 @@ def test_gates_of_all_folds_give_one_group_the_same_number(planted, learnt) -> N
         assert (clusters.assign(prompt, np.full(len(prompt), f)) == whole).mean() > 0.95
 
 
+def test_experts_in_another_order_get_their_numbers_back(planted) -> None:
+    inputs = inputs_of(planted[0], count=4)
+    whole, order = fit_mixture(inputs.examples, inputs.start(), PENALTIES), [2, 0, 3, 1]
+    other = Mixture(whole.gate[order], whole.bias[order], whole.shared, whole.residuals[order])
+    found, prompts = aligned(other, whole, inputs.examples), inputs.examples.prompts
+    assert (other.assign(prompts) != whole.assign(prompts)).mean() > 0.5
+    assert np.array_equal(found.assign(prompts), whole.assign(prompts))
+    expert, gaps = whole.assign(prompts), inputs.examples.gaps
+    rows = np.arange(PROMPTS)
+    assert np.array_equal(found.margins(gaps)[rows, expert], whole.margins(gaps)[rows, expert])
+
+
 def test_the_same_seed_gives_the_same_gates(planted, learnt) -> None:
     again = cluster_prompts(planted[0], SETTINGS, HEADS, seed=0)[0]
     assert isinstance(again, GatedClusters)
@@ -118,9 +131,7 @@ def test_a_gate_has_not_seen_the_labels_of_its_own_fold(planted, learnt) -> None
         np.where(turned, table.chosen, table.rejected),
         table.prompt_of,
     )
-    trial = best(held_out_trials(inputs_of(features)), ["mixture"])
-    penalties = trial.penalties
-    again = [t for t in held_out_trials(inputs_of(replace(features, table=other))) if t.penalties == penalties][-1]
+    trial, again = (mixture_trial(inputs_of(replace(features, table=t)), PENALTIES) for t in (table, other))
     assert np.array_equal(trial.mixtures[2].gate, again.mixtures[2].gate)
     assert not np.array_equal(trial.mixtures[1].gate, again.mixtures[1].gate)
 
@@ -130,7 +141,7 @@ def test_labels_that_are_noise_are_given_away_by_one_gate_and_not_by_those_of_fo
     for seed in range(2):
         features = noise(seed=seed)
         inputs = inputs_of(features, count=4)
-        gates = gates_of(inputs, best(held_out_trials(inputs), ["mixture"]))
+        gates = gates_of(inputs, mixture_trial(inputs, PENALTIES))
         fold = folds_for(features, len(features.prompt), HEADS, 0)
         clusters = gates.assign(features.prompt, fold), gates.assign(features.prompt)
         found.append([accuracy(features, cluster) for cluster in clusters])
@@ -148,7 +159,7 @@ def test_k_means_stays_where_labels_are_noise() -> None:
 
 
 def test_more_iterations_never_lower_the_objective(planted, monkeypatch) -> None:
-    inputs, penalties = inputs_of(planted[0]), Penalties(1e-3, 1e-3, 1e-4)
+    inputs, penalties = inputs_of(planted[0]), PENALTIES
     found = []
     for iterations in (0, 1, 2, 4, 8, 16, 32, 64):
         monkeypatch.setattr(mixture, "MOST_ITERATIONS", iterations)
@@ -208,7 +219,7 @@ def test_a_fold_without_prompts_is_no_obstacle() -> None:
     keys = [key for key in range(400) if fold_of_prompts([key], 4, 0)[0] != 1][:60]
     features = replace(noise(prompts=60), prompt_keys=keys)
     inputs = inputs_of(features)
-    gates = gates_of(inputs, best(held_out_trials(inputs), ["mixture"]))
+    gates = gates_of(inputs, mixture_trial(inputs, PENALTIES))
     assert 1 not in inputs.fold and gates.folds == 4
 
 
