@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Annotated, Any, Literal, TypeVar
 
 from iwpo_fast.limits import BELOW_ONE, FINITE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
 
 SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
 """Seeds that PyTorch, NumPy and scikit-learn all take."""
+
+SHARE = Limits(0, 1, low_open=True)
 
 T = TypeVar("T")
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
@@ -29,6 +32,8 @@ class DataConfig:
         columns: Which of your columns is which of ours, such as {chosen: preferred, rejected: other}.
         pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
             best against the worst, or `all` that differ in score (docs/candidates.md).
+        as_chat: A prompt that is plain text becomes the user's message and its responses the assistant's, for
+            a model that was trained with a chat template.
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
         on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens.
@@ -47,6 +52,7 @@ class DataConfig:
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     pairs_from_candidates: PairsFromCandidates = "best_worst"
+    as_chat: bool = False
     max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
     on_prefix_mismatch: Literal["error", "drop"] = "error"
@@ -54,6 +60,10 @@ class DataConfig:
     add_eos: bool = True
     cache_dir: str | None = None
     workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
+
+
+LATER_SETTINGS = ("pairs_from_candidates", "as_chat")
+"""Settings of the data that came later; records leave them out where they have their defaults."""
 
 
 @dataclass
@@ -240,7 +250,7 @@ class CandidateConfig:
 
     per_prompt: Annotated[int, NOT_NEGATIVE] = 0
     temperature: Annotated[float, POSITIVE] = 1.0
-    top_p: Annotated[float, Limits(0, 1, low_open=True)] = 1.0
+    top_p: Annotated[float, SHARE] = 1.0
     max_new_tokens: Annotated[int, POSITIVE] = 256
     tokens_per_batch: Annotated[int, POSITIVE] = 16384
     backend: Literal["auto", "transformers", "vllm"] = "auto"
@@ -345,6 +355,9 @@ class ExperimentalConfig:
             for `tau` or `ess_target`.
         baseline: What a reward is compared with by `irpss`: `cluster` its cluster alone, `group` all candidates of its
             prompt, `shrunk` these as far as levels of prompts differ by more than chance; best with four or more.
+        selection: A chosen completion has won a comparison, so that good ones are there too often: `irpss` divides by
+            how often such a one wins, against the responses of its `cluster` or the `candidates` of its prompt. It
+            needs a number for `tau` or `ess_target`.
     """
 
     method: Literal["density_ratio", "rejection"] | None = None
@@ -352,13 +365,35 @@ class ExperimentalConfig:
     ratio_alpha: Annotated[float, Limits(1, low_open=True)] = 3.0
     rejected_exponent: float = 0.0
     baseline: Literal["cluster", "group", "shrunk"] = "cluster"
+    selection: Literal["none", "cluster", "candidates"] = "none"
 
 
 WeightForm = Literal["cautious", "strong", "off"]
 FORMS: dict[WeightForm, dict[str, Any]] = {
-    "cautious": {"method": "irpss", "tau": "ess", "gamma": 0.0, "ess_target": "noise", "soft_labels": 0.5},
-    "strong": {"method": "irpss", "tau": 2.0, "gamma": 2.0, "ess_target": "noise", "soft_labels": 0.75},
-    "off": {"method": "none", "tau": "ess", "gamma": 0.0, "ess_target": "noise", "soft_labels": 0.0},
+    "cautious": {
+        "method": "irpss",
+        "tau": "ess",
+        "gamma": 0.0,
+        "ess_target": "noise",
+        "soft_labels": 0.5,
+        "preferred_pairs": 0,
+    },
+    "strong": {
+        "method": "irpss",
+        "tau": 2.0,
+        "gamma": 2.0,
+        "ess_target": "noise",
+        "soft_labels": 0.75,
+        "preferred_pairs": 0,
+    },
+    "off": {
+        "method": "none",
+        "tau": "ess",
+        "gamma": 0.0,
+        "ess_target": "noise",
+        "soft_labels": 0.0,
+        "preferred_pairs": 0,
+    },
 }
 """What each form puts in the place of `auto`."""
 
@@ -387,9 +422,16 @@ class WeightConfig:
             does where the data bring label_smoothing, where the objective cannot smooth labels or does so already, and
             with another method than `irpss`. `posterior` takes the probability that a label is wrong, given the label
             and the rewards.
-        relative_variance: How far `soft_labels: posterior` doubts the rewards: mean square of the error of a reward
-            gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does; infinity the
-            labels alone, as DPO does.
+        relative_variance: How far `soft_labels: posterior` and `preferred_pairs` doubt the rewards: mean square of the
+            error of a reward gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does;
+            infinity the labels alone, as DPO does.
+        preferred_pairs: Pairs that are drawn for each prompt among all its candidates, labelled or not, and trained on
+            beside the labelled ones (docs/candidates.md). `auto` draws none where no prompt has more than two
+            responses, where the data bring reference log-probs, and where it would leave soft labels out.
+        opponent: What the preferred sample of a drawn pair is compared with: another candidate `uniform`ly, as often as
+            it was drawn, or by `importance`, as the preferred sample itself.
+        proposal_correction: How far importance corrects for the temperature and top-p that candidates were drawn with:
+            0 not at all, 1 fully.
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
@@ -400,11 +442,14 @@ class WeightConfig:
     method: Literal["auto", "irpss", "none"] = "auto"
     tau: Annotated[float, POSITIVE_OR_INFINITE] | Literal["auto", "ess"] = "auto"
     gamma: Annotated[float, NOT_NEGATIVE] | Literal["auto"] = "auto"
-    ess_target: Annotated[float, Limits(0, 1, low_open=True)] | Literal["auto", "noise"] = "auto"
+    ess_target: Annotated[float, SHARE] | Literal["auto", "noise"] = "auto"
     truncate: Annotated[float, Limits(1, infinite=True)] = 5.0
     defensive: Annotated[float, FRACTION] = 0.0
     soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior"] = "auto"
     relative_variance: Annotated[float, Limits(0, infinite=True)] = 1.0
+    preferred_pairs: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
+    opponent: Literal["uniform", "importance"] = "uniform"
+    proposal_correction: Annotated[float, FRACTION] = 0.0
     realisation: Literal["weighting", "resampling"] = "weighting"
     min_ess: Annotated[float, FRACTION] = 0.1
     force: bool = False
@@ -414,7 +459,9 @@ class WeightConfig:
         """With what the form says in the place of every `auto`."""
         values = dict(FORMS[self.form])
         if self.method == "none" or self.experimental.method is not None:
-            values["soft_labels"] = 0.0
+            values |= {"soft_labels": 0.0, "preferred_pairs": 0}
+        if self.relative_variance == inf:
+            values["preferred_pairs"] = 0
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) == "auto"})
 
     @property
@@ -423,6 +470,44 @@ class WeightConfig:
         method = self.resolved().method
         assert method != "auto"
         return self.experimental.method or method
+
+
+@dataclass
+class DataShapeConfig:
+    """What an estimate takes the data to be where they are not here.
+
+    Args:
+        prompts: Different prompts, those held out among them unless `data.eval_path` or `data.eval_split` names others.
+        prompt_tokens: Tokens of every prompt.
+        response_tokens: Tokens of every response.
+        responses: Responses to each prompt.
+        held_out_prompts: Prompts of the evaluation data that `data.eval_path` or `data.eval_split` names.
+    """
+
+    prompts: Annotated[int, POSITIVE]
+    prompt_tokens: Annotated[int, POSITIVE]
+    response_tokens: Annotated[int, POSITIVE]
+    responses: Annotated[int, Limits(2)] = 2
+    held_out_prompts: Annotated[int, NOT_NEGATIVE] = 0
+
+
+@dataclass
+class PlanConfig:
+    """What a dry run estimates: tokens, memory and hours of every stage on GPUs that need not be here (docs/plan.md).
+
+    Args:
+        on: Kind of GPU; null estimates nothing.
+        gpus: How many of them; `shard_over` says whether they hold the model together.
+        utilisation: Assumed share of the peak arithmetic that a run gets, at worst and at best.
+        data: What the data are taken to be where they are a hub id that is not here; null reads them.
+        model: The config.json of the model where it is not here, such as {model_type: mistral, hidden_size: 4096}.
+    """
+
+    on: Literal["a100", "h100", "h200", "b200", "l40s", "mi300x"] | None = None
+    gpus: Annotated[int, POSITIVE] = 1
+    utilisation: tuple[Annotated[float, SHARE], Annotated[float, SHARE]] = (0.3, 0.5)
+    data: DataShapeConfig | None = None
+    model: dict[str, str | float | bool] | None = None
 
 
 @dataclass
@@ -446,6 +531,7 @@ class TrainConfig:
         deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
         self_test: Before the first step, check on some pairs that policy and reference agree on every token.
         dry_run: Validate everything and print the plan, but do not train.
+        plan: What a dry run estimates.
     """
 
     data: DataConfig
@@ -461,6 +547,7 @@ class TrainConfig:
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
+from math import inf
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ OF_CALIBRATION = ("calibration_strength", "max_reward")
 
 OF_ALL = {"truncate", "defensive", "realisation", "min_ess", "force"}
 READ_BY = {
-    "irpss": OF_ALL | {"tau", "gamma", "ess_target", "experimental.rejected_exponent", "experimental.baseline"},
+    "irpss": OF_ALL
+    | {"tau", "gamma", "ess_target"}
+    | {f"experimental.{name}" for name in ("rejected_exponent", "baseline", "selection")},
     "density_ratio": OF_ALL | {"experimental.ratio_scale"},
     "rejection": OF_ALL | {"experimental.ratio_scale", "experimental.ratio_alpha"},
     "none": set[str](),
@@ -59,12 +62,14 @@ def check_config(config: TrainConfig) -> None:
     _check_sharding(config)
     _check_objective(config.objective)
     _check_log(config.log)
+    _check_plan(config)
     if isinstance(config, RunConfig):
         _check_candidates(config)
         _check_clusters(config)
         check_reward_settings(config.rewards)
         check_weight_settings(config.weights)
         _check_soft_labels(config)
+        _check_preferred_pairs(config)
     check_folder("output_dir", Path(config.output_dir))
     check_folder("data.cache_dir", cache_folder(config.data))
 
@@ -187,8 +192,22 @@ def check_weight_settings(weights: WeightConfig) -> None:
     _refuse_unread(weights, "weights", unread, reason, "choose another method")
     if formula == "irpss":
         _check_temperature(weights)
-    variance, soft_labels = weights.relative_variance, weights.resolved().soft_labels
-    if soft_labels != "posterior" and variance != WeightConfig().relative_variance:
+    _check_doubt(weights)
+
+
+def _check_doubt(weights: WeightConfig) -> None:
+    """Refuse settings of posterior labels and of preferred pairs that nothing reads, or that exclude one another."""
+    resolved, variance = weights.resolved(), weights.relative_variance
+    soft_labels, preferred = resolved.soft_labels, resolved.preferred_pairs
+    if not preferred:
+        reason = "weights.preferred_pairs is 0, which draws no pairs"
+        _refuse_unread(weights, "weights", ("opponent", "proposal_correction"), reason, "set preferred_pairs")
+    elif variance == inf:
+        raise ValueError(
+            f"weights.relative_variance is inf and weights.preferred_pairs is {preferred}, but pairs are drawn by the "
+            "rewards, which it does not believe at all: set relative_variance to a number, or preferred_pairs to 0."
+        )
+    if soft_labels != "posterior" and not preferred and variance != WeightConfig().relative_variance:
         raise ValueError(
             f"weights.relative_variance is {variance} and weights.soft_labels is {soft_labels}, which does not read "
             "it: set soft_labels to posterior, or leave relative_variance out."
@@ -206,9 +225,9 @@ def _check_temperature(weights: WeightConfig) -> None:
                 "weights.ess_target out, or set weights.tau to ess."
             )
         return
-    for name in ("gamma", "experimental.rejected_exponent"):
+    for name in ("gamma", "experimental.rejected_exponent", "experimental.selection"):
         value = attrgetter(name)(weights)
-        if value != 0 and (isinstance(target, str) or target >= EVEN):
+        if value not in (0, "none") and (isinstance(target, str) or target >= EVEN):
             raise ValueError(
                 f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
                 f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
@@ -226,6 +245,33 @@ def _check_soft_labels(config: RunConfig) -> None:
         raise ValueError(
             "weights.soft_labels is posterior and rewards.calibration is false, but a posterior needs rewards in "
             "log-odds: set calibration to true, or soft_labels to a number."
+        )
+
+
+def _check_preferred_pairs(config: RunConfig) -> None:
+    weights, candidates = config.weights, config.candidates
+    asked, correction = weights.preferred_pairs, weights.proposal_correction
+    if asked not in ("auto", 0):
+        if not Mixture.of(config.objective).smooths_labels:
+            raise ValueError(
+                f"weights.preferred_pairs is {asked} but the objective {config.objective.name} cannot smooth labels or "
+                "does not read them, and drawn pairs have soft ones: set preferred_pairs to 0 or auto, or choose "
+                "another objective."
+            )
+        if not config.rewards.calibration:
+            raise ValueError(
+                f"weights.preferred_pairs is {asked} and rewards.calibration is false, but drawn pairs are labelled by "
+                "rewards in log-odds: set calibration to true, or preferred_pairs to 0."
+            )
+    if correction and candidates.per_prompt == 0:
+        raise ValueError(
+            f"weights.proposal_correction is {correction} and candidates.per_prompt is 0, so no candidate comes from a "
+            "known sampler: set per_prompt, or proposal_correction to 0."
+        )
+    if correction and candidates.temperature == candidates.top_p == 1:
+        raise ValueError(
+            f"weights.proposal_correction is {correction}, and candidates.temperature and top_p are 1, so there is "
+            "nothing to correct: set proposal_correction to 0."
         )
 
 
@@ -350,6 +396,21 @@ def _check_log(log: LogConfig) -> None:
     if not {"wandb", "trackio"} & set(log.trackers):
         reason = "log.trackers names neither wandb nor trackio, which alone have one"
         _refuse_unread(log, "log", ["project"], reason, "add one of them")
+
+
+def _check_plan(config: TrainConfig) -> None:
+    plan = config.plan
+    if plan.on is None:
+        _refuse_unread(plan, "plan", ["gpus", "utilisation"], "plan.on is null, which estimates nothing", "set plan.on")
+        return
+    if not config.dry_run:
+        raise ValueError(
+            f"plan.on is {plan.on} and dry_run is false, and only a dry run estimates: set dry_run to true, or leave "
+            "plan.on out."
+        )
+    worst, best = plan.utilisation
+    if worst > best:
+        raise ValueError(f"plan.utilisation is from {worst} to {best}: give the worse share first, such as [0.3, 0.5].")
 
 
 def _refuse_unread(config: Any, group: str, names: Iterable[str], reason: str, remedy: str) -> None:

@@ -52,13 +52,13 @@ def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     checked = []
-    monkeypatch.setitem(
-        RUN, "train", lambda settings: checked.append(check_config(dataclass_from(TrainConfig, settings)))
-    )
-    needed = [] if "path" in (yaml.safe_load(recipe.read_text()).get("data") or {}) else ["--data.path", "x"]
-    assert main(["train", "--config", str(recipe), *needed]) == 0
+    recipe_of = yaml.safe_load(recipe.read_text())
+    command, config = ("run", RunConfig) if "weights" in recipe_of else ("train", TrainConfig)
+    monkeypatch.setitem(RUN, command, lambda settings: checked.append(check_config(dataclass_from(config, settings))))
+    needed = [] if "path" in (recipe_of.get("data") or {}) else ["--data.path", "x"]
+    assert main([command, "--config", str(recipe), *needed]) == 0
     assert checked == [None]
-    assert main(["train", "--config", str(recipe), *needed, "--objective.name", "none"]) == 2
+    assert main([command, "--config", str(recipe), *needed, "--objective.name", "none"]) == 2
 
 
 def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -> None:

@@ -80,6 +80,26 @@ def read_row(record: Mapping[str, Any], how: PairsFromCandidates, *, prompt_repe
     return _beside(texts, [_completion(texts[0], value, cut) for value in values], scores)
 
 
+def as_conversation(row: RowOfPairs) -> RowOfPairs:
+    """The same with prompts as the user's message and responses as the assistant's.
+
+    Raises:
+        ValueError: the row is a conversation already. The message goes on from "row 1".
+    """
+    pairs = []
+    for (prompt, *sides), scores in row.pairs:
+        if isinstance(prompt, list):
+            raise ValueError("is a conversation already: leave data.as_chat out.")
+        chosen, rejected = map(_answer, sides)
+        pairs.append(PairOfRow(([{"role": "user", "content": prompt}], chosen, rejected), scores))
+    others = None if row.others is None else [(_answer(text), score) for text, score in row.others]
+    return RowOfPairs(pairs, others, row.left_out)
+
+
+def _answer(text: Text) -> Text:
+    return [{"role": "assistant", "content": text}] if isinstance(text, str) else text
+
+
 def _candidates(record: Mapping[str, Any]) -> tuple[list[Any], list[float]] | None:
     """Candidates and their scores, of the first form above that the row has; None if it has none."""
     values, scores = record.get("candidates"), record.get("candidate_scores")

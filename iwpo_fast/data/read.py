@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.config import DataConfig, PairsFromCandidates
-from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, read_row
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, as_conversation, read_row
 from iwpo_fast.data.columns import SCORES, TEXTS, check_mapping, column_names, numeric_columns
 from iwpo_fast.data.forms import PrefixMismatch, prompts_repeated
 from iwpo_fast.data.ragged import bounds_of
@@ -100,7 +100,7 @@ def _named_held_out(rows: Rows) -> Rows:
 def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[Rows, list[Any]]:
     """Rows and the `prompt_id` of each, or None."""
     columns = numeric_columns(records, source)
-    found, given, mismatches = _read_each(records, source, config.pairs_from_candidates)
+    found, given, mismatches = _read_each(records, source, config)
     if mismatches and (config.on_prefix_mismatch == "error" or not found):
         raise mismatch_error(next(iter(mismatches.values())), list(mismatches), source)
     place = dict(zip(records, range(len(records)), strict=True))
@@ -127,7 +127,7 @@ def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[
 
 
 def _read_each(
-    records: Records, source: str, how: PairsFromCandidates
+    records: Records, source: str, config: DataConfig
 ) -> tuple[dict[int, RowOfPairs], dict[int, dict[str, Any]], dict[int, str]]:
     """By row number: what each holds, what it gives its chat template, and why other rows have no one prompt."""
     found: dict[int, RowOfPairs] = {}
@@ -137,7 +137,8 @@ def _read_each(
     repeated = prompts_repeated(records.values())
     for number, record in records.items():
         try:
-            row = read_row(record, how, prompt_repeated=repeated)
+            row = read_row(record, config.pairs_from_candidates, prompt_repeated=repeated)
+            row = as_conversation(row) if config.as_chat else row
             for pair in row.pairs:
                 first = pair.texts[0] if first is None else first
                 _check_alike(first, pair.texts[0])

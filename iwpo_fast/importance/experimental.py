@@ -54,13 +54,13 @@ def log_levels(rewards: PairRewards, baseline: Literal["cluster", "group", "shru
     used = cluster_of_prompt[prompt] >= 0
     reward, prompt = reward[used], prompt[used]
     if baseline == "group":
-        return lambda tau: _log_mean_exp(reward / tau, prompt, prompts)[of_pair]
+        return lambda tau: log_mean_exp(reward / tau, prompt, prompts)[of_pair]
     cluster = cluster_of_prompt[prompt]
     kappa = reliability(reward, prompt, cluster)[of_pair]
 
     def shrunk(tau: float) -> np.ndarray:
-        group = _log_mean_exp(reward / tau, prompt, prompts)[of_pair]
-        level = _log_mean_exp(reward / tau, cluster, clusters)[rewards.cluster]
+        group = log_mean_exp(reward / tau, prompt, prompts)[of_pair]
+        level = log_mean_exp(reward / tau, cluster, clusters)[rewards.cluster]
         return kappa * group + (1 - kappa) * level
 
     return shrunk
@@ -148,7 +148,7 @@ def log_alpha_ratio(risk: np.ndarray, cluster: np.ndarray, clusters: int, *, sca
         return power * np.log(np.maximum(high[cluster] - scaled, 0.0) / power)
 
 
-def _log_mean_exp(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+def log_mean_exp(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """log mean exp of the values of each group [groups]; 0 for a group without values."""
     count = np.bincount(group, minlength=groups)
     top = np.full(groups, -np.inf)

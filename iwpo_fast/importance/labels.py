@@ -2,8 +2,9 @@
 
     ε = soft_labels · trust · σ(-Δ)                                          soft_labels
     ε = P(the label is the wrong way round | label, rewards)                 posterior_labels
+    Δ̃ - Δ̂, what the label adds to the gap that the rewards expect           label_shift
 
-Both are additions of this project to IWPO, of which only an abstract is public.
+All are additions of this project to IWPO, of which only an abstract is public.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import numpy as np
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance.posterior import flip_probability
+from iwpo_fast.importance.posterior import flip_probability, posterior_shift
 from iwpo_fast.importance.types import PairRewards
 
 LARGEST_FLIP = 1 - 2.0**-20
 """Losses take probabilities of a flip below 1, also after they are rounded to float32."""
+
+LARGEST_VARIANCE = 100.0
+"""Of a gap, in squared log-odds: with an error of ten log-odds the label stands alone, and its evidence is finite."""
 
 
 def label_smoothing(rewards: PairRewards, settings: WeightConfig) -> np.ndarray:
@@ -51,6 +55,18 @@ def posterior_labels(rewards: PairRewards, variance: np.ndarray) -> np.ndarray:
         inside = rewards.cluster == k
         flips[inside] = flip_probability(rewards.gap[inside], float(of_cluster))
     return np.minimum(flips, LARGEST_FLIP)
+
+
+def label_shift(rewards: PairRewards, variance: np.ndarray) -> np.ndarray:
+    """Δ̃ - Δ̂ of each pair [P], in log-odds: what its label adds to the mean of its gap (`posterior_shift`).
+
+    An addition of this project to IWPO.
+
+    Args:
+        variance: s² of each cluster [G] (`gap_variance`), which is cut to `LARGEST_VARIANCE`.
+    """
+    finite = np.minimum(variance, LARGEST_VARIANCE)
+    return posterior_shift(posterior_labels(rewards, finite), finite[rewards.cluster])
 
 
 def gap_variance(rewards: PairRewards, nu: float) -> np.ndarray:

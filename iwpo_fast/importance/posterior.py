@@ -89,7 +89,8 @@ def candidate_importance(
         reward: [C], calibrated rewards in log-odds.
         prompt: int64 [C], prompt of each candidate, in any order.
         tau: temperature of the target.
-        log_ratio: [C], log π_ref - log μ of each candidate, where it was drawn from a known μ that is not π_ref.
+        log_ratio: [C], log of what else its importance is in proportion to: how often it was drawn, and π_ref / μ where
+            it was drawn from a known μ that is not π_ref.
 
     Raises:
         ValueError: the temperature is not positive, or a prompt has no candidate of finite importance.

@@ -1,29 +1,50 @@
 """Preferred samples: pairs drawn among all candidates of a prompt, by their importance for the target policy.
 
-With r̃ the rewards of a prompt's candidates in log-odds, q their importance (`candidate_importance`), each draw takes
+With r̃ the rewards of a prompt's candidates in log-odds, the importance of candidate j and each draw are
 
-    the preferred sample j ~ q, and an opponent uniformly among the other candidates, or by q as well
-    ε = σ(-(r̃_j - r̃_opponent))            probability that the opponent is the better one
+    q_j ∝ n_j exp(r̃_j / τ) · (π_ref(y_j) / μ(y_j))^κ              n_j how often j was drawn from μ
+    the preferred sample j ~ q, and an opponent among the others in proportion to n, or to q as well
+    ε = σ(-(r̃_j - r̃_opponent))                                    probability that the opponent is the better one
 
 A response that was compared has evidence of its own: half of the shift of its pair's gap, up or down
-(`posterior_rewards`). Drawing pairs with hard labels instead lost to DPO in every regime of the laboratory. Only the
-abstract of IWPO is public: the formulas are this project's own.
+(`posterior_rewards`). Drawing pairs with hard labels instead lost to DPO in every regime of the laboratory.
+
+**What τ does.** Whichever pairs are drawn, DPO's loss with these labels is least at h = β log(π/π_ref) = r̃ of each two
+responses, up to a constant: at π_ref exp(r̃/β), which is where DPO on labels of rewards r̃ has its minimum too. So the
+labels need neither τ nor β, drawn and labelled pairs agree, and τ says only which candidates training looks at: at
+τ = β, preferred samples are those of the minimum itself. (Hard labels of preferred samples against the proposal would
+be least at h = r̃/τ.) Only the abstract of IWPO is public: the formulas are this project's own.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iwpo_fast.importance.labels import LARGEST_FLIP, gap_variance, label_shift
 from iwpo_fast.importance.posterior import candidate_importance
 
 if TYPE_CHECKING:
+    from iwpo_fast.config import WeightConfig
+    from iwpo_fast.importance.types import PairRewards
     from iwpo_fast.rewards import PairTable
 
 Float64s = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+class Proposal(NamedTuple):
+    """How C candidates came about.
+
+    Attributes:
+        draws: float64 [C], how often each was drawn; 1 for a response of the data.
+        log_mass: float64 [C], log of the draws, each counted (π_ref(y) / μ(y))^κ times.
+    """
+
+    draws: Float64s
+    log_mass: Float64s
 
 
 class PreferredPairs(NamedTuple):
@@ -37,6 +58,62 @@ class PreferredPairs(NamedTuple):
     chosen: Ints
     rejected: Ints
     label_smoothing: Float64s
+
+    def take(self, rows: Ints) -> PreferredPairs:
+        return PreferredPairs(self.chosen[rows], self.rejected[rows], self.label_smoothing[rows])
+
+
+class Preferred(NamedTuple):
+    """What is drawn among the C candidates of all prompts, and why.
+
+    Attributes:
+        pairs: D pairs of weight above 0.
+        weight: float64 [D] in (0, 1], of each pair.
+        q: float64 [C], importance of each candidate; sums to 1 over each prompt.
+        reward: float64 [C], r̃, rewards in log-odds with the evidence of the labels.
+        tau: temperature of the target.
+    """
+
+    pairs: PreferredPairs
+    weight: Float64s
+    q: Float64s
+    reward: Float64s
+    tau: float
+
+
+def draw_preferred(
+    rewards: PairRewards, table: PairTable, proposal: Proposal, draws: int, settings: WeightConfig, *, seed: int
+) -> Preferred:
+    """Draw pairs for each prompt, of the weight that is the reliability of its cluster; those of weight 0 are left out.
+
+    So a reward model that knows nothing adds nothing.
+
+    Args:
+        rewards: of the labelled pairs, with the rewards of all C candidates.
+        table: the labelled pairs among them.
+        draws: pairs of each prompt.
+        settings: `relative_variance`, of the gaps; `opponent`; and `tau`, which is 1, the unit of the labels' log-odds,
+            where it is not a number.
+    """
+    assert rewards.candidates is not None
+    variance = gap_variance(rewards, settings.relative_variance)
+    reward = posterior_rewards(rewards.candidates.reward, table, label_shift(rewards, variance))
+    tau = target_temperature(settings)
+    q = candidate_importance(reward, table.prompt_of, tau=tau, log_ratio=proposal.log_mass)
+    opponents = q if settings.opponent == "importance" else proposal.draws
+    pairs = preferred_pairs(reward, table.prompt_of, q, opponents, draws, seed=seed)
+    cluster = np.zeros(int(table.prompt_of.max()) + 1, dtype=np.int64)
+    cluster[table.prompt] = rewards.cluster
+    reliability = rewards.trust if rewards.reliability is None else rewards.reliability
+    weight = reliability[cluster[table.prompt_of[pairs.chosen]]]
+    kept = np.flatnonzero(weight > 0)
+    return Preferred(pairs.take(kept), weight[kept], q, reward, tau)
+
+
+def target_temperature(settings: WeightConfig) -> float:
+    """τ of `draw_preferred`."""
+    tau = settings.resolved().tau
+    return 1.0 if isinstance(tau, str) else tau
 
 
 def posterior_rewards(reward: Float64s, table: PairTable, shift: Float64s) -> Float64s:
@@ -54,36 +131,29 @@ def posterior_rewards(reward: Float64s, table: PairTable, shift: Float64s) -> Fl
 
 
 def preferred_pairs(
-    reward: Float64s,
-    prompt_of: Ints,
-    draws: int,
-    *,
-    tau: float = 1.0,
-    opponent: Literal["uniform", "importance"] = "uniform",
-    seed: int,
+    reward: Float64s, prompt_of: Ints, q: Float64s, opponents: Float64s, draws: int, *, seed: int
 ) -> PreferredPairs:
     """Draw pairs from the candidates of every prompt that has two or more.
 
     Args:
         reward: [C], r̃, finite.
         prompt_of: int64 [C], prompt of each candidate, in any order.
+        q: [C], importance of each candidate, by which preferred samples are drawn (`candidate_importance`).
+        opponents: [C], in proportion to which their opponents are drawn: how often each candidate was drawn contrasts
+            preferred samples with the proposal, and q with the target itself.
         draws: pairs of each prompt.
-        tau: temperature of the target.
-        opponent: `uniform` contrasts the preferred sample with the proposal, `importance` with the target itself.
         seed: of the draws.
     """
     order = np.argsort(prompt_of, kind="stable")
     _, first, count = np.unique(prompt_of[order], return_index=True, return_counts=True)
     several = count > 1
     first, count = np.repeat(first[several], draws), np.repeat(count[several], draws)
-    q = candidate_importance(reward, prompt_of, tau=tau)[order]
     rng = np.random.default_rng(seed)
-    chosen = _drawn(q, first, count, rng)
-    weights = np.ones_like(q) if opponent == "uniform" else q
-    rejected = _drawn(weights, first, count, rng, without=chosen)
+    chosen = _drawn(q[order], first, count, rng)
+    rejected = _drawn(opponents[order], first, count, rng, without=chosen)
     chosen, rejected = order[chosen], order[rejected]
-    gap = reward[chosen] - reward[rejected]
-    return PreferredPairs(chosen, rejected, np.exp(-np.logaddexp(0.0, gap)))
+    flip = np.exp(-np.logaddexp(0.0, reward[chosen] - reward[rejected]))
+    return PreferredPairs(chosen, rejected, np.minimum(flip, LARGEST_FLIP))
 
 
 def effective_candidates(q: Float64s, prompt_of: Ints) -> Float64s:

@@ -107,7 +107,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             "weight {weight:.2f} | pair {pair} of cluster {cluster} | label smoothing {label_smoothing:.2f} | "
             "rewards {chosen_reward:+.2f} {rejected_reward:+.2f}".format(**row)
         )
-        lines += [f"  {name:8}  {_one_line(text)}" for name, text in (row["text"] or {}).items()]
+        lines += [f"  {name:8}  {one_line(text)}" for name, text in (row["text"] or {}).items()]
     return lines
 
 
@@ -126,6 +126,6 @@ def save_histogram(path: Path, report: dict[str, Any]) -> None:
         figure.savefig(aside, format="png", dpi=110)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"

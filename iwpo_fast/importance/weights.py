@@ -3,6 +3,7 @@
 The target policy is π* ∝ π_ref exp(r/τ), and the pairs are taken as drawn from π_ref. With Δ = r_w - r_l, IRPSS is
 
     log a = [(r_w - b) + λ (r_l - b)]/τ + log σ(γ Δ)                          log_importance, log_preferred
+            - log E[2 σ(r_w - r')], if asked for                              `selection.log_selection`
     ω = a with mean 1 in each cluster, cut, with mean 1 again, mixed with 1   normalise
     ε: how far the label is doubted                                          `labels.label_smoothing`
 
@@ -19,6 +20,7 @@ from iwpo_fast.importance.effective_size import effective_size_for, ess_fraction
 from iwpo_fast.importance.experimental import log_levels, log_ratio
 from iwpo_fast.importance.labels import label_smoothing
 from iwpo_fast.importance.resampling import systematic_counts
+from iwpo_fast.importance.selection import log_selection
 from iwpo_fast.importance.types import PairRewards, PairWeights
 
 
@@ -77,7 +79,8 @@ def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, 
         return None, finish(log_ratio(rewards, experimental))
 
     exponent = experimental.rejected_exponent
-    level, preferred = log_levels(rewards, experimental.baseline), log_preferred(rewards, gamma)
+    level = log_levels(rewards, experimental.baseline)
+    preferred = log_preferred(rewards, gamma) - log_selection(rewards, experimental.selection)
 
     def at(tau: float) -> np.ndarray:
         return finish(log_importance(rewards, level(tau), tau=tau, rejected_exponent=exponent) + preferred)

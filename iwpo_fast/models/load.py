@@ -118,7 +118,7 @@ def _new_policy(
     if config.quantize == "nf4":
         options |= four_bits.loading_options(dtype, device)
     model = _load_model(config, tokenizer, seed, options, max_length)
-    return Policy(model if config.lora is None else _with_lora(model, config.lora, seed), dtype)
+    return Policy(model if config.lora is None else with_lora(model, config.lora, seed), dtype)
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
@@ -209,7 +209,7 @@ def _turn_off_noise(settings: PreTrainedConfig) -> None:
             setattr(text, name, 0.0)
 
 
-def _with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
+def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
     adapter = peft.LoraConfig(
         task_type=peft.TaskType.CAUSAL_LM,
         r=config.rank,

@@ -22,7 +22,7 @@ from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.order import MicroBatch, SharedPrompts, as_micro_batches, micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, positions_of
-from iwpo_fast.data.unique import Responses
+from iwpo_fast.data.unique import Responses, digests
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.sharding import in_lockstep
@@ -95,6 +95,45 @@ def save_logps(cache_dir: Path, policy: Policy, pairs: Pairs, values: dict[str, 
     for settings, names in _files(policy, pairs):
         tensors = {name: torch.from_numpy(values[name]) for name in names}
         save_tensors(_path(cache_dir, settings), tensors, settings)
+
+
+def keep_logps(cache_dir: Path, policy: Policy, pairs: Pairs, known: Pairs, world: World) -> None:
+    """Put log-probs of `pairs` where `with_reference` finds them, from those of the same responses in `known`.
+
+    Nothing is put where a response is not among the known ones. All ranks call it.
+
+    Args:
+        pairs: without candidates.
+        known: pairs and candidates for which `with_reference` has been called, with the same policy.
+    """
+    # All ranks read, because they share the fingerprint of a sharded policy.
+    there, values = (load_logps(cache_dir, policy, some) for some in (pairs, known))
+    found = None if there is not None or values is None else _of_known(pairs, known, values)
+    if found is not None and world.is_main:
+        save_logps(cache_dir, policy, pairs, found)
+    world.barrier()
+
+
+def _of_known(pairs: Pairs, known: Pairs, values: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """What `load_logps` gives for `pairs`, from what it gave for `known`; None where a response is not there."""
+    place = {key: row for row, key in enumerate(_keys(known))}
+    rows = np.array([place.get(key, -1) for key in _keys(pairs)])
+    if rows.min() < 0:
+        return None
+    parts = [Ragged(values["chosen"], known.chosen.offsets), Ragged(values["rejected"], known.rejected.offsets)]
+    if known.candidates is not None:
+        parts.append(Ragged(values["candidates"], known.candidates.completions.offsets))
+    logps = Ragged.concatenate(parts)
+    return {name: logps.take(side).values for name, side in zip(("chosen", "rejected"), np.split(rows, 2), strict=True)}
+
+
+def _keys(pairs: Pairs) -> list[tuple[bytes, bytes]]:
+    """Prompt and completion of every chosen, then rejected response, then candidate."""
+    prompt = digests(pairs.prompt)
+    keys = [key for side in (pairs.chosen, pairs.rejected) for key in zip(prompt, digests(side), strict=True)]
+    if (others := pairs.candidates) is not None:
+        keys += zip((prompt[i] for i in others.pair), digests(others.completions), strict=True)
+    return keys
 
 
 def _files(policy: Policy, pairs: Pairs) -> list[tuple[Settings, tuple[str, ...]]]:

@@ -38,9 +38,11 @@ class PipelineFolder(OutputFolder):
     """Rewards of the folds that a fine-tuned model has scored; gone when all folds are done."""
 
     weighted = Inside("weights/train.jsonl")
-    """Training pairs with weights, soft labels and scores, to train on here or with another trainer."""
+    """Training pairs with weights, soft labels and scores, and preferred pairs, for training here or elsewhere."""
     weight_report = Inside("weights/report.json")
     histogram = Inside("weights/histogram.png")
+    preferred = Inside("weights/preferred.png")
+    """Importance of the candidates; absent if no preferred pairs are drawn."""
 
     training = Inside("train")
 

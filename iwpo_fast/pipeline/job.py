@@ -69,6 +69,7 @@ class PipelineJob:
             limit=None,
             columns={},
             pairs_from_candidates="best_worst",
+            as_chat=False,
             cache_dir=str(self.cache_dir()),
         )
 
@@ -96,6 +97,10 @@ class PipelineJob:
             return self._tokenised(self._read(path).without_candidates())[0] if path.exists() else None
 
         return self._once("held_out", load)
+
+    def read_weighted(self) -> Pairs:
+        """The weighted pairs, as training reads them. All ranks call it."""
+        return self._tokenised(self._read(self.folder.weighted))[0]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         return self._once("tokenizer", lambda: load_tokenizer(self.model, ()))

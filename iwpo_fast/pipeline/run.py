@@ -14,6 +14,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
 from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks, stages_of
+from iwpo_fast.planning import estimate_lines
 from iwpo_fast.training.reproducible import threads_of_run
 from iwpo_fast.world import World
 
@@ -32,6 +33,9 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     check_config(config)
     stages = tuple(stages_of(config))
     names, again = _choose(stages, start, only, force)
+    if config.plan.on is not None:
+        World.start("cpu").say(*estimate_lines(config, names))
+        return
     job = _join(config)
     manifest = Manifest(job.folder.manifest)
     if only is not None:
@@ -162,7 +166,10 @@ def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
 def _weights_line(weights: WeightConfig) -> str:
     """What the form of the weights sets."""
     settings = weights.resolved()
-    values = ", ".join(f"{name} {getattr(settings, name)}" for name in FORMS[weights.form])
+    names = list(FORMS[weights.form])
+    if settings.soft_labels == "posterior" or settings.preferred_pairs:
+        names.append("relative_variance")
+    values = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
     return f"weights, form {weights.form}: {values}"
 
 

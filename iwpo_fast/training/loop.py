@@ -24,6 +24,7 @@ from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
+from iwpo_fast.planning import estimate_lines
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
@@ -49,6 +50,9 @@ def train(config: TrainConfig) -> TrainSummary | None:
         ValueError: one sentence on what is wrong with the configuration, the data or the folder, and what to do.
     """
     check_config(config)
+    if config.plan.on is not None:
+        World.start("cpu").say(*estimate_lines(config))
+        return None
     recorded = RunFolder(Path(config.output_dir)).threads
     with deterministic_algorithms(config.deterministic), threads_of_run(recorded) as other_threads:
         return _train(config, other_threads)

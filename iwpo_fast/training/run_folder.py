@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from iwpo_fast.config import DataConfig, TrainConfig
+from iwpo_fast.config import LATER_SETTINGS, DataConfig, TrainConfig
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
@@ -24,6 +24,7 @@ FREE = {
     "shard_over",
     "self_test",
     "dry_run",
+    "plan",
     "data.cache_dir",
     "data.workers",
 }
@@ -129,8 +130,9 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
             flat[prefix] = value
 
     visit("", _as_json(config))
-    if flat["data.pairs_from_candidates"] == DataConfig(path="").pairs_from_candidates:
-        del flat["data.pairs_from_candidates"]  # as before there was a choice, so that runs of then can go on
+    for name in LATER_SETTINGS:
+        if flat[f"data.{name}"] == getattr(DataConfig(path=""), name):
+            del flat[f"data.{name}"]  # as before there was a choice, so that runs of then can go on
     return flat
 
 

@@ -13,8 +13,8 @@ from scipy.special import log_expit
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
-from iwpo_fast.importance.labels import gap_variance, posterior_labels
-from iwpo_fast.importance.posterior import posterior_shift
+from iwpo_fast.importance.labels import gap_variance, label_shift, posterior_labels
+from iwpo_fast.importance.posterior import candidate_importance
 from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
 from iwpo_fast.rewards import PairTable
 from lab.exact.arms import ARMS, Arm, Build, arm_data, unweighted, weighted
@@ -31,7 +31,6 @@ UNTIL_NOW = WeightConfig(method="irpss", tau="ess", ess_target="noise", gamma=0.
 HEADS = {"linear": "ensemble", "auto": "auto"}
 WEIGHTS = {"": EVEN, ", weights": BY_NOISE}
 Variance = Callable[[PairRewards], Floats]  # of the error of reward gaps, for each cluster
-LARGEST_VARIANCE = 100.0
 LARGEST_FACTOR, SHARPNESS, TURN = 2.0, 1.0, float(np.log(0.999 / 0.001))
 """MADPO's c_max, λ and τ, as in its authors' code (arXiv 2510.05342)."""
 
@@ -45,12 +44,6 @@ VARIANCES: Mapping[str, Variance] = {
     **{f"ν {nu:g}": partial(gap_variance, nu=nu) for nu in (0.5, 1.0, 2.0)},
     **{f"s² {s2:g}": partial(fixed_variance, s2=s2) for s2 in (0.5, 1.0)},
 }
-
-
-def shift_of(rewards: PairRewards, variance: Floats) -> Floats:
-    """What labels add to gaps [n], with a finite variance where rewards know nothing."""
-    variance = np.minimum(variance, LARGEST_VARIANCE)
-    return posterior_shift(posterior_labels(rewards, variance), variance[rewards.cluster])
 
 
 def name_of(loss: str, variance: str, weights: str, heads: str) -> str:
@@ -74,7 +67,7 @@ def posterior_squared(variance: Variance, settings: WeightConfig) -> Build:
 
     def build(scores: PairScores, seed: int) -> ArmData:
         rewards = scores.rewards
-        mean = rewards.gap + shift_of(rewards, variance(rewards))
+        mean = rewards.gap + label_shift(rewards, variance(rewards))
         weight = pair_weights(rewards, settings, seed=seed).weight
         return arm_data(weight, np.zeros(len(mean)), targets=torch.as_tensor(mean, dtype=torch.float32)[:, None])
 
@@ -91,8 +84,9 @@ def with_preferred_samples(variance: Variance) -> Build:
         s2 = variance(rewards)
         prompts = np.arange(count)
         table = PairTable(prompts, candidates * prompts, candidates * prompts + 1, np.repeat(prompts, candidates))
-        posterior = posterior_rewards(scores.candidates.ravel(), table, shift_of(rewards, s2))
-        drawn = preferred_pairs(posterior, table.prompt_of, 1, seed=seed)
+        posterior = posterior_rewards(scores.candidates.ravel(), table, label_shift(rewards, s2))
+        q = candidate_importance(posterior, table.prompt_of)
+        drawn = preferred_pairs(posterior, table.prompt_of, q, np.ones_like(q), 1, seed=seed)
         of_drawn = table.prompt_of[drawn.chosen]
         assert rewards.reliability is not None
         reliability = rewards.reliability[rewards.cluster]

@@ -60,6 +60,36 @@ def test_scores_that_the_row_gives_its_pair_go_before_those_of_its_candidates(wr
     assert (columns["score_chosen"].tolist(), columns["score_rejected"].tolist()) == ([1.0], [7.0])
 
 
+def test_plain_text_becomes_a_conversation_where_it_is_asked_for(write) -> None:
+    ultrafeedback = {
+        "instruction": PROMPT,
+        "completions": [{"response": text, "overall_score": score} for text, score in zip(FOUR, range(4), strict=True)],
+    }
+    for row, chosen, rejected, others in (
+        (PAIR, "the sky is blue", "green", None),
+        (SCORED, "blue", "green", ["the sky", "the grass is green"]),
+        (ultrafeedback, "the grass is green", "the sky", ["blue", "green"]),
+        (PAIR | {"candidates": FOUR}, "the sky is blue", "green", ["the sky", "blue", "the grass is green"]),
+    ):
+        rows = read(write([row], as_chat=True))
+        assert (rows.prompt, pairs_of(rows)) == ([asked(PROMPT)], [(said(chosen), said(rejected))])
+        assert (rows.candidates and rows.candidates.texts) == (others and [said(text) for text in others])
+        assert rows.conversational
+
+
+def test_held_out_rows_become_conversations_too(write) -> None:
+    rows, held_out = read_rows(
+        write([PAIR | {"prompt": f"{PROMPT} {i}"} for i in range(20)], as_chat=True, eval_fraction=0.3)
+    )
+    assert held_out is not None and rows.conversational and held_out.conversational
+
+
+def test_conversations_are_not_made_of_conversations(write) -> None:
+    row = {"prompt": asked(PROMPT), "chosen": said("blue"), "rejected": said("green")}
+    with pytest.raises(ValueError, match=r"row 1 is a conversation already: leave data\.as_chat out\."):
+        read(write([row], as_chat=True))
+
+
 def test_rows_without_candidates_have_none_and_other_columns_of_these_names_mean_nothing(write) -> None:
     strange = {"scores": [1, 2], "answers": ["a", "b"], "completions": "x", "instruction": "y", "all_rm_scores": 3}
     rows = read(write([PAIR | strange]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from iwpo_fast.config import LoraConfig
 from iwpo_fast.data.batch import FlatBatch, flat_batch
-from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.pairs import CandidateTokens, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import Policy
 from iwpo_fast.models import reference as module
-from iwpo_fast.models.reference import as_reference, pass_batches, run_batches, with_reference
+from iwpo_fast.models.reference import as_reference, keep_logps, pass_batches, run_batches, with_reference
 from iwpo_fast.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -137,6 +138,39 @@ def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs,
     run_by_model.clear()
     assert np.array_equal(reference(policy, resampled, tmp_path / "again").ref_logps, again.ref_logps)
     assert not run_by_model
+
+
+def test_pairs_of_known_responses_find_their_log_probs_and_others_are_left_to_a_pass(
+    policy_of, tokenizer, tmp_path, run_by_model
+) -> None:
+    pairs, _, _ = four_to_a_prompt(tokenizer)
+    known, others = pairs.take(np.arange(20)), pairs.take(np.arange(20, 30))
+    loose = CandidateTokens(
+        Ragged.concatenate([others.chosen, others.rejected]),
+        pair=np.array([_first_with(known.prompt, others.prompt[i % 10]) for i in range(20)]),
+        source=np.arange(20),
+    )
+    policy = policy_of("llama")
+    for known_pairs, kept in ((known, False), (replace(known, candidates=loose), True)):
+        folder = tmp_path / str(kept)
+        keep_logps(folder, policy, others, known_pairs, ALONE)
+        assert not folder.exists()  # because nothing is known before a pass
+        reference(policy, known_pairs, folder)
+        swapped = replace(others, chosen=others.rejected, rejected=others.chosen)
+        mixed = pairs.take(np.array([25, 3, 21, 25]))
+        for wanted in (swapped, mixed):
+            run_by_model.clear()
+            keep_logps(folder, policy, wanted, known_pairs, ALONE)
+            found = reference(policy, wanted, folder)
+            assert bool(run_by_model) != kept
+            expected = reference(policy, wanted, tmp_path / "fresh")
+            np.testing.assert_allclose(found.ref_logps, expected.ref_logps, rtol=1e-5)
+            for ours, theirs in zip(found.ref_token_logps, expected.ref_token_logps, strict=True):
+                np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-5, atol=1e-6)
+
+
+def _first_with(prompts: Ragged, prompt: np.ndarray) -> int:
+    return next(i for i in range(len(prompts)) if np.array_equal(prompts[i], prompt))
 
 
 def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, tokenizer) -> None:

@@ -58,6 +58,19 @@ def toy_rows(prompts: int = 60, seed: int = 0) -> list[Row]:
     return rows
 
 
+def rows_of_four(prompts: int = 40) -> list[Row]:
+    """Four candidates to each prompt, scored by how much of it they repeat."""
+    draw = random.Random(0)
+    rows = []
+    for i in range(prompts):
+        asked = draw.sample(WORDS, k=4)
+        said = [" ".join(asked[:kept] + draw.choices(WORDS, k=4 - kept)) for kept in (1, 4, 0, 2)]
+        rows.append(
+            {"prompt": f"say {i}: {' '.join(asked)}\n", "candidates": said, "candidate_scores": [1.0, 4.0, 0.0, 2.0]}
+        )
+    return rows
+
+
 def write_jsonl(path: Path | str, rows: list[Row]) -> Path:
     path = Path(path)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pipeline_cases import DATA, STAGES, WORDS, read_jsonl, stages_done, toy_config, write_jsonl
+from pipeline_cases import DATA, STAGES, read_jsonl, rows_of_four, stages_done, toy_config, write_jsonl
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
@@ -25,19 +24,6 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.world import World
 
 Row = dict[str, Any]
-
-
-def rows_of_four(prompts: int = 40) -> list[Row]:
-    """Four candidates to each prompt, scored by how much of it they repeat."""
-    draw = random.Random(0)
-    rows = []
-    for i in range(prompts):
-        asked = draw.sample(WORDS, k=4)
-        said = [" ".join(asked[:kept] + draw.choices(WORDS, k=4 - kept)) for kept in (1, 4, 0, 2)]
-        rows.append(
-            {"prompt": f"say {i}: {' '.join(asked)}\n", "candidates": said, "candidate_scores": [1.0, 4.0, 0.0, 2.0]}
-        )
-    return rows
 
 
 def config(**parts: Any) -> RunConfig:
@@ -210,7 +196,7 @@ def test_the_second_call_does_nothing_and_changed_candidates_redo_everything(fou
     assert stages_done(config()) == STAGES
     assert stages_done(config()) == []
     before = json.loads(Path("run/manifest.json").read_text())["stages"]["prepare"]["settings"]
-    assert "pairs_from_candidates" not in before["data"]
+    assert not {"pairs_from_candidates", "as_chat"} & before["data"].keys()
     four[0]["candidates"][0] += " calm"
     write_jsonl(DATA, four)
     assert stages_done(config()) == STAGES

@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.tiny import train_tokenizer
+from iwpo_fast.planning.memory import expected_memory
 from iwpo_fast.training import train
-from iwpo_fast.training.plan import expected_memory
 from iwpo_fast.world import World
 
 pytest.importorskip("bitsandbytes")

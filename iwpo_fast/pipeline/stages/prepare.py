@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from iwpo_fast.config import DataConfig, RunConfig
+from iwpo_fast.config import LATER_SETTINGS, DataConfig, RunConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.data.ledger import counted
 from iwpo_fast.data.rows import Rows
@@ -29,8 +29,9 @@ NEEDS = ()
 def settings(config: RunConfig) -> dict[str, Any]:
     elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
-    if data["pairs_from_candidates"] == DataConfig(path="").pairs_from_candidates:
-        del data["pairs_from_candidates"]  # as before there was a choice, so that stages done then stay done
+    for name in LATER_SETTINGS:
+        if data[name] == getattr(DataConfig(path=""), name):
+            del data[name]  # as before there was a choice, so that stages done then stay done
     places = [place for place in (config.data.path, config.data.eval_path) if place]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
     return {"data": data, "content": [content_of(place) for place in places]} | made

@@ -17,7 +17,6 @@ import torch
 from transformers import AutoConfig
 
 from iwpo_fast.config import RunConfig
-from iwpo_fast.data.rows import Text
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
 from iwpo_fast.models.load import model_location
@@ -25,6 +24,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.learnt_model import describe_model, save_reward_model
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
+from iwpo_fast.pipeline.response_texts import candidate_texts, response_texts
 from iwpo_fast.rewards import (
     PairFeatures,
     PairTable,
@@ -176,7 +176,7 @@ def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.nd
     others = None
     unscored = np.asarray(np.isnan(scores.score).any(axis=1))
     if pairs.candidates is not None and len(pairs.candidates):
-        texts = _candidate_texts(job)
+        texts = candidate_texts(job.load_rows(), pairs)
         alone = replace(rows.take(pairs.candidates.pair), chosen=texts, rejected=texts)
         score, spread, raw, members, cluster = model.score_rows(alone, reader)
         of_one = Scores(score[:, 0], spread[:, 0], raw[:, 0], members[:, 0], cluster[:, 0])
@@ -195,32 +195,12 @@ def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) 
     """Scores by `rewards.model`, which reads each of the C responses once."""
     model = job.config.rewards.model
     assert model is not None
+    texts = response_texts(job.load_rows(), job.load_pairs(), Responses.of(job.load_pairs()))
     scores = classifier_scores(
         model,
-        *_texts(job, table),
+        texts.prompt,
+        texts.completion,
         tokens_per_batch=job.config.optim.tokens_per_batch,
         device=job.world.device,
     )
     return scores_of_responses(scores[:, None], table, prompt_cluster, job.config.rewards)
-
-
-def _texts(job: PipelineJob, table: PairTable) -> tuple[list, list]:
-    """The prompt and the completion of each of the C responses."""
-    rows, pairs = job.load_rows(), job.load_pairs()
-    prompts: list = [None] * len(table.prompt_of)
-    completions: list = [None] * len(table.prompt_of)
-    sides = [(table.chosen, pairs.row, [rows.chosen[i] for i in pairs.row])]
-    sides += [(table.rejected, pairs.row, [rows.rejected[i] for i in pairs.row])]
-    if (candidates := pairs.candidates) is not None:
-        sides.append((Responses.of(pairs).candidates, pairs.row[candidates.pair], _candidate_texts(job)))
-    for responses, owners, texts in sides:
-        for response, i, text in zip(responses.tolist(), owners.tolist(), texts, strict=True):
-            prompts[response], completions[response] = rows.prompt[i], text
-    return prompts, completions
-
-
-def _candidate_texts(job: PipelineJob) -> list[Text]:
-    """The texts of the candidates that fit."""
-    texts, tokens = job.load_rows().candidates, job.load_pairs().candidates
-    assert texts is not None and tokens is not None
-    return [texts.texts[i] for i in tokens.source]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.models.reference import keep_logps
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
@@ -33,6 +34,7 @@ def resumes(folder: PipelineFolder) -> Path:
 
 
 def on_all_ranks(job: PipelineJob) -> TrainSummary:
+    _keep_logps(job)
     job.free()
     summary = train(_train_config(job))
     assert summary is not None
@@ -41,6 +43,13 @@ def on_all_ranks(job: PipelineJob) -> TrainSummary:
 
 def run(job: PipelineJob, summary: TrainSummary) -> Result:
     return asdict(summary) | {"output_dir": job.folder.training.name}
+
+
+def _keep_logps(job: PipelineJob) -> None:
+    """Spare training a pass over drawn pairs: the stage `reference` has run all of their responses."""
+    if not job.folder.preferred.exists() or not Mixture.of(job.config.objective).uses_reference:
+        return
+    keep_logps(job.cache_dir(), job.load_policy(), job.read_weighted(), job.load_pairs(), job.world)
 
 
 def _train_config(job: PipelineJob) -> TrainConfig:

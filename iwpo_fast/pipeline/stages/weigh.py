@@ -1,4 +1,4 @@
-"""Turn rewards into one weight and one soft label per pair, and write them beside the texts."""
+"""Turn rewards into one weight and one soft label per pair, draw preferred pairs, and write all beside the texts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from iwpo_fast.config import RunConfig, WeightConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
+from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json
 from iwpo_fast.importance import (
     PairRewards,
@@ -22,45 +23,49 @@ from iwpo_fast.importance import (
     save_histogram,
     weight_report,
 )
-from iwpo_fast.objectives import Mixture
+from iwpo_fast.importance.preferred import Preferred, draw_preferred
+from iwpo_fast.importance.preferred_report import preferred_lines, preferred_report, save_preferred_plot
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.preferred import check_preferred, draws_for, leaves_room, proposal_of, with_preferred
+from iwpo_fast.pipeline.response_texts import ResponseTexts, response_texts
 from iwpo_fast.pipeline.rows_file import write_rows
-from iwpo_fast.rewards import PairTable
 
-WHAT = "importance weights and soft labels"
-NEEDS = ("prepare", "reference", "cluster", "reward")
+WHAT = "importance weights, soft labels and preferred pairs"
+NEEDS = ("prepare", "sample", "reference", "cluster", "reward")
+
+Columns = dict[str, np.ndarray]
+Drawn = tuple[Preferred, ResponseTexts]
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    return sections(config, "weights", "seed") | {"leaves_room": _leaves_room(config)}
+    shared = sections(config, "weights", "seed") | {"leaves_room": leaves_room(config)}
+    draws = config.weights.resolved().preferred_pairs != 0
+    return shared | ({"label_smoothing": config.objective.label_smoothing} if draws else {})
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.weighted, folder.weight_report, folder.histogram]
+    return [folder.weighted, folder.weight_report, folder.histogram, folder.preferred]
+
+
+def check(job: PipelineJob) -> None:
+    """Raise ValueError if preferred pairs are asked for and the data leave nothing to draw."""
+    check_preferred(job.config)
 
 
 def run(job: PipelineJob) -> Result:
-    table, pairs, rows = job.read_table(), job.load_pairs(), job.load_rows()
-    asked, row = _weight_settings(job.config, pairs), pairs.row
+    pairs, scores = job.load_pairs(), load_file(job.folder.rewards)
+    asked = _weight_settings(job.config, pairs)
     soft_labels = asked.resolved().soft_labels
-    assert len(row) == len(pairs)
-    scores = load_file(job.folder.rewards)
-    prompt_cluster, members = job.read_prompt_clusters(), scores["members_calibrated"]
-    calibrated, trust, reliability = (scores[name] for name in ("calibrated", "trust", "reliability"))
-    rewards = pair_rewards(calibrated, trust, table, prompt_cluster, members, reliability)
+    rewards = _rewards(job, scores)
     weights = pair_weights(rewards, asked, seed=job.config.seed)
-    report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
-    for line in report_lines(report):
-        print(line)
-    save_json(job.folder.weight_report, report)
-    save_histogram(job.folder.histogram, report)
+    drawn = _draw(job, rewards, asked)
+    _report(job, weights, rewards, drawn)
     weights.check(asked)
-    reference = {name: values[row] for name, values in rows.columns.items() if name.startswith("ref_")}
-    columns = _weight_columns(pairs, weights, soft_labels != 0) | _score_columns(rewards, table, scores)
-    write_rows(job.folder.weighted, rows.without_candidates().take(row), reference | columns)
-    return {
+    columns = _weight_columns(pairs, weights, soft_labels != 0)
+    _write(job, columns, scores, drawn)
+    result = {
         "pairs": len(pairs),
         "noise": rewards.noise,
         "tau": weights.tau,
@@ -69,13 +74,63 @@ def run(job: PipelineJob) -> Result:
         "soft_labels": soft_labels,
         "mean_label_smoothing": float(weights.label_smoothing.mean()),
     }
+    return result | ({} if drawn is None else {"preferred_pairs": len(drawn[0].weight)})
 
 
-def _leaves_room(config: RunConfig) -> bool:
-    """Whether `auto` may soften labels: the objective can smooth them and does not yet, and rewards are calibrated."""
-    mixture = Mixture.of(config.objective)
-    smooths_already = mixture.has_smoothing or config.objective.label_smoothing > 0
-    return config.rewards.calibration and mixture.smooths_labels and not smooths_already
+def _rewards(job: PipelineJob, scores: Columns) -> PairRewards:
+    calibrated, trust, members = (scores[name] for name in ("calibrated", "trust", "members_calibrated"))
+    table, prompt_cluster = job.read_table(), job.read_prompt_clusters()
+    return pair_rewards(calibrated, trust, table, prompt_cluster, members, scores["reliability"])
+
+
+def _draw(job: PipelineJob, rewards: PairRewards, asked: WeightConfig) -> Drawn | None:
+    """Preferred pairs and the texts of all responses; None where none are drawn."""
+    pairs, table = job.load_pairs(), job.read_table()
+    draws = draws_for(job.config, pairs, table)
+    if not draws:
+        return None
+    responses = Responses.of(pairs)
+    proposal = proposal_of(pairs, responses, asked.proposal_correction)
+    preferred = draw_preferred(rewards, table, proposal, draws, asked, seed=job.config.seed)
+    if not len(preferred.weight):
+        print("no preferred pairs: the rewards of no cluster say anything of its labels")
+        return None
+    return preferred, response_texts(job.load_rows(), pairs, responses)
+
+
+def _report(job: PipelineJob, weights: PairWeights, rewards: PairRewards, drawn: Drawn | None) -> None:
+    rows, row = job.load_rows(), job.load_pairs().row
+    report = weight_report(weights, rewards, texts=lambda pair: _text(rows, int(row[pair])))
+    lines = report_lines(report)
+    if drawn is not None:
+        preferred, texts = drawn
+        report["preferred"] = preferred_report(preferred, job.read_table(), weights.label_smoothing, texts.of_pair)
+        lines += preferred_lines(report["preferred"])
+        save_preferred_plot(job.folder.preferred, report["preferred"])
+    for line in lines:
+        print(line)
+    save_json(job.folder.weight_report, report)
+    save_histogram(job.folder.histogram, report)
+
+
+def _write(job: PipelineJob, columns: Columns, scores: Columns, drawn: Drawn | None) -> None:
+    """The labelled pairs, with the columns and their scores, and the drawn ones behind them."""
+    rows, pairs, table = job.load_rows(), job.load_pairs(), job.read_table()
+    prompt_cluster = job.read_prompt_clusters()
+    columns = columns | _score_columns(prompt_cluster[table.prompt], table.chosen, table.rejected, scores)
+    if drawn is None:
+        reference = {name: values[pairs.row] for name, values in rows.columns.items() if name.startswith("ref_")}
+        write_rows(job.folder.weighted, rows.without_candidates().take(pairs.row), reference | columns)
+        return
+    preferred, texts = drawn
+    chosen, rejected, flip = preferred.pairs
+    behind = {"weight": preferred.weight, "label_smoothing": flip, "drawn": np.ones(len(flip), dtype=np.int64)}
+    behind |= _score_columns(prompt_cluster[table.prompt_of[chosen]], chosen, rejected, scores)
+    # A column takes the place of the objective's setting, for the labelled pairs too.
+    columns.setdefault("label_smoothing", np.full(len(pairs), job.config.objective.label_smoothing))
+    columns["drawn"] = np.zeros(len(pairs), dtype=np.int64)
+    both = {name: np.concatenate([values, behind[name]]) for name, values in columns.items()}
+    write_rows(job.folder.weighted, with_preferred(rows, pairs, preferred, texts), both)
 
 
 def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
@@ -85,7 +140,7 @@ def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:
         return asked
     if of_data is not None and of_data.any():
         print("labels stay as the data smooth them; weights.soft_labels replaces that if it is a number or posterior")
-    elif not _leaves_room(config):
+    elif not leaves_room(config):
         print("labels stay hard: the objective smooths them or cannot, or rewards are not calibrated")
     else:
         return asked
@@ -102,16 +157,17 @@ def _weight_columns(pairs: Pairs, weights: PairWeights, soft: bool) -> dict[str,
     return columns
 
 
-def _score_columns(rewards: PairRewards, table: PairTable, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    members, raw = scores["members_calibrated"], scores["raw"].mean(1)
+def _score_columns(cluster: np.ndarray, chosen: np.ndarray, rejected: np.ndarray, scores: Columns) -> Columns:
+    """Of pairs of responses, with the cluster of their prompt."""
+    calibrated, members, raw = scores["calibrated"], scores["members_calibrated"], scores["raw"].mean(1)
     return {
-        "cluster": rewards.cluster,
-        "score_chosen": rewards.chosen,
-        "score_rejected": rewards.rejected,
-        "scores_chosen": members[table.chosen],
-        "scores_rejected": members[table.rejected],
-        "raw_score_chosen": raw[table.chosen],
-        "raw_score_rejected": raw[table.rejected],
+        "cluster": cluster,
+        "score_chosen": calibrated[chosen],
+        "score_rejected": calibrated[rejected],
+        "scores_chosen": members[chosen],
+        "scores_rejected": members[rejected],
+        "raw_score_chosen": raw[chosen],
+        "raw_score_rejected": raw[rejected],
     }
 
 

@@ -1,0 +1,168 @@
+"""The memory that a policy takes on one GPU, part by part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+
+from iwpo_fast.config import TrainConfig
+from iwpo_fast.models import four_bits
+from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.sharding import gathered_bytes
+from iwpo_fast.optimisation import moments_bytes
+from iwpo_kernels.linear_token_logps.saving import SAVED_SHARE_OF_MEMORY
+
+WORKSPACE = 256 << 20
+"""Bytes of the LM head's slices of logits, `workspace_mb` of `linear_token_logps`."""
+
+FREE = 0.2
+"""Share of a GPU that is left to fragmentation and to the buffers of libraries, as in docs/distributed.md."""
+
+
+def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:
+    """Bytes by part for a micro-batch of `tokens`: exact for weights and optimiser, an estimate for activations."""
+    trained = _held(policy.trainable_parameters().values())
+    text = policy.causal_lm.config.get_text_config()
+    hidden, layers = text.hidden_size, text.num_hidden_layers
+    layer = _layer_bytes(policy)
+    entry = hidden * _embedding(policy).element_size()
+    products = (6 * hidden + 2 * _inner(policy)) * policy.compute_dtype.itemsize
+    kept = {
+        "none": layers * layer,
+        "selective": layers * (entry + products) + layer,
+        "full": (1 if config.model.offload_activations else layers) * entry + layer,
+    }
+    memory = {
+        "weights": _held(policy.parameters()) + _scales(policy.parameters()),
+        "gradients": trained,
+        "optimiser": sum(moments_bytes(p, config.optim) for p in _local(policy.trainable_parameters().values())),
+        "activations": tokens * kept[config.model.gradient_checkpointing],
+    }
+    return memory | _copies(policy, is_sharded=policy.is_sharded)
+
+
+def training_memory(
+    config: TrainConfig, policy: Policy, tokens: int, head_tokens: int, *, room: float, shards: int
+) -> dict[str, int]:
+    """Bytes by part on one of the GPUs that hold the policy together, at the peak of a step.
+
+    Args:
+        policy: without its values, on the device `meta`; whole.
+        tokens: of the largest micro-batch.
+        head_tokens: those of them whose log-probs the LM head gives.
+        room: bytes of a GPU, of which the head's exponentials may take 1/16 (`linear_token_logps`).
+        shards: how many GPUs hold it.
+    """
+    memory = expected_memory(config, policy, tokens)
+    head = policy.head.linear.weight
+    exponentials = head_tokens * head.shape[0] * policy.compute_dtype.itemsize
+    saved = exponentials if head.requires_grad and exponentials <= room / SAVED_SHARE_OF_MEMORY else 0
+    of_head = head.numel() * 4 if head.requires_grad else 0  # its gradient, before it is added to that of the step
+    memory["LM head"] = WORKSPACE + 4 * head_tokens * head.shape[1] + saved + of_head
+    if shards > 1 and head.requires_grad:
+        memory["gathered gradients"] = (policy.compute_dtype.itemsize + 4) * (head.numel() + _embedding(policy).numel())
+    return _shared_out(memory, config, policy, shards)
+
+
+def pass_memory(config: TrainConfig, policy: Policy, tokens: int, *, shards: int) -> dict[str, int]:
+    """The same without gradients: what a pass over `tokens` takes on one GPU."""
+    weights = _held(policy.parameters())
+    entry = policy.causal_lm.config.get_text_config().hidden_size * 4
+    memory = {"weights": weights, "activations": tokens * (entry + _layer_bytes(policy)), "LM head": WORKSPACE}
+    return _shared_out(memory | _copies(policy, is_sharded=False), config, policy, shards)
+
+
+def sampling_memory(config: TrainConfig, policy: Policy, cached: int, drawn: int, *, shards: int) -> dict[str, int]:
+    """The same while completions are drawn.
+
+    Args:
+        cached: tokens whose keys and values are kept, padding among them.
+        drawn: completions that are drawn together, each with float32 logits, their softmax and two copies.
+    """
+    memory = pass_memory(config, policy, cached, shards=shards)
+    memory["keys and values"] = cached * cache_bytes(policy)
+    memory["logits"] = 4 * 4 * drawn * policy.head.linear.weight.shape[0]
+    return memory
+
+
+def cache_bytes(policy: Policy) -> int:
+    """Bytes of the keys and values of one token, over all layers."""
+    text = policy.causal_lm.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * size * policy.compute_dtype.itemsize
+
+
+def fits(memory: Mapping[str, int], room: float) -> bool:
+    return sum(memory.values()) <= (1 - FREE) * room
+
+
+def _shared_out(memory: dict[str, int], config: TrainConfig, policy: Policy, shards: int) -> dict[str, int]:
+    """Of a whole policy's memory, what each of `shards` GPUs holds; with 4 bits where they are asked for."""
+    if config.model.quantize == "nf4":
+        memory["weights"] -= _saved_by_four_bits(policy)
+    if shards == 1:
+        return memory
+    shared = {
+        name: math.ceil(memory[name] / shards) for name in ("weights", "gradients", "optimiser") if name in memory
+    }
+    memory.pop("weights cast", None)
+    return memory | shared | _copies(policy, is_sharded=True)
+
+
+def _copies(policy: Policy, *, is_sharded: bool) -> dict[str, int]:
+    """What comes and goes beside the weights: gathered ones, or those that autocast copies.
+
+    Autocast keeps its copies of all matrices that can be trained until the forward pass ends, whether layers are
+    recomputed or not.
+    """
+    if is_sharded:
+        return {"gathered weights": gathered_bytes(policy)}
+    item = policy.compute_dtype.itemsize
+    copied = sum(p.numel() for p in policy.trainable_parameters().values() if p.ndim == 2 and p.element_size() > item)
+    return {"weights cast": copied * item} if copied else {}
+
+
+def _saved_by_four_bits(policy: Policy) -> int:
+    """Bytes that NF4 with double quantisation saves: 4 bits, 8 for 64 of them, and 32 for 256 of these (QLoRA)."""
+    linear = [m for m in policy.modules() if isinstance(m, nn.Linear) and m is not policy.head.linear]
+    frozen = [m.weight for m in linear if not m.weight.requires_grad]
+    return sum(int(w.numel() * (w.element_size() - 0.5 - 1 / 64 - 4 / (64 * 256))) for w in frozen)
+
+
+def _layer_bytes(policy: Policy) -> int:
+    """Bytes that a layer saves for the backward pass, for each token.
+
+    These are the inputs of both norms, q, k, v, the output of attention, and three tensors of the MLP.
+    """
+    hidden = policy.causal_lm.config.get_text_config().hidden_size
+    return (7 * hidden + 3 * _inner(policy)) * policy.compute_dtype.itemsize
+
+
+def _inner(policy: Policy) -> int:
+    text = policy.causal_lm.config.get_text_config()
+    return getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+
+
+def _embedding(policy: Policy) -> Tensor:
+    return cast(Tensor, cast(nn.Module, policy.causal_lm.get_input_embeddings()).weight)
+
+
+def _held(parameters: Iterable[Parameter]) -> int:
+    """Bytes of these parameters on this process."""
+    return sum(p.numel() * p.element_size() for p in _local(parameters))
+
+
+def _scales(parameters: Iterable[Parameter]) -> int:
+    """Bytes of the scales of quantised parameters."""
+    return sum(tensor.nbytes for p in parameters for tensor in four_bits.scales(p).values())
+
+
+def _local(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """The part of each parameter that this process holds."""
+    return [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
