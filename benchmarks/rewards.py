@@ -67,10 +67,10 @@ def kmeans(rows: int, width: int) -> dict[str, Any]:
 
 
 def heads(pairs: int, width: int) -> dict[str, Any]:
-    """Default settings: penalties by cross-validation, four folds, an ensemble of four, calibration."""
+    """Linear heads: penalties by cross-validation, four folds, an ensemble of four, calibration."""
     with made_pairs(pairs, width, squares=0.0) as (of_pairs, cluster):
         what = f"reward heads, {pairs:,} pairs x {width}, chosen, cross-fitted, ensemble of 4, calibrated"
-        return timed(what, 120, lambda: score_pairs(of_pairs, cluster, RewardConfig(), seed=0))
+        return timed(what, 120, lambda: score_pairs(of_pairs, cluster, RewardConfig(heads="linear"), seed=0))
 
 
 def networks(pairs: int, width: int) -> list[dict[str, Any]]:
@@ -133,10 +133,10 @@ def weights(pairs: int) -> list[dict[str, Any]]:
     chosen, rejected = np.clip(rng.normal((0.3, 0.0), 1.5, (pairs, 2)), -5, 5).T
     cluster = rng.integers(0, CLUSTERS, pairs)
     rewards = PairRewards(chosen, rejected, cluster, np.full(CLUSTERS, 0.8), noise=0.2)
-    pure = WeightConfig(tau=2.0, gamma=2.0, ess_target="noise")
+    strong = WeightConfig(form="strong")
     return [
         timed(f"weights of {pairs:,} pairs, {name}", 10, lambda given=given: pair_weights(rewards, given, seed=0))
-        for name, given in (("defaults", WeightConfig()), ("pure form", pure))
+        for name, given in (("posterior labels", WeightConfig()), ("strong form", strong))
     ]
 
 

@@ -262,12 +262,16 @@ class ClusterConfig:
 
     Args:
         count: Number of clusters; 1 puts all prompts into one.
+        method: `kmeans` puts like prompts together, whatever their labels; `mixture` starts there and then learns
+            gates of prompts together with rewards, from the labels, for `rewards.source: features`. It stays at
+            k-means where held-out labels are not predicted better. What it was worth: docs/iwpo.md.
         backend: Where k-means runs; `auto` takes cuml on an NVIDIA GPU, flash-kmeans on another, else sklearn.
         min_pairs: Clusters with fewer pairs merge into the nearest.
         fit_prompts: Prompts that centroids are fitted on, drawn at random; all prompts are assigned.
     """
 
     count: Annotated[int, POSITIVE] = 8
+    method: Literal["kmeans", "mixture"] = "kmeans"
     backend: Literal["auto", "cuml", "flash-kmeans", "sklearn"] = "auto"
     min_pairs: Annotated[int, POSITIVE] = 256
     fit_prompts: Annotated[int, POSITIVE] = 200_000
@@ -306,7 +310,7 @@ class RewardConfig:
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
         heads: `linear`; `mlp` puts a small network on the same features beside each linear head, of a width and decay
             that cross-validation chooses; `auto` does so where held-out labels are predicted better by more than a
-            standard error.
+            standard error, and not with `tuning` or `overlap`, which are for linear heads alone.
         centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
         folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model that saw all.
@@ -323,7 +327,7 @@ class RewardConfig:
     likelihood: bool | Literal["auto"] = "auto"
     ridge: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     residual: Annotated[float, POSITIVE] | Literal["auto"] | None = "auto"
-    heads: Literal["linear", "mlp", "auto"] = "linear"
+    heads: Literal["linear", "mlp", "auto"] = "auto"
     centring: Annotated[float, NOT_NEGATIVE] = 0.01
     overlap: Annotated[float, NOT_NEGATIVE] = 0.0
     folds: Annotated[int, POSITIVE] = 4
@@ -364,15 +368,16 @@ class ExperimentalConfig:
     selection: Literal["none", "cluster", "candidates"] = "none"
 
 
+Arm = Literal["dpo", "weights", "labels", "both"]
 WeightForm = Literal["cautious", "strong", "off"]
 FORMS: dict[WeightForm, dict[str, Any]] = {
     "cautious": {
-        "method": "irpss",
+        "method": "none",
         "tau": "ess",
         "gamma": 0.0,
         "ess_target": "noise",
-        "soft_labels": 0.5,
-        "preferred_pairs": 0,
+        "soft_labels": "posterior",
+        "preferred_pairs": 1,
     },
     "strong": {
         "method": "irpss",
@@ -399,12 +404,12 @@ class WeightConfig:
     """Importance weights and soft labels from calibrated rewards (IRPSS). `form` sets whatever is `auto`.
 
     Args:
-        form: `cautious` weighs as unequally as the noise of the rewards warrants, which is not at all where the members
-            of an ensemble agree, and softens labels by half; `strong` weighs at `tau: 2`, `gamma: 2` and softens by
-            three quarters: better where rewards can be trusted, and worse than DPO where they mislead; `off` is plain
-            DPO. A single score per response says nothing of its noise and always weighs. What each was worth:
-            docs/iwpo.md.
-        method: `irpss`, or `none`, which gives every pair weight 1.
+        form: `cautious` takes every label as far as label and rewards agree, draws a preferred pair for each prompt
+            where there are candidates, and leaves weights at 1; `strong` weighs at `tau: 2`, `gamma: 2` and softens
+            labels by three quarters: better where rewards can be trusted, and worse than DPO where they mislead; `off`
+            is plain DPO. What each was worth: docs/iwpo.md.
+        method: `irpss` weighs pairs by importance; `none` gives every pair weight 1, and by itself leaves labels alone.
+            With the form `cautious`, `auto` is `irpss` where any setting is given that weights read, such as `tau`.
         tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
             effective sample size of every large cluster above `ess_target`.
         gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out. It needs a
@@ -454,11 +459,19 @@ class WeightConfig:
     def resolved(self) -> WeightConfig:
         """With what the form says in the place of every `auto`."""
         values = dict(FORMS[self.form])
+        if self.form == "cautious" and self._sets_weights():
+            values["method"] = "irpss"
         if self.method == "none" or self.experimental.method is not None:
             values |= {"soft_labels": 0.0, "preferred_pairs": 0}
         if self.relative_variance == inf:
             values["preferred_pairs"] = 0
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) == "auto"})
+
+    def _sets_weights(self) -> bool:
+        """Whether a setting is given that only weights read."""
+        plain = WeightConfig()
+        names = ("tau", "gamma", "ess_target", "truncate", "defensive", "realisation", "min_ess", "force")
+        return any(getattr(self, name) != getattr(plain, name) for name in (*names, "experimental"))
 
     @property
     def formula(self) -> Literal["irpss", "density_ratio", "rejection", "none"]:
@@ -559,12 +572,17 @@ class RunConfig(TrainConfig):
         clusters: Groups of prompts.
         rewards: Where rewards come from.
         weights: What becomes of them.
+        arms: Parts of the method to train by themselves beside this run, from its rewards, and to compare on its
+            held-out pairs: `dpo`, the objective on the pairs as they are, with which the others are compared;
+            `weights` between pairs alone, those of the form `strong` where the run has none; posterior `labels` alone;
+            `both` of these.
     """
 
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
     rewards: RewardConfig = field(default_factory=RewardConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+    arms: list[Arm] = field(default_factory=list)
     output_dir: str = "runs/iwpo"
 
 

@@ -70,6 +70,7 @@ def check_config(config: TrainConfig) -> None:
         check_weight_settings(config.weights)
         _check_soft_labels(config)
         _check_preferred_pairs(config)
+        _check_arms(config)
     check_folder("output_dir", Path(config.output_dir))
     check_folder("data.cache_dir", cache_folder(config.data))
 
@@ -157,11 +158,11 @@ def check_reward_settings(rewards: RewardConfig) -> None:
             f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
-    if rewards.heads != "linear" and (rewards.overlap or tuning is not None):
+    if rewards.heads == "mlp" and (rewards.overlap or tuning is not None):
         other = "tuning is set" if tuning is not None else f"overlap is {rewards.overlap}"
         raise ValueError(
-            f"rewards.heads is {rewards.heads} and rewards.{other}, which is for linear heads alone: set rewards.heads "
-            "to linear, or leave the other out."
+            f"rewards.heads is mlp and rewards.{other}, which is for linear heads alone: set rewards.heads to linear "
+            "or auto, or leave the other out."
         )
     if source != "features":
         reason = f"rewards.source is {source}, which learns no heads"
@@ -181,14 +182,15 @@ def check_weight_settings(weights: WeightConfig) -> None:
     """Raise ValueError for the first setting that cannot work, or that the formula does not read."""
     check_limits(weights, "weights")
     formula, other = weights.formula, weights.experimental.method
-    if other is not None and weights.resolved().method != "irpss":
+    if other is not None and weights.method == "none":
         raise ValueError(
-            f"weights.experimental.method is {other} and weights.method is {weights.resolved().method}, and only one "
-            "of them can be: leave one of them out."
+            f"weights.experimental.method is {other} and weights.method is none, and only one of them can be: leave "
+            "one of them out."
         )
     setting = "weights.method" if other is None else "weights.experimental.method"
+    by_form = f" by weights.form {weights.form}" if other is None and weights.method == "auto" else ""
     unread = sorted(set().union(*READ_BY.values()) - READ_BY[formula])
-    reason = f"{setting} is {formula}, which does not read it"
+    reason = f"{setting} is {formula}{by_form}, which does not read it"
     _refuse_unread(weights, "weights", unread, reason, "choose another method")
     if formula == "irpss":
         _check_temperature(weights)
@@ -248,6 +250,13 @@ def _check_soft_labels(config: RunConfig) -> None:
         )
 
 
+def leaves_room(config: RunConfig) -> bool:
+    """Whether `auto` may soften labels: the objective can smooth them and does not yet, and rewards are calibrated."""
+    mixture = Mixture.of(config.objective)
+    smooths_already = mixture.has_smoothing or config.objective.label_smoothing > 0
+    return config.rewards.calibration and mixture.smooths_labels and not smooths_already
+
+
 def _check_preferred_pairs(config: RunConfig) -> None:
     weights, candidates = config.weights, config.candidates
     asked, correction = weights.preferred_pairs, weights.proposal_correction
@@ -275,6 +284,29 @@ def _check_preferred_pairs(config: RunConfig) -> None:
         )
 
 
+def _check_arms(config: RunConfig) -> None:
+    """Refuse arms that could not be trained, or would have nothing to be compared with."""
+    arms, data = config.arms, config.data
+    if not arms:
+        return
+    if len(set(arms)) < len(arms):
+        raise ValueError(f"arms names {', '.join(arms)}, one of them twice: name each once.")
+    if "dpo" not in arms:
+        raise ValueError(f"arms names {', '.join(arms)}, and all are compared with dpo: name dpo too.")
+    if data.eval_path is None and data.eval_split is None and not data.eval_fraction:
+        raise ValueError(
+            "arms are compared on held-out pairs, and data.eval_fraction is 0: set it to more, name data.eval_path, or "
+            "leave arms out."
+        )
+    softens = [name for name in arms if name in ("labels", "both")]
+    if softens and not (Mixture.of(config.objective).smooths_labels and config.rewards.calibration):
+        raise ValueError(
+            f"arms names {' and '.join(softens)}, which need calibrated rewards and an objective that can smooth "
+            f"labels, as {config.objective.name} with rewards.calibration {config.rewards.calibration} is not: leave "
+            "them out."
+        )
+
+
 def _check_clusters(config: RunConfig) -> None:
     clusters = config.clusters
     if clusters.fit_prompts < clusters.count:
@@ -282,9 +314,24 @@ def _check_clusters(config: RunConfig) -> None:
             f"clusters.fit_prompts is {clusters.fit_prompts} and clusters.count is {clusters.count}, and every cluster "
             "needs a prompt to be fitted on: raise fit_prompts, or lower count."
         )
+    if clusters.method == "mixture":
+        _check_mixture(config)
     if clusters.count == 1 and config.rewards.residual is not None:
         reason = "clusters.count is 1, and a single cluster has no residual"
         _refuse_unread(config.rewards, "rewards", ["residual"], reason, "raise clusters.count")
+
+
+def _check_mixture(config: RunConfig) -> None:
+    if config.rewards.source != "features":
+        raise ValueError(
+            f"clusters.method is mixture and rewards.source is {config.rewards.source}, but a mixture is learnt with "
+            "heads on features: set clusters.method to kmeans, or rewards.source to features."
+        )
+    if config.clusters.count == 1:
+        raise ValueError(
+            "clusters.method is mixture and clusters.count is 1, and one cluster has no gate: raise clusters.count, or "
+            "set clusters.method to kmeans."
+        )
 
 
 def _check_held_out(data: DataConfig) -> None:

@@ -42,6 +42,15 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def link(path: Path, place: Path) -> None:
+    """Have the file at `path` at `place` too, as a hard link, or as a copy where the disk has none."""
+    with written_aside(place) as aside:
+        try:
+            os.link(path, aside)
+        except OSError:
+            shutil.copy2(path, aside)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing aside in `folder`, and bring back a folder that it had moved away."""
     for old in folder.glob(f".*{OLD}"):

@@ -25,7 +25,7 @@ from iwpo_fast.config import ClusterConfig, RewardConfig, WeightConfig
 from iwpo_fast.importance.labels import gap_variance
 from lab.exact.arms import Build, unweighted, weighted
 from lab.exact.candidates import EVEN, d_dpo, posterior_logistic
-from lab.exact.rewards import CLUSTERS, ONE_CLUSTER
+from lab.exact.rewards import CLUSTERS, LINEAR, ONE_CLUSTER
 from lab.experiment import RESULTS, as_table
 
 LEVELS = {"exact": "lab.exact.hacking", "lm": "lab.language_model.hacking"}
@@ -43,11 +43,11 @@ class Followed:
 
     label: str
     build: Build
-    rewards: RewardConfig = field(default_factory=RewardConfig)
+    rewards: RewardConfig = field(default_factory=lambda: LINEAR)
     clusters: ClusterConfig = field(default_factory=lambda: CLUSTERS)
 
 
-_WEIGHTS = weighted(WeightConfig(tau=2.0, gamma=2.0, truncate=5.0, soft_labels=0.0))
+_WEIGHTS = weighted(WeightConfig(method="irpss", tau=2.0, gamma=2.0, truncate=5.0, soft_labels=0.0))
 _POSTERIOR = posterior_logistic(partial(gap_variance, nu=1.0), EVEN)
 
 ARMS: Mapping[str, Followed] = {
@@ -55,9 +55,9 @@ ARMS: Mapping[str, Followed] = {
     "d_dpo": Followed("d-DPO", d_dpo),
     "iwpo": Followed("IWPO: posterior labels", _POSTERIOR),
     "one_cluster": Followed("… one cluster", _POSTERIOR, clusters=ONE_CLUSTER),
-    "uncalibrated": Followed("… no calibration", _POSTERIOR, replace(RewardConfig(), calibration=False)),
+    "uncalibrated": Followed("… no calibration", _POSTERIOR, replace(LINEAR, calibration=False)),
     "rewards_alone": Followed("… rewards without the label", posterior_logistic(partial(gap_variance, nu=0.0), EVEN)),
-    "networks": Followed("… heads by cross-validation", _POSTERIOR, replace(RewardConfig(), heads="auto")),
+    "networks": Followed("… heads by cross-validation", _POSTERIOR, replace(LINEAR, heads="auto")),
     "weights": Followed("IWPO: weights, hard labels", _WEIGHTS),
 }
 

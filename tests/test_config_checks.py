@@ -25,6 +25,7 @@ NO_CALIBRATION = RewardConfig(calibration=False)
 NO_WEIGHTS = WeightConfig(method="none", soft_labels=0.0)
 CONSTANT = OptimConfig(schedule="constant")
 ONE_CLUSTER = ClusterConfig(count=1)
+MIXTURE = ClusterConfig(method="mixture")
 
 WITHOUT_EFFECT: list[tuple[dict[str, Any], str]] = [
     (
@@ -52,6 +53,14 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], str]] = [
     (
         {"rewards": replace(NO_CALIBRATION, calibration_strength=0.0)},
         "rewards.calibration_strength is 0.0 and rewards.calibration is false, which leaves rewards as they are: leave",
+    ),
+    (
+        {"rewards": RewardConfig(source="columns"), "clusters": MIXTURE},
+        "clusters.method is mixture and rewards.source is columns, but a mixture is learnt with heads on features: set",
+    ),
+    (
+        {"clusters": replace(MIXTURE, count=1)},
+        "clusters.method is mixture and clusters.count is 1, and one cluster has no gate: raise clusters.count, or set",
     ),
     (
         {"rewards": RewardConfig(residual=0.1), "clusters": ONE_CLUSTER},
@@ -87,6 +96,7 @@ def test_a_setting_without_effect_is_refused(settings: dict[str, Any], sentence:
         {"rewards": RewardConfig(max_reward=3.0, calibration_strength=0.0, residual=0.1)},
         {"rewards": RewardConfig(residual=None), "clusters": ONE_CLUSTER},
         {"clusters": ONE_CLUSTER},
+        {"clusters": MIXTURE},
         {"weights": NO_WEIGHTS},
         {"weights": WeightConfig(min_ess=0.0, force=True, realisation="resampling")},
     ],

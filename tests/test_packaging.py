@@ -27,6 +27,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(out.glob("iwpo_fast-*.whl"))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_both_packages_typed_and_no_kernels_package(wheel) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}

@@ -57,6 +57,7 @@ def test_a_command_settles_number_and_waiting_before_torch_is_loaded() -> None:
     assert int(found["OMP_NUM_THREADS"]) == suited(cores(), 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
 def test_a_policy_of_waiting_that_the_user_has_set_stays_alone(name: str, value: str) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
@@ -64,6 +65,7 @@ def test_a_policy_of_waiting_that_the_user_has_set_stays_alone(name: str, value:
     assert {key: found[key] for key in WAITING if key in found} == {name: value}
 
 
+@pytest.mark.slow
 def test_a_number_that_the_user_or_torchrun_has_set_stays() -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     assert environment_of("train", "--data.path", "x", OMP_NUM_THREADS="3")["OMP_NUM_THREADS"] == "3"

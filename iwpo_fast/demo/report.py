@@ -15,7 +15,10 @@ WHAT = {
     "weights": "importance weights alone",
     "labels": "posterior labels alone",
     "both": "weights and posterior labels",
+    "sampled": "posterior labels, and preferred pairs among sampled completions",
 }
+ADDED = [("labels", "sampled")]
+"""Methods of which the second adds to the first."""
 COLUMNS = [
     *("task", "method", "pairs", "labels right", "accuracy", "95 %", "margin"),
     *("before", "after", "best", "change", "95 %", "win rate", "95 %"),
@@ -48,9 +51,10 @@ def totals(results: Sequence[Measurement]) -> list[list[str]]:
 
 
 def comparisons(results: Sequence[Measurement]) -> list[str]:
-    """What each method did beside the first one on the same prompts, a sentence each."""
+    """What each method did beside the first one on the same prompts, and the last beside the one that it adds to."""
     first, *others = _distinct(results, "method")
-    return [_comparison(results, first, other) for other in others]
+    pairs = [(first, other) for other in others]
+    return [_comparison(results, *pair) for pair in [*pairs, *ADDED] if set(pair) <= {first, *others}]
 
 
 def _comparison(results: Sequence[Measurement], first: str, other: str) -> str:
@@ -59,12 +63,12 @@ def _comparison(results: Sequence[Measurement], first: str, other: str) -> str:
         - _values(_of(results, task=name, method=first), "after")
         for name in _distinct(results, "task")
     ]
+    subject, prompts = f"{WHAT.get(other, other)}, beside {WHAT.get(first, first)}", sum(map(len, gains))
+    if not any(map(np.any, gains)):
+        return f"{subject}: nothing at all, every sample has the same gold reward."
     mean, low, high = stratified_mean(gains)
-    verdict = "better than" if low > 0 else "worse than" if high < 0 else "not told from"
-    return (
-        f"{WHAT.get(other, other)}: {verdict} {first} on these prompts, gold reward {mean:+.2f} (95 % interval "
-        f"{low:+.2f} to {high:+.2f})."
-    )
+    verdict = "better" if low > 0 else "worse" if high < 0 else f"nothing that {prompts:,} prompts can show"
+    return f"{subject}: {verdict}, gold reward {mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -21,15 +21,13 @@ from iwpo_fast.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
-    TrainConfig,
-    WeightConfig,
-    dataclass_from,
 )
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
-from iwpo_fast.demo.report import LEGEND, WHAT, Measurement, aligned, comparisons, totals, write_report
+from iwpo_fast.demo.report import LEGEND, Measurement, aligned, comparisons, totals, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
+from iwpo_fast.evaluation.arms import FIRST, OWN
 from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.extras import needed
 from iwpo_fast.files import check_folder, remove_leftovers, save_json, written_aside
@@ -39,20 +37,16 @@ from iwpo_fast.models.reference import with_reference
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.output_folder import not_ours
 from iwpo_fast.pipeline import run
+from iwpo_fast.pipeline.arms import model_of
 from iwpo_fast.pipeline.folder import PipelineFolder
-from iwpo_fast.training import train
 from iwpo_fast.world import World
 
 WARMUP = OptimConfig(lr=4e-3, epochs=2, pairs_per_step=32, tokens_per_batch=8192, warmup_fraction=0.05)
 MAX_NEW_TOKENS = 40
 
-ARMS = {
-    "weights": WeightConfig(form="strong", soft_labels=0.0),
-    "labels": WeightConfig(form="off", soft_labels="posterior"),
-    "both": WeightConfig(form="strong", soft_labels="posterior"),
-}
-"""The parts of IWPO, each by itself and together. Weights are the strong ones: where rewards agree as they do here, the
-cautious ones are all 1."""
+METHODS = {"DPO": FIRST, "weights": "weights", "labels": "labels", "both": "both", "sampled": OWN}
+"""Arms of the pipeline, by the names that the report gives them. The run itself has what the default form sets, and
+preferred pairs among sampled completions."""
 
 
 def run_demo(
@@ -60,9 +54,8 @@ def run_demo(
 ) -> list[Measurement]:
     """Make a preference data set, warm a tiny model up, align it by DPO and by the parts of IWPO, and report.
 
-    All methods train with recipes/demo.yaml on the same pairs. The parts of IWPO run the whole pipeline, and share the
-    pass of its frozen model. The same call again keeps the finished parts, resumes what was interrupted, and measures
-    anew.
+    All methods are arms of one run of recipes/demo.yaml: they train on the same pairs, by rewards that are learnt once.
+    The same call again keeps the finished parts, resumes what was interrupted, and measures anew.
 
     Args:
         config: where, on what device, and from which seed.
@@ -100,13 +93,9 @@ def run_demo(
         model = replace(pipeline.model, path="tiny")
         loss = warm_up(text, model, warmup, output=warm_model, seed=config.seed, device=config.device)
         print(f"warm-up ends at {loss:.3f} nats per token")
-    beta = Mixture.of(pipeline.objective).beta
-    _heading(3, f"DPO: {pipeline.objective.name}, beta {beta:g}, all pairs alike")
-    train(replace(dataclass_from(TrainConfig, pipeline), output_dir=str(folder / "dpo")))
-    for arm, weights in ARMS.items():
-        _heading(4, f"IWPO, {WHAT[arm]}: the same training, from rewards learned on the same pairs")
-        run(replace(pipeline, weights=weights, output_dir=str(_folder_of(arm, folder))))
-    _heading(5, "measuring the models on held-out prompts")
+    _heading(3, "IWPO, then DPO and each part of IWPO alone: rewards are learnt once, from the same pairs")
+    run(pipeline)
+    _heading(4, "measuring the models on held-out prompts")
     results = measure(folder, pipeline)
     sentences = "\n".join(fill(sentence, 100, subsequent_indent="  ") for sentence in comparisons(results))
     print("\n" + aligned(totals(results)) + "\n\n" + sentences + "\n\n" + fill(LEGEND, 100) + "\n")
@@ -118,12 +107,11 @@ def run_demo(
 
 def aligned_models(folder: Path) -> dict[str, Path]:
     """The models that a demo aligned, by method."""
-    parts = {arm: PipelineFolder(_folder_of(arm, folder)).training / "model" for arm in ARMS}
-    return {"DPO": folder / "dpo" / "model"} | parts
+    return {method: model_of(_pipeline(folder), arm) for method, arm in METHODS.items()}
 
 
-def _folder_of(arm: str, folder: Path) -> Path:
-    return folder / f"iwpo-{arm}"
+def _pipeline(folder: Path) -> PipelineFolder:
+    return PipelineFolder(folder / "iwpo")
 
 
 def _open(folder: Path, settings: dict[str, Any]) -> None:
@@ -158,6 +146,7 @@ def _run_config(recipe: dict[str, Any], folder: Path, config: DemoConfig) -> Run
     settings = recipe | {
         "data": recipe["data"] | places,
         "model": recipe["model"] | {"path": str(folder / "warmup")},
+        "output_dir": str(_pipeline(folder).path),
         "seed": config.seed,
         "device": config.device,
     }
@@ -233,11 +222,11 @@ def _places(folder: Path) -> dict[str, Path]:
         "samples": folder / "samples.jsonl",
         "preference pairs": folder / "data",
         "warm-up model": folder / "warmup",
-        "DPO": folder / "dpo",
-        **{f"IWPO, {arm}": _folder_of(arm, folder) for arm in ARMS},
-        "weighted pairs": PipelineFolder(_folder_of("both", folder)).weighted,
+        "IWPO": _pipeline(folder).path,
+        "its arms": _pipeline(folder).arms,
+        "weighted pairs": _pipeline(folder).weighted,
     }
 
 
 def _heading(number: int, what: str) -> None:
-    print(f"\n[{number}/5] {what}", flush=True)
+    print(f"\n[{number}/4] {what}", flush=True)

@@ -35,6 +35,10 @@ Float64s = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+FEWEST_RESPONSES = 3
+"""Responses to some prompt from which there is something to draw: two are a labelled pair already."""
+
+
 class Proposal(NamedTuple):
     """How C candidates came about.
 

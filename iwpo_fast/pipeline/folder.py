@@ -48,6 +48,13 @@ class PipelineFolder(OutputFolder):
 
     evaluation = Inside("evaluation/evaluation.json")
     report = Inside("evaluation/report.md")
+    margins = Inside("evaluation/margins.safetensors")
+    """The margin of every held-out pair; absent if nothing is held out."""
+    arms_table = Inside("evaluation/arms.json")
+    arms_report = Inside("evaluation/arms.md")
+    """Parts of the method beside one another; absent unless `arms` asks for them."""
+    arms = Inside("arms")
+    """A pipeline for each of them."""
 
     cache = Inside("cache")
     """Token ids, reference log-probs and features, unless `data.cache_dir` names another place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from iwpo_fast.config import RunConfig
-from iwpo_fast.files import save_json
+from iwpo_fast.files import link, save_json
 from iwpo_fast.versions import version_of
 
 Result = dict[str, Any]
@@ -87,9 +87,30 @@ class Manifest:
         written = {str(path.relative_to(folder)): digest for path, digest in hashes.items() if digest}
         self._save(stage, self._entries[stage] | {"outputs": written, "result": dict(result)})
 
+    def take_over(self, other: Manifest, stages: Sequence[str]) -> None:
+        """Have the files of another pipeline's finished stages here, as links where the disk can, and its threads.
+
+        A stage never changes a file that it wrote, so neither pipeline sees what the other does.
+        """
+        taken = {name: other._entries[name] for name in stages}
+        before = _files(self._entries.get(name) for name in stages)
+        if other.threads != self.threads or any(self._entries.get(name) != entry for name, entry in taken.items()):
+            self.threads = other.threads
+            self._entries |= taken
+            self._write()
+        now, folder = _files(taken.values()), self._path.parent
+        for stale in before.keys() - now.keys():
+            (folder / stale).unlink(missing_ok=True)
+        for path, digest in now.items():
+            if _hash(folder / path) != digest:
+                link(other._path.parent / path, folder / path)
+
     def _save(self, stage: str, entry: dict[str, Any]) -> None:
         self._entries[stage] = entry
         self.threads = self.threads or torch.get_num_threads()
+        self._write()
+
+    def _write(self) -> None:
         save_json(self._path, {"threads": self.threads, "stages": self._entries})
 
 
@@ -103,6 +124,11 @@ def sections(config: RunConfig, *names: str) -> dict[str, Any]:
     """Whole sections of the configuration, for the settings of a stage."""
     settings = asdict(config)
     return {name: settings[name] for name in names}
+
+
+def _files(entries: Iterable[dict[str, Any] | None]) -> dict[str, str]:
+    """SHA-256 of all files of finished stages, by path."""
+    return {path: digest for entry in entries if entry for path, digest in (entry["outputs"] or {}).items()}
 
 
 def content_of(path: str) -> str:

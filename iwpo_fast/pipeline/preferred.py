@@ -7,34 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from iwpo_fast.config import RunConfig
+from iwpo_fast.config import RunConfig, WeightConfig
+from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data import Pairs, read_rows
 from iwpo_fast.data.candidates import key_of
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.importance.preferred import Preferred, Proposal
-from iwpo_fast.objectives import Mixture
+from iwpo_fast.importance.preferred import FEWEST_RESPONSES, Preferred, Proposal
 from iwpo_fast.pipeline.response_texts import ResponseTexts
 from iwpo_fast.rewards import PairTable
 
-FEWEST = 3
-"""Responses to some prompt from which there is something to draw: two are a labelled pair already."""
-
-
-def leaves_room(config: RunConfig) -> bool:
-    """Whether `auto` may soften labels: the objective can smooth them and does not yet, and rewards are calibrated."""
-    mixture = Mixture.of(config.objective)
-    smooths_already = mixture.has_smoothing or config.objective.label_smoothing > 0
-    return config.rewards.calibration and mixture.smooths_labels and not smooths_already
-
 
 def check_preferred(config: RunConfig) -> None:
-    """Raise ValueError if the data, which this reads, leave nothing to draw and `weights.preferred_pairs` is a number.
+    """Raise ValueError if the data, which this reads, leave nothing to draw and pairs are asked for by hand.
 
     What the samples of the policy and the limit of tokens add or take is seen when pairs are drawn (`draws_for`).
     """
-    if config.weights.preferred_pairs in ("auto", 0):
+    if _asked(config.weights) is None:
         return
     rows, _ = read_rows(config.data)
     responses: defaultdict[str, set[str]] = defaultdict(set)
@@ -43,7 +33,7 @@ def check_preferred(config: RunConfig) -> None:
     if rows.candidates is not None:
         for row, text in zip(rows.candidates.row.tolist(), rows.candidates.texts, strict=True):
             responses[key_of(rows.prompt[row])].add(key_of(text))
-    several = config.candidates.per_prompt > 0 or max(map(len, responses.values()), default=0) >= FEWEST
+    several = config.candidates.per_prompt > 0 or max(map(len, responses.values()), default=0) >= FEWEST_RESPONSES
     _draws(config, set(rows.columns), several)
 
 
@@ -53,7 +43,7 @@ def draws_for(config: RunConfig, pairs: Pairs, table: PairTable) -> int:
     Raises:
         ValueError: `weights.preferred_pairs` is a number, and there is nothing to draw.
     """
-    draws = _draws(config, set(pairs.columns), int(np.bincount(table.prompt_of).max()) >= FEWEST)
+    draws = _draws(config, set(pairs.columns), int(np.bincount(table.prompt_of).max()) >= FEWEST_RESPONSES)
     if draws and config.weights.preferred_pairs == "auto" and not leaves_room(config):
         print("no preferred pairs: the objective smooths labels or cannot, or rewards are not calibrated")
         return 0
@@ -62,26 +52,35 @@ def draws_for(config: RunConfig, pairs: Pairs, table: PairTable) -> int:
 
 def _draws(config: RunConfig, columns: set[str], several: bool) -> int:
     """The same from what the data have; 0 where `auto` has nothing to draw."""
-    asked, draws = config.weights.preferred_pairs, config.weights.resolved().preferred_pairs
+    asked, draws = _asked(config.weights), config.weights.resolved().preferred_pairs
     assert draws != "auto"
     if not draws:
         return 0
     if not several:
-        if asked == "auto":
+        if asked is None:
             return 0
         raise ValueError(
-            f"weights.preferred_pairs is {asked}, but no prompt has more than two responses to draw from: bring "
-            "candidates, set candidates.per_prompt, or set preferred_pairs to 0."
+            f"weights.{asked} is {getattr(config.weights, asked)}, but no prompt has more than two responses to draw "
+            f"from: bring candidates, set candidates.per_prompt, or leave {asked} out."
         )
     if columns >= set(REFERENCE):
-        if asked == "auto":
+        if asked is None:
             print(f"no preferred pairs: the data bring {' and '.join(REFERENCE)}, which drawn pairs would not have")
             return 0
         raise ValueError(
-            f"weights.preferred_pairs is {asked}, but the data bring {' and '.join(REFERENCE)}, which drawn pairs "
-            "would not have: leave these columns out, or set preferred_pairs to 0."
+            f"weights.{asked} is {getattr(config.weights, asked)}, but the data bring {' and '.join(REFERENCE)}, which "
+            f"drawn pairs would not have: leave these columns out, or {asked}."
         )
     return draws
+
+
+def _asked(weights: WeightConfig) -> str | None:
+    """The setting by which preferred pairs are asked for, where `auto` alone does not decide."""
+    if weights.preferred_pairs != "auto":
+        return "preferred_pairs" if weights.preferred_pairs else None
+    plain = WeightConfig()
+    by_hand = (name for name in ("opponent", "proposal_correction") if getattr(weights, name) != getattr(plain, name))
+    return next(by_hand, None)
 
 
 def proposal_of(pairs: Pairs, responses: Responses, correction: float) -> Proposal:

@@ -12,6 +12,9 @@ import numpy as np
 
 from iwpo_fast.data.rows import Candidates, Rows
 from iwpo_fast.files import written_aside
+from iwpo_fast.importance.effects import Effects, effects_of
+
+EFFECTS = ("weight", "label_smoothing", "drawn")
 
 
 def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> None:
@@ -26,6 +29,14 @@ def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> Non
             absent = [name for name in plain if np.isnan(record[name]).any()]
             kept = {name: value for name, value in record.items() if name not in absent}
             file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+
+
+def effects_in(path: Path) -> Effects:
+    """What was done to the pairs of a weighted file."""
+    with open(path, encoding="utf-8") as file:
+        columns = [[record.get(name, 0) for name in EFFECTS] for record in map(json.loads, file)]
+    weight, label_smoothing, drawn = np.array(columns, dtype=np.float64).T
+    return effects_of(weight, label_smoothing, drawn > 0)
 
 
 def _records(rows: Rows) -> Iterator[dict[str, Any]]:

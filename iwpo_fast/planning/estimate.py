@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from iwpo_fast.config import RunConfig, TrainConfig
 from iwpo_fast.data.unique import Responses
+from iwpo_fast.importance.arms import arm_weights
 from iwpo_fast.planning.figures import Estimate
 from iwpo_fast.planning.memory import FREE, fits, training_memory
 from iwpo_fast.planning.setting import Setting
@@ -32,7 +34,18 @@ def stage_estimates(setting: Setting, stages: Sequence[str]) -> dict[str, Estima
     """By name."""
     whole = isinstance(setting.config, RunConfig)
     made = STAGES if whole else STAGES | {"reference": reference_of_training}
-    return {name: made[name](setting) for name in stages}
+    return {name: made[name](setting) for name in stages} | (_of_arms(setting) if "evaluate" in stages[1:] else {})
+
+
+def _of_arms(setting: Setting) -> dict[str, Estimate]:
+    """What the arms of a run train and evaluate."""
+    config = setting.config
+    assert isinstance(config, RunConfig)
+    found = {}
+    for arm in config.arms:
+        of_arm = setting._replace(config=replace(config, weights=arm_weights(arm, config.weights)))
+        found |= {f"{name}, {arm}": STAGES[name](of_arm) for name in ("train", "evaluate")}
+    return found
 
 
 def _heading(setting: Setting) -> list[str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from iwpo_fast.config import CandidateConfig, LoraConfig, RunConfig, TrainConfig
+from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data.unique import Responses
+from iwpo_fast.importance.preferred import FEWEST_RESPONSES, preferred_pairs
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.planning.counts import PairsToRun, pairs_of
 from iwpo_fast.planning.gpus import GPUS, Gpu
@@ -54,11 +58,16 @@ class Setting(NamedTuple):
 
     @property
     def trained(self) -> PairsToRun:
-        """The pairs that the policy is trained on: those of the data, each once an epoch.
+        """The pairs that the policy is trained on each epoch: those of the data, and preferred ones.
 
-        A setting that draws other pairs among a prompt's candidates, or more of them, changes what this returns.
+        Which candidates make these is not known before there are rewards, so all are taken to be as likely.
         """
-        return self.pairs
+        of = self.run_once
+        draws = _preferred_pairs(self.config) if np.bincount(of.prompt_of).max() >= FEWEST_RESPONSES else 0
+        alike = np.ones(len(of))
+        drawn = preferred_pairs(alike, of.prompt_of, alike, alike, draws, seed=self.config.seed)
+        chosen, rejected = np.concatenate([of.chosen, drawn.chosen]), np.concatenate([of.rejected, drawn.rejected])
+        return PairsToRun(of, chosen, rejected)
 
     @property
     def held_out(self) -> PairsToRun | None:
@@ -88,6 +97,15 @@ class Setting(NamedTuple):
         """The same model under another adapter, held whole by each GPU."""
         shape = shape_of(self.config, self.lengths.tokenizer, lora)
         return self._replace(shards=1, shape=shape, model=Model.of(shape.policy))
+
+
+def _preferred_pairs(config: TrainConfig) -> int:
+    """Of each prompt, if it has enough responses."""
+    if not isinstance(config, RunConfig) or (config.weights.preferred_pairs == "auto" and not leaves_room(config)):
+        return 0
+    draws = config.weights.resolved().preferred_pairs
+    assert draws != "auto", "a form sets whatever is auto"
+    return draws
 
 
 def _shards(config: TrainConfig) -> int:

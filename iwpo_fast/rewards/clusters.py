@@ -1,10 +1,10 @@
-"""Clusters of prompts by spherical k-means (step 2 of MCRM)."""
+"""Clusters of prompts (step 2 of MCRM): cells of spherical k-means, or those of gates that were learnt with rewards."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -36,11 +36,21 @@ class Clusters:
     def count(self) -> int:
         return int(self.merged.max()) + 1
 
-    def assign(self, features: Floats) -> Ints:
-        """Clusters [n] int64, from 0 to `count` - 1, of prompt features [n, d]."""
-        return self.merged[self._nearest(features)]
+    @property
+    def folds(self) -> int:
+        """Folds of prompts that have gates of their own; 0 where labels had no part in the clusters."""
+        return 0
 
-    def _nearest(self, features: Floats) -> Ints:
+    def assign(self, features: Floats, fold: Ints | None = None) -> Ints:
+        """Clusters [n] int64, from 0 to `count` - 1, of prompt features [n, d].
+
+        Args:
+            fold: [n] int64, of prompts that the clusters were learnt from, -1 for others; None if all are others.
+        """
+        return self.merged[self.cells(features, fold)]
+
+    def cells(self, features: Floats, fold: Ints | None = None) -> Ints:
+        """The same before cells were merged: [n] int64, from 0 to K - 1."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
                 f"Prompt features of shape {features.shape} cannot be assigned to clusters of {len(self.mean)} "
@@ -48,16 +58,51 @@ class Clusters:
             )
         nearest = np.empty(len(features), dtype=np.int64)
         for place, block in float32_blocks((features,)):
-            nearest[place] = ((block - self.mean) @ self.centroids.T).argmax(axis=1)
+            nearest[place] = self._cells(block - self.mean, None if fold is None else fold[place])
         return nearest
+
+    def _cells(self, centred: Float32s, fold: Ints | None) -> Ints:
+        return (centred @ self.centroids.T).argmax(axis=1)
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
         save_tensors(path, {name: torch.from_numpy(array) for name, array in vars(self).items()})
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        return cls(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
+    @staticmethod
+    def load(path: Path) -> Clusters:
+        return Clusters.of_arrays({name: tensor.numpy() for name, tensor in load_file(path).items()})
+
+    @staticmethod
+    def of_arrays(arrays: Mapping[str, np.ndarray]) -> Clusters:
+        """From the attributes of clusters of either kind."""
+        return GatedClusters(**arrays) if "offset" in arrays else Clusters(**arrays)
+
+
+@dataclass(frozen=True)
+class GatedClusters(Clusters):
+    """Cells of linear gates: a prompt belongs to the row of W (x - mean) + b that is the greatest.
+
+    Labels had a part in the gates. So a prompt that they were learnt from meets the gate of its fold, which has not
+    seen the fold's labels; any other prompt meets the gate that has seen all.
+
+    Attributes:
+        centroids: W [F + 1, K, d] fp32, of the F folds, then of all pairs.
+        offset: b [F + 1, K] fp32.
+    """
+
+    offset: Float32s
+
+    @property
+    def folds(self) -> int:
+        return len(self.offset) - 1
+
+    def _cells(self, centred: Float32s, fold: Ints | None) -> Ints:
+        gate = np.full(len(centred), -1) if fold is None else fold
+        cells = np.empty(len(centred), dtype=np.int64)
+        for g in np.unique(gate):
+            rows = gate == g
+            cells[rows] = (centred[rows] @ self.centroids[g].T + self.offset[g]).argmax(axis=1)
+        return cells
 
 
 def fit_clusters(prompt_features: Floats, pairs_per_prompt: Ints, settings: ClusterConfig, *, seed: int) -> Clusters:
@@ -82,8 +127,8 @@ def fit_clusters(prompt_features: Floats, pairs_per_prompt: Ints, settings: Clus
     check_limits(settings, "clusters")
     backend = choose_backend(settings.backend)
     mean, _ = column_moments((prompt_features,))
-    points = _directions(prompt_features, mean, _sample(len(prompt_features), settings.fit_prompts, seed))
-    centroids = _unit(kmeans(points, min(settings.count, len(points)), backend=backend, seed=seed))
+    points = _directions(prompt_features, mean, sample_rows(len(prompt_features), settings.fit_prompts, seed))
+    centroids = unit(kmeans(points, min(settings.count, len(points)), backend=backend, seed=seed))
     cells = Clusters(mean, centroids, np.arange(len(centroids)))
     pairs = np.zeros(len(centroids))
     np.add.at(pairs, cells.assign(prompt_features), pairs_per_prompt)
@@ -101,7 +146,7 @@ def merge_small(centroids: Float32s, pairs: Float64s, min_pairs: int) -> Ints:
         smallest = int(np.argmin(sizes))
         if sizes[smallest] >= min_pairs:
             break
-        directions = _unit(np.stack([(pairs[group] + 1e-6) @ centroids[group] for group in groups]))
+        directions = unit(np.stack([(pairs[group] + 1e-6) @ centroids[group] for group in groups]))
         cosines = directions @ directions[smallest]
         cosines[smallest] = -np.inf
         groups[int(cosines.argmax())] += groups[smallest]
@@ -112,7 +157,8 @@ def merge_small(centroids: Float32s, pairs: Float64s, min_pairs: int) -> Ints:
     return merged
 
 
-def _sample(count: int, limit: int, seed: int) -> Ints:
+def sample_rows(count: int, limit: int, seed: int) -> Ints:
+    """At most `limit` of `count` rows, [n] int64 in order, at random where there are more."""
     if count <= limit:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
@@ -121,10 +167,11 @@ def _sample(count: int, limit: int, seed: int) -> Ints:
 def _directions(features: Floats, mean: Float32s, rows: Ints) -> Float32s:
     points = np.empty((len(rows), features.shape[1]), dtype=np.float32)
     for place, block in float32_blocks((features,), rows):
-        points[place] = _unit(block - mean)
+        points[place] = unit(block - mean)
     return points
 
 
-def _unit(vectors: NDArray[np.floating]) -> Float32s:
+def unit(vectors: NDArray[np.floating]) -> Float32s:
+    """Rows [n, d] of norm 1."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)

@@ -10,23 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iwpo_fast.config import RewardConfig
 from iwpo_fast.rewards.blocks import Float32s, Ints
 from iwpo_fast.rewards.calibration import logistic_slope
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
+from iwpo_fast.rewards.directions import directions
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.linear_heads import LinearHeads
 from iwpo_fast.rewards.network_fit import Examples, Networks, train
 from iwpo_fast.rewards.network_heads import NetworkHeads
 
-DIRECTIONS = 256
-"""Directions of the features that networks read, those of most variance; all of fewer."""
-ROWS_FOR_DIRECTIONS = 8192
 WIDTHS = (16, 64)
 DECAYS = (1.0, 10.0)
 MOST_ROUNDS = 30
 PATIENCE = 4
 
 Float64s = NDArray[np.float64]
+
+
+def may_have_networks(settings: RewardConfig) -> bool:
+    """Whether networks are tried: never with fine-tuning or the overlap term, which are for linear heads alone."""
+    return settings.heads != "linear" and settings.tuning is None and not settings.overlap
 
 
 def with_networks(
@@ -60,26 +64,6 @@ def _heads(linear: LinearHeads, projection: Float32s, networks: Networks, slope:
     hidden, bias, output, share = (part.detach().numpy() for part in networks)
     shape = linear.folds, linear.members
     return NetworkHeads(linear, projection, hidden, bias, output, share.reshape(shape), slope.reshape(shape))
-
-
-def directions(features: Float32s, seed: int) -> Float32s:
-    """P [d, p]: principal directions of standardised features [n, d], scaled so that E‖Pᵀf‖² = p.
-
-    They are found in `ROWS_FOR_DIRECTIONS` random rows, by a randomised singular value decomposition (Halko,
-    Martinsson and Tropp, arXiv 0909.4061).
-    """
-    from sklearn.utils.extmath import randomized_svd
-
-    draw = np.random.default_rng(seed)
-    some = features
-    if len(features) > ROWS_FOR_DIRECTIONS:
-        some = features[np.sort(draw.choice(len(features), ROWS_FOR_DIRECTIONS, replace=False))]
-    width = features.shape[1]
-    found = np.eye(width, dtype=np.float32)
-    if width > DIRECTIONS and len(some) > DIRECTIONS:
-        found = randomized_svd(some, DIRECTIONS, n_iter=2, random_state=seed)[2].T
-    size = np.square(some @ found).sum(axis=1, dtype=np.float64).mean()
-    return np.ascontiguousarray(found * np.sqrt(found.shape[1] / max(size, 1e-12)), dtype=np.float32)
 
 
 def _cross_validated(pairs: TrainingPairs, penalties: dict[str, Any], inputs: Float32s) -> Examples:

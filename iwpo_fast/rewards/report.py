@@ -50,6 +50,16 @@ def report_rewards(
     return {"clusters": [row(k) for k in range(len(slope))], "total": row(None)}
 
 
+def mixture_lines(report: dict[str, Any]) -> Iterator[str]:
+    """Whether clusters are those of a mixture; nothing of the empty report of k-means."""
+    if report:
+        yield (
+            f"a mixture of rewards predicts labels that it has not seen {report['held_out_gain']:+.4f} nats per pair "
+            f"better than k-means or one head, standard error {report['standard_error']:.4f}: "
+            + ("its clusters are taken" if report["taken"] else "the clusters of k-means stay")
+        )
+
+
 def report_lines(report: dict[str, Any]) -> Iterator[str]:
     """The report as a table for the terminal, with the penalties of the heads, if heads made the rewards."""
     yield "cluster    pairs  accuracy  overlap  across before  after  calibration error  slope  trust"

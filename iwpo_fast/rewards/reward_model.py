@@ -100,7 +100,7 @@ class RewardModel:
         arrays, record, report = files.load(folder)
         with files.damage(folder):
             return cls(
-                clusters=Clusters(**arrays["clusters"]),
+                clusters=Clusters.of_arrays(arrays["clusters"]),
                 heads=HEADS[record["heads"]].of_arrays(arrays["heads"]),
                 calibration=Calibration(**arrays["calibration"]),
                 training_prompts=frozenset(files.keys(arrays["training_prompts"]["digests"])),
@@ -163,7 +163,7 @@ class RewardModel:
             ValueError: hidden states have another width than those that the heads learnt from, or are not finite.
         """
         self._check_width(features)
-        cluster = self.clusters.assign(features.prompt)[features.table.prompt_of]
+        cluster = self._clusters(features)[features.table.prompt_of]
         raw = self._raw(features, cluster)
         centre, slope, limit = self.calibration.centre, self.calibration.slope, self.limit
         members = calibrate(raw, cluster, centre, slope, limit)
@@ -175,6 +175,16 @@ class RewardModel:
         """Calibrated rewards are clipped to this size."""
         limit = self.record["max_reward"]
         return float("inf") if limit is None else float(limit)
+
+    def _clusters(self, features: PairFeatures) -> Ints:
+        """[M] int64; of a prompt of the training data by the gate that has not seen its labels, if there are gates."""
+        if not self.clusters.folds:
+            return self.clusters.assign(features.prompt)
+        keys = features.prompt_keys
+        assert keys is not None, "features of texts have the digests of their prompts"
+        fold = fold_of_prompts(keys, self.clusters.folds, self.record["seed"])
+        fold[[key not in self.training_prompts for key in keys]] = -1
+        return self.clusters.assign(features.prompt, fold)
 
     def _raw(self, features: PairFeatures, cluster: Ints) -> Float64s:
         """[C, members], before calibration."""

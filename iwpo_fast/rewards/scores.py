@@ -21,7 +21,7 @@ from iwpo_fast.rewards.checks import (
 )
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
 from iwpo_fast.rewards.heads import TrainingPairs
-from iwpo_fast.rewards.network_choice import with_networks
+from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
 from iwpo_fast.rewards.network_heads import Heads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.report import report_rewards
@@ -85,24 +85,39 @@ def score_pairs(
     check_reward_settings(settings)
     check_clusters(prompt_cluster, table)
     check_features(features, settings)
-    folds = settings.folds if settings.folds > 1 else CROSS_VALIDATION_FOLDS
-    keys = range(len(prompt_cluster)) if features.prompt_keys is None else features.prompt_keys
-    check_prompt_keys(keys, len(prompt_cluster), settings)
-    prompt_fold = fold_of_prompts(keys, folds, seed)
-    check_folds(prompt_fold[table.prompt], folds)
+    prompt_fold = folds_for(features, len(prompt_cluster), settings, seed)
     groups = groups_for(features, settings)
     pairs = TrainingPairs.read(groups, table, prompt_cluster, prompt_fold, settings, seed=seed)
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     ridge, residual = penalties["ridge"], penalties["residual"]
     of_folds = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
-    if settings.heads != "linear":
+    if may_have_networks(settings):
         of_folds, report = with_networks(of_folds, pairs, penalties)
         penalties = penalties | {"networks": report}
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
     return replace(scores, heads=of_folds.heads if tune is None else None)
+
+
+def fold_count(settings: RewardConfig) -> int:
+    """Folds of prompts, which are for cross-validation alone where one set of heads scores all pairs."""
+    return settings.folds if settings.folds > 1 else CROSS_VALIDATION_FOLDS
+
+
+def folds_for(features: PairFeatures, prompts: int, settings: RewardConfig, seed: int) -> Ints:
+    """Fold [M] int64 of every prompt: that of the heads that score it, or with one fold for cross-validation alone.
+
+    Raises:
+        ValueError: keys do not fit, or a fold lacks pairs.
+    """
+    folds = fold_count(settings)
+    keys = range(prompts) if features.prompt_keys is None else features.prompt_keys
+    check_prompt_keys(keys, prompts, settings)
+    prompt_fold = fold_of_prompts(keys, folds, seed)
+    check_folds(prompt_fold[features.table.prompt], folds)
+    return prompt_fold
 
 
 def groups_for(features: PairFeatures, settings: RewardConfig) -> Groups:

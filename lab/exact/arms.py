@@ -85,7 +85,8 @@ def arm_data(weights: Floats, smoothing: Floats, **settings: Any) -> ArmData:
 
 
 # Spelt out, so that arms stay what they are when the library's defaults change.
-_HARD = WeightConfig(tau=2.0, gamma=2.0, truncate=5.0, defensive=0.0, soft_labels=0.0)
+UNTIL_NOW = WeightConfig(method="irpss", tau="ess", ess_target="noise", gamma=0.0, truncate=5.0, soft_labels=0.5)
+_HARD = WeightConfig(method="irpss", tau=2.0, gamma=2.0, truncate=5.0, defensive=0.0, soft_labels=0.0)
 _SOFT = replace(_HARD, soft_labels=0.75)
 _LABELS_ONLY = WeightConfig(method="none", soft_labels=0.75)
 _ESS = replace(_HARD, gamma=0.0, tau="ess", ess_target=0.7)
@@ -109,14 +110,14 @@ ARMS: Mapping[str, Arm] = {
     "iwpo_ensemble": Arm("IWPO, ensemble of 4", "ensemble", weighted(_HARD), OURS),
     "soft": Arm("IWPO + soft labels", "single", weighted(_SOFT), OURS),
     "soft_ensemble": Arm("IWPO + soft labels, ensemble of 4", "ensemble", weighted(_SOFT), OURS),
-    "default": Arm("the library's defaults", "ensemble", weighted(WeightConfig()), OURS),
+    "default": Arm("the defaults until 2026-11-26", "ensemble", weighted(UNTIL_NOW), OURS),
     "labels_only": Arm("soft labels without weights, ensemble of 4", "ensemble", weighted(_LABELS_ONLY), OURS),
     "ess": Arm("λ = 0, γ = 0, ESS 0.7", "single", weighted(_ESS), VARIANTS),
     "low_ess": Arm("λ = 0, γ = 0, ESS 0.3", "single", weighted(_LOW_ESS), VARIANTS),
     "lambda_one": Arm("λ = 1, γ = 0, ESS 0.7", "single", weighted(_BOTH), VARIANTS),
     "resampling": Arm("IWPO by resampling", "single", weighted(_RESAMPLED), VARIANTS),
     "hidden_states": Arm(
-        "the library's defaults, rewards without log-probs", "hidden_states", weighted(WeightConfig()), ABLATIONS
+        "the defaults until 2026-11-26, rewards without log-probs", "hidden_states", weighted(UNTIL_NOW), ABLATIONS
     ),
     "one_cluster": Arm("IWPO, one cluster", "one_cluster", weighted(_HARD), ABLATIONS),
     "uncalibrated": Arm("IWPO, no calibration", "uncalibrated", weighted(_HARD), ABLATIONS),

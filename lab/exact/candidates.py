@@ -17,7 +17,7 @@ from iwpo_fast.importance.labels import gap_variance, label_shift, posterior_lab
 from iwpo_fast.importance.posterior import candidate_importance
 from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
 from iwpo_fast.rewards import PairTable
-from lab.exact.arms import ARMS, Arm, Build, arm_data, unweighted, weighted
+from lab.exact.arms import ARMS, UNTIL_NOW, Arm, Build, arm_data, unweighted, weighted
 from lab.exact.policy import ArmData
 from lab.exact.rewards import PairScores
 
@@ -26,7 +26,6 @@ Floats = NDArray[np.float64]
 # Spelt out, so that candidates stay what they are when the library's defaults change.
 EVEN = WeightConfig(method="none", soft_labels=0.0)
 BY_NOISE = WeightConfig(method="irpss", tau="ess", ess_target="noise", gamma=0.0, truncate=5.0, soft_labels=0.0)
-UNTIL_NOW = WeightConfig(method="irpss", tau="ess", ess_target="noise", gamma=0.0, truncate=5.0, soft_labels=0.5)
 
 HEADS = {"linear": "ensemble", "auto": "auto"}
 WEIGHTS = {"": EVEN, ", weights": BY_NOISE}

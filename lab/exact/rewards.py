@@ -12,23 +12,27 @@ from torch import Tensor
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.importance import PairRewards, noise_share
-from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, RewardScores, fit_clusters, score_pairs
+from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, RewardScores, cluster_prompts, score_pairs
 from iwpo_fast.rewards.checks import uses_likelihood
 from iwpo_fast.rewards.reward_model import RewardModel
 from lab.exact.worlds import World, longer_is_chosen
 
 CLUSTERS = ClusterConfig(backend="sklearn")
 ONE_CLUSTER = replace(CLUSTERS, count=1)
-SINGLE = RewardConfig(ensemble=1)
-PLAIN = RewardConfig(ensemble=1, folds=1, residual=None, calibration=False)
+# Spelt out, so that models stay what they are when the library's defaults change.
+LINEAR = RewardConfig(heads="linear")
+SINGLE = replace(LINEAR, ensemble=1)
+PLAIN = replace(LINEAR, ensemble=1, folds=1, residual=None, calibration=False)
 BIAS_LEVELS = (0.2, 0.4, 0.6, 0.8)
 Floats = NDArray[np.float64]
 
 REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
     "single": (SINGLE, CLUSTERS),
-    "ensemble": (RewardConfig(), CLUSTERS),
+    "ensemble": (LINEAR, CLUSTERS),
     "auto": (RewardConfig(heads="auto"), CLUSTERS),
-    "hidden_states": (RewardConfig(likelihood=False), CLUSTERS),
+    "hidden_states": (replace(LINEAR, likelihood=False), CLUSTERS),
+    "mixture": (LINEAR, replace(CLUSTERS, method="mixture")),
+    "ensemble_one_cluster": (LINEAR, ONE_CLUSTER),
     "one_cluster": (SINGLE, ONE_CLUSTER),
     "uncalibrated": (replace(SINGLE, calibration=False), CLUSTERS),
     "in_sample": (replace(SINGLE, folds=1), CLUSTERS),
@@ -124,9 +128,8 @@ def _score_rows(
         prompt_of=np.repeat(prompts, candidates),
     )
     prompt_features = world.train.prompt_features.numpy()
-    clusters = fit_clusters(prompt_features, table.pairs_per_prompt(count), cluster_settings, seed=seed)
-    cluster = clusters.assign(prompt_features)
     of_pairs = PairFeatures(table, prompt_features, features)
+    clusters, cluster, _ = cluster_prompts(of_pairs, cluster_settings, settings, seed=seed)
     scores = score_pairs(of_pairs, cluster, settings, seed=seed)
     chosen, rejected = candidates * prompts, candidates * prompts + 1
     gaps = scores.members_calibrated[chosen] - scores.members_calibrated[rejected]

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 COMPLETIONS = 32
 PROMPT_FEATURES = 8
+DISTRACTIONS = 8
 LATENT = 12  # of a completion; the first is its length
 FEATURES = 48
 TEST_PROMPTS = 256
@@ -34,6 +35,7 @@ class WorldSettings:
         unseen: size, relative to the rest, of a part of the gold reward that is far from linear in the features, so
             that reward heads see little of it.
         longer_chosen: share of pairs whose chosen completion is the longer one; None leaves it to the grader.
+        distraction: spread of `DISTRACTIONS` further prompt features that have nothing to do with tasks; 0 adds none.
     """
 
     pairs: int
@@ -44,6 +46,7 @@ class WorldSettings:
     conflict: bool = False
     unseen: float = 0.0
     longer_chosen: float | None = None
+    distraction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Prompts:
 
     Attributes:
         task: [P], int64.
-        prompt_features: [P, 8]; near the centre of the task.
+        prompt_features: [P, 8], near the centre of the task; [P, 16] with those that distract.
         features: [P, 32, 48], what policies and reward models see of a completion: a frozen random layer.
         gold: [P, 32], gold reward in log-odds: the grader prefers y to y' with probability sigmoid(g(y) - g(y')).
         length: [P, 32], standard normal.
@@ -135,7 +138,7 @@ class _Truth:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=random)
 
-        tasks, self.unseen = settings.tasks, settings.unseen
+        tasks, self.unseen, self.distraction = settings.tasks, settings.unseen, settings.distraction
         own_taste = _unit(normal(tasks, LATENT))
         if settings.conflict:
             own_taste[1::2] = -own_taste[: tasks - 1 : 2]
@@ -163,9 +166,13 @@ class _Truth:
         products = (latent @ self.product.T).prod(2)
         gold = self.level[task][:, None] + self.scale[task][:, None] * (linear + self.unseen * products)
         ref_logps = (latent @ self.reference).log_softmax(1)
+        seen = prompt
+        if self.distraction:
+            others = self.distraction * torch.randn(count, DISTRACTIONS, generator=random)
+            seen = torch.cat([prompt, others], 1)
         return Prompts(
             task=task,
-            prompt_features=prompt,
+            prompt_features=seen,
             features=torch.tanh(both @ self.layer + self.offset),
             gold=gold,
             length=latent[:, :, 0],

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from iwpo_fast.config import DemoConfig
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
 from iwpo_fast.demo.report import COLUMNS, Measurement, aligned, comparisons, markdown, table, totals
-from iwpo_fast.demo.run import ARMS, WARMUP, aligned_models, run_demo
+from iwpo_fast.demo.run import METHODS, WARMUP, aligned_models, run_demo
 from iwpo_fast.demo.tasks import TASKS
 
 pytestmark = pytest.mark.slow
 
-METHODS = ("DPO", *ARMS)
+ARMS = ("weights", "labels", "both")
 DATASET = DatasetSettings(train_pairs=480, eval_pairs=80, warmup_pairs=640, noise=0.0, temperature=0.1)
 
 
@@ -55,9 +55,11 @@ def test_margins_and_accuracy_are_those_of_the_training_run(finished) -> None:
 
 def test_each_arm_has_its_part_of_the_method_alone_and_all_see_the_same_rewards(finished) -> None:
     folder, _ = finished
-    rows = {arm: read_jsonl(folder / f"iwpo-{arm}" / "weights" / "train.jsonl") for arm in ARMS}
-    weights = {arm: np.array([row["weight"] for row in rows[arm]]) for arm in ARMS}
-    flips = {arm: np.array([row.get("label_smoothing", 0.0) for row in rows[arm]]) for arm in ARMS}
+    weighted = {arm: folder / "iwpo" / "arms" / arm for arm in ("dpo", *ARMS)} | {"sampled": folder / "iwpo"}
+    rows = {arm: read_jsonl(place / "weights" / "train.jsonl") for arm, place in weighted.items()}
+    weights = {arm: np.array([row["weight"] for row in rows[arm]]) for arm in rows}
+    flips = {arm: np.array([row.get("label_smoothing", 0.0) for row in rows[arm]]) for arm in rows}
+    assert np.all(weights["dpo"] == 1) and np.all(flips["dpo"] == 0)
     assert weights["weights"].mean() == pytest.approx(1.0)
     assert weights["weights"].std() > 0.05
     assert np.all(flips["weights"] == 0)
@@ -65,6 +67,12 @@ def test_each_arm_has_its_part_of_the_method_alone_and_all_see_the_same_rewards(
     assert flips["labels"].std() > 0.01
     np.testing.assert_array_equal(weights["both"], weights["weights"])
     np.testing.assert_array_equal(flips["both"], flips["labels"])
+    labelled = len(flips["labels"])
+    np.testing.assert_array_equal(flips["sampled"][:labelled], flips["labels"])
+    assert [row["drawn"] for row in rows["sampled"]] == [0] * labelled + [1] * (len(rows["sampled"]) - labelled)
+    assert len(rows["sampled"]) > 1.5 * labelled
+    scores = {arm: [row["score_chosen"] for row in rows[arm][:labelled]] for arm in rows}
+    assert all(score == scores["dpo"] for score in scores.values())
 
 
 def test_saved_samples_have_their_gold_rewards_and_make_the_table(finished) -> None:
@@ -86,7 +94,7 @@ def test_the_report_holds_the_table_and_the_places(finished) -> None:
     assert markdown(table(results)) in report
     for sentence in comparisons(results):
         assert sentence in report
-    for path in (folder / "dpo", *(folder / f"iwpo-{arm}" for arm in ARMS)):
+    for path in (folder / "iwpo", folder / "iwpo" / "arms"):
         assert str(path) in report and path.is_dir()
 
 
@@ -113,7 +121,7 @@ def test_a_demo_killed_after_the_warm_up_goes_on_to_the_same_results(finished, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("iwpo_fast.demo.run.train", killed)
+        patch.setattr("iwpo_fast.demo.run.run", killed)
         demo(tmp_path / "demo")
     warmup = tmp_path / "demo" / "warmup" / "model.safetensors"
     written = warmup.stat().st_mtime_ns
@@ -161,7 +169,7 @@ def test_the_table_has_rows_for_each_task_and_method_and_for_all() -> None:
     assert [row["change"] for row in own] == ["+1.00", "-0.50", "+0.25"]
     assert [row["win rate"] for row in own] == ["0.750", "0.250", "0.500"]
     (sentence,) = comparisons(results)
-    assert sentence.startswith("Y: ") and "X on these prompts, gold reward +0.50 (95 % interval " in sentence
+    assert sentence.startswith("Y, beside X: ") and ", gold reward +0.50 (95 % interval " in sentence
     assert [row[0] for row in totals(results)] == ["method", "X", "Y"]
     lines = aligned([header, *rows]).splitlines()
     assert len({len(line) for line in lines}) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from iwpo_fast.evaluation.preference import mean_with_interval, preference_accuracy, stratified_mean
+from iwpo_fast.evaluation.preference import mean_with_interval, paired_difference, preference_accuracy, stratified_mean
 
 
 @pytest.mark.parametrize("correct, total", [(0, 10), (1, 10), (5, 10), (10, 10), (616, 1000), (1, 1), (1500, 2312)])
@@ -35,6 +35,34 @@ def test_no_pairs_say_nothing() -> None:
 def test_impossible_counts_are_refused(correct, total) -> None:
     with pytest.raises(ValueError, match="cannot be right"):
         preference_accuracy(correct, total)
+
+
+def cells(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Who was right in so many pairs each."""
+    counts = [both, first, second, neither]
+    return np.repeat([1.0, 1.0, 0.0, 0.0], counts), np.repeat([1.0, 0.0, 1.0, 0.0], counts)
+
+
+def test_paired_difference_is_wald_s_with_half_a_pair_more_in_each_cell() -> None:
+    mean, low, high = paired_difference(*cells(794, 150, 86, 570))
+    assert mean == pytest.approx(64 / 1600)
+    shares = np.array([794.5, 150.5, 86.5, 570.5]) / 1602
+    centre = shares[1] - shares[2]
+    half = 1.959963984540054 * math.sqrt((shares[1] + shares[2] - centre**2) / 1602)
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-12)
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.1, 0.05, 0.25), (0.7, 0.01, 0.01, 0.28), (0.3, 0.25, 0.2, 0.25)])
+def test_paired_difference_covers_the_truth_in_95_percent_of_cases(shares) -> None:
+    tables = np.random.default_rng(2).multinomial(200, shares, size=1500)
+    truth = shares[1] - shares[2]
+    covered = sum(low <= truth <= high for _, low, high in (paired_difference(*cells(*table)) for table in tables))
+    assert covered / 1500 > 0.935
+
+
+def test_two_models_that_agree_on_all_pairs_seen_may_differ_on_others() -> None:
+    mean, low, high = paired_difference(*cells(150, 0, 0, 50))
+    assert mean == 0 and -0.02 < low < -0.005 and 0.005 < high < 0.02
 
 
 def test_mean_interval_of_known_values() -> None:

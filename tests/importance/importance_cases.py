@@ -20,7 +20,7 @@ FULL = WeightConfig(tau=2.0, gamma=2.0, soft_labels=0.75)
 """Both terms of the weights, and soft labels."""
 PURE = WeightConfig(tau=2.0, gamma=0.0, truncate=np.inf, soft_labels=0.0)
 """Importance alone."""
-EXAMPLES = [FULL, PURE, WeightConfig()]
+EXAMPLES = [FULL, PURE, WeightConfig(), WeightConfig(method="irpss")]
 
 
 def make_rewards(seed: int, *, pairs: int = 600, clusters: int = 3, size: float = 1.5) -> PairRewards:

@@ -20,7 +20,7 @@ from iwpo_fast.importance.effective_size import (
     noise_share,
 )
 
-DEFAULT = WeightConfig()
+BY_NOISE = WeightConfig(method="irpss", soft_labels=0.5)
 
 
 def test_equal_weights_on_a_part_of_the_pairs_have_the_size_of_that_part() -> None:
@@ -72,13 +72,13 @@ def of_noise(rewards: PairRewards, noise: float | None) -> PairRewards:
 def test_weights_keep_the_effective_size_that_the_noise_asks_for() -> None:
     rewards = make_rewards(0, pairs=3000)
     for noise in (PLENTY + 0.02, PLENTY + 0.1, None):
-        weights = pair_weights(of_noise(rewards, noise), DEFAULT, seed=0)
+        weights = pair_weights(of_noise(rewards, noise), BY_NOISE, seed=0)
         large = weights.cluster_ess[weights.cluster_pairs >= 256]
         assert large.min() == pytest.approx(effective_size_for(noise), abs=2e-3)
 
 
 def test_weights_are_exactly_one_where_the_ensemble_agrees() -> None:
-    weights = pair_weights(of_noise(make_rewards(0), PLENTY), DEFAULT, seed=0)
+    weights = pair_weights(of_noise(make_rewards(0), PLENTY), BY_NOISE, seed=0)
     assert np.all(weights.weight == 1.0)
     assert weights.tau is None
 
@@ -87,7 +87,7 @@ def test_the_most_extreme_calibrated_rewards_have_a_temperature() -> None:
     chosen = np.where(np.arange(600) % 2, 5.0, -5.0)
     rewards = PairRewards(chosen, -chosen, np.zeros(600, dtype=np.int64), np.ones(1))
     noise = PLENTY + (1 - EVEN) / SLOPE + 1e-6
-    weights = pair_weights(of_noise(rewards, noise), DEFAULT, seed=0)
+    weights = pair_weights(of_noise(rewards, noise), BY_NOISE, seed=0)
     assert weights.ess == pytest.approx(EVEN, abs=2e-3)
 
 
@@ -96,7 +96,7 @@ def test_rewards_that_say_almost_nothing_leave_almost_plain_dpo(noise: float | N
     """Random labels, as finite data shows them: a slope of a few thousandths, all of it noise."""
     chosen, rejected = 0.004 * np.clip(np.random.default_rng(0).normal(size=(2, 500)), -3, 3)
     rewards = PairRewards(chosen, rejected, np.arange(500) % 3, np.full(3, 0.004), noise=noise)
-    weights = pair_weights(rewards, DEFAULT, seed=0)
+    weights = pair_weights(rewards, BY_NOISE, seed=0)
     assert np.abs(weights.weight - 1).max() < 0.05
     assert np.abs(weights.label_smoothing).max() < 0.002
 
@@ -159,7 +159,7 @@ def test_a_target_that_no_temperature_keeps_is_refused() -> None:
 def test_rewards_of_any_size_have_a_temperature(baseline: str, exponent: float) -> None:
     small = make_candidate_rewards(1)
     assert small.candidates is not None
-    settings = changed(DEFAULT, baseline=baseline, rejected_exponent=exponent, ess_target=0.98)
+    settings = changed(BY_NOISE, baseline=baseline, rejected_exponent=exponent, ess_target=0.98)
     for size in (200.0, 1e4, 1e9):
         rewards = replace(
             small,

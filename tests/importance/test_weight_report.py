@@ -57,12 +57,13 @@ def test_lines_show_sizes_and_one_line_of_each_text() -> None:
 
 def test_lines_say_why_all_weights_are_one_where_the_rewards_agree() -> None:
     agreeing = replace(REWARDS, noise=0.05)
-    report = weight_report(pair_weights(agreeing, WeightConfig(), seed=0), agreeing)
+    by_noise = WeightConfig(method="irpss")
+    report = weight_report(pair_weights(agreeing, by_noise, seed=0), agreeing)
     assert report_lines(report)[1] == "the members of the ensemble agree: all weights are 1"
     for other in (WeightConfig(method="none"), WeightConfig(ess_target=1.0), WeightConfig(tau=2.0)):
         assert "agree" not in report_lines(weight_report(pair_weights(agreeing, other, seed=0), agreeing))[1]
     noisy = replace(REWARDS, noise=0.2)
-    assert "agree" not in report_lines(weight_report(pair_weights(noisy, WeightConfig(), seed=0), noisy))[1]
+    assert "agree" not in report_lines(weight_report(pair_weights(noisy, by_noise, seed=0), noisy))[1]
 
 
 def test_the_noise_of_rewards_is_shown_where_it_is_known() -> None:

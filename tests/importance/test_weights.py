@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +28,16 @@ from importance_cases import (
 from scipy.special import expit
 
 from iwpo_fast.config import FORMS, ExperimentalConfig, WeightConfig
+from iwpo_fast.config_checks import check_weight_settings
 from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.effective_size import effective_size_for, is_large
-from iwpo_fast.importance.labels import posterior_labels, soft_labels
+from iwpo_fast.importance.labels import gap_variance, posterior_labels, soft_labels
 from iwpo_fast.importance.posterior import flip_probability
 from iwpo_fast.importance.resampling import systematic_counts
 from iwpo_fast.importance.weights import normalise
 from iwpo_kernels import weighted_preference_loss
 
+BY_NOISE = WeightConfig(method="irpss")
 UTILITY = torch.tensor([1.0, -0.5, 0.25, 0.0, -1.5], dtype=torch.float64)
 REWARD = np.array([0.3, 2.0, -1.0, 0.5, -0.7])
 CLUSTER = np.array([0, 0, 0, 0, 2, 2])  # cluster 1 has no pairs
@@ -89,10 +92,10 @@ def test_weights_are_finite_with_mean_one_in_each_cluster(
 
 @hypothesis_settings(seeded, max_examples=30)
 @given(pair_rewards())
-def test_the_default_keeps_the_effective_size_that_the_noise_asks_for_whatever_the_rewards(
+def test_weights_keep_the_effective_size_that_the_noise_asks_for_whatever_the_rewards(
     rewards: PairRewards,
 ) -> None:
-    weights = pair_weights(rewards, WeightConfig(), seed=0)
+    weights = pair_weights(rewards, BY_NOISE, seed=0)
     large = is_large(weights.cluster_pairs)
     assert np.all(weights.cluster_ess[large] >= effective_size_for(rewards.noise) * (1 - 1e-12))
 
@@ -133,24 +136,24 @@ def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing(
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.2, None])
-def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing_by_default(noise: float | None) -> None:
+def test_a_shift_of_all_rewards_of_a_cluster_changes_nothing_where_noise_decides(noise: float | None) -> None:
     rewards = replace(make_rewards(9), noise=noise)
     shift = np.array([40.0, -7.0, 0.0])[rewards.cluster]
     shifted = replace(rewards, chosen=rewards.chosen + shift, rejected=rewards.rejected + shift)
-    before, after = (pair_weights(given, WeightConfig(), seed=0) for given in (rewards, shifted))
+    before, after = (pair_weights(given, BY_NOISE, seed=0) for given in (rewards, shifted))
     assert before.weight.std() > 0.1
     np.testing.assert_allclose(after.weight, before.weight, rtol=1e-9)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.2, None])
-def test_weights_do_not_depend_on_the_scale_of_the_rewards_by_default(noise: float | None) -> None:
+def test_weights_do_not_depend_on_the_scale_of_the_rewards_where_noise_decides(noise: float | None) -> None:
     """As exactly as the temperature is known, 0.2 %."""
     rewards = replace(make_rewards(10, size=2.0), noise=noise)
-    before = pair_weights(rewards, WeightConfig(), seed=0)
+    before = pair_weights(rewards, BY_NOISE, seed=0)
     assert before.weight.std() > 0.1
     for scale in (3.0, 1e4):
         scaled = replace(rewards, chosen=scale * rewards.chosen, rejected=scale * rewards.rejected)
-        after = pair_weights(scaled, WeightConfig(), seed=0)
+        after = pair_weights(scaled, BY_NOISE, seed=0)
         np.testing.assert_allclose(np.log(after.weight), np.log(before.weight), rtol=3e-3, atol=6e-3)
 
 
@@ -396,15 +399,26 @@ def test_the_form_off_is_plain_dpo() -> None:
     assert np.all(made.weight == 1.0) and np.all(made.label_smoothing == 0.0)
 
 
-def test_the_strong_form_weighs_and_softens_more_than_the_cautious_one() -> None:
+def test_the_cautious_form_takes_posterior_labels_and_the_strong_one_weighs() -> None:
     rewards = make_rewards(4)
     cautious, strong = (pair_weights(rewards, WeightConfig(form=form), seed=0) for form in ("cautious", "strong"))
-    assert strong.ess < cautious.ess
-    assert np.all(strong.label_smoothing > cautious.label_smoothing)
+    assert np.all(cautious.weight == 1.0) and strong.ess < 0.9
+    np.testing.assert_array_equal(cautious.label_smoothing, posterior_labels(rewards, gap_variance(rewards, 1.0)))
 
 
-def test_labels_that_nobody_asked_for_are_softened_with_irpss_alone() -> None:
-    assert WeightConfig().resolved().soft_labels == 0.5
+@pytest.mark.parametrize(
+    "settings", [{"tau": 2.0}, {"ess_target": 0.5}, {"truncate": 3.0}, {"realisation": "resampling", "tau": 2.0}]
+)
+def test_a_setting_of_weights_asks_for_weights(settings: dict[str, Any]) -> None:
+    assert WeightConfig(**settings).resolved().method == "irpss"
+    assert WeightConfig(**settings, method="none").resolved().method == "none"
+    assert WeightConfig(experimental=ExperimentalConfig(rejected_exponent=1.0), tau=1.0).formula == "irpss"
+    with pytest.raises(ValueError, match=r"weights\.method is none by weights\.form off, which does not read it"):
+        check_weight_settings(WeightConfig(**settings, form="off"))
+
+
+def test_labels_that_nobody_asked_for_stay_hard_without_irpss() -> None:
+    assert WeightConfig().resolved().soft_labels == WeightConfig(method="irpss").resolved().soft_labels == "posterior"
     assert WeightConfig(method="none").resolved().soft_labels == 0
     assert WeightConfig(experimental=ExperimentalConfig(method="rejection")).resolved().soft_labels == 0
     assert WeightConfig(method="none", soft_labels=0.3).resolved().soft_labels == 0.3

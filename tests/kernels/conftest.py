@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +28,45 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore::RuntimeWarning:{module}")
 
 
+QUICK = {
+    "test_index_sums.py": ("",),
+    "test_linear_preference.py": ("test_triton_and_pytorch_agree",),
+    "test_linear_token_logps.py": (
+        "test_features_beyond_one_block",
+        "test_frozen_head_gives_hidden_its_gradient[kernels-dtype2]",
+        "test_backward_can_be_repeated",
+        "test_label_without_rivals_has_log_prob_zero",
+        "test_single_token",
+    ),
+    "test_linear_token_logps_epilogue.py": (
+        "test_one_token_and_one_column",
+        "test_every_tile_is_made_once",
+        "test_the_host_waits_for_nothing",
+        "test_what_is_not_served_is_refused",
+    ),
+    "test_token_logps.py": ("test_any_strides", "test_skipped_rows_are_not_read", "test_no_tokens"),
+    "test_weighted_preference.py": ("test_sums_are_those_of_their_definitions", "test_offsets_out_of_range"),
+}
+"""Beginnings of the tests in Triton's interpreter that `make test-fast` runs: between them they launch every kernel."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device"))
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device"))
+        elif _is_interpreted(item) and not item.name.startswith(QUICK.get(item.path.name, ())):
+            item.add_marker(pytest.mark.slow)
+
+
+def _is_interpreted(item: pytest.Item) -> bool:
+    """Whether a test of this folder launches kernels: it asks for `device`, itself or by one of its parameters."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    asked = {*getattr(item, "fixturenames", ())} - parameters.keys()
+    asked |= {value for value in parameters.values() if isinstance(value, str)}
+    return item.path.parent == Path(__file__).parent and not asked.isdisjoint({"device", "kernels", "triton"})
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +102,35 @@ def bfloat16_rounds_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
         return rounded.view(torch.int16).numpy().view(np.uint16)
 
     monkeypatch.setattr(interpreter, "_convert_float", rounding_convert)
+
+
+@pytest.fixture(autouse=True)
+def a_launch_patches_the_language_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter replaces all of `tl` at each call of a device function, which is half of its time.
+
+    What the launch has replaced in the modules that a function sees is not replaced again, until the launch ends.
+    """
+    if torch.cuda.is_available():
+        return
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch_lang, replaced = interpreter._patch_lang, set()
+
+    def patch_once(function: Callable[..., Any]) -> Any:
+        modules = frozenset(
+            module.__name__ for module in function.__globals__.values() if module is tl or module is tl.core
+        )
+        if modules in replaced:
+            return interpreter._LangPatchScope()
+        scope = patch_lang(function)
+        if not replaced:  # the launch itself, which alone restores what it has replaced
+            restore = scope.restore
+            scope.restore = lambda: (replaced.clear(), restore())
+        replaced.add(modules)
+        return scope
+
+    monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
 
 
 @pytest.fixture

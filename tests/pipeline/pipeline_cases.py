@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked import HANG
+from forked import HANG, leave_imports_to_themselves
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import (
@@ -30,6 +30,7 @@ from iwpo_fast.config import (
     LogConfig,
     ModelConfig,
     OptimConfig,
+    RewardConfig,
     RunConfig,
     TinyConfig,
     WeightConfig,
@@ -98,7 +99,8 @@ def toy_config(**parts: object) -> RunConfig:
         "log": LogConfig(every=1),
         "checkpoint": CheckpointConfig(every=2),
         "clusters": ClusterConfig(count=3, min_pairs=8, backend="sklearn"),
-        "weights": WeightConfig(tau=2.0, gamma=2.0, soft_labels=0.75),
+        "rewards": RewardConfig(heads="linear"),
+        "weights": WeightConfig(form="strong"),
         "output_dir": "run",
         "device": "cpu",
     }
@@ -167,6 +169,7 @@ def run_aside(place: Path, config: RunConfig, environment: dict[str, str], **opt
     os.chdir(place)
     os.environ |= environment
     torch.set_num_threads(1)
+    leave_imports_to_themselves()
     with open(f"said-{environment.get('RANK', '0')}.txt", "a") as said, contextlib.redirect_stdout(said):
         try:
             run(config, **options)

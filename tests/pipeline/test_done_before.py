@@ -44,7 +44,12 @@ CHANGES: dict[str, tuple[Callable[[RunConfig], object], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+WHOLE_RUNS = {"max_length", "model", "seed"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in WHOLE_RUNS)) for name in CHANGES]
+)
 def test_a_changed_setting_redoes_what_depends_on_it_and_no_more(copied, name) -> None:
     change, expected = CHANGES[name]
     config = toy_config()
@@ -53,6 +58,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_no_more(copied, name) -
     assert stages_done(config) == []
 
 
+@pytest.mark.slow
 def test_changed_data_redo_everything(copied) -> None:
     write_jsonl(DATA, read_jsonl(DATA)[:-4])
     assert stages_done(toy_config()) == STAGES
@@ -67,6 +73,7 @@ def test_the_same_data_in_another_place_redo_only_their_preparation(copied) -> N
     assert {name: results(copied)[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied) -> None:
     shutil.copytree("run/prepared/tiny", "model")
     config = toy_config(model=ModelConfig(path="model"))
@@ -77,6 +84,7 @@ def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied) -> No
     assert stages_done(config) == STAGES[1:]
 
 
+@pytest.mark.slow
 def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_sees_the_same(copied) -> None:
     held_out = [
         row | {"prompt": f"{'long ' * 200 if i % 2 else ''}{row['prompt']}"} for i, row in enumerate(toy_rows(8))
@@ -96,6 +104,7 @@ def test_held_out_pairs_of_which_more_fit_are_evaluated_anew_though_training_see
     assert evaluated() == len(held_out) > few
 
 
+@pytest.mark.slow
 def test_a_changed_reward_model_redoes_the_rewards_though_its_path_is_the_same(copied) -> None:
     def save_reward_model(seed: int) -> None:
         tokenizer = AutoTokenizer.from_pretrained("run/prepared/tiny")
@@ -114,6 +123,7 @@ def test_a_changed_reward_model_redoes_the_rewards_though_its_path_is_the_same(c
     assert stages_done(config)[0] == "reward"
 
 
+@pytest.mark.slow
 def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied) -> None:
     template = copied / "template.jinja"
     config = toy_config()
@@ -124,6 +134,7 @@ def test_a_changed_chat_template_is_noticed_though_its_path_is_the_same(copied) 
     assert stages_done(config)[0] == "reference"
 
 
+@pytest.mark.slow
 def test_held_out_pairs_and_their_evaluation_go_where_none_are_held_out_any_more(copied) -> None:
     config = toy_config()
     config.data.eval_fraction = 0.0
@@ -158,6 +169,7 @@ def test_a_file_that_is_not_what_was_written_is_made_again(copied, damaged, stag
     assert results(copied) == before
 
 
+@pytest.mark.slow
 def test_from_only_and_force_do_what_they_say_and_end_in_the_same_bytes(copied) -> None:
     before = results(copied)
     assert stages_done(toy_config(), start="weigh") == STAGES[4:]

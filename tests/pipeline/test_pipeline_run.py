@@ -33,7 +33,7 @@ def evaluation() -> dict[str, dict[str, float]]:
     return json.loads(Path("run/evaluation/evaluation.json").read_text())
 
 
-@pytest.mark.parametrize("pairs", [10, 100])
+@pytest.mark.parametrize("pairs", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_small_data_make_one_cluster_with_the_default_settings(place, pairs) -> None:
     write_jsonl(DATA, toy_rows()[:pairs])
     assert stages_done(toy_config(data=DataConfig(path=DATA), clusters=ClusterConfig())) == STAGES
@@ -121,7 +121,8 @@ def test_the_command_reads_a_recipe_and_flags(copied, capsys) -> None:
         "model": {"tiny": {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2}},
         "optim": {"lr": 1e-3, "pairs_per_step": 8, "max_steps": 6, "tokens_per_batch": 1024},
         "clusters": {"count": 3, "min_pairs": 8, "backend": "sklearn"},
-        "weights": {"tau": 2.0, "gamma": 2.0, "soft_labels": 0.75},
+        "rewards": {"heads": "linear"},
+        "weights": {"form": "strong"},
         "output_dir": "run",
         "device": "cpu",
     }

@@ -228,7 +228,7 @@ def test_the_second_call_does_nothing_and_other_draws_redo_weights_alone(again) 
     for changed in ({"preferred_pairs": 1}, {"opponent": "importance"}, {"proposal_correction": 1.0}):
         assert stages_done(config(weights=replace(POSTERIOR, **changed)), only="weigh") == ["weigh"]
         assert results(again)["weights/train.jsonl"] != before["weights/train.jsonl"]
-    assert stages_done(config(weights=WeightConfig()), only="weigh") == ["weigh"]
+    assert stages_done(config(weights=WeightConfig(form="off")), only="weigh") == ["weigh"]
     assert not Path("run/weights/preferred.png").exists() and "preferred" not in report()
     assert stages_done(config()) == ["weigh"]  # training was of these pairs
     for name in ("weights/train.jsonl", "weights/report.json", "weights/preferred.png"):

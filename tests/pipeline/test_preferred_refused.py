@@ -79,6 +79,7 @@ def test_a_number_is_refused_where_nothing_can_be_drawn() -> None:
 
 
 M = ["--weights.preferred_pairs", "2"]
+NONE = ["--weights.preferred_pairs", "0"]
 
 
 def two_responses_each(prompts: int) -> list[dict[str, str]]:
@@ -88,11 +89,16 @@ def two_responses_each(prompts: int) -> list[dict[str, str]]:
 REFUSED = [
     (M, "weights.preferred_pairs is 2, but no prompt has more than two responses to draw from: bring candidates, set"),
     (["--weights.preferred_pairs", "-1"], "weights.preferred_pairs is -1: it must be 0 or more"),
-    (["--weights.opponent", "importance"], "weights.opponent is importance and weights.preferred_pairs is 0, which dr"),
+    (["--weights.opponent", "importance"], "weights.opponent is importance, but no prompt has more than two responses"),
+    ([*NONE, "--weights.opponent", "importance"], "weights.opponent is importance and weights.preferred_pairs is 0, w"),
     ([*M, "--weights.opponent", "best"], "weights.opponent is best: it must be one of uniform, importance."),
     (
-        ["--weights.proposal_correction", "1"],
+        [*NONE, "--weights.proposal_correction", "1"],
         "weights.proposal_correction is 1.0 and weights.preferred_pairs is 0, which draws no pairs: leave",
+    ),
+    (
+        ["--weights.proposal_correction", "1"],
+        "weights.proposal_correction is 1.0 and candidates.per_prompt is 0, so no candidate comes from a known sampler",
     ),
     (
         [*M, "--weights.proposal_correction", "1"],
@@ -115,7 +121,10 @@ REFUSED = [
         [*M, "--weights.relative_variance", ".inf"],
         "weights.relative_variance is inf and weights.preferred_pairs is 2, but pairs are drawn by the rewards, which",
     ),
-    (["--weights.relative_variance", "2"], "weights.relative_variance is 2.0 and weights.soft_labels is 0.5, which"),
+    (
+        [*NONE, "--weights.soft_labels", "0.5", "--weights.relative_variance", "2"],
+        "weights.relative_variance is 2.0 and weights.soft_labels is 0.5, which",
+    ),
 ]
 
 

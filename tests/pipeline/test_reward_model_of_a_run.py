@@ -134,6 +134,7 @@ def test_another_language_model_is_refused_by_name(copied, hidden_size, sentence
         model.score(["say red\n"], ["red"], device="cpu")
 
 
+@pytest.mark.slow
 def test_another_run_takes_the_scores_as_they_are(copied, monkeypatch) -> None:
     write_jsonl("other.jsonl", [row for row in toy_rows(90, seed=1) if row["prompt"] > "s"] + read_jsonl(DATA)[:7])
     rewards = RewardConfig(source="iwpo", model=str(FOLDER))
@@ -154,6 +155,7 @@ def test_another_run_takes_the_scores_as_they_are(copied, monkeypatch) -> None:
     assert stages_done(config) == []
 
 
+@pytest.mark.slow
 def test_a_run_with_a_fine_tuned_model_leaves_none_and_says_so_when_asked(copied) -> None:
     tuning = TuningConfig(lora=LoraConfig(rank=2), optim=OptimConfig(lr=1e-3, max_steps=1, pairs_per_step=8))
     stages_done(toy_config(rewards=RewardConfig(tuning=tuning, folds=2, ensemble=2)), only=None)

@@ -110,6 +110,7 @@ def test_a_candidate_without_a_score_is_named_where_scores_are_the_rewards(four,
     assert "row 4 lacks a score although rewards.source is columns: give every pair both" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reward_model_reads_candidates_too(four) -> None:
     stages_done(config(), only="prepare")
     tokenizer = AutoTokenizer.from_pretrained("run/prepared/tiny")
@@ -129,6 +130,7 @@ def test_a_reward_model_reads_candidates_too(four) -> None:
         assert found[prompt, text].item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_tuned_model_scores_candidates_as_it_does_the_responses_of_pairs(four) -> None:
     tuning = TuningConfig(lora=LoraConfig(rank=2), optim=OptimConfig(lr=1e-12, max_steps=1))
     frozen = config(rewards=RewardConfig(folds=2, ridge=0.1, residual=None, likelihood=False))
@@ -142,6 +144,7 @@ def test_a_tuned_model_scores_candidates_as_it_does_the_responses_of_pairs(four)
         np.testing.assert_allclose(found[key], values, atol=5e-3 * spread)
 
 
+@pytest.mark.slow
 def test_the_reward_model_of_another_run_scores_candidates_too(four) -> None:
     stages_done(config(output_dir="other"))
     settings = config(rewards=RewardConfig(source="iwpo", model="other/rewards/reward_model"))
@@ -192,6 +195,7 @@ def test_training_alone_reads_the_pairs_and_runs_no_other_candidate(four, monkey
     assert "candidates" not in json.loads(Path("trained/ledger.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_second_call_does_nothing_and_changed_candidates_redo_everything(four) -> None:
     assert stages_done(config()) == STAGES
     assert stages_done(config()) == []

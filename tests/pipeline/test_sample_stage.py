@@ -81,6 +81,7 @@ def test_drawn_completions_become_candidates_of_their_prompts_with_features_and_
     assert np.isnan(pairs.candidates.columns["score"]).all()
 
 
+@pytest.mark.slow
 def test_the_second_call_does_nothing_and_another_temperature_draws_and_reads_anew(sampled, place) -> None:
     shutil.copytree(sampled, place, dirs_exist_ok=True)
     before = results(place)
@@ -181,6 +182,7 @@ def test_completions_that_change_the_tokens_of_their_prompt_are_left_out_and_cou
     assert result["dropped_prefix_mismatch"] == different - 3 > 0
 
 
+@pytest.mark.slow
 def test_conversations_get_messages_that_end_with_the_models_end_of_turn(place, monkeypatch) -> None:
     template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

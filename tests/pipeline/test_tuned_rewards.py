@@ -76,6 +76,7 @@ def score(
     return scores, features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", [False, True])
 def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pairs, tmp_path, likelihood) -> None:
     frozen = score(pairs, tmp_path / "frozen", tuned=False, likelihood=likelihood)[0].raw
@@ -95,6 +96,7 @@ def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path) -> 
     assert np.abs(same_texts - chosen)[fold == 0].max() > 0.1
 
 
+@pytest.mark.slow
 def test_rewards_do_not_depend_on_how_steps_are_cut_into_batches(pairs, tmp_path) -> None:
     whole = score(pairs, tmp_path / "whole", tokens_per_batch=10_000)[0].raw
     cut = score(pairs, tmp_path / "cut", tokens_per_batch=40)[0].raw
@@ -124,6 +126,7 @@ def held_out_accuracy() -> float:
     return json.loads(Path("run/rewards/report.json").read_text())["total"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_tuning_learns_what_heads_on_frozen_features_do_not(place) -> None:
     write_jsonl(DATA, first_words(200))
     rewards = RewardConfig(folds=2, ensemble=1)
@@ -136,6 +139,7 @@ def test_tuning_learns_what_heads_on_frozen_features_do_not(place) -> None:
     assert held_out_accuracy() > frozen + 0.1
 
 
+@pytest.mark.slow
 def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch) -> None:
     config = toy_config(rewards=RewardConfig(folds=3, ensemble=2, tuning=TuningConfig(optim=OPTIM)))
     loaded: list[int] = []
@@ -181,6 +185,7 @@ def test_settings_that_cannot_be_are_one_sentence(place, capsys, flags, sentence
     assert said.startswith("iwpo: error: ") and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_calibrated_rewards_are_those_of_the_tuned_model(copied) -> None:
     stages_done(toy_config(rewards=SETTINGS), only="reward")
     frozen = load_file("run/rewards/rewards.safetensors")

@@ -112,6 +112,7 @@ def test_without_weights_and_soft_labels_it_is_plain_training_bit_for_bit(copied
     assert "label_smoothing" not in read_jsonl("run/weights/train.jsonl")[0]
 
 
+@pytest.mark.slow
 def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied) -> None:
     config = toy_config(objective=ObjectiveConfig(name="e_dpo"), weights=WeightConfig())
     stages_done(config)
@@ -137,7 +138,7 @@ def test_soft_labels_that_nobody_asked_for_are_where_there_is_room(copied, parts
     first = read_jsonl("run/weights/train.jsonl")[0]
     assert ("label_smoothing" in first) == softened
     made = json.loads(Path("run/manifest.json").read_text())["stages"]["weigh"]["result"]
-    assert made["soft_labels"] == (0.5 if softened else 0)
+    assert made["soft_labels"] == ("posterior" if softened else 0)
     assert (made["mean_label_smoothing"] > 0) == softened
 
 
@@ -159,7 +160,7 @@ def test_posterior_labels_are_written_and_follow_the_relative_variance(copied) -
     flips, gaps = [], []
     for nu in (math.inf, 1.0, 0.25):
         weights = WeightConfig(method="none", soft_labels="posterior", relative_variance=nu)
-        stages_done(toy_config(weights=weights))
+        stages_done(toy_config(weights=weights), only="weigh")
         rows = read_jsonl("run/weights/train.jsonl")
         assert {row["weight"] for row in rows} == {1.0}
         flips.append(np.array([row["label_smoothing"] for row in rows]))
@@ -171,9 +172,12 @@ def test_posterior_labels_are_written_and_follow_the_relative_variance(copied) -
     assert np.all((mild < strong)[gaps < 0])
 
 
-@pytest.mark.parametrize("soft_labels", ["auto", 0.0, 0.75])
+@pytest.mark.parametrize(
+    "soft_labels", [pytest.param("auto", marks=pytest.mark.slow), pytest.param(0.0, marks=pytest.mark.slow), 0.75]
+)
 def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copied, soft_labels) -> None:
-    config = toy_config(weights=WeightConfig(tau=2.0, gamma=2.0, soft_labels=soft_labels))
+    weights = WeightConfig(tau=2.0, gamma=2.0, soft_labels=soft_labels, preferred_pairs=0)
+    config = toy_config(weights=weights)
     config.data.path = "with_columns.jsonl"
     own = [row | {"weight": 0.5 + i % 2, "label_smoothing": 0.125} for i, row in enumerate(read_jsonl(DATA))]
     before = read_jsonl("run/weights/train.jsonl")

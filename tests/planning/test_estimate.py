@@ -72,10 +72,11 @@ def test_the_recipe_is_planned_from_what_it_says_itself(capsys: pytest.CaptureFi
     # Each prompt runs once with its four responses; held-out ones with two.
     assert re.search(rf"reference +{62_688 * (200 + 4 * 310) + 1_279 * (200 + 2 * 310):,} ", said)
     assert re.search(rf"evaluate +{1_279 * 820:,} ", said)
-    # 62,688 pairs in 490 steps of 128, six evaluations, and the self-test of one micro-batch of 19 pairs at most.
+    # Labelled pairs and as many preferred ones in 980 steps of 128, eleven evaluations, and the self-test of one
+    # micro-batch of 19 pairs at most.
     [tokens] = re.findall(r"train +([\d,]+) ", said)
-    assert 0 < int(tokens.replace(",", "")) - (62_688 + 6 * 1_279) * 820 <= 19 * 820
-    assert "62,688 pairs, 490 steps" in said and "training fits from 4 GPUs on" in said
+    assert 0 < int(tokens.replace(",", "")) - (2 * 62_688 + 11 * 1_279) * 820 <= 19 * 820
+    assert "125,376 pairs, 980 steps" in said and "training fits from 4 GPUs on" in said
     assert "none of it has been measured on a GPU" in said
     assert not list(tmp_path.iterdir())
 

@@ -53,4 +53,4 @@ def make_world(
 
 def score(world: World, *, seed: int = 0, prompt_keys=None, mean_logps=None, **settings) -> RewardScores:
     features = PairFeatures(world.table, world.prompt_features, world.response_features, mean_logps, prompt_keys)
-    return score_pairs(features, world.cluster, RewardConfig(**settings), seed=seed)
+    return score_pairs(features, world.cluster, RewardConfig(**({"heads": "linear"} | settings)), seed=seed)

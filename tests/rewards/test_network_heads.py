@@ -14,7 +14,7 @@ from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards import PairTable, report_lines
 from iwpo_fast.rewards import network_choice as choice_module
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
-from iwpo_fast.rewards.network_choice import directions
+from iwpo_fast.rewards.directions import directions
 from iwpo_fast.rewards.network_fit import Examples, Networks, total_loss, train
 from iwpo_fast.rewards.network_heads import NetworkHeads
 
@@ -39,6 +39,7 @@ def one_choice(monkeypatch) -> None:
     monkeypatch.setattr(choice_module, "MOST_ROUNDS", 1)
 
 
+@pytest.mark.slow
 def test_auto_takes_networks_where_rewards_are_bent_and_they_are_right_more_often() -> None:
     world = bent_world()
     linear, auto = score(world, **FIXED), score(world, **FIXED, heads="auto")
@@ -50,6 +51,7 @@ def test_auto_takes_networks_where_rewards_are_bent_and_they_are_right_more_ofte
     assert any("taken, held-out log-likelihood +0." in line for line in report_lines(auto.report))
 
 
+@pytest.mark.slow
 def test_auto_keeps_linear_heads_bitwise_where_rewards_are_linear() -> None:
     world = make_world(residual=0.0)
     linear, auto = score(world), score(world, heads="auto")
@@ -151,10 +153,17 @@ def test_directions_are_those_of_most_variance_and_keep_the_square_norm() -> Non
     assert weight[:200].min() > 10 * weight[290:].max()
 
 
+def test_auto_is_linear_with_the_overlap_term() -> None:
+    world = make_world(pairs=120)
+    auto = score(world, **FIXED, heads="auto", overlap=0.1)
+    assert "networks" not in auto.report["penalties"]
+    assert np.array_equal(auto.raw, score(world, **FIXED, overlap=0.1).raw)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"heads": "auto", "overlap": 0.1}, "rewards.heads is auto and rewards.overlap is 0.1, which is for linear"),
+        ({"heads": "mlp", "overlap": 0.1}, "rewards.heads is mlp and rewards.overlap is 0.1, which is for linear"),
         (
             {"heads": "mlp", "tuning": TuningConfig(lora=LoraConfig())},
             "rewards.heads is mlp and rewards.tuning is set, which is for linear heads alone",

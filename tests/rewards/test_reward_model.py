@@ -12,6 +12,7 @@ from reward_worlds import FIXED, World, make_world
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.rewards import PairFeatures, RewardScores, fit_clusters, score_pairs
+from iwpo_fast.rewards.clusters import GatedClusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import RECIPE
 from iwpo_fast.rewards.reward_model import RewardModel
@@ -20,13 +21,24 @@ PAIRS = 240
 KEYS = [f"{i:032x}" for i in range(PAIRS)]
 
 
-def learnt(world: World, *, likelihood: bool = False, **settings) -> tuple[RewardModel, PairFeatures, RewardScores]:
+def gated(features: np.ndarray) -> GatedClusters:
+    """Gates of four folds and of all pairs, each another one."""
+    draw = np.random.default_rng(2)
+    weights = draw.standard_normal((5, 3, features.shape[1])).astype(np.float32)
+    return GatedClusters(features.mean(axis=0), weights, np.arange(3), draw.standard_normal((5, 3)).astype(np.float32))
+
+
+def learnt(
+    world: World, *, likelihood: bool = False, gates: bool = False, **settings
+) -> tuple[RewardModel, PairFeatures, RewardScores]:
     """A reward model of made-up features; its report and its language model play no part."""
     logps = np.random.default_rng(1).normal(-1, 0.3, len(world.response_features)).astype(np.float32)
     features = PairFeatures(world.table, world.prompt_features, world.response_features, logps, KEYS)
     clusters = fit_clusters(features.prompt, np.ones(PAIRS, np.int64), ClusterConfig(count=3, min_pairs=8), seed=0)
-    config = RewardConfig(likelihood=likelihood, **(FIXED | settings))
-    scores = score_pairs(features, clusters.assign(features.prompt), config, seed=5)
+    config = RewardConfig(likelihood=likelihood, **({"heads": "linear"} | FIXED | settings))
+    clusters = gated(features.prompt) if gates else clusters
+    cluster = clusters.assign(features.prompt, fold_of_prompts(KEYS, 4, 5))
+    scores = score_pairs(features, cluster, config, seed=5)
     assert scores.heads is not None
     record = {
         "features": RECIPE | {"likelihood": likelihood},
@@ -67,6 +79,20 @@ def test_training_pairs_get_bitwise_the_scores_that_they_had_when_heads_were_lea
     expected = members.std(axis=1) if members.shape[1] > 1 else np.full(len(members), np.nan)
     assert np.array_equal(found.spread, expected, equal_nan=True)
     assert np.array_equal(found.cluster, model.clusters.assign(features.prompt)[features.table.prompt_of])
+
+
+@pytest.mark.parametrize("folds", [4, 1])
+def test_gates_of_the_fold_assign_training_prompts_and_the_gate_of_all_pairs_others(world, tmp_path, folds) -> None:
+    model, features, scores = learnt(world, gates=True, folds=folds)
+    model.save(tmp_path / "model")
+    loaded = RewardModel.load(tmp_path / "model")
+    assert np.array_equal(loaded.score_features(features).raw, scores.raw)
+    new = dataclasses.replace(loaded, training_prompts=frozenset(KEYS[:100])).score_features(features)
+    of_prompt, seen = features.table.prompt_of, features.table.prompt_of < 100
+    by_fold = model.clusters.assign(features.prompt, fold_of_prompts(KEYS, 4, 5))[of_prompt]
+    by_all = model.clusters.assign(features.prompt)[of_prompt]
+    assert (by_fold != by_all).mean() > 0.3
+    assert np.array_equal(new.cluster, np.where(seen, by_fold, by_all))
 
 
 def test_new_prompts_are_scored_by_all_folds_with_the_spread_of_one(world) -> None:

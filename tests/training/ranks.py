@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
-from forked import CONTEXT, HANG
+from forked import CONTEXT, HANG, leave_imports_to_themselves
 
 
 def run_on_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -54,6 +54,7 @@ def _run(
 ) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    leave_imports_to_themselves()
     try:
         sender.send((False, function(*arguments)))
     except BaseException:

@@ -13,15 +13,19 @@ from iwpo_fast.files import save_tensors
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
-from iwpo_fast.rewards import PairFeatures, fit_clusters
+from iwpo_fast.rewards import PairFeatures, cluster_prompts
+from iwpo_fast.rewards.checks import uses_likelihood
 from iwpo_fast.rewards.kmeans import choose_backend
+from iwpo_fast.rewards.report import mixture_lines
 
 WHAT = "groups of prompts"
 NEEDS = ("reference",)
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    return sections(config, "clusters", "seed")
+    learnt = config.clusters.method == "mixture"
+    of_heads = {"folds": config.rewards.folds, "likelihood": uses_likelihood(config.rewards)} if learnt else {}
+    return sections(config, "clusters", "seed") | of_heads
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
@@ -38,12 +42,12 @@ def on_all_ranks(job: PipelineJob) -> PairFeatures:
 
 
 def run(job: PipelineJob, features: PairFeatures) -> Result:
-    table = job.read_table()
-    counts = table.pairs_per_prompt(len(features.prompt))
-    clusters = fit_clusters(features.prompt, counts, job.config.clusters, seed=job.config.seed)
+    config = job.config
+    clusters, assigned, report = cluster_prompts(features, config.clusters, config.rewards, seed=config.seed)
     clusters.save(job.folder.clusters)
-    assigned = clusters.assign(features.prompt)
     save_tensors(job.folder.prompt_clusters, {"cluster": torch.from_numpy(assigned)})
-    sizes = np.bincount(assigned[table.prompt], minlength=clusters.count).tolist()
+    sizes = np.bincount(assigned[job.read_table().prompt], minlength=clusters.count).tolist()
+    for line in mixture_lines(report):
+        print(line)
     print(f"{clusters.count} clusters of {', '.join(f'{size:,}' for size in sizes)} pairs")
-    return {"clusters": clusters.count, "pairs_per_cluster": sizes}
+    return {"clusters": clusters.count, "pairs_per_cluster": sizes} | ({"mixture": report} if report else {})

@@ -11,11 +11,13 @@ import torch
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.evaluation.preference import preference_accuracy, wins
-from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.files import save_json, save_tensors, written_aside
+from iwpo_fast.importance.effects import Effects, effect_lines
 from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.rows_file import effects_in
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.rewards import Clusters
 from iwpo_fast.training.checkpoint import checkpoints, load_weights
@@ -28,11 +30,12 @@ NEEDS = ("prepare", "cluster", "train")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    return reference.settings(config) | sections(config, "objective")
+    return reference.settings(config) | sections(config, "objective") | {"margins": "kept"}
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.evaluation, folder.report]
+    # The comparison of arms, which is made later, goes with the numbers that it compares.
+    return [folder.evaluation, folder.report, folder.margins, folder.arms_table, folder.arms_report]
 
 
 def on_all_ranks(job: PipelineJob) -> tuple[np.ndarray, np.ndarray] | None:
@@ -53,9 +56,10 @@ def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray] | None) -> Res
     correct = wins(margins)
     groups = {"all": np.ones(len(margins), dtype=bool)} | {str(k): cluster == k for k in np.unique(cluster)}
     table = {name: _row(correct[inside], margins[inside]) for name, inside in groups.items()}
+    save_tensors(job.folder.margins, {"margin": torch.from_numpy(margins), "cluster": torch.from_numpy(cluster)})
     save_json(job.folder.evaluation, table)
     with written_aside(job.folder.report) as aside:
-        aside.write_text(_markdown(table), encoding="utf-8")
+        aside.write_text(_markdown(table, effects_in(job.folder.weighted)), encoding="utf-8")
     overall = table["all"]
     print(
         f"held-out accuracy {overall['accuracy']:.3f} (95 % interval {overall['low']:.3f} to "
@@ -87,8 +91,9 @@ def _row(correct: np.ndarray, margins: np.ndarray) -> dict[str, float]:
     return {"pairs": len(correct), "accuracy": accuracy, "low": low, "high": high, "margin": float(margins.mean())}
 
 
-def _markdown(table: dict[str, dict[str, float]]) -> str:
+def _markdown(table: dict[str, dict[str, float]], effects: Effects) -> str:
     row = "| {} | {pairs:,} | {accuracy:.3f} | {low:.3f} to {high:.3f} | {margin:+.3f} |"
     lines = ["| cluster | pairs | accuracy | 95 % interval | margin |", "| --- | ---: | ---: | ---: | ---: |"]
     lines += [row.format(name, **numbers) for name, numbers in table.items()]
-    return "\n".join(["# Held-out pairs", "", *lines]) + "\n"
+    done = ["", "# What was done to the training pairs", "", *(f"- {line}" for line in effect_lines(effects))]
+    return "\n".join(["# Held-out pairs", "", *lines, *done]) + "\n"

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from iwpo_fast.config import RunConfig, WeightConfig
+from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.data.unique import Responses
@@ -28,7 +29,7 @@ from iwpo_fast.importance.preferred_report import preferred_lines, preferred_rep
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
-from iwpo_fast.pipeline.preferred import check_preferred, draws_for, leaves_room, proposal_of, with_preferred
+from iwpo_fast.pipeline.preferred import check_preferred, draws_for, proposal_of, with_preferred
 from iwpo_fast.pipeline.response_texts import ResponseTexts, response_texts
 from iwpo_fast.pipeline.rows_file import write_rows
 

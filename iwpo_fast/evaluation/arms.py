@@ -1,0 +1,83 @@
+"""Parts of the method beside plain DPO, on the same held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from iwpo_fast.evaluation.preference import paired_difference, preference_accuracy, wins
+
+FIRST = "dpo"
+"""The arm that the others are compared with."""
+OWN = "run"
+"""The run itself, beside its arms."""
+NOTE = (
+    "Accuracy: held-out pairs whose label, which may be wrong itself, the implicit reward agrees with. All arms have "
+    "the same rewards. Intervals are of one training each, over pairs taken as independent."
+)
+
+WHAT = {
+    "dpo": "the pairs as they are",
+    "weights": "weights between pairs alone",
+    "labels": "posterior labels alone",
+    "both": "weights and posterior labels",
+    "run": "all that the run asks for",
+}
+
+Row = dict[str, Any]
+"""`pairs`, `accuracy` with its interval `low` and `high`, `margin`; except of the first arm `difference`, mean and
+interval of its accuracy minus the first one's; `effects`, of weights and labels; `same_as`, the arm that was trained in
+its place."""
+
+
+def compared(margins: Mapping[str, np.ndarray]) -> dict[str, Row]:
+    """A row for each arm.
+
+    Args:
+        margins: float64 [P] of each arm, on the same held-out pairs; `dpo` is among them.
+    """
+    right = {name: wins(margin) for name, margin in margins.items()}
+    rows = {}
+    for name, margin in margins.items():
+        accuracy, low, high = preference_accuracy(float(right[name].sum()), len(margin))
+        row = {"pairs": len(margin), "accuracy": accuracy, "low": low, "high": high, "margin": float(margin.mean())}
+        if name != FIRST:
+            row["difference"] = list(paired_difference(right[name], right[FIRST]))
+        rows[name] = row
+    return rows
+
+
+def verdict(name: str, row: Row, same: bool) -> str:
+    """What a part did, in plain words.
+
+    Args:
+        same: its pairs, weights and labels are those of the first arm.
+    """
+    if same:
+        return f"{WHAT[name]}: nothing, because weights and labels are those of {FIRST}"
+    mean, low, high = (100 * value for value in row["difference"])
+    numbers = f"{mean:+.1f} points of accuracy beside {FIRST} (95 % interval {low:+.1f} to {high:+.1f})"
+    if low > 0 or high < 0:
+        return f"{WHAT[name]}: {'better' if low > 0 else 'worse'}, {numbers}"
+    return f"{WHAT[name]}: nothing that {row['pairs']:,} held-out pairs can show, {numbers}"
+
+
+def markdown(rows: Mapping[str, Row], verdicts: Sequence[str]) -> str:
+    """The page on them, with the `effects` of each row."""
+    header = ["arm", "", "ESS", "labels turned", "drawn pairs", "accuracy", "95 %", "margin", f"beside {FIRST}", "95 %"]
+    cells = [header, ["---"] * 2 + ["---:"] * 8, *(_cells(name, row) for name, row in rows.items())]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    said = "\n".join(f"- {line}" for line in verdicts)
+    return "\n\n".join(["# Parts of the method on held-out pairs", table, said, NOTE]) + "\n"
+
+
+def _cells(name: str, row: Row) -> list[str]:
+    effects = row["effects"]
+    mean, low, high = (100 * value for value in row.get("difference", (0, 0, 0)))
+    beside = [f"{mean:+.1f} points", f"{low:+.1f} to {high:+.1f}"] if "difference" in row else ["", ""]
+    return [
+        *(name, WHAT[name], f"{effects['ess']:.1%}", f"{effects['turned']:,}", f"{effects['drawn']:,}"),
+        *(f"{row['accuracy']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", f"{row['margin']:+.3f}", *beside),
+    ]
