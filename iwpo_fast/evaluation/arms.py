@@ -42,7 +42,13 @@ def compared(margins: Mapping[str, np.ndarray]) -> dict[str, Row]:
     rows = {}
     for name, margin in margins.items():
         accuracy, low, high = preference_accuracy(float(right[name].sum()), len(margin))
-        row = {"pairs": len(margin), "accuracy": accuracy, "low": low, "high": high, "margin": float(margin.mean())}
+        row: Row = {
+            "pairs": len(margin),
+            "accuracy": accuracy,
+            "low": low,
+            "high": high,
+            "margin": float(margin.mean()),
+        }
         if name != FIRST:
             row["difference"] = list(paired_difference(right[name], right[FIRST]))
         rows[name] = row

@@ -38,7 +38,7 @@ def run_arms(job: PipelineJob, manifest: Manifest, again: tuple[str, ...]) -> No
     if not arms or job.config.dry_run or not job.folder.margins.exists():
         world.say(*([_untrained(job)] if arms else []))
         return
-    weighted, same = {_weighted(job, manifest): OWN}, {}
+    weighted, same = {_weighted(job, manifest): OWN}, dict[str, str]()
     for name in arms:
         world.say(f"\narm {name}")
         arm, record = _take_over(job, name, manifest)

@@ -41,7 +41,7 @@ def _of_arms(setting: Setting) -> dict[str, Estimate]:
     """What the arms of a run train and evaluate."""
     config = setting.config
     assert isinstance(config, RunConfig)
-    found = {}
+    found: dict[str, Estimate] = {}
     for arm in config.arms:
         of_arm = setting._replace(config=replace(config, weights=arm_weights(arm, config.weights)))
         found |= {f"{name}, {arm}": STAGES[name](of_arm) for name in ("train", "evaluate")}
