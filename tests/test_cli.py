@@ -53,7 +53,8 @@ def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path) 
     monkeypatch.setenv("HOME", str(tmp_path))
     checked = []
     recipe_of = yaml.safe_load(recipe.read_text())
-    command, config = ("run", RunConfig) if "weights" in recipe_of else ("train", TrainConfig)
+    of_pipeline = recipe_of.keys() & {"weights", "candidates", "arms"}
+    command, config = ("run", RunConfig) if of_pipeline else ("train", TrainConfig)
     monkeypatch.setitem(RUN, command, lambda settings: checked.append(check_config(dataclass_from(config, settings))))
     needed = [] if "path" in (recipe_of.get("data") or {}) else ["--data.path", "x"]
     assert main([command, "--config", str(recipe), *needed]) == 0

@@ -41,6 +41,7 @@ FLAGS = {
     "model.tiny": {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2},
     "optim": {"lr": 1e-3, "pairs_per_step": 8, "max_steps": 6, "tokens_per_batch": 1024},
     "clusters": {"count": 3, "min_pairs": 8, "backend": "sklearn"},
+    "rewards": {"heads": "linear"},
     "log": {"every": 1},
     "checkpoint": {"every": 2},
 }
@@ -174,7 +175,7 @@ def test_a_second_call_does_nothing_and_from_goes_for_the_arms_too(copied) -> No
 
 def test_changed_rewards_are_those_of_all_arms(copied) -> None:
     changed = config()
-    changed.rewards.ridge = 0.5
+    changed.rewards.ridge = 1e-3
     weighed = STAGES[4:]
     # What dpo learns does not depend on the rewards, so its evaluation stays.
     assert stages_done(changed) == [*STAGES[3:], "weigh", "train", *weighed, "weigh", *weighed]
