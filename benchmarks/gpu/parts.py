@@ -29,7 +29,7 @@ class Part:
     quick: tuple[str, ...]
 
 
-PYTEST = "-m pytest -p no:cacheprovider"
+PYTEST = "-m pytest -p no:cacheprovider -p benchmarks.gpu.failures_at_once"
 TABLE = "-m benchmarks"
 HEAD = f"{TABLE} --suites linear_token_logps"
 ON_GPU, ON_CPU = "--device cuda", "--device cpu --quick --threads 1 --without-memory"
@@ -48,9 +48,9 @@ PARTS = (
     Part(
         "kernels",
         "tests of the kernels",
-        90,
+        120,
         "tests.txt",
-        (f"{PYTEST} -v tests/kernels -n 8 --maxfail=25 --ignore {ALONE} --ignore {COMPILED}",),
+        (f"{PYTEST} -v tests/kernels -n 12 --maxfail=25 --ignore {ALONE} --ignore {COMPILED}",),
         (
             f"{PYTEST} -q tests/kernels/test_index_sums.py tests/kernels/test_wide_products.py",
             f"{PYTEST} -q --collect-only tests/kernels --ignore {ALONE} --ignore {COMPILED}",
@@ -59,7 +59,7 @@ PARTS = (
     Part(
         "alone",
         "tests of the kernels that want the GPU to themselves: real size, streams, graphs, memory",
-        25,
+        45,
         "tests.txt",
         (f"{PYTEST} -v {ALONE}",),
         (f"{PYTEST} -q --collect-only {ALONE}",),
@@ -103,9 +103,9 @@ PARTS = (
     Part(
         "models",
         "tests of attention, models and of a training loop that does not wait for the GPU",
-        40,
+        70,
         "tests.txt",
-        (f"{PYTEST} -v -n 8 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py",),
+        (f"{PYTEST} -v -n 12 -m gpu --maxfail=25 tests/models tests/training/test_no_waiting.py",),
         (
             f"{PYTEST} -q tests/models/attention/test_choice.py tests/models/test_padding.py",
             f"{PYTEST} -q --collect-only -m gpu tests/models tests/training/test_no_waiting.py",

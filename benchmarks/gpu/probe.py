@@ -13,13 +13,16 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from benchmarks.operators import HEAD_START
 from iwpo_kernels import linear_token_logps
 from iwpo_kernels.launch import launch_options
 from iwpo_kernels.linear_token_logps import kernels
@@ -31,6 +34,7 @@ BF16, F32 = torch.bfloat16, torch.float32
 GB, TERA = 1e9, 1e12
 WARM_UP_MS, TIMED_MS = 10, 40
 SHOWN_KERNELS = 14
+SECTIONS = ("device", "products", "row_kernel", "epilogue", "operator")
 
 
 class OnGpu:
@@ -44,13 +48,21 @@ class OnGpu:
     widths: tuple[int, ...] = (4224, 8448, 13824, 16896, 33792)
     largest = 1 << 28  # elements of a slice; larger ones are left out
     slice_rows, slice_width = 2048, 16896  # at which the row kernel is timed
-    blocks: tuple[tuple[int, int], ...] = ((4, 1024), (8, 2048), (8, 4096), (16, 4096))  # its warps and columns
+    # its warps, columns and stages
+    blocks: tuple[tuple[int, int, int], ...] = (
+        *((8, 2048, stages) for stages in (1, 2, 3, 4)),
+        *((4, 1024, stages) for stages in (1, 2, 3)),
+        *((8, 4096, stages) for stages in (1, 2, 3)),
+        *((4, 2048, stages) for stages in (1, 2)),
+        (16, 4096, 2),
+        (8, 1024, 3),
+    )
 
 
 class OnCpu(OnGpu):
     copied, square, vocab, tokens = 1 << 20, 64, 96, 16
     hidden, rows, widths, largest = (32, 16), (8, 16), (16, 48), 16 * 32
-    slice_rows, slice_width, blocks = 3, 40, ((4, 16), (8, 32))
+    slice_rows, slice_width, blocks = 3, 40, ((4, 16, 1), (8, 32, 2))
 
 
 class Probe:
@@ -60,20 +72,30 @@ class Probe:
         self.device = device
         self.sizes = OnGpu if device.type == "cuda" else OnCpu
 
-    def sections(self) -> Iterator[dict[str, Any]]:
-        """Numbers by name; rows of one name may come in several sections."""
+    def sections(self) -> dict[str, Callable[[], Iterator[dict[str, Any]]]]:
+        """What makes each section's numbers; rows of one name may come in several parts."""
+        return {
+            "device": self.whole_device,
+            "products": self.all_products,
+            "row_kernel": lambda: iter([{"slice_kernel": list(self.slice_kernel())}]),
+            "epilogue": self.all_epilogues,
+            "operator": lambda: ({"operator": [self.operator(trains)]} for trains in (False, True)),
+        }
+
+    def whole_device(self) -> Iterator[dict[str, Any]]:
         yield {"wide_output": {str(t).removeprefix("torch."): self.has_wide_output(t) for t in (BF16, torch.float16)}}
         yield {"accumulation": self.accumulation()}
         yield {"copy_tb_s": self.copy()}
         yield {"square_tflops": self.square_product()}
+
+    def all_products(self) -> Iterator[dict[str, Any]]:
         for hidden in self.sizes.hidden:
             weight = self.random(self.sizes.vocab, hidden)
             yield {"products": self.products(weight), "head_gradient": [self.head_gradient(weight)]}
             del weight
-        yield {"slice_kernel": list(self.slice_kernel())}
+
+    def all_epilogues(self) -> Iterator[dict[str, Any]]:
         yield {"epilogue": [self.epilogue(hidden, masses) for hidden in self.sizes.hidden for masses in (False, True)]}
-        for trains in (False, True):
-            yield {"operator": [self.operator(trains)]}
 
     def random(self, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
         return torch.randn(*shape, device=self.device).to(dtype)
@@ -172,12 +194,15 @@ class Probe:
         z, e = self.random(rows, width, dtype=F32), self.empty(rows, width, dtype=BF16)
         labels = torch.randint(width, (rows,), device=self.device)
         for masses in (False, True):
-            for warps, block in self.sizes.blocks:
-                call = self._row_kernel(z, e if masses else None, labels, warps, block)
+            for warps, block, stages in self.sizes.blocks:
+                call = self._row_kernel(z, e if masses else None, labels, warps, block, stages)
                 moved = rows * width * (6 if masses else 4)
-                yield {"masses": masses, "warps": warps, "block": block, "gb_s": moved / GB / self.seconds(call)}
+                rate = moved / GB / self.seconds(call)
+                yield {"masses": masses, "warps": warps, "block": block, "stages": stages, "gb_s": rate}
 
-    def _row_kernel(self, z: Tensor, e: Tensor | None, labels: Tensor, warps: int, block: int) -> Callable[[], None]:
+    def _row_kernel(
+        self, z: Tensor, e: Tensor | None, labels: Tensor, warps: int, block: int, stages: int
+    ) -> Callable[[], None]:
         """A call of it on logits [rows, width], of a whole vocabulary."""
         (rows, width), state = z.shape, self._state(len(z))
 
@@ -200,6 +225,7 @@ class Probe:
                 MASSES=e is not None,
                 STATS=False,
                 BLOCK=block,
+                STAGES=stages,
                 **launch_options(warps, kernels.REGISTERS),
             )
 
@@ -216,7 +242,7 @@ class Probe:
         labels = torch.randint(width, (rows,), device=self.device)
         e = self.empty(rows, width, dtype=BF16) if masses else None
         z, state = self.empty(rows, width), self._state(rows)
-        row_kernel = self._row_kernel(z, e, labels, kernels.ROW_WARPS, kernels.SLICE_BLOCK)
+        row_kernel = self._row_kernel(z, e, labels, kernels.ROW_WARPS, kernels.SLICE_BLOCK, kernels.SLICE_STAGES)
 
         def apart() -> None:
             mm_fp32(x, weight.t(), out=z)
@@ -248,9 +274,10 @@ class Probe:
         call()
         mode = "trainable head" if trains else "frozen head"
         wait = self._wait(call)
-        launches, table = self._profile(call)
+        launches, timeline, table = self._profile(call)
         print(f"\n{mode}\n{table}")
-        return {"mode": mode, "ms": 1e3 * self.seconds(call), "launches": launches, "wait": wait}
+        times = {"ms": 1e3 * self.seconds(call), "host_ms": 1e3 * self._host_seconds(call)}
+        return {"mode": mode} | times | {"launches": launches, "wait": wait} | timeline
 
     def _wait(self, call: Callable[[], None]) -> str | None:
         """Why the host waits for the device, if it does."""
@@ -267,19 +294,38 @@ class Probe:
             torch.cuda.set_sync_debug_mode("default")
         return None
 
-    def _profile(self, call: Callable[[], None]) -> tuple[int, str]:
-        """Launches (operators, on a CPU), and the table of the longest."""
+    def _host_seconds(self, call: Callable[[], None]) -> float:
+        """Until the call returns, while the device is busy with something else."""
+        samples = []
+        for _ in range(5):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+                torch.cuda._sleep(HEAD_START)
+            begin = time.perf_counter()
+            call()
+            samples.append(time.perf_counter() - begin)
+        return median(samples)
+
+    def _profile(self, call: Callable[[], None]) -> tuple[int, dict[str, float], str]:
+        """Launches (operators, on a CPU), what a GPU did between them, and the table of the longest."""
         on_gpu = self.device.type == "cuda"
         activity = torch.profiler.ProfilerActivity
         with torch.profiler.profile(activities=[activity.CPU, *([activity.CUDA] if on_gpu else [])]) as profiler:
+            if on_gpu:
+                torch.cuda._sleep(HEAD_START)
             call()
             if on_gpu:
                 torch.cuda.synchronize(self.device)
         kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
-        launches = sum(event.device_type == kind for event in profiler.events())
+        events = [event for event in profiler.events() if event.device_type == kind]
+        spans = sorted((event.time_range.start, event.time_range.end) for event in events)
+        gaps = [later[0] - earlier[1] for earlier, later in pairwise(spans[1:])]  # the first is the wait for the host
+        timeline = {"busy_ms": 1e-3 * sum(end - start for start, end in spans[1:]), "idle_ms": 1e-3 * sum(gaps)}
+        if gaps:
+            timeline |= {"gap_us": median(gaps), "largest_gap_us": max(gaps)}
         by = "device_time_total" if on_gpu else "cpu_time_total"
         table = profiler.key_averages().table(sort_by=by, row_limit=SHOWN_KERNELS, max_name_column_width=60)
-        return launches, table
+        return len(events), timeline if on_gpu else {}, table
 
 
 def lines_of(section: dict[str, Any]) -> Iterator[str]:
@@ -298,17 +344,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     options = parser.parse_args(argv)
     device = torch.empty(0, device=options.device).device
     torch.manual_seed(0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"torch {torch.__version__}, triton {triton.__version__}, python {sys.version.split()[0]}, {name}")
     numbers: dict[str, Any] = {}
-    for section in Probe(device).sections():
-        for key, value in section.items():
-            numbers[key] = numbers.get(key, []) + value if isinstance(value, list) else value
-        print(*lines_of(section), sep="\n", flush=True)
-        (options.out / "probe.json").write_text(json.dumps(numbers, indent=1))
+    sections = Probe(device).sections()
+    for name in options.sections:
+        for part in sections[name]():
+            for key, value in part.items():
+                numbers[key] = numbers.get(key, []) + value if isinstance(value, list) else value
+            print(*lines_of(part), sep="\n", flush=True)
+            (options.out / "probe.json").write_text(json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from iwpo_kernels.linear_token_logps import kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, ranked, tiling_on
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Tuned
 
-BUDGETS_MB = (128, 256, 512)
+BUDGETS_MB = (32, 128, 256, 512)  # logits of the first may stay in the cache between two kernels
 TILES_A_BUDGET = 3
-# Warps and block of `slice_kernel`; None leaves both as they are.
-ROW_KERNELS = ((None, None), (4, 1024), (4, 2048), (8, 4096), (16, 4096))
+# Warps, block and stages of `slice_kernel`; None leaves all as they are.
+ROW_KERNELS = ((None, None, None), (8, 2048, 2), (8, 2048, 3), (4, 1024, 2))
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Candidate:
     def name(self) -> str:
         warps = self.settings.row_warps or kernels.ROW_WARPS
         block = self.settings.slice_block or kernels.SLICE_BLOCK
-        rows = f"{self.tile.rows} × {self.tile.width}, {warps} warps, blocks of {block}"
+        stages = self.settings.row_stages or kernels.SLICE_STAGES
+        rows = f"{self.tile.rows} × {self.tile.width}, {warps} warps, blocks of {block}, {stages} at once"
         return f"{rows}, epilogue" if self.settings.epilogue else rows
 
     @property

@@ -24,7 +24,8 @@ def sdpa_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: Attentio
     def attend(rectangle: Rectangle, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         window = _window_inside(rectangle, options.window)
         causal = window is None and rectangle.queries == rectangle.keys
-        mask = None if causal else metadata.mask(rectangle, window)
+        # Kernels of a GPU take no mask of another dtype than the query's.
+        mask = None if causal else metadata.mask(rectangle, window, q.dtype)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=options.scale, enable_gqa=gqa)
 
     return _by_rectangle(attend, query, key, value, metadata)
@@ -43,7 +44,7 @@ def eager_by_length(query: Tensor, key: Tensor, value: Tensor, metadata: Attenti
         scores = scale * (q @ k.transpose(-1, -2))
         if options.softcap is not None:
             scores = options.softcap * torch.tanh(scores / options.softcap)
-        scores = scores + metadata.mask(rectangle, _window_inside(rectangle, options.window))
+        scores = scores + metadata.mask(rectangle, _window_inside(rectangle, options.window), scores.dtype)
         return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
     return _by_rectangle(attend, query, key, value, metadata)

@@ -57,7 +57,9 @@ class AttentionMetadata(TensorDataclass):
     scatter: Tensor | None = None
     rectangles: Sequence[Rectangle] = ()
     rehearsal: bool = False
-    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, batch: FlatBatch, backend: str, *, shared: bool) -> AttentionMetadata:
@@ -81,9 +83,9 @@ class AttentionMetadata(TensorDataclass):
     def to(self, device: torch.device, *, non_blocking: bool = True) -> Self:
         return replace(super().to(device, non_blocking=non_blocking), _masks={})
 
-    def mask(self, rectangle: Rectangle, window: int | None) -> Tensor:
+    def mask(self, rectangle: Rectangle, window: int | None, dtype: torch.dtype) -> Tensor:
         """The mask of a rectangle, made once for all layers with the same window."""
-        key = (rectangle.queries, rectangle.keys, window)
+        key = (rectangle.queries, rectangle.keys, window, dtype)
         if key not in self._masks:
-            self._masks[key] = rectangle.mask(window, self.cu_seqlens.device)
+            self._masks[key] = rectangle.mask(window, dtype, self.cu_seqlens.device)
         return self._masks[key]

@@ -19,14 +19,14 @@ class Rectangle(NamedTuple):
     queries: int
     keys: int
 
-    def mask(self, window: int | None, device: torch.device) -> Tensor:
-        """float32 [queries, keys], 0 where a query sees a key and -inf elsewhere.
+    def mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """[queries, keys] of `dtype`, 0 where a query sees a key and -inf elsewhere.
 
         Args:
             window: how many keys a query sees, its own the last; None lets it see all up to its own.
         """
         before = self.keys - self.queries
-        hidden = torch.full((self.queries, self.keys), -torch.inf, device=device)
+        hidden = torch.full((self.queries, self.keys), -torch.inf, dtype=dtype, device=device)
         after_it = hidden.triu(before + 1)
         return after_it if window is None else after_it + hidden.tril(before - window)
 

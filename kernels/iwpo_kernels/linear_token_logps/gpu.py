@@ -160,6 +160,7 @@ def _exponentials(
         MASSES=masses is not None,
         STATS=out.makes_statistics,
         BLOCK=settings.slice_block or kernels.SLICE_BLOCK,
+        STAGES=settings.row_stages or kernels.SLICE_STAGES,
         **launch_options(settings.row_warps or kernels.ROW_WARPS, kernels.REGISTERS),
     )
 

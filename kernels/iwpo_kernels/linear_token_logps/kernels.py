@@ -27,6 +27,7 @@ PLANES = 9
 LOWEST = tl.constexpr(constants.LOWEST)
 
 SLICE_BLOCK = 2048
+SLICE_STAGES = 1  # blocks of a row that are on their way at once
 RECOMPUTE_BLOCK = 4096
 FEATURE_BLOCK = 1024
 SUM_BLOCK = 512
@@ -90,6 +91,7 @@ def slice_kernel(
     MASSES: tl.constexpr,
     STATS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """One row of one slice: z [columns] is read once, f' · exp(z − m) is written once.
 
@@ -120,7 +122,7 @@ def slice_kernel(
         b_mass_z = tl.zeros([BLOCK], dtype=tl.float32)
         b_mass2 = tl.zeros([BLOCK], dtype=tl.float32)
         b_total = tl.zeros([BLOCK], dtype=tl.float32)
-        for first in range(0, columns, BLOCK):
+        for first in tl.range(0, columns, BLOCK, num_stages=STAGES):
             at = first + offsets
             mask = at < columns
             z, derivative = capped_logits(z_ptr, at, mask, slope, ceiling, SOFTCAP)

@@ -22,7 +22,7 @@ def test_rectangles_hold_every_query_once_and_its_keys_up_to_it(before, own, win
     assert sum(r.rows * r.keys for r in rectangles) == len(keys)
     start_q = start_k = rows = 0
     for r in rectangles:
-        visible = r.mask(window, torch.device("cpu")).numpy() == 0
+        visible = r.mask(window, torch.float32, torch.device("cpu")).numpy() == 0
         for _ in range(r.rows):
             q, k = queries[start_q : start_q + r.queries], keys[start_k : start_k + r.keys]
             s = np.searchsorted(query_bounds, q[0], side="right") - 1
