@@ -103,8 +103,11 @@ def slice_kernel(
     mass_ptr += row * mass_stride
     label = label_column(label_ptr + row, start, columns)
     offsets = tl.arange(0, BLOCK)
-    m = load_state(state_ptr, state_stride, row, M)
-    if m == -float("inf"):  # the first slice: begin with the maximum of its first block
+    # Loaded before the row, whose own loads wait for neither: no branch depends on them.
+    old = load_state(state_ptr, state_stride, row, M)
+    earlier_mass = load_state(state_ptr, state_stride, row, MASS)
+    m = old
+    if start == 0:  # nothing to trust yet: begin with the maximum of the first block
         mask = (offsets < columns) & (offsets != label)
         z, _ = capped_logits(z_ptr, offsets, mask, slope, ceiling, SOFTCAP)
         m = tl.max(tl.where(mask, z, -float("inf")), axis=0)
@@ -149,10 +152,8 @@ def slice_kernel(
         trying = top > m + slack
         m = tl.where(trying, top, m)
 
-    old = load_state(state_ptr, state_stride, row, M)  # loaded again, because it would hold a register through the loop
     shift = tl.where(old == -float("inf"), 0.0, old - m)
     factor = tl.exp(shift)
-    earlier_mass = load_state(state_ptr, state_stride, row, MASS)
     tl.debug_barrier()  # a warp that lags must not see the new m as the old one
     store_state(state_ptr, state_stride, row, M, m)
     store_state(state_ptr, state_stride, row, MASS, earlier_mass * factor + mass)
