@@ -16,6 +16,9 @@ Groups = tuple[Floats, ...]
 
 BLOCK_BYTES = 64 * 2**20
 
+LEAST_CHANGE = 1e-6
+"""Standard deviation of a feature that is read, over its mean and over the largest one of its group."""
+
 
 def float32_blocks(groups: Groups, rows: Ints | None = None) -> Iterator[tuple[slice, Float32s]]:
     """Blocks of the given rows (all if None) in fp32, each with its place in the sequence of rows."""
@@ -53,11 +56,13 @@ def standardisation(groups: Groups, rows: Ints) -> tuple[Float32s, Float32s]:
 
     Every group of features has an equal share of that square norm, and so has every feature inside its group.
     Otherwise the penalty on the vectors would drown a single feature beside thousands. A feature that never changes has
-    scale 0.
+    scale 0, and so has one that hardly changes beside its mean or beside the others of its group: some encoders leave
+    rounding errors of 1e-33, which say nothing, and of which another text has perhaps a thousand times as much.
     """
     mean, deviation = column_moments(groups, rows)
-    live = deviation > 1e-6 * np.abs(mean)
     group = np.repeat(np.arange(len(groups)), [group.shape[1] for group in groups])
+    largest = np.array([deviation[group == g].max(initial=0) for g in range(len(groups))], dtype=np.float32)
+    live = deviation > LEAST_CHANGE * np.maximum(np.abs(mean), largest[group])
     columns = np.bincount(group[live], minlength=len(groups))
     share = (np.count_nonzero(columns) * columns)[group]
     scale = np.zeros_like(deviation)

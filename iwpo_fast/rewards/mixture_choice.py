@@ -43,6 +43,8 @@ def held_out_trials(inputs: Inputs) -> list[Trial]:
     single = [_trial("one head", inputs, ones, Penalties(r, r, no_gate), start_mixture) for r in RIDGES]
     ridge = best(single, ["one head"]).penalties.shared
     residuals = [ridge * factor for factor in RESIDUALS_BY_RIDGE]
+    # A mixture of which one expert is left has the penalties of this head, which must not be its merit.
+    single += [_trial("one head", inputs, ones, Penalties(ridge, r, no_gate), start_mixture) for r in residuals]
     cells = [_trial("kmeans", inputs, start, Penalties(ridge, r, no_gate), start_mixture) for r in residuals]
     mixtures = [mixture_trial(inputs, Penalties(ridge, *pair)) for pair in product(residuals, GATES)]
     return [*single, *cells, *mixtures]

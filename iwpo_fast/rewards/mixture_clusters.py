@@ -48,7 +48,8 @@ def fit_mixture_clusters(
 
     Penalties are those of the least held-out loss over the folds. The mixture is taken where that is lower than the
     loss of heads in the cells of k-means, and than that of a single head, by more than a standard error, where every
-    prompt counts once. Gates are fitted on `settings.fit_prompts` random prompts at most.
+    prompt counts once, and where more than one cluster is left of it. Gates are fitted on `settings.fit_prompts` random
+    prompts at most.
 
     Args:
         features: with the pairs, whose labels are learnt from.
@@ -72,16 +73,17 @@ def fit_mixture_clusters(
     mixture, rival = best(trials, ["mixture"]), best(trials, ["one head", "kmeans"])
     better = rival.losses - mixture.losses
     gain, error = float(better.mean()), float(better.std() / np.sqrt(len(inputs.fold)))
-    report = {
-        "taken": gain > error,
+    clusters = by_kmeans
+    if gain > error:
+        gates, fold = gates_of(inputs, mixture), folds_for(features, len(features.prompt), rewards, seed)
+        gates = without_small(gates, features.prompt, counts, fold, settings.min_pairs)
+        clusters = gates if gates.count > 1 else by_kmeans
+    return clusters, {
+        "taken": clusters is not by_kmeans,
         "held_out_gain": gain,
         "standard_error": error,
         "trials": [{"kind": t.kind, **t.penalties._asdict(), "held_out_loss": t.loss} for t in trials],
     }
-    if not report["taken"]:
-        return by_kmeans, report
-    gates, fold = gates_of(inputs, mixture), folds_for(features, len(features.prompt), rewards, seed)
-    return without_small(gates, features.prompt, counts, fold, settings.min_pairs), report
 
 
 def _counts(features: PairFeatures) -> Ints:

@@ -13,7 +13,7 @@ from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, cluster_prompts
 from iwpo_fast.rewards.clusters import GatedClusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.mixture import LabelledPrompts, Mixture, Penalties, fit_mixture
-from iwpo_fast.rewards.mixture_choice import mixture_trial
+from iwpo_fast.rewards.mixture_choice import held_out_trials, mixture_trial
 from iwpo_fast.rewards.mixture_clusters import aligned, gates_of
 from iwpo_fast.rewards.mixture_inputs import Inputs, read_inputs
 from iwpo_fast.rewards.scores import folds_for
@@ -156,6 +156,18 @@ def test_k_means_stays_where_labels_are_noise() -> None:
     by_kmeans = cluster_prompts(features, replace(SETTINGS, method="kmeans"), HEADS, seed=0)
     assert not report["taken"] and report["held_out_gain"] <= report["standard_error"]
     assert clusters.folds == 0 and np.array_equal(cluster, by_kmeans[1])
+
+
+def test_a_mixture_of_which_one_cluster_is_left_is_not_taken(planted) -> None:
+    clusters, _, report = cluster_prompts(planted[0], replace(SETTINGS, min_pairs=10**6), HEADS, seed=0)
+    assert report["held_out_gain"] > report["standard_error"] and not report["taken"]
+    assert clusters.folds == 0
+
+
+def test_one_head_is_tried_under_the_penalties_of_every_mixture(planted) -> None:
+    trials = held_out_trials(inputs_of(planted[0]))
+    heads = [trial.penalties[:2] for trial in trials if trial.kind == "one head"]
+    assert {trial.penalties[:2] for trial in trials if trial.kind == "mixture"} <= set(heads)
 
 
 def test_more_iterations_never_lower_the_objective(planted, monkeypatch) -> None:
