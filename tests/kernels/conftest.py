@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from interpreted import is_interpreted, is_quick
 from torch.torch_version import TorchVersion
 
 if torch.cuda.is_available():
@@ -28,28 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore::RuntimeWarning:{module}")
 
 
-QUICK = {
-    "test_index_sums.py": ("",),
-    "test_linear_preference.py": ("test_triton_and_pytorch_agree",),
-    "test_linear_token_logps.py": (
-        "test_features_beyond_one_block",
-        "test_frozen_head_gives_hidden_its_gradient[kernels-dtype2]",
-        "test_backward_can_be_repeated",
-        "test_label_without_rivals_has_log_prob_zero",
-        "test_single_token",
-    ),
-    "test_linear_token_logps_epilogue.py": (
-        "test_one_token_and_one_column",
-        "test_every_tile_is_made_once",
-        "test_the_host_waits_for_nothing",
-        "test_what_is_not_served_is_refused",
-    ),
-    "test_token_logps.py": ("test_any_strides", "test_skipped_rows_are_not_read", "test_no_tokens"),
-    "test_weighted_preference.py": ("test_sums_are_those_of_their_definitions", "test_offsets_out_of_range"),
-}
-"""Beginnings of the tests in Triton's interpreter that `make test-fast` runs: between them they launch every kernel."""
-
-
 @pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
@@ -57,16 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device"))
-        elif _is_interpreted(item) and not item.name.startswith(QUICK.get(item.path.name, ())):
+        elif is_interpreted(item) and not is_quick(item):
             item.add_marker(pytest.mark.slow)
-
-
-def _is_interpreted(item: pytest.Item) -> bool:
-    """Whether a test of this folder launches kernels: it asks for `device`, itself or by one of its parameters."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    asked = {*getattr(item, "fixturenames", ())} - parameters.keys()
-    asked |= {value for value in parameters.values() if isinstance(value, str)}
-    return item.path.parent == Path(__file__).parent and not asked.isdisjoint({"device", "kernels", "triton"})
 
 
 @pytest.fixture(autouse=True)

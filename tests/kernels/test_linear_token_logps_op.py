@@ -26,10 +26,10 @@ def arguments(**changes: Any) -> dict[str, Any]:
     return given | changes
 
 
-@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("path", ["pytorch", "kernels"])
 @pytest.mark.parametrize("save", [False, True])
-def test_opcheck_passes(request: pytest.FixtureRequest, kernels: bool, save: bool) -> None:
-    place = request.getfixturevalue("device") if kernels else torch.device("cpu")
+def test_opcheck_passes(request: pytest.FixtureRequest, path: str, save: bool) -> None:
+    place = request.getfixturevalue("device") if path == "kernels" else torch.device("cpu")
     hidden, weight, labels = (tensor.to(place) for tensor in arguments().values())
     index = torch.tensor([0, 0, 5, 3, 3, 1], device=place)
     bias = torch.zeros(V, device=place)

@@ -251,9 +251,9 @@ def test_float64_equals_the_specification(tokens: int, vocab: int, seed: int, te
         torch.testing.assert_close(value, true, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernels_path", [False, True])
-def test_opcheck_passes(request: pytest.FixtureRequest, kernels_path: bool) -> None:
-    place = request.getfixturevalue("device") if kernels_path else torch.device("cpu")
+@pytest.mark.parametrize("path", ["pytorch", "kernels"])
+def test_opcheck_passes(request: pytest.FixtureRequest, path: str) -> None:
+    place = request.getfixturevalue("device") if path == "kernels" else torch.device("cpu")
     logits, labels = (tensor.to(place) for tensor in random_logits(tokens=3, vocab=20))
     labels[1] = -100
     torch.library.opcheck(op._forward_op, (logits.requires_grad_(), labels, 0.7, False))
