@@ -242,7 +242,9 @@ class Probe:
         labels = torch.randint(width, (rows,), device=self.device)
         e = self.empty(rows, width, dtype=BF16) if masses else None
         z, state = self.empty(rows, width), self._state(rows)
-        row_kernel = self._row_kernel(z, e, labels, kernels.ROW_WARPS, kernels.SLICE_BLOCK, kernels.SLICE_STAGES)
+        row_kernel = self._row_kernel(
+            z, e, labels, kernels.SLICE_WARPS, kernels.SLICE_BLOCK, kernels.slice_stages(masses)
+        )
 
         def apart() -> None:
             mm_fp32(x, weight.t(), out=z)

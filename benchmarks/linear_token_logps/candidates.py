@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import product, zip_longest
 
 from benchmarks.linear_token_logps.costs import WORKSPACE_MB, Case
-from iwpo_kernels.linear_token_logps import kernels
 from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, ranked, tiling_on
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Tuned
 
 BUDGETS_MB = (32, 128, 256, 512)  # logits of the first may stay in the cache between two kernels
 TILES_A_BUDGET = 3
 # Warps, block and stages of `slice_kernel`; None leaves all as they are.
-ROW_KERNELS = ((None, None, None), (8, 2048, 2), (8, 2048, 3), (4, 1024, 2))
+ROW_KERNELS = ((None, None, None), (8, 2048, 1), (8, 1024, 3), (4, 2048, 2))
 
 
 @dataclass(frozen=True)
@@ -23,19 +22,21 @@ class Candidate:
 
     Attributes:
         mib: of the workspace that the tile needs.
+        epilogue: whether the product's epilogue makes the exponentials.
     """
 
     settings: Tuned
     tile: Tiling
     mib: int
+    epilogue: bool
 
     @property
     def name(self) -> str:
-        warps = self.settings.row_warps or kernels.ROW_WARPS
-        block = self.settings.slice_block or kernels.SLICE_BLOCK
-        stages = self.settings.row_stages or kernels.SLICE_STAGES
-        rows = f"{self.tile.rows} × {self.tile.width}, {warps} warps, blocks of {block}, {stages} at once"
-        return f"{rows}, epilogue" if self.settings.epilogue else rows
+        tile, settings = f"{self.tile.rows} × {self.tile.width}", self.settings
+        if self.epilogue:
+            return f"{tile}, epilogue"
+        words = {"warps": settings.row_warps, "columns a block": settings.slice_block, "blocks": settings.row_stages}
+        return ", ".join([tile, *(f"{number} {what}" for what, number in words.items() if number is not None)])
 
     @property
     def fits(self) -> bool:
@@ -43,19 +44,21 @@ class Candidate:
         return self.mib <= WORKSPACE_MB
 
 
-def candidates(case: Case, processors: int, present: Tuned = DEFAULTS) -> list[Candidate]:
+def candidates(case: Case, processors: int, present: Tuned = DEFAULTS, *, epilogue: bool = False) -> list[Candidate]:
     """The default first, then the tiles that should be best within several budgets, with several row kernels.
 
     Args:
         present: of the table so far.
+        epilogue: what the operator takes where settings leave it open.
     """
     by_name: dict[str, Candidate] = {}
     for settings in (DEFAULTS, present, *_settings(processors, case)):
-        work = _work(case, settings.epilogue)
+        has_epilogue = epilogue if settings.epilogue is None else settings.epilogue
+        work = _work(case, has_epilogue)
         tile = tiling_on(processors, work, max(BUDGETS_MB), settings)
         if settings.width is None:
             tile = tiling_on(processors, work, WORKSPACE_MB, settings)
-        candidate = Candidate(settings, tile, -(-replace(work, count=tile.rows).bytes(tile) >> 20))
+        candidate = Candidate(settings, tile, -(-replace(work, count=tile.rows).bytes(tile) >> 20), has_epilogue)
         by_name.setdefault(candidate.name, candidate)
     return list(by_name.values())
 
@@ -72,7 +75,10 @@ def _settings(processors: int, case: Case) -> Iterator[Tuned]:
     if case.mode == "recomputed":  # `slice_kernel` runs in the forward pass, which is tuned as that of a frozen head
         yield from (Tuned(tile.rows, tile.width) for tile in tiles(epilogue=False))
         return
-    rows = [Tuned(tile.rows, tile.width, *kernel) for kernel, tile in product(ROW_KERNELS, tiles(epilogue=False))]
+    rows = [
+        Tuned(tile.rows, tile.width, *kernel, epilogue=False)
+        for kernel, tile in product(ROW_KERNELS, tiles(epilogue=False))
+    ]
     fused = [] if case.mode == "saved" else [Tuned(t.rows, t.width, epilogue=True) for t in tiles(epilogue=True)]
     # In turn, as time may end before the list does.
     yield from (one for pair in zip_longest(fused, rows) for one in pair if one is not None)

@@ -22,6 +22,7 @@ from benchmarks.linear_token_logps.race import Standing, race
 from benchmarks.suite import TOLERANCE, Run, Shape, relative_errors
 from iwpo_fast.files import written_aside
 from iwpo_kernels.linear_token_logps import linear_token_logps
+from iwpo_kernels.linear_token_logps.epilogue import architecture, pays
 from iwpo_kernels.linear_token_logps.tiling import processors
 from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Mode, Tuned, device_name, table, using
 
@@ -97,7 +98,8 @@ def tune_mode(
     shape, device = problem.shape, problem.hidden.device
     tokens = problem.supervised.shape[0]
     case = Case(tokens, shape.hidden, shape.vocab, mode, gathered=True, element_size=shape.dtype.itemsize)
-    all_candidates = candidates(case, processors(device), entries.get(key, DEFAULTS))[:most]
+    by_itself = mode != "saved" and pays(architecture(device), shape.hidden, mode)
+    all_candidates = candidates(case, processors(device), entries.get(key, DEFAULTS), epilogue=by_itself)[:most]
     by_name = {candidate.name: candidate for candidate in all_candidates}
     runs: dict[str, Run] = {}
     default, *others = by_name
@@ -155,7 +157,7 @@ def write(path: Path, entries: Entries) -> None:
 
 def _entry(key: Key, settings: Tuned) -> dict[str, Any]:
     device, features, mode = key
-    chosen = {name: value for name, value in asdict(settings).items() if value not in (None, False)}
+    chosen = {name: value for name, value in asdict(settings).items() if value is not None}
     return {"device": device, "hidden_size": features, "mode": mode} | chosen
 
 

@@ -139,7 +139,8 @@ def test_a_race_that_is_out_of_time_ends_with_three_rounds(clock: Clock) -> None
 def mode_result(**over_default: float) -> ModeResult:
     """Of candidates by name; those that begin with "big" need more than the default workspace."""
     by_name = {
-        name: Candidate(DEFAULTS, Tiling(128, 128), 400 if name.startswith("big") else 200) for name in over_default
+        name: Candidate(DEFAULTS, Tiling(128, 128), 400 if name.startswith("big") else 200, epilogue=False)
+        for name in over_default
     }
     standings = {name: Standing([10 * ratio] * 3, ratio, ratio < 0.99) for name, ratio in over_default.items()}
     return ModeResult(case("frozen"), by_name, standings, untried=2)

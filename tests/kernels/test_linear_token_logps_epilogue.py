@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,10 +23,10 @@ from iwpo_kernels.linear_token_logps import (
     naive_linear_token_logps,
 )
 from iwpo_kernels.linear_token_logps.epilogue import kernels as epilogue_kernels
-from iwpo_kernels.linear_token_logps.epilogue import launch, serves, stream_slice
+from iwpo_kernels.linear_token_logps.epilogue import launch, pays, serves, stream_slice
 from iwpo_kernels.linear_token_logps.epilogue.architecture import architecture
 from iwpo_kernels.linear_token_logps.epilogue.tiles import TILES, Tile, tile_for
-from iwpo_kernels.linear_token_logps.tuned import Tuned, device_name, using
+from iwpo_kernels.linear_token_logps.tuned import Mode, Tuned, device_name, using
 from iwpo_kernels.linear_token_logps.types import Head
 from iwpo_kernels.wide_products import mm_fp32
 
@@ -187,6 +186,7 @@ def row_kernel(
         MASSES=masses is not None,
         STATS=False,
         BLOCK=256,
+        STAGES=1,
     )
 
 
@@ -394,10 +394,10 @@ class Calls:
         monkeypatch.setattr(gpu, "stream_slice", counted)
 
 
-def with_epilogue(device: torch.device, features: int) -> Any:
-    """The operator as where a table names the epilogue in both of its modes."""
+def with_epilogue(device: torch.device, features: int, wanted: bool = True) -> Any:
+    """The operator as where a table names the epilogue in both of its modes, or declines it."""
     name = device_name(device)
-    return using({(name, features, mode): Tuned(epilogue=True) for mode in ("no gradient", "frozen")})
+    return using({(name, features, mode): Tuned(epilogue=wanted) for mode in ("no gradient", "frozen")})
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
@@ -439,8 +439,40 @@ def test_the_operator_is_exact_with_the_epilogue(
     assert_gradient_within("hidden", grad, plain, truth, dtype, case.largest_logit)
 
 
+def test_the_operator_takes_the_epilogue_by_itself_where_it_was_measured_to_be_faster(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, asked = Calls(monkeypatch), []
+
+    def pays(*about: Any) -> bool:
+        asked.append(about)
+        return True
+
+    monkeypatch.setattr(gpu, "pays", pays)
+    case = linear_cases.random_case(features=16).rounded(torch.float16)
+    hidden, weight = (x.to(device, torch.float16) for x in (case.hidden, case.weight))
+    linear_token_logps(hidden, weight, case.labels.to(device))
+    assert calls.count > 0 and asked == [(architecture(device), 16, "no gradient")]
+
+
 @pytest.mark.parametrize(
-    "obstacle", ["a bias", "statistics", "saved masses", "odd features", "float32", "nobody asked"]
+    ("target", "features", "mode", "faster"),
+    [
+        ("sm_90", 4096, "no gradient", True),
+        ("sm_90", 2560, "frozen", True),
+        ("sm_90", 4096, "frozen", False),
+        ("sm_90", 896, "saved", False),
+        ("sm_80", 896, "no gradient", False),
+        ("gfx942", 896, "frozen", False),
+        ("cpu", 896, "frozen", False),
+    ],
+)
+def test_the_epilogue_pays_where_it_was_measured(target: str, features: int, mode: Mode, faster: bool) -> None:
+    assert pays(target, features, mode) == faster
+
+
+@pytest.mark.parametrize(
+    "obstacle", ["a bias", "statistics", "saved masses", "odd features", "float32", "a table that declines"]
 )
 def test_the_operator_takes_the_row_kernel_where_the_epilogue_does_not_serve(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, obstacle: str
@@ -453,8 +485,7 @@ def test_the_operator_takes_the_row_kernel_where_the_epilogue_does_not_serve(
     options["bias"] = None if case.bias is None else case.bias.to(device, torch.float16)
     dtype = torch.float32 if obstacle == "float32" else torch.float16
     weight = case.weight.to(device, dtype).requires_grad_(obstacle == "saved masses")
-    asked = with_epilogue(device, features) if obstacle != "nobody asked" else contextlib.nullcontext()
-    with asked:
+    with with_epilogue(device, features, wanted=obstacle != "a table that declines"):
         operator(case.hidden.to(device, dtype), weight, case.labels.to(device), **options)
     assert calls.count == 0
 

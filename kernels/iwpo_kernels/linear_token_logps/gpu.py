@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from iwpo_kernels.launch import launch_options
 from iwpo_kernels.linear_token_logps import kernels
-from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
+from iwpo_kernels.linear_token_logps.epilogue import architecture, pays, serves, stream_slice
 from iwpo_kernels.linear_token_logps.gpu_head_gradient import head_gradient
 from iwpo_kernels.linear_token_logps.index_sums import sum_by_index
 from iwpo_kernels.linear_token_logps.tiling import Tiling, Work, gpu_tiling
@@ -50,21 +50,23 @@ def forward(rows: Rows, head: Head, out: Forward, workspace_mb: int) -> None:
     head = head.for_products(rows.hidden.dtype)
     vocab, features = head.weight.shape
     settings = tuned(rows.hidden.device, features, out.mode)
-    if settings.epilogue and not _has_epilogue(rows, head, out):
-        settings = replace(settings, epilogue=False)
+    epilogue = _takes_epilogue(settings, rows, head, out)
     in_order, size = rows.position is None, rows.hidden.element_size()
-    work = forward_work(rows.count, vocab, features, size, out.mode, in_order, settings.epilogue)
+    work = forward_work(rows.count, vocab, features, size, out.mode, in_order, epilogue)
     tiling = gpu_tiling(work, workspace_mb, rows.hidden.device, settings)
-    for tile in _tiles(rows, out, tiling, features, settings.epilogue):
+    for tile in _tiles(rows, out, tiling, features, epilogue):
         for first, last in tiling.slices(vocab):
             _stream(tile, head, out, first, last, settings)
         _finish(tile, rows, head, out)
 
 
-def _has_epilogue(rows: Rows, head: Head, out: Forward) -> bool:
-    """The table of measurements holds for 16-bit products alone."""
-    served = serves(rows.hidden, head.weight, head.bias, out.makes_statistics, out.saves_masses)
-    return served and rows.hidden.element_size() == 2
+def _takes_epilogue(settings: Tuned, rows: Rows, head: Head, out: Forward) -> bool:
+    """Where it was measured to be faster, which was for 16-bit products alone."""
+    hidden, wanted = rows.hidden, settings.epilogue
+    if wanted is None:
+        wanted = pays(architecture(hidden.device), hidden.shape[1], out.mode)
+    served = serves(hidden, head.weight, head.bias, out.makes_statistics, out.saves_masses)
+    return wanted and served and hidden.element_size() == 2
 
 
 def forward_work(
@@ -72,14 +74,14 @@ def forward_work(
 ) -> Work:
     """What the forward pass keeps in the workspace: logits, masses that are not saved, hidden states, sums.
 
-    With an epilogue no logit is kept; the sums of its tiles take less than a byte for each.
+    With an epilogue no logit is kept, but two float32 of each piece of a tile, which has at least 64 columns.
     """
     jacobian = mode != "no gradient"
     return Work(
         count=count,
         vocab=vocab,
         features=features,
-        per_logit=(1 if epilogue else 4) + (element_size if mode == "frozen" else 0),
+        per_logit=(1 / 8 if epilogue else 4) + (element_size if mode == "frozen" else 0),
         per_row=features * (element_size + (4 if jacobian and not in_order else 0)),
         second="hidden" if jacobian else None,
     )
@@ -160,8 +162,8 @@ def _exponentials(
         MASSES=masses is not None,
         STATS=out.makes_statistics,
         BLOCK=settings.slice_block or kernels.SLICE_BLOCK,
-        STAGES=settings.row_stages or kernels.SLICE_STAGES,
-        **launch_options(settings.row_warps or kernels.ROW_WARPS, kernels.REGISTERS),
+        STAGES=settings.row_stages or kernels.slice_stages(masses is not None),
+        **launch_options(settings.row_warps or kernels.SLICE_WARPS, kernels.REGISTERS),
     )
 
 

@@ -119,7 +119,7 @@ def _recomputed(x: Tensor, rows: Rows, head: Head, m: Tensor, pull: Tensor, work
             head.ceiling or 0.0,
             SOFTCAP=head.ceiling is not None,
             BLOCK=kernels.RECOMPUTE_BLOCK,
-            num_warps=kernels.ROW_WARPS,
+            num_warps=kernels.RECOMPUTE_WARPS,
         )
         yield first, last, part
 

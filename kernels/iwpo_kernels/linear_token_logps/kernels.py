@@ -26,19 +26,22 @@ PLANES = 9
 
 LOWEST = tl.constexpr(constants.LOWEST)
 
-SLICE_BLOCK = 2048
-SLICE_STAGES = 1  # blocks of a row that are on their way at once
-RECOMPUTE_BLOCK = 4096
+SLICE_BLOCK, SLICE_WARPS = 1024, 4
+RECOMPUTE_BLOCK, RECOMPUTE_WARPS = 4096, 8
 FEATURE_BLOCK = 1024
 SUM_BLOCK = 512
 SUM_MEMBERS = 8  # rows in flight at once, because a frequent label has many
-ROW_WARPS = 8
 REGISTERS = 128
 
 
 def slack(dtype: torch.dtype) -> float:
     """How far, in nats, logits may exceed their reference: its exponential times f' must fit the masses' dtype."""
     return 8.0 if dtype == torch.float16 else constants.SLACK
+
+
+def slice_stages(masses: bool) -> int:
+    """Blocks of a row that are on their way at once. Where nothing is written, loads ahead only cost registers."""
+    return 3 if masses else 1
 
 
 @triton.jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from typing import Literal
 
 import torch
@@ -59,17 +60,17 @@ class Work:
     count: int
     vocab: int
     features: int
-    per_logit: int
+    per_logit: float
     per_row: int = 0
     per_column: int = 0
     second: Literal["hidden", "head"] | None = None
 
     def bytes(self, tile: Tiling) -> int:
-        return tile.rows * (tile.width * self.per_logit + self.per_row) + tile.width * self.per_column
+        return ceil(tile.rows * (tile.width * self.per_logit + self.per_row) + tile.width * self.per_column)
 
     def widest(self, rows: int, budget: int) -> int:
         """Columns that fit beside so many rows; not positive where none do."""
-        return (budget - rows * self.per_row) // (rows * self.per_logit + self.per_column)
+        return floor((budget - rows * self.per_row) / (rows * self.per_logit + self.per_column))
 
     def steps(self, tile: Tiling, processors: int) -> float:
         """Time of what depends on the tiling: whole waves of tiles of products, gaps, and sums read and written."""
