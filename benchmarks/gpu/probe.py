@@ -48,21 +48,13 @@ class OnGpu:
     widths: tuple[int, ...] = (4224, 8448, 13824, 16896, 33792)
     largest = 1 << 28  # elements of a slice; larger ones are left out
     slice_rows, slice_width = 2048, 16896  # at which the row kernel is timed
-    # its warps, columns and stages
-    blocks: tuple[tuple[int, int, int], ...] = (
-        *((8, 2048, stages) for stages in (1, 2, 3, 4)),
-        *((4, 1024, stages) for stages in (1, 2, 3)),
-        *((8, 4096, stages) for stages in (1, 2, 3)),
-        *((4, 2048, stages) for stages in (1, 2)),
-        (16, 4096, 2),
-        (8, 1024, 3),
-    )
+    blocks: tuple[tuple[int, int], ...] = ((4, 1024), (8, 1024), (8, 2048), (8, 4096))  # its warps and columns
 
 
 class OnCpu(OnGpu):
     copied, square, vocab, tokens = 1 << 20, 64, 96, 16
     hidden, rows, widths, largest = (32, 16), (8, 16), (16, 48), 16 * 32
-    slice_rows, slice_width, blocks = 3, 40, ((4, 16, 1), (8, 32, 2))
+    slice_rows, slice_width, blocks = 3, 40, ((4, 16), (8, 32))
 
 
 class Probe:
@@ -194,15 +186,13 @@ class Probe:
         z, e = self.random(rows, width, dtype=F32), self.empty(rows, width, dtype=BF16)
         labels = torch.randint(width, (rows,), device=self.device)
         for masses in (False, True):
-            for warps, block, stages in self.sizes.blocks:
-                call = self._row_kernel(z, e if masses else None, labels, warps, block, stages)
+            for warps, block in self.sizes.blocks:
+                call = self._row_kernel(z, e if masses else None, labels, warps, block)
                 moved = rows * width * (6 if masses else 4)
                 rate = moved / GB / self.seconds(call)
-                yield {"masses": masses, "warps": warps, "block": block, "stages": stages, "gb_s": rate}
+                yield {"masses": masses, "warps": warps, "block": block, "gb_s": rate}
 
-    def _row_kernel(
-        self, z: Tensor, e: Tensor | None, labels: Tensor, warps: int, block: int, stages: int
-    ) -> Callable[[], None]:
+    def _row_kernel(self, z: Tensor, e: Tensor | None, labels: Tensor, warps: int, block: int) -> Callable[[], None]:
         """A call of it on logits [rows, width], of a whole vocabulary."""
         (rows, width), state = z.shape, self._state(len(z))
 
@@ -225,7 +215,6 @@ class Probe:
                 MASSES=e is not None,
                 STATS=False,
                 BLOCK=block,
-                STAGES=stages,
                 **launch_options(warps, kernels.REGISTERS),
             )
 
@@ -242,9 +231,7 @@ class Probe:
         labels = torch.randint(width, (rows,), device=self.device)
         e = self.empty(rows, width, dtype=BF16) if masses else None
         z, state = self.empty(rows, width), self._state(rows)
-        row_kernel = self._row_kernel(
-            z, e, labels, kernels.SLICE_WARPS, kernels.SLICE_BLOCK, kernels.slice_stages(masses)
-        )
+        row_kernel = self._row_kernel(z, e, labels, kernels.SLICE_WARPS, kernels.SLICE_BLOCK)
 
         def apart() -> None:
             mm_fp32(x, weight.t(), out=z)

@@ -12,8 +12,8 @@ from iwpo_kernels.linear_token_logps.tuned import DEFAULTS, Tuned
 
 BUDGETS_MB = (32, 128, 256, 512)  # logits of the first may stay in the cache between two kernels
 TILES_A_BUDGET = 3
-# Warps, block and stages of `slice_kernel`; None leaves all as they are.
-ROW_KERNELS = ((None, None, None), (8, 2048, 1), (8, 1024, 3), (4, 2048, 2))
+# Warps and block of `slice_kernel`; None leaves both as they are.
+ROW_KERNELS = ((None, None), (4, 1024), (4, 2048), (16, 4096))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Candidate:
         tile, settings = f"{self.tile.rows} × {self.tile.width}", self.settings
         if self.epilogue:
             return f"{tile}, epilogue"
-        words = {"warps": settings.row_warps, "columns a block": settings.slice_block, "blocks": settings.row_stages}
+        words = {"warps": settings.row_warps, "columns a block": settings.slice_block}
         return ", ".join([tile, *(f"{number} {what}" for what, number in words.items() if number is not None)])
 
     @property

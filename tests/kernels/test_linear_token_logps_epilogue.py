@@ -186,7 +186,6 @@ def row_kernel(
         MASSES=masses is not None,
         STATS=False,
         BLOCK=256,
-        STAGES=1,
     )
 
 

@@ -162,7 +162,6 @@ def _exponentials(
         MASSES=masses is not None,
         STATS=out.makes_statistics,
         BLOCK=settings.slice_block or kernels.SLICE_BLOCK,
-        STAGES=settings.row_stages or kernels.slice_stages(masses is not None),
         **launch_options(settings.row_warps or kernels.SLICE_WARPS, kernels.REGISTERS),
     )
 

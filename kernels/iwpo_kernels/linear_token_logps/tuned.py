@@ -24,7 +24,7 @@ class Tuned:
 
     Attributes:
         rows, width: of a tile, at most; where width is None, or there are fewer than `rows` in all, `tiling` chooses.
-        row_warps, slice_block, row_stages: of `slice_kernel`; None takes those of `kernels`.
+        row_warps, slice_block: of `slice_kernel`; None takes those of `kernels`.
         epilogue: whether exponentials are made in the product's own epilogue, where it serves; None leaves it to
             `epilogue.pays`.
     """
@@ -33,7 +33,6 @@ class Tuned:
     width: int | None = None
     row_warps: int | None = None
     slice_block: int | None = None
-    row_stages: int | None = None
     epilogue: bool | None = None
 
 
