@@ -146,9 +146,7 @@ def _smallest(setting: Setting, estimate: Estimate) -> str:
 
 
 def _caveats(setting: Setting) -> list[str]:
-    lines = [
-        "  hours and bytes are arithmetic, and none of it has been measured on a GPU; stages done before count too"
-    ]
+    lines = ["  hours and bytes are arithmetic, not measurements; stages done before count too"]
     if setting.gpus > 8:
         lines.append("  more than 8 GPUs stand in several machines, whose network is not in the hours")
     return lines
