@@ -22,7 +22,9 @@ from iwpo_fast.config import (
     RunConfig,
     dataclass_from,
 )
+from iwpo_fast.pipeline import stages as pipeline_stages
 from iwpo_fast.planning import estimate_lines
+from iwpo_fast.planning import stages as planning_stages
 from iwpo_fast.planning.draws import HOST_SECONDS_OF_A_LAYER, sample
 from iwpo_fast.planning.figures import seconds_of
 from iwpo_fast.planning.gpus import GPUS
@@ -205,3 +207,7 @@ def test_stages_that_were_not_asked_for_are_not_planned() -> None:
     lines = estimate_lines(config(), ["weigh", "train"])
     table = [line.split()[0] for line in lines if line.startswith("  ") and ":" not in line.split()[0]]
     assert table[table.index("stage") :][:4] == ["stage", "weigh", "train", "all"]
+
+
+def test_every_stage_of_a_run_has_an_estimate() -> None:
+    assert planning_stages.STAGES.keys() == pipeline_stages.STAGES.keys()
