@@ -10,6 +10,7 @@ rivals d-DPO and MADPO with linear heads. If a rival wins, it becomes the defaul
 The choice is made in worlds with seeds from 5000 on; the finalists are confirmed in those of the main table.
 
     python -m lab.exact.defaults
+    python -m lab.exact.defaults --confirm "logistic, ν 1; auto" "d-DPO; linear"   # these alone, in the table's worlds
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     started = time.monotonic()
     facts = experiment.on_one_thread(options.commit)
     judge = partial(_judge, parts=options.parts, sources=source_digest(), worlds=options.worlds)
+    if options.confirm:
+        confirmation = judge(regimes_of(options.confirm, TABLE_SEED))
+        result = {"schema": 1, "main_budget": MAIN_BUDGET, "confirmation": confirmation, "environment": facts}
+        return experiment.write(options.out / "exact-confirmed.json", result, confirmed_markdown(result))
     choice = judge(regimes_of([*CANDIDATES], CHOICE_SEED))
     finalists = finalists_of(choice["candidates"])
     result = {
@@ -102,15 +107,27 @@ def markdown(result: dict[str, Any]) -> str:
     choice, confirmation = result["choice"], result["confirmation"]
     return "\n\n".join(
         [
-            "Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
-            f"{result['main_budget']:g} nat; 95 % intervals, paired by world. Bold: the interval excludes zero. "
-            "Rewards are of an ensemble of four. Labels are posterior, with s² = ν times the mean square of the reward "
-            "gaps, or fixed; `weights` are by the noise of the rewards. The rule is in `lab/exact/defaults.py`.",
+            _explained(result),
             f"Finalists in worlds that had no part in the choice, {confirmation['worlds']} per regime:",
             _table(confirmation["candidates"]),
             f"All candidates, {choice['worlds']} worlds per regime with seeds from {choice['first_seed']} on, by rank:",
             _table(choice["candidates"]),
         ]
+    )
+
+
+def confirmed_markdown(result: dict[str, Any]) -> str:
+    """Named candidates in the worlds of the table."""
+    worlds = f"In worlds that had no part in a choice, {result['confirmation']['worlds']} per regime:"
+    return "\n\n".join([_explained(result), worlds, _table(result["confirmation"]["candidates"])])
+
+
+def _explained(result: Mapping[str, Any]) -> str:
+    return (
+        "Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = "
+        f"{result['main_budget']:g} nat; 95 % intervals, paired by world. Bold: the interval excludes zero. "
+        "Rewards are of an ensemble of four. Labels are posterior, with s² = ν times the mean square of the reward "
+        "gaps, or fixed; `weights` are by the noise of the rewards. The rule is in `lab/exact/defaults.py`."
     )
 
 
@@ -127,6 +144,13 @@ def _table(candidates: dict[str, Any]) -> str:
 def _parse(arguments: Sequence[str] | None) -> Any:
     parser = experiment.options("lab.exact.defaults", __doc__, "iwpo-lab-exact")
     parser.add_argument("--worlds", type=int, default=WORLDS, help="worlds of a regime")
+    parser.add_argument(
+        "--confirm",
+        nargs="+",
+        choices=CANDIDATES,
+        metavar="CANDIDATE",
+        help="judge these in the table's worlds, no more",
+    )
     return parser.parse_args(arguments)
 
 
