@@ -18,6 +18,7 @@ from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
+from iwpo_fast.pipeline.origin import origin_of
 from iwpo_fast.pipeline.rows_file import write_rows
 from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.world import World
@@ -38,7 +39,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.prepared, folder.held_out, *files_in(folder.tiny_model)]
+    rows = [folder.prepared, folder.held_out]
+    return [*rows, *map(origin_of, rows), *files_in(folder.tiny_model)]
 
 
 def check(job: PipelineJob) -> None:

@@ -29,6 +29,7 @@ from iwpo_fast.importance.preferred_report import preferred_lines, preferred_rep
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.origin import origin_of
 from iwpo_fast.pipeline.preferred import check_preferred, draws_for, proposal_of, with_preferred
 from iwpo_fast.pipeline.response_texts import ResponseTexts, response_texts
 from iwpo_fast.pipeline.rows_file import write_rows
@@ -47,7 +48,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.weighted, folder.weight_report, folder.histogram, folder.preferred]
+    return [folder.weighted, origin_of(folder.weighted), folder.weight_report, folder.histogram, folder.preferred]
 
 
 def check(job: PipelineJob) -> None:
