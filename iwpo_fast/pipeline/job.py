@@ -74,6 +74,14 @@ class PipelineJob:
             cache_dir=str(self.cache_dir()),
         )
 
+    def load_given(self) -> tuple[Rows, Rows | None]:
+        """The data as they were given: rows to train on, and rows held out."""
+        return self._once("given", lambda: read_rows(self.config.data))
+
+    def forget_given(self) -> None:
+        """Free their memory, because every stage behind `prepare` reads what that has written."""
+        self._kept.pop("given", None)
+
     def read_prepared(self) -> Rows:
         """The prepared training rows, with the candidates that the data brought."""
         return self._read(self.folder.prepared)

@@ -13,17 +13,12 @@ import numpy as np
 from iwpo_fast.data.rows import Candidates, Rows
 from iwpo_fast.files import written_aside
 from iwpo_fast.importance.effects import Effects, effects_of
-from iwpo_fast.pipeline.origin import save_origin
 
 EFFECTS = ("weight", "label_smoothing", "drawn")
 
 
 def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> None:
-    """Write texts, candidates and template arguments of `rows`, and the given columns, [N] or [N, k] each.
-
-    Which rows of the data they are stands in a file beside them.
-    """
-    save_origin(path, rows)
+    """Write texts, candidates and template arguments of `rows`, and the given columns, [N] or [N, k] each."""
     plain = {
         name: values.tolist() if isinstance(values, np.ndarray) else list(values) for name, values in columns.items()
     }

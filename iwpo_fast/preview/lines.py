@@ -50,7 +50,12 @@ def preview_lines(
     """
     width = terminal_width() if width is None else width
     colour = terminal_has_colour() if colour is None else colour
-    legend = [Span(f"preview of {source}: "), Span("«trained»", "trained"), Span(" "), Span("‹special token›", "special")]
+    legend = [
+        Span(f"preview of {source}: "),
+        Span("«trained»", "trained"),
+        Span(" "),
+        Span("‹special token›", "special"),
+    ]
     lines = list(wrapped([*legend, Span(f" {NEW_LINE} new line")], width, at_new_lines=False))
     for look in looks:
         lines += _lines_of(look, _Reader(tokenizer), width, full=full)
@@ -134,7 +139,9 @@ class _Reader:
     def _spans(self, part: Part, start: int, stop: int) -> list[Span]:
         """Tokens `start` to `stop`, with the marks of what is trained, special and cut."""
         spans: list[Span] = []
-        kinds = [(bool(part.trained[i]), int(part.ids[i]) in self.special, i >= part.cut_at) for i in range(start, stop)]
+        kinds = [
+            (bool(part.trained[i]), int(part.ids[i]) in self.special, i >= part.cut_at) for i in range(start, stop)
+        ]
         place, was_trained = start, False
         for (trained, special, _), run in groupby(kinds):
             spans += _cut(part, place)

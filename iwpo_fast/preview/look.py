@@ -102,7 +102,11 @@ def look_at(
         columns |= {column: values[row] for column, values in some.columns.items()}
         weight = float(columns["weight"])
         left, reason = (None, UNEVEN) if whole is None else _fate(whole, config, tokenizer.bos_token_id)
-        parts = {} if whole is None else _parts(whole, left, tokenizer.bos_token_id, trained=left is not None and weight != 0)
+        parts = (
+            {}
+            if whole is None
+            else _parts(whole, left, tokenizer.bos_token_id, trained=left is not None and weight != 0)
+        )
         looks.append(Look(name, int(some.numbers[row]), parts, columns, reason))
     return looks
 

@@ -42,7 +42,6 @@ from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.world import World
 
-
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
 
 
