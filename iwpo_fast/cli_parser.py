@@ -34,9 +34,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
         command, *words = arguments or [""]
         if command not in CONFIG:
-            raise ValueError(
-                "no such command: choose iwpo preview, train, run, score or demo."
-            ) from error
+            raise ValueError("no such command: choose iwpo preview, train, run, score or demo.") from error
         explain(command, words, CONFIG[command], _hints_of(command))
         raise ValueError(str(error)) from error
     command = parsed.subcommand

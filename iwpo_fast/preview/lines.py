@@ -10,7 +10,9 @@ import numpy as np
 
 from iwpo_fast.preview.look import Look, Part
 from iwpo_fast.preview.screen import (
+    CLOSING,
     NEW_LINE,
+    OPENING,
     Span,
     cells,
     escaped,
@@ -52,7 +54,7 @@ def preview_lines(
     colour = terminal_has_colour() if colour is None else colour
     legend = [
         Span(f"preview of {source}: "),
-        Span("«trained»", "trained"),
+        Span(f"{OPENING}trained{CLOSING}", "trained"),
         Span(" "),
         Span("‹special token›", "special"),
     ]
@@ -89,12 +91,12 @@ def _numbers(look: Look) -> str:
     """Numbers of tokens, weight and label, and what else the data bring."""
     tokens = ", ".join(f"{name} {_tokens(part)}" for name, part in look.parts.items())
     columns = ", ".join(f"{name} {_number(value)}" for name, value in look.columns.items())
-    return f"{tokens}; {columns}" if tokens else columns
+    return f"{tokens} tokens; {columns}" if tokens else columns
 
 
 def _tokens(part: Part) -> str:
     total = len(part.ids) + part.cut
-    return f"{len(part.ids):,} of {total:,} tokens" if part.cut else f"{total:,} tokens"
+    return f"{len(part.ids):,} of {total:,}" if part.cut else f"{total:,}"
 
 
 def _number(value: np.ndarray) -> str:
@@ -122,17 +124,19 @@ class _Reader:
         room -= len(f" [… {n:,} tokens …] ")
         head = self._longest(part, 2 * room // 3, from_end=False)
         tail = self._longest(part, room - 2 * room // 3, from_end=True)
-        between = Span(f" [… {n - head - tail:,} tokens …] ", "note")
-        return [*self._spans(part, 0, head), between, *self._spans(part, n - tail, n)]
+        first, last = self._spans(part, 0, head), self._spans(part, n - tail, n)
+        if head and tail and part.trained[head - 1 : n - tail + 1].all():  # then one mark goes around both
+            first, last = first[:-1], last[1:]
+        return [*first, Span(f" [… {n - head - tail:,} tokens …] ", "note"), *last]
 
     def _longest(self, part: Part, room: int, *, from_end: bool) -> int:
         """How many tokens of the beginning or the end fit, of whole characters."""
         n = len(part.ids)
         for count in range(min(room, n), 0, -1):
             span = (n - count, n) if from_end else (0, count)
-            spans = self._spans(part, *span)
-            broken = spans and (spans[0].text.startswith("\ufffd") if from_end else spans[-1].text.endswith("\ufffd"))
-            if not broken and _cells_of(spans) <= room:
+            text = self._text(part, *span)
+            broken = text.startswith("\ufffd") if from_end else text.endswith("\ufffd")
+            if not broken and _cells_of(self._spans(part, *span)) <= room:
                 return count
         return 0
 
@@ -174,4 +178,4 @@ def _cut(part: Part, place: int) -> list[Span]:
 
 def _mark(before: bool, after: bool) -> list[Span]:
     """Where trained tokens begin or end."""
-    return [] if before == after else [Span("«" if after else "»", "trained")]
+    return [] if before == after else [Span(OPENING if after else CLOSING, "trained")]

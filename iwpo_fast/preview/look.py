@@ -98,7 +98,7 @@ def look_at(
     looks = []
     for row, name in enumerate(wanted):
         whole = encoded.take(np.array([place[row]])) if row in place else None
-        columns = {"weight": np.ones(()), "label_smoothing": np.array(label_smoothing)}
+        columns = {"weight": np.ones(())} | ({"label_smoothing": np.array(label_smoothing)} if label_smoothing else {})
         columns |= {column: values[row] for column, values in some.columns.items()}
         weight = float(columns["weight"])
         left, reason = (None, UNEVEN) if whole is None else _fate(whole, config, tokenizer.bos_token_id)

@@ -14,6 +14,8 @@ COLOURS = {"plain": "", "trained": "32", "special": "35", "note": "33", "name": 
 """SGR codes of styles."""
 
 NEW_LINE = "↵"
+OPENING, CLOSING = "«", "»"
+"""Around what is trained."""
 WIDEST, ELSEWHERE = 120, 100
 """Cells of a line: at most, and where no terminal says how many it has."""
 
@@ -77,7 +79,8 @@ def wrapped(spans: Sequence[Span], width: int, *, at_new_lines: bool) -> Iterato
 def _end_of_line(text: list[str], width: int, at_new_lines: bool) -> int:
     """How many characters go into the line."""
     if at_new_lines and NEW_LINE in text:
-        text = text[: text.index(NEW_LINE) + 1]
+        behind = text.index(NEW_LINE) + 1
+        text = text[: behind + (text[behind : behind + 1] == [CLOSING])]
     used, end = 0, 0
     while end < len(text) and (used := used + _cells(text[end])) <= width:
         end += 1
