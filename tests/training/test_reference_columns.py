@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from toy_pairs import write_pairs
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig, TinyConfig, TrainConfig
-from iwpo_fast.data import read_rows, tokenise
+from iwpo_fast.data import Pairs, Rows, read_rows, tokenise
+from iwpo_fast.data.columns import REFERENCE
+from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.training import reference_columns, train
@@ -72,6 +75,21 @@ def test_a_row_of_another_text_is_named_by_its_line_wherever_it_stands(given, si
     with pytest.raises(ValueError, match=rf"^In pairs\.jsonl, row 15 has the ref_{side}_logps .*, and the model gives"):
         train(config_of(path))
     assert not (path.parent / "run" / "checkpoints").exists()
+
+
+def test_in_half_precision_a_long_completion_may_differ_by_less_a_token_than_a_short_one() -> None:
+    lengths, off = [4, 100], 0.06
+    tokens = Ragged.from_rows([[7] * n for n in lengths])
+    rows = Rows("x.jsonl", np.array([1, 2]), ["p"] * 2, ["a"] * 2, ["b"] * 2)
+    own = -np.array([lengths, lengths], dtype=np.float64).T
+    columns = {name: own[:, 0] * (1 + off) for name in REFERENCE}
+    pairs = Pairs(tokens, tokens, tokens, np.ones(2), columns=columns, row=np.arange(2))
+    with pytest.raises(ValueError, match=r"^In x\.jsonl, row 2 has the ref_chosen_logps"):
+        reference_columns.refuse_stale(pairs, own, rows, torch.bfloat16)
+    short = reference_columns.refuse_stale(pairs.take(np.array([0])), own[:1], rows, torch.bfloat16)
+    assert short == pytest.approx(off)
+    with pytest.raises(ValueError, match=r"row 1 \(the first of 2\)"):
+        reference_columns.refuse_stale(pairs, own, rows, torch.float32)
 
 
 def test_columns_that_are_meant_to_differ_are_taken_as_they_are_and_the_run_says_so(given, capsys) -> None:

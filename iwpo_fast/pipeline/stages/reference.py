@@ -19,7 +19,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.rewards.features import PairFeatures, features_key
-from iwpo_fast.training.reference_columns import TOLERANCE, refuse_stale
+from iwpo_fast.training.reference_columns import refuse_stale
 
 WHAT = "log-probs and features of the frozen model"
 NEEDS = ("prepare", "sample")
@@ -78,4 +78,4 @@ def _check_reference_columns(job: PipelineJob, features: PairFeatures) -> None:
     assert features.mean_logps is not None, "a pass of the model gives log-probs"
     sides = ((table.chosen, pairs.chosen), (table.rejected, pairs.rejected))
     own = np.stack([features.mean_logps[response] * tokens.lengths for response, tokens in sides], axis=1)
-    refuse_stale(pairs, own, job.load_rows(), TOLERANCE[job.load_policy().compute_dtype])
+    refuse_stale(pairs, own, job.load_rows(), job.load_policy().compute_dtype)
