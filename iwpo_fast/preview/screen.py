@@ -16,6 +16,7 @@ COLOURS = {"plain": "", "trained": "32", "special": "35", "note": "33", "name": 
 NEW_LINE = "↵"
 OPENING, CLOSING = "«", "»"
 """Around what is trained."""
+BREAK_BEHIND, BREAK_BEFORE = f" {NEW_LINE}›", "‹"
 WIDEST, ELSEWHERE = 120, 100
 """Cells of a line: at most, and where no terminal says how many it has."""
 
@@ -61,19 +62,21 @@ def _cells(character: str) -> int:
 
 
 def wrapped(spans: Sequence[Span], width: int, *, at_new_lines: bool) -> Iterator[list[Span]]:
-    """The lines of at most `width` cells, broken behind a space in their last third if there is one.
+    """The lines of at most `width` cells, broken at a space or a mark in their last third if there is one.
 
     Args:
         at_new_lines: break behind every new line of the text too.
     """
-    left = [(character, style) for text, style in spans for character in text]
-    while left:
-        end = _end_of_line([character for character, _ in left[: 2 * width]], width, at_new_lines)
-        line, left = left[:end], left[end:]
+    characters = [(character, style) for text, style in spans for character in text]
+    start = 0
+    while start < len(characters):
+        some = characters[start : start + 2 * width]
+        end = _end_of_line([character for character, _ in some], width, at_new_lines)
         yield [
             Span("".join(character for character, _ in run), style)
-            for style, run in groupby(line, key=lambda item: item[1])
+            for style, run in groupby(some[:end], key=lambda item: item[1])
         ]
+        start += end
 
 
 def _end_of_line(text: list[str], width: int, at_new_lines: bool) -> int:
@@ -86,8 +89,8 @@ def _end_of_line(text: list[str], width: int, at_new_lines: bool) -> int:
         end += 1
     if end == len(text):
         return end
-    spaces = [i + 1 for i in range(2 * end // 3, end) if text[i] == " "]
-    return spaces[-1] if spaces else max(end, 1)
+    breaks = [i for i in range(max(1, 2 * end // 3), end + 1) if text[i - 1] in BREAK_BEHIND or text[i] in BREAK_BEFORE]
+    return breaks[-1] if breaks else max(end, 1)
 
 
 def painted(spans: Sequence[Span], *, colour: bool) -> str:
