@@ -17,7 +17,6 @@ from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.order import MicroBatch, micro_batches
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
@@ -32,7 +31,7 @@ from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.plan import plan_lines
-from iwpo_fast.training.reference_columns import check_reference_columns
+from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
@@ -94,7 +93,8 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
 
     job = _with_references(job)
     if not folder.has_progress:
-        _self_test(job, tokenizer, rows, held_out_rows)
+        world.say(*reference_lines(job, rows, held_out_rows))
+        _self_test(job, tokenizer)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
@@ -223,15 +223,9 @@ def _preview(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[s
     return preview_lines(looks, tokenizer, rows.source)
 
 
-def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase, rows: Rows, held_out_rows: Rows | None) -> None:
-    """Compare policy and reference: on the first micro-batch of the first step, or what the data bring of it."""
-    if job.pairs.ref_logps is None:
-        return
-    for part, read in ((job, rows), (job.evaluation, held_out_rows)):
-        if part is not None and read is not None and REFERENCE[0] in part.pairs.columns:
-            unread = f"the reference log-probs of {read.source} are taken as they are, because self_test is false"
-            job.world.say(check_reference_columns(part, read) if job.config.self_test else unread)
-    if not job.config.self_test or job.pairs.ref_token_logps is None:
+def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compare policy and reference on the first micro-batch of the first step."""
+    if not job.config.self_test or job.pairs.ref_logps is None:
         return
     tokens, budget = job.policy.tokens(job.pairs), job.config.optim.tokens_per_batch
     first = micro_batches(job.rows_of_step(0), tokens, budget=budget)[0][0]

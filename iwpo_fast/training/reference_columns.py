@@ -18,6 +18,25 @@ CHECKED = 2_000
 HALF = (torch.bfloat16, torch.float16)
 
 
+def reference_lines(job: Job, rows: Rows, held_out_rows: Rows | None) -> list[str]:
+    """What was found of the log-probs that the data bring, if the objective reads them; nothing where they bring none.
+
+    All ranks call it.
+
+    Raises:
+        ValueError: a row, to train on or held out, has log-probs of another model or another text.
+    """
+    lines = []
+    for part, read in ((job, rows), (job.evaluation, held_out_rows)):
+        if part is None or read is None or part.pairs.ref_logps is None or REFERENCE[0] not in part.pairs.columns:
+            continue
+        if job.config.self_test:
+            lines.append(check_reference_columns(part, read))
+        else:
+            lines.append(f"the reference log-probs of {read.source} are taken as they are, because self_test is false")
+    return lines
+
+
 def check_reference_columns(job: Job, rows: Rows) -> str:
     """Run pairs of the job, all of them or `CHECKED` drawn at random, and compare. All ranks call it.
 
