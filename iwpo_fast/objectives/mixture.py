@@ -283,7 +283,7 @@ def _check_scores(
     # In the type that training reads them in.
     chosen, rejected = (columns[side].astype(np.float32) for side in SCORES)
     chosen, rejected = chosen.reshape(len(chosen), -1), rejected.reshape(len(rejected), -1)
-    absent = (np.isnan(chosen) | np.isnan(rejected)).any(1)
+    absent = np.asarray((np.isnan(chosen) | np.isnan(rejected)).any(1))
     if absent.any():
         raise ValueError(
             f"The objective {name} needs all scores, and {absent.sum()} pairs of {source} lack one"
@@ -295,7 +295,7 @@ def _check_scores(
             "scores, or choose another objective."
         )
     if Reads.POSITIVE_GAP in objective.reads:
-        wrong = (chosen - rejected).mean(1) <= 0
+        wrong = np.asarray((chosen - rejected).mean(1) <= 0)
         if wrong.any():
             raise ValueError(
                 f"The objective {name} needs score_chosen above score_rejected, and in {wrong.sum()} pairs of {source} "
