@@ -176,7 +176,6 @@ def test_numbers_of_rows_that_have_moved_redo_no_later_stage_and_messages_have_t
     assert [row["rejected"] for row in _given(rows.numbers)] == rows.rejected
 
 
-@pytest.mark.slow
 def test_stale_reference_columns_are_refused_behind_the_reference_pass(place) -> None:
     write(toy_rows(12))
     data = DataConfig(path=DATA, eval_fraction=0.0, max_length=96)

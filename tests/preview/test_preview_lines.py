@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from iwpo_fast.config import DataConfig
@@ -77,11 +77,16 @@ def test_the_place_of_a_cut_says_how_many_tokens_it_took(tokenizer, write) -> No
     assert "  chosen   «ab»[7 tokens cut]" in lines
 
 
-def test_a_beginning_of_sequence_token_stands_before_the_cut() -> None:
-    part = Part(np.array([1, 30, 31]), np.array([], int), np.zeros(3, bool), cut=4, cut_at=1)
-    tokenizer = train_tokenizer([], 260)
-    lines = preview_lines([Look("row 1", 1, {"prompt": part}, {}, None)], tokenizer, "x", width=80, colour=False)
-    assert re.fullmatch(r"  prompt   ‹<\|im_start\|>›\[4 tokens cut\]..", lines[2])
+def test_a_beginning_of_sequence_token_stands_before_the_cut(tokenizer, write) -> None:
+    start = "<|im_start|>"
+    core = tokenizer.backend_tokenizer
+    core.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=[(start, 1)])
+    tokenizer.bos_token = start
+    lines = shown(tokenizer, write([{"prompt": "0123456789", "chosen": "abcdefgh", "rejected": "x"}], max_length=12))
+    assert lines[:2] == [
+        "row: prompt 3 of 11, chosen 9, rejected 2 tokens; weight 1",
+        f"  prompt   ‹{start}›[8 tokens cut]89",
+    ]
 
 
 @pytest.mark.parametrize(
