@@ -74,6 +74,13 @@ def _train(settings: object) -> None:
     train(dataclass_from(TrainConfig, settings))
 
 
+def _preview(settings: object) -> None:
+    from iwpo_fast.preview.command import preview
+
+    options = {name: getattr(settings, name) for name in ("rows", "full")}
+    preview(dataclass_from(RunConfig, settings), **options)
+
+
 def _score(settings: object) -> None:
     from iwpo_fast.scoring import score_file
 
@@ -95,4 +102,4 @@ def _quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-RUN = {"train": _train, "run": _run, "score": _score, "demo": _demo}
+RUN = {"preview": _preview, "train": _train, "run": _run, "score": _score, "demo": _demo}

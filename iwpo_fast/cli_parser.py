@@ -14,9 +14,12 @@ from iwpo_fast.config import DemoConfig, RunConfig, ScoreConfig, TrainConfig
 from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 
-CONFIG = {"train": TrainConfig, "run": RunConfig, "score": ScoreConfig, "demo": DemoConfig}
-OPTIONS = {"from": str | None, "only": str | None, "force": bool}
-"""What `iwpo run` takes beside its configuration."""
+CONFIG = {"preview": RunConfig, "train": TrainConfig, "run": RunConfig, "score": ScoreConfig, "demo": DemoConfig}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "run": {"from": str | None, "only": str | None, "force": bool},
+    "preview": {"rows": str | None, "full": bool},
+}
+"""What commands take beside their configuration."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
@@ -31,7 +34,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
         command, *words = arguments or [""]
         if command not in CONFIG:
-            raise ValueError("no such command: choose iwpo train, iwpo run, iwpo score or iwpo demo.") from error
+            raise ValueError("no such command: choose iwpo preview, train, run, score or demo.") from error
         explain(command, words, CONFIG[command], _hints_of(command))
         raise ValueError(str(error)) from error
     command = parsed.subcommand
@@ -42,7 +45,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
 
 
 def _hints_of(command: str) -> dict[str, Any]:
-    return hints_of(CONFIG[command]) | (OPTIONS if command == "run" else {})
+    return hints_of(CONFIG[command]) | OPTIONS.get(command, {})
 
 
 class _Help(DefaultHelpFormatter):
@@ -71,6 +74,7 @@ def make_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True)
+    commands.add_subcommand("preview", _preview_parser(), help="look at pairs as they would be trained on")
     commands.add_subcommand("train", _parser_of(TrainConfig), help="train on preference pairs")
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
@@ -90,4 +94,12 @@ def _run_parser() -> ArgumentParser:
     parser.add_argument("--from", type=str | None, help="Do this stage and all later ones again.")
     parser.add_argument("--only", type=str | None, help="Do this stage alone.")
     parser.add_argument("--force", type=bool, default=False, help="Do every stage again.")
+    return parser
+
+
+def _preview_parser() -> ArgumentParser:
+    """It takes the settings of every recipe, so that `preview` can stand in the place of `train` or `run`."""
+    parser = _parser_of(RunConfig)
+    parser.add_argument("--rows", type=str | None, help="Show these rows of data.path, such as 3,17.")
+    parser.add_argument("--full", type=bool, default=False, help="Show texts whole, not their beginnings and ends.")
     return parser

@@ -6,6 +6,7 @@ import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from iwpo_fast.files import remove_leftovers
 
@@ -25,15 +26,20 @@ class Inside:
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder at `path`; subclasses name what is inside it."""
+    """A folder at `path`; subclasses name what is inside it.
 
+    Attributes:
+        OPENED: what a process leaves that has opened the folder and done no work in it.
+    """
+
+    OPENED: ClassVar[tuple[str, ...]] = (LOCK,)
     path: Path
 
     @property
     def is_used(self) -> bool:
         """Whether it holds anything but leftovers of a process that was killed while it opened the folder."""
         return self.path.is_dir() and any(
-            path.name != LOCK and not (path.name.startswith(".") and path.name.endswith(".tmp"))
+            path.name not in self.OPENED and not (path.name.startswith(".") and path.name.endswith(".tmp"))
             for path in self.path.iterdir()
         )
 

@@ -68,10 +68,17 @@ def numeric_columns(records: Records, source: str) -> dict[str, np.ndarray]:
 
 def _reward_models(records: Records, source: str) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
-    lists = (record[name] for record in records.values() for name in SCORES if isinstance(record.get(name), list))
-    first = next(lists, None)
+    lists = (
+        (number, record[name])
+        for number, record in records.items()
+        for name in SCORES
+        if isinstance(record.get(name), list)
+    )
+    number, first = next(lists, (0, None))
     if first == []:
-        raise ValueError(f"{source} has an empty list of scores: give one number, or one per reward model.")
+        raise ValueError(
+            f"In {source}, row {number} has an empty list of scores: give one number, or one per reward model."
+        )
     return None if first is None else len(first)
 
 

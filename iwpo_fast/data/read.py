@@ -38,7 +38,7 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     rows, prompt_ids = _canonical_rows(records, source, config)
     _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
-        return rows, _evaluation_rows(config, names)
+        return rows, _evaluation_rows(config, names, rows)
     held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
@@ -83,14 +83,21 @@ def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
         )
 
 
-def _evaluation_rows(config: DataConfig, names: Mapping[str, str]) -> Rows:
-    """The rows of `eval_path` or `eval_split`."""
+def _evaluation_rows(config: DataConfig, names: Mapping[str, str], training: Rows) -> Rows:
+    """The rows of `eval_path` or `eval_split`, which are text or conversations as those for training are."""
     path, setting = (config.eval_path, "data.eval_path") if config.eval_path else (config.path, "data.path")
     records, columns = read_records(path, config.eval_split, names, setting=setting)
     # Evaluation data often lack weights and scores.
     texts = {ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}
     check_mapping(texts, columns, source_name(path))
-    return _named_held_out(_canonical_rows(records, source_name(path), config)[0])
+    rows = _canonical_rows(records, source_name(path), config)[0]
+    if rows.conversational != training.conversational:
+        kinds = [
+            f"{part.source}, row {part.numbers[0]}, is {'a conversation' if part.conversational else 'plain text'}"
+            for part in (training, rows)
+        ]
+        raise ValueError(f"{' and '.join(kinds)}: make training and evaluation data of one kind.")
+    return _named_held_out(rows)
 
 
 def _named_held_out(rows: Rows) -> Rows:

@@ -154,8 +154,22 @@ class Mixture:
             terms.append(self.coefficients[name] * loss)
         return sum(terms[1:], start=terms[0])
 
-    def check_columns(self, columns: Mapping[str, np.ndarray], smoothing: np.ndarray | float, source: str) -> None:
-        """Raise ValueError if the data lack what an objective needs, or flip labels that it cannot flip."""
+    def check_columns(
+        self,
+        columns: Mapping[str, np.ndarray],
+        smoothing: np.ndarray | float,
+        source: str,
+        numbers: np.ndarray | None = None,
+        *,
+        scored_later: bool = False,
+    ) -> None:
+        """Raise ValueError if the data lack what an objective needs, or flip labels that it cannot flip.
+
+        Args:
+            columns: [P] each.
+            numbers: int64 [P], the rows of the source that a sentence can name.
+            scored_later: scores are not of the data, so they are not asked of them.
+        """
         for objective in self.objectives:
             name, reason = objective.name, objective.one_sided
             if reason is not None and np.any(np.asarray(smoothing) > 0):
@@ -168,8 +182,8 @@ class Mixture:
                     f"The objective {name} needs the reference's log-prob of every token, and {source} brings only "
                     f"their sums: leave the columns {' and '.join(REFERENCE)} out."
                 )
-            if Reads.SCORES in objective.reads:
-                _check_scores(objective, columns, source)
+            if Reads.SCORES in objective.reads and not scored_later:
+                _check_scores(objective, columns, source, numbers)
 
 
 def _settings_by_objective(
@@ -257,7 +271,9 @@ def _check_transforms(divergence: DivergenceName, objectives: tuple[Objective, .
         )
 
 
-def _check_scores(objective: Objective, columns: Mapping[str, np.ndarray], source: str) -> None:
+def _check_scores(
+    objective: Objective, columns: Mapping[str, np.ndarray], source: str, numbers: np.ndarray | None
+) -> None:
     name = objective.name
     if "score_chosen" not in columns:
         raise ValueError(
@@ -267,18 +283,25 @@ def _check_scores(objective: Objective, columns: Mapping[str, np.ndarray], sourc
     # In the type that training reads them in.
     chosen, rejected = (columns[side].astype(np.float32) for side in SCORES)
     chosen, rejected = chosen.reshape(len(chosen), -1), rejected.reshape(len(rejected), -1)
-    absent = int((np.isnan(chosen) | np.isnan(rejected)).any(1).sum())
-    if absent:
-        raise ValueError(f"The objective {name} needs all scores, and {absent} pairs of {source} lack one: add them.")
+    absent = np.asarray((np.isnan(chosen) | np.isnan(rejected)).any(1))
+    if absent.any():
+        raise ValueError(
+            f"The objective {name} needs all scores, and {absent.sum()} pairs of {source} lack one"
+            f"{_first_row(absent, numbers)}: add them."
+        )
     if Reads.FAMILY in objective.reads and chosen.shape[1] == 1:
         raise ValueError(
             f"The objective {name} needs scores of several reward models, and {source} has those of one: give lists of "
             "scores, or choose another objective."
         )
     if Reads.POSITIVE_GAP in objective.reads:
-        wrong = int(((chosen - rejected).mean(1) <= 0).sum())
-        if wrong:
+        wrong = np.asarray((chosen - rejected).mean(1) <= 0)
+        if wrong.any():
             raise ValueError(
-                f"The objective {name} needs score_chosen above score_rejected, and in {wrong} pairs of {source} it is "
-                "not: leave these out, or choose another objective."
+                f"The objective {name} needs score_chosen above score_rejected, and in {wrong.sum()} pairs of {source} "
+                f"it is not{_first_row(wrong, numbers)}: leave these out, or choose another objective."
             )
+
+
+def _first_row(wrong: np.ndarray, numbers: np.ndarray | None) -> str:
+    return "" if numbers is None else f", first in row {numbers[wrong.argmax()]}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
+from iwpo_fast.output_folder import LOCK, Inside, OutputFolder, not_ours
 
 
 class PipelineFolder(OutputFolder):
     """Paths inside `output_dir`. A stage writes its own files only, aside and then renamed."""
+
+    OPENED = (LOCK, "cache")  # tokens of data that were refused before the first stage
 
     manifest = Inside("manifest.json")
 

@@ -20,6 +20,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.origin import read_written
 from iwpo_fast.rewards import PairTable
 from iwpo_fast.rewards.features import PairFeatures, pair_features
 from iwpo_fast.sampling.store import load_records, with_samples
@@ -72,6 +73,14 @@ class PipelineJob:
             as_chat=False,
             cache_dir=str(self.cache_dir()),
         )
+
+    def load_given(self) -> tuple[Rows, Rows | None]:
+        """The data as they were given: rows to train on, and rows held out."""
+        return self._once("given", lambda: read_rows(self.config.data))
+
+    def forget_given(self) -> None:
+        """Free their memory, because every stage behind `prepare` reads what that has written."""
+        self._kept.pop("given", None)
 
     def read_prepared(self) -> Rows:
         """The prepared training rows, with the candidates that the data brought."""
@@ -165,7 +174,7 @@ class PipelineJob:
         return with_samples(rows, load_records(self.folder.samples)) if self.config.candidates.per_prompt else rows
 
     def _read(self, path: Path) -> Rows:
-        return read_rows(self.data(path))[0]
+        return read_written(self.data(path))[0]
 
     def _tokenised(self, rows: Rows) -> tuple[Pairs, Ledger]:
         with self.world.main_first():

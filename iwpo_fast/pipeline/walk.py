@@ -10,8 +10,10 @@ from typing import Any
 from iwpo_fast.config import RunConfig
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.given import check_given
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest, Result, key_of
+from iwpo_fast.pipeline.origin import without_origins
 from iwpo_fast.pipeline.stages import STAGES, Checks, Resumes, Stage, WorksOnAllRanks, stages_of
 from iwpo_fast.world import World
 
@@ -54,7 +56,7 @@ def settings_and_key(name: str, config: RunConfig, manifest: Manifest) -> tuple[
     stage = STAGES[name]
     settings = stage.settings(config)
     needs = [needed for needed in stage.NEEDS if needed in stages_of(config)]
-    return settings, key_of(name, settings, {needed: manifest.outputs(needed) for needed in needs})
+    return settings, key_of(name, settings, {needed: without_origins(manifest.outputs(needed)) for needed in needs})
 
 
 def _start(
@@ -92,10 +94,17 @@ def _result(stage: Stage, job: PipelineJob) -> Result:
 
 def _check_ahead(names: tuple[str, ...], job: PipelineJob) -> None:
     """Raise ValueError for what would stop one of these stages only after work had been done."""
-    for name in names if job.world.is_main else ():
+    if not job.world.is_main:
+        return
+    alone = job.alone()
+    for name in names:
         stage = STAGES[name]
         if isinstance(stage, Checks):
-            stage.check(job.alone())
+            stage.check(alone)
+    if "reference" in names:  # the first that reads tokens
+        check_given(alone)
+    if "prepare" not in names:
+        alone.forget_given()
 
 
 def _title(name: str, stages: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from iwpo_fast.config import TrainConfig
+from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
@@ -25,11 +25,13 @@ from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
+from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.plan import plan_lines
+from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
@@ -39,9 +41,14 @@ from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
 from iwpo_fast.world import World
 
+Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
 
-def train(config: TrainConfig) -> TrainSummary | None:
+
+def train(config: TrainConfig, *, read: Read = read_rows) -> TrainSummary | None:
     """Run or resume the training that `config` describes.
+
+    Args:
+        read: gives the rows to train on and those held out, under the numbers that messages call them by.
 
     Returns:
         The summary, or None after a dry run.
@@ -55,10 +62,10 @@ def train(config: TrainConfig) -> TrainSummary | None:
         return None
     recorded = RunFolder(Path(config.output_dir)).threads
     with deterministic_algorithms(config.deterministic), threads_of_run(recorded) as other_threads:
-        return _train(config, other_threads)
+        return _train(config, other_threads, read)
 
 
-def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | None:
+def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainSummary | None:
     world = World.start(config.device)
     check_on_device(config.model, world.device)
     mesh = shard_mesh(world, config.shard_over)
@@ -68,7 +75,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
         return TrainSummary.load(folder.summary)
 
     loss = PreferenceLoss(config.objective)
-    rows, held_out_rows = read_rows(config.data)
+    rows, held_out_rows = read(config.data)
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
     pairs, ledgers[folder.ledger] = _tokenised(rows, tokenizer, loss, config, world)
@@ -80,12 +87,13 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     job = Job(config, world, policy, loss, pairs, held_out)
     for ledger in ledgers.values():
         world.say(*ledger.lines())
-    world.say(*plan_lines(job))
+    world.say(*_preview(job, rows, tokenizer), *plan_lines(job))
     if config.dry_run:
         return None
 
     job = _with_references(job)
     if not folder.has_progress:
+        world.say(*reference_lines(job, rows, held_out_rows))
         _self_test(job, tokenizer)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
@@ -188,7 +196,7 @@ def _tokenised(
     """The pairs of the rows, which have what the objective needs; candidates in no pair are not trained on."""
     with world.main_first():
         pairs, ledger = tokenise(rows.without_candidates(), tokenizer, config.data, progress=world.is_main)
-    loss.check_data(pairs, rows.source)
+    loss.check_data(pairs, rows)
     return pairs, ledger
 
 
@@ -206,6 +214,13 @@ def _with_references(job: Job) -> Job:
     )
     held_out = None if job.held_out is None else reference(job.held_out)
     return replace(job, pairs=reference(job.pairs), held_out=held_out)
+
+
+def _preview(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A short, a median and a long pair, as they are trained on."""
+    smoothing = job.config.objective.label_smoothing
+    looks = look_at(rows, typical(job.pairs), tokenizer, job.config.data, smoothing)
+    return preview_lines(looks, tokenizer, rows.source)
 
 
 def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:

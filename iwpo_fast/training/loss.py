@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iwpo_fast.config import ObjectiveConfig
-from iwpo_fast.data import Pairs
+from iwpo_fast.data import Pairs, Rows
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
@@ -42,10 +42,10 @@ class PreferenceLoss:
         self._fused = self.mixture.fused
         self._smoothing = config.label_smoothing
 
-    def check_data(self, pairs: Pairs, source: str) -> None:
-        """Raise ValueError if the data lack what the objective needs."""
+    def check_data(self, pairs: Pairs, rows: Rows) -> None:
+        """Raise ValueError if `pairs`, which were read from `rows`, lack what the objective needs."""
         smoothing = self._smoothing if pairs.label_smoothing is None else pairs.label_smoothing
-        self.mixture.check_columns(pairs.columns, smoothing, source)
+        self.mixture.check_columns(pairs.columns, smoothing, rows.source, rows.numbers[pairs.row])
 
     def token_logps(self, policy: Policy, batch: FlatBatch) -> TokenScores:
         """What the objective reads of the policy."""

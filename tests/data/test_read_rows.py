@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -344,3 +345,22 @@ def test_rows_without_one_prompt_are_dropped_and_counted_on_request(write) -> No
 def test_a_source_of_mismatches_only_is_an_error_even_then(write) -> None:
     with pytest.raises(ValueError, match="row 1 has dialogues that differ"):
         read_rows(write(DIALOGUES[1:2], on_prefix_mismatch="drop"))
+
+
+@pytest.mark.parametrize("conversations", ["training", "evaluation"])
+def test_evaluation_rows_of_another_kind_than_the_training_rows_are_refused(write, tmp_path, conversations) -> None:
+    text = {"prompt": "p\n", "chosen": "a", "rejected": "b"}
+    talk = {name: [{"role": "user", "content": value}] for name, value in text.items()}
+    training, evaluation = (talk, text) if conversations == "training" else (text, talk)
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(f"\n{json.dumps(evaluation)}\n")
+    kinds = {id(talk): "a conversation", id(text): "plain text"}
+    said = f"pairs.jsonl, row 1, is {kinds[id(training)]} and held_out.jsonl, row 2, is {kinds[id(evaluation)]}: make"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        read_rows(write([training], eval_path=str(held_out)))
+
+
+def test_an_empty_list_of_scores_is_named_by_its_row(write) -> None:
+    row = {"prompt": "p\n", "chosen": "a", "rejected": "b", "score_chosen": [], "score_rejected": []}
+    with pytest.raises(ValueError, match=r"^In pairs\.jsonl, row 1 has an empty list of scores"):
+        read_rows(write([row]))

@@ -150,16 +150,17 @@ def test_the_first_process_tunes_a_whole_model_while_the_others_wait(shared, pla
 def test_an_error_of_the_first_process_alone_ends_the_job_with_it(place) -> None:
     """The other waits in a barrier that would hold for hours."""
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
-    write_jsonl(DATA, [row | {"prompt": "say"} for row in toy_rows(4)])
+    write_jsonl(DATA, toy_rows(12))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     settings = {"data.path": DATA, "data.eval_fraction": 0, "output_dir": "run", "device": "cpu", "shard_over": "all"}
+    settings |= {"rewards.calibration": False, "weights.form": "strong", "weights.tau": 1e-300}
     sizes = {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2}
     settings |= {f"model.tiny.{name}": size for name, size in sizes.items()}
     flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     job = subprocess.run([*command, "-m", "iwpo_fast", "run", *flags], capture_output=True, text=True, timeout=HANG)
     assert job.returncode == 1
-    assert "reward: rewards whose levels" in job.stdout
-    assert "iwpo: error on rank 0: " in job.stderr and "give pairs of more prompts" in job.stderr
+    assert "weigh: importance weights" in job.stdout
+    assert "iwpo: error on rank 0: " in job.stderr and "raise weights.tau" in job.stderr
 
 
 def weights_of(place: Path) -> list[float]:

@@ -237,14 +237,14 @@ def test_scores_of_the_data_can_be_the_rewards(place, models) -> None:
     changed = [row | {"score_chosen": row["score_rejected"]} for row in read_jsonl(DATA)]
     write_jsonl(DATA, changed)
     with pytest.raises(
-        ValueError, match=r"train\.jsonl, a completion .*different pairs, rows \d+ and \d+: give it one"
+        ValueError, match=r"pairs\.jsonl, a completion .*different pairs, rows \d+ and \d+: give it one"
     ):
         stages_done(config)
     rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(changed)]
     del rows[3]["score_rejected"]
     write_jsonl(DATA, rows)
     config.data.eval_fraction = 0.0
-    with pytest.raises(ValueError, match=r"In .*train\.jsonl, row 4 lacks a score although rewards\.source is columns"):
+    with pytest.raises(ValueError, match=r"In pairs\.jsonl, row 4 lacks a score although rewards\.source is columns"):
         stages_done(config)
     write_jsonl(DATA, toy_rows(40))
     with pytest.raises(ValueError, match=r"rewards\.source is columns but the data have no score_chosen"):

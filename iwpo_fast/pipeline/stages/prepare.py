@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from iwpo_fast.config import LATER_SETTINGS, DataConfig, RunConfig
-from iwpo_fast.data import read_rows
 from iwpo_fast.data.ledger import counted
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import TOKEN_SETTINGS
@@ -18,6 +17,7 @@ from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
+from iwpo_fast.pipeline.origin import origin_of, save_origin
 from iwpo_fast.pipeline.rows_file import write_rows
 from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.world import World
@@ -38,36 +38,32 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.prepared, folder.held_out, *files_in(folder.tiny_model)]
+    rows = [folder.prepared, folder.held_out]
+    return [*rows, *map(origin_of, rows), *files_in(folder.tiny_model)]
 
 
 def check(job: PipelineJob) -> None:
-    """Read the data in a dry run; any other run reads them at once."""
-    if job.config.dry_run:
-        _read(job.config)
+    """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
+    rows, _ = job.load_given()
+    if job.config.rewards.source == "columns":
+        check_has_scores(rows.columns)
 
 
 def run(job: PipelineJob) -> Result:
-    rows, held_out = _read(job.config)
+    rows, held_out = job.load_given()
+    job.forget_given()
     if job.config.model.path == "tiny":
         _make_tiny_model(job, rows)
-    write_rows(job.folder.prepared, rows, rows.columns)
-    if held_out is not None:
-        write_rows(job.folder.held_out, held_out, held_out.columns)
+    for path, part in ((job.folder.prepared, rows), (job.folder.held_out, held_out)):
+        if part is not None:
+            write_rows(path, part, part.columns)
+            save_origin(path, part)
     result = {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
     if rows.candidates is None:
         return result
     counts = rows.candidates.counts
     print(f"candidates of training prompts: {counted(counts)}")
     return result | {"candidates": counts}
-
-
-def _read(config: RunConfig) -> tuple[Rows, Rows | None]:
-    """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
-    rows, held_out = read_rows(config.data)
-    if config.rewards.source == "columns":
-        check_has_scores(rows.columns)
-    return rows, held_out
 
 
 def _make_tiny_model(job: PipelineJob, rows: Rows) -> None:

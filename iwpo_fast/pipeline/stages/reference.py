@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.ledger import counted
 from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import save_tensors
@@ -17,6 +19,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.rewards.features import PairFeatures, features_key
+from iwpo_fast.training.reference_columns import refuse_stale
 
 WHAT = "log-probs and features of the frozen model"
 NEEDS = ("prepare", "sample")
@@ -50,6 +53,7 @@ def on_all_ranks(job: PipelineJob) -> tuple[PairFeatures, str]:
     features, held_out = job.load_features(), job.load_held_out()
     if held_out is not None:
         job.features(held_out)
+    _check_reference_columns(job, features)
     return features, features_key(job.load_policy(), job.load_pairs())
 
 
@@ -64,3 +68,14 @@ def run(job: PipelineJob, features_and_key: tuple[PairFeatures, str]) -> Result:
         return result
     print(f"candidates: {counted(counts)}")
     return result | {"candidates": counts}
+
+
+def _check_reference_columns(job: PipelineJob, features: PairFeatures) -> None:
+    """Compare the log-probs that the data bring with those of the pass, which training would find stale only later."""
+    pairs, table = job.load_pairs(), features.table
+    if not job.config.self_test or REFERENCE[0] not in pairs.columns:
+        return
+    assert features.mean_logps is not None, "a pass of the model gives log-probs"
+    sides = ((table.chosen, pairs.chosen), (table.rejected, pairs.rejected))
+    own = np.stack([features.mean_logps[response] * tokens.lengths for response, tokens in sides], axis=1)
+    refuse_stale(pairs, own, job.load_rows(), job.load_policy().compute_dtype)

@@ -20,6 +20,7 @@ from iwpo_fast.config import RunConfig
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
 from iwpo_fast.models.load import model_location
+from iwpo_fast.pipeline.external_scores import scores_of_responses_in
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.learnt_model import describe_model, save_reward_model
@@ -34,7 +35,6 @@ from iwpo_fast.rewards import (
     scores_of_responses,
 )
 from iwpo_fast.rewards.calibrated_elsewhere import calibrated_elsewhere
-from iwpo_fast.rewards.checks import check_has_scores
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.rewards.feature_reader import FeatureReader, model_settings, tokenizer_of
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
@@ -125,46 +125,10 @@ def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.
 
 
 def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
-    columns = job.load_pairs().columns
-    check_has_scores(columns)
-    given = columns["score_chosen"], columns["score_rejected"]
-    response, score = _given_scores(job, table, *given)
+    response, score = scores_of_responses_in(job.load_rows(), job.load_pairs())
     raw = np.empty((len(table.prompt_of), score.shape[1]))
     raw[response] = score
     return scores_of_responses(raw, table, prompt_cluster, job.config.rewards)
-
-
-def _given_scores(
-    job: PipelineJob, table: PairTable, chosen: np.ndarray, rejected: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Responses, int64 [n], and their scores [n, members], of chosen, rejected and candidates.
-
-    Raises:
-        ValueError: naming rows, a response has no score, or another one in another place.
-    """
-    rows, pairs = job.load_rows(), job.load_pairs()
-    number = np.tile(rows.numbers[pairs.row], 2)
-    response = np.concatenate([table.chosen, table.rejected])
-    score = np.concatenate([chosen, rejected]).reshape(len(response), -1)
-    if (candidates := pairs.candidates) is not None and len(candidates):
-        number = np.concatenate([number, rows.numbers[pairs.row[candidates.pair]]])
-        response = np.concatenate([response, Responses.of(pairs).candidates])
-        if score.shape[1] > 1:
-            raise ValueError(f"{rows.source} has lists of scores of pairs and one score per candidate: give one each.")
-        score = np.concatenate([score, candidates.columns["score"][:, None]])
-    absent = np.isnan(score).any(axis=1)
-    if absent.any():
-        raise ValueError(
-            f"In {rows.source}, row {number[absent][0]} lacks a score although rewards.source is columns: give every "
-            "pair both scores and every candidate one, or leave them out."
-        )
-    _, first, which = np.unique(response, return_index=True, return_inverse=True)
-    other = (score != score[first[which]]).any(axis=1)
-    if other.any():
-        pair = int(other.argmax())
-        two = f"rows {number[first[which[pair]]]} and {number[pair]}"
-        raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
-    return response, score
 
 
 def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
@@ -195,7 +159,8 @@ def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) 
     """Scores by `rewards.model`, which reads each of the C responses once."""
     model = job.config.rewards.model
     assert model is not None
-    texts = response_texts(job.load_rows(), job.load_pairs(), Responses.of(job.load_pairs()))
+    rows = job.load_rows()
+    texts = response_texts(rows, job.load_pairs(), Responses.of(job.load_pairs()))
     scores = classifier_scores(
         model,
         texts.prompt,
@@ -203,4 +168,9 @@ def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) 
         tokens_per_batch=job.config.optim.tokens_per_batch,
         device=job.world.device,
     )
+    if (bad := ~np.isfinite(scores)).any():
+        raise ValueError(
+            f"rewards.model {model} gives {bad.sum()} responses scores that are not finite, the first of them in row "
+            f"{rows.numbers[texts.row[bad.argmax()]]} of {rows.source}: look at the model, or leave such rows out."
+        )
     return scores_of_responses(scores[:, None], table, prompt_cluster, job.config.rewards)

@@ -13,6 +13,7 @@ from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.origin import read_written
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.training import train
 from iwpo_fast.training.summary import TrainSummary
@@ -36,7 +37,7 @@ def resumes(folder: PipelineFolder) -> Path:
 def on_all_ranks(job: PipelineJob) -> TrainSummary:
     _keep_logps(job)
     job.free()
-    summary = train(_train_config(job))
+    summary = train(_train_config(job), read=read_written)
     assert summary is not None
     return summary
 

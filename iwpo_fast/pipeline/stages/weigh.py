@@ -29,6 +29,7 @@ from iwpo_fast.importance.preferred_report import preferred_lines, preferred_rep
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.origin import origin_of, save_lines
 from iwpo_fast.pipeline.preferred import check_preferred, draws_for, proposal_of, with_preferred
 from iwpo_fast.pipeline.response_texts import ResponseTexts, response_texts
 from iwpo_fast.pipeline.rows_file import write_rows
@@ -47,7 +48,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
-    return [folder.weighted, folder.weight_report, folder.histogram, folder.preferred]
+    return [folder.weighted, origin_of(folder.weighted), folder.weight_report, folder.histogram, folder.preferred]
 
 
 def check(job: PipelineJob) -> None:
@@ -122,6 +123,7 @@ def _write(job: PipelineJob, columns: Columns, scores: Columns, drawn: Drawn | N
     if drawn is None:
         reference = {name: values[pairs.row] for name, values in rows.columns.items() if name.startswith("ref_")}
         write_rows(job.folder.weighted, rows.without_candidates().take(pairs.row), reference | columns)
+        save_lines(job.folder.weighted, job.folder.prepared, pairs.row)
         return
     preferred, texts = drawn
     chosen, rejected, flip = preferred.pairs
@@ -132,6 +134,7 @@ def _write(job: PipelineJob, columns: Columns, scores: Columns, drawn: Drawn | N
     columns["drawn"] = np.zeros(len(pairs), dtype=np.int64)
     both = {name: np.concatenate([values, behind[name]]) for name, values in columns.items()}
     write_rows(job.folder.weighted, with_preferred(rows, pairs, preferred, texts), both)
+    save_lines(job.folder.weighted, job.folder.prepared, np.concatenate([pairs.row, texts.row[chosen]]))
 
 
 def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:

@@ -1,0 +1,75 @@
+"""Which row of the data that were given each row of a file of the pipeline is, so that messages name that row.
+
+The numbers stand in a file beside the rows, and not among their columns, because other trainers read the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data import Rows, read_rows
+from iwpo_fast.files import save_tensors
+
+SUFFIX = ".rows.safetensors"
+
+
+def origin_of(path: Path) -> Path:
+    """The file beside a file of rows that says where they come from."""
+    return path.with_suffix(SUFFIX)
+
+
+def save_origin(path: Path, rows: Rows) -> None:
+    """Keep the source and the numbers of the rows that `path` holds."""
+    save_tensors(origin_of(path), {"number": torch.from_numpy(rows.numbers)}, {"source": rows.source})
+
+
+def save_lines(path: Path, prepared: Path, lines: np.ndarray) -> None:
+    """Keep which rows of another file of the pipeline the rows of `path` are made of.
+
+    Args:
+        prepared: the other file, for which `save_origin` was called.
+        lines: int64 [N], from 0.
+    """
+    other = os.path.relpath(prepared, path.parent)
+    save_tensors(origin_of(path), {"line": torch.from_numpy(lines)}, {"of": other})
+
+
+def without_origins(outputs: dict[str, str] | None) -> dict[str, str] | None:
+    """The files of a stage that later stages depend on: the same rows under other numbers are the same work."""
+    if outputs is None:
+        return None
+    return {path: digest for path, digest in outputs.items() if not path.endswith(SUFFIX)}
+
+
+def read_written(config: DataConfig) -> tuple[Rows, Rows | None]:
+    """What `read_rows` gives for files of the pipeline, under the numbers and the source of the data that were given.
+
+    Files of a pipeline that kept no numbers, as versions before did, go by their own.
+    """
+    training, held_out = read_rows(config)
+    named = None if held_out is None or config.eval_path is None else _renumbered(held_out, Path(config.eval_path))
+    return _renumbered(training, Path(config.path)), named
+
+
+def _renumbered(rows: Rows, path: Path) -> Rows:
+    origin = _origin(path)
+    return rows if origin is None else replace(rows, numbers=origin[0][rows.numbers - 1], source=origin[1])
+
+
+def _origin(path: Path) -> tuple[np.ndarray, str] | None:
+    """int64 [N], the number in the source of each row of `path`, and the source."""
+    if not origin_of(path).exists():
+        return None
+    with safe_open(origin_of(path), framework="np") as file:
+        about = file.metadata()
+        if "source" in about:
+            return file.get_tensor("number"), about["source"]
+        lines, before = file.get_tensor("line"), _origin(path.parent / about["of"])
+    return None if before is None else (before[0][lines], before[1])
