@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.records import first_line
+from iwpo_fast.data.row_files import first_line
 from iwpo_fast.data.rows import Message, Rows, Text
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _check_prompts(rows: Rows, some: Sequence[int], prompts: list[Ids]) -> None:
     for row, prompt in zip(some, prompts, strict=True):
         if not prompt:
             raise ValueError(
-                f"In {rows.source}, row {rows.numbers[row]} has an empty prompt, so nothing predicts the first "
+                f"{rows.where(row)} has an empty prompt, so nothing predicts the first "
                 "completion token: give it a prompt, or use a tokenizer that adds a beginning-of-sequence token."
             )
 
@@ -179,7 +179,7 @@ def _apply(
     except Exception as error:  # a template is a program, and may fail in any way
         if len(members) == 1:
             raise ValueError(
-                f"In {rows.source}, row {rows.numbers[members[0]]} does not fit the chat template "
+                f"{rows.where(members[0])} does not fit the chat template "
                 f"({first_line(error)}): correct its messages, or set data.chat_template."
             ) from error
         for row, conversation in zip(members, conversations, strict=True):

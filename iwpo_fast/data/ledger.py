@@ -24,9 +24,11 @@ class Ledger:
         prompts_cut: kept pairs whose prompt lost tokens.
         completions_cut: completions of kept pairs that lost tokens.
         equal_scores: kept pairs whose `score_chosen` equals their `score_rejected`.
-        dropped_unpaired: rows no two of whose candidates have different scores.
+        dropped_unpaired: rows none of whose responses is better than another: ties, and candidates of one score.
         candidates: empty where the data have none, or else counts of them: `read`, of which `in_pairs` are what pairs
             were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
+        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+        plain_for_chat: the rows are plain text and the model has a chat template.
     """
 
     source: str
@@ -44,6 +46,8 @@ class Ledger:
     equal_scores: int
     dropped_unpaired: int = 0
     candidates: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    plain_for_chat: bool = False
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -53,7 +57,7 @@ class Ledger:
             f"longer than {self.max_length} tokens": self.dropped_too_long,
             "with an empty completion": self.dropped_empty,
             "with two identical completions": self.dropped_identical,
-            "whose candidates have no two different scores": self.dropped_unpaired,
+            "without a better and a worse response": self.dropped_unpaired,
         }
         return {reason: count for reason, count in reasons.items() if count}
 
@@ -76,6 +80,10 @@ class Ledger:
             lines.append(f"  equal scores: {self.equal_scores:,}")
         if self.candidates:
             lines.append(f"  candidates: {counted(self.candidates)}")
+        for name, count in self.unread.items():
+            lines.append(f"  left out: the column {name} of {count:,} rows, which stands in none of their texts")
+        if self.plain_for_chat:
+            lines.append("  plain text as it is, although the model has a chat template: data.as_chat true puts it in")
         return lines
 
     def save(self, path: Path) -> None:
@@ -83,7 +91,7 @@ class Ledger:
         from iwpo_fast.files import save_json
 
         ledger = asdict(self)
-        for name in ("candidates", "dropped_unpaired"):
+        for name in ("candidates", "dropped_unpaired", "unread", "plain_for_chat"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         save_json(path, ledger)

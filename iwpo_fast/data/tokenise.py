@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.chat import for_model
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import encode_rows
 from iwpo_fast.data.ledger import Ledger
@@ -43,6 +44,7 @@ def tokenise(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, a row with
             reference log-probs is cut, or nothing is left.
     """
+    rows = for_model(rows, tokenizer, config.as_chat, config.chat_template)
     encoded = _checked_encoding(rows, tokenizer, config, progress)
     if rows.candidates is not None:
         encoded = replace(encoded, candidates=candidate_tokens(rows, encoded, tokenizer, config, progress))
@@ -56,6 +58,8 @@ def tokenise(
         dropped_prefix_mismatch=len(rows) - len(encoded) + rows.mismatches,
         equal_scores=_equal_scores(pairs.columns),
         dropped_unpaired=rows.unpaired,
+        unread=rows.unread,
+        plain_for_chat=not rows.conversational and tokenizer.chat_template is not None,
         **counts,
     )
     if ledger.kept == 0:
@@ -158,7 +162,7 @@ def _check_mismatches(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
         )
     if len(missing) and config.on_prefix_mismatch == "error":
         what = "has prompt tokens that are not the first of prompt + completion, as where a prompt ends in a space"
-        raise mismatch_error(what, rows.numbers[missing].tolist(), rows.source)
+        raise mismatch_error(what, rows.where(missing[0]), len(missing))
 
 
 def _check_lengths(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
@@ -168,7 +172,7 @@ def _check_lengths(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
         length = pairs.prompt.lengths[first] + max(pairs.chosen.lengths[first], pairs.rejected.lengths[first])
         others = f" (the first of {len(over)})" if len(over) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[pairs.row[first]]}{others} has {length} tokens: raise "
+            f"{rows.where(pairs.row[first])}{others} has {length} tokens: raise "
             f"data.max_length from {config.max_length}, or choose another data.truncation than error."
         )
 
@@ -181,7 +185,7 @@ def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfi
     if len(changed) and REFERENCE[0] in rows.columns:
         others = f" (the first of {len(changed)})" if len(changed) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[changed[0]]}{others} is cut to {config.max_length} tokens, so its "
+            f"{rows.where(changed[0])}{others} is cut to {config.max_length} tokens, so its "
             f"{' and '.join(REFERENCE)} do not belong to what is trained on: raise data.max_length, choose "
             "data.truncation drop, or leave these columns out."
         )

@@ -36,7 +36,7 @@ def candidate_tokens(
     missing = np.setdiff1d(np.arange(len(candidates)), kept)
     if len(missing) and config.on_prefix_mismatch == "error":
         what = "has a candidate behind which the prompt's tokens are not the first of prompt + candidate"
-        raise mismatch_error(what, rows.numbers[candidates.row[missing]].tolist(), rows.source)
+        raise mismatch_error(what, rows.where(candidates.row[missing[0]]), len(missing))
     place = np.full(len(rows), -1, dtype=np.int64)
     place[pairs.row] = np.arange(len(pairs))
     pair = place[candidates.row[kept]]
@@ -89,7 +89,7 @@ def _check_lengths(rows: Rows, pairs: Pairs, candidates: CandidateTokens, config
     over = np.flatnonzero(length > config.max_length)
     if len(over) and config.truncation == "error":
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[pairs.row[candidates.pair[over[0]]]]} has a candidate of "
+            f"{rows.where(pairs.row[candidates.pair[over[0]]])} has a candidate of "
             f"{length[over[0]]} tokens with its prompt: raise data.max_length from {config.max_length}, or choose "
             "another data.truncation than error."
         )

@@ -10,7 +10,9 @@ import torch
 
 from iwpo_fast.config import LATER_SETTINGS, DataConfig, RunConfig
 from iwpo_fast.data import read_rows
+from iwpo_fast.data.chat import for_model
 from iwpo_fast.data.ledger import counted
+from iwpo_fast.data.places import local_files
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import written_aside
@@ -32,9 +34,15 @@ def settings(config: RunConfig) -> dict[str, Any]:
     for name in LATER_SETTINGS:
         if data[name] == getattr(DataConfig(path=""), name):
             del data[name]  # as before there was a choice, so that stages done then stay done
-    places = [place for place in (config.data.path, config.data.eval_path) if place]
+    paths = (config.data.path, config.data.eval_path, *(source.path for source in config.data.mix))
+    places = [place for path in paths if path for place in _places(path)]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
     return {"data": data, "content": [content_of(place) for place in places]} | made
+
+
+def _places(path: str | list[str]) -> list[str]:
+    """Every file and folder that a path means; a hub id as it is."""
+    return [str(file) for file in local_files(path)] or [str(path)]
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
@@ -65,9 +73,16 @@ def run(job: PipelineJob) -> Result:
 def _read(config: RunConfig) -> tuple[Rows, Rows | None]:
     """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
     rows, held_out = read_rows(config.data)
+    if config.data.as_chat == "auto":
+        rows, held_out = _for_model(config, rows), held_out and _for_model(config, held_out)
     if config.rewards.source == "columns":
         check_has_scores(rows.columns)
     return rows, held_out
+
+
+def _for_model(config: RunConfig, rows: Rows) -> Rows:
+    tokenizer = load_tokenizer(config.model, rows.texts())
+    return for_model(rows, tokenizer, config.data.as_chat, config.data.chat_template)
 
 
 def _make_tiny_model(job: PipelineJob, rows: Rows) -> None:
