@@ -51,7 +51,8 @@ def column_names(mapping: Mapping[str, str | None], known: Sequence[str] = COLUM
             raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(known)}.")
     public = PUBLIC if known is COLUMNS else ()
     parts = [part for joined in joined_columns(mapping).values() for part in joined]
-    ours_to_theirs = {name: mapping.get(name, name) for name in known}
+    elsewhere = {*mapping.values(), *parts} & set(TURNS)  # a history that is named as the prompt is no history
+    ours_to_theirs = {name: mapping.get(name, None if name in elsewhere else name) for name in known}
     left_out = {name for name, theirs in ours_to_theirs.items() if theirs is None}
     as_they_are = {name: name for name in (*public, *parts) if name not in left_out}
     return as_they_are | {ours: theirs for ours, theirs in ours_to_theirs.items() if theirs is not None}

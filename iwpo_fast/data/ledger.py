@@ -91,7 +91,8 @@ class Ledger:
         from iwpo_fast.files import save_json
 
         ledger = asdict(self)
-        for name in ("candidates", "dropped_unpaired", "unread", "plain_for_chat"):
+        del ledger["plain_for_chat"]  # it is no count
+        for name in ("candidates", "dropped_unpaired", "unread"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         save_json(path, ledger)

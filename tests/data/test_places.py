@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data import read_rows
+from iwpo_fast.data import Rows, read_rows
 
 ROWS = [{"prompt": f"question {i} ", "chosen": f"yes, {i}\nand more", "rejected": f"no {i}"} for i in range(4)]
 
@@ -48,7 +48,7 @@ FILES = {
 }
 
 
-def read(path, **settings):
+def read(path, **settings) -> Rows:
     return read_rows(DataConfig(path=path, eval_fraction=0.0, **settings))[0]
 
 
@@ -111,7 +111,7 @@ def test_a_configuration_of_the_hub_is_asked_for_by_its_name(monkeypatch) -> Non
     datasets = pytest.importorskip("datasets")
     asked = []
 
-    def load_dataset(path, name=None, split=None):
+    def load_dataset(path, name=None, split=None) -> datasets.Dataset:
         asked.append((path, name, split))
         return datasets.Dataset.from_list(ROWS)
 
@@ -172,7 +172,14 @@ def test_what_a_path_cannot_mean_is_one_sentence(shards, tmp_path) -> None:
 
 
 def test_numbers_and_lists_stand_in_csv_as_text(tmp_path) -> None:
-    row = {"prompt": "12", "chosen": "7", "rejected": "8", "weight": "0.5", "score_chosen": "1e-1", "score_rejected": ""}
+    row = {
+        "prompt": "12",
+        "chosen": "7",
+        "rejected": "8",
+        "weight": "0.5",
+        "score_chosen": "1e-1",
+        "score_rejected": "",
+    }
     (tmp_path / "x.csv").write_bytes(table([row]))
     rows = read(str(tmp_path / "x.csv"))
     assert texts(rows) == [("12", "7", "8")]

@@ -133,9 +133,10 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
         "  dropped: 1 with two identical completions",
         "  cut to 6 tokens (truncate_prompt_left): prompts 2, completions 1",
         "  equal scores: 3",
+        "  plain text as it is, although the model has a chat template: data.as_chat true puts it in",
     ]
     ledger.save(tmp_path / "ledger.json")
-    of_candidates = {"candidates", "dropped_unpaired"}  # absent where the data have none
+    of_candidates = {"candidates", "dropped_unpaired", "unread", "plain_for_chat"}  # absent where the data have none
     counts = {name: count for name, count in dataclasses.asdict(ledger).items() if name not in of_candidates}
     assert json.loads((tmp_path / "ledger.json").read_text()) == counts
 

@@ -90,7 +90,9 @@ def test_rows_without_one_prompt_are_refused_or_left_without_completions() -> No
 
 
 def test_prompts_that_pairs_repeat_are_cut_off_as_in_training() -> None:
-    records = {i: {"prompt": "Say it now: ", "chosen": f"Say it now: a{i}", "rejected": "Say it now: b"} for i in (1, 2)}
+    records = {
+        i: {"prompt": "Say it now: ", "chosen": f"Say it now: a{i}", "rejected": "Say it now: b"} for i in (1, 2)
+    }
     assert texts_of(records, Numbering("f.jsonl"), "error").rows.chosen == ["a1", "a2"]
     with pytest.raises(ValueError, match="row 2 mixes conversations and plain text"):
         texts_of({1: records[1], 2: {"prompt": ASK, "completion": "a"}}, Numbering("f.jsonl"), "error")
