@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.as_chat import as_conversations, of_one_kind
 from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, read_row
-from iwpo_fast.data.chat import as_conversations, of_one_kind
 from iwpo_fast.data.columns import (
     PREFERRED,
     SCORES,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.chat import for_model
+from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import encode_rows
 from iwpo_fast.data.ledger import Ledger

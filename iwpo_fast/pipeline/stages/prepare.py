@@ -10,7 +10,7 @@ import torch
 
 from iwpo_fast.config import LATER_SETTINGS, DataConfig, RunConfig
 from iwpo_fast.data import read_rows
-from iwpo_fast.data.chat import for_model
+from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.ledger import counted
 from iwpo_fast.data.places import local_files
 from iwpo_fast.data.rows import Rows
