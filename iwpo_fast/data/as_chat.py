@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AsChat = bool | Literal["auto"]
+ROLES = {HUMAN: "user", ASSISTANT: "assistant"}
 TURN = re.compile(f"({re.escape(HUMAN)}|{re.escape(ASSISTANT)})")
 
 
@@ -72,11 +73,12 @@ def _turns(text: str) -> list[Message]:
     """The turns of a dialogue in HH form that ends where the assistant is to speak; none of any other text."""
     if not (text.startswith(HUMAN) and text.endswith(ASSISTANT)):
         return []
-    marks, said = (TURN.split(text)[start:-2:2] for start in (1, 2))
-    roles = ["user" if mark == HUMAN else "assistant" for mark in marks]
-    if any(first == second for first, second in pairwise(roles)):
+    parts = TURN.split(text)[1:]
+    marks, said = parts[::2], parts[1::2]
+    if any(first == second for first, second in pairwise(marks)):
         return []
-    return [{"role": role, "content": words.strip()} for role, words in zip(roles, said, strict=True)]
+    spoken = list(zip(marks, said, strict=True))[:-1]
+    return [{"role": ROLES[mark], "content": words.strip()} for mark, words in spoken]
 
 
 def _answers(texts: list[Text], prompts: list[Text]) -> list[Text]:

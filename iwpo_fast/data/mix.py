@@ -31,7 +31,9 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
     """
     if len(parts) == 1:
         return parts[0]
-    numbers, files, last = [], [], 0
+    numbers: list[np.ndarray] = []
+    files: list[tuple[str, int]] = []
+    last = 0
     for part in parts:
         files += Numbering(part.source, part.files).behind(last)
         numbers.append(part.numbers + last)

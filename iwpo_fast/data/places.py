@@ -49,22 +49,16 @@ def files_of(place: Place) -> list[Path] | None:
         ValueError: nothing is there, or it has no such split.
     """
     if isinstance(place.path, list):
-        if not place.path:
-            raise ValueError(f"{place.setting} is an empty list: give it a file at least.")
-        parts = [files_of(place._replace(path=part)) for part in place.path]
-        for path, files in zip(place.path, parts, strict=True):
-            if files is None:
-                raise ValueError(
-                    f"{place.setting} lists {path}, which is no file, folder of files or pattern: give a data set of "
-                    "its own in data.mix."
-                )
-        return [file for files in parts for file in files or []]
+        return _of_list(place.path, place)
     path = Path(place.path).expanduser()
     if path.is_dir():
         return None if any((path / name).exists() for name in SAVED) else _of_folder(path, place)
-    if not path.exists() and glob.has_magic(place.path):
-        return _checked_split(_of_pattern(place), place)
-    return _checked_split([path], place) if path.is_file() else _absent(place)
+    if path.is_file():
+        return _checked_split([path], place)
+    if glob.has_magic(place.path):
+        return _checked_split(_of_pattern(path, place), place)
+    _check_is_id(place.path, place)
+    return None
 
 
 def local_files(path: str | list[str]) -> list[Path]:
@@ -75,9 +69,23 @@ def local_files(path: str | list[str]) -> list[Path]:
     return [place] if place.exists() else [Path(found) for found in sorted(glob.glob(str(place), recursive=True))]
 
 
-def _of_pattern(place: Place) -> list[Path]:
-    pattern = str(Path(str(place.path)).expanduser())
-    files = [Path(found) for found in sorted(glob.glob(pattern, recursive=True)) if Path(found).is_file()]
+def _of_list(paths: list[str], place: Place) -> list[Path]:
+    if not paths:
+        raise ValueError(f"{place.setting} is an empty list: give it a file at least.")
+    found: list[Path] = []
+    for path in paths:
+        files = files_of(place._replace(path=path))
+        if files is None:
+            raise ValueError(
+                f"{place.setting} lists {path}, which is no file, folder of files or pattern: give a data set of its "
+                "own in data.mix."
+            )
+        found += files
+    return found
+
+
+def _of_pattern(pattern: Path, place: Place) -> list[Path]:
+    files = [file for found in sorted(glob.glob(str(pattern), recursive=True)) if (file := Path(found)).is_file()]
     if not files:
         raise place.missing("matches no file: check the pattern.")
     return files
@@ -121,9 +129,8 @@ def _checked_split(files: list[Path], place: Place) -> list[Path]:
     return files
 
 
-def _absent(place: Place) -> None:
+def _check_is_id(path: str, place: Place) -> None:
     """Nothing is here, so the path can only be a hub id."""
-    path = str(place.path)
     looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
     if looks_local or path.lower().endswith(KNOWN):
         raise place.missing("is not there: check the path.")

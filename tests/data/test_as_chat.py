@@ -74,7 +74,8 @@ def test_a_dialogue_becomes_its_turns(write) -> None:
 @pytest.mark.parametrize(
     "prompt",
     [
-        "\n\nHuman: x\n\nHuman: y\n\nAssistant:",
+        "\n\nHuman: x\n\nHuman: y\n\nAssistant: z\n\nHuman: w\n\nAssistant:",
+        "\n\nHuman: x\n\nAssistant: y\n\nAssistant:",
         "\n\nHuman: x",
         "Human: x\n\nAssistant:",
         "as\n\nHuman: x\n\nAssistant:",

@@ -44,7 +44,8 @@ def test_a_column_whose_text_stands_in_the_answers_needs_no_word(write) -> None:
 
 
 def test_texts_beside_a_prompt_that_are_nowhere_are_counted_and_said(write, tokenizer, tmp_path) -> None:
-    rows = [PAIR | {"context": "once", "question": "q"}, PAIR | {"context": "twice"}, PAIR | {"context": ""}]
+    turns = [{"role": "user", "content": "q"}, {"role": "user", "content": "and more"}]
+    rows = [PAIR | {"context": "once", "question": "q"}, PAIR | {"context": turns}, PAIR | {"context": ""}]
     config = write(rows, eval_fraction=0.0)
     found = read_rows(config)[0]
     assert found.unread == {"context": 2}
