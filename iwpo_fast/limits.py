@@ -116,7 +116,7 @@ def _check_groups(group: type, values: list[Any], name: str) -> None:
         elif isinstance(value, dict):
             check_settings(hints_of(group), value, f"{name}[{place}]")
         else:
-            raise ValueError(f"{name}[{place}] is {_shown(value)}: it must be a group of settings.")
+            raise ValueError(f"{name} is {_shown(values)}: it must be a list of groups of settings.")
 
 
 def hints_of(config: type) -> dict[str, Any]:

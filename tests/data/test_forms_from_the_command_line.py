@@ -67,7 +67,7 @@ def test_lists_patterns_and_mixes(dry_run, tmp_path) -> None:
     for wrong, expected in (
         ([mix | {"weight": -1}], "data.mix[0].weight is -1.0: it must be 0 or more"),
         ([mix | {"wieght": 1}], "unknown setting data.mix[0].wieght"),
-        ([other], "data.mix[0] is"),
+        ([other], "it must be a list of groups of settings"),
         ([mix | {"columns": {}}], "In other.json, row 1 has no chosen"),
     ):
         code, said = dry_run("--data.path", files[0], "--data.mix", json.dumps(wrong))
