@@ -25,7 +25,8 @@ from iwpo_fast.data.rows import Message, contents
 Row = dict[str, Any]
 
 ANSWERS = ("chosen", "rejected")
-TEXTS = ("prompt", *ANSWERS, "conversations", "messages")
+TEXTS = ("prompt", *ANSWERS)
+DIALOGUES = ("conversations", "messages")
 LISTS = ("candidates", "ranked")
 ROLES = {
     "human": "user",
@@ -97,7 +98,8 @@ class Recogniser:
         """With a prompt that holds all that stands before the answers."""
         if not row.get("prompt"):
             row.pop("prompt", None)
-            dialogue = next((row[name] for name in ("conversations", "messages") if _is_dialogue(row.get(name))), None)
+            dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
+            dialogue = next(filter(_is_dialogue, dialogues), None)
             if dialogue is not None and all(_is_answer(row.get(name)) for name in ANSWERS):
                 row["prompt"] = dialogue
         if "system" in row or "history" in row:
@@ -228,8 +230,8 @@ def _turns(history: Any) -> list[Message]:
         return history
     if not isinstance(history, list) or not all(_is_couple(turn) for turn in history):
         raise ValueError(
-            "has a history that is neither messages nor couples of question and answer: make it so, or name it as the "
-            "prompt, as in data.columns {prompt: history}."
+            "has a history that is neither messages nor couples of question and answer: make it so, name it as the "
+            "prompt, as in data.columns {prompt: history}, or leave it out, as in {history: null}."
         )
     return [
         {"role": role, "content": text}

@@ -96,7 +96,7 @@ def test_rows_without_a_text_of_the_system_are_conversations_too(write) -> None:
         ({"prompt": [SYSTEM, *ASKED], "system": "be long"} | SIDES, "a system message and another text in its column"),
         (PAIR | {"history": "x"}, "neither messages nor couples"),
         (PAIR | {"history": [["x"]]}, "neither messages nor couples"),
-        (PAIR | {"conversations": [{"from": "narrator", "value": "x"}]}, "has a message from 'narrator': use human"),
+        (SIDES | {"conversations": [{"from": "narrator", "value": "x"}]}, "has a message from 'narrator': use human"),
         (PAIR | {"chosen": [{"from": "gpt"}]}, "has a message without from and value"),
         (PAIR | {"chosen": {"from": "function_call", "value": "x"}}, "a function_call that is not JSON"),
         ({"prompt": "q", "ranked": "a"}, "has ranked answers of type str"),
@@ -136,6 +136,14 @@ def test_text_that_only_looks_like_json_stays_text(side, write) -> None:
     for text in ('[{"role": 1}, 2]', '[{"a": 1}]', '{"role": "x"}', '["a"]', '[{"role"'):
         found = read(write([PAIR | {side: text}]))
         assert found[1 if side == "chosen" else 2] == text
+
+
+@pytest.mark.parametrize("name", ["conversations", "messages"])
+def test_dialogues_are_the_prompt_only_where_there_is_none(name, write) -> None:
+    other = [{"from": "human", "value": "other"}]
+    assert read(write([PAIR | {name: other}])) == ("q", "a", "b")
+    assert read(write([SIDES | {name: json.dumps(other)}]))[0] == [{"role": "user", "content": "other"}]
+    assert read(write([PAIR | {name: [{"from": "narrator"}]}])) == ("q", "a", "b")
 
 
 def test_messages_as_text_in_any_column(write) -> None:
