@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+SEAMS = {
+    "white_space_moved": "white space moved from the end of the prompt to the answers, because their tokens merge",
+    "tokenised_apart": "prompt and answers tokenised apart, because their tokens merge",
+    "common_beginning": "the chat template ends prompts with what it does not repeat before answers, so answers are "
+    "trained from where the two part",
+}
+"""What the ledger says of `Ledger.seams`."""
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -27,6 +35,11 @@ class Ledger:
         dropped_unpaired: rows no two of whose candidates have different scores.
         candidates: empty where the data have none, or else counts of them: `read`, of which `in_pairs` are what pairs
             were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
+        seams: encoded rows whose prompt's tokens were not the first of prompt + completion, by what was done to them
+            (`iwpo_fast.data.seams`).
+        left_out: what the chat template does not write, and of how many rows.
+        with_context: kept pairs of which some tokens behind the prompt are context, because they are not the
+            assistant's.
     """
 
     source: str
@@ -44,6 +57,9 @@ class Ledger:
     equal_scores: int
     dropped_unpaired: int = 0
     candidates: dict[str, int] = field(default_factory=dict)
+    seams: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    with_context: int = 0
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -76,17 +92,31 @@ class Ledger:
             lines.append(f"  equal scores: {self.equal_scores:,}")
         if self.candidates:
             lines.append(f"  candidates: {counted(self.candidates)}")
-        return lines
+        return lines + self._about_rendering()
+
+    def _about_rendering(self) -> list[str]:
+        """What was done to texts on their way to tokens, each in one line."""
+        lines = [f"  {SEAMS[how]}: {count:,} rows" for how, count in self.seams.items()]
+        if self.with_context:
+            lines.append(
+                f"  answers of several turns, of which only the assistant's are trained: {self.with_context:,}"
+            )
+        return lines + [f"  {line}" for line in left_out_lines(self.left_out)]
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
         from iwpo_fast.files import save_json
 
         ledger = asdict(self)
-        for name in ("candidates", "dropped_unpaired"):
+        for name in ("candidates", "dropped_unpaired", "seams", "left_out", "with_context"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         save_json(path, ledger)
+
+
+def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
+    """What the chat template does not write, for people."""
+    return [f"the chat template leaves out {what}: {count:,} rows" for what, count in left_out.items()]
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -15,6 +15,7 @@ from iwpo_fast.config import DataConfig
 from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, as_conversation, read_row
 from iwpo_fast.data.columns import SCORES, TEXTS, check_mapping, column_names, numeric_columns
 from iwpo_fast.data.forms import PrefixMismatch, prompts_repeated
+from iwpo_fast.data.messages import check_is_text, parsed, with_messages
 from iwpo_fast.data.ragged import bounds_of
 from iwpo_fast.data.records import Records, read_records, source_name
 from iwpo_fast.data.rows import Candidates, Rows, Text
@@ -35,6 +36,7 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     records, columns = read_records(config.path, config.split, names, limit=config.limit)
     source = source_name(config.path)
     check_mapping(config.columns, columns, source)
+    check_is_text(columns, source)
     rows, prompt_ids = _canonical_rows(records, source, config)
     _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
@@ -90,6 +92,7 @@ def _evaluation_rows(config: DataConfig, names: Mapping[str, str]) -> Rows:
     # Evaluation data often lack weights and scores.
     texts = {ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}
     check_mapping(texts, columns, source_name(path))
+    check_is_text(columns, source_name(path))
     return _named_held_out(_canonical_rows(records, source_name(path), config)[0])
 
 
@@ -99,9 +102,10 @@ def _named_held_out(rows: Rows) -> Rows:
 
 def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[Rows, list[Any]]:
     """Rows and the `prompt_id` of each, or None."""
+    records = _with_messages(records, source)
     columns = numeric_columns(records, source)
     found, given, mismatches = _read_each(records, source, config)
-    if mismatches and (config.on_prefix_mismatch == "error" or not found):
+    if mismatches and (config.on_prefix_mismatch != "drop" or not found):
         raise mismatch_error(next(iter(mismatches.values())), list(mismatches), source)
     place = dict(zip(records, range(len(records)), strict=True))
     numbers = [number for number, row in found.items() for _ in row.pairs]
@@ -124,6 +128,17 @@ def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[
         unpaired=sum(not row.pairs for row in found.values()),
     )
     return rows, [records[number].get("prompt_id") for number in numbers]
+
+
+def _with_messages(records: Records, source: str) -> Records:
+    """The records with conversations as messages, also those stored as text."""
+    found = {}
+    for number, record in records.items():
+        try:
+            found[number] = with_messages(record, TEXTS)
+        except ValueError as error:
+            raise ValueError(f"In {source}, row {number} {error}") from None
+    return found
 
 
 def _read_each(
@@ -190,7 +205,7 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
     keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
     tools = _unpacked(record, "tools", list, "a list of tools")
-    return (keywords or {}) | ({"tools": tools} if tools else {})
+    return (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
 
 
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast.data.arrow_values import as_stored, readers_of
 from iwpo_fast.extras import needed
 
 JSON_LINES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
@@ -130,7 +131,8 @@ def _parquet(path: Path, wanted: Container[str]) -> tuple[NumberedRows, list[str
         raise _unreadable(path, "Parquet", error) from error
     columns = file.schema_arrow.names
     some = file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted])
-    return _numbered((batch.to_pylist() for batch in some), path, "Parquet"), columns
+    readers = readers_of(file.schema_arrow, parse=True)
+    return _numbered((as_stored(batch.to_pylist(), readers) for batch in some), path, "Parquet"), columns
 
 
 def _arrow(path: Path, wanted: Container[str]) -> tuple[NumberedRows, list[str]]:
@@ -145,7 +147,8 @@ def _arrow(path: Path, wanted: Container[str]) -> tuple[NumberedRows, list[str]]
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Arrow", error) from error
     some = table.select([name for name in table.column_names if name in wanted])
-    batches = (batch.to_pylist() for batch in some.to_batches(ROWS_AT_ONCE))
+    readers = readers_of(table.schema, parse=True)
+    batches = (as_stored(batch.to_pylist(), readers) for batch in some.to_batches(ROWS_AT_ONCE))
     return _numbered(batches, path, "Arrow"), table.column_names
 
 
@@ -190,8 +193,9 @@ def _dataset(
             raise ValueError(f"{setting} {path} has the splits {', '.join(dataset)}, {what}: set one of them.")
         dataset = dataset[split]
     some = dataset.with_format(None).select_columns([name for name in dataset.column_names if name in wanted])
+    readers = readers_of(dataset.features.arrow_schema, parse=False)  # datasets parses
     batches = (
-        [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        as_stored((dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)), readers)
         for batch in some.iter(ROWS_AT_ONCE)
     )
     return _numbered(batches, path, "a data set"), dataset.column_names

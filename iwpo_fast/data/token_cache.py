@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-FORMAT, CANDIDATES_FORMAT = "1", "candidates 1"
+FORMAT, CANDIDATES_FORMAT = "2", "candidates 2"
 SIDES = ("prompt", "chosen", "rejected")
+DONE = b"done"
+"""Metadata of a file: what was done to how many rows, as `encode_rows` says."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,9 @@ def cache_folder(config: DataConfig) -> Path:
 def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
     """Where the token ids of these rows are kept.
 
-    The name hashes all texts, all files of the tokenizer with its chat template, and `add_eos`. Truncation happens
-    after the cache, and weights and scores go around it, so changing them costs no tokenisation.
+    The name hashes all texts, all files of the tokenizer with its chat template, and the settings that decide how texts
+    become tokens. Truncation happens after the cache, and weights and scores go around it, so changing them costs no
+    tokenisation.
     """
     texts = zip(rows.prompt, rows.chosen, rows.rejected, _arguments(rows), strict=True)
     return _path(FORMAT, texts, tokenizer, config)
@@ -50,23 +53,23 @@ def candidates_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: Data
     return _path(CANDIDATES_FORMAT, texts, tokenizer, config)
 
 
-def save_tokens(path: Path, pairs: Pairs) -> None:
-    """Write rows and token ids as Parquet with checksums, aside and then renamed."""
-    _save(path, pairs.row, {name: getattr(pairs, name) for name in SIDES})
+def save_tokens(path: Path, pairs: Pairs, done: Mapping[str, int]) -> None:
+    """Write what `encode_rows` returns as Parquet with checksums, aside and then renamed."""
+    _save(path, pairs.row, {name: getattr(pairs, name) for name in SIDES}, done)
 
 
-def load_tokens(path: Path) -> Pairs | None:
+def load_tokens(path: Path) -> tuple[Pairs, dict[str, int]] | None:
     """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
     loaded = _load(path, SIDES)
     if loaded is None:
         return None
-    row, (prompt, chosen, rejected) = loaded
-    return Pairs(prompt, chosen, rejected, np.ones(len(row)), row=row)
+    row, (prompt, chosen, rejected), done = loaded
+    return Pairs(prompt, chosen, rejected, np.ones(len(row)), row=row), done
 
 
 def save_candidates(path: Path, kept: np.ndarray, completions: Ragged) -> None:
     """Write what `encode_candidates` returns, as `save_tokens` does."""
-    _save(path, kept, {"completion": completions})
+    _save(path, kept, {"completion": completions}, {})
 
 
 def load_candidates(path: Path) -> tuple[np.ndarray, Ragged] | None:
@@ -80,7 +83,8 @@ def _arguments(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
-    digest = hashlib.sha256(f"{kind} {config.add_eos} ".encode())
+    settings = f"{kind} {config.add_eos} {config.train_on} {config.on_prefix_mismatch == 'split'} "
+    digest = hashlib.sha256(settings.encode())
     for file in _tokenizer_files(tokenizer):
         digest.update(f"{len(file)} ".encode() + file)
     for row in texts:
@@ -88,18 +92,19 @@ def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase
     return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
 
 
-def _save(path: Path, row: np.ndarray, parts: dict[str, Ragged]) -> None:
+def _save(path: Path, row: np.ndarray, parts: dict[str, Ragged], done: Mapping[str, int]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from iwpo_fast.files import written_aside
 
     table = pa.table({"row": row, **{name: _to_arrow(part) for name, part in parts.items()}})
+    table = table.replace_schema_metadata({DONE: json.dumps(done)})
     with written_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
-def _load(path: Path, names: Sequence[str]) -> tuple[np.ndarray, list[Ragged]] | None:
+def _load(path: Path, names: Sequence[str]) -> tuple[np.ndarray, list[Ragged], dict[str, int]] | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,8 +112,9 @@ def _load(path: Path, names: Sequence[str]) -> tuple[np.ndarray, list[Ragged]] |
         return None
     try:
         table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-        return table.column("row").to_numpy(), [_from_arrow(table.column(name)) for name in names]
-    except (pa.ArrowException, OSError, KeyError, AttributeError):
+        done = json.loads(table.schema.metadata[DONE])
+        return table.column("row").to_numpy(), [_from_arrow(table.column(name)) for name in names], done
+    except (pa.ArrowException, OSError, KeyError, AttributeError, TypeError, ValueError):
         logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
         return None
 

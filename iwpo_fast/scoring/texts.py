@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
+from iwpo_fast.data.messages import with_messages
 from iwpo_fast.data.read import mismatch_error, template_arguments
 from iwpo_fast.data.records import Records
 from iwpo_fast.data.rows import Rows, Text
@@ -52,6 +53,7 @@ def texts_of(records: Records, source: str, on_prefix_mismatch: str) -> Texts:
     Raises:
         ValueError: a row has no completion, or one of no form that the library knows; the sentence names it.
     """
+    records = {number: _with_messages(number, record, source) for number, record in records.items()}
     pairs = [record for record in records.values() if "chosen" in record or "rejected" in record]
     repeated = bool(pairs) and prompts_repeated(pairs)
     found = [_checked(row, source, on_prefix_mismatch, repeated) for row in records.items()]
@@ -98,6 +100,13 @@ def completions_of(record: Mapping[str, Any], *, prompt_repeated: bool = False) 
     return prompt, found
 
 
+def _with_messages(number: int, record: Mapping[str, Any], source: str) -> dict[str, Any]:
+    try:
+        return with_messages(record, ("prompt", "chosen", "rejected", "completion", "messages"))
+    except ValueError as error:
+        raise ValueError(f"In {source}, row {number} {error}") from None
+
+
 def _checked(
     row: tuple[int, Mapping[str, Any]], source: str, on_prefix_mismatch: str, repeated: bool
 ) -> tuple[Text, Completions]:
@@ -106,7 +115,7 @@ def _checked(
     try:
         return completions_of(record, prompt_repeated=repeated)
     except PrefixMismatch as mismatch:
-        if on_prefix_mismatch == "error":
+        if on_prefix_mismatch != "drop":
             raise mismatch_error(str(mismatch), [number], source) from None
         return "", {}
     except ValueError as error:

@@ -124,7 +124,9 @@ def test_rows_of_one_score_make_no_pair_and_are_counted(write, tokenizer, tmp_pa
     assert ledger.rows_read == ledger.kept + sum(ledger.dropped.values()) == 3
     assert any("2 whose candidates have no two different scores" in line for line in ledger.lines())
     ledger.save(tmp_path / "ledger.json")
-    assert json.loads((tmp_path / "ledger.json").read_text()) == asdict(ledger)
+    assert json.loads((tmp_path / "ledger.json").read_text()) == {
+        name: value for name, value in asdict(ledger).items() if name not in ("seams", "left_out", "with_context")
+    }
 
 
 ULTRAFEEDBACK = {

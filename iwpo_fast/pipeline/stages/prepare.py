@@ -30,7 +30,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
     for name in LATER_SETTINGS:
-        if data[name] == getattr(DataConfig(path=""), name):
+        if name in data and data[name] == getattr(DataConfig(path=""), name):
             del data[name]  # as before there was a choice, so that stages done then stay done
     places = [place for place in (config.data.path, config.data.eval_path) if place]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
