@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.render import Renderer
 from iwpo_fast.data.rows import Rows, Text
-from iwpo_fast.data.seams import COMMON, Seam, Texts, after_common_beginning, mended
+from iwpo_fast.data.seams import AS_IS, COMMON, Seam, Texts, after_common_beginning, mended
 from iwpo_fast.data.turns import UnknownTurns, assistant_spans, inside
 
 if TYPE_CHECKING:
@@ -29,21 +28,21 @@ Ids = list[int]
 
 def encode_rows(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, *, progress: bool = False
-) -> tuple[Pairs, dict[str, int]]:
+) -> tuple[Pairs, np.ndarray]:
     """Encode prompt, prompt + chosen and prompt + rejected, and take what follows the prompt's tokens as completion.
 
     Strings get the tokenizer's beginning-of-sequence token, once; a chat template writes all special tokens itself.
     Where the prompt's tokens are not the first of prompt + completion, see `iwpo_fast.data.seams`.
 
     Returns:
-        Pairs of weight 1, not yet cut, of the rows that could be encoded; and what was done to how many rows.
+        Pairs of weight 1, not yet cut, of the rows that could be encoded; int8 [P], what was done to each of them.
 
     Raises:
         ValueError: a row cannot be rendered, or has a prompt without tokens.
     """
     encoder = _RowEncoder(rows, [rows.chosen, rows.rejected], tokenizer, config)
     kept, (prompt, chosen, rejected) = encoder.encode(progress=progress)
-    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept), dict(encoder.done)
+    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept), np.array(encoder.seams, dtype=np.int8)
 
 
 def encode_candidates(
@@ -85,7 +84,7 @@ class _RowEncoder:
 
     Attributes:
         prompts: for each row the token ids of its prompt that answers must follow, or None for a row to leave out.
-        done: how many rows needed what.
+        seams: what was done to each row that could be encoded.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class _RowEncoder:
         self.rows, self.sides, self.config, self.prompts = rows, sides, config, prompts
         self.render = Renderer(rows, sides, tokenizer, add_eos=config.add_eos and bool(sides))
         self.tokens = _Encoder(tokenizer, special_tokens=not rows.conversational)
-        self.done: Counter[str] = Counter()
+        self.seams: list[int] = []
 
     def encode(self, *, progress: bool) -> tuple[np.ndarray, list[Ragged]]:
         """int64, the rows that could be encoded; token ids of their prompts and sides."""
@@ -127,6 +126,7 @@ class _RowEncoder:
             of_row = Texts(texts[i], texts[i + n :: n], ids[i], ids[i + n :: n])
             seam = self._seam(row, of_row)
             if seam is not None:
+                self.seams.append(seam.how)
                 found.append((row, [seam.prompt, *self._marked(row, of_row, seam)]))
         return found
 
@@ -144,7 +144,7 @@ class _RowEncoder:
         n = len(prompt)
         given = self.prompts is not None
         if all(whole[:n] == prompt for whole in texts.whole_ids):
-            how = COMMON if given and not texts.continues else ""
+            how = COMMON if given and not texts.continues else AS_IS
             return Seam(prompt, [whole[n:] for whole in texts.whole_ids], how)
         if texts.continues:
             if self.config.on_prefix_mismatch != "split":
@@ -154,10 +154,7 @@ class _RowEncoder:
             seam: Seam | None = mended(texts, self.tokens, self.tokens.bare, move=move)
         else:
             seam = after_common_beginning(texts)
-        if seam is None or (given and seam.prompt != prompt):
-            return None
-        self.done[seam.how] += 1
-        return seam
+        return None if seam is None or (given and seam.prompt != prompt) else seam
 
     def _marked(self, row: int, texts: Texts, seam: Seam) -> list[Ids | np.ndarray]:
         """The answers of a row, with the tokens marked as context that the assistant did not write."""

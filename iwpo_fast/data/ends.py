@@ -24,7 +24,8 @@ LEAST_SHARE = 0.01
 def special_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Special tokens that a text may end with, longest first: all but those that begin, fill or stand for unknowns."""
     never = {tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token} - {tokenizer.eos_token}
-    return tuple(sorted({t for t in tokenizer.all_special_tokens if t and t not in never}, key=len, reverse=True))
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted({*added, *tokenizer.all_special_tokens} - never, key=len, reverse=True))
 
 
 def end_tokens(sides: Sequence[Ragged], tokenizer: PreTrainedTokenizerBase) -> list[int]:

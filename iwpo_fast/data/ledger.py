@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from iwpo_fast.data.seams import APART, COMMON, MOVED
+
 SEAMS = {
-    "white_space_moved": "white space moved from the end of the prompt to the answers, because their tokens merge",
-    "tokenised_apart": "prompt and answers tokenised apart, because their tokens merge",
-    "common_beginning": "the chat template ends prompts with what it does not repeat before answers, so answers are "
+    MOVED: "white space moved from the end of the prompt to the answers, because their tokens merge",
+    APART: "prompt and answers tokenised apart, because their tokens merge",
+    COMMON: "the chat template ends prompts with what it does not repeat before answers, so answers are "
     "trained from where the two part",
 }
-"""What the ledger says of `Ledger.seams`."""
+"""What the ledger says of rows to which this was done."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Ledger:
         candidates: empty where the data have none, or else counts of them: `read`, of which `in_pairs` are what pairs
             were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
         seams: encoded rows whose prompt's tokens were not the first of prompt + completion, by what was done to them
-            (`iwpo_fast.data.seams`).
+            (`iwpo_fast.data.seams`), in words.
         left_out: what the chat template does not write, and of how many rows.
         with_context: kept pairs of which some tokens behind the prompt are context, because they are not the
             assistant's.
@@ -96,7 +100,7 @@ class Ledger:
 
     def _about_rendering(self) -> list[str]:
         """What was done to texts on their way to tokens, each in one line."""
-        lines = [f"  {SEAMS[how]}: {count:,} rows" for how, count in self.seams.items()]
+        lines = [f"  {what}: {count:,} rows" for what, count in self.seams.items()]
         if self.with_context:
             lines.append(
                 f"  answers of several turns, of which only the assistant's are trained: {self.with_context:,}"
@@ -112,6 +116,12 @@ class Ledger:
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         save_json(path, ledger)
+
+
+def counted_seams(seams: np.ndarray) -> dict[str, int]:
+    """`Ledger.seams` of what was done to each row."""
+    counts = {what: int((seams == how).sum()) for how, what in SEAMS.items()}
+    return {what: count for what, count in counts.items() if count}
 
 
 def left_out_lines(left_out: Mapping[str, int]) -> list[str]:

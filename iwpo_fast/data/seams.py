@@ -9,8 +9,8 @@ from iwpo_fast.data.turns import common_beginning
 
 Ids = list[int]
 
-MOVED, APART, COMMON = "white_space_moved", "tokenised_apart", "common_beginning"
-"""What may be done to a row, as the ledger counts it."""
+AS_IS, MOVED, APART, COMMON = range(4)
+"""What was done to a row: nothing, white space moved, tokenised apart, cut at the end of the common beginning."""
 
 
 class Texts(NamedTuple):
@@ -31,13 +31,13 @@ class Seam(NamedTuple):
     """Token ids of a prompt and of its answers.
 
     Attributes:
-        how: what was done.
+        how: what was done, as a number of those above.
         start: character of prompt + answer at which an answer was tokenised apart; 0 where it was not.
     """
 
     prompt: Ids
     answers: list[Ids]
-    how: str
+    how: int
     start: int = 0
 
 

@@ -13,7 +13,7 @@ from iwpo_fast.config import DataConfig
 from iwpo_fast.data.chat import ChatTemplate
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import encode_rows
-from iwpo_fast.data.ledger import Ledger, left_out_lines
+from iwpo_fast.data.ledger import Ledger, counted_seams, left_out_lines
 from iwpo_fast.data.left_out import left_out, left_out_error
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
@@ -49,7 +49,7 @@ def tokenise(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, a row with
             reference log-probs is cut, or nothing is left.
     """
-    encoded, done, unwritten = _checked_encoding(rows, tokenizer, config, progress)
+    encoded, seams, unwritten = _checked_encoding(rows, tokenizer, config, progress)
     if rows.candidates is not None:
         encoded = replace(encoded, candidates=candidate_tokens(rows, encoded, tokenizer, config, progress))
     pairs, counts = _cut(rows, encoded, config, tokenizer.bos_token_id)
@@ -62,7 +62,7 @@ def tokenise(
         dropped_prefix_mismatch=len(rows) - len(encoded) + rows.mismatches,
         equal_scores=_equal_scores(pairs.columns),
         dropped_unpaired=rows.unpaired,
-        seams=done,
+        seams=counted_seams(seams),
         left_out=unwritten,
         with_context=int((pairs.tokens_trained < _lengths(pairs)).any(1).sum()),
         **counts,
@@ -107,16 +107,18 @@ def tokenise_all(
 
 def _checked_encoding(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool
-) -> tuple[Pairs, dict[str, int], dict[str, int]]:
-    """The pairs as token ids, not yet cut; what was done to how many rows, and what the template leaves out of how
-    many. What the policies do not allow for is refused."""
+) -> tuple[Pairs, np.ndarray, dict[str, int]]:
+    """The pairs as token ids, not yet cut; what was done to each, and what the template leaves out of how many rows.
+
+    What the policies do not allow for is refused.
+    """
     check_limits(config, "data")
     use_template(rows, tokenizer, config)
     unwritten = _unwritten(rows, tokenizer, config)
-    encoded, done = _encoded(rows, tokenizer, config, progress)
+    encoded, seams = _encoded(rows, tokenizer, config, progress)
     _check_mismatches(rows, encoded, config)
     _check_lengths(rows, encoded, config)
-    return encoded, done, unwritten
+    return encoded, seams, unwritten
 
 
 def _unwritten(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> dict[str, int]:
@@ -161,8 +163,8 @@ def _cut(rows: Rows, encoded: Pairs, config: DataConfig, bos: int | None) -> tup
 
 def _encoded(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool
-) -> tuple[Pairs, dict[str, int]]:
-    """The pairs as token ids, and what was done to how many rows; from the cache if they are there."""
+) -> tuple[Pairs, np.ndarray]:
+    """The pairs as token ids, and what was done to each; from the cache if they are there."""
     path = tokens_path(rows, tokenizer, config)
     found = load_tokens(path)
     if found is None:

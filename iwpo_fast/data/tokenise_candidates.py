@@ -77,7 +77,7 @@ def _encoded(
     assert rows.candidates is not None
     if not len(rows.candidates):
         return np.empty(0, dtype=np.int64), Ragged.from_rows([])
-    path = candidates_path(rows, tokenizer, config)
+    path = candidates_path(rows, pairs, tokenizer, config)
     found = load_candidates(path)
     if found is None:
         found = encode_candidates(rows, tokenizer, config, pairs=pairs, progress=progress)

@@ -330,7 +330,7 @@ def test_a_candidate_too_long_is_refused_where_the_policy_says_so(write, tokeniz
 
 def test_a_candidate_that_changes_the_tokens_of_its_prompt_is_refused_or_left_out(write, tokenizer) -> None:
     row = PAIR | {"prompt": "the col", "candidates": ["our of the sky", " sky"]}
-    config = write([row])
+    config = write([row], on_prefix_mismatch="error")
     with pytest.raises(ValueError, match="row 1 has a candidate behind which the prompt's tokens are not the first"):
         tokenise(read(config), tokenizer, config)
     config.on_prefix_mismatch = "drop"
