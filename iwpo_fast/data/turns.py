@@ -22,15 +22,25 @@ class UnknownTurns(ValueError):
 def assistant_spans(chat: ChatTemplate, conversation: Conversation, first: int, arguments: dict[str, Any]) -> Spans:
     """The characters of the rendered conversation that are the assistant's, in messages `first` and later.
 
-    Templates with `{% generation %}` mark them. Otherwise the conversation is rendered turn by turn: what the template
-    writes up to a message, and to ask for it, is where that message begins.
+    The conversation is rendered turn by turn: what the template writes up to a message, and to ask for it, is where
+    that message begins. Where the template has `{% generation %}` marks, the characters are between marks as well; some
+    mark what asks for the answer too.
 
     Raises:
-        UnknownTurns: the template writes turns in another way when others follow.
+        UnknownTurns: the template has no marks, and writes turns in another way when others follow.
     """
     whole = chat.render(conversation, arguments)
-    if marked := _marked_spans(chat, conversation, whole, arguments):
+    marked = _marked_spans(chat, conversation, whole, arguments)
+    try:
+        turns = _turns(chat, conversation, whole, first, arguments)
+    except UnknownTurns:
+        if not marked:
+            raise
         return marked
+    return _in_both(turns, marked) if marked else turns
+
+
+def _turns(chat: ChatTemplate, conversation: Conversation, whole: str, first: int, arguments: dict[str, Any]) -> Spans:
     spans = []
     for turn in range(first, len(conversation)):
         if is_assistants(conversation[turn]):
@@ -39,6 +49,11 @@ def assistant_spans(chat: ChatTemplate, conversation: Conversation, first: int, 
             end = len(whole) if last else _boundary(chat, conversation, whole, turn + 1, arguments, ask=False)
             spans.append((start, end))
     return spans
+
+
+def _in_both(first: Spans, second: Spans) -> Spans:
+    both = [(max(a, c), min(b, d)) for a, b in first for c, d in second]
+    return [(start, end) for start, end in both if start < end]
 
 
 def inside(spans: Spans, offsets: list[tuple[int, int]]) -> np.ndarray:
@@ -89,11 +104,45 @@ def _boundary(
     if whole.startswith(alone):
         return len(alone)
     marked = [*before[:-1], with_end_mark(before[-1])]
-    alone, within = chat.render(marked, arguments, ask=ask), chat.render([*marked, *conversation[turn:]], arguments)
-    place = within.find(MARK)
-    if within.replace(MARK, "", 1) != whole or MARK not in alone:
+    within = chat.render([*marked, *conversation[turn:]], arguments)
+    asked, unasked = (_behind_mark(chat.render(marked, arguments, ask=one)) for one in (ask, False))
+    behind = _behind_mark(within)
+    if within.replace(MARK, "", 1) != whole:
         raise UnknownTurns
-    return place + common_beginning(alone.partition(MARK)[2], within[place + len(MARK) :])
+    place = within.find(MARK)
+    return place + (_asked_until(asked, unasked, behind) if ask else _ended_until(unasked, behind))
+
+
+def _behind_mark(text: str) -> str:
+    _, mark, behind = text.partition(MARK)
+    if not mark:
+        raise UnknownTurns
+    return behind
+
+
+def _asked_until(asked: str, unasked: str, behind: str) -> int:
+    """How many characters behind the content of a message end it and ask for the answer.
+
+    Args:
+        asked: what the template writes behind a last message, with what asks for an answer.
+        unasked: the same without that.
+        behind: what it writes behind this one, which is answered.
+    """
+    if behind.startswith((asked, unasked)):
+        return common_beginning(asked, behind)
+    asking = asked.removeprefix(unasked)
+    if not asking or asking == asked or asking not in behind:
+        raise UnknownTurns
+    return behind.index(asking) + len(asking)
+
+
+def _ended_until(ended: str, behind: str) -> int:
+    """How many characters behind the content of a message end it, of what the template writes `behind` it.
+
+    Where one writes <|return|> behind a last message and <|end|> behind others, their common beginning < is nobody's.
+    """
+    same = behind[: common_beginning(ended, behind)]
+    return len(same if same in (ended, behind) else same.rstrip("<|[｜"))
 
 
 def common_beginning(first: Any, second: Any) -> int:
