@@ -16,7 +16,8 @@ CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sk
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 WITH_CALL = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
 WRITES_CALLS = (
-    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
     "{% for call in m.tool_calls or [] %}{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -42,7 +43,7 @@ def test_a_role_that_the_template_drops_is_refused(family, role, write) -> None:
 @pytest.mark.parametrize("family", ["qwen2.5", "llama3", "gemma", "phi"])
 def test_reasoning_of_an_answer_that_the_template_does_not_write_is_refused(family, write) -> None:
     thought = ROW | {"chosen": [assistant("blue", reasoning_content="first I look")]}
-    with pytest.raises(ValueError, match="row 1 has .* the reasoning_content of the answer: set data"):
+    with pytest.raises(ValueError, match=r"row 1 has .* the reasoning_content of the answer: set data"):
         tokenised(write, tokenizer_of(family), thought)
 
 
@@ -58,7 +59,7 @@ def test_reasoning_that_the_template_writes_is_trained_and_that_of_earlier_turns
 @pytest.mark.parametrize("family", ["deepseek-r1", "qwen3"])
 def test_reasoning_inside_a_content_that_the_template_cuts_off_is_refused(family, write) -> None:
     thought = ROW | {"chosen": [assistant("<think>\nfirst I look\n</think>\n\nblue")]}
-    with pytest.raises(ValueError, match="row 1 has .* the reasoning before </think> in the answer"):
+    with pytest.raises(ValueError, match=r"row 1 has .* the reasoning before </think> in the answer"):
         tokenised(write, tokenizer_of(family), thought)
     pairs, _ = tokenised(write, tokenizer_of("qwen2.5"), thought)
     assert "first I look" in tokenizer_of("qwen2.5").decode(pairs.chosen[0])
@@ -68,7 +69,7 @@ def test_reasoning_inside_a_content_that_the_template_cuts_off_is_refused(family
 def test_a_tool_call_that_the_template_does_not_write_is_refused_with_its_tools(family, write) -> None:
     tokenizer = tokenizer_of(family)
     tokenizer.chat_template = tokenizer.chat_template.replace("m.content", "(m.content or '')")
-    with pytest.raises(ValueError, match="row 1 has .* tools and the tool_calls of the answer: set data"):
+    with pytest.raises(ValueError, match=r"row 1 has .* tools and the tool_calls of the answer: set data"):
         tokenised(write, tokenizer, ROW | {"chosen": WITH_CALL, "tools": TOOLS})
 
 
