@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,14 +16,13 @@ from iwpo_fast.data.arrow_values import as_stored, readers_of
 datasets = pytest.importorskip("datasets")
 
 
-def tool(name, **properties):
+def tool(name: str, **properties: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
 
 
-def call(name, **arguments):
-    return [
-        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
-    ]
+def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
+    called = {"function": {"name": name, "arguments": arguments}}
+    return [{"role": "assistant", "content": None, "tool_calls": [called]}]
 
 
 ROWS = [
