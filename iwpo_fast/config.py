@@ -15,6 +15,7 @@ SHARE = Limits(0, 1, low_open=True)
 
 T = TypeVar("T")
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
+PrefixMismatchPolicy = Literal["split", "error", "drop"]
 PairsFromCandidates = Literal["best_worst", "all"]
 
 
@@ -70,7 +71,14 @@ class DataConfig:
             does so where the model has a chat template, or other rows are conversations.
         max_length: Longest prompt + completion, in tokens.
         truncation: What happens to a pair longer than `max_length`.
-        on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens.
+        on_prefix_mismatch: What happens to a row whose prompt's tokens are not the first of prompt + completion:
+            `split` moves white space from the prompt's end to the completions, or tokenises the two apart where tokens
+            merge still; `drop` leaves it out, also where completions do not continue one prompt as text, which the
+            others refuse.
+        train_on: Of completions of several turns, the tokens of the assistant alone are trained and others are context,
+            or `all` are.
+        on_text_left_out: Whether a row is an error if the chat template does not write a message, a tool call or the
+            reasoning of the answer, or the run says how many rows it leaves what out of, as it does of other texts.
         chat_template: Path of a Jinja file that replaces the tokenizer's chat template; null keeps it.
         add_eos: End each plain-text completion with the end-of-sequence token.
         cache_dir: Folder for tokenised data and reference log-probs; null takes ~/.cache/iwpo_fast.
@@ -92,14 +100,16 @@ class DataConfig:
     as_chat: bool | Literal["auto"] = False
     max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
-    on_prefix_mismatch: Literal["error", "drop"] = "error"
+    on_prefix_mismatch: PrefixMismatchPolicy = "split"
+    train_on: Literal["assistant", "all"] = "assistant"
+    on_text_left_out: Literal["error", "say"] = "error"
     chat_template: str | None = None
     add_eos: bool = True
     cache_dir: str | None = None
     workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
 
 
-LATER_SETTINGS = ("pairs_from_candidates", "as_chat", "name", "mix", "preferred")
+LATER_SETTINGS = ("pairs_from_candidates", "as_chat", "name", "mix", "preferred", "train_on", "on_text_left_out")
 """Settings of the data that came later; records leave them out where they have their defaults."""
 
 
@@ -633,8 +643,8 @@ class ScoredDataConfig:
         split: Split of a hub data set or of a folder that holds several.
         limit: Use only this many rows of `path`, the first ones; null uses all.
         columns: Which of your columns is which of ours, such as {completion: answer}.
-        on_prefix_mismatch: What happens to a row whose completions do not continue one prompt, as text or as tokens;
-            `drop` leaves it without a score.
+        on_prefix_mismatch: What happens to a row whose prompt's tokens are not the first of prompt + completion; `drop`
+            leaves it without a score, also where completions do not continue one prompt as text.
         cache_dir: Folder for features, so that a killed call goes on where it stopped; null keeps none.
     """
 
@@ -643,7 +653,7 @@ class ScoredDataConfig:
     split: str = "train"
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    on_prefix_mismatch: Literal["error", "drop"] = "error"
+    on_prefix_mismatch: PrefixMismatchPolicy = "split"
     cache_dir: str | None = None
 
 

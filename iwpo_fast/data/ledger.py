@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from iwpo_fast.data.seams import APART, COMMON, MOVED
+
+SEAMS = {
+    MOVED: "white space moved from the end of the prompt to the answers, because their tokens merge",
+    APART: "prompt and answers tokenised apart, because their tokens merge",
+    COMMON: "the chat template ends prompts with what it does not repeat before answers, so answers are "
+    "trained from where the two part",
+}
+"""What the ledger says of rows to which this was done."""
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -29,6 +41,11 @@ class Ledger:
             were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
         unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
         plain_for_chat: the rows are plain text and the model has a chat template.
+        seams: encoded rows whose prompt's tokens were not the first of prompt + completion, by what was done to them
+            (`iwpo_fast.data.seams`), in words.
+        left_out: what the chat template does not write, and of how many rows.
+        with_context: kept pairs of which some tokens behind the prompt are context, because they are not the
+            assistant's.
     """
 
     source: str
@@ -48,6 +65,9 @@ class Ledger:
     candidates: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     plain_for_chat: bool = False
+    seams: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    with_context: int = 0
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -84,7 +104,16 @@ class Ledger:
             lines.append(f"  left out: the column {name} of {count:,} rows, which stands in none of their texts")
         if self.plain_for_chat:
             lines.append("  plain text as it is, although the model has a chat template: data.as_chat true puts it in")
-        return lines
+        return lines + self._about_rendering()
+
+    def _about_rendering(self) -> list[str]:
+        """What was done to texts on their way to tokens, each in one line."""
+        lines = [f"  {what}: {count:,} rows" for what, count in self.seams.items()]
+        if self.with_context:
+            lines.append(
+                f"  answers of several turns, of which only the assistant's are trained: {self.with_context:,}"
+            )
+        return lines + [f"  {line}" for line in left_out_lines(self.left_out)]
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -92,10 +121,21 @@ class Ledger:
 
         ledger = asdict(self)
         del ledger["plain_for_chat"]  # it is no count
-        for name in ("candidates", "dropped_unpaired", "unread"):
+        for name in ("candidates", "dropped_unpaired", "unread", "seams", "left_out", "with_context"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         save_json(path, ledger)
+
+
+def counted_seams(seams: np.ndarray) -> dict[str, int]:
+    """`Ledger.seams` of what was done to each row."""
+    counts = {what: int((seams == how).sum()) for how, what in SEAMS.items()}
+    return {what: count for what, count in counts.items() if count}
+
+
+def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
+    """What the chat template does not write, for people."""
+    return [f"the chat template leaves out {what}: {count:,} rows" for what, count in left_out.items()]
 
 
 def counted(counts: Mapping[str, int]) -> str:

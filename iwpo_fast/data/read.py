@@ -25,6 +25,7 @@ from iwpo_fast.data.columns import (
     with_numbers,
 )
 from iwpo_fast.data.forms import PrefixMismatch
+from iwpo_fast.data.messages import check_is_text, parsed, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place
@@ -107,6 +108,7 @@ def _read_source(config: DataConfig) -> tuple[Rows, list[Any]]:
     place = Place(config.path, config.split, config.name)
     source = read_records(place, column_names(config.columns), limit=config.limit)
     check_mapping(config.columns, source.columns, place.title)
+    check_is_text(source.columns, place.title)
     if config.preferred and "preferred" not in {*config.columns, *source.columns}:
         raise ValueError(
             "data.preferred says which values mean which answer, and no column holds them: name it as preferred in "
@@ -124,6 +126,7 @@ def _evaluation_rows(config: DataConfig, training: Rows) -> Rows:
     source = read_records(place, column_names(config.columns))
     texts = {ours: theirs for ours, theirs in config.columns.items() if ours in (*TEXTS, *TURNS, *PREFERRED)}
     check_mapping(texts, source.columns, place.title)
+    check_is_text(source.columns, place.title)
     rows = _canonical_rows(source, config)[0]
     is_chat = training.conversational and config.as_chat is not False
     return _named_held_out(as_conversations(rows) if is_chat else of_one_kind(rows, config.as_chat))
@@ -141,7 +144,7 @@ def _canonical_rows(source: Source, config: DataConfig) -> tuple[Rows, list[Any]
     columns = numeric_columns(records, numbering)
     recognise = Recogniser(config.columns, config.preferred)
     found, given, mismatches = _read_each(records, numbering, recognise, config)
-    if mismatches and (config.on_prefix_mismatch == "error" or not found):
+    if mismatches and (config.on_prefix_mismatch != "drop" or not found):
         number, what = next(iter(mismatches.items()))
         raise mismatch_error(what, numbering.where(number), len(mismatches))
     place = dict(zip(records, range(len(records)), strict=True))
@@ -182,13 +185,17 @@ def _read_each(
     for number, record in records.items():
         try:
             row = recognise(record)
-            found[number] = TIE if row is None else read_row(row, config.pairs_from_candidates)
+            found[number] = TIE if row is None else _read_one(row, config)
             arguments[number] = template_arguments(record)
         except PrefixMismatch as mismatch:
             mismatches[number] = str(mismatch)
         except ValueError as error:
             raise ValueError(f"{numbering.where(number)} {error}") from None
     return found, arguments, mismatches
+
+
+def _read_one(row: Mapping[str, Any], config: DataConfig) -> RowOfPairs:
+    return read_row(with_messages(row, TEXTS), config.pairs_from_candidates)
 
 
 def _with_scores(columns: dict[str, np.ndarray], pairs: list[PairOfRow]) -> dict[str, np.ndarray]:
@@ -224,7 +231,7 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
     keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
     tools = _unpacked(record, "tools", list, "a list of tools")
-    return (keywords or {}) | ({"tools": tools} if tools else {})
+    return (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
 
 
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
+from iwpo_fast.data.messages import parsed
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
 
@@ -132,9 +133,9 @@ def _conversation(value: Any, *, one: bool) -> Any:
         one: a single message is a list of it.
     """
     if isinstance(value, str):
-        if not value.startswith(("[{", '{"', '["')):
+        if value[:1] not in ("[", "{"):
             return value
-        value = _from_json(value)
+        value = _from_text(value)
     if isinstance(value, dict) and one and _speaks(value):
         value = [value]
     if isinstance(value, list) and value and isinstance(value[0], dict) and "from" in value[0]:
@@ -142,15 +143,14 @@ def _conversation(value: Any, *, one: bool) -> Any:
     return value
 
 
-def _from_json(text: str) -> Any:
-    """Messages that stand as JSON, such as in CSV; any other text as it is."""
-    with suppress(ValueError, RecursionError):
-        value = json.loads(text)
-        if isinstance(value, dict) and _speaks(value):
-            return value
-        if isinstance(value, list) and value and all(isinstance(turn, dict) and _speaks(turn) for turn in value):
-            return value
-    return text
+def _from_text(text: str) -> Any:
+    """Messages that stand as JSON or as Python source, such as in CSV; any other text as it is."""
+    if "role" not in text and "from" not in text:
+        return text
+    value = parsed(text)
+    turns = [value] if isinstance(value, dict) else value
+    are_messages = isinstance(turns, list) and turns and all(isinstance(turn, dict) and _speaks(turn) for turn in turns)
+    return value if are_messages else text
 
 
 def _is_list_as_text(value: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from iwpo_fast.data.arrow_values import as_stored, readers_of
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place, chosen_split, files_of
 from iwpo_fast.data.row_files import (
@@ -115,8 +116,9 @@ def _dataset(place: Place, wanted: Container[str]) -> Opened:
     if isinstance(dataset, dict):
         dataset = dataset[chosen_split(dataset, place)]
     some = dataset.with_format(None).select_columns([name for name in dataset.column_names if name in wanted])
+    readers = readers_of(dataset.features.arrow_schema, parse=False)  # datasets parses
     batches = (
-        [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        as_stored((dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)), readers)
         for batch in some.iter(ROWS_AT_ONCE)
     )
     return numbered(batches, path, "a data set"), dataset.column_names

@@ -13,6 +13,8 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from iwpo_fast.data.arrow_values import as_stored, readers_of
+
 Row = dict[str, Any]
 NumberedRows = Iterator[tuple[int, Row]]
 Opened = tuple[NumberedRows, list[str]]
@@ -179,7 +181,8 @@ def _parquet(path: Path, wanted: Container[str]) -> Opened:
         raise unreadable(path, "Parquet", error) from error
     columns = file.schema_arrow.names
     some = file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted])
-    return numbered((batch.to_pylist() for batch in some), path, "Parquet"), columns
+    readers = readers_of(file.schema_arrow, parse=True)
+    return numbered((as_stored(batch.to_pylist(), readers) for batch in some), path, "Parquet"), columns
 
 
 def _arrow(path: Path, wanted: Container[str]) -> Opened:
@@ -194,5 +197,6 @@ def _arrow(path: Path, wanted: Container[str]) -> Opened:
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, "Arrow", error) from error
     some = table.select([name for name in table.column_names if name in wanted])
-    batches = (batch.to_pylist() for batch in some.to_batches(ROWS_AT_ONCE))
+    readers = readers_of(table.schema, parse=True)
+    batches = (as_stored(batch.to_pylist(), readers) for batch in some.to_batches(ROWS_AT_ONCE))
     return numbered(batches, path, "Arrow"), table.column_names

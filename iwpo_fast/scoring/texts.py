@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iwpo_fast.data.forms import PrefixMismatch, canonical
+from iwpo_fast.data.messages import with_messages
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.read import mismatch_error, template_arguments
 from iwpo_fast.data.records import Records
@@ -53,6 +54,7 @@ def texts_of(records: Records, numbering: Numbering, on_prefix_mismatch: str) ->
     Raises:
         ValueError: a row has no completion, or one of no form that the library knows; the sentence names it.
     """
+    records = {number: _with_messages(number, record, numbering) for number, record in records.items()}
     found = [_checked(row, numbering, on_prefix_mismatch) for row in records.items()]
     numbers = np.array(list(records), dtype=np.int64)
     _check_alike(found, numbers, numbering)
@@ -98,6 +100,13 @@ def completions_of(record: Mapping[str, Any]) -> tuple[Text, Completions]:
     return prompt, found
 
 
+def _with_messages(number: int, record: Mapping[str, Any], numbering: Numbering) -> dict[str, Any]:
+    try:
+        return with_messages(record, ("prompt", "chosen", "rejected", "completion", "messages"))
+    except ValueError as error:
+        raise ValueError(f"{numbering.where(number)} {error}") from None
+
+
 def _checked(
     row: tuple[int, Mapping[str, Any]], numbering: Numbering, on_prefix_mismatch: str
 ) -> tuple[Text, Completions]:
@@ -106,7 +115,7 @@ def _checked(
     try:
         return completions_of(record)
     except PrefixMismatch as mismatch:
-        if on_prefix_mismatch == "error":
+        if on_prefix_mismatch != "drop":
             raise mismatch_error(str(mismatch), numbering.where(number), 1) from None
         return "", {}
     except ValueError as error:

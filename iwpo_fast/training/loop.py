@@ -25,6 +25,7 @@ from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
+from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
@@ -80,7 +81,8 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     job = Job(config, world, policy, loss, pairs, held_out)
     for ledger in ledgers.values():
         world.say(*ledger.lines())
-    world.say(*plan_lines(job))
+    ends = ends_of(pairs, tokenizer)
+    world.say(*end_lines(policy, ends, tokenizer), *plan_lines(job))
     if config.dry_run:
         return None
 
@@ -97,7 +99,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer, weights)
+            policy.save(aside, tokenizer, weights, ends)
         summarise(folder, job).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)

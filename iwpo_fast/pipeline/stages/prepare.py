@@ -32,7 +32,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
     for name in LATER_SETTINGS:
-        if data[name] == getattr(DataConfig(path=""), name):
+        if name in data and data[name] == getattr(DataConfig(path=""), name):
             del data[name]  # as before there was a choice, so that stages done then stay done
     paths = (config.data.path, config.data.eval_path, *(source.path for source in config.data.mix))
     places = [place for path in paths if path for place in _places(path)]
