@@ -29,6 +29,7 @@ format: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m iwpo_fast.objectives.table docs/objectives.md
+	$(BIN)/python tests/data/documented_forms.py docs/data.md
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks

@@ -102,8 +102,21 @@ def check_settings(hints: Mapping[str, Any], settings: Mapping[str, Any], group:
             check_settings(hints_of(inner[0]), value, name)
         elif inner and isinstance(value, inner[0]):
             check_limits(value, name)
+        elif (listed := _group_of_list(hints.get(key))) and isinstance(value, list):
+            _check_groups(listed, value, name)
         elif key not in hints or not is_allowed(hints[key], value):
             _refuse(hints, name, value)
+
+
+def _check_groups(group: type, values: list[Any], name: str) -> None:
+    """Check each group of settings in a list of them."""
+    for place, value in enumerate(values):
+        if isinstance(value, group):
+            check_limits(value, f"{name}[{place}]")
+        elif isinstance(value, dict):
+            check_settings(hints_of(group), value, f"{name}[{place}]")
+        else:
+            raise ValueError(f"{name} is {_shown(values)}: it must be a list of groups of settings.")
 
 
 def hints_of(config: type) -> dict[str, Any]:
@@ -114,6 +127,12 @@ def hints_of(config: type) -> dict[str, Any]:
 def groups_of(hint: Any) -> list[type]:
     """The configurations among the types of a setting."""
     return [member for member in _members_of(hint) if isinstance(member, type) and is_dataclass(member)]
+
+
+def _group_of_list(hint: Any) -> type | None:
+    """The configuration that a setting is a list of."""
+    members = [*get_args(hint), None] if get_origin(hint) is list else [None]
+    return members[0] if isinstance(members[0], type) and is_dataclass(members[0]) else None
 
 
 def is_allowed(hint: Any, value: Any) -> bool:
@@ -208,7 +227,8 @@ def _words(member: Any, *, limits: bool) -> str:
     if origin is list and get_origin(arguments[0]) is Literal:
         return f"a list of {', '.join(get_args(arguments[0]))}"
     if origin is dict:
-        return f"a mapping from names to {' or '.join(KINDS[kind] for kind in _members_of(arguments[1]))}"
+        kinds = [KINDS[get_origin(kind) or kind] for kind in _members_of(arguments[1])]
+        return f"a mapping from names to {' or '.join(kinds)}"
     if limits and (inside := _limits_of(member)) is not None:
         # Whole numbers are finite anyway.
         return str(inside).removesuffix(" and finite") if arguments and arguments[0] is int else str(inside)

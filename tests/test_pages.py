@@ -19,6 +19,7 @@ PAGES = [
     "docs/how_it_works.md",
     "docs/training.md",
     "docs/candidates.md",
+    "docs/data.md",
 ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iwpo_fast.data.context import is_trained, token_ids, trained_lengths
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, bounds_of, positions_of
 from iwpo_fast.data.tensor_dataclass import TensorDataclass
@@ -32,9 +33,10 @@ class FlatBatch(TensorDataclass):
         compact_index: int64 [T], the entry of `expand_index` that each token is laid out for.
         cu_seqlens: int32 [S + 1], sequence s is entries cu_seqlens[s] to cu_seqlens[s + 1] of `expand_index`.
         max_seqlen: length of the longest sequence.
+        prompt_lengths: int64 [S], tokens of each sequence's prompt, wherever it is laid out.
         hidden_index: int64 [N], flat position whose hidden state predicts a supervised token; may repeat.
         completion_index: int64 [N], flat position of each supervised token.
-        labels: int64 [N], the supervised (completion) tokens, sequence after sequence.
+        labels: int64 [N], the supervised tokens, sequence after sequence: those of completions that are no context.
         segments: int64 [S + 1], supervised tokens of sequence s are entries segments[s] to segments[s + 1].
         weight: float32 [P]; label_smoothing: float32 [P] or None.
         rows: int64 [P], row of each pair in its data set.
@@ -51,6 +53,7 @@ class FlatBatch(TensorDataclass):
     compact_index: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
+    prompt_lengths: Tensor
     hidden_index: Tensor
     completion_index: Tensor
     labels: Tensor
@@ -86,9 +89,15 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> F
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         label_smoothing=None if part.label_smoothing is None else _float32(part.label_smoothing),
         ref_logps=None if part.ref_logps is None else _by_side(part.ref_logps),
-        ref_token_logps=_float32(np.concatenate([side.values for side in tokens])) if tokens else None,
+        ref_token_logps=None if tokens is None else _of_trained(part, tokens),
         scores=None if part.scores is None else _by_side(part.scores),
     )
+
+
+def _of_trained(pairs: Pairs, values: tuple[Ragged, Ragged]) -> Tensor:
+    """float32 [N], of values of all tokens of chosen and rejected completions those of supervised ones."""
+    sides = zip((pairs.chosen, pairs.rejected), values, strict=True)
+    return _float32(np.concatenate([of_side.values[is_trained(side.values)] for side, of_side in sides]))
 
 
 def flat_responses(responses: Responses, rows: np.ndarray) -> FlatBatch:
@@ -112,11 +121,12 @@ def _layout(prompts: Ragged, prompt_of: np.ndarray, completions: Ragged) -> dict
     tokens[positions_of(laid_out[:-1], laid_out_prompt)] = prompts.values[
         positions_of(prompts.offsets[row], laid_out_prompt)
     ]
-    tokens[completion_index] = completions.values
+    tokens[completion_index] = token_ids(completions.values)
     # The token before a completion token predicts it; for the first that is the last of the prompt.
     hidden_index = completion_index - 1
-    supervised = of_completion > 0
-    hidden_index[completions.offsets[:-1][supervised]] = (prompt_start + of_prompt - 1)[supervised]
+    there = of_completion > 0
+    hidden_index[completions.offsets[:-1][there]] = (prompt_start + of_prompt - 1)[there]
+    supervised = is_trained(completions.values)
     laid_out_lengths = np.diff(laid_out)
     expand_index = positions_of(_interleaved(prompt_start, completion_start), _interleaved(of_prompt, of_completion))
     values = {
@@ -126,10 +136,11 @@ def _layout(prompts: Ragged, prompt_of: np.ndarray, completions: Ragged) -> dict
         "compact_index": positions_of(sequences[1:] - laid_out_lengths, laid_out_lengths),
         "expand_index": expand_index,
         "cu_seqlens": sequences.astype(np.int32),
-        "hidden_index": hidden_index,
-        "completion_index": completion_index,
-        "labels": completions.values.astype(np.int64),
-        "segments": completions.offsets,
+        "prompt_lengths": of_prompt,
+        "hidden_index": hidden_index[supervised],
+        "completion_index": completion_index[supervised],
+        "labels": completions.values[supervised].astype(np.int64),
+        "segments": bounds_of(trained_lengths(completions)),
     }
     return {name: torch.from_numpy(value) for name, value in values.items()} | {
         "max_seqlen": int(np.diff(sequences).max())

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from iwpo_fast.config import PairsFromCandidates
 from iwpo_fast.data.columns import number_of
-from iwpo_fast.data.forms import ASSISTANT, as_messages, canonical, check_encodable, is_empty
+from iwpo_fast.data.forms import ASSISTANT, as_messages, canonical, check_encodable, is_empty, repeats_prompt
 from iwpo_fast.data.rows import Message, Text
 
 Texts = tuple[Text, Text, Text]
@@ -53,7 +53,7 @@ class RowOfPairs(NamedTuple):
     left_out: Mapping[str, int] | None = None
 
 
-def read_row(record: Mapping[str, Any], how: PairsFromCandidates, *, prompt_repeated: bool) -> RowOfPairs:
+def read_row(record: Mapping[str, Any], how: PairsFromCandidates) -> RowOfPairs:
     """The pairs and candidates of a row. No pairs where no two of its candidates have different scores.
 
     A row with `chosen` and `rejected` is that pair. Without them its candidates are compared by score: the best with
@@ -61,7 +61,6 @@ def read_row(record: Mapping[str, Any], how: PairsFromCandidates, *, prompt_repe
 
     Args:
         how: `DataConfig.pairs_from_candidates`.
-        prompt_repeated: as of `canonical`.
 
     Raises:
         PrefixMismatch: chosen and rejected do not continue the same prompt.
@@ -69,35 +68,16 @@ def read_row(record: Mapping[str, Any], how: PairsFromCandidates, *, prompt_repe
     """
     given = _candidates(record)
     if given is None:
-        return RowOfPairs([PairOfRow(canonical(record, prompt_repeated=prompt_repeated))])
+        return RowOfPairs([PairOfRow(canonical(record))])
     values, scores = given
     if not isinstance(prompt := record.get("prompt", record.get("instruction")), str | list):
         raise ValueError("has candidates and no prompt that is a string or a list of messages: add it.")
     if record.get("chosen") is None and record.get("rejected") is None:
         return _compared(prompt, values, scores, how)
-    texts = canonical(dict(record) | {"prompt": prompt}, prompt_repeated=prompt_repeated)
-    cut = prompt if prompt_repeated else None
+    row = dict(record) | {"prompt": prompt}
+    texts = canonical(row)
+    cut = prompt if repeats_prompt(row) else None
     return _beside(texts, [_completion(texts[0], value, cut) for value in values], scores)
-
-
-def as_conversation(row: RowOfPairs) -> RowOfPairs:
-    """The same with prompts as the user's message and responses as the assistant's.
-
-    Raises:
-        ValueError: the row is a conversation already. The message goes on from "row 1".
-    """
-    pairs = []
-    for (prompt, *sides), scores in row.pairs:
-        if isinstance(prompt, list):
-            raise ValueError("is a conversation already: leave data.as_chat out.")
-        chosen, rejected = map(_answer, sides)
-        pairs.append(PairOfRow(([{"role": "user", "content": prompt}], chosen, rejected), scores))
-    others = None if row.others is None else [(_answer(text), score) for text, score in row.others]
-    return RowOfPairs(pairs, others, row.left_out)
-
-
-def _answer(text: Text) -> Text:
-    return [{"role": "assistant", "content": text}] if isinstance(text, str) else text
 
 
 def _candidates(record: Mapping[str, Any]) -> tuple[list[Any], list[float]] | None:
@@ -223,7 +203,7 @@ def _completion(prompt: Text, value: Any, cut: Text | None) -> Text:
     """What a candidate adds to a canonical prompt; empty for one that is absent.
 
     Args:
-        cut: what all responses of the source begin with as its rows do, and is cut off; None if they do not.
+        cut: what all responses of the row begin with, and is cut off; None if they do not.
     """
     if not isinstance(value, str | list | None):
         raise ValueError(f"has a candidate of type {type(value).__name__}: make it a string or a list of messages.")

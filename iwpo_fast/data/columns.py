@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.records import Records
 
 TEXTS = ("prompt", "chosen", "rejected")
@@ -14,17 +18,29 @@ WEIGHTS = ("weight", "label_smoothing")
 SCORES = ("score_chosen", "score_rejected")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 NUMBERS = (*WEIGHTS, "cluster", *SCORES, *REFERENCE)
-PUBLIC = ("scores", "all_generated_responses", "all_rm_scores", "completions", "instruction", "answers")
-"""Columns of public data sets that hold candidates (`iwpo_fast.data.candidates`); in another shape they are ignored."""
+ASKED = ("question", "input", "instruction", "system", "history", "context", "query")
+"""Names under which people keep the prompt or a part of it; none is left out without a word."""
+UNPAIRED = ("label", "labels", "kto_tag")
+PUBLIC = (
+    *("scores", "all_generated_responses", "all_rm_scores", "completions", "answers"),
+    *("conversations", "messages", "completion", *UNPAIRED, *ASKED),
+)
+"""Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)
 CANDIDATES = ("candidates", "candidate_scores")
-COLUMNS = (*TEXTS, *NUMBERS, *CANDIDATES, "prompt_id", "tools", "chat_template_kwargs")
+PREFERRED = ("first", "second", "preferred")
+TURNS = ("system", "history", "conversations")
+COLUMNS = (
+    *(*TEXTS, *TURNS, *PREFERRED, *NUMBERS, *CANDIDATES, "ranked"),
+    *("prompt_id", "tools", "chat_template_kwargs"),
+)
 
 
-def column_names(mapping: Mapping[str, str], known: Sequence[str] = COLUMNS) -> dict[str, str]:
+def column_names(mapping: Mapping[str, str | None], known: Sequence[str] = COLUMNS) -> dict[str, str]:
     """Our names, and those of public data sets, mapped to the source's: the same unless `mapping` renames them.
 
     Args:
+        mapping: None leaves a column of ours out; `a+b` joins two columns of the source.
         known: our columns.
 
     Raises:
@@ -34,20 +50,42 @@ def column_names(mapping: Mapping[str, str], known: Sequence[str] = COLUMNS) -> 
         if ours not in known:
             raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(known)}.")
     public = PUBLIC if known is COLUMNS else ()
-    return {name: name for name in public} | {name: mapping.get(name, name) for name in known}
+    parts = [part for joined in joined_columns(mapping).values() for part in joined]
+    elsewhere = {*mapping.values(), *parts} & set(TURNS)  # a history that is named as the prompt is no history
+    ours_to_theirs = {name: mapping.get(name, None if name in elsewhere else name) for name in known}
+    left_out = {name for name, theirs in ours_to_theirs.items() if theirs is None}
+    as_they_are = {name: name for name in (*public, *parts) if name not in left_out}
+    return as_they_are | {ours: theirs for ours, theirs in ours_to_theirs.items() if theirs is not None}
 
 
-def check_mapping(mapping: Mapping[str, str], columns: Sequence[str], source: str) -> None:
+def joined_columns(mapping: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """By our name, the columns of the source that are joined by line ends, as in `prompt: instruction+input`."""
+    return {ours: theirs.split("+") for ours, theirs in mapping.items() if theirs and "+" in theirs}
+
+
+def check_mapping(mapping: Mapping[str, str | None], columns: Sequence[str], source: str) -> None:
     """Raise ValueError if `mapping` names a column that is not among those of the source."""
+    parts = joined_columns(mapping)
     for ours, theirs in mapping.items():
-        if theirs not in columns:
+        if theirs not in (None, *columns) and not (ours in parts and set(parts[ours]) <= set(columns)):
             raise ValueError(
                 f"data.columns names {theirs!r} as {ours}, which {source} does not have: "
                 f"choose among {', '.join(columns)}."
             )
 
 
-def numeric_columns(records: Records, source: str) -> dict[str, np.ndarray]:
+def with_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a file that holds nothing but text, such as CSV, with numbers in the columns that hold numbers."""
+    return {name: _as_number(value) if name in NUMBERS else value for name, value in record.items()}
+
+
+def _as_number(text: Any) -> Any:
+    with suppress(ValueError):
+        return json.loads(text) if isinstance(text, str) else text
+    return text
+
+
+def numeric_columns(records: Records, numbering: Numbering) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Scores of k reward models, given as lists, make [N, k].
@@ -61,9 +99,10 @@ def numeric_columns(records: Records, source: str) -> dict[str, np.ndarray]:
     for couple in (SCORES, REFERENCE):
         missing = set(couple) - names
         if len(missing) == 1:
-            raise ValueError(f"{source} lacks the column {missing.pop()}: give both {' and '.join(couple)} or none.")
-    models = _reward_models(records, source) if SCORES[0] in present else None
-    return {name: _numbers(name, records, source, models if name in SCORES else None) for name in present}
+            lacking = f"{numbering.title} lacks the column {missing.pop()}"
+            raise ValueError(f"{lacking}: give both {' and '.join(couple)} or none.")
+    models = _reward_models(records, numbering.title) if SCORES[0] in present else None
+    return {name: _numbers(name, records, numbering, models if name in SCORES else None) for name in present}
 
 
 def _reward_models(records: Records, source: str) -> int | None:
@@ -82,14 +121,14 @@ def _reward_models(records: Records, source: str) -> int | None:
     return None if first is None else len(first)
 
 
-def _numbers(name: str, records: Records, source: str, models: int | None) -> np.ndarray:
+def _numbers(name: str, records: Records, numbering: Numbering, models: int | None) -> np.ndarray:
     """[N], or [N, models] where rows hold lists."""
     values = np.empty(len(records) if models is None else (len(records), models))
     for i, (number, record) in enumerate(records.items()):
         try:
             values[i] = _value(name, record.get(name), models)
         except ValueError as error:
-            raise ValueError(f"In {source}, row {number} {error}") from None
+            raise ValueError(f"{numbering.where(number)} {error}") from None
     return values
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data.chat import is_assistants
+from iwpo_fast.data.context import as_context
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.records import first_line
-from iwpo_fast.data.rows import Message, Rows, Text
+from iwpo_fast.data.render import Renderer
+from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.data.seams import AS_IS, COMMON, Seam, Texts, after_common_beginning, mended
+from iwpo_fast.data.turns import UnknownTurns, assistant_spans, inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,77 +26,176 @@ ROWS_AT_ONCE = 256
 Ids = list[int]
 
 
-def encode_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool = False) -> Pairs:
+def encode_rows(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, *, progress: bool = False
+) -> tuple[Pairs, np.ndarray]:
     """Encode prompt, prompt + chosen and prompt + rejected, and take what follows the prompt's tokens as completion.
 
     Strings get the tokenizer's beginning-of-sequence token, once; a chat template writes all special tokens itself.
+    Where the prompt's tokens are not the first of prompt + completion, see `iwpo_fast.data.seams`.
 
     Returns:
-        Pairs of weight 1, not yet cut, of those rows whose prompt tokens begin both prompt + completion.
+        Pairs of weight 1, not yet cut, of the rows that could be encoded; int8 [P], what was done to each of them.
 
     Raises:
         ValueError: a row cannot be rendered, or has a prompt without tokens.
     """
-    sides = [rows.chosen, rows.rejected]
-    kept, (prompt, chosen, rejected) = _encode(rows, sides, tokenizer, add_eos=add_eos, progress=progress)
-    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept)
+    encoder = _RowEncoder(rows, [rows.chosen, rows.rejected], tokenizer, config)
+    kept, (prompt, chosen, rejected) = encoder.encode(progress=progress)
+    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept), np.array(encoder.seams, dtype=np.int8)
 
 
 def encode_candidates(
-    rows: Rows, tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool = False
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    pairs: Pairs | None = None,
+    progress: bool = False,
 ) -> tuple[np.ndarray, Ragged]:
     """Encode the candidates of the rows, as `encode_rows` does chosen and rejected.
 
+    Args:
+        pairs: the rows as `encode_rows` returns them, whose prompts the candidates follow; None encodes each prompt
+            with its candidate alone.
+
     Returns:
-        int64 [k], those whose prompt's tokens begin prompt + candidate; k rows, their token ids.
+        int64 [k], those that could be encoded, of rows that are among the pairs; k rows, their token ids.
     """
     candidates = rows.candidates
     assert candidates is not None and len(candidates)
     owners = rows.without_candidates().take(candidates.row)
-    kept, (_, completions) = _encode(owners, [candidates.texts], tokenizer, add_eos=add_eos, progress=progress)
+    prompts = None
+    if pairs is not None:
+        place = dict(zip(pairs.row.tolist(), range(len(pairs)), strict=True))
+        prompts = [pairs.prompt[place[row]].tolist() if row in place else None for row in candidates.row.tolist()]
+    encoder = _RowEncoder(owners, [candidates.texts], tokenizer, config, prompts)
+    kept, (_, completions) = encoder.encode(progress=progress)
     return kept, completions
 
 
-def encode_prompts(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Ragged:
+def encode_prompts(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Ragged:
     """The prompts of the rows alone, with what a chat template writes to ask for an answer."""
-    return _encode(rows, [], tokenizer, add_eos=False, progress=False)[1][0]
+    return _RowEncoder(rows, [], tokenizer, config).encode(progress=False)[1][0]
 
 
-def _encode(
-    rows: Rows, sides: Sequence[list[Text]], tokenizer: PreTrainedTokenizerBase, *, add_eos: bool, progress: bool
-) -> tuple[np.ndarray, list[Ragged]]:
-    """The rows whose prompt tokens begin prompt + completion on all sides; token ids of their prompts and sides."""
-    encode = _Encoder(tokenizer, special_tokens=not rows.conversational)
-    kept: list[int] = []
-    parts: list[list[Ragged]] = []
-    with tqdm(total=len(rows), desc="tokenising", unit="row", disable=None if progress else True) as bar:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = range(start, min(start + ROWS_AT_ONCE, len(rows)))
-            ids = encode(_render(rows, sides, some, tokenizer, add_eos))
-            n = len(some)
-            _check_prompts(rows, some, ids[:n])
-            fits, part = _split(ids[:n], [ids[n * k : n * (k + 1)] for k in range(1, len(sides) + 1)])
-            kept += [some[i] for i in fits]
-            parts.append(part)
-            bar.update(n)
-    return np.array(kept, dtype=np.int64), [Ragged.concatenate(part) for part in zip(*parts, strict=True)]
+class _RowEncoder:
+    """Encodes rows with the completions of their sides.
 
+    Attributes:
+        prompts: for each row the token ids of its prompt that answers must follow, or None for a row to leave out.
+        seams: what was done to each row that could be encoded.
+    """
 
-def _split(prompts: list[Ids], sides: list[list[Ids]]) -> tuple[list[int], list[Ragged]]:
-    """Which rows begin with their prompt's tokens; prompts, and completions of each side, of these."""
-    lengths = [len(prompt) for prompt in prompts]
-    fits = [i for i, n in enumerate(lengths) if all(side[i][:n] == prompts[i] for side in sides)]
-    parts = [[prompts[i] for i in fits], *([side[i][lengths[i] :] for i in fits] for side in sides)]
-    return fits, [Ragged.from_rows(part) for part in parts]
+    def __init__(
+        self,
+        rows: Rows,
+        sides: Sequence[list[Text]],
+        tokenizer: PreTrainedTokenizerBase,
+        config: DataConfig,
+        prompts: Sequence[Ids | None] | None = None,
+    ) -> None:
+        self.rows, self.sides, self.config, self.prompts = rows, sides, config, prompts
+        self.render = Renderer(rows, sides, tokenizer, add_eos=config.add_eos and bool(sides))
+        self.tokens = _Encoder(tokenizer, special_tokens=not rows.conversational)
+        self.seams: list[int] = []
 
+    def encode(self, *, progress: bool) -> tuple[np.ndarray, list[Ragged]]:
+        """int64, the rows that could be encoded; token ids of their prompts and sides."""
+        kept: list[int] = []
+        parts: list[list[Ragged]] = []
+        total = len(self.rows)
+        with tqdm(total=total, desc="tokenising", unit="row", disable=None if progress else True) as bar:
+            for start in range(0, total, ROWS_AT_ONCE):
+                some = range(start, min(start + ROWS_AT_ONCE, total))
+                found = self._some(some)
+                kept += [row for row, _ in found]
+                columns = zip(*(ids for _, ids in found), strict=True) if found else [[]] * (len(self.sides) + 1)
+                parts.append([Ragged.from_rows(list(column)) for column in columns])
+                bar.update(len(some))
+        return np.array(kept, dtype=np.int64), [Ragged.concatenate(part) for part in zip(*parts, strict=True)]
 
-def _check_prompts(rows: Rows, some: Sequence[int], prompts: list[Ids]) -> None:
-    for row, prompt in zip(some, prompts, strict=True):
-        if not prompt:
+    def _some(self, some: range) -> list[tuple[int, list[Ids | np.ndarray]]]:
+        """The rows that could be encoded, each with its prompt's ids and those of its completions."""
+        texts = self.render(some)
+        ids = self.tokens(texts)
+        n, found = len(some), []
+        for i, row in enumerate(some):
+            if not ids[i]:
+                raise self._no_prompt(row)
+            of_row = Texts(texts[i], texts[i + n :: n], ids[i], ids[i + n :: n])
+            seam = self._seam(row, of_row)
+            if seam is not None:
+                self.seams.append(seam.how)
+                found.append((row, [seam.prompt, *self._marked(row, of_row, seam)]))
+        return found
+
+    def _no_prompt(self, row: int) -> ValueError:
+        return ValueError(
+            f"{self.rows.where(row)} has an empty prompt, so nothing predicts the first "
+            "completion token: give it a prompt, or use a tokenizer that adds a beginning-of-sequence token."
+        )
+
+    def _seam(self, row: int, texts: Texts) -> Seam | None:
+        """Prompt and answers of a row apart; None for a row that is left out."""
+        prompt = texts.prompt_ids if self.prompts is None else self.prompts[row]
+        if prompt is None:
+            return None
+        n = len(prompt)
+        given = self.prompts is not None
+        if all(whole[:n] == prompt for whole in texts.whole_ids):
+            how = COMMON if given and not texts.continues else AS_IS
+            return Seam(prompt, [whole[n:] for whole in texts.whole_ids], how)
+        if texts.continues:
+            if self.config.on_prefix_mismatch != "split":
+                return None
+            own_space = self.render.chat is None or self.render.opening(row) == "continue"
+            move = own_space and not (given and prompt == texts.prompt_ids)
+            seam: Seam | None = mended(texts, self.tokens, self.tokens.bare, move=move)
+        else:
+            seam = after_common_beginning(texts)
+        return None if seam is None or (given and seam.prompt != prompt) else seam
+
+    def _marked(self, row: int, texts: Texts, seam: Seam) -> list[Ids | np.ndarray]:
+        """The answers of a row, with the tokens marked as context that the assistant did not write."""
+        if self.render.chat is None or self.config.train_on == "all":
+            return list(seam.answers)
+        return [
+            self._without_others(row, side, texts, seam) if self._has_others(row, side, texts, seam) else ids
+            for side, ids in enumerate(seam.answers)
+        ]
+
+    def _has_others(self, row: int, side: int, texts: Texts, seam: Seam) -> bool:
+        """Whether an answer may hold tokens of others: it has several turns, or begins before the assistant's."""
+        answer = self.sides[side][row]
+        if len(answer) != 1 or not is_assistants(answer[0]):  # type: ignore[arg-type]
+            return bool(answer)
+        return seam.how == COMMON and not self._begins_with_the_answer(row, side, texts)
+
+    def _begins_with_the_answer(self, row: int, side: int, texts: Texts) -> bool:
+        """Whether all that stands before the assistant's turn is in what prompt and prompt + answer have in common."""
+        chat = self.render.chat
+        assert chat is not None
+        asked = chat.render(self.rows.prompt[row], self.render.arguments(row))  # type: ignore[arg-type]
+        return texts.prompt.startswith(asked) and texts.wholes[side].startswith(asked)
+
+    def _without_others(self, row: int, side: int, texts: Texts, seam: Seam) -> np.ndarray:
+        chat, ids = self.render.chat, np.array(seam.answers[side], dtype=np.int32)
+        assert chat is not None
+        conversation, arguments = self.render.conversation(row, side), self.render.arguments(row)
+        first = len(conversation) - len(self.sides[side][row])
+        try:
+            spans = assistant_spans(chat, conversation, first, arguments)
+        except UnknownTurns:
             raise ValueError(
-                f"In {rows.source}, row {rows.numbers[row]} has an empty prompt, so nothing predicts the first "
-                "completion token: give it a prompt, or use a tokenizer that adds a beginning-of-sequence token."
-            )
+                f"{self.rows.where(row)} has an answer of several turns, and the chat "
+                "template does not show which of it is the assistant's: set data.chat_template to one with "
+                "{% generation %} marks, or data.train_on to all."
+            ) from None
+        offsets = self.tokens.offsets(texts.wholes[side][seam.start :])
+        behind = [(start - seam.start, end - seam.start) for start, end in spans]
+        trained = inside(behind, offsets)[len(offsets) - len(ids) :]
+        return ids if trained.all() else as_context(ids, trained)
 
 
 class _Encoder:
@@ -111,77 +213,26 @@ class _Encoder:
         self.before: Ids = with_special[:start]
 
     def __call__(self, texts: list[str]) -> list[Ids]:
-        ids = self._encode(texts)
+        ids = self.bare(texts)
         n = len(self.before)
         return [row if row[:n] == self.before else self.before + row for row in ids] if n else ids
 
-    def _encode(self, texts: list[str]) -> list[Ids]:
+    def bare(self, texts: list[str]) -> list[Ids]:
+        """Without special tokens before a text."""
         if not self.tokenizer.is_fast:
             return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         core = self.tokenizer.backend_tokenizer
         return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Characters of every token of a text, from the first number to before the second.
 
-def _render(
-    rows: Rows, sides: Sequence[list[Text]], some: Sequence[int], tokenizer: PreTrainedTokenizerBase, add_eos: bool
-) -> list[str]:
-    """The prompts of the given rows, then prompts + completions, side after side; conversations by the template.
-
-    Args:
-        sides: completions of all rows, such as chosen and rejected.
-        add_eos: end each plain-text completion with the end-of-sequence token, unless it already does.
-
-    Raises:
-        ValueError: a conversation does not fit the template, or there is no token to end with.
-    """
-    if rows.conversational:
-        return _conversations(rows, sides, some, tokenizer)
-    end = tokenizer.eos_token if add_eos else ""
-    if end is None:
-        raise ValueError("The tokenizer has no end-of-sequence token: set data.add_eos to false, or give it one.")
-    return _strings(rows, sides, some, end)
-
-
-def _strings(rows: Rows, sides: Any, some: Sequence[int], end: str) -> list[str]:
-    prompt: Any = rows.prompt
-    ended = [prompt[row] + side[row].removesuffix(end) + end for side in sides for row in some]
-    return [*(prompt[row] for row in some), *ended]
-
-
-def _conversations(rows: Rows, sides: Any, some: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    parts: list[list[str]] = [[] for _ in range(len(sides) + 1)]
-    # One call renders the rows that give the template the same tools and keywords; mostly that is all of them.
-    for _, group in groupby(some, key=lambda row: json.dumps(rows.template and rows.template[row], default=str)):
-        members = list(group)
-        arguments = rows.template[members[0]] if rows.template else {}
-        prompts: list[Any] = [rows.prompt[row] for row in members]
-        for part, completions in zip(parts, (None, *sides), strict=True):
-            conversations: list[list[Message]] = [
-                [*prompt, *(completions[row] if completions else [])]
-                for prompt, row in zip(prompts, members, strict=True)
-            ]
-            ask = completions is None
-            part += _apply(tokenizer, conversations, arguments | {"add_generation_prompt": ask}, rows, members)
-    return [text for part in parts for text in part]
-
-
-def _apply(
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: list[list[Message]],
-    arguments: dict[str, Any],
-    rows: Rows,
-    members: list[int],
-) -> list[str]:
-    """Render; if the template refuses, find out which row it is."""
-    try:
-        rendered: Any = tokenizer.apply_chat_template(conversations, tokenize=False, **arguments)
-        return rendered
-    except Exception as error:  # a template is a program, and may fail in any way
-        if len(members) == 1:
+        Raises:
+            ValueError: the tokenizer does not know them.
+        """
+        if not self.tokenizer.is_fast:
             raise ValueError(
-                f"In {rows.source}, row {rows.numbers[members[0]]} does not fit the chat template "
-                f"({first_line(error)}): correct its messages, or set data.chat_template."
-            ) from error
-        for row, conversation in zip(members, conversations, strict=True):
-            _apply(tokenizer, [conversation], arguments, rows, [row])
-        raise
+                f"{type(self.tokenizer).__name__} does not say which characters its tokens are, so answers of several "
+                "turns cannot be told from what stands between them: set data.train_on to all, or use a fast tokenizer."
+            )
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets

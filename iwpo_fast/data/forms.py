@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+FEWEST_WORDS = 3
 
 
 class PrefixMismatch(ValueError):
     """The completions of a row do not follow one prompt."""
 
 
-def prompts_repeated(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether in every row both completions begin with the prompt, so that they hold it already."""
-    return all(_begins_with(row.get("prompt"), row.get(name)) for row in rows for name in ("chosen", "rejected"))
+def repeats_prompt(row: Mapping[str, Any]) -> bool:
+    """Whether both completions of a row begin with its prompt, so that they hold it already.
+
+    A prompt of less than three words does not count, because both answers to "Hello" may begin with it by themselves.
+    """
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and len(prompt.split()) < FEWEST_WORDS:
+        return False
+    return all(_begins_with(prompt, row.get(name)) for name in ("chosen", "rejected"))
 
 
-def canonical(
-    row: Mapping[str, Any], *, prompt_repeated: bool = False, may_be_empty: bool = False
-) -> tuple[Text, Text, Text]:
-    """Prompt and completions of a row, by the form that its values have.
-
-    Where `prompts_repeated` holds for all rows of a source, the data spell out the prompt of the implicit form: it is
-    cut off both completions. Where it holds for some rows only, they are answers that happen to begin so, and stay.
+def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Text, Text, Text]:
+    """Prompt and completions of a row, by the form that its values have, whatever other rows have.
 
     Args:
-        prompt_repeated: cut the prompt off the beginnings of both completions.
         may_be_empty: take empty completions too, which can be scored but not learnt from.
 
     | prompt   | chosen, rejected            | becomes                                                        |
     |----------|-----------------------------|----------------------------------------------------------------|
     | string   | strings                     | itself                                                         |
     | messages | messages                    | itself                                                         |
+    | any      | both begin with the prompt  | the same without it in front of the completions                |
     | none     | strings                     | longest common prefix, not cut inside a word                   |
     | none     | HH dialogues                | prompt up to and with the last assistant mark                  |
     | none     | messages                    | longest common beginning                                       |
@@ -50,7 +52,7 @@ def canonical(
     """
     prompt = row.get("prompt")
     chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
-    if prompt_repeated:
+    if repeats_prompt(row):
         chosen, rejected = chosen[len(row["prompt"]) :], rejected[len(row["prompt"]) :]
     if isinstance(chosen, str) and isinstance(rejected, str):
         parts = _from_strings(prompt, chosen, rejected)
@@ -129,7 +131,10 @@ def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> tuple
 def _completion(row: Mapping[str, Any], name: str) -> Text:
     value = row.get(name)
     if value is None:
-        raise ValueError(f"has no {name}: add it, or name the column that holds it in data.columns.")
+        raise ValueError(
+            f"has no {name}: add it, or name the column that holds it in data.columns, where two answers of which a "
+            "column says the better are first, second and preferred."
+        )
     if not isinstance(value, str | list):
         raise ValueError(f"has a {name} of type {type(value).__name__}: make it a string or a list of messages.")
     return value

@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from iwpo_fast.data.seams import APART, COMMON, MOVED
+
+SEAMS = {
+    MOVED: "white space moved from the end of the prompt to the answers, because their tokens merge",
+    APART: "prompt and answers tokenised apart, because their tokens merge",
+    COMMON: "the chat template ends prompts with what it does not repeat before answers, so answers are "
+    "trained from where the two part",
+}
+"""What the ledger says of rows to which this was done."""
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -24,9 +36,16 @@ class Ledger:
         prompts_cut: kept pairs whose prompt lost tokens.
         completions_cut: completions of kept pairs that lost tokens.
         equal_scores: kept pairs whose `score_chosen` equals their `score_rejected`.
-        dropped_unpaired: rows no two of whose candidates have different scores.
+        dropped_unpaired: rows none of whose responses is better than another: ties, and candidates of one score.
         candidates: empty where the data have none, or else counts of them: `read`, of which `in_pairs` are what pairs
             were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
+        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+        plain_for_chat: the rows are plain text and the model has a chat template.
+        seams: encoded rows whose prompt's tokens were not the first of prompt + completion, by what was done to them
+            (`iwpo_fast.data.seams`), in words.
+        left_out: what the chat template does not write, and of how many rows.
+        with_context: kept pairs of which some tokens behind the prompt are context, because they are not the
+            assistant's.
     """
 
     source: str
@@ -44,6 +63,11 @@ class Ledger:
     equal_scores: int
     dropped_unpaired: int = 0
     candidates: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    plain_for_chat: bool = False
+    seams: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    with_context: int = 0
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -53,7 +77,7 @@ class Ledger:
             f"longer than {self.max_length} tokens": self.dropped_too_long,
             "with an empty completion": self.dropped_empty,
             "with two identical completions": self.dropped_identical,
-            "whose candidates have no two different scores": self.dropped_unpaired,
+            "without a better and a worse response": self.dropped_unpaired,
         }
         return {reason: count for reason, count in reasons.items() if count}
 
@@ -76,17 +100,42 @@ class Ledger:
             lines.append(f"  equal scores: {self.equal_scores:,}")
         if self.candidates:
             lines.append(f"  candidates: {counted(self.candidates)}")
-        return lines
+        for name, count in self.unread.items():
+            lines.append(f"  left out: the column {name} of {count:,} rows, which stands in none of their texts")
+        if self.plain_for_chat:
+            lines.append("  plain text as it is, although the model has a chat template: data.as_chat true puts it in")
+        return lines + self._about_rendering()
+
+    def _about_rendering(self) -> list[str]:
+        """What was done to texts on their way to tokens, each in one line."""
+        lines = [f"  {what}: {count:,} rows" for what, count in self.seams.items()]
+        if self.with_context:
+            lines.append(
+                f"  answers of several turns, of which only the assistant's are trained: {self.with_context:,}"
+            )
+        return lines + [f"  {line}" for line in left_out_lines(self.left_out)]
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
         from iwpo_fast.files import save_json
 
         ledger = asdict(self)
-        for name in ("candidates", "dropped_unpaired"):
+        del ledger["plain_for_chat"]  # it is no count
+        for name in ("candidates", "dropped_unpaired", "unread", "seams", "left_out", "with_context"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         save_json(path, ledger)
+
+
+def counted_seams(seams: np.ndarray) -> dict[str, int]:
+    """`Ledger.seams` of what was done to each row."""
+    counts = {what: int((seams == how).sum()) for how, what in SEAMS.items()}
+    return {what: count for what, count in counts.items() if count}
+
+
+def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
+    """What the chat template does not write, for people."""
+    return [f"the chat template leaves out {what}: {count:,} rows" for what, count in left_out.items()]
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from iwpo_fast.data.context import trained_lengths
 from iwpo_fast.data.ragged import Ragged
 
 
@@ -16,7 +17,7 @@ class CandidateTokens:
     """K candidates: responses to the prompts of pairs, perhaps in none of them, as token ids.
 
     Attributes:
-        completions: int32 token ids, K rows.
+        completions: int32 token ids, K rows, as those of `Pairs`.
         pair: int64 [K], the first pair with the prompt that each of them answers.
         source: int64 [K], which of the candidates of the rows each was read as.
         columns: float64 [K] each, as of `Candidates`.
@@ -42,7 +43,8 @@ class Pairs:
     """P preference pairs (x, y_w, y_l) as token ids.
 
     Attributes:
-        prompt, chosen, rejected: int32 token ids, P rows each; completions end with their end token.
+        prompt, chosen, rejected: int32 token ids, P rows each; completions end with their end token, and those of their
+            tokens that are context alone are stored as `iwpo_fast.data.context` says.
         weight: float64 [P], importance weight of each pair; ones unless the data has a `weight` column.
         label_smoothing: float64 [P] in [0, 1), the probability that the label is flipped, or None.
         columns: further float64 [P] columns carried along: `ref_chosen_logps`, `ref_rejected_logps`,
@@ -77,6 +79,11 @@ class Pairs:
     def tokens_laid_out(self) -> np.ndarray:
         """int64 [P]: tokens of each pair with its prompt once."""
         return self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
+
+    @cached_property
+    def tokens_trained(self) -> np.ndarray:
+        """int64 [P, 2]: tokens of the chosen and of the rejected completion that are trained."""
+        return np.stack([trained_lengths(self.chosen), trained_lengths(self.rejected)], axis=1)
 
     @cached_property
     def scores(self) -> np.ndarray | None:

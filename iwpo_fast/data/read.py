@@ -12,13 +12,31 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, as_conversation, read_row
-from iwpo_fast.data.columns import SCORES, TEXTS, check_mapping, column_names, numeric_columns
-from iwpo_fast.data.forms import PrefixMismatch, prompts_repeated
+from iwpo_fast.data.as_chat import as_conversations, of_one_kind
+from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, read_row
+from iwpo_fast.data.columns import (
+    PREFERRED,
+    SCORES,
+    TEXTS,
+    TURNS,
+    check_mapping,
+    column_names,
+    numeric_columns,
+    with_numbers,
+)
+from iwpo_fast.data.forms import PrefixMismatch
+from iwpo_fast.data.messages import check_is_text, parsed, with_messages
+from iwpo_fast.data.mix import sources_of, together
+from iwpo_fast.data.numbering import Numbering
+from iwpo_fast.data.places import Place
 from iwpo_fast.data.ragged import bounds_of
-from iwpo_fast.data.records import Records, read_records, source_name
+from iwpo_fast.data.recognise import Recogniser
+from iwpo_fast.data.records import Records, Source, read_records
 from iwpo_fast.data.rows import Candidates, Rows, Text
 from iwpo_fast.limits import check_limits
+
+TIE = RowOfPairs([])
+"""What a row holds whose two answers are equally good."""
 
 
 def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
@@ -31,18 +49,18 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
         ValueError: one sentence naming the file or row, and what to do.
     """
     check_limits(config, "data")
-    names = column_names(config.columns)
-    records, columns = read_records(config.path, config.split, names, limit=config.limit)
-    source = source_name(config.path)
-    check_mapping(config.columns, columns, source)
-    rows, prompt_ids = _canonical_rows(records, source, config)
+    sources = sources_of(config)
+    parts, ids = zip(*(_read_source(source) for source, _ in sources), strict=True)
+    rows = of_one_kind(together(parts, [weight for _, weight in sources]), config.as_chat)
     _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
-        return rows, _evaluation_rows(config, names, rows)
+        return rows, _evaluation_rows(config, rows)
+    prompt_ids = [key for of_part in ids for key in of_part]
     held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
-    train = replace(rows.take(np.flatnonzero(~held_out)), mismatches=rows.mismatches, unpaired=rows.unpaired)
+    train = rows.take(np.flatnonzero(~held_out))
+    train = replace(train, mismatches=rows.mismatches, unpaired=rows.unpaired, unread=rows.unread)
     return train, _named_held_out(rows.take(np.flatnonzero(held_out))) if held_out.any() else None
 
 
@@ -65,13 +83,15 @@ def hold_out(prompts: list[Text], prompt_ids: list[Any] | None, fraction: float)
     return values < fraction
 
 
-def mismatch_error(what: str, numbers: list[int], source: str) -> ValueError:
-    """The sentence about rows whose completions do not follow one prompt."""
-    others = f" (the first of {len(numbers)})" if len(numbers) > 1 else ""
-    return ValueError(
-        f"In {source}, row {numbers[0]}{others} {what}: correct it, or leave such rows out with "
-        "data.on_prefix_mismatch drop."
-    )
+def mismatch_error(what: str, where: str, count: int) -> ValueError:
+    """The sentence about rows whose completions do not follow one prompt.
+
+    Args:
+        where: what the first of them is called, such as "In pairs.jsonl, row 3".
+        count: how many there are.
+    """
+    others = f" (the first of {count})" if count > 1 else ""
+    return ValueError(f"{where}{others} {what}: correct it, or leave such rows out with data.on_prefix_mismatch drop.")
 
 
 def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
@@ -83,20 +103,39 @@ def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
         )
 
 
-def _evaluation_rows(config: DataConfig, names: Mapping[str, str], training: Rows) -> Rows:
+def _read_source(config: DataConfig) -> tuple[Rows, list[Any]]:
+    """The rows of `data.path`, or of one data set of a mix, and the `prompt_id` of each, or None."""
+    place = Place(config.path, config.split, config.name)
+    source = read_records(place, column_names(config.columns), limit=config.limit)
+    check_mapping(config.columns, source.columns, place.title)
+    check_is_text(source.columns, place.title)
+    if config.preferred and "preferred" not in {*config.columns, *source.columns}:
+        raise ValueError(
+            "data.preferred says which values mean which answer, and no column holds them: name it as preferred in "
+            "data.columns."
+        )
+    return _canonical_rows(source, config)
+
+
+def _evaluation_rows(config: DataConfig, training: Rows) -> Rows:
     """The rows of `eval_path` or `eval_split`, which are text or conversations as those for training are."""
-    path, setting = (config.eval_path, "data.eval_path") if config.eval_path else (config.path, "data.path")
-    records, columns = read_records(path, config.eval_split, names, setting=setting)
+    place = Place(config.path, config.eval_split, config.name)
+    if config.eval_path is not None:
+        place = Place(config.eval_path, config.eval_split, setting="data.eval_path")
     # Evaluation data often lack weights and scores.
-    texts = {ours: theirs for ours, theirs in config.columns.items() if ours in TEXTS}
-    check_mapping(texts, columns, source_name(path))
-    rows = _canonical_rows(records, source_name(path), config)[0]
+    source = read_records(place, column_names(config.columns))
+    texts = {ours: theirs for ours, theirs in config.columns.items() if ours in (*TEXTS, *TURNS, *PREFERRED)}
+    check_mapping(texts, source.columns, place.title)
+    check_is_text(source.columns, place.title)
+    rows = _canonical_rows(source, config)[0]
+    is_chat = training.conversational and config.as_chat is not False
+    rows = as_conversations(rows) if is_chat else of_one_kind(rows, config.as_chat)
     if rows.conversational != training.conversational:
         kinds = [
-            f"{part.source}, row {part.numbers[0]}, is {'a conversation' if part.conversational else 'plain text'}"
+            f"{part.where(0)} is {'a conversation' if part.conversational else 'plain text'}"
             for part in (training, rows)
         ]
-        raise ValueError(f"{' and '.join(kinds)}: make training and evaluation data of one kind.")
+        raise ValueError(f"{', and '.join(kinds)}: make training and evaluation data of one kind.")
     return _named_held_out(rows)
 
 
@@ -104,22 +143,30 @@ def _named_held_out(rows: Rows) -> Rows:
     return replace(rows, source=f"{rows.source}, held out")
 
 
-def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[Rows, list[Any]]:
-    """Rows and the `prompt_id` of each, or None."""
-    columns = numeric_columns(records, source)
-    found, given, mismatches = _read_each(records, source, config)
-    if mismatches and (config.on_prefix_mismatch == "error" or not found):
-        raise mismatch_error(next(iter(mismatches.values())), list(mismatches), source)
+def _canonical_rows(source: Source, config: DataConfig) -> tuple[Rows, list[Any]]:
+    """Rows, which may be of both kinds, and the `prompt_id` of each, or None."""
+    records, numbering = source.records, source.numbering
+    if source.is_text:
+        records = {number: with_numbers(record) for number, record in records.items()}
+    columns = numeric_columns(records, numbering)
+    recognise = Recogniser(config.columns, config.preferred)
+    found, given, mismatches = _read_each(records, numbering, recognise, config)
+    if mismatches and (config.on_prefix_mismatch != "drop" or not found):
+        number, what = next(iter(mismatches.items()))
+        raise mismatch_error(what, numbering.where(number), len(mismatches))
     place = dict(zip(records, range(len(records)), strict=True))
     numbers = [number for number, row in found.items() for _ in row.pairs]
     if not numbers:
-        raise ValueError(f"No row of {source} has two candidates of different scores: give it some, or pairs.")
+        raise ValueError(
+            f"No row of {numbering.title} has two candidates of different scores, or a better and a worse answer: give "
+            "it some, or pairs."
+        )
     pairs = [pair for row in found.values() for pair in row.pairs]
     prompt, chosen, rejected = (list(part) for part in zip(*(pair.texts for pair in pairs), strict=True))
     arguments = [given[number] for number in numbers]
     kept = np.array([place[number] for number in numbers])
     rows = Rows(
-        source=source,
+        source=numbering.title,
         numbers=np.array(numbers, dtype=np.int64),
         prompt=prompt,
         chosen=chosen,
@@ -129,33 +176,33 @@ def _canonical_rows(records: Records, source: str, config: DataConfig) -> tuple[
         mismatches=len(mismatches),
         candidates=_candidates(list(found.values())),
         unpaired=sum(not row.pairs for row in found.values()),
+        unread=recognise.unread,
+        files=numbering.files if len(numbering.files) > 1 else (),
     )
     return rows, [records[number].get("prompt_id") for number in numbers]
 
 
 def _read_each(
-    records: Records, source: str, config: DataConfig
+    records: Records, numbering: Numbering, recognise: Recogniser, config: DataConfig
 ) -> tuple[dict[int, RowOfPairs], dict[int, dict[str, Any]], dict[int, str]]:
     """By row number: what each holds, what it gives its chat template, and why other rows have no one prompt."""
     found: dict[int, RowOfPairs] = {}
     arguments: dict[int, dict[str, Any]] = {}
     mismatches: dict[int, str] = {}
-    first: Text | None = None
-    repeated = prompts_repeated(records.values())
     for number, record in records.items():
         try:
-            row = read_row(record, config.pairs_from_candidates, prompt_repeated=repeated)
-            row = as_conversation(row) if config.as_chat else row
-            for pair in row.pairs:
-                first = pair.texts[0] if first is None else first
-                _check_alike(first, pair.texts[0])
+            row = recognise(record)
+            found[number] = TIE if row is None else _read_one(row, config)
             arguments[number] = template_arguments(record)
-            found[number] = row
         except PrefixMismatch as mismatch:
             mismatches[number] = str(mismatch)
         except ValueError as error:
-            raise ValueError(f"In {source}, row {number} {error}") from None
+            raise ValueError(f"{numbering.where(number)} {error}") from None
     return found, arguments, mismatches
+
+
+def _read_one(row: Mapping[str, Any], config: DataConfig) -> RowOfPairs:
+    return read_row(with_messages(row, TEXTS), config.pairs_from_candidates)
 
 
 def _with_scores(columns: dict[str, np.ndarray], pairs: list[PairOfRow]) -> dict[str, np.ndarray]:
@@ -187,17 +234,11 @@ def _candidates(rows: list[RowOfPairs]) -> Candidates | None:
     )
 
 
-def _check_alike(first: Text, other: Text) -> None:
-    """Of two prompts."""
-    if isinstance(first, str) != isinstance(other, str):
-        raise ValueError("mixes conversations and plain text with the rows before it: make all rows the same.")
-
-
 def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
     keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
     tools = _unpacked(record, "tools", list, "a list of tools")
-    return (keywords or {}) | ({"tools": tools} if tools else {})
+    return (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
 
 
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:

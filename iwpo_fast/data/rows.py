@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.numbering import Numbering
+
 Message = dict[str, Any]
 Text = str | list[Message]
 
@@ -74,7 +76,9 @@ class Rows:
         template: for each conversation what its chat template is given beside the messages, such as `tools`.
         mismatches: rows left out because their completions do not follow one prompt.
         candidates: further responses to these prompts; None where the source has none.
-        unpaired: rows left out because no two of their candidates have different scores.
+        unpaired: rows left out because no response of theirs is better than another.
+        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+        files: as of `Numbering`, where the source has several files.
     """
 
     source: str
@@ -87,6 +91,8 @@ class Rows:
     mismatches: int = 0
     candidates: Candidates | None = None
     unpaired: int = 0
+    unread: dict[str, int] = field(default_factory=dict)
+    files: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -94,6 +100,10 @@ class Rows:
     @property
     def conversational(self) -> bool:
         return bool(self.prompt) and not isinstance(self.prompt[0], str)
+
+    def where(self, row: int) -> str:
+        """What a row is called in messages, such as "In pairs.jsonl, row 3"."""
+        return Numbering(self.source, self.files).where(int(self.numbers[row]))
 
     def texts(self) -> Iterator[str]:
         """Every prompt, completion and candidate, a conversation as the contents of its messages."""
@@ -112,6 +122,7 @@ class Rows:
             self,
             mismatches=0,
             unpaired=0,
+            unread={},
             candidates=None if self.candidates is None else self.candidates.of_rows(rows, len(self)),
             numbers=self.numbers[rows],
             prompt=[self.prompt[row] for row in rows],

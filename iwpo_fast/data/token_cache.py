@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.pairs import Pairs, hash_of
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.rows import Rows
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-FORMAT, CANDIDATES_FORMAT = "1", "candidates 1"
+FORMAT, CANDIDATES_FORMAT = "2", "candidates 2"
 SIDES = ("prompt", "chosen", "rejected")
 
 logger = logging.getLogger(__name__)
@@ -35,44 +35,46 @@ def cache_folder(config: DataConfig) -> Path:
 def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
     """Where the token ids of these rows are kept.
 
-    The name hashes all texts, all files of the tokenizer with its chat template, and `add_eos`. Truncation happens
-    after the cache, and weights and scores go around it, so changing them costs no tokenisation.
+    The name hashes all texts, all files of the tokenizer with its chat template, and the settings that decide how texts
+    become tokens. Truncation happens after the cache, and weights and scores go around it, so changing them costs no
+    tokenisation.
     """
     texts = zip(rows.prompt, rows.chosen, rows.rejected, _arguments(rows), strict=True)
     return _path(FORMAT, texts, tokenizer, config)
 
 
-def candidates_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
-    """Where the token ids of the candidates of these rows are kept."""
+def candidates_path(rows: Rows, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
+    """Where the token ids of the candidates of these rows are kept, behind the prompts of these pairs."""
     assert rows.candidates is not None
     arguments, row = _arguments(rows), rows.candidates.row.tolist()
     texts = ((rows.prompt[i], text, arguments[i]) for i, text in zip(row, rows.candidates.texts, strict=True))
-    return _path(CANDIDATES_FORMAT, texts, tokenizer, config)
+    kind = f"{CANDIDATES_FORMAT} {hash_of(pairs.row, pairs.prompt.offsets, pairs.prompt.values)}"
+    return _path(kind, texts, tokenizer, config)
 
 
-def save_tokens(path: Path, pairs: Pairs) -> None:
-    """Write rows and token ids as Parquet with checksums, aside and then renamed."""
-    _save(path, pairs.row, {name: getattr(pairs, name) for name in SIDES})
+def save_tokens(path: Path, pairs: Pairs, seams: np.ndarray) -> None:
+    """Write what `encode_rows` returns as Parquet with checksums, aside and then renamed."""
+    _save(path, {"row": pairs.row, "seam": seams}, {name: getattr(pairs, name) for name in SIDES})
 
 
-def load_tokens(path: Path) -> Pairs | None:
+def load_tokens(path: Path) -> tuple[Pairs, np.ndarray] | None:
     """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
-    loaded = _load(path, SIDES)
+    loaded = _load(path, ("row", "seam"), SIDES)
     if loaded is None:
         return None
-    row, (prompt, chosen, rejected) = loaded
-    return Pairs(prompt, chosen, rejected, np.ones(len(row)), row=row)
+    (row, seams), (prompt, chosen, rejected) = loaded
+    return Pairs(prompt, chosen, rejected, np.ones(len(row)), row=row), seams
 
 
 def save_candidates(path: Path, kept: np.ndarray, completions: Ragged) -> None:
     """Write what `encode_candidates` returns, as `save_tokens` does."""
-    _save(path, kept, {"completion": completions})
+    _save(path, {"row": kept}, {"completion": completions})
 
 
 def load_candidates(path: Path) -> tuple[np.ndarray, Ragged] | None:
     """What `save_candidates` wrote; None if there is nothing, or nothing that can be read."""
-    loaded = _load(path, ("completion",))
-    return None if loaded is None else (loaded[0], loaded[1][0])
+    loaded = _load(path, ("row",), ("completion",))
+    return None if loaded is None else (loaded[0][0], loaded[1][0])
 
 
 def _arguments(rows: Rows) -> list[dict[str, Any]]:
@@ -80,7 +82,8 @@ def _arguments(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
-    digest = hashlib.sha256(f"{kind} {config.add_eos} ".encode())
+    settings = f"{kind} {config.add_eos} {config.train_on} {config.on_prefix_mismatch == 'split'} "
+    digest = hashlib.sha256(settings.encode())
     for file in _tokenizer_files(tokenizer):
         digest.update(f"{len(file)} ".encode() + file)
     for row in texts:
@@ -88,18 +91,18 @@ def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase
     return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"
 
 
-def _save(path: Path, row: np.ndarray, parts: dict[str, Ragged]) -> None:
+def _save(path: Path, columns: dict[str, np.ndarray], parts: dict[str, Ragged]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from iwpo_fast.files import written_aside
 
-    table = pa.table({"row": row, **{name: _to_arrow(part) for name, part in parts.items()}})
+    table = pa.table({**columns, **{name: _to_arrow(part) for name, part in parts.items()}})
     with written_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
-def _load(path: Path, names: Sequence[str]) -> tuple[np.ndarray, list[Ragged]] | None:
+def _load(path: Path, columns: Sequence[str], parts: Sequence[str]) -> tuple[list[np.ndarray], list[Ragged]] | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,7 +110,8 @@ def _load(path: Path, names: Sequence[str]) -> tuple[np.ndarray, list[Ragged]] |
         return None
     try:
         table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-        return table.column("row").to_numpy(), [_from_arrow(table.column(name)) for name in names]
+        values = [table.column(name).to_numpy() for name in columns]
+        return values, [_from_arrow(table.column(name)) for name in parts]
     except (pa.ArrowException, OSError, KeyError, AttributeError):
         logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
         return None

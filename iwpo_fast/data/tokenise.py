@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.as_chat import for_model
+from iwpo_fast.data.chat import ChatTemplate
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import encode_rows
-from iwpo_fast.data.ledger import Ledger
+from iwpo_fast.data.ledger import Ledger, counted_seams, left_out_lines
+from iwpo_fast.data.left_out import left_out, left_out_error
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.read import mismatch_error
 from iwpo_fast.data.rows import Rows
@@ -23,7 +27,9 @@ from iwpo_fast.limits import check_limits
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKEN_SETTINGS = ("max_length", "truncation", "add_eos", "chat_template")
+logger = logging.getLogger(__name__)
+
+TOKEN_SETTINGS = ("max_length", "truncation", "add_eos", "chat_template", "train_on", "on_text_left_out")
 """Settings of the data that decide how texts become tokens, not which texts there are."""
 
 
@@ -33,8 +39,9 @@ def tokenise(
     """Tokenise, or find in the cache, then fit into `config.max_length`.
 
     Token ids are those of encoding the prompt and prompt + completion in full, as TRL does; a completion is what
-    follows the prompt's tokens, with its end token. `config.chat_template`, if set, becomes the tokenizer's, so that
-    it is saved with the model.
+    follows the prompt's tokens, with its end token. Of completions of several turns, the assistant's tokens are trained
+    and the others are context. What the chat template does not write of an answer is refused. `config.chat_template`,
+    if set, becomes the tokenizer's, so that it is saved with the model.
 
     Args:
         progress: show a bar on a terminal.
@@ -43,7 +50,8 @@ def tokenise(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, a row with
             reference log-probs is cut, or nothing is left.
     """
-    encoded = _checked_encoding(rows, tokenizer, config, progress)
+    rows = for_model(rows, tokenizer, config.as_chat, config.chat_template)
+    encoded, seams, unwritten = _checked_encoding(rows, tokenizer, config, progress)
     if rows.candidates is not None:
         encoded = replace(encoded, candidates=candidate_tokens(rows, encoded, tokenizer, config, progress))
     pairs, counts = _cut(rows, encoded, config, tokenizer.bos_token_id)
@@ -56,6 +64,11 @@ def tokenise(
         dropped_prefix_mismatch=len(rows) - len(encoded) + rows.mismatches,
         equal_scores=_equal_scores(pairs.columns),
         dropped_unpaired=rows.unpaired,
+        unread=rows.unread,
+        plain_for_chat=not rows.conversational and tokenizer.chat_template is not None,
+        seams=counted_seams(seams),
+        left_out=unwritten,
+        with_context=int((pairs.tokens_trained < _lengths(pairs)).any(1).sum()),
         **counts,
     )
     if ledger.kept == 0:
@@ -82,7 +95,9 @@ def tokenise_all(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, or nothing is
             left.
     """
-    encoded = _checked_encoding(rows, tokenizer, config, progress=True)
+    encoded, _, unwritten = _checked_encoding(rows, tokenizer, config, progress=True)
+    for line in left_out_lines(unwritten):
+        logger.warning("%s: %s", rows.source, line)
     group = np.arange(len(encoded)) if together is None else together[encoded.row]
     policy, bos = config.truncation, tokenizer.bos_token_id
     pairs, fits = fitted(encoded, group, max_length=config.max_length, policy=policy, bos=bos)
@@ -94,14 +109,33 @@ def tokenise_all(
     return pairs, fits
 
 
-def _checked_encoding(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:
-    """The pairs as token ids, not yet cut; what the policies do not allow for is refused."""
+def _checked_encoding(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool
+) -> tuple[Pairs, np.ndarray, dict[str, int]]:
+    """The pairs as token ids, not yet cut; what was done to each, and what the template leaves out of how many rows.
+
+    What the policies do not allow for is refused.
+    """
     check_limits(config, "data")
     use_template(rows, tokenizer, config)
-    encoded = _encoded(rows, tokenizer, config, progress)
+    unwritten = _unwritten(rows, tokenizer, config)
+    encoded, seams = _encoded(rows, tokenizer, config, progress)
     _check_mismatches(rows, encoded, config)
     _check_lengths(rows, encoded, config)
-    return encoded
+    return encoded, seams, unwritten
+
+
+def _unwritten(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> dict[str, int]:
+    """What the chat template does not write, in words, and of how many rows; an answer or a message is refused."""
+    if not rows.conversational:
+        return {}
+    found = left_out(rows, ChatTemplate(tokenizer, rows))
+    if config.on_text_left_out == "error" and any(kind.is_needed for kind in found):
+        raise left_out_error(found, rows)
+    of: dict[str, set[int]] = {}
+    for kind, concerned in found.items():
+        of.setdefault(kind.what, set()).update(concerned.tolist())
+    return {what: len(concerned) for what, concerned in of.items()}
 
 
 def use_template(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
@@ -131,14 +165,20 @@ def _cut(rows: Rows, encoded: Pairs, config: DataConfig, bos: int | None) -> tup
     return replace(pairs, candidates=left), {**counts, "candidates": of_candidates}
 
 
-def _encoded(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool) -> Pairs:
-    """The pairs as token ids, from the cache if they are there."""
+def _encoded(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool
+) -> tuple[Pairs, np.ndarray]:
+    """The pairs as token ids, and what was done to each; from the cache if they are there."""
     path = tokens_path(rows, tokenizer, config)
-    pairs = load_tokens(path)
-    if pairs is None:
-        pairs = encode_rows(rows, tokenizer, add_eos=config.add_eos, progress=progress)
-        save_tokens(path, pairs)
-    return pairs
+    found = load_tokens(path)
+    if found is None:
+        found = encode_rows(rows, tokenizer, config, progress=progress)
+        save_tokens(path, *found)
+    return found
+
+
+def _lengths(pairs: Pairs) -> np.ndarray:
+    return np.stack([pairs.chosen.lengths, pairs.rejected.lengths], axis=1)
 
 
 def _with_columns(pairs: Pairs, rows: Rows) -> Pairs:
@@ -150,15 +190,14 @@ def _with_columns(pairs: Pairs, rows: Rows) -> Pairs:
 
 def _check_mismatches(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
     missing = np.setdiff1d(np.arange(len(rows)), pairs.row)
-    if rows.conversational and len(missing) == len(rows):
-        raise ValueError(
-            f"In no row of {rows.source} are the prompt's tokens the first of prompt + completion: most likely the "
-            "chat template ends a prompt with a generation prompt that it does not repeat in front of the answer, so "
-            "set data.chat_template to one that does."
+    if len(missing) and config.on_prefix_mismatch != "drop":
+        what = (
+            "has a chat template that writes prompt and prompt + completion without a common beginning"
+            if config.on_prefix_mismatch == "split"
+            else "has prompt tokens that are not the first of prompt + completion, as where a prompt ends in a space "
+            "(data.on_prefix_mismatch split tokenises the two apart)"
         )
-    if len(missing) and config.on_prefix_mismatch == "error":
-        what = "has prompt tokens that are not the first of prompt + completion, as where a prompt ends in a space"
-        raise mismatch_error(what, rows.numbers[missing].tolist(), rows.source)
+        raise mismatch_error(what, rows.where(missing[0]), len(missing))
 
 
 def _check_lengths(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
@@ -168,7 +207,7 @@ def _check_lengths(rows: Rows, pairs: Pairs, config: DataConfig) -> None:
         length = pairs.prompt.lengths[first] + max(pairs.chosen.lengths[first], pairs.rejected.lengths[first])
         others = f" (the first of {len(over)})" if len(over) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[pairs.row[first]]}{others} has {length} tokens: raise "
+            f"{rows.where(pairs.row[first])}{others} has {length} tokens: raise "
             f"data.max_length from {config.max_length}, or choose another data.truncation than error."
         )
 
@@ -181,7 +220,7 @@ def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfi
     if len(changed) and REFERENCE[0] in rows.columns:
         others = f" (the first of {len(changed)})" if len(changed) > 1 else ""
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[changed[0]]}{others} is cut to {config.max_length} tokens, so its "
+            f"{rows.where(changed[0])}{others} is cut to {config.max_length} tokens, so its "
             f"{' and '.join(REFERENCE)} do not belong to what is trained on: raise data.max_length, choose "
             "data.truncation drop, or leave these columns out."
         )

@@ -32,11 +32,12 @@ def candidate_tokens(
     """
     candidates = rows.candidates
     assert candidates is not None
-    kept, completions = _encoded(rows, tokenizer, config, progress)
-    missing = np.setdiff1d(np.arange(len(candidates)), kept)
+    kept, completions = _encoded(rows, pairs, tokenizer, config, progress)
+    of_pairs = np.flatnonzero(np.isin(candidates.row, pairs.row))
+    missing = np.setdiff1d(of_pairs, kept)
     if len(missing) and config.on_prefix_mismatch == "error":
         what = "has a candidate behind which the prompt's tokens are not the first of prompt + candidate"
-        raise mismatch_error(what, rows.numbers[candidates.row[missing]].tolist(), rows.source)
+        raise mismatch_error(what, rows.where(candidates.row[missing[0]]), len(missing))
     place = np.full(len(rows), -1, dtype=np.int64)
     place[pairs.row] = np.arange(len(pairs))
     pair = place[candidates.row[kept]]
@@ -71,15 +72,15 @@ def candidate_counts(candidates: Candidates, encoded: Pairs, counts: dict[str, i
 
 
 def _encoded(
-    rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool
+    rows: Rows, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, config: DataConfig, progress: bool
 ) -> tuple[np.ndarray, Ragged]:
     assert rows.candidates is not None
     if not len(rows.candidates):
         return np.empty(0, dtype=np.int64), Ragged.from_rows([])
-    path = candidates_path(rows, tokenizer, config)
+    path = candidates_path(rows, pairs, tokenizer, config)
     found = load_candidates(path)
     if found is None:
-        found = encode_candidates(rows, tokenizer, add_eos=config.add_eos, progress=progress)
+        found = encode_candidates(rows, tokenizer, config, pairs=pairs, progress=progress)
         save_candidates(path, *found)
     return found
 
@@ -89,7 +90,7 @@ def _check_lengths(rows: Rows, pairs: Pairs, candidates: CandidateTokens, config
     over = np.flatnonzero(length > config.max_length)
     if len(over) and config.truncation == "error":
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[pairs.row[candidates.pair[over[0]]]]} has a candidate of "
+            f"{rows.where(pairs.row[candidates.pair[over[0]]])} has a candidate of "
             f"{length[over[0]]} tokens with its prompt: raise data.max_length from {config.max_length}, or choose "
             "another data.truncation than error."
         )

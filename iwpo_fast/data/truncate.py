@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iwpo_fast.config import TruncationPolicy
+from iwpo_fast.data.context import is_trained
 from iwpo_fast.data.pairs import CandidateTokens, Pairs
-from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.ragged import Ragged, bounds_of
 from iwpo_fast.data.unique import digests, numbered
 
 
@@ -23,7 +24,7 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     `drop` leaves them out; `error` expects that there are none. `truncate_completion` cuts the ends of completions.
     `truncate_prompt_left` cuts the beginning of the prompt, behind a leading `bos` token, which stays; one prompt token
     remains, to predict the first completion token, and a completion that still does not fit loses its end.
-    Whatever the policy, pairs that have no token in a completion, or the same two completions, are left out.
+    Whatever the policy, pairs that have no trained token in a completion, or the same two completions, are left out.
 
     Candidates stay responses to the prompts of their pairs: where there are any, all pairs of a prompt have it cut in
     one place, by the longest of its responses. Candidates are not cut here (`cut_candidates`), nor returned.
@@ -39,7 +40,8 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     over = too_long(pairs, max_length)
     new = _new_lengths(pairs, _longest_responses(pairs), max_length, policy)
     lost = ~new.kept
-    empty = ~lost & ((new.chosen == 0) | (new.rejected == 0))
+    sides = ((pairs.chosen, new.chosen), (pairs.rejected, new.rejected))
+    empty = ~lost & np.any([_trained_of_first(side, lengths) == 0 for side, lengths in sides], axis=0)
     identical = ~lost & ~empty & _identical(pairs, new.chosen, new.rejected)
     keep = np.flatnonzero(~(lost | empty | identical))
     return _shortened(pairs, keep, new, bos), {
@@ -130,7 +132,7 @@ def cut_candidates(
     alone, over = pair < 0, (pair >= 0) & (length > room)
     lost = over & (policy == "drop")
     new_length = np.where(over, np.maximum(room, 0), length)
-    empty = ~alone & ~lost & (new_length == 0)
+    empty = ~alone & ~lost & (_trained_of_first(candidates.completions, new_length) == 0)
     keep = np.flatnonzero(~(alone | lost | empty))
     completions = candidates.completions
     return CandidateTokens(
@@ -166,6 +168,12 @@ def _identical(pairs: Pairs, chosen: np.ndarray, rejected: np.ndarray) -> np.nda
         length = chosen[row]
         same[row] = np.array_equal(pairs.chosen[row][:length], pairs.rejected[row][:length])
     return same
+
+
+def _trained_of_first(rows: Ragged, lengths: np.ndarray) -> np.ndarray:
+    """int64, how many of the first `lengths` tokens of each row are trained."""
+    trained = bounds_of(is_trained(rows.values))
+    return trained[rows.offsets[:-1] + lengths] - trained[rows.offsets[:-1]]
 
 
 def tails(source: Ragged, rows: np.ndarray, lengths: np.ndarray, bos: int | None) -> Ragged:

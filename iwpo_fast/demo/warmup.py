@@ -44,7 +44,7 @@ def supervise(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) ->
 
     def accumulate(step: int) -> float:
         rows = step_rows(len(pairs), step, pairs_per_step=optim.pairs_per_step, seed=seed)
-        tokens = int((pairs.chosen.lengths + pairs.rejected.lengths)[rows].sum())
+        tokens = int(pairs.tokens_trained[rows].sum())
         total = 0.0
         for part in micro_batches(rows, policy.tokens(pairs), budget=optim.tokens_per_batch)[0]:
             loss = -policy(flat_batch(pairs, part).to(policy.device)).sum() / tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -200,13 +200,20 @@ class Policy(nn.Module):
         """
         return saving.gathered(self.model, keep) if self.is_sharded else None
 
-    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, state: dict[str, Tensor] | None = None) -> None:
+    def save(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        state: dict[str, Tensor] | None = None,
+        ends: Sequence[int] = (),
+    ) -> None:
         """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`.
 
         Args:
             state: what `gathered` gave.
+            ends: tokens that answers end with, at which a whole model's generation then stops.
         """
-        saving.save(self.model, folder, state)
+        saving.save(self.model, folder, state, ends)
         tokenizer.save_pretrained(folder)
 
 

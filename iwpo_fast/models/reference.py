@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from iwpo_fast.data.ahead import Workers, made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_responses
 from iwpo_fast.data.columns import REFERENCE
+from iwpo_fast.data.context import is_trained
 from iwpo_fast.data.order import MicroBatch, SharedPrompts, as_micro_batches, micro_batches
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, positions_of
@@ -74,7 +75,7 @@ def with_reference(
 
 
 def load_logps(cache_dir: Path, policy: Policy, pairs: Pairs) -> dict[str, np.ndarray] | None:
-    """float32 `chosen`, `rejected` and, if there are any, `candidates`, laid out as those token ids are.
+    """float32 `chosen`, `rejected` and, if there are any, `candidates`, laid out as those token ids are; 0 for context.
 
     None if there is nothing to read.
     """
@@ -149,9 +150,13 @@ def _files(policy: Policy, pairs: Pairs) -> list[tuple[Settings, tuple[str, ...]
 
 
 def put_values(values: np.ndarray, responses: Responses, rows: np.ndarray, logps: np.ndarray) -> None:
-    """Move the log-probs [N] of the batch of these responses to their places among those of all their tokens."""
+    """Move the log-probs [N] of the batch of these responses to their places among those of all their tokens.
+
+    Tokens that are context alone have none, and keep what is there.
+    """
     completions = responses.completions
-    values[positions_of(completions.offsets[rows], completions.lengths[rows])] = logps
+    places = positions_of(completions.offsets[rows], completions.lengths[rows])
+    values[places[is_trained(completions.values[places])]] = logps
 
 
 def _path(cache_dir: Path, settings: Settings) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,25 +45,41 @@ def gathered(model: Model, keep: bool) -> dict[str, Tensor]:
     return state if keep else {}
 
 
-def save(model: Model, folder: Path, state: dict[str, Tensor] | None) -> None:
+def save(model: Model, folder: Path, state: dict[str, Tensor] | None, ends: Sequence[int] = ()) -> None:
     """Write model or adapter as they were trained, in float32: what is loaded is what was measured.
 
     The base of a `tiny` model with LoRA is nowhere on disk, so there the adapter is merged and the whole model saved.
+
+    Args:
+        ends: tokens at which generation is to stop, beside those at which it does; an adapter does not keep them.
     """
-    if not isinstance(model, PeftModel):
-        model.save_pretrained(folder, state_dict=state)
-    elif _saves_adapter(model):
+    if isinstance(model, PeftModel) and saves_adapter(model):
         model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
-    else:
-        _merged(model, state).save_pretrained(folder)
+        return
+    whole, state = (_merged(model, state), None) if isinstance(model, PeftModel) else (model, state)
+    stops = stop_tokens(whole)
+    if not set(ends) <= set(stops):
+        assert whole.generation_config is not None
+        whole.generation_config.eos_token_id = list(dict.fromkeys([*stops, *ends]))
+    whole.save_pretrained(folder, state_dict=state)
 
 
-def _saves_adapter(model: Model) -> bool:
+def stop_tokens(model: Model) -> list[int]:
+    """Token ids at which the model's generation stops by its configuration."""
+    of_model = getattr(base_of(model).generation_config, "eos_token_id", None)
+    return [] if of_model is None else list(of_model) if isinstance(of_model, list) else [of_model]
+
+
+def base_of(model: Model) -> PreTrainedModel:
+    return cast(Any, model).get_base_model() if isinstance(model, PeftModel) else model
+
+
+def saves_adapter(model: Model) -> bool:
     return isinstance(model, PeftModel) and bool(cast(Any, model).get_base_model().config.name_or_path)
 
 
 def _is_saved(model: Model, name: str) -> bool:
-    return "lora_" in name or not _saves_adapter(model)
+    return "lora_" in name or not saves_adapter(model)
 
 
 def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:

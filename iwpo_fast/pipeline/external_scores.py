@@ -20,12 +20,12 @@ def scores_of_responses_in(rows: Rows, pairs: Pairs) -> tuple[np.ndarray, np.nda
     """
     check_has_scores(pairs.columns)
     responses = Responses.of(pairs)
-    number = np.tile(rows.numbers[pairs.row], 2)
+    row = np.tile(pairs.row, 2)
     response = np.concatenate([responses.chosen, responses.rejected])
     score = np.concatenate([pairs.columns["score_chosen"], pairs.columns["score_rejected"]])
     score = score.reshape(len(response), -1)
     if (candidates := pairs.candidates) is not None and len(candidates):
-        number = np.concatenate([number, rows.numbers[pairs.row[candidates.pair]]])
+        row = np.concatenate([row, pairs.row[candidates.pair]])
         response = np.concatenate([response, responses.candidates])
         if score.shape[1] > 1:
             raise ValueError(f"{rows.source} has lists of scores of pairs and one score per candidate: give one each.")
@@ -33,13 +33,13 @@ def scores_of_responses_in(rows: Rows, pairs: Pairs) -> tuple[np.ndarray, np.nda
     absent = np.isnan(score).any(axis=1)
     if absent.any():
         raise ValueError(
-            f"In {rows.source}, row {number[absent][0]} lacks a score although rewards.source is columns: give every "
+            f"{rows.where(row[absent][0])} lacks a score although rewards.source is columns: give every "
             "pair both scores and every candidate one, or leave them out."
         )
     _, first, which = np.unique(response, return_index=True, return_inverse=True)
     other = (score != score[first[which]]).any(axis=1)
     if other.any():
         pair = int(other.argmax())
-        two = f"rows {number[first[which[pair]]]} and {number[pair]}"
-        raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
+        two = rows.where(row[first[which[pair]]]), rows.where(row[pair]).removeprefix("In ")
+        raise ValueError(f"{' and '.join(two)} give a completion different scores: give it one.")
     return response, score

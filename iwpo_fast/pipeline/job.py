@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
 from iwpo_fast.data import Ledger, Pairs, read_rows, tokenise
+from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
@@ -69,14 +71,27 @@ class PipelineJob:
             eval_fraction=0.0,
             limit=None,
             columns={},
+            name=None,
+            mix=[],
+            preferred={},
             pairs_from_candidates="best_worst",
             as_chat=False,
             cache_dir=str(self.cache_dir()),
         )
 
     def load_given(self) -> tuple[Rows, Rows | None]:
-        """The data as they were given: rows to train on, and rows held out."""
-        return self._once("given", lambda: read_rows(self.config.data))
+        """The data as they were given: rows to train on, and rows held out; conversations where the model asks for it."""
+
+        def load() -> tuple[Rows, Rows | None]:
+            data = self.config.data
+            rows, held_out = read_rows(data)
+            if data.as_chat != "auto":
+                return rows, held_out
+            tokenizer = load_tokenizer(self.config.model, rows.texts())
+            as_asked = partial(for_model, tokenizer=tokenizer, as_chat=data.as_chat, template=data.chat_template)
+            return as_asked(rows), None if held_out is None else as_asked(held_out)
+
+        return self._once("given", load)
 
     def forget_given(self) -> None:
         """Free their memory, because every stage behind `prepare` reads what that has written."""

@@ -5,6 +5,7 @@ The numbers stand in a file beside the rows, and not among their columns, becaus
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,8 @@ def origin_of(path: Path) -> Path:
 
 def save_origin(path: Path, rows: Rows) -> None:
     """Keep the source and the numbers of the rows that `path` holds."""
-    save_tensors(origin_of(path), {"number": torch.from_numpy(rows.numbers)}, {"source": rows.source})
+    about = {"source": rows.source, "files": json.dumps(rows.files)}
+    save_tensors(origin_of(path), {"number": torch.from_numpy(rows.numbers)}, about)
 
 
 def save_lines(path: Path, prepared: Path, lines: np.ndarray) -> None:
@@ -60,16 +62,20 @@ def read_written(config: DataConfig) -> tuple[Rows, Rows | None]:
 
 def _renumbered(rows: Rows, path: Path) -> Rows:
     origin = _origin(path)
-    return rows if origin is None else replace(rows, numbers=origin[0][rows.numbers - 1], source=origin[1])
+    if origin is None:
+        return rows
+    numbers, about = origin
+    files = tuple((name, before) for name, before in json.loads(about.get("files", "[]")))
+    return replace(rows, numbers=numbers[rows.numbers - 1], source=about["source"], files=files)
 
 
-def _origin(path: Path) -> tuple[np.ndarray, str] | None:
-    """int64 [N], the number in the source of each row of `path`, and the source."""
+def _origin(path: Path) -> tuple[np.ndarray, dict[str, str]] | None:
+    """int64 [N], the number in the source of each row of `path`, and what names the source."""
     if not origin_of(path).exists():
         return None
     with safe_open(origin_of(path), framework="np") as file:
         about = file.metadata()
         if "source" in about:
-            return file.get_tensor("number"), about["source"]
+            return file.get_tensor("number"), about
         lines, before = file.get_tensor("line"), _origin(path.parent / about["of"])
     return None if before is None else (before[0][lines], before[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import CandidateConfig, DataShapeConfig, TrainConfig
 from iwpo_fast.data import read_rows, tokenise
+from iwpo_fast.data.places import local_files
 from iwpo_fast.data.ragged import Ragged, bounds_of
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.unique import Responses
@@ -48,7 +48,7 @@ def lengths_of(config: TrainConfig, *, with_candidates: bool) -> Lengths:
         ValueError: the data that are here cannot be read, or are not here and nothing is assumed.
     """
     shape, path = config.plan.data, config.data.path
-    is_local = Path(path).expanduser().exists()
+    is_local = bool(local_files(path))
     if shape is None:
         return _counted(config, read_rows(config.data), with_candidates)
     if not is_local and not is_offline_mode():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.as_chat import for_model
+from iwpo_fast.data.context import is_trained, token_ids
 from iwpo_fast.data.encode import encode_rows
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.rows import Rows
@@ -92,8 +94,9 @@ def look_at(
         ValueError: a row does not fit the tokenizer or its chat template.
     """
     some = rows.without_candidates().take(np.array(list(wanted.values()), dtype=np.int64))
+    some = for_model(some, tokenizer, config.as_chat, config.chat_template)
     use_template(some, tokenizer, config)
-    encoded = encode_rows(some, tokenizer, add_eos=config.add_eos)
+    encoded, _ = encode_rows(some, tokenizer, config)
     place = {int(row): i for i, row in enumerate(encoded.row)}
     looks = []
     for row, name in enumerate(wanted):
@@ -135,6 +138,6 @@ def _parts(whole: Pairs, left: Pairs | None, bos: int | None, *, trained: bool) 
         "prompt": Part(prompt, prompt[:0], np.zeros(len(prompt), bool), lost["prompt"], int(prompt[0] == bos)),
     }
     for name in PARTS[1:]:
-        ids = getattr(kept, name)[0]
-        parts[name] = Part(ids, prompt, np.full(len(ids), trained), lost[name], len(ids))
+        stored = getattr(kept, name)[0]
+        parts[name] = Part(token_ids(stored), prompt, is_trained(stored) & trained, lost[name], len(stored))
     return parts

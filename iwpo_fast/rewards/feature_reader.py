@@ -24,6 +24,8 @@ from iwpo_fast.world import World
 
 Record = dict[str, Any]
 
+BEFORE_A_CHOICE: dict[str, Any] = {"train_on": "all", "on_text_left_out": "say"}
+
 
 @dataclass(frozen=True)
 class FeatureReader:
@@ -89,7 +91,9 @@ class FeatureReader:
 def _data(record: Record) -> DataConfig:
     """How texts become tokens, by the record of a reward model."""
     names = ("max_length", "truncation", "add_eos", "on_prefix_mismatch")
-    return DataConfig("texts", **{name: record["tokens"][name] for name in names})
+    # Records of before there was a choice: all tokens of an answer were read, whatever the template left out.
+    later = {name: record["tokens"].get(name, value) for name, value in BEFORE_A_CHOICE.items()}
+    return DataConfig("texts", **{name: record["tokens"][name] for name in names}, **later)
 
 
 def model_settings(record: Record, language_model: str | None = None) -> ModelConfig:

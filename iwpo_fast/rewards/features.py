@@ -11,6 +11,7 @@ from torch import Tensor
 
 from iwpo_fast.data.ahead import Workers
 from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.context import trained_lengths
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models.policy import Policy
@@ -116,7 +117,7 @@ def _results(policy: Policy, batch: FlatBatch, first_of_prompt: np.ndarray, with
     """What `store.save_part` keeps of a batch; `logps` are those of its tokens."""
     hidden = policy.hidden_states(batch)
     # Not where the first token of the completion is predicted, because an empty completion has none.
-    prompt_end = batch.expand_index[batch.cu_seqlens[1:].long() - batch.segments.diff() - 1]
+    prompt_end = batch.expand_index[batch.cu_seqlens[:-1].long() + batch.prompt_lengths - 1]
     states = {"prompt": hidden[prompt_end[first_of_prompt]], "response": response_states(hidden, batch)}
     results = {name: _in_half(values) for name, values in states.items()}
     if with_logps:
@@ -138,7 +139,7 @@ def _mean_logps(pairs: Pairs, responses: Responses) -> np.ndarray:
         assert candidates.ref_logps is not None
         sums.append((responses.candidates, candidates.ref_logps, candidates.completions))
     for rows, of_rows, part in sums:
-        means[rows] = of_rows / np.maximum(part.lengths, 1)
+        means[rows] = of_rows / np.maximum(trained_lengths(part), 1)
     return means
 
 

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from iwpo_fast.data.records import first_line
+from iwpo_fast.data.places import local_files
+from iwpo_fast.data.row_files import first_line
 from iwpo_fast.files import check_folder, written_aside
 
 SUFFIXES = (".jsonl", ".parquet")
 
 
-def check_output(output: str, source: str) -> Path:
+def check_output(output: str, source: str | list[str]) -> Path:
     """The path to write to.
 
     Raises:
@@ -23,7 +24,7 @@ def check_output(output: str, source: str) -> Path:
         raise ValueError(f"output is {output}: give a file that ends in {' or '.join(SUFFIXES)}.")
     if path.is_dir():
         raise ValueError(f"output is {output}, which is a folder: give the name of a file.")
-    if path.resolve() == Path(source).expanduser().resolve():
+    if path.resolve() in {file.resolve() for file in local_files(source)}:
         raise ValueError(f"output and data.path are both {output}, and the input would be lost: choose another output.")
     check_folder("output", path.parent)
     return path

@@ -12,7 +12,8 @@ import numpy as np
 
 from iwpo_fast.config import ScoreConfig
 from iwpo_fast.data.columns import check_mapping, column_names
-from iwpo_fast.data.records import Records, read_all, source_name
+from iwpo_fast.data.places import Place
+from iwpo_fast.data.records import Records, Source, read_all
 from iwpo_fast.limits import check_limits
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
@@ -42,8 +43,9 @@ def score_file(config: ScoreConfig) -> None:
     if world.size > 1:
         raise ValueError("iwpo score runs in one process: start it without torchrun, with a part of the data each.")
     model = RewardModel.load(config.reward_model)
-    records = read_all(config.data.path, config.data.split, limit=config.data.limit)
-    texts = _texts(records, config)
+    source = read_all(Place(config.data.path, config.data.split, config.data.name), limit=config.data.limit)
+    records = source.records
+    texts = _texts(source, config)
     reader = FeatureReader.load(model.record, world, config.language_model)
     with _cache(config.data.cache_dir) as cache:
         reader = reader.with_options(config.tokens_per_batch, cache, config.data.on_prefix_mismatch)
@@ -54,17 +56,17 @@ def score_file(config: ScoreConfig) -> None:
     print(f"{len(records):,} rows are in {output}")
 
 
-def _texts(records: Records, config: ScoreConfig) -> Texts:
-    mapping, source = config.data.columns, source_name(config.data.path)
+def _texts(source: Source, config: ScoreConfig) -> Texts:
+    mapping, title = config.data.columns, source.numbering.title
     names = column_names(mapping, COLUMNS)
-    check_mapping(mapping, list(dict.fromkeys(name for record in records.values() for name in record)), source)
+    check_mapping(mapping, source.columns, title)
     ours = {
         number: {name: record[theirs] for name, theirs in names.items() if record.get(theirs) is not None}
-        for number, record in records.items()
+        for number, record in source.records.items()
     }
-    texts = texts_of(ours, source, config.data.on_prefix_mismatch)
+    texts = texts_of(ours, source.numbering, config.data.on_prefix_mismatch)
     if not len(texts.rows):
-        raise ValueError(f"No row of {source} has completions that continue one prompt: correct the data.")
+        raise ValueError(f"No row of {title} has completions that continue one prompt: correct the data.")
     return texts
 
 

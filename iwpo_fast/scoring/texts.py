@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iwpo_fast.data.forms import PrefixMismatch, canonical, prompts_repeated
+from iwpo_fast.data.forms import PrefixMismatch, canonical
+from iwpo_fast.data.messages import with_messages
+from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.read import mismatch_error, template_arguments
 from iwpo_fast.data.records import Records
 from iwpo_fast.data.rows import Rows, Text
@@ -46,32 +48,32 @@ class Texts(NamedTuple):
         return found
 
 
-def texts_of(records: Records, source: str, on_prefix_mismatch: str) -> Texts:
+def texts_of(records: Records, numbering: Numbering, on_prefix_mismatch: str) -> Texts:
     """Lay out the completions of a file, whose columns have our names.
 
     Raises:
         ValueError: a row has no completion, or one of no form that the library knows; the sentence names it.
     """
-    pairs = [record for record in records.values() if "chosen" in record or "rejected" in record]
-    repeated = bool(pairs) and prompts_repeated(pairs)
-    found = [_checked(row, source, on_prefix_mismatch, repeated) for row in records.items()]
+    records = {number: _with_messages(number, record, numbering) for number, record in records.items()}
+    found = [_checked(row, numbering, on_prefix_mismatch) for row in records.items()]
     numbers = np.array(list(records), dtype=np.int64)
-    _check_alike(found, numbers, source)
+    _check_alike(found, numbers, numbering)
     of = np.repeat(np.arange(len(found)), [_slots(_count(columns)) for _, columns in found])
     sides = [_sides(columns) for _, columns in found]
     template = [template_arguments(record) for record in records.values()]
     rows = Rows(
-        source,
+        numbering.title,
         numbers[of],
         prompt=[found[row][0] for row in of],
         chosen=[text for chosen, _ in sides for text in chosen],
         rejected=[text for _, rejected in sides for text in rejected],
         template=[template[row] for row in of] if any(template) else None,
+        files=numbering.files,
     )
     return Texts(rows, of, [{name: len(texts) for name, texts in columns.items()} for _, columns in found])
 
 
-def completions_of(record: Mapping[str, Any], *, prompt_repeated: bool = False) -> tuple[Text, Completions]:
+def completions_of(record: Mapping[str, Any]) -> tuple[Text, Completions]:
     """The prompt of a row and all its completions, by column.
 
     Raises:
@@ -80,7 +82,7 @@ def completions_of(record: Mapping[str, Any], *, prompt_repeated: bool = False) 
     """
     prompt, found = record.get("prompt"), Completions()
     if "chosen" in record or "rejected" in record:
-        prompt, *both = canonical(record, prompt_repeated=prompt_repeated, may_be_empty=True)
+        prompt, *both = canonical(record, may_be_empty=True)
         found |= {name: [text if text or isinstance(prompt, str) else SILENCE] for name, text in _named(both)}
     given = {"completion": [record["completion"]]} if "completion" in record else {}
     if "candidates" in record:
@@ -98,22 +100,29 @@ def completions_of(record: Mapping[str, Any], *, prompt_repeated: bool = False) 
     return prompt, found
 
 
+def _with_messages(number: int, record: Mapping[str, Any], numbering: Numbering) -> dict[str, Any]:
+    try:
+        return with_messages(record, ("prompt", "chosen", "rejected", "completion", "messages"))
+    except ValueError as error:
+        raise ValueError(f"{numbering.where(number)} {error}") from None
+
+
 def _checked(
-    row: tuple[int, Mapping[str, Any]], source: str, on_prefix_mismatch: str, repeated: bool
+    row: tuple[int, Mapping[str, Any]], numbering: Numbering, on_prefix_mismatch: str
 ) -> tuple[Text, Completions]:
     """`completions_of`, where errors name the row; no completions where a mismatch is allowed for."""
     number, record = row
     try:
-        return completions_of(record, prompt_repeated=repeated)
+        return completions_of(record)
     except PrefixMismatch as mismatch:
-        if on_prefix_mismatch == "error":
-            raise mismatch_error(str(mismatch), [number], source) from None
+        if on_prefix_mismatch != "drop":
+            raise mismatch_error(str(mismatch), numbering.where(number), 1) from None
         return "", {}
     except ValueError as error:
-        raise ValueError(f"In {source}, row {number} {error}") from None
+        raise ValueError(f"{numbering.where(number)} {error}") from None
 
 
-def _check_alike(found: list[tuple[Text, Completions]], numbers: Ints, source: str) -> None:
+def _check_alike(found: list[tuple[Text, Completions]], numbers: Ints, numbering: Numbering) -> None:
     """Raise ValueError unless all rows with completions are plain text, or all are conversations."""
     plain = {
         int(number): isinstance(prompt, str) for number, (prompt, given) in zip(numbers, found, strict=True) if given
@@ -122,7 +131,7 @@ def _check_alike(found: list[tuple[Text, Completions]], numbers: Ints, source: s
     for number, is_plain in plain.items():
         if is_plain != first:
             raise ValueError(
-                f"In {source}, row {number} mixes conversations and plain text with the rows before it: make all alike."
+                f"{numbering.where(number)} mixes conversations and plain text with the rows before it: make all alike."
             )
 
 

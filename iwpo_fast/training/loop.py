@@ -26,6 +26,7 @@ from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
+from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
@@ -87,7 +88,8 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     job = Job(config, world, policy, loss, pairs, held_out)
     for ledger in ledgers.values():
         world.say(*ledger.lines())
-    world.say(*_preview(job, rows, tokenizer), *plan_lines(job))
+    ends = ends_of(pairs, tokenizer)
+    world.say(*end_lines(policy, ends, tokenizer), *_preview(job, rows, tokenizer), *plan_lines(job))
     if config.dry_run:
         return None
 
@@ -105,7 +107,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer, weights)
+            policy.save(aside, tokenizer, weights, ends)
         summarise(folder, job).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)

@@ -135,7 +135,7 @@ class PreferenceLoss:
         def by_side(values: np.ndarray) -> Tensor:
             return copied_to(logps.device, np.concatenate([values[rows, 0], values[rows, 1]])).to(logps.dtype)
 
-        counts = np.stack([pairs.chosen.lengths, pairs.rejected.lengths], axis=1).clip(min=1)
+        counts = pairs.tokens_trained.clip(min=1)
         ref = None if pairs.ref_logps is None else by_side(pairs.ref_logps)
         scores = None if pairs.scores is None else by_side(pairs.scores)
         return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores)

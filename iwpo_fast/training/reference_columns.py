@@ -101,7 +101,7 @@ def refuse_stale(pairs: Pairs, own: np.ndarray, rows: Rows, dtype: torch.dtype) 
     wrong = len(np.unique(stale[:, 0]))
     others = f" (the first of {wrong:,})" if wrong > 1 else ""
     raise ValueError(
-        f"In {rows.source}, row {rows.numbers[pairs.row[pair]]}{others} has the {REFERENCE[side]} "
+        f"{rows.where(pairs.row[pair])}{others} has the {REFERENCE[side]} "
         f"{given[pair, side]:.6g}, and the model gives this text {own[pair, side]:.6g}: compute both columns with this "
         "model, leave them out and they are computed here, or set self_test to false if the difference is meant."
     )

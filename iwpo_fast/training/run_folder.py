@@ -130,8 +130,8 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
             flat[prefix] = value
 
     visit("", _as_json(config))
-    for name in LATER_SETTINGS:
-        if flat[f"data.{name}"] == getattr(DataConfig(path=""), name):
+    for name in LATER_SETTINGS:  # one that is a mapping stands there by its keys, and not by its own name
+        if f"data.{name}" in flat and flat[f"data.{name}"] == getattr(DataConfig(path=""), name):
             del flat[f"data.{name}"]  # as before there was a choice, so that runs of then can go on
     return flat
 

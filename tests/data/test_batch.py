@@ -105,3 +105,21 @@ def test_fingerprint_changes_with_weights_and_columns() -> None:
     reweighted = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, weight=np.ones(3))
     scored = Pairs(pairs.prompt, pairs.chosen, pairs.rejected, pairs.weight, columns={"cluster": np.ones(3)})
     assert len({p.fingerprint() for p in (pairs, make_pairs(), reweighted, scored)}) == 3
+
+
+def test_tokens_that_are_context_are_laid_out_and_not_supervised() -> None:
+    plain = make_pairs()
+    # Of the second rejected completion, 21 and 23 are context.
+    pairs = replace(plain, rejected=Ragged.from_rows([[20], [~21, 22, ~23], [24]]))
+    pairs = replace(pairs, ref_logps=np.zeros((3, 2)), ref_token_logps=(pairs.chosen, pairs.rejected))
+    batch, whole = (flat_batch(some, np.array([1, 0]), ref_tokens=True) for some in (pairs, plain))
+    for name in ("input_ids", "position_ids", "expand_index", "cu_seqlens", "prompt_lengths"):
+        assert torch.equal(getattr(batch, name), getattr(whole, name)), name
+    assert batch.labels.tolist() == [12, 10, 11, 22, 20]
+    assert batch.segments.tolist() == [0, 1, 3, 4, 5]
+    kept = torch.tensor([0, 1, 2, 4, 6])
+    assert torch.equal(batch.hidden_index, whole.hidden_index[kept])
+    assert torch.equal(batch.completion_index, whole.completion_index[kept])
+    assert batch.ref_token_logps.tolist() == batch.labels.tolist()
+    assert pairs.tokens_trained.tolist() == [[2, 1], [1, 1], [1, 1]]
+    assert pairs.token_fingerprint() != plain.token_fingerprint()

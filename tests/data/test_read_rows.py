@@ -140,23 +140,26 @@ MESSAGE = [{"role": "user", "content": "What?"}]
 YES, NO = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
 
 
-@pytest.mark.parametrize(("prompt", "yes", "no"), [("What?", " yes", " no"), (MESSAGE, YES, NO)])
-def test_a_prompt_that_every_completion_repeats_is_cut_off_them(prompt, yes, no, write) -> None:
+@pytest.mark.parametrize(("prompt", "yes", "no"), [("What is it?", " yes", " no"), (MESSAGE, YES, NO)])
+def test_a_prompt_that_both_completions_repeat_is_cut_off_them_whatever_other_rows_do(prompt, yes, no, write) -> None:
     repeated = {"prompt": prompt, "chosen": prompt + yes, "rejected": prompt + no}
-    found = read_rows(write([repeated, repeated]))[0]
-    assert (found.prompt, found.chosen, found.rejected) == ([prompt] * 2, [yes] * 2, [no] * 2)
+    plain = {"prompt": prompt, "chosen": yes, "rejected": no}
+    one_side = {"prompt": prompt, "chosen": yes, "rejected": prompt + no}
+    found = read_rows(write([repeated, plain, one_side]))[0]
+    assert found.prompt == [prompt] * 3
+    assert (found.chosen, found.rejected) == ([yes] * 3, [no, no, prompt + no])
 
 
-@pytest.mark.parametrize("other", [{"prompt": "q", "chosen": "q a", "rejected": "b"}, PAIR | {"prompt": ""}])
-def test_completions_that_happen_to_begin_with_the_prompt_stay_whole(other, write) -> None:
-    repeated = {"prompt": "What?", "chosen": "What? yes", "rejected": "What? no"}
-    found = read_rows(write([repeated, other]))[0]
-    assert (found.chosen, found.rejected) == (["What? yes", other["chosen"]], ["What? no", other["rejected"]])
+@pytest.mark.parametrize("other", [PAIR, PAIR | {"prompt": ""}])
+def test_answers_that_begin_with_a_prompt_of_one_or_two_words_stay_whole(other, write) -> None:
+    greeting = {"prompt": "Hi!", "chosen": "Hi! What can I do?", "rejected": "Hi! No."}
+    found = read_rows(write([greeting, other]))[0]
+    assert (found.chosen, found.rejected) == ([greeting["chosen"], "a"], [greeting["rejected"], "b"])
 
 
 def test_an_answer_that_is_only_the_repeated_prompt_is_empty(write) -> None:
     with pytest.raises(ValueError, match="row 1 has an empty completion in chosen"):
-        read_rows(write([{"prompt": "What?", "chosen": "What?", "rejected": "What? no"}]))
+        read_rows(write([{"prompt": "What is it?", "chosen": "What is it?", "rejected": "What is it? no"}]))
 
 
 def test_columns_are_found_under_the_names_that_the_mapping_gives(write) -> None:
@@ -321,7 +324,7 @@ def test_a_hub_id_without_a_network_is_a_clear_error() -> None:
 
 
 def test_a_folder_of_something_else_is_named(tmp_path) -> None:
-    with pytest.raises(ValueError, match="is a folder that save_to_disk did not write"):
+    with pytest.raises(ValueError, match="is a folder that holds no data set and no file of rows"):
         read_rows(DataConfig(path=str(tmp_path)))
 
 

@@ -83,7 +83,7 @@ def test_rows_dropped_as_mismatches_are_still_an_error_when_they_come_from_the_c
     rows = [PAIR, {"prompt": "the col", "chosen": "our of the sky", "rejected": "our today"}]
     tokenised(write(rows, on_prefix_mismatch="drop"), tokenizer)
     with pytest.raises(ValueError, match="row 2 has prompt tokens"):
-        tokenised(write(rows), tokenizer)
+        tokenised(write(rows, on_prefix_mismatch="error"), tokenizer)
 
 
 @pytest.mark.parametrize("harm", [lambda whole: b"", lambda whole: whole[:-20], lambda whole: b"{}"])
@@ -101,14 +101,16 @@ def test_a_damaged_cache_is_made_anew(harm, write, tokenizer) -> None:
 def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path) -> None:
     some = Ragged.from_rows([[1, 2, 3], [], [4]])
     path = tmp_path / "tokens.parquet"
-    save_tokens(path, Pairs(some, some, some, np.ones(3), row=np.arange(3)))
+    save_tokens(path, Pairs(some, some, some, np.ones(3), row=np.arange(3)), np.array([0, 1, 2], dtype=np.int8))
     whole = path.read_bytes()
     refused = 0
     for i in range(0, len(whole), 3):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
-        tokens = load_tokens(path)
-        refused += tokens is None
-        if tokens is not None:
+        found = load_tokens(path)
+        refused += found is None
+        if found is not None:
+            tokens, seams = found
+            assert seams.tolist() == [0, 1, 2]
             assert tokens.row.tolist() == [0, 1, 2]
             for part in (tokens.prompt, tokens.chosen, tokens.rejected):
                 assert (part.values.tolist(), part.offsets.tolist()) == ([1, 2, 3, 4], [0, 3, 3, 4])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from iwpo_fast.data import read_rows, tokenise
+from iwpo_fast.data.context import token_ids
 
 datasets = pytest.importorskip("datasets")
 
@@ -47,6 +48,7 @@ def test_token_ids_are_those_of_trl(rows, adds_bos, write, tokenizer, bos_tokeni
     config = write(rows)
     pairs, _ = tokenise(read_rows(config)[0], used, config)
     ours = [
-        tuple(part[row].tolist() for part in (pairs.prompt, pairs.chosen, pairs.rejected)) for row in range(len(pairs))
+        tuple(token_ids(part[row]).tolist() for part in (pairs.prompt, pairs.chosen, pairs.rejected))
+        for row in range(len(pairs))
     ]
     assert ours == expected

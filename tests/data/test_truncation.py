@@ -133,10 +133,19 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
         "  dropped: 1 with two identical completions",
         "  cut to 6 tokens (truncate_prompt_left): prompts 2, completions 1",
         "  equal scores: 3",
+        "  plain text as it is, although the model has a chat template: data.as_chat true puts it in",
     ]
     ledger.save(tmp_path / "ledger.json")
-    of_candidates = {"candidates", "dropped_unpaired"}  # absent where the data have none
-    counts = {name: count for name, count in dataclasses.asdict(ledger).items() if name not in of_candidates}
+    rare = {
+        "candidates",
+        "dropped_unpaired",
+        "unread",
+        "seams",
+        "left_out",
+        "with_context",
+    }  # absent where none is
+    rare |= {"plain_for_chat"}  # which is no count
+    counts = {name: count for name, count in dataclasses.asdict(ledger).items() if name not in rare}
     assert json.loads((tmp_path / "ledger.json").read_text()) == counts
 
 
@@ -155,3 +164,11 @@ def test_reference_log_probs_of_pairs_that_are_whole_or_dropped_are_taken(write,
     config = write(rows, max_length=6, truncation="drop")
     pairs, _ = tokenise(read_rows(config)[0], tokenizer, config)
     assert pairs.columns["ref_chosen_logps"].tolist() == [-1.0]
+
+
+def test_a_completion_of_which_the_cut_leaves_only_context_counts_as_empty() -> None:
+    pairs = pairs_of(([1], [~2, ~3, 4], [5, 6]), ([1], [2, ~3, 4], [5, 6]))
+    left, counts = cut(pairs, max_length=3, policy="truncate_completion", bos=None)
+    assert left.row.tolist() == [1]
+    assert left.chosen[0].tolist() == [2, ~3]
+    assert (counts["dropped_empty"], counts["completions_cut"]) == (1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,16 @@ def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, 
         seen = [(rows.tolist(), b.labels.tolist()) for rows, b in run_batches(policy, responses, batches, ALONE)]
     expected = [np.concatenate([responses.completions[i] for i in rows]).tolist() for rows in ([3, 1], [6])]
     assert seen == [([3, 1], expected[0]), ([6], expected[1])]
+
+
+def test_context_has_no_log_probs_and_what_is_behind_it_those_it_had_as_trained(policy_of, pairs, tmp_path) -> None:
+    policy = policy_of("llama")
+    whole = reference(policy, pairs, tmp_path)
+    context = np.arange(len(pairs.chosen.values)) % 3 == 1
+    masked = Ragged(np.where(context, ~pairs.chosen.values, pairs.chosen.values), pairs.chosen.offsets)
+    found = reference(policy, replace(pairs, chosen=masked), tmp_path)
+    expected = np.where(context, 0, whole.ref_token_logps[0].values)
+    np.testing.assert_allclose(found.ref_token_logps[0].values, expected, rtol=1e-5, atol=1e-6)
+    sums = [expected[start:end].sum() for start, end in pairwise(pairs.chosen.offsets.tolist())]
+    np.testing.assert_allclose(found.ref_logps[:, 0], sums, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.ref_logps[:, 1], whole.ref_logps[:, 1], rtol=1e-5, atol=1e-5)

@@ -362,3 +362,18 @@ def test_candidates_change_nothing_of_the_pairs_whose_log_probs_training_finds_w
     other, _ = with_candidates(pairs, extra=8)
     with pytest.raises(NotImplementedError):
         reference(policy, other, tmp_path / "more")
+
+
+def test_features_of_a_response_are_means_over_its_trained_tokens(policy, tmp_path) -> None:
+    prompt, first, between, last = [5, 6, 7], [8, 9], [10, 11, 12], [13, 14]
+    context = [~token for token in between]
+    found = features(policy, make_pairs([(prompt, [*first, *context, *last], first)]), tmp_path)
+    tokens = [*prompt, *first, *between, *last]
+    ends = (len(tokens), len(prompt) + len(first))
+    parts = [plain_state(policy, tokens[:end], 2) for end in ends]
+    np.testing.assert_allclose(found.response[0], np.mean(parts, axis=0), rtol=2e-2, atol=2e-3)
+    np.testing.assert_allclose(found.prompt[0], plain_state(policy, prompt), rtol=2e-2, atol=2e-3)
+    logps = reference(policy, make_pairs([(prompt, first, [*first, *between, *last])]), tmp_path)
+    of_whole = logps.ref_token_logps[1].values
+    trained = np.concatenate([of_whole[:2], of_whole[-2:]])
+    np.testing.assert_allclose(found.mean_logps[0], trained.mean(), rtol=1e-4, atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.scoring.texts import completions_of, texts_of
 
 ASK = [{"role": "user", "content": "ask"}]
@@ -54,7 +55,7 @@ REFUSED = [
 def test_a_row_of_no_known_form_is_named_with_what_it_lacks(row, sentence) -> None:
     fine = {"prompt": "p", "completion": "a"}
     with pytest.raises(ValueError, match=f"^In f.jsonl, row 4 {sentence}"):
-        texts_of({1: fine, 4: row}, "f.jsonl", "error")
+        texts_of({1: fine, 4: row}, Numbering("f.jsonl"), "error")
 
 
 def test_values_of_the_laid_out_texts_come_back_to_their_rows() -> None:
@@ -64,7 +65,7 @@ def test_values_of_the_laid_out_texts_come_back_to_their_rows() -> None:
         5: {"prompt": "r", "completion": "f"},
         6: {"prompt": "s", "chosen": "g", "rejected": "h", "candidates": ["i"]},
     }
-    texts = texts_of(records, "f.jsonl", "error")
+    texts = texts_of(records, Numbering("f.jsonl"), "error")
     assert texts.rows.prompt == ["p", "q", "q", "r", "s", "s"]
     assert texts.rows.numbers.tolist() == [2, 3, 3, 5, 6, 6] and texts.of.tolist() == [0, 1, 1, 2, 3, 3]
     laid_out = np.array([texts.rows.chosen, texts.rows.rejected]).T
@@ -83,13 +84,15 @@ def test_rows_without_one_prompt_are_refused_or_left_without_completions() -> No
     with pytest.raises(
         ValueError, match=r"row 7 has conversations without a common beginning.*on_prefix_mismatch drop"
     ):
-        texts_of({7: apart, 8: fine}, "f.jsonl", "error")
-    texts = texts_of({7: apart, 8: fine}, "f.jsonl", "drop")
+        texts_of({7: apart, 8: fine}, Numbering("f.jsonl"), "error")
+    texts = texts_of({7: apart, 8: fine}, Numbering("f.jsonl"), "drop")
     assert texts.columns == [{}, {"messages": 1}] and texts.of.tolist() == [1]
 
 
-def test_prompts_that_all_pairs_repeat_are_cut_off_as_in_training() -> None:
-    records = {i: {"prompt": "p ", "chosen": f"p a{i}", "rejected": "p b"} for i in (1, 2)}
-    assert texts_of(records, "f.jsonl", "error").rows.chosen == ["a1", "a2"]
+def test_prompts_that_pairs_repeat_are_cut_off_as_in_training() -> None:
+    records = {
+        i: {"prompt": "Say it now: ", "chosen": f"Say it now: a{i}", "rejected": "Say it now: b"} for i in (1, 2)
+    }
+    assert texts_of(records, Numbering("f.jsonl"), "error").rows.chosen == ["a1", "a2"]
     with pytest.raises(ValueError, match="row 2 mixes conversations and plain text"):
-        texts_of({1: records[1], 2: {"prompt": ASK, "completion": "a"}}, "f.jsonl", "error")
+        texts_of({1: records[1], 2: {"prompt": ASK, "completion": "a"}}, Numbering("f.jsonl"), "error")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from iwpo_fast.data.records import first_line
+from iwpo_fast.data.row_files import first_line
 from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 
 PACKAGES = {"flash_attn_3": "flash_attn_interface", "flash_attn_2": "flash_attn"}

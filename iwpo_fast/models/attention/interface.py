@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
-from iwpo_fast.data.records import first_line
+from iwpo_fast.data.row_files import first_line
 from iwpo_fast.models.attention.choice import BACKENDS
 from iwpo_fast.models.attention.metadata import AttentionMetadata, CannotRunFlat, Options
 

@@ -10,6 +10,7 @@ import torch
 
 from iwpo_fast.config import LATER_SETTINGS, DataConfig, RunConfig
 from iwpo_fast.data.ledger import counted
+from iwpo_fast.data.places import local_files
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import TOKEN_SETTINGS
 from iwpo_fast.files import written_aside
@@ -30,11 +31,17 @@ def settings(config: RunConfig) -> dict[str, Any]:
     elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
     for name in LATER_SETTINGS:
-        if data[name] == getattr(DataConfig(path=""), name):
+        if name in data and data[name] == getattr(DataConfig(path=""), name):
             del data[name]  # as before there was a choice, so that stages done then stay done
-    places = [place for place in (config.data.path, config.data.eval_path) if place]
+    paths = (config.data.path, config.data.eval_path, *(source.path for source in config.data.mix))
+    places = [place for path in paths if path for place in _places(path)]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
     return {"data": data, "content": [content_of(place) for place in places]} | made
+
+
+def _places(path: str | list[str]) -> list[str]:
+    """Every file and folder that a path means; a hub id as it is."""
+    return [str(file) for file in local_files(path)] or [str(path)]
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:

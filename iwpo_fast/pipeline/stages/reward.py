@@ -148,7 +148,7 @@ def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.nd
         unscored[pairs.candidates.pair[np.isnan(others[1].score)]] = True
     if unscored.any():
         raise ValueError(
-            f"In {rows.source}, row {rows.numbers[unscored][0]} (the first of {unscored.sum()}) has no score, because "
+            f"{rows.where(int(np.flatnonzero(unscored)[0]))} (the first of {unscored.sum()}) has no score, because "
             f"the reward model drops what is longer than {model.record['tokens']['max_length']} tokens: leave such "
             "rows out, or set data.max_length to that."
         )
@@ -170,7 +170,7 @@ def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) 
     )
     if (bad := ~np.isfinite(scores)).any():
         raise ValueError(
-            f"rewards.model {model} gives {bad.sum()} responses scores that are not finite, the first of them in row "
-            f"{rows.numbers[texts.row[bad.argmax()]]} of {rows.source}: look at the model, or leave such rows out."
+            f"{rows.where(texts.row[bad.argmax()])} is the first of {bad.sum()} whose response gets a score from "
+            f"rewards.model {model} that is not finite: look at the model, or leave such rows out."
         )
     return scores_of_responses(scores[:, None], table, prompt_cluster, job.config.rewards)

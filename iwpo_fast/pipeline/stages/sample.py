@@ -101,9 +101,7 @@ def run(job: PipelineJob, prompts: Prompts) -> Result:
             "template, or set candidates.per_prompt to 0."
         )
     different = merged(there)
-    kept, _ = encode_candidates(
-        with_samples(prompts.rows, different), job.load_tokenizer(), add_eos=job.config.data.add_eos
-    )
+    kept, _ = encode_candidates(with_samples(prompts.rows, different), job.load_tokenizer(), job.config.data)
     save_records(job.folder.samples, [different[k] for k in kept])
     shutil.rmtree(job.folder.sample_parts, ignore_errors=True)
     result = {
@@ -133,7 +131,7 @@ def _prompts(job: PipelineJob) -> Prompts:
     """The different prompts, cut or left out as `data.truncation` says where they leave no room for a completion."""
     rows, tokenizer, data = job.read_prepared().without_candidates(), job.load_tokenizer(), job.config.data
     use_template(rows, tokenizer, data)
-    tokens = encode_prompts(rows, tokenizer)
+    tokens = encode_prompts(rows, tokenizer, data)
     _, first = numbered(digests(tokens))
     room = data.max_length - job.config.candidates.max_new_tokens
     if data.truncation == "truncate_prompt_left":

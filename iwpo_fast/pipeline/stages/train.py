@@ -58,7 +58,7 @@ def _train_config(job: PipelineJob) -> TrainConfig:
     # Rewards are made for training pairs only, so an objective that reads them has no loss on held-out pairs.
     reads_scores = Mixture.of(job.config.objective).reads(Reads.SCORES)
     held_out = None if reads_scores or not job.folder.held_out.exists() else str(job.folder.held_out)
-    columns = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
+    columns: dict[str, str | None] = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
     return replace(
         dataclass_from(TrainConfig, job.config),
         data=replace(job.data(job.folder.weighted), columns=columns, eval_path=held_out),

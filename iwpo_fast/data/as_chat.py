@@ -1,0 +1,92 @@
+"""Plain text as conversations, for a model that was trained with a chat template."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from iwpo_fast.data.forms import ASSISTANT, HUMAN
+from iwpo_fast.data.rows import Message, Rows, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+AsChat = bool | Literal["auto"]
+ROLES = {HUMAN: "user", ASSISTANT: "assistant"}
+TURN = re.compile(f"({re.escape(HUMAN)}|{re.escape(ASSISTANT)})")
+
+
+def of_one_kind(rows: Rows, as_chat: AsChat) -> Rows:
+    """Training rows that are all plain text or all conversations, as `data.as_chat` says.
+
+    Raises:
+        ValueError: they are mixed and the setting is false, or it is true and no row is plain text.
+    """
+    plain = np.array([isinstance(prompt, str) for prompt in rows.prompt])
+    if as_chat is True and not plain.any():
+        raise ValueError(f"{rows.where(0)} is a conversation already: leave data.as_chat out.")
+    if as_chat is True or (as_chat == "auto" and not plain.all()):
+        return as_conversations(rows)
+    if other := np.flatnonzero(plain != plain[0]).tolist():
+        raise ValueError(
+            f"{rows.where(other[0])} mixes conversations and plain text with the rows before it: make all rows the "
+            "same, or set data.as_chat to true."
+        )
+    return rows
+
+
+def for_model(rows: Rows, tokenizer: PreTrainedTokenizerBase, as_chat: AsChat, template: str | None) -> Rows:
+    """With `data.as_chat: auto` and a chat template, of the model or of `data.chat_template`, conversations."""
+    has_template = template is not None or tokenizer.chat_template is not None
+    return as_conversations(rows) if as_chat == "auto" and has_template else rows
+
+
+def as_conversations(rows: Rows) -> Rows:
+    """Prompts as the user's message and responses as the assistant's; conversations stay as they are.
+
+    Dialogues in Anthropic's HH form become their turns.
+    """
+    if all(isinstance(prompt, list) for prompt in rows.prompt):
+        return rows
+    candidates = rows.candidates
+    return replace(
+        rows,
+        prompt=[_question(text) for text in rows.prompt],
+        chosen=_answers(rows.chosen, rows.prompt),
+        rejected=_answers(rows.rejected, rows.prompt),
+        candidates=candidates
+        and replace(candidates, texts=_answers(candidates.texts, [rows.prompt[row] for row in candidates.row])),
+    )
+
+
+def _question(text: Text) -> Text:
+    if not isinstance(text, str):
+        return text
+    return _turns(text) or [{"role": "user", "content": text}]
+
+
+def _turns(text: str) -> list[Message]:
+    """The turns of a dialogue in HH form that ends where the assistant is to speak; none of any other text."""
+    if not (text.startswith(HUMAN) and text.endswith(ASSISTANT)):
+        return []
+    parts = TURN.split(text)[1:]
+    marks, said = parts[::2], parts[1::2]
+    if any(first == second for first, second in pairwise(marks)):
+        return []
+    spoken = list(zip(marks, said, strict=True))[:-1]
+    return [{"role": ROLES[mark], "content": words.strip()} for mark, words in spoken]
+
+
+def _answers(texts: list[Text], prompts: list[Text]) -> list[Text]:
+    return [_answer(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
+
+
+def _answer(text: Text, prompt: Text) -> Text:
+    if not isinstance(text, str):
+        return text
+    is_turn = isinstance(prompt, str) and bool(_turns(prompt))
+    return [{"role": "assistant", "content": text.strip() if is_turn else text}]

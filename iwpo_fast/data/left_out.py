@@ -1,0 +1,190 @@
+"""What a chat template does not write of the messages that it is given.
+
+A template is a program, so it is asked: every text of a message is replaced by a marker, and what does not come out is
+not written. It is asked once for every kind of message: its role, what it holds, and where in the conversation it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, as_conversation, joined, opening_of
+from iwpo_fast.data.rows import Rows
+
+NO_TEXTS = ("role", "tool_call_id", "id")
+"""Keys of a message that are no texts to read."""
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+THOUGHT_END = "</think>"
+
+
+class Kind(NamedTuple):
+    """A sort of text in conversations.
+
+    Attributes:
+        role: whose message it is in; `tools` for the tools beside the messages.
+        key: the key of the message that holds it; `thinking` for what stands before `</think>` in a content.
+        place: `answer` in the last message, `turn` behind the last message of the user, `earlier`.
+        arguments: what else the template is given, because it may take another way then.
+    """
+
+    role: str
+    key: str
+    place: str
+    arguments: str
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        if self.role == "tools":
+            return "tools"
+        where = {"answer": "the answer", "turn": "the last turn", "earlier": "earlier turns"}[self.place]
+        if self.key == "thinking":
+            return f"the reasoning before {THOUGHT_END} in {where}"
+        if self.key in (*REASONING, "tool_calls"):
+            return f"the {self.key} of {where}"
+        return f"the {self.key} of messages of the role {self.role}"
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether an answer, or a whole message, is lost with it."""
+        in_answer = self.place == "answer" and self.key in ("thinking", *REASONING)
+        return self.key in ("content", "tool_calls") or in_answer
+
+
+class Seen(NamedTuple):
+    """Where a kind was seen first, and the rows that it is in."""
+
+    conversation: Conversation
+    message: int
+    arguments: dict[str, Any]
+    rows: set[int]
+
+
+def left_out(rows: Rows, chat: ChatTemplate) -> dict[Kind, np.ndarray]:
+    """What the template does not write, and int64 the rows that hold it."""
+    return {kind: np.array(sorted(seen.rows)) for kind, seen in _seen(rows).items() if not _writes(chat, kind, seen)}
+
+
+def left_out_error(found: dict[Kind, np.ndarray], rows: Rows) -> ValueError:
+    """The sentence about rows that lose an answer or a message."""
+    concerned = np.unique(np.concatenate(list(found.values())))
+    others = f" (the first of {len(concerned)})" if len(concerned) > 1 else ""
+    what = list(dict.fromkeys(kind.what for kind in found))
+    return ValueError(
+        f"{rows.where(concerned[0])}{others} has what the chat template does not write, "
+        f"{' and '.join(what)}: set data.chat_template to one that writes it, take it out of the data, or set "
+        "data.on_text_left_out to say."
+    )
+
+
+def _seen(rows: Rows) -> dict[Kind, Seen]:
+    found: dict[Kind, Seen] = {}
+    for row, conversation in _conversations(rows):
+        arguments = rows.template[row] if rows.template else {}
+        for kind, message in _kinds(conversation, arguments):
+            if kind not in found:
+                found[kind] = Seen(conversation, message, arguments, set())
+            found[kind].rows.add(row)
+    return found
+
+
+def _conversations(rows: Rows) -> Iterator[tuple[int, Conversation]]:
+    """Every prompt with each of its answers, and the row."""
+    for row, texts in enumerate(zip(rows.prompt, rows.chosen, rows.rejected, strict=True)):
+        prompt, *answers = map(as_conversation, texts)
+        opening = opening_of(prompt, answers)
+        for answer in answers:
+            yield row, joined(prompt, answer, opening)
+    candidates = rows.candidates
+    for row, text in zip(candidates.row.tolist(), candidates.texts, strict=True) if candidates else ():
+        prompt, answer = as_conversation(rows.prompt[row]), as_conversation(text)
+        yield row, joined(prompt, answer, opening_of(prompt, [answer]))
+
+
+def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tuple[Kind, int]]:
+    """The kinds of text in a conversation, and a message that each is in."""
+    given = json.dumps({k: v for k, v in arguments.items() if k != "tools"}, default=str) if arguments else ""
+    given += "tools" if arguments.get("tools") else ""
+    if arguments.get("tools"):
+        yield Kind("tools", "tools", "earlier", given), 0
+    last = len(conversation) - 1
+    last_user = max((i for i, message in enumerate(conversation) if message["role"] == "user"), default=-1)
+    for i, message in enumerate(conversation):
+        place = "answer" if i == last else "turn" if i > last_user else "earlier"
+        for key, value in message.items():
+            if value and key not in NO_TEXTS:
+                yield Kind(message["role"], key, place, given), i
+                if key == "content" and isinstance(value, str) and THOUGHT_END in value:
+                    yield Kind(message["role"], "thinking", place, given), i
+
+
+def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
+    """Whether the template writes every text of this kind, where it was seen first."""
+    conversation, arguments = copy.deepcopy(seen.conversation), copy.deepcopy(seen.arguments)
+    marks: list[str] = []
+
+    def mark(_: str) -> str:
+        marks.append(f"{MARK}{len(marks)}.")
+        return marks[-1]
+
+    message = conversation[seen.message]
+    if kind.role == "tools":
+        arguments["tools"] = [_with_names(tool, mark) for tool in arguments["tools"]]
+    elif kind.key == "thinking":
+        message["content"] = f"<think>\n{mark('')}\n{THOUGHT_END}\n\nanswer"
+    elif kind.key == "tool_calls":
+        message["tool_calls"] = [_of_call(call, mark) for call in message["tool_calls"]]
+    else:
+        message[kind.key] = _replaced(message[kind.key], mark)
+        if kind.key in REASONING:  # transformers fills in the other names of reasoning, which are one text
+            message |= {name: message[kind.key] for name in REASONING if name in message}
+    try:
+        rendered = chat.render(conversation, arguments)
+    except Exception:  # such as a template that knows its tools; what it refuses of the data, it says later
+        return True
+    return all(text in rendered for text in marks)
+
+
+def _replaced(value: Any, mark: Callable[[str], str]) -> Any:
+    """The value with each text in it replaced; of a part of a content, its text."""
+    if isinstance(value, str):
+        return mark(value) if value.strip() else value
+    if isinstance(value, list):
+        return [_replaced(one, mark) for one in value]
+    if isinstance(value, dict):
+        return {name: one if name == "type" else _replaced(one, mark) for name, one in value.items()}
+    return value
+
+
+def _of_call(call: Any, mark: Callable[[str], str]) -> Any:
+    """A tool call with another name and other arguments; arguments that are JSON stay JSON."""
+    if not isinstance(call, dict):
+        return call
+    if isinstance(call.get("function"), dict):
+        return call | {"function": _of_call(call["function"], mark)}
+    changed = dict(call)
+    if isinstance(call.get("name"), str):
+        changed["name"] = mark(call["name"])
+    given = call.get("arguments")
+    if isinstance(given, str):
+        with suppress(ValueError):
+            changed["arguments"] = json.dumps(_replaced(json.loads(given), mark))
+    else:
+        changed["arguments"] = _replaced(given, mark)
+    return changed
+
+
+def _with_names(tool: Any, mark: Callable[[str], str]) -> Any:
+    """A tool with another name, which every template that writes tools writes."""
+    if not isinstance(tool, dict):
+        return tool
+    if isinstance(tool.get("function"), dict):
+        return tool | {"function": _with_names(tool["function"], mark)}
+    return tool | {"name": mark(tool["name"])} if isinstance(tool.get("name"), str) else tool

@@ -1,0 +1,266 @@
+"""A row in the columns of its source, brought to ours: the schemas that other trainers and public data sets have.
+
+| a row has                                        | becomes                                                   |
+|--------------------------------------------------|-----------------------------------------------------------|
+| two answers and which is better                  | `chosen` and `rejected` (`data.columns`, `data.preferred`) |
+| messages of `from` and `value` (ShareGPT)        | messages of `role` and `content`                          |
+| an answer that is one message                    | a list of it                                              |
+| messages as JSON text                            | the messages                                              |
+| `conversations` or `messages`, and no prompt     | the prompt                                                |
+| `system`, `history`                              | messages before the prompt                                |
+| `ranked`, answers from the best to the worst     | `candidates` and their scores                             |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
+from iwpo_fast.data.messages import parsed
+from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
+from iwpo_fast.data.rows import Message, contents
+
+Row = dict[str, Any]
+
+ANSWERS = ("chosen", "rejected")
+TEXTS = ("prompt", *ANSWERS)
+DIALOGUES = ("conversations", "messages")
+LISTS = ("candidates", "ranked")
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "tool": "tool",
+}
+"""Who speaks in ShareGPT's messages."""
+
+
+class Recogniser:
+    """Reads rows of one source as its settings say.
+
+    Attributes:
+        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+    """
+
+    def __init__(self, columns: Mapping[str, str | None], preferred: Mapping[str, Any]) -> None:
+        self.unread: dict[str, int] = {}
+        self._columns = columns
+        self._means: Meaning = meaning_of(preferred)
+        self._joined = joined_columns(columns)
+        used = {part for theirs in columns.values() if theirs for part in (theirs, *theirs.split("+"))}
+        self._asked = tuple(name for name in ASKED if name not in used)
+
+    def __call__(self, record: Mapping[str, Any]) -> Row | None:
+        """The row in our columns; None for a tie of two answers.
+
+        Raises:
+            ValueError: it has no form that is known. The message goes on from "row 1".
+        """
+        row = dict(record)
+        for ours, parts in self._joined.items():
+            if ours not in row:
+                row[ours] = "\n".join(text for part in parts if (text := row.get(part)))
+        if "preferred" in self._columns or (row.get("chosen") is None and row.get("rejected") is None):
+            found = self._without_sides(row)
+            if found is None:
+                return None
+            row = found
+        for name in TEXTS:
+            if name in row:
+                row[name] = _conversation(row[name], one=name in ANSWERS)
+        for name in LISTS:
+            if isinstance(row.get(name), list):
+                row[name] = [_conversation(value, one=True) for value in row[name]]
+        if row.get("ranked") is not None:
+            row |= _by_rank(row.pop("ranked"))
+        if all(_is_list_as_text(row.get(name)) for name in ("prompt", *ANSWERS)):
+            raise ValueError("has lists as JSON text in prompt, chosen and rejected: make them strings, or messages.")
+        return self._asked_for(row)
+
+    def _without_sides(self, row: Row) -> Row | None:
+        if any(row.get(name) is not None for name in ("first", "second")) or "preferred" in self._columns:
+            return ordered(row, self._means)
+        if row.get("completion") is not None and any(row.get(name) is not None for name in UNPAIRED):
+            raise ValueError(
+                "has one completion and a label, and every objective here compares two answers to a prompt, kto and "
+                "bco too: give rows with chosen and rejected, or candidates with scores."
+            )
+        return row
+
+    def _asked_for(self, row: Row) -> Row:
+        """With a prompt that holds all that stands before the answers."""
+        if not row.get("prompt"):
+            row.pop("prompt", None)
+            dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
+            dialogue = next(filter(_is_dialogue, dialogues), None)
+            if dialogue is not None and all(_is_answer(row.get(name)) for name in ANSWERS):
+                row["prompt"] = dialogue
+        if "system" in row or "history" in row:
+            _put_before(row)
+        present = [name for name in self._asked if row.get(name)]
+        if present and ("prompt" in row or all(row.get(name) is not None for name in ANSWERS)):
+            self._check_read(row, present)
+        return row
+
+    def _check_read(self, row: Row, present: list[str]) -> None:
+        """Columns that sound like a prompt and are in no text are counted beside a prompt, and refused without one."""
+        texts = [text for name in ("prompt", *ANSWERS) if name in row for text in _strings(row[name])]
+        lost = [name for name in present if not _is_in(row[name], texts)]
+        if not lost:
+            return
+        if "prompt" in row or self._columns.get("prompt", "") is None:
+            for name in lost:
+                self.unread[name] = self.unread.get(name, 0) + 1
+            return
+        raise ValueError(
+            f"has no prompt and text in {', '.join(lost)}: name the prompt, as in data.columns "
+            f"{{prompt: {'+'.join(lost)}}}, or set data.columns {{prompt: null}} if chosen and rejected begin with it."
+        )
+
+
+def _conversation(value: Any, *, one: bool) -> Any:
+    """Messages of any known form as ours; everything else as it is.
+
+    Args:
+        one: a single message is a list of it.
+    """
+    if isinstance(value, str):
+        if value[:1] not in ("[", "{"):
+            return value
+        value = _from_text(value)
+    if isinstance(value, dict) and one and _speaks(value):
+        value = [value]
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "from" in value[0]:
+        return [_message(turn) for turn in value]
+    return value
+
+
+def _from_text(text: str) -> Any:
+    """Messages that stand as JSON or as Python source, such as in CSV; any other text as it is."""
+    if "role" not in text and "from" not in text:
+        return text
+    value = parsed(text)
+    turns = [value] if isinstance(value, dict) else value
+    are_messages = isinstance(turns, list) and turns and all(isinstance(turn, dict) and _speaks(turn) for turn in turns)
+    return value if are_messages else text
+
+
+def _is_list_as_text(value: Any) -> bool:
+    """Whether a text is a list of strings as JSON, such as the turns of one side."""
+    if not isinstance(value, str) or not value.startswith('["'):
+        return False
+    with suppress(ValueError, RecursionError):
+        return all(isinstance(part, str | None) for part in json.loads(value))
+    return False
+
+
+def _speaks(turn: Mapping[str, Any]) -> bool:
+    return ("role" in turn and ("content" in turn or "tool_calls" in turn)) or ("from" in turn and "value" in turn)
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+        raise ValueError("has a message without from and value among such messages: give every message both.")
+    if turn["from"] == "function_call":
+        return {"role": "assistant", "content": "", "tool_calls": _calls(turn["value"])}
+    if turn["from"] not in ROLES:
+        raise ValueError(f"has a message from {turn['from']!r}: use {', '.join(ROLES)} or function_call.")
+    return {"role": ROLES[turn["from"]], "content": turn["value"]}
+
+
+def _calls(text: str) -> list[dict[str, Any]]:
+    try:
+        calls = json.loads(text)
+    except ValueError:
+        raise ValueError("has a function_call that is not JSON: write it as {name, arguments}.") from None
+    return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _is_dialogue(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
+
+
+def _is_answer(value: Any) -> bool:
+    """Text, or messages that begin with the assistant's."""
+    return isinstance(value, str) or (_is_dialogue(value) and value[0]["role"] == "assistant")
+
+
+def _put_before(row: Row) -> None:
+    """Put the system's text and earlier turns in front of the prompt, which becomes a conversation."""
+    system, turns = row.pop("system", None) or "", _turns(row.pop("history", None))
+    before = [{"role": "system", "content": system}] if system else []
+    prompt = row.get("prompt")
+    if isinstance(prompt, str):
+        row["prompt"] = [*before, *turns, {"role": "user", "content": prompt}]
+    elif isinstance(prompt, list):
+        row["prompt"] = _behind(before, [*turns, *prompt])
+    elif all(_is_dialogue(row.get(name)) for name in ANSWERS):
+        row |= {name: _behind(before, [*turns, *row[name]]) for name in ANSWERS}
+    elif before or turns:
+        raise ValueError(
+            "has a system or history column, and no prompt that they could stand before: name the prompt in "
+            "data.columns, or leave the column out, as in data.columns {system: null}."
+        )
+
+
+def _behind(system: list[Message], messages: list[Message]) -> list[Message]:
+    if not system or not messages or messages[0].get("role") != "system":
+        return [*system, *messages]
+    if messages[0].get("content") == system[0]["content"]:
+        return messages
+    raise ValueError("has a system message and another text in its column system: keep one of them.")
+
+
+def _turns(history: Any) -> list[Message]:
+    """Earlier turns: messages, or couples of what the user and the assistant said."""
+    with suppress(ValueError, RecursionError):
+        history = json.loads(history) if isinstance(history, str) and history.startswith("[") else history
+    if not history:
+        return []
+    history = _conversation(history, one=False)
+    if _is_dialogue(history):
+        return history
+    if not isinstance(history, list) or not all(_is_couple(turn) for turn in history):
+        raise ValueError(
+            "has a history that is neither messages nor couples of question and answer: make it so, name it as the "
+            "prompt, as in data.columns {prompt: history}, or leave it out, as in {history: null}."
+        )
+    return [
+        {"role": role, "content": text}
+        for turn in history
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+
+
+def _is_couple(turn: Any) -> bool:
+    return isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
+
+
+def _by_rank(ranked: Any) -> Row:
+    if not isinstance(ranked, list):
+        raise ValueError(f"has ranked answers of type {type(ranked).__name__}: make them a list, the best first.")
+    return {"candidates": ranked, "candidate_scores": [-float(place) for place in range(len(ranked))]}
+
+
+def _is_in(value: Any, texts: list[str]) -> bool:
+    """Whether all that a value says is said in the texts."""
+    return all(any(part in text for text in texts) for part in _strings(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All text in a value, whatever its form."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+        yield from (text.strip() for text in contents(value))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)

@@ -1,0 +1,98 @@
+"""Rows from Arrow are what they were before Arrow gave its columns one type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iwpo_fast.config import DataConfig
+from iwpo_fast.data import read_rows
+from iwpo_fast.data.arrow_values import as_stored, readers_of
+
+datasets = pytest.importorskip("datasets")
+
+
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
+
+
+def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
+    called = {"function": {"name": name, "arguments": arguments}}
+    return [{"role": "assistant", "content": None, "tool_calls": [called]}]
+
+
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": "Weather?"}],
+        "chosen": call("weather", city="Ulm", unit=None),
+        "rejected": [{"role": "assistant", "content": "I cannot."}],
+        "tools": [tool("weather", city={"type": "string", "default": None})],
+    },
+    {
+        "prompt": [{"role": "system", "content": "brief", "name": "boss"}, {"role": "user", "content": "Sum?"}],
+        "chosen": call("add", x=1, y=2),
+        "rejected": [{"role": "assistant", "content": "no"}],
+        "tools": [tool("add", x={"type": "number"})],
+    },
+]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "folder"])
+@pytest.mark.parametrize("whole", [False, True], ids=["inner", "whole messages"])
+def test_the_json_type_is_parsed_and_its_own_nulls_stay(form, whole, tmp_path) -> None:
+    if whole:
+        json_list = datasets.List(datasets.Json())
+        data = datasets.Dataset.from_list(ROWS, features=datasets.Features(dict.fromkeys(ROWS[0], json_list)))
+    else:
+        data = datasets.Dataset.from_list(ROWS, on_mixed_types="use_json")
+    path = tmp_path / f"pairs.{form}"
+    if form == "parquet":
+        data.to_parquet(str(path))
+    elif form == "arrow":
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, data.data.table.schema) as writer:
+            writer.write_table(data.data.table)
+    else:
+        data.save_to_disk(str(path))
+    rows = read_rows(DataConfig(str(path), eval_fraction=0.0))[0]
+    assert [message for chosen in rows.chosen for message in chosen] == [row["chosen"][0] for row in ROWS]
+    assert rows.prompt == [row["prompt"] for row in ROWS]
+    assert [given["tools"] for given in rows.template] == [row["tools"] for row in ROWS]
+
+
+def test_keys_that_arrow_adds_to_structures_are_left_out_and_a_message_keeps_its_content(tmp_path) -> None:
+    messages = [[{"role": "user", "content": "a"}], [{"role": "user", "content": None, "name": "n", "more": {"b": 1}}]]
+    pq.write_table(pa.table({"prompt": messages, "plain": ["x", None]}), tmp_path / "a.parquet")
+    schema = pq.read_schema(tmp_path / "a.parquet")
+    rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert rows[0]["prompt"][0].keys() == {"role", "content", "name", "more"}
+    read = as_stored(rows, readers_of(schema, parse=True))
+    assert [row["prompt"] for row in read] == messages
+    assert [row["plain"] for row in read] == ["x", None]
+
+
+def test_columns_of_plain_values_need_no_reading() -> None:
+    schema = pa.schema({"a": pa.string(), "b": pa.list_(pa.float64()), "c": pa.list_(pa.struct({"d": pa.int8()}))})
+    assert readers_of(schema, parse=True).keys() == {"c"}
+    rows = [{"a": "x", "b": [1.0]}]
+    assert as_stored(rows, {})[0] is rows[0]
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr], ids=["JSON", "Python"])
+@pytest.mark.parametrize("parts", [("prompt", "chosen", "rejected"), ("chosen", "rejected"), ("prompt",)])
+def test_conversations_stored_as_text_are_read_as_messages(written, parts, tmp_path) -> None:
+    row = {"prompt": ROWS[1]["prompt"], "chosen": ROWS[0]["rejected"], "rejected": ROWS[1]["rejected"]}
+    stored = row | {name: written(row[name]) for name in parts}
+    (tmp_path / "a.jsonl").write_text(json.dumps(stored), encoding="utf-8")
+    rows = read_rows(DataConfig(str(tmp_path / "a.jsonl"), eval_fraction=0.0))[0]
+    assert {"prompt": rows.prompt[0], "chosen": rows.chosen[0], "rejected": rows.rejected[0]} == row
+
+
+@pytest.mark.parametrize("text", ["[1] the role", '["role"]', '[{"role": "x"', "[role", '{"role": "user"}'])
+def test_text_that_only_looks_like_messages_stays_text(text, tmp_path) -> None:
+    row = {"prompt": text, "chosen": "a", "rejected": "b"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert read_rows(DataConfig(str(tmp_path / "a.jsonl"), eval_fraction=0.0))[0].prompt == [text]

@@ -1,0 +1,155 @@
+"""Every text of a row is written by the template, or refused, or said to be left out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from template_families import FAMILIES, tokenizer_of
+from test_turns import assistant, tokenised, user
+
+from iwpo_fast.data.context import token_ids
+
+ROW = {"prompt": [user("what is the sky")], "chosen": [assistant("blue")], "rejected": [assistant("green")]}
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+WITH_CALL = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
+WRITES_CALLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def lines(ledger: Any) -> str:
+    return "\n".join(ledger.lines())
+
+
+@pytest.mark.parametrize("family", ["deepseek-r1", "mistral"])
+@pytest.mark.parametrize("role", ["developer", "tool", "system"])
+def test_a_role_that_the_template_drops_is_refused(family, role, write) -> None:
+    tokenizer = tokenizer_of(family)
+    if family == "deepseek-r1":
+        tokenizer.chat_template = FAMILIES[family].replace("{% else %}", "{% elif m.role == 'assistant' %}")
+    told = ROW | {"prompt": [{"role": role, "content": "in capitals"}, *ROW["prompt"]]}
+    with pytest.raises(ValueError, match=rf"row 2 \(the first of 2\) has .* of messages of the role {role}: set data"):
+        tokenised(write, tokenizer, ROW, told, told)
+    _, ledger = tokenised(write, tokenizer, ROW, told, told, on_text_left_out="say")
+    assert f"leaves out the content of messages of the role {role}: 2 rows" in lines(ledger)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3", "gemma", "phi"])
+def test_reasoning_of_an_answer_that_the_template_does_not_write_is_refused(family, write) -> None:
+    thought = ROW | {"chosen": [assistant("blue", reasoning_content="first I look")]}
+    with pytest.raises(ValueError, match=r"row 1 has .* the reasoning_content of the answer: set data"):
+        tokenised(write, tokenizer_of(family), thought)
+
+
+def test_reasoning_that_the_template_writes_is_trained_and_that_of_earlier_turns_said_to_be_left_out(write) -> None:
+    tokenizer = tokenizer_of("qwen3")
+    earlier = [user("look"), assistant("well", reasoning_content="the grass"), *ROW["prompt"]]
+    thought = {"prompt": earlier, "chosen": [assistant("blue", reasoning_content="first I look")]}
+    pairs, ledger = tokenised(write, tokenizer, ROW | thought)
+    assert tokenizer.decode(pairs.chosen[0]) == "<think>\nfirst I look\n</think>\n\nblue<|im_end|>\n"
+    assert "the chat template leaves out the reasoning_content of earlier turns: 1 rows" in lines(ledger)
+
+
+@pytest.mark.parametrize("family", ["deepseek-r1", "qwen3"])
+def test_reasoning_inside_a_content_that_the_template_cuts_off_is_refused(family, write) -> None:
+    thought = ROW | {"chosen": [assistant("<think>\nfirst I look\n</think>\n\nblue")]}
+    with pytest.raises(ValueError, match=r"row 1 has .* the reasoning before </think> in the answer"):
+        tokenised(write, tokenizer_of(family), thought)
+    pairs, _ = tokenised(write, tokenizer_of("qwen2.5"), thought)
+    assert "first I look" in tokenizer_of("qwen2.5").decode(pairs.chosen[0])
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3", "gemma", "glm"])
+def test_a_tool_call_that_the_template_does_not_write_is_refused_with_its_tools(family, write) -> None:
+    tokenizer = tokenizer_of(family)
+    tokenizer.chat_template = tokenizer.chat_template.replace("m.content", "(m.content or '')")
+    with pytest.raises(ValueError, match=r"row 1 has .* tools and the tool_calls of the answer: set data"):
+        tokenised(write, tokenizer, ROW | {"chosen": WITH_CALL, "tools": TOOLS})
+
+
+def test_tools_alone_that_the_template_does_not_write_are_said_to_be_left_out(write) -> None:
+    _, ledger = tokenised(write, tokenizer_of("llama3"), ROW, ROW | {"tools": TOOLS}, ROW | {"tools": TOOLS})
+    assert "the chat template leaves out tools: 2 rows" in lines(ledger)
+
+
+@pytest.mark.parametrize(
+    "stored", ["object", "arguments as JSON", "calls as JSON", "messages as JSON", "tools as JSON"]
+)
+def test_tool_calls_and_tools_are_written_however_they_are_stored(stored, write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = WRITES_CALLS
+    call, tools = dict(CALL), TOOLS
+    if stored == "arguments as JSON":
+        call = CALL | {"function": CALL["function"] | {"arguments": json.dumps(CALL["function"]["arguments"])}}
+    calls: Any = json.dumps([call]) if stored == "calls as JSON" else [call]
+    chosen: Any = [WITH_CALL[0] | {"tool_calls": calls}]
+    chosen = json.dumps(chosen) if stored == "messages as JSON" else chosen
+    given: Any = [json.dumps(tool) for tool in tools] if stored == "tools as JSON" else tools
+    pairs, ledger = tokenised(write, tokenizer, ROW | {"chosen": chosen, "tools": given})
+    assert "look" in tokenizer.decode(pairs.chosen[0]) and "sky" in tokenizer.decode(pairs.chosen[0])
+    assert '"name": "look"' in tokenizer.decode(pairs.prompt[0])
+    assert not ledger.left_out
+
+
+def test_arguments_that_the_template_drops_are_refused_where_it_writes_the_name(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = WRITES_CALLS.replace("{{ call.function.arguments | tojson }}", "")
+    with pytest.raises(ValueError, match="the tool_calls of the answer"):
+        tokenised(write, tokenizer, ROW | {"chosen": WITH_CALL, "tools": TOOLS})
+
+
+def test_any_other_key_of_a_message_is_said_to_be_left_out(write) -> None:
+    named = ROW | {"prompt": [user("what is the sky") | {"name": "ann", "id": "7"}]}
+    _, ledger = tokenised(write, tokenizer_of("gemma"), named, ROW)
+    assert ledger.left_out == {"the name of messages of the role user": 1}
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3", "gemma", "parts", "vision"])
+@pytest.mark.parametrize("form", ["strings", "parts"])
+def test_contents_come_out_as_text_in_whatever_form_they_are(family, form, write) -> None:
+    tokenizer = tokenizer_of(family)
+
+    def in_form(message: dict[str, Any]) -> dict[str, Any]:
+        halves = (message["content"][:2], message["content"][2:])
+        return message | {"content": [{"type": "text", "text": half} for half in halves]}
+
+    row = ROW if form == "strings" else {name: [in_form(m) for m in messages] for name, messages in ROW.items()}
+    pairs, ledger = tokenised(write, tokenizer, row)
+    text = tokenizer.decode([*pairs.prompt[0], *token_ids(pairs.chosen[0])])
+    assert "what is the sky" in text and "blue" in text and "type" not in text
+    assert not ledger.left_out
+
+
+def test_templates_are_asked_once_for_a_kind_of_message_and_not_for_every_row(write, monkeypatch) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    asked = []
+    original = type(tokenizer).apply_chat_template
+    monkeypatch.setattr(
+        type(tokenizer), "apply_chat_template", lambda self, c, **k: asked.append(len(c)) or original(self, c, **k)
+    )
+    tokenised(write, tokenizer, ROW)
+    once = len(asked)
+    asked.clear()
+    tokenised(write, tokenizer, *[ROW | {"chosen": [assistant(f"blue {i}")]} for i in range(200)])
+    assert len(asked) == once
+
+
+@pytest.mark.parametrize("column", ["images", "audio", "video"])
+def test_a_column_of_pictures_or_sound_is_refused(column, write) -> None:
+    with pytest.raises(ValueError, match=rf"has the column {column}, and only text is trained on"):
+        tokenised(write, tokenizer_of("vision"), ROW | {column: ["x"]})
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio", "video"])
+def test_a_part_that_is_no_text_is_refused(kind, write) -> None:
+    seen = ROW | {
+        "prompt": [{"role": "user", "content": [{"type": kind, kind: "x"}, {"type": "text", "text": "what"}]}]
+    }
+    with pytest.raises(ValueError, match=rf"row 2 has a part of the type {kind} in prompt, and only text"):
+        tokenised(write, tokenizer_of("vision"), ROW, seen)

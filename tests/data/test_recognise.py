@@ -1,0 +1,159 @@
+"""Schemas of other trainers, brought to ours; what is seen in no text is refused or counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from iwpo_fast.data import read_rows
+from iwpo_fast.data.tokenise import tokenise
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+SIDES = {"chosen": "a", "rejected": "b"}
+ASKED = [{"role": "user", "content": "q"}]
+YES, NO = ([{"role": "assistant", "content": text}] for text in ("a", "b"))
+WORDS = {"question": "why", "context": [{"role": "user", "content": "why"}], "input": "why", "query": "why"}
+
+
+def read(config) -> tuple:
+    rows = read_rows(config)[0]
+    return rows.prompt[0], rows.chosen[0], rows.rejected[0]
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("prompt", [{}, {"prompt": ""}, {"prompt": None}, {"prompt": []}])
+def test_a_prompt_under_another_name_is_asked_for(name, prompt, write) -> None:
+    with pytest.raises(ValueError, match=rf"has no prompt and text in {name}: .*prompt: {name}.*prompt: null"):
+        read(write([SIDES | prompt | {name: WORDS[name]}]))
+
+
+def test_and_may_be_named_or_denied(write) -> None:
+    row = {"chosen": "so it is", "rejected": "so it was", "question": "why"}
+    assert read(write([row], columns={"prompt": "question"})) == ("why", "so it is", "so it was")
+    rows = read_rows(write([row], columns={"prompt": None}))[0]
+    assert rows.prompt == ["so it"] and rows.unread == {"question": 1}
+
+
+def test_a_column_whose_text_stands_in_the_answers_needs_no_word(write) -> None:
+    row = {"chosen": "why is it? so", "rejected": "why is it? no", "question": "why is it?"}
+    rows = read_rows(write([row]))[0]
+    assert (rows.prompt, rows.unread) == (["why is it?"], {})
+    chat = {"chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO], "question": "q", "context": ASKED}
+    assert read_rows(write([chat]))[0].unread == {}
+
+
+def test_texts_beside_a_prompt_that_are_nowhere_are_counted_and_said(write, tokenizer, tmp_path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "user", "content": "and more"}]
+    rows = [PAIR | {"context": "once", "question": "q"}, PAIR | {"context": turns}, PAIR | {"context": ""}]
+    config = write(rows, eval_fraction=0.0)
+    found = read_rows(config)[0]
+    assert found.unread == {"context": 2}
+    _, ledger = tokenise(found, tokenizer, config)
+    assert "  left out: the column context of 2 rows, which stands in none of their texts" in ledger.lines()
+    ledger.save(tmp_path / "ledger.json")
+    assert json.loads((tmp_path / "ledger.json").read_text())["unread"] == {"context": 2}
+
+
+def test_joined_columns_leave_out_what_is_empty(write) -> None:
+    for given, prompt in ((("one", "two"), "one\ntwo"), (("one", ""), "one"), (("one", None), "one")):
+        row = SIDES | dict(zip(("instruction", "text"), given, strict=True))
+        assert read(write([row], columns={"prompt": "instruction+text"}))[0] == prompt
+    with pytest.raises(ValueError, match=r"'instruction\+other' as prompt, which pairs\.jsonl does not have"):
+        read(write([row], columns={"prompt": "instruction+other"}))
+    named = {"a+b": "one", "a": "x", "b": "y"} | SIDES
+    assert read(write([named], columns={"prompt": "a+b"}))[0] == "one"
+
+
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "q"} | SIDES, ([SYSTEM, *ASKED], YES, NO)),
+        ({"prompt": ASKED} | SIDES, ([SYSTEM, *ASKED], YES, NO)),
+        ({"prompt": [SYSTEM, *ASKED]} | SIDES, ([SYSTEM, *ASKED], YES, NO)),
+        ({"chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO]}, ([SYSTEM, *ASKED], YES, NO)),
+        ({"prompt": "q", "chosen": YES, "rejected": NO}, ([SYSTEM, *ASKED], YES, NO)),
+    ],
+)
+def test_the_text_of_the_system_comes_first_in_every_form(row, expected, write) -> None:
+    assert read(write([row | {"system": "be brief"}])) == expected
+    assert read(write([row | {"sys": "be brief"}], columns={"system": "sys"})) == expected
+
+
+def test_rows_without_a_text_of_the_system_are_conversations_too(write) -> None:
+    rows = read_rows(write([PAIR | {"system": text} for text in ("be brief", "", None)]))[0]
+    assert rows.prompt == [[SYSTEM, *ASKED], ASKED, ASKED]
+    assert read(write([PAIR | {"system": "be brief"}], columns={"system": None})) == ("q", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (SIDES | {"system": "be brief"}, "has a system or history column, and no prompt"),
+        ({"prompt": [SYSTEM, *ASKED], "system": "be long"} | SIDES, "a system message and another text in its column"),
+        (PAIR | {"history": "x"}, "neither messages nor couples"),
+        (PAIR | {"history": [["x"]]}, "neither messages nor couples"),
+        (SIDES | {"conversations": [{"from": "narrator", "value": "x"}]}, "has a message from 'narrator': use human"),
+        (PAIR | {"chosen": [{"from": "gpt"}]}, "has a message without from and value"),
+        (PAIR | {"chosen": {"from": "function_call", "value": "x"}}, "a function_call that is not JSON"),
+        ({"prompt": "q", "ranked": "a"}, "has ranked answers of type str"),
+        ({"prompt": "q", "completion": "a", "label": False}, "every objective here compares two answers"),
+        ({"prompt": "q", "completion": [*YES], "kto_tag": True}, "every objective here compares two answers"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(row, expected, write) -> None:
+    with pytest.raises(ValueError, match=rf"^In pairs\.jsonl, row 1 .*{expected}"):
+        read(write([row]))
+
+
+@pytest.mark.parametrize(
+    "history", [[["x", "y"]], [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]]
+)
+def test_earlier_turns_come_before_the_prompt(history, write) -> None:
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    for given in (history, json.dumps(history)):
+        assert read(write([PAIR | {"history": given}]))[0] == [*turns, *ASKED]
+        assert read(write([PAIR | {"history": given, "system": "be brief"}]))[0] == [SYSTEM, *turns, *ASKED]
+
+
+def test_calls_and_answers_of_tools_in_sharegpt(write) -> None:
+    call = {"name": "add", "arguments": {"x": 1}}
+    turns = [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": json.dumps(call)},
+        {"from": "observation", "value": "2"},
+    ]
+    prompt = read(write([SIDES | {"conversations": turns}]))[0]
+    assert [message["role"] for message in prompt] == ["user", "assistant", "tool"]
+    assert prompt[1]["tool_calls"] == [{"type": "function", "function": call}]
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_text_that_only_looks_like_json_stays_text(side, write) -> None:
+    for text in ('[{"role": 1}, 2]', '[{"a": 1}]', '{"role": "x"}', '["a"]', '[{"role"'):
+        found = read(write([PAIR | {side: text}]))
+        assert found[1 if side == "chosen" else 2] == text
+
+
+@pytest.mark.parametrize("name", ["conversations", "messages"])
+def test_dialogues_are_the_prompt_only_where_there_is_none(name, write) -> None:
+    other = [{"from": "human", "value": "other"}]
+    assert read(write([PAIR | {name: other}])) == ("q", "a", "b")
+    assert read(write([SIDES | {name: json.dumps(other)}]))[0] == [{"role": "user", "content": "other"}]
+    assert read(write([PAIR | {name: [{"from": "narrator"}]}])) == ("q", "a", "b")
+
+
+def test_messages_as_text_in_any_column(write) -> None:
+    for names in (["prompt"], ["prompt", "chosen", "rejected"]):
+        row = {"prompt": ASKED, "chosen": YES, "rejected": NO}
+        assert read(write([row | {name: json.dumps(row[name]) for name in names}])) == (ASKED, YES, NO)
+
+
+def test_candidates_of_one_message_and_ranks_of_them(write) -> None:
+    row = {"prompt": "q", "ranked": [YES[0], {"from": "gpt", "value": "c"}, NO[0]]}
+    rows = read_rows(write([row]))[0]
+    assert (rows.prompt[0], rows.chosen[0], rows.rejected[0]) == (ASKED, YES, NO)
+    assert rows.candidates is not None and rows.candidates.texts == [[{"role": "assistant", "content": "c"}]]

@@ -1,0 +1,135 @@
+"""Only what the assistant wrote is trained, whatever the template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from template_families import FAMILIES, tokenizer_of
+
+from iwpo_fast.data import Ledger, Pairs, read_rows, tokenise
+from iwpo_fast.data.context import as_context, is_trained, token_ids, trained_lengths
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.turns import inside
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text} | more
+
+
+TURNS = {
+    "prompt": [user("what is the sky")],
+    "chosen": [assistant("blue"), user("the grass?"), assistant("green")],
+    "rejected": [assistant("today")],
+}
+ENDS = {
+    "qwen2.5": ("blue<|im_end|>\n", "green<|im_end|>\n"),
+    "qwen3": ("blue<|im_end|>\n", "<think>\n\n</think>\n\ngreen<|im_end|>\n"),
+    "llama3": ("blue<|eot_id|>", "green<|eot_id|>"),
+    "gemma": ("blue<end_of_turn>\n", "green<end_of_turn>\n"),
+    "mistral": (" blue</s>", " green</s>"),
+    "phi": ("blue<|end|>\n", "green<|end|>\n</s>"),
+    "glm": ("blue", "green"),
+    "gpt-oss": ("<|channel|>final<|message|>blue", "<|channel|>final<|message|>green<|return|>"),
+    "deepseek-r1": ("blue</s>", "green</s>"),
+    "marks": ("blue<|im_end|>", "green<|im_end|>"),
+    "parts": ("blue<|im_end|>\n", "green<|im_end|>\n"),
+}
+"""What is trained of the two turns of the chosen answer."""
+
+
+def tokenised(write: Any, tokenizer: Any, *rows: dict[str, Any], **settings: Any) -> tuple[Pairs, Ledger]:
+    config = write(list(rows), **settings)
+    return tokenise(read_rows(config)[0], tokenizer, config)
+
+
+@pytest.mark.parametrize("family", ENDS)
+def test_of_an_answer_of_several_turns_the_assistants_tokens_are_trained_and_no_others(family, write) -> None:
+    tokenizer = tokenizer_of(family)
+    pairs, ledger = tokenised(write, tokenizer, TURNS)
+    chosen, rejected = pairs.chosen[0], pairs.rejected[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == "".join(ENDS[family])
+    assert is_trained(rejected).all() and is_trained(pairs.prompt[0]).all()
+    assert ledger.with_context == 1
+    assert any("only the assistant's are trained: 1" in line for line in ledger.lines())
+    everything, ledger = tokenised(write, tokenizer, TURNS, train_on="all")
+    assert everything.chosen[0].tolist() == token_ids(chosen).tolist()
+    assert "the grass?" in tokenizer.decode(everything.chosen[0]) and ledger.with_context == 0
+
+
+def test_earlier_answers_of_a_tool_loop_are_context_no_more_than_their_tools(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    loop = [assistant("look"), {"role": "tool", "content": "sunny"}, assistant("sky")]
+    pairs, _ = tokenised(write, tokenizer, TURNS | {"chosen": loop})
+    chosen = pairs.chosen[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == "look<|im_end|>\nsky<|im_end|>\n"
+    assert "sunny" in tokenizer.decode(token_ids(chosen))
+
+
+def test_an_answer_that_begins_with_the_users_turn_has_it_as_context(write) -> None:
+    tokenizer = tokenizer_of("llama3")
+    early = {"prompt": [user("hello"), assistant("today")], "chosen": [user("sky?"), assistant("blue")]}
+    pairs, _ = tokenised(write, tokenizer, early | {"rejected": [user("grass?"), assistant("green")]})
+    for side, text in ((pairs.chosen, "blue<|eot_id|>"), (pairs.rejected, "green<|eot_id|>")):
+        assert tokenizer.decode(side[0][is_trained(side[0])]) == text
+    assert tokenizer.decode(pairs.prompt[0]).endswith("today<|eot_id|>")
+
+
+def test_an_answer_without_a_turn_of_the_assistant_has_nothing_to_train(write) -> None:
+    rows = [TURNS, TURNS | {"rejected": [user("again")]}]
+    _, ledger = tokenised(write, tokenizer_of("qwen2.5"), *rows)
+    assert (ledger.kept, ledger.dropped_empty) == (1, 1)
+
+
+def test_a_template_that_hides_its_turns_is_refused_in_a_sentence(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = FAMILIES["qwen2.5"].replace(
+        "{{ m.content }}", "{{ messages | length }} {{ m.content * 2 }}"
+    )
+    with pytest.raises(ValueError, match=r"row 1 has an answer of several turns.*generation.*data\.train_on to all"):
+        tokenised(write, tokenizer, TURNS)
+    assert len(tokenised(write, tokenizer, TURNS, train_on="all")[0]) == 1
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen2.5", "mistral", "deepseek-r1"])
+def test_a_prompt_that_ends_with_the_beginning_of_an_answer_is_continued(family, write) -> None:
+    tokenizer = tokenizer_of(family)
+    prompt = [user("what is the sky"), assistant("Sure, ")]
+    pairs, _ = tokenised(write, tokenizer, TURNS | {"prompt": prompt, "chosen": [assistant("blue")]})
+    whole = [*prompt[:1], assistant("Sure, blue")]
+    text = tokenizer.apply_chat_template(whole, tokenize=False)
+    assert tokenizer.decode([*pairs.prompt[0], *pairs.chosen[0]]) == text
+    assert tokenizer.decode(pairs.prompt[0]).rstrip().endswith("Sure,")
+    assert tokenizer.decode(pairs.chosen[0]).lstrip().startswith("blue")
+
+
+def test_what_the_user_said_stays_context_where_a_template_writes_it_in_another_way_once_answered(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    body = "{{ m.content }}{% if loop.last and m.role == 'user' %} think{% endif %}"
+    tokenizer.chat_template = FAMILIES["qwen2.5"].replace("{{ m.content }}", body)
+    pairs, ledger = tokenised(write, tokenizer, TURNS | {"chosen": [assistant("blue")]})
+    assert tokenizer.decode(pairs.prompt[0]).endswith("the sky")
+    chosen = pairs.chosen[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == "blue<|im_end|>\n"
+    assert ledger.with_context == 1 and len(ledger.seams) == 1
+
+
+def test_context_keeps_its_ids_and_counts_for_nothing() -> None:
+    ids, trained = np.array([0, 7, 9]), np.array([True, False, False])
+    stored = as_context(ids, trained)
+    assert stored.dtype == np.int32
+    assert token_ids(stored).tolist() == ids.tolist()
+    assert is_trained(stored).tolist() == trained.tolist()
+    assert trained_lengths(Ragged.from_rows([stored, [], [1, 2], ~ids])).tolist() == [1, 0, 2, 0]
+
+
+def test_a_token_across_the_edge_of_a_turn_is_not_inside() -> None:
+    offsets = [(0, 2), (2, 4), (4, 6), (7, 9)]
+    assert inside([(2, 5)], offsets).tolist() == [False, True, False, False]
+    assert inside([(7, 9)], offsets).tolist() == [False] * 4  # the white space before the last is its own
+    assert inside([(6, 9)], offsets).tolist() == [False, False, False, True]
