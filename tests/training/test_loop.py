@@ -91,7 +91,7 @@ def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path
     columns = {"ref_chosen_logps": [-100.0] * 16, "ref_rejected_logps": [-100.0] * 16}
     data = write_pairs(tmp_path / "given.jsonl", rows=16, **columns)
     settings = config(data=DataConfig(path=str(data), eval_fraction=0.0, cache_dir=str(tmp_path / "cache")))
-    with pytest.raises(ValueError, match="from the column ref_chosen_logps"):
+    with pytest.raises(ValueError, match=r"^In given\.jsonl, row 1 \(the first of 16\) has the ref_chosen_logps"):
         train(settings)
 
 
