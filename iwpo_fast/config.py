@@ -585,8 +585,8 @@ class TrainConfig:
         shard_over: Number of processes that hold one copy of weights, gradients and optimiser state between them
             (FSDP2); `all`, or `node` for those of each machine (HSDP). With 1 every process holds a whole copy.
         deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
-        self_test: Before the first step, check on some pairs that policy and reference agree on every token, and on up to
-            2,000 that reference log-probs in the data are those of the model.
+        self_test: Before the first step, check on some pairs that policy and reference agree on every token, and on up
+            to 2,000 that reference log-probs in the data are those of the model.
         dry_run: Validate everything and print the plan, but do not train.
         plan: What a dry run estimates.
     """

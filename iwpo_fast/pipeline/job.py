@@ -80,7 +80,7 @@ class PipelineJob:
         )
 
     def load_given(self) -> tuple[Rows, Rows | None]:
-        """The data as they were given: rows to train on, and rows held out; conversations where the model asks for it."""
+        """The data as they were given, for this model: rows to train on, and rows held out."""
 
         def load() -> tuple[Rows, Rows | None]:
             data = self.config.data
