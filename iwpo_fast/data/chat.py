@@ -119,6 +119,6 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if content else []
 
 
-def as_conversation(text: Text) -> Conversation:
+def messages_of(text: Text) -> Conversation:
     assert not isinstance(text, str)
     return text

@@ -45,7 +45,7 @@ def _last_tokens(rows: Ragged, tokenizer: PreTrainedTokenizerBase) -> np.ndarray
         there = ends > starts
         starts, ends = starts[there], ends[there] - 1
         tokens = token_ids(rows.values[ends]).astype(np.int64)
-        blank = np.isin(tokens, [t for t in np.unique(tokens).tolist() if not tokenizer.decode([t]).strip()])
+        blank = np.isin(tokens, [t for t in np.unique(tokens).tolist() if not str(tokenizer.decode([t])).strip()])
         found.append(tokens[~blank])
         starts, ends = starts[blank], ends[blank]
     return np.concatenate(found)

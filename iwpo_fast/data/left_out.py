@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, as_conversation, joined, opening_of
+from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, joined, messages_of, opening_of
 from iwpo_fast.data.rows import Rows
 
 NO_TEXTS = ("role", "tool_call_id", "id")
@@ -98,13 +98,13 @@ def _seen(rows: Rows) -> dict[Kind, Seen]:
 def _conversations(rows: Rows) -> Iterator[tuple[int, Conversation]]:
     """Every prompt with each of its answers, and the row."""
     for row, texts in enumerate(zip(rows.prompt, rows.chosen, rows.rejected, strict=True)):
-        prompt, *answers = map(as_conversation, texts)
+        prompt, *answers = map(messages_of, texts)
         opening = opening_of(prompt, answers)
         for answer in answers:
             yield row, joined(prompt, answer, opening)
     candidates = rows.candidates
     for row, text in zip(candidates.row.tolist(), candidates.texts, strict=True) if candidates else ():
-        prompt, answer = as_conversation(rows.prompt[row]), as_conversation(text)
+        prompt, answer = messages_of(rows.prompt[row]), messages_of(text)
         yield row, joined(prompt, answer, opening_of(prompt, [answer]))
 
 

@@ -12,8 +12,8 @@ from iwpo_fast.data.chat import (
     ChatTemplate,
     Conversation,
     Opening,
-    as_conversation,
     joined,
+    messages_of,
     opening_of,
     with_end_mark,
 )
@@ -58,13 +58,13 @@ class Renderer:
         return [*(prompt[row] for row in some), *wholes]
 
     def opening(self, row: int) -> Opening:
-        answers = [as_conversation(side[row]) for side in self.sides]
-        return opening_of(as_conversation(self.rows.prompt[row]), answers)
+        answers = [messages_of(side[row]) for side in self.sides]
+        return opening_of(messages_of(self.rows.prompt[row]), answers)
 
     def conversation(self, row: int, side: int) -> Conversation:
         """Prompt and one completion of a row."""
-        answer = as_conversation(self.sides[side][row])
-        return joined(as_conversation(self.rows.prompt[row]), answer, self.opening(row))
+        answer = messages_of(self.sides[side][row])
+        return joined(messages_of(self.rows.prompt[row]), answer, self.opening(row))
 
     def arguments(self, row: int) -> dict[str, Any]:
         """What a row gives its chat template beside the messages."""
@@ -81,10 +81,10 @@ class Renderer:
         # One call renders the rows that give the template the same tools and keywords; mostly that is all of them.
         for (_, opening), group in groupby(some, key=self._group):
             members = list(group)
-            prompts = [as_conversation(self.rows.prompt[row]) for row in members]
+            prompts = [messages_of(self.rows.prompt[row]) for row in members]
             parts[0] += self._prompts(chat, prompts, opening, members)
             for part, side in zip(parts[1:], self.sides, strict=True):
-                answers = [as_conversation(side[row]) for row in members]
+                answers = [messages_of(side[row]) for row in members]
                 whole = [joined(prompt, answer, opening) for prompt, answer in zip(prompts, answers, strict=True)]
                 part += self._apply(chat, whole, members)
         return [text for part in parts for text in part]

@@ -79,13 +79,14 @@ def _marked_spans(chat: ChatTemplate, conversation: Conversation, whole: str, ar
     if not GENERATION_MARKS.search(template):
         return []
     # As `apply_chat_template` calls it, which gives tokens where these are characters.
-    rendered, spans = render_jinja_template(
+    found: Any = render_jinja_template(
         conversations=[chat.in_form(conversation)],
         chat_template=template,
         return_assistant_tokens_mask=True,
         **{**chat.tokenizer.special_tokens_map, **arguments},
     )
-    return spans[0] if rendered[0] == whole else []
+    (rendered,), (spans,) = found
+    return spans if rendered == whole else []
 
 
 def _boundary(
