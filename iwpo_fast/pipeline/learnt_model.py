@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import Clusters, PairFeatures, RewardScores
 from iwpo_fast.rewards.checks import uses_likelihood

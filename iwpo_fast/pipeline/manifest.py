@@ -123,6 +123,7 @@ def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -
 def sections(config: RunConfig, *names: str) -> dict[str, Any]:
     """Whole sections of the configuration, for the settings of a stage."""
     settings = asdict(config)
+    del settings["model"]["trust_remote_code"]  # allows a stage to be done, and changes nothing that it does
     return {name: settings[name] for name in names}
 
 

@@ -8,9 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from iwpo_fast.config import LoraConfig, TrainConfig
+from iwpo_fast.models.adapters import with_lora
 from iwpo_fast.models.attention import why_not_flat
-from iwpo_fast.models.load import model_location, with_lora
 from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.models.tiny import tiny_model
 
 EMPTY = torch.device("meta")

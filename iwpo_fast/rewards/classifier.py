@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from iwpo_fast.data.rows import Message, Text
 from iwpo_fast.models.attention import native_attention
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 
 
 @torch.no_grad()

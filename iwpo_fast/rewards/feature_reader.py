@@ -15,7 +15,7 @@ from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import tokenise_all
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.features import pair_features
 from iwpo_fast.rewards.pair_table import PairFeatures

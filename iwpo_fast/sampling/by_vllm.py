@@ -9,7 +9,7 @@ from typing import Any
 from iwpo_fast.config import CandidateConfig, ModelConfig
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.extras import needed
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.sampling.blocks import Draw
 
 

@@ -97,7 +97,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer, weights)
+            policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype))
         summarise(folder, job).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Mapping
@@ -80,6 +81,16 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
         return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(device) / 1024**3}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"perf/peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3}
+
+
+def as_json(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The same as JSON can hold them: it has no NaN and no infinity, and null stands for either."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def from_json(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """What `as_json` was given, with NaN for whatever was not finite."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def held_out_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

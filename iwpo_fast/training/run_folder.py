@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from iwpo_fast.config import LATER_SETTINGS, DataConfig, TrainConfig
+from iwpo_fast.config import LATER_SETTINGS, CheckpointConfig, DataConfig, TrainConfig
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
@@ -19,7 +19,8 @@ from iwpo_fast.versions import version_of
 FREE = {
     "output_dir",
     "log",
-    "checkpoint",
+    "checkpoint.every",
+    "checkpoint.keep",
     "device",
     "shard_over",
     "self_test",
@@ -27,6 +28,7 @@ FREE = {
     "plan",
     "data.cache_dir",
     "data.workers",
+    "model.trust_remote_code",
 }
 
 
@@ -40,6 +42,7 @@ class RunFolder(OutputFolder):
     held_out_ledger = Inside("held_out_ledger.json")
     summary = Inside("summary.json")
     record = Inside("run.json")
+    tracked = Inside("tracked_run.json")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:
@@ -130,9 +133,11 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
             flat[prefix] = value
 
     visit("", _as_json(config))
-    for name in LATER_SETTINGS:
-        if flat[f"data.{name}"] == getattr(DataConfig(path=""), name):
-            del flat[f"data.{name}"]  # as before there was a choice, so that runs of then can go on
+    defaults = {f"data.{name}": getattr(DataConfig(path=""), name) for name in LATER_SETTINGS}
+    defaults["checkpoint.dtype"] = CheckpointConfig().dtype
+    for name, default in defaults.items():
+        if flat[name] == default:
+            del flat[name]  # as before there was a choice, so that runs of then can go on
     return flat
 
 

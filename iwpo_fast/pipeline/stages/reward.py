@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.learnt_model import describe_model, save_reward_model
