@@ -626,6 +626,8 @@ class ScoreConfig:
         reward_model: Folder of the reward model.
         output: File to write, .jsonl or .parquet.
         language_model: Folder or hub id of the language model that the reward model reads, if it has been moved.
+        trust_remote_code: Run code that this language model brings, as `model.trust_remote_code` of the run that made
+            the reward model did.
         tokens_per_batch: Token budget of a batch; null takes that of the run that made the reward model.
         device: `auto`, `cpu`, `cuda`, ...
     """
@@ -634,6 +636,7 @@ class ScoreConfig:
     reward_model: str
     output: str
     language_model: str | None = None
+    trust_remote_code: bool = False
     tokens_per_batch: Annotated[int, POSITIVE] | None = None
     device: str = "auto"
 

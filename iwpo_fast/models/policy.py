@@ -230,7 +230,12 @@ class Policy(nn.Module):
         """The type in which `CheckpointConfig.dtype` has this policy saved; an adapter has no base to be like."""
         if asked != "base":
             return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked]
-        return torch.float32 if saving.saves_adapter(self.model) else self.stored_dtype
+        return torch.float32 if self.saves_adapter else self.stored_dtype
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether `save` writes the adapter alone."""
+        return saving.saves_adapter(self.model)
 
 
 def pad(batch: FlatBatch) -> tuple[Tensor, Tensor, Tensor]:

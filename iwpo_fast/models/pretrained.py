@@ -98,3 +98,10 @@ def model_location(path: str) -> str:
     """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
     folder = Path(path).expanduser()
     return str(folder.resolve()) if folder.is_dir() else path
+
+
+def trust_line(model: ModelConfig) -> str | None:
+    """That code of others runs, where it may; for the plan of a run."""
+    if not model.trust_remote_code:
+        return None
+    return "model.trust_remote_code is true: code that models and tokenizers of this run bring is run"

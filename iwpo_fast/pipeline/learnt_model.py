@@ -26,7 +26,7 @@ def describe_model(job: PipelineJob) -> dict[str, Any]:
     inside = Path(path).is_relative_to(job.folder.path.resolve())
     where = {"path": os.path.relpath(path, folder) if inside else path, "inside": inside}
     settings = asdict(job.model) | ONLY_TRAINING | where
-    del settings["tiny"]
+    del settings["tiny"], settings["trust_remote_code"]
     return {"settings": settings} | describe_policy(job.load_policy())
 
 

@@ -41,17 +41,21 @@ class FeatureReader:
     tokens_per_batch: int
 
     @classmethod
-    def load(cls, record: Record, world: World, language_model: str | None = None) -> Self:
+    def load(
+        cls, record: Record, world: World, language_model: str | None = None, *, trust_remote_code: bool = False
+    ) -> Self:
         """Load the language model of a reward model, by its record.
 
         Args:
             language_model: folder or hub id, where it is no longer where the record says.
+            trust_remote_code: whether code that it brings may run; the record has no say in it.
 
         Raises:
             ValueError: it is absent, or another one.
         """
         with damage(Path(record["folder"])):
-            settings, data = model_settings(record, language_model), _data(record)
+            settings = model_settings(record, language_model, trust_remote_code=trust_remote_code)
+            data = _data(record)
             budget, seed = record["tokens_per_batch"], record["seed"]
         tokenizer = tokenizer_of(record, settings)
         policy = load_policy(settings, tokenizer, world, seed=seed, max_length=data.max_length)
@@ -92,7 +96,9 @@ def _data(record: Record) -> DataConfig:
     return DataConfig("texts", **{name: record["tokens"][name] for name in names})
 
 
-def model_settings(record: Record, language_model: str | None = None) -> ModelConfig:
+def model_settings(
+    record: Record, language_model: str | None = None, *, trust_remote_code: bool = False
+) -> ModelConfig:
     """Settings by which the language model of a reward model is loaded.
 
     A model that lay in the `output_dir` of the run is found beside the reward model, wherever that has been moved to.
@@ -102,8 +108,9 @@ def model_settings(record: Record, language_model: str | None = None) -> ModelCo
     path = language_model or given.pop("path")
     if inside and language_model is None:
         path = os.path.normpath(Path(record["folder"]) / path)
-    given.pop("path", None)
-    return ModelConfig(path=path, lora=None if lora is None else LoraConfig(**lora), **given)
+    given = {name: value for name, value in given.items() if name not in ("path", "trust_remote_code")}
+    lora = None if lora is None else LoraConfig(**lora)
+    return ModelConfig(path=path, lora=lora, trust_remote_code=trust_remote_code, **given)
 
 
 def tokenizer_of(record: Record, settings: ModelConfig) -> PreTrainedTokenizerBase:

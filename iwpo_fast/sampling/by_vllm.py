@@ -19,6 +19,7 @@ def start_engine(model: ModelConfig, *, max_length: int, seed: int) -> Any:
     return vllm.LLM(
         model=model_location(model.path),
         revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
         dtype="float32" if model.precision == "fp32" else "bfloat16",
         max_model_len=max_length,
         seed=seed,

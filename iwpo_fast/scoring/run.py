@@ -44,7 +44,8 @@ def score_file(config: ScoreConfig) -> None:
     model = RewardModel.load(config.reward_model)
     records = read_all(config.data.path, config.data.split, limit=config.data.limit)
     texts = _texts(records, config)
-    reader = FeatureReader.load(model.record, world, config.language_model)
+    trusted = config.trust_remote_code
+    reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
     with _cache(config.data.cache_dir) as cache:
         reader = reader.with_options(config.tokens_per_batch, cache, config.data.on_prefix_mismatch)
         scores = model.score_rows(texts.rows, reader, texts.of)

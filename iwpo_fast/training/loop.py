@@ -22,6 +22,7 @@ from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
+from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
@@ -77,7 +78,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
         held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
-    job = Job(config, world, policy, loss, pairs, held_out)
+    job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
     for ledger in ledgers.values():
         world.say(*ledger.lines())
     world.say(*plan_lines(job))
@@ -111,7 +112,7 @@ def _optimise(
     """The steps from `state` to the last, with their log lines, evaluations and checkpoints."""
     config, world, parameters, steps = job.config, job.world, job.policy.trainable_parameters(), job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
-    metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
+    metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
     evaluation = job.evaluation
     if evaluation is not None and state.step == 0:
@@ -159,12 +160,13 @@ def train_step(
     of_step = list(one_step(batches)) if loss.mixture.needs_step_logps else one_step(batches)  # a list is read twice
     rng = np.random.default_rng([job.config.seed, state.step])
     constants_of = step_constants(job, rows, of_step, state.objective, rng)
-    denominator = job.denominator(rows)
+    denominator, tokens = job.denominator(rows), job.pairs.tokens
     for some, batch in in_lockstep(policy, of_step):
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, constants_of(some))
-        output.loss.backward()
-        metrics.add(output.sums)
+        aux_loss = None if job.router is None else job.router(batch)
+        _with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())).backward()
+        metrics.add(output.sums, aux_loss, int(tokens[some].sum()))
     job.world.sum_gradients(parameters)
     return update(optimizer, parameters, job.config.optim)
 
@@ -173,13 +175,23 @@ def train_step(
 def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     """Exact metrics over all pairs of the job, named `eval_...`; for the objective they are one step."""
     rows = np.arange(len(job.pairs))
-    metrics = PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize)
-    policy, loss = job.policy.eval(), job.loss
+    metrics, policy, loss = _metrics(job), job.policy.eval(), job.loss
     constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
     for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
         output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
-        metrics.add(output.sums)
+        aux_loss = None if job.router is None else job.router(batch)
+        metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()))
     return held_out_metrics(metrics.compute(job.world))
+
+
+def _metrics(job: Job) -> PreferenceMetrics:
+    router = 0.0 if job.router is None else job.router.coefficient
+    return PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize, router=router)
+
+
+def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) -> Tensor:
+    """The loss of a micro-batch with the router's, which counts by the micro-batch's share of the step's tokens."""
+    return loss if job.router is None or aux_loss is None else loss + job.router.coefficient * share * aux_loss
 
 
 def _tokenised(
