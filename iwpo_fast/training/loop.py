@@ -17,7 +17,7 @@ from iwpo_fast.config import TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import MicroBatch, micro_batches
+from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
@@ -34,7 +34,7 @@ from iwpo_fast.training.plan import plan_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
-from iwpo_fast.training.self_test import check_policy_is_reference
+from iwpo_fast.training.self_test import check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
@@ -85,9 +85,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     if config.dry_run:
         return None
 
-    job = _with_references(job)
-    if not folder.has_progress:
-        _self_test(job, tokenizer)
+    job = _tested(job, rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
@@ -220,15 +218,23 @@ def _with_references(job: Job) -> Job:
     return replace(job, pairs=reference(job.pairs), held_out=held_out)
 
 
-def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare policy and reference on the first micro-batch of the first step."""
-    if not job.config.self_test or job.pairs.ref_logps is None:
-        return
-    tokens, budget = job.policy.tokens(job.pairs), job.config.optim.tokens_per_batch
-    first = micro_batches(job.rows_of_step(0), tokens, budget=budget)[0][0]
-    difference = check_policy_is_reference(job, first, tokenizer)
-    agreement = f"policy and reference agree to {difference:.1e} nats on {len(first)} pairs"
-    job.world.say(f"step 00000 self-test | {agreement}")
+def _tested(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Job:
+    """With reference log-probs, and the self-test before and after the pass that they take, unless the run goes on."""
+    if not job.config.self_test or folder.has_progress:
+        return _with_references(job)
+
+    def place(pair: int) -> str:
+        return f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
+
+    measured = measure(job, place)
+    job = _with_references(job)
+    if job.pairs.ref_logps is not None:
+        difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
+        job.world.say(
+            f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {pairs} pairs in "
+            f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
+        )
+    return job
 
 
 def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) -> None:
