@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.rows import Rows
@@ -35,7 +36,8 @@ def cache_folder(config: DataConfig) -> Path:
 def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
     """Where the token ids of these rows are kept.
 
-    The name hashes all texts, all files of the tokenizer with its chat template, and `add_eos`. Truncation happens
+    The name hashes all texts, all files of the tokenizer with its chat template, what that writes of the clock, and
+    `add_eos`. Truncation happens
     after the cache, and weights and scores go around it, so changing them costs no tokenisation.
     """
     texts = zip(rows.prompt, rows.chosen, rows.rejected, _arguments(rows), strict=True)
@@ -83,6 +85,8 @@ def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase
     digest = hashlib.sha256(f"{kind} {config.add_eos} ".encode())
     for file in _tokenizer_files(tokenizer):
         digest.update(f"{len(file)} ".encode() + file)
+    for written in clock.shown(tokenizer):
+        digest.update(written.encode())
     for row in texts:
         digest.update(json.dumps(row, default=str).encode())
     return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"

@@ -249,7 +249,7 @@ def _obstacle_to_flat(policy: Policy, config: ModelConfig, max_length: int | Non
     obstacle = why_not_flat(policy.causal_lm)
     if obstacle is not None:
         return obstacle
-    for share, reason in _sharing(config, policy):
+    for share, reason in _sharing(config, policy.device, policy.rope.limit):
 
         def run(backend: str, why: str, share: bool = share, reason: str = reason) -> str | None:
             policy.run_flat(reason, backend, share_prompts=share, attention_reason=why)
@@ -270,9 +270,12 @@ def _difference(policy: Policy, max_length: int | None) -> str | None:
     return None if same else "its log-probs would differ from those of separate sequences"
 
 
-def _sharing(config: ModelConfig, policy: Policy) -> list[tuple[bool, str]]:
-    """Whether prompts are shared, and why; the first that gives the model's log-probs is taken."""
-    device, limit = policy.device, policy.rope.limit
+def _sharing(config: ModelConfig, device: torch.device, limit: int | None = None) -> list[tuple[bool, str]]:
+    """Whether prompts are shared, and why; the first that gives the model's log-probs is taken.
+
+    Args:
+        limit: `RopeBySequence.limit`.
+    """
     if limit is not None and config.share_prompts is not False:
         reason = f"above {limit} tokens its rotary embedding depends on the length of a sequence"
         if config.share_prompts is True:

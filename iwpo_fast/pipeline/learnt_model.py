@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast.data import clock
 from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import Clusters, PairFeatures, RewardScores
@@ -58,6 +59,7 @@ def _record(job: PipelineJob, features: PairFeatures, language_model: dict[str, 
             "add_eos": data.add_eos,
             "on_prefix_mismatch": data.on_prefix_mismatch,
             "chat_template": template,
+            **({"clock": clock.moment()} if clock.shown(job.load_tokenizer()) else {}),
         },
         "tokens_per_batch": config.optim.tokens_per_batch,
         "seed": config.seed,

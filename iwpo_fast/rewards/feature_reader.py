@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig
+from iwpo_fast.data.clock import clock_at
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import tokenise_all
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
@@ -32,6 +33,7 @@ class FeatureReader:
     Attributes:
         data: how texts become tokens, and where features are kept, `cache_dir`.
         tokens_per_batch: tokens that one batch may hold.
+        clock: what chat templates see of the clock, as when the reward model was learnt; None for now.
     """
 
     policy: Policy
@@ -39,6 +41,7 @@ class FeatureReader:
     world: World
     data: DataConfig
     tokens_per_batch: int
+    clock: str | None = None
 
     @classmethod
     def load(
@@ -61,7 +64,7 @@ class FeatureReader:
         policy = load_policy(settings, tokenizer, world, seed=seed, max_length=data.max_length)
         _check_same(record, policy, settings.path)
         policy.eval()
-        return cls(policy, tokenizer, world, data, budget)
+        return cls(policy, tokenizer, world, data, budget, record["tokens"].get("clock"))
 
     def with_options(self, tokens_per_batch: int | None, cache_dir: str, on_prefix_mismatch: Any = None) -> Self:
         """The same with other options; None leaves one as it was for the pairs that were learnt from."""
@@ -79,7 +82,8 @@ class FeatureReader:
         Raises:
             ValueError: a row does not fit the tokenizer, or none can be scored.
         """
-        pairs, fits = tokenise_all(rows, self.tokenizer, self.data, together)
+        with clock_at(self.clock):
+            pairs, fits = tokenise_all(rows, self.tokenizer, self.data, together)
         features = pair_features(
             self.policy,
             pairs,

@@ -17,6 +17,7 @@ from iwpo_fast.config import TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.clock import clock_at, clock_line
 from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
@@ -54,8 +55,12 @@ def train(config: TrainConfig) -> TrainSummary | None:
     if config.plan.on is not None:
         World.start("cpu").say(*estimate_lines(config))
         return None
-    recorded = RunFolder(Path(config.output_dir)).threads
-    with deterministic_algorithms(config.deterministic), threads_of_run(recorded) as other_threads:
+    folder = RunFolder(Path(config.output_dir))
+    with (
+        deterministic_algorithms(config.deterministic),
+        clock_at(folder.clock),
+        threads_of_run(folder.threads) as other_threads,
+    ):
         return _train(config, other_threads)
 
 
@@ -81,7 +86,7 @@ def _train(config: TrainConfig, other_threads: str | None) -> TrainSummary | Non
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
     for ledger in ledgers.values():
         world.say(*ledger.lines())
-    world.say(*plan_lines(job))
+    world.say(*plan_lines(job), *_clock_lines(rows, tokenizer))
     if config.dry_run:
         return None
 
@@ -235,6 +240,11 @@ def _tested(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase, folder: Ru
             f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
         )
     return job
+
+
+def _clock_lines(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    line = clock_line(tokenizer) if rows.conversational else None
+    return [] if line is None else [f"      {line}"]
 
 
 def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) -> None:

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from iwpo_fast.config import LATER_SETTINGS, CheckpointConfig, DataConfig, TrainConfig
+from iwpo_fast.data import clock
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
@@ -82,7 +83,7 @@ class RunFolder(OutputFolder):
         threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
-        save_json(self.record, record)
+        save_json(self.record, record | {"clock": clock.moment()})
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
 
@@ -98,6 +99,11 @@ class RunFolder(OutputFolder):
             return None
         threads = self._read_record().get("threads")
         return threads if isinstance(threads, int) and threads > 0 else None
+
+    @property
+    def clock(self) -> str | None:
+        """What the run here saw of the clock when it began; None for a new run, and for one of before it was kept."""
+        return self._read_record().get("clock") if self.has_progress else None
 
     def _read_record(self) -> dict[str, Any]:
         try:
