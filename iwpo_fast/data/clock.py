@@ -6,10 +6,10 @@ A run keeps the moment at which it began, so that prompts are the same where it 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,14 @@ FUNCTION = "strftime_now"
 _moments: list[datetime] = []
 
 
+class _StandingStill(datetime):
+    """The class of which transformers asks the time."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return _now()
+
+
 @contextmanager
 def clock_at(recorded: str | None) -> Iterator[None]:
     """Inside, templates see one moment: the recorded one, else the one that they see already, else now.
@@ -27,21 +35,22 @@ def clock_at(recorded: str | None) -> Iterator[None]:
     Args:
         recorded: in ISO 8601, as `moment` gives it.
     """
+    from transformers.utils import chat_template_utils
+
     _moments.append(datetime.fromisoformat(recorded) if recorded else _now())
+    # Templates cannot be given a function, so the one that transformers gives them reads another clock.
+    module: Any = chat_template_utils
+    module.datetime, before = _StandingStill, module.datetime
     try:
         yield
     finally:
+        module.datetime = before
         _moments.pop()
 
 
 def moment() -> str:
     """What templates see at present, in ISO 8601 to the second."""
     return _now().isoformat()
-
-
-def of_template(tokenizer: PreTrainedTokenizerBase) -> dict[str, Callable[[str], str]]:
-    """What a chat template that reads the clock is given in its place; nothing for any other."""
-    return {FUNCTION: _now().strftime} if FUNCTION in _source(tokenizer) else {}
 
 
 def shown(tokenizer: PreTrainedTokenizerBase) -> list[str]:

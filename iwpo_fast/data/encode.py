@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.records import first_line
@@ -175,9 +174,7 @@ def _apply(
 ) -> list[str]:
     """Render; if the template refuses, find out which row it is."""
     try:
-        rendered: Any = tokenizer.apply_chat_template(
-            conversations, tokenize=False, **clock.of_template(tokenizer) | arguments
-        )
+        rendered: Any = tokenizer.apply_chat_template(conversations, tokenize=False, **arguments)
         return rendered
     except Exception as error:  # a template is a program, and may fail in any way
         if len(members) == 1:

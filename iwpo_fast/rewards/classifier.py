@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from iwpo_fast.data import clock
 from iwpo_fast.data.rows import Message, Text
 from iwpo_fast.models.attention import native_attention
 from iwpo_fast.models.pretrained import Source, read_pretrained
@@ -94,9 +93,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, 
     if tokenizer.chat_template is None:
         raise ValueError(f"The data hold conversations but rewards.model {path} has no chat template: give it one.")
     messages = [*prompt, *cast(list[Message], completion)]
-    encoded: Any = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, **clock.of_template(tokenizer)
-    )
+    encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
     return list(encoded["input_ids"])
 
 
