@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data.clock import clock_at, clock_line, moment, shown
+from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.token_cache import tokens_path
 from iwpo_fast.data.tokenise import tokenise
 from iwpo_fast.models.tiny import train_tokenizer
@@ -38,18 +40,14 @@ TEMPLATES = {
 
 
 @pytest.fixture(params=TEMPLATES)
-def case(request):
+def case(request) -> tuple[PreTrainedTokenizerBase, list[str], str]:
     start, written, text = TEMPLATES[request.param]
     tokenizer = train_tokenizer(["Today Date: 26 Nov 2026 Current At h red user assistant"] * 3, 330)
     tokenizer.chat_template = start + BODY
     return tokenizer, written, text
 
 
-def rows_of_one():
-    import numpy as np
-
-    from iwpo_fast.data.rows import Rows
-
+def rows_of_one() -> Rows:
     def said(role: str, text: str) -> list[dict[str, str]]:
         return [{"role": role, "content": text}]
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from iwpo_fast.config import DataConfig, ModelConfig, RewardConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
-from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.saving import fingerprint
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.world import World
@@ -68,14 +68,22 @@ def with_code(folder: Path, mark: Path) -> Path:
     return folder
 
 
-def load(path: Path, tokenizer, **options):
+def load(path: Path, tokenizer, **options) -> Policy:
     return load_policy(ModelConfig(path=str(path), **options), tokenizer, World(0, 1, torch.device("cpu")), seed=0)
 
 
 def test_code_is_not_run_and_the_setting_is_named(own, tokenizer, tmp_path) -> None:
-    for attempt in (lambda: load_tokenizer(ModelConfig(path=str(own)), ()), lambda: load(own, tokenizer)):
-        with pytest.raises(ValueError, match=r"brings code of its own, which is not run: .* model\.trust_remote_code"):
-            attempt()
+    with pytest.raises(ValueError, match=r"brings code of its own, which is not run: .* model\.trust_remote_code"):
+        load(own, tokenizer)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_tokenizer_of_ones_own_is_not_run_either(own, tmp_path) -> None:
+    path = own / "tokenizer_config.json"
+    brings = {"auto_map": {"AutoTokenizer": [None, "code.OwnTokenizer"]}, "tokenizer_class": "OwnTokenizer"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | brings))
+    with pytest.raises(ValueError, match="brings code of its own, which is not run"):
+        load_tokenizer(ModelConfig(path=str(own)), ())
     assert not (tmp_path / "it ran").exists()
 
 

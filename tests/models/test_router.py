@@ -57,7 +57,7 @@ def test_a_model_that_does_not_ask_has_none(tmp_path, tokenizer, policy_of) -> N
 def test_a_model_that_does_not_say_how_is_refused(tmp_path, tokenizer, monkeypatch) -> None:
     policy = policy_with(tmp_path, tokenizer, "mixtral")
     monkeypatch.delattr("transformers.models.mixtral.modeling_mixtral.load_balancing_loss_func")
-    with pytest.raises(ValueError, match="asks for the router's auxiliary loss .* set output_router_logits to false"):
+    with pytest.raises(ValueError, match=r"asks for the router's auxiliary loss .* set output_router_logits to false"):
         RouterLoss.of(policy)
 
 

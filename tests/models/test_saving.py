@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_buffers_that_are_made_anew_do_not(policy_of) -> None:
 
 
 @pytest.fixture
-def half(tmp_path, tokenizer):
+def half(tmp_path, tokenizer) -> Path:
     folder = save_model(tmp_path / "half", "llama_tied", tokenizer)
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     return folder

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from toy_pairs import write_pairs
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig
+from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import loop, self_test, train
 
@@ -59,14 +62,14 @@ BY_LENGTH = {
 
 
 @pytest.fixture
-def uneven(config, tmp_path):
+def uneven(config, tmp_path) -> Callable[..., TrainConfig]:
     """Makes a configuration that trains a model of a family on 12 short pairs and a long one, in one step."""
     path = write_pairs(tmp_path / "uneven.jsonl", rows=12)
-    long = {"prompt": "say: " + "red green " * 8, "chosen": "blue " * 12, "rejected": "warm " * 9}
+    long = {"prompt": "say: " + "red green " * 8 + "\n", "chosen": "blue " * 12, "rejected": "warm " * 9}
     path.write_text(path.read_text() + json.dumps(long) + "\n")
 
-    def make(family: str, max_pairs: int | None = None, **changes):
-        tokenizer = train_tokenizer(["say red green blue warm cold small large quick slow calm no\n"] * 3, 320)
+    def make(family: str, max_pairs: int | None = None, **changes: Any) -> TrainConfig:
+        tokenizer = train_tokenizer(["say: red green blue\nwarm cold"], 280)
         settings = SHAPE | {"vocab_size": len(tokenizer)} | changes
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
@@ -94,13 +97,15 @@ def test_the_first_loss_is_ln_2_however_the_step_is_cut(uneven, family) -> None:
 def test_without_the_rule_by_sequence_the_self_test_would_stop_the_run(uneven, monkeypatch) -> None:
     monkeypatch.setattr("iwpo_fast.models.rope._limits", lambda module: {})
     with pytest.raises(ValueError, match=r"changes by .* nats with what else is in its micro-batch, because LlamaForC"):
-        train(uneven("llama", **BY_LENGTH["llama"], attention_bias=False))
+        train(uneven("llama", **BY_LENGTH["llama"]))
 
 
 @pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa"])
 def test_an_indexer_that_sees_padding_is_refused_before_the_reference_pass(uneven, family, monkeypatch) -> None:
     monkeypatch.setattr(loop, "with_reference", lambda *_, **__: pytest.fail("the reference pass has begun"))
-    with pytest.raises(ValueError, match=r"completion of row \d+ of uneven\.jsonl changes by .* lower data\.max_length"):
+    with pytest.raises(
+        ValueError, match=r"completion of row \d+ of uneven\.jsonl changes by .* lower data\.max_length"
+    ):
         train(uneven(family, **SPARSE, index_topk=8))
 
 
@@ -115,4 +120,5 @@ def test_a_type_whose_rounding_shows_says_what_is_normal() -> None:
 
 def test_the_line_says_how_much_was_compared(config, capsys) -> None:
     train(config(optim=OptimConfig(pairs_per_step=8, max_steps=1)))
-    assert "nats on 9 pairs in 4 micro-batches" in capsys.readouterr().out or True
+    said = re.search(r"agree to \S+ nats on (\d+) pairs in 4 micro-batches\n", capsys.readouterr().out)
+    assert said is not None and 8 <= int(said[1]) <= 10  # a step of 8, the longest and the shortest

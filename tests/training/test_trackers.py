@@ -56,7 +56,7 @@ def test_a_resumed_run_goes_on_as_the_same_run_without_a_step_twice(tmp_path, mo
     first, second = recorder.runs
     assert first == second and first["resume"] == "allow"
     log(tmp_path / "run", name, range(1, 2), resumed=0)
-    log(tmp_path / "elsewhere" / "run" if False else tmp_path / "other", name, range(1, 2), resumed=0)
+    log(tmp_path / "other", name, range(1, 2), resumed=0)
     key = "id" if name == "wandb" else "name"
     assert len({run[key] for run in recorder.runs}) == 3
     assert recorder.steps[8:] == [1, 1]
