@@ -232,6 +232,12 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
     name = type(policy.causal_lm).__name__
     policy.run_padded(reason)
     if not largest_error(policy, max_length) <= tolerance(policy):
+        chosen = getattr(policy.causal_lm.config.get_text_config(), "index_topk", None)
+        if chosen is not None and (max_length is None or max_length > chosen):
+            raise ValueError(
+                f"{name} lets an indexer choose {chosen} tokens for each, and beside padding it chooses others, so that "
+                f"policy and reference would differ: lower data.max_length to {chosen} or less, or give another model."
+            )
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
             "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."

@@ -70,7 +70,7 @@ def uneven(config, tmp_path) -> Callable[..., TrainConfig]:
 
     def make(family: str, max_pairs: int | None = None, **changes: Any) -> TrainConfig:
         tokenizer = train_tokenizer(["say: red green blue\nwarm cold"], 280)
-        settings = SHAPE | {"vocab_size": len(tokenizer)} | changes
+        settings = SHAPE | {"vocab_size": len(tokenizer) + 8} | changes
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
         model.save_pretrained(tmp_path / family)
@@ -104,7 +104,7 @@ def test_without_the_rule_by_sequence_the_self_test_would_stop_the_run(uneven, m
 def test_an_indexer_that_sees_padding_is_refused_before_the_reference_pass(uneven, family, monkeypatch) -> None:
     monkeypatch.setattr(loop, "with_reference", lambda *_, **__: pytest.fail("the reference pass has begun"))
     with pytest.raises(
-        ValueError, match=r"completion of row \d+ of uneven\.jsonl changes by .* lower data\.max_length"
+        ValueError, match=r"(of row \d+ of uneven\.jsonl changes|an indexer choose 8 tokens).* lower data"
     ):
         train(uneven(family, **SPARSE, index_topk=8))
 
