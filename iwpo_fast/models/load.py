@@ -235,8 +235,9 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
         chosen = getattr(policy.causal_lm.config.get_text_config(), "index_topk", None)
         if chosen is not None and (max_length is None or max_length > chosen):
             raise ValueError(
-                f"{name} lets an indexer choose {chosen} tokens for each, and beside padding it chooses others, so that "
-                f"policy and reference would differ: lower data.max_length to {chosen} or less, or give another model."
+                f"{name} lets an indexer choose {chosen} tokens for each, and beside padding it chooses others, so "
+                f"that policy and reference would differ: lower data.max_length to {chosen} or less, or give another "
+                "model."
             )
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
