@@ -170,6 +170,8 @@ class ModelConfig:
             recompute their cheap operations anyway, so `gradient_checkpointing` can be `none` or `full`.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
+        trust_remote_code: Run code that the model brings in its own folder or repository, of its configuration, its
+            tokenizer and itself, and of `rewards.model`. Read that code first: it can do whatever you can.
         tiny: Shape of the built-in model.
     """
 
@@ -184,6 +186,7 @@ class ModelConfig:
     compile: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     revision: str | None = None
+    trust_remote_code: bool = False
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
 
@@ -268,15 +271,18 @@ class LogConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the state is saved.
+    """When the state is saved, and as what the final model.
 
     Args:
         every: Optimiser steps between checkpoints; null saves only the final one.
         keep: Number of newest checkpoints kept.
+        dtype: Type in which the final model is saved: `base` is the one that the model given says in its config.json,
+            and leaves an adapter in float32. Training and checkpoints keep float32 either way.
     """
 
     every: Annotated[int, POSITIVE] | None = 100
     keep: Annotated[int, POSITIVE] = 2
+    dtype: Literal["base", "float32", "bfloat16"] = "base"
 
 
 @dataclass
@@ -670,6 +676,8 @@ class ScoreConfig:
         reward_model: Folder of the reward model.
         output: File to write, .jsonl or .parquet.
         language_model: Folder or hub id of the language model that the reward model reads, if it has been moved.
+        trust_remote_code: Run code that this language model brings, as `model.trust_remote_code` of the run that made
+            the reward model did.
         tokens_per_batch: Token budget of a batch; null takes that of the run that made the reward model.
         device: `auto`, `cpu`, `cuda`, ...
     """
@@ -678,6 +686,7 @@ class ScoreConfig:
     reward_model: str
     output: str
     language_model: str | None = None
+    trust_remote_code: bool = False
     tokens_per_batch: Annotated[int, POSITIVE] | None = None
     device: str = "auto"
 

@@ -58,6 +58,7 @@ def check_config(config: TrainConfig) -> None:
     check_limits(config)
     _check_held_out(config.data)
     check_model_settings(config.model)
+    _check_trust(config)
     _check_optim(config.optim, "optim")
     _check_sharding(config)
     _check_objective(config.objective)
@@ -137,6 +138,14 @@ def check_model_settings(model: ModelConfig) -> None:
         _check_quantize(model)
     if model.lora is not None:
         _check_lora(model.lora, "model.lora")
+
+
+def _check_trust(config: TrainConfig) -> None:
+    others = config.rewards.model if isinstance(config, RunConfig) else None
+    if config.model.trust_remote_code and config.model.path == "tiny" and others is None:
+        raise ValueError(
+            "model.trust_remote_code is true but the tiny model brings no code: leave model.trust_remote_code out."
+        )
 
 
 def check_reward_settings(rewards: RewardConfig) -> None:

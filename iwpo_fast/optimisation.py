@@ -87,7 +87,7 @@ def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> T
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     """Learning rate of optimiser step `step`, counted from 0, out of `steps`."""
-    warmup = math.ceil(config.warmup_fraction * steps)
+    warmup = _begun(config.warmup_fraction * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -115,8 +115,13 @@ def seed_step(*numbers: int) -> None:
 def optimizer_steps(optim: OptimConfig, pairs: int) -> tuple[int, int]:
     """Optimiser steps of one epoch over so many pairs, and of the whole training."""
     steps_per_epoch = math.ceil(pairs / optim.pairs_per_step)
-    steps = math.ceil(optim.epochs * steps_per_epoch)
+    steps = max(1, _begun(optim.epochs * steps_per_epoch))
     return steps_per_epoch, steps if optim.max_steps is None else min(steps, optim.max_steps)
+
+
+def _begun(steps: float) -> int:
+    """Whole steps that so many begin; what rounding adds to a product, as to 1.1 · 100, begins none."""
+    return math.ceil(round(steps, 6))
 
 
 def begin_state(optimizer: torch.optim.Optimizer, parameter: Parameter) -> None:

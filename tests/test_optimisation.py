@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iwpo_fast.config import OptimConfig
-from iwpo_fast.optimisation import fit, learning_rate, make_optimizer
+from iwpo_fast.optimisation import fit, learning_rate, make_optimizer, optimizer_steps
 
 
 def test_learning_rate_rises_to_its_peak_over_the_warmup_then_decays_towards_the_minimum() -> None:
@@ -60,3 +60,17 @@ def test_fit_takes_the_steps_of_the_schedule_and_lists_what_each_returned() -> N
         optimizer.step()
     assert len(losses) == 4 and ours.grad is None
     assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "pairs", "expected"),
+    [(1.1, 100, 110), (0.07, 100, 7), (0.57, 100, 57), (2.3, 1000, 2300), (1.001, 100, 101), (1e-9, 100, 1), (1, 7, 7)],
+)
+def test_the_rounding_error_of_epochs_is_no_step(epochs, pairs, expected) -> None:
+    assert optimizer_steps(OptimConfig(epochs=epochs, pairs_per_step=1), pairs) == (pairs, expected)
+
+
+@pytest.mark.parametrize(("fraction", "steps", "expected"), [(0.07, 100, 7), (0.29, 100, 29), (0.57, 100, 57)])
+def test_the_rounding_error_of_the_warmup_is_no_step(fraction, steps, expected) -> None:
+    config = OptimConfig(lr=1.0, warmup_fraction=fraction, schedule="constant")
+    assert [learning_rate(step, steps, config) for step in range(steps)].index(1.0) == expected - 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs, hash_of
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.rows import Rows
@@ -35,9 +36,9 @@ def cache_folder(config: DataConfig) -> Path:
 def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
     """Where the token ids of these rows are kept.
 
-    The name hashes all texts, all files of the tokenizer with its chat template, and the settings that decide how texts
-    become tokens. Truncation happens after the cache, and weights and scores go around it, so changing them costs no
-    tokenisation.
+    The name hashes all texts, all files of the tokenizer with its chat template, what that writes of the clock, and the
+    settings that decide how texts become tokens. Truncation happens after the cache, and weights and scores go around
+    it, so changing them costs no tokenisation.
     """
     texts = zip(rows.prompt, rows.chosen, rows.rejected, _arguments(rows), strict=True)
     return _path(FORMAT, texts, tokenizer, config)
@@ -86,6 +87,8 @@ def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase
     digest = hashlib.sha256(settings.encode())
     for file in _tokenizer_files(tokenizer):
         digest.update(f"{len(file)} ".encode() + file)
+    for written in clock.shown(tokenizer):
+        digest.update(written.encode())
     for row in texts:
         digest.update(json.dumps(row, default=str).encode())
     return cache_folder(config) / "tokens" / f"{digest.hexdigest()[:32]}.parquet"

@@ -35,8 +35,8 @@ def keep_as_quantised(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def scales(parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What is held beside the codes of a quantised parameter, by name; nothing for any other parameter."""
+def scales(parameter: Tensor) -> dict[str, Tensor]:
+    """What is held beside the codes of a quantised parameter, by name; nothing for any other tensor."""
     state = getattr(parameter, "quant_state", None)
     return {} if state is None else state.as_dict(packed=True)
 

@@ -35,7 +35,7 @@ class LMHead:
         logit_scale = getattr(text, "logit_scale", None)
         scale = 1.0 if logit_scale is None else float(logit_scale)
         self.module: nn.Linear | LoraLinear = _checked(model.get_output_embeddings(), type(model).__name__)
-        self.decoder: PreTrainedModel = _decoder(model)
+        self.decoder: PreTrainedModel = decoder_of(model)
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self.scale = scale if logits_scaling is None else scale / float(logits_scaling)
 
@@ -123,7 +123,12 @@ def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
     return head
 
 
-def _decoder(model: PreTrainedModel) -> PreTrainedModel:
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The language model without its head and without what reads images or sound.
+
+    Raises:
+        ValueError: it cannot be told from the head.
+    """
     for candidate in (model.get_decoder(), model.base_model, getattr(model, "model", None)):
         if isinstance(candidate, PreTrainedModel) and candidate is not model:
             return candidate

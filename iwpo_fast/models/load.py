@@ -8,23 +8,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-import peft
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from iwpo_fast.config import LoraConfig, ModelConfig
+from iwpo_fast.config import ModelConfig
 from iwpo_fast.config_checks import check_model_settings
 from iwpo_fast.models import four_bits
+from iwpo_fast.models.adapters import freeze_outside, with_lora
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, take_first, why_not_flat
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.pretrained import Source, model_location, read_pretrained, reason_of
 from iwpo_fast.models.probe import largest_error, tolerance
 from iwpo_fast.models.sharding import shard
+from iwpo_fast.models.sound import check_finite, check_token_ids
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 from iwpo_fast.world import World
 
@@ -37,7 +38,7 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
     """
     if config.path == "tiny":
         return train_tokenizer(texts, config.tiny.vocab_size)
-    tokenizer = _from_pretrained(AutoTokenizer, config, "tokenizer")
+    tokenizer = read_pretrained(AutoTokenizer, Source.of(config), "tokenizer")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer of {config.path} has no end-of-sequence token: set eos_token in its tokenizer_config.json."
@@ -117,8 +118,16 @@ def _new_policy(
     options: dict[str, Any] = {"dtype": dtype if frozen_in_half else torch.float32}
     if config.quantize == "nf4":
         options |= four_bits.loading_options(dtype, device)
-    model = _load_model(config, tokenizer, seed, options, max_length)
-    return Policy(model if config.lora is None else with_lora(model, config.lora, seed), dtype)
+    if config.path == "tiny":
+        model, stored = cast(Any, tiny_model(config.tiny, tokenizer, seed)).to(options["dtype"]), torch.float32
+    else:
+        model, stored = _load_model(config, options, max_length)
+        check_token_ids(tokenizer, model, config.path)
+        check_finite(model, config.path)
+    freeze_outside(model)
+    policy = Policy(model if config.lora is None else with_lora(model, config.lora, seed), dtype, max_length)
+    policy.stored_dtype = stored
+    return policy
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
@@ -129,51 +138,37 @@ def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def _load_model(
-    config: ModelConfig, tokenizer: Tokenizer, seed: int, options: dict[str, Any], max_length: int | None
-) -> PreTrainedModel:
-    if config.path == "tiny":
-        return cast(Any, tiny_model(config.tiny, tokenizer, seed)).to(options["dtype"])
+    config: ModelConfig, options: dict[str, Any], max_length: int | None
+) -> tuple[PreTrainedModel, torch.dtype]:
+    """The model, and the type in which its files say that they hold it."""
     location = model_location(config.path)
     if (Path(location) / "adapter_config.json").exists():
         raise ValueError(
             f"model.path {config.path} is an adapter: "
             "merge it into its base (merge_and_unload of peft) and give that folder."
         )
-    settings = _from_pretrained(AutoConfig, config, "model")
+    settings = read_pretrained(AutoConfig, Source.of(config), "model")
     _check_settings(settings, config.path)
     _turn_off_noise(settings)
-    model = _read_weights(config, location, settings, options)
+    stored = settings.dtype or settings.get_text_config().dtype or torch.float32
+    model = _read_weights(config, settings, options)
     four_bits.keep_as_quantised(model)
-    entries = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-    if len(tokenizer) > entries:
-        raise ValueError(
-            f"The tokenizer of {config.path} has {len(tokenizer)} entries but the model embeds {entries}: "
-            "give the tokenizer that belongs to the model, or resize the embedding and save the model first."
-        )
     _check_positions(model, config.path, max_length)
-    return model
+    return model, stored
 
 
-def _read_weights(
-    config: ModelConfig, location: str, settings: PreTrainedConfig, options: dict[str, Any]
-) -> PreTrainedModel:
+def _read_weights(config: ModelConfig, settings: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, config=settings, revision=config.revision, output_loading_info=True, **options
+        loaded = read_pretrained(
+            AutoModelForCausalLM,
+            Source.of(config),
+            "model",
+            config=settings,
+            output_loading_info=True,
+            **options,
         )
-    except OSError as error:
-        raise _unreadable(config.path, "model") from error
-    except ValueError as error:
-        raise ValueError(
-            f"model.path {config.path} holds a {type(settings).__name__}, which is no causal language "
-            "model to transformers: give a decoder-only language model."
-        ) from error
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"The weights in {config.path} are damaged or do not fit its config.json: save or download it again."
-        ) from error
+    except ValueError as refusal:
+        raise _of_weights(refusal, config.path, type(settings).__name__) from refusal.__cause__
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
@@ -181,6 +176,22 @@ def _read_weights(
             "give a complete causal language model."
         )
     return model
+
+
+def _of_weights(refusal: ValueError, path: str, settings: str) -> ValueError:
+    """What the refusal to read a model means where its configuration could be read."""
+    error = refusal.__cause__
+    if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+        return ValueError(
+            f"model.path {path} holds a {settings}, which is no causal language model to transformers: give a "
+            "decoder-only language model."
+        )
+    if isinstance(error, RuntimeError | SafetensorError):
+        return ValueError(
+            f"The weights in {path} are damaged or do not fit its config.json ({reason_of(error)}): save or download "
+            "it again."
+        )
+    return refusal
 
 
 def _check_settings(settings: PreTrainedConfig, path: str) -> None:
@@ -209,24 +220,6 @@ def _turn_off_noise(settings: PreTrainedConfig) -> None:
             setattr(text, name, 0.0)
 
 
-def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
-    adapter = peft.LoraConfig(
-        task_type=peft.TaskType.CAUSAL_LM,
-        r=config.rank,
-        lora_alpha=cast(int, config.alpha),  # peft takes fractions too
-        lora_dropout=config.dropout,
-        target_modules=config.target_modules,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return peft.get_peft_model(model, adapter)
-        except ValueError as error:
-            raise ValueError(
-                f"model.lora does not fit {type(model).__name__}: {str(error).splitlines()[0].rstrip('.')}."
-            ) from error
-
-
 def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) -> None:
     """Choose the layout, and check with a few tokens that it gives the model's own log-probs."""
     if config.batch_layout == "padded":
@@ -239,6 +232,13 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
     name = type(policy.causal_lm).__name__
     policy.run_padded(reason)
     if not largest_error(policy, max_length) <= tolerance(policy):
+        chosen = getattr(policy.causal_lm.config.get_text_config(), "index_topk", None)
+        if chosen is not None and (max_length is None or max_length > chosen):
+            raise ValueError(
+                f"{name} lets an indexer choose {chosen} tokens for each, and beside padding it chooses others, so "
+                f"that policy and reference would differ: lower data.max_length to {chosen} or less, or give another "
+                "model."
+            )
         raise ValueError(
             f"{name} computes its logits in a way that is not known here: choose a model whose logits are "
             "a linear layer of the last hidden state, with at most a bias, a scale and a softcap."
@@ -256,7 +256,7 @@ def _obstacle_to_flat(policy: Policy, config: ModelConfig, max_length: int | Non
     obstacle = why_not_flat(policy.causal_lm)
     if obstacle is not None:
         return obstacle
-    for share, reason in _sharing(config, policy.device):
+    for share, reason in _sharing(config, policy.device, policy.rope.limit):
 
         def run(backend: str, why: str, share: bool = share, reason: str = reason) -> str | None:
             policy.run_flat(reason, backend, share_prompts=share, attention_reason=why)
@@ -277,34 +277,22 @@ def _difference(policy: Policy, max_length: int | None) -> str | None:
     return None if same else "its log-probs would differ from those of separate sequences"
 
 
-def _sharing(config: ModelConfig, device: torch.device) -> list[tuple[bool, str]]:
-    """Whether prompts are shared, and why; the first that gives the model's log-probs is taken."""
+def _sharing(config: ModelConfig, device: torch.device, limit: int | None = None) -> list[tuple[bool, str]]:
+    """Whether prompts are shared, and why; the first that gives the model's log-probs is taken.
+
+    Args:
+        limit: `RopeBySequence.limit`.
+    """
+    if limit is not None and config.share_prompts is not False:
+        reason = f"above {limit} tokens its rotary embedding depends on the length of a sequence"
+        if config.share_prompts is True:
+            raise ValueError(
+                f"model.share_prompts is true but {reason}, and two completions of one prompt have lengths of their "
+                f"own: set it to auto or false, or data.max_length to {limit} or less."
+            )
+        return [(False, reason)]
     if config.share_prompts != "auto":
         return [(config.share_prompts, "asked for")]
     if device.type == "cpu":
         return [(True, "the model can"), (False, "with shared prompts its log-probs would differ")]
     return [(False, f"on {device.type} prompts are shared only where model.share_prompts is true")]
-
-
-def model_location(path: str) -> str:
-    """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
-    folder = Path(path).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else path
-
-
-def _from_pretrained(reader: Any, config: ModelConfig, what: str) -> Any:
-    try:
-        return reader.from_pretrained(model_location(config.path), revision=config.revision)
-    except StrictDataclassError as error:
-        raise ValueError(
-            f"The config.json of {config.path} has a value of the wrong kind: save or download it again."
-        ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(config.path, what) from error
-
-
-def _unreadable(path: str, what: str) -> ValueError:
-    return ValueError(
-        f"model.path {path} is neither a folder with a {what} nor the id of one that the hub could deliver: "
-        "give a folder saved by save_pretrained, a hub id that is cached or can be reached, or tiny."
-    )

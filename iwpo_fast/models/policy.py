@@ -20,6 +20,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models import attention, saving
 from iwpo_fast.models.head import LMHead
+from iwpo_fast.models.rope import RopeBySequence
 from iwpo_kernels import TokenStatistics
 
 Layout = Literal["shared", "flat", "padded"]
@@ -31,8 +32,11 @@ class Policy(nn.Module):
     Args:
         model: causal language model, or the peft model around one; its weights are the master weights.
         compute_dtype: type of the matrix products, float32 or bfloat16.
+        max_length: longest sequence to come, in tokens; None where it is not known.
 
     Attributes:
+        rope: gives each sequence the rotary frequencies of its own length.
+        stored_dtype: type of the weights that the model was read from, as its configuration says; else float32.
         layout: how the model runs a flat batch: `shared` as it is, each prompt once; `flat` repeats prompts, so that
             sequences are separate; `padded` makes a rectangle of them.
         layout_reason: why, in a few words.
@@ -45,7 +49,9 @@ class Policy(nn.Module):
     attention: str
     attention_reason: str
 
-    def __init__(self, model: PreTrainedModel | PeftModel, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, compute_dtype: torch.dtype, max_length: int | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
@@ -55,6 +61,8 @@ class Policy(nn.Module):
             "the model, or one with the same configuration, is a policy already"
         )
         self.is_compiled = False
+        self.stored_dtype = torch.float32
+        self.rope = RopeBySequence(self.head.decoder, max_length)
         self.run_padded("not asked for anything else")
 
     def run_padded(self, reason: str) -> None:
@@ -108,12 +116,28 @@ class Policy(nn.Module):
         """float32 [N], log-prob of each supervised token of the batch; with `statistics`, its distribution's too."""
         hidden, rows = self._decode(batch)
         index = batch.hidden_index
-        if rows is not None and self.head.is_adapted:
+        if rows is not None and self.rope.limit is not None:
+            index = self._in_own_sequence(batch)
+        elif rows is not None and self.head.is_adapted:
             hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
         elif rows is not None:
             index = rows[index]
         read = self.head.token_statistics if statistics else self.head.token_logps
         return read(hidden, batch.labels, index, dtype=self.compute_dtype)
+
+    def _in_own_sequence(self, batch: FlatBatch) -> Tensor:
+        """int64 [N], rows of the hidden states that predict the supervised tokens, each in its own sequence.
+
+        `hidden_index` has the last token of a shared prompt in the first sequence alone, which is as good as any other
+        where a hidden state does not depend on the length of the whole sequence.
+        """
+        counts, ends = batch.segments.diff(), batch.cu_seqlens[1:].long()
+        behind = torch.arange(len(batch.labels), device=counts.device)
+        shift = ends - batch.segments[1:] - 1
+        if self.layout == "padded":
+            starts = batch.cu_seqlens[:-1].long()
+            shift = shift - starts + batch.max_seqlen * torch.arange(len(starts), device=counts.device)
+        return behind + torch.repeat_interleave(shift, counts, output_size=len(behind))
 
     def hidden_states(self, batch: FlatBatch) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.
@@ -132,8 +156,10 @@ class Policy(nn.Module):
         """Hidden states [R, H] of all tokens that the layout runs, and the rows [T] of the batch's, or None for all."""
         if self.layout == "padded":
             input_ids, mask, flat_index = pad(batch)
+            # Padding has the last position of its row, so that a row's positions tell its length.
+            positions = {} if self.rope.limit is None else {"position_ids": mask.cumsum(1) - 1}
             with self.autocast():
-                output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False)
+                output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False, **positions)
             return output.last_hidden_state.flatten(0, 1), flat_index
         tables = (batch if batch.tables is not None else self.ready(batch)).tables
         lent = self.head.decoder.config._attn_implementation != attention.NAME
@@ -157,7 +183,7 @@ class Policy(nn.Module):
         decoder, current = self.head.decoder, self.head.decoder.config._attn_implementation
         decoder.set_attn_implementation(self.native_attention)
         try:
-            with torch.compiler.set_stance("force_eager"):
+            with torch.compiler.set_stance("force_eager"), self.rope.together():
                 yield self.model
         finally:
             decoder.set_attn_implementation(current)
@@ -205,16 +231,29 @@ class Policy(nn.Module):
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
         state: dict[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
         ends: Sequence[int] = (),
     ) -> None:
         """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`.
 
         Args:
             state: what `gathered` gave.
+            dtype: type of what is saved; None keeps that in which it was trained.
             ends: tokens that answers end with, at which a whole model's generation then stops.
         """
-        saving.save(self.model, folder, state, ends)
+        saving.save(self.model, folder, state, dtype, ends)
         tokenizer.save_pretrained(folder)
+
+    def saved_dtype(self, asked: Literal["base", "float32", "bfloat16"]) -> torch.dtype:
+        """The type in which `CheckpointConfig.dtype` has this policy saved; an adapter has no base to be like."""
+        if asked != "base":
+            return {"float32": torch.float32, "bfloat16": torch.bfloat16}[asked]
+        return torch.float32 if self.saves_adapter else self.stored_dtype
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether `save` writes the adapter alone."""
+        return saving.saves_adapter(self.model)
 
 
 def pad(batch: FlatBatch) -> tuple[Tensor, Tensor, Tensor]:

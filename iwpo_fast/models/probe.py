@@ -29,7 +29,10 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
 """Relative to `AMPLITUDE`: far above rounding, far below what a misunderstood head or attention does."""
 
 WINDOW = 2
-"""Tokens of a sliding window in the self-test, where training is longer than the window, so that the test is too."""
+"""Tokens of a window in the self-test, where training is longer than the window, so that the test is too."""
+
+WINDOWS = ("sliding_window", "index_topk")
+"""How many tokens a query sees at most: its neighbours, or those that an indexer chooses (DeepSeek, GLM)."""
 
 
 def largest_error(policy: Policy, max_length: int | None = None) -> float:
@@ -94,17 +97,18 @@ def _with_rehearsal(batch: FlatBatch) -> FlatBatch:
 
 @contextmanager
 def _short_windows(model: PreTrainedModel, max_length: int | None) -> Iterator[None]:
-    """Sliding windows shorter than `max_length` have `WINDOW` tokens, in the configuration and in the layers."""
+    """Windows shorter than `max_length` have `WINDOW` tokens, in the configuration and in the layers."""
     places: list[Any] = [model.config.get_text_config(), *model.modules()]
-    windows = [(place, window) for place in places if isinstance(window := getattr(place, "sliding_window", 0), int)]
-    windows = [(place, window) for place, window in windows if window and (max_length is None or max_length > window)]
-    for place, _ in windows:
-        place.sliding_window = WINDOW
+    given = [(place, name, getattr(place, name, None)) for place in places for name in WINDOWS]
+    windows = [(place, name, window) for place, name, window in given if isinstance(window, int) and window]
+    windows = [found for found in windows if max_length is None or max_length > found[2]]
+    for place, name, _ in windows:
+        setattr(place, name, WINDOW)
     try:
         yield
     finally:
-        for place, window in windows:
-            place.sliding_window = window
+        for place, name, window in windows:
+            setattr(place, name, window)
 
 
 @contextmanager

@@ -192,15 +192,20 @@ def _row_sums(part: Ragged) -> np.ndarray:
 def pass_settings(policy: Policy, pairs: Pairs) -> Settings:
     """What the results of a pass over `pairs` and their candidates depend on."""
     candidates: Settings = {} if pairs.candidates is None else {"candidates": pairs.candidates.token_fingerprint()}
-    return candidates | {
-        "tokens": pairs.token_fingerprint(),
-        "weights": policy.fingerprint,
-        "layout": policy.layout,
-        "attention": policy.attention,
-        "compiled": policy.is_compiled,
-        "precision": str(policy.compute_dtype),
-        "device": policy.device.type,
-    }
+    rope: Settings = {} if policy.rope.limit is None else {"rope": "by sequence"}
+    return (
+        candidates
+        | rope
+        | {
+            "tokens": pairs.token_fingerprint(),
+            "weights": policy.fingerprint,
+            "layout": policy.layout,
+            "attention": policy.attention,
+            "compiled": policy.is_compiled,
+            "precision": str(policy.compute_dtype),
+            "device": policy.device.type,
+        }
+    )
 
 
 def cache_key(settings: Settings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,14 +23,34 @@ Model = PreTrainedModel | PeftModel
 
 
 def fingerprint(base: PreTrainedModel) -> str:
-    """Hash of configuration and weights, adapters apart."""
+    """Hash of configuration, weights, saved buffers and the code that a model brings, adapters apart."""
     digest = hashlib.sha256(_settings(base).encode())
-    for name, parameter in base.named_parameters():
+    for name, tensor in (*base.named_parameters(), *saved_buffers(base).items()):
         if "lora_" not in name:
-            digest.update(f"{name.replace('.base_layer', '')} {parameter.dtype} {tuple(parameter.shape)}".encode())
-            for tensor in (full_tensor(parameter.detach()), *four_bits.scales(parameter).values()):
-                digest.update(cast(Any, tensor.cpu().contiguous().view(torch.uint8).numpy()))
+            digest.update(f"{name.replace('.base_layer', '')} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            for part in (full_tensor(tensor.detach()), *four_bits.scales(tensor).values()):
+                digest.update(cast(Any, part.cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    digest.update(_own_code(base))
     return digest.hexdigest()
+
+
+def saved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to the model as its weights do, such as the bias of a router; others are made anew."""
+    return {
+        f"{prefix}.{name}": buffer
+        for prefix, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set
+    }
+
+
+def _own_code(model: PreTrainedModel) -> bytes:
+    """The Python files beside a model that is not of transformers but brings its own; nothing for any other."""
+    module = type(model).__module__
+    if not module.startswith("transformers_modules."):
+        return b""
+    folder = Path(str(sys.modules[module].__file__)).parent
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
 
 
 def gathered(model: Model, keep: bool) -> dict[str, Tensor]:
@@ -45,8 +66,10 @@ def gathered(model: Model, keep: bool) -> dict[str, Tensor]:
     return state if keep else {}
 
 
-def save(model: Model, folder: Path, state: dict[str, Tensor] | None, ends: Sequence[int] = ()) -> None:
-    """Write model or adapter as they were trained, in float32: what is loaded is what was measured.
+def save(
+    model: Model, folder: Path, state: dict[str, Tensor] | None, dtype: torch.dtype | None, ends: Sequence[int] = ()
+) -> None:
+    """Write model or adapter, in `dtype` or, where that is None, in the type that they were trained in.
 
     The base of a `tiny` model with LoRA is nowhere on disk, so there the adapter is merged and the whole model saved.
 
@@ -54,14 +77,22 @@ def save(model: Model, folder: Path, state: dict[str, Tensor] | None, ends: Sequ
         ends: tokens at which generation is to stop, beside those at which it does; an adapter does not keep them.
     """
     if isinstance(model, PeftModel) and saves_adapter(model):
+        if dtype not in (None, torch.float32):
+            state = _cast(model, state or gathered(model, keep=True), dtype)
         model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
         return
-    whole, state = (_merged(model, state), None) if isinstance(model, PeftModel) else (model, state)
+    if isinstance(model, PeftModel):
+        whole, state = _merged(model, state).to(dtype or torch.float32), None
+    else:
+        whole = model
+        if dtype not in (None, model.dtype):
+            state = _cast(model, state or gathered(model, keep=True), dtype)
     stops = stop_tokens(whole)
     if not set(ends) <= set(stops):
         assert whole.generation_config is not None
         whole.generation_config.eos_token_id = list(dict.fromkeys([*stops, *ends]))
     whole.save_pretrained(folder, state_dict=state)
+    _say_dtype(folder, dtype)
 
 
 def stop_tokens(model: Model) -> list[int]:
@@ -74,7 +105,33 @@ def base_of(model: Model) -> PreTrainedModel:
     return cast(Any, model).get_base_model() if isinstance(model, PeftModel) else model
 
 
+def _cast(model: Model, state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors on the host in `dtype`, except those that the model reads in float32 whatever its type is."""
+    base = base_of(model)
+    kept = {name for names in (base._keep_in_fp32_modules, base._keep_in_fp32_modules_strict) for name in names or ()}
+    by_id: dict[int, Tensor] = {}  # Tied weights stay one tensor, which is saved once.
+    for name, tensor in state.items():
+        if id(tensor) not in by_id:
+            stays = not tensor.is_floating_point() or kept & set(name.split("."))
+            by_id[id(tensor)] = tensor.to("cpu") if stays else tensor.to("cpu", dtype)
+    return {name: by_id[id(tensor)] for name, tensor in state.items()}
+
+
+def _say_dtype(folder: Path, dtype: torch.dtype | None) -> None:
+    """Have config.json name the type of what was saved, for which `save_pretrained` takes that of the model."""
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    name = str(dtype).removeprefix("torch.")
+    if dtype is None or settings.get("dtype") == name:
+        return
+    parts = [part for part in settings.values() if isinstance(part, dict) and "model_type" in part]
+    for part in (settings, *parts):
+        part["dtype"] = name
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def saves_adapter(model: Model) -> bool:
+    """Whether the adapter alone is saved, because its base is on disk."""
     return isinstance(model, PeftModel) and bool(cast(Any, model).get_base_model().config.name_or_path)
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from iwpo_fast.models.load import model_location
+from iwpo_fast.data import clock
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import Clusters, PairFeatures, RewardScores
 from iwpo_fast.rewards.checks import uses_likelihood
@@ -26,7 +27,7 @@ def describe_model(job: PipelineJob) -> dict[str, Any]:
     inside = Path(path).is_relative_to(job.folder.path.resolve())
     where = {"path": os.path.relpath(path, folder) if inside else path, "inside": inside}
     settings = asdict(job.model) | ONLY_TRAINING | where
-    del settings["tiny"]
+    del settings["tiny"], settings["trust_remote_code"]
     return {"settings": settings} | describe_policy(job.load_policy())
 
 
@@ -60,6 +61,7 @@ def _record(job: PipelineJob, features: PairFeatures, language_model: dict[str, 
             "train_on": data.train_on,
             "on_text_left_out": data.on_text_left_out,
             "chat_template": template,
+            **({"clock": clock.moment()} if clock.shown(job.load_tokenizer()) else {}),
         },
         "tokens_per_batch": config.optim.tokens_per_batch,
         "seed": config.seed,

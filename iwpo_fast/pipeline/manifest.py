@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.data import clock
 from iwpo_fast.files import link, save_json
 from iwpo_fast.versions import version_of
 
@@ -33,6 +34,7 @@ class Manifest:
 
     Attributes:
         threads: CPU threads that the pipeline began with, by which its numbers go on bitwise; None for a new one.
+        clock: what chat templates saw of the clock when it began; None for a new one.
 
     Raises:
         ValueError: the file is there but is no manifest.
@@ -42,6 +44,7 @@ class Manifest:
         self._path = path
         self._entries: dict[str, dict[str, Any]] = {}
         self.threads: int | None = None
+        self.clock: str | None = None
         self.reload()
 
     def reload(self) -> None:
@@ -51,6 +54,7 @@ class Manifest:
         try:
             record = json.loads(self._path.read_text(encoding="utf-8"))
             self._entries, self.threads = record["stages"], record.get("threads")
+            self.clock = record.get("clock")
             is_valid = all(entry.keys() == FIELDS for entry in self._entries.values())
         except (ValueError, KeyError, TypeError, AttributeError):
             is_valid = False
@@ -95,7 +99,7 @@ class Manifest:
         taken = {name: other._entries[name] for name in stages}
         before = _files(self._entries.get(name) for name in stages)
         if other.threads != self.threads or any(self._entries.get(name) != entry for name, entry in taken.items()):
-            self.threads = other.threads
+            self.threads, self.clock = other.threads, other.clock
             self._entries |= taken
             self._write()
         now, folder = _files(taken.values()), self._path.parent
@@ -108,10 +112,11 @@ class Manifest:
     def _save(self, stage: str, entry: dict[str, Any]) -> None:
         self._entries[stage] = entry
         self.threads = self.threads or torch.get_num_threads()
+        self.clock = self.clock or clock.moment()
         self._write()
 
     def _write(self) -> None:
-        save_json(self._path, {"threads": self.threads, "stages": self._entries})
+        save_json(self._path, {"threads": self.threads, "clock": self.clock, "stages": self._entries})
 
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -123,6 +128,7 @@ def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -
 def sections(config: RunConfig, *names: str) -> dict[str, Any]:
     """Whole sections of the configuration, for the settings of a stage."""
     settings = asdict(config)
+    del settings["model"]["trust_remote_code"]  # allows a stage to be done, and changes nothing that it does
     return {name: settings[name] for name in names}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from iwpo_fast.config import FORMS, RunConfig, WeightConfig
 from iwpo_fast.config_checks import check_config
+from iwpo_fast.data.clock import clock_at
+from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.pipeline.arms import run_arms
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest
@@ -35,8 +37,8 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     manifest = Manifest(job.folder.manifest)
     if only is not None:
         _check_before(only, config, job.folder, manifest)
-    with threads_of_run(manifest.threads) as other_threads:
-        job.world.say(*filter(None, [other_threads, _weights_line(config.weights)]))
+    with clock_at(manifest.clock), threads_of_run(manifest.threads) as other_threads:
+        job.world.say(*filter(None, [other_threads, trust_line(config.model), _weights_line(config.weights)]))
         go_through(names, again, job, manifest)
         if only is None:
             run_arms(job, manifest, again)

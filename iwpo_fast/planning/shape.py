@@ -8,9 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from iwpo_fast.config import LoraConfig, TrainConfig
+from iwpo_fast.models.adapters import with_lora
 from iwpo_fast.models.attention import why_not_flat
-from iwpo_fast.models.load import model_location, with_lora
 from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.pretrained import Source, read_pretrained
 from iwpo_fast.models.tiny import tiny_model
 
 EMPTY = torch.device("meta")
@@ -42,7 +43,7 @@ def shape_of(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, lor
             source, model = "the built-in tiny", tiny_model(config.model.tiny, tokenizer, config.seed)
         else:
             settings, source = _settings(config)
-            model = AutoModelForCausalLM.from_config(settings)
+            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.model.trust_remote_code)
         model = cast(Any, model).to(torch.bfloat16 if half and lora is not None else torch.float32)
         policy = Policy(model if lora is None else with_lora(model, lora, config.seed), _compute_type(half))
     if config.model.batch_layout != "padded" and why_not_flat(policy.causal_lm) is None:
@@ -58,11 +59,11 @@ def _settings(config: TrainConfig) -> tuple[PreTrainedConfig, str]:
     """The model's configuration, from its folder or the cache, or else from `plan.model`; and which."""
     path, assumed = config.model.path, config.plan.model
     try:
-        location, revision = model_location(path), config.model.revision
-        return AutoConfig.from_pretrained(
-            location, revision=revision, local_files_only=True
-        ), f"{path}, as its config.json says"
-    except (OSError, ValueError, KeyError):
+        settings = read_pretrained(AutoConfig, Source.of(config.model), "model", local_files_only=True)
+        return settings, f"{path}, as its config.json says"
+    except ValueError as refusal:
+        if assumed is None and not isinstance(refusal.__cause__, OSError):
+            raise
         if assumed is None:
             raise ValueError(
                 f"model.path {path} is not here, so its shape is not known: set plan.model to what its config.json "

@@ -9,16 +9,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from iwpo_fast.data.rows import Message, Text
 from iwpo_fast.models.attention import native_attention
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import Source, read_pretrained
+from iwpo_fast.models.sound import check_finite, check_token_ids
+
+WHAT = "sequence classifier"
+"""What `rewards.model` names."""
 
 
 @torch.no_grad()
 def classifier_scores(
-    path: str, prompts: Sequence[Text], completions: Sequence[Text], *, tokens_per_batch: int, device: torch.device
+    path: str,
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    *,
+    tokens_per_batch: int,
+    device: torch.device,
+    trust_remote_code: bool = False,
 ) -> NDArray[np.float64]:
     """[C] fp64, the classifier's output for each completion after its prompt.
 
@@ -29,11 +39,12 @@ def classifier_scores(
         prompts, completions: C texts each, or C lists of messages each.
         tokens_per_batch: padded tokens of a batch; a single longer text runs alone.
         device: in bfloat16 on a GPU and in float32 on a CPU.
+        trust_remote_code: whether code that the classifier brings may run.
 
     Raises:
         ValueError: there is no such model, it has several labels, or it has no chat template for conversations.
     """
-    tokenizer, model = _load(path, device)
+    tokenizer, model = _load(source_of(path, trust_remote_code), device)
     encoded = [
         _encode(tokenizer, prompt, completion, path) for prompt, completion in zip(prompts, completions, strict=True)
     ]
@@ -47,19 +58,24 @@ def classifier_scores(
     return scores
 
 
-def _load(path: str, device: torch.device) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
-    location = model_location(path)
+def source_of(path: str, trust_remote_code: bool) -> Source:
+    """Where the classifier is, under the name of its setting."""
+    return Source(path, "rewards.model", trust_remote_code=trust_remote_code)
+
+
+def check_label(settings: PreTrainedConfig, path: str) -> None:
+    """Raise ValueError unless a model with these settings has one output."""
+    if settings.num_labels != 1:
+        raise ValueError(f"rewards.model {path} has {settings.num_labels} labels: give a reward model with one.")
+
+
+def _load(source: Source, device: torch.device) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForSequenceClassification.from_pretrained(location, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"rewards.model {path} is neither a folder nor a hub id of a sequence classifier with its tokenizer: "
-            "give one that AutoModelForSequenceClassification loads."
-        ) from error
-    if model.config.num_labels != 1:
-        raise ValueError(f"rewards.model {path} has {model.config.num_labels} labels: give a reward model with one.")
+    tokenizer = read_pretrained(AutoTokenizer, source, WHAT)
+    model = read_pretrained(AutoModelForSequenceClassification, source, WHAT, dtype=dtype)
+    check_label(model.config, source.path)
+    check_token_ids(tokenizer, model, source.path)
+    check_finite(model, source.path)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"

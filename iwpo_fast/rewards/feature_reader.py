@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig
+from iwpo_fast.data.clock import clock_at
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import tokenise_all
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.features import pair_features
 from iwpo_fast.rewards.pair_table import PairFeatures
@@ -34,6 +35,7 @@ class FeatureReader:
     Attributes:
         data: how texts become tokens, and where features are kept, `cache_dir`.
         tokens_per_batch: tokens that one batch may hold.
+        clock: what chat templates see of the clock, as when the reward model was learnt; None for now.
     """
 
     policy: Policy
@@ -41,25 +43,30 @@ class FeatureReader:
     world: World
     data: DataConfig
     tokens_per_batch: int
+    clock: str | None = None
 
     @classmethod
-    def load(cls, record: Record, world: World, language_model: str | None = None) -> Self:
+    def load(
+        cls, record: Record, world: World, language_model: str | None = None, *, trust_remote_code: bool = False
+    ) -> Self:
         """Load the language model of a reward model, by its record.
 
         Args:
             language_model: folder or hub id, where it is no longer where the record says.
+            trust_remote_code: whether code that it brings may run; the record has no say in it.
 
         Raises:
             ValueError: it is absent, or another one.
         """
         with damage(Path(record["folder"])):
-            settings, data = model_settings(record, language_model), _data(record)
+            settings = model_settings(record, language_model, trust_remote_code=trust_remote_code)
+            data = _data(record)
             budget, seed = record["tokens_per_batch"], record["seed"]
         tokenizer = tokenizer_of(record, settings)
         policy = load_policy(settings, tokenizer, world, seed=seed, max_length=data.max_length)
         _check_same(record, policy, settings.path)
         policy.eval()
-        return cls(policy, tokenizer, world, data, budget)
+        return cls(policy, tokenizer, world, data, budget, record["tokens"].get("clock"))
 
     def with_options(self, tokens_per_batch: int | None, cache_dir: str, on_prefix_mismatch: Any = None) -> Self:
         """The same with other options; None leaves one as it was for the pairs that were learnt from."""
@@ -77,7 +84,8 @@ class FeatureReader:
         Raises:
             ValueError: a row does not fit the tokenizer, or none can be scored.
         """
-        pairs, fits = tokenise_all(rows, self.tokenizer, self.data, together)
+        with clock_at(self.clock):
+            pairs, fits = tokenise_all(rows, self.tokenizer, self.data, together)
         features = pair_features(
             self.policy,
             pairs,
@@ -96,7 +104,9 @@ def _data(record: Record) -> DataConfig:
     return DataConfig("texts", **{name: record["tokens"][name] for name in names}, **later)
 
 
-def model_settings(record: Record, language_model: str | None = None) -> ModelConfig:
+def model_settings(
+    record: Record, language_model: str | None = None, *, trust_remote_code: bool = False
+) -> ModelConfig:
     """Settings by which the language model of a reward model is loaded.
 
     A model that lay in the `output_dir` of the run is found beside the reward model, wherever that has been moved to.
@@ -106,8 +116,9 @@ def model_settings(record: Record, language_model: str | None = None) -> ModelCo
     path = language_model or given.pop("path")
     if inside and language_model is None:
         path = os.path.normpath(Path(record["folder"]) / path)
-    given.pop("path", None)
-    return ModelConfig(path=path, lora=None if lora is None else LoraConfig(**lora), **given)
+    given = {name: value for name, value in given.items() if name not in ("path", "trust_remote_code")}
+    lora = None if lora is None else LoraConfig(**lora)
+    return ModelConfig(path=path, lora=lora, trust_remote_code=trust_remote_code, **given)
 
 
 def tokenizer_of(record: Record, settings: ModelConfig) -> PreTrainedTokenizerBase:

@@ -116,6 +116,7 @@ class RewardModel:
         device: str = "auto",
         tokens_per_batch: int | None = None,
         language_model: str | None = None,
+        trust_remote_code: bool = False,
     ) -> Scores:
         """Scores of n completions, each to its prompt; what is there more than once runs once.
 
@@ -127,6 +128,7 @@ class RewardModel:
             device: `auto`, `cpu`, `cuda`, ...
             tokens_per_batch: token budget of a batch; None takes that of the run that made the reward model.
             language_model: folder or hub id, where it is no longer where the reward model found it.
+            trust_remote_code: whether code that the language model brings may run.
 
         Raises:
             ValueError: texts do not fit one another or the tokenizer, or the language model is absent or another one.
@@ -134,7 +136,8 @@ class RewardModel:
         rows = rows_of_texts(prompts, completions)
         if (device, language_model) not in self._readers:
             self._readers.clear()
-            reader = FeatureReader.load(self.record, World.start(device), language_model)
+            world = World.start(device)
+            reader = FeatureReader.load(self.record, world, language_model, trust_remote_code=trust_remote_code)
             self._readers[device, language_model] = reader
         with tempfile.TemporaryDirectory() as cache:
             reader = self._readers[device, language_model].with_options(tokens_per_batch, cache)

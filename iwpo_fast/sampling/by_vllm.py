@@ -9,7 +9,7 @@ from typing import Any
 from iwpo_fast.config import CandidateConfig, ModelConfig
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.extras import needed
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.sampling.blocks import Draw
 
 
@@ -19,6 +19,7 @@ def start_engine(model: ModelConfig, *, max_length: int, seed: int) -> Any:
     return vllm.LLM(
         model=model_location(model.path),
         revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
         dtype="float32" if model.precision == "fp32" else "bfloat16",
         max_model_len=max_length,
         seed=seed,

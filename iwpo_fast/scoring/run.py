@@ -46,7 +46,8 @@ def score_file(config: ScoreConfig) -> None:
     source = read_all(Place(config.data.path, config.data.split, config.data.name), limit=config.data.limit)
     records = source.records
     texts = _texts(source, config)
-    reader = FeatureReader.load(model.record, world, config.language_model)
+    trusted = config.trust_remote_code
+    reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
     with _cache(config.data.cache_dir) as cache:
         reader = reader.with_options(config.tokens_per_batch, cache, config.data.on_prefix_mismatch)
         scores = model.score_rows(texts.rows, reader, texts.of)

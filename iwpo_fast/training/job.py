@@ -13,6 +13,7 @@ from iwpo_fast.data.ahead import made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.order import MicroBatch, as_micro_batches, micro_batches, step_rows
 from iwpo_fast.models import Policy
+from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.optimisation import optimizer_steps
 from iwpo_fast.training.loss import PreferenceLoss
@@ -28,6 +29,7 @@ class Job:
     Attributes:
         pairs: what is trained on, with reference log-probs if the objective reads them.
         held_out: pairs to evaluate on, likewise, or None.
+        router: the auxiliary loss of a mixture of experts, where the model asks for it.
     """
 
     config: TrainConfig
@@ -36,6 +38,7 @@ class Job:
     loss: PreferenceLoss
     pairs: Pairs
     held_out: Pairs | None = None
+    router: RouterLoss | None = None
 
     @property
     def evaluation(self) -> Job | None:

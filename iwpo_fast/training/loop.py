@@ -17,11 +17,13 @@ from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.order import MicroBatch, micro_batches
+from iwpo_fast.data.clock import clock_at, clock_line
+from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
+from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
@@ -36,7 +38,7 @@ from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
-from iwpo_fast.training.self_test import check_policy_is_reference
+from iwpo_fast.training.self_test import check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
@@ -61,8 +63,12 @@ def train(config: TrainConfig, *, read: Read = read_rows) -> TrainSummary | None
     if config.plan.on is not None:
         World.start("cpu").say(*estimate_lines(config))
         return None
-    recorded = RunFolder(Path(config.output_dir)).threads
-    with deterministic_algorithms(config.deterministic), threads_of_run(recorded) as other_threads:
+    folder = RunFolder(Path(config.output_dir))
+    with (
+        deterministic_algorithms(config.deterministic),
+        clock_at(folder.clock),
+        threads_of_run(folder.threads) as other_threads,
+    ):
         return _train(config, other_threads, read)
 
 
@@ -85,18 +91,16 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
         held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
-    job = Job(config, world, policy, loss, pairs, held_out)
+    job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
     for ledger in ledgers.values():
         world.say(*ledger.lines())
     ends = ends_of(pairs, tokenizer)
     world.say(*end_lines(policy, ends, tokenizer), *_preview(job, rows, tokenizer), *plan_lines(job))
+    world.say(*_clock_lines(rows, tokenizer))
     if config.dry_run:
         return None
 
-    job = _with_references(job)
-    if not folder.has_progress:
-        world.say(*reference_lines(job, rows, held_out_rows))
-        _self_test(job, tokenizer)
+    job = _tested(job, rows, held_out_rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
@@ -107,7 +111,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer, weights, ends)
+            policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
         summarise(folder, job).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
@@ -121,7 +125,7 @@ def _optimise(
     """The steps from `state` to the last, with their log lines, evaluations and checkpoints."""
     config, world, parameters, steps = job.config, job.world, job.policy.trainable_parameters(), job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
-    metrics = PreferenceMetrics(world.device, normalize=config.objective.normalize)
+    metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
     evaluation = job.evaluation
     if evaluation is not None and state.step == 0:
@@ -169,12 +173,13 @@ def train_step(
     of_step = list(one_step(batches)) if loss.mixture.needs_step_logps else one_step(batches)  # a list is read twice
     rng = np.random.default_rng([job.config.seed, state.step])
     constants_of = step_constants(job, rows, of_step, state.objective, rng)
-    denominator = job.denominator(rows)
+    denominator, tokens = job.denominator(rows), job.pairs.tokens
     for some, batch in in_lockstep(policy, of_step):
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, constants_of(some))
-        output.loss.backward()
-        metrics.add(output.sums)
+        aux_loss = None if job.router is None else job.router(batch)
+        _with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())).backward()
+        metrics.add(output.sums, aux_loss, int(tokens[some].sum()))
     job.world.sum_gradients(parameters)
     return update(optimizer, parameters, job.config.optim)
 
@@ -183,13 +188,23 @@ def train_step(
 def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     """Exact metrics over all pairs of the job, named `eval_...`; for the objective they are one step."""
     rows = np.arange(len(job.pairs))
-    metrics = PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize)
-    policy, loss = job.policy.eval(), job.loss
+    metrics, policy, loss = _metrics(job), job.policy.eval(), job.loss
     constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
     for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
         output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
-        metrics.add(output.sums)
+        aux_loss = None if job.router is None else job.router(batch)
+        metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()))
     return held_out_metrics(metrics.compute(job.world))
+
+
+def _metrics(job: Job) -> PreferenceMetrics:
+    router = 0.0 if job.router is None else job.router.coefficient
+    return PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize, router=router)
+
+
+def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) -> Tensor:
+    """The loss of a micro-batch with the router's, which counts by the micro-batch's share of the step's tokens."""
+    return loss if job.router is None or aux_loss is None else loss + job.router.coefficient * share * aux_loss
 
 
 def _tokenised(
@@ -225,15 +240,29 @@ def _preview(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[s
     return preview_lines(looks, tokenizer, rows.source)
 
 
-def _self_test(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare policy and reference on the first micro-batch of the first step."""
-    if not job.config.self_test or job.pairs.ref_logps is None:
-        return
-    tokens, budget = job.policy.tokens(job.pairs), job.config.optim.tokens_per_batch
-    first = micro_batches(job.rows_of_step(0), tokens, budget=budget)[0][0]
-    difference = check_policy_is_reference(job, first, tokenizer)
-    agreement = f"policy and reference agree to {difference:.1e} nats on {len(first)} pairs"
-    job.world.say(f"step 00000 self-test | {agreement}")
+def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Job:
+    """With reference log-probs, and the self-test before and after the pass that they take, unless the run goes on."""
+    if folder.has_progress:
+        return _with_references(job)
+
+    def place(pair: int) -> str:
+        return f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
+
+    measured = measure(job, place) if job.config.self_test else None
+    job = _with_references(job)
+    job.world.say(*reference_lines(job, rows, held_out))
+    if measured is not None and job.pairs.ref_logps is not None:
+        difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
+        job.world.say(
+            f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {pairs} pairs in "
+            f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
+        )
+    return job
+
+
+def _clock_lines(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    line = clock_line(tokenizer) if rows.conversational else None
+    return [] if line is None else [f"      {line}"]
 
 
 def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) -> None:

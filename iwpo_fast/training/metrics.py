@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iwpo_fast.world import World
 from iwpo_kernels import PreferenceSums
+
+BESIDE = ("aux_losses", "aux_tokens")
+"""Sums beside those of pairs: the router's loss of each micro-batch times its tokens, and these tokens."""
 
 
 class PreferenceMetrics:
@@ -18,24 +23,34 @@ class PreferenceMetrics:
 
     Args:
         normalize: what the loss is divided by, as in `ObjectiveConfig`.
+        router: factor of the router's auxiliary loss in the loss of a mixture of experts; 0 where there is none.
     """
 
-    def __init__(self, device: torch.device, *, normalize: str = "count") -> None:
+    def __init__(self, device: torch.device, *, normalize: str = "count", router: float = 0.0) -> None:
         self._normalize = normalize
-        self._sums = torch.zeros(len(PreferenceSums._fields), dtype=torch.float64, device=device)
+        self._router = router
+        self._names = (*PreferenceSums._fields, *(BESIDE if router else ()))
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
-    def add(self, sums: PreferenceSums) -> None:
-        self._sums += torch.stack([value.double() for value in sums])
+    def add(self, sums: PreferenceSums, aux_loss: Tensor | None = None, tokens: int = 0) -> None:
+        """Add a micro-batch.
+
+        Args:
+            aux_loss: [], the router's loss of it, where there is one.
+            tokens: of its full sequences.
+        """
+        beside = () if aux_loss is None else (aux_loss.detach() * tokens, torch.full_like(aux_loss, tokens))
+        self._sums += torch.stack([value.double() for value in (*sums, *beside)])
 
     def compute(self, world: World) -> dict[str, float]:
         """Means over all pairs of all ranks since the start or the last call; the sums start anew."""
-        names, sums = PreferenceSums._fields, world.sum_(self._sums.clone()).tolist()
-        total = dict(zip(names, sums, strict=True))
+        total = dict(zip(self._names, world.sum_(self._sums.clone()).tolist(), strict=True))
         self._sums.zero_()
         pairs = total["pairs"] or 1.0
         divisor = pairs if self._normalize == "count" else total["weights"] or 1.0
-        return {
-            "loss": total["weighted_loss"] / divisor,
+        aux_loss = {"aux_loss": total["aux_losses"] / (total["aux_tokens"] or 1.0)} if self._router else {}
+        return aux_loss | {
+            "loss": total["weighted_loss"] / divisor + self._router * aux_loss.get("aux_loss", 0.0),
             "rewards/chosen": total["chosen_rewards"] / pairs,
             "rewards/rejected": total["rejected_rewards"] / pairs,
             "rewards/margins": total["margins"] / pairs,
@@ -80,6 +95,16 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
         return {"perf/peak_memory_gib": torch.cuda.max_memory_allocated(device) / 1024**3}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"perf/peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3}
+
+
+def as_json(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The same as JSON can hold them: it has no NaN and no infinity, and null stands for either."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def from_json(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """What `as_json` was given, with NaN for whatever was not finite."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def held_out_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import torch
 from iwpo_fast.data.order import micro_batches
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Layout
+from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.planning.memory import expected_memory
 from iwpo_fast.training.job import Job
 
@@ -32,17 +33,28 @@ def plan_lines(job: Job) -> list[str]:
     parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
     trainable = sum(p.numel() for p in policy.trainable_parameters().values())
     held_out = 0 if job.held_out is None else len(job.held_out)
+    saved = policy.saved_dtype(config.checkpoint.dtype)
     sharding = "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
+    extra = [] if (trust := trust_line(config.model)) is None else [f"      {trust}"]
+    if job.router is not None:
+        factor = f"{job.router.coefficient:g}"
+        extra.append(f"      the router's auxiliary loss is added with the factor {factor}, and logged as aux_loss")
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
         f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
         f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch), {len(batches)} micro-batches a step and rank",
-        f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train",
+        f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train; "
+        f"the {'adapter' if policy.saves_adapter else 'model'} is saved in {_name(saved)}",
         f"      {world.size} x {world.device.type}, {_threads()}, "
-        f"{str(policy.compute_dtype).removeprefix('torch.')} compute, "
+        f"{_name(policy.compute_dtype)} compute, "
         f"{sharding}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}{why}",
         f"      about {_size(sum(memory.values()))} of memory: {parts}",
+        *extra,
     ]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _threads() -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from iwpo_fast.config import LATER_SETTINGS, DataConfig, TrainConfig
+from iwpo_fast.config import LATER_SETTINGS, CheckpointConfig, DataConfig, TrainConfig
+from iwpo_fast.data import clock
 from iwpo_fast.files import save_json, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
@@ -19,7 +20,8 @@ from iwpo_fast.versions import version_of
 FREE = {
     "output_dir",
     "log",
-    "checkpoint",
+    "checkpoint.every",
+    "checkpoint.keep",
     "device",
     "shard_over",
     "self_test",
@@ -27,6 +29,7 @@ FREE = {
     "plan",
     "data.cache_dir",
     "data.workers",
+    "model.trust_remote_code",
 }
 
 
@@ -40,6 +43,7 @@ class RunFolder(OutputFolder):
     held_out_ledger = Inside("held_out_ledger.json")
     summary = Inside("summary.json")
     record = Inside("run.json")
+    tracked = Inside("tracked_run.json")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:
@@ -79,7 +83,7 @@ class RunFolder(OutputFolder):
         threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
-        save_json(self.record, record)
+        save_json(self.record, record | {"clock": clock.moment()})
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
 
@@ -95,6 +99,11 @@ class RunFolder(OutputFolder):
             return None
         threads = self._read_record().get("threads")
         return threads if isinstance(threads, int) and threads > 0 else None
+
+    @property
+    def clock(self) -> str | None:
+        """What the run here saw of the clock when it began; None for a new run, and for one of before it was kept."""
+        return self._read_record().get("clock") if self.has_progress else None
 
     def _read_record(self) -> dict[str, Any]:
         try:
@@ -130,9 +139,11 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
             flat[prefix] = value
 
     visit("", _as_json(config))
-    for name in LATER_SETTINGS:  # one that is a mapping stands there by its keys, and not by its own name
-        if f"data.{name}" in flat and flat[f"data.{name}"] == getattr(DataConfig(path=""), name):
-            del flat[f"data.{name}"]  # as before there was a choice, so that runs of then can go on
+    defaults = {f"data.{name}": getattr(DataConfig(path=""), name) for name in LATER_SETTINGS}
+    defaults["checkpoint.dtype"] = CheckpointConfig().dtype
+    for name, default in defaults.items():  # a mapping stands there by its keys, and not by its own name
+        if name in flat and flat[name] == default:
+            del flat[name]  # as before there was a choice, so that runs of then can go on
     return flat
 
 

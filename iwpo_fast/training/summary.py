@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import save_json
 from iwpo_fast.training.job import Job
+from iwpo_fast.training.metrics import as_json, from_json
 from iwpo_fast.training.run_folder import RunFolder
 
 
@@ -31,10 +33,15 @@ class TrainSummary:
 
     @classmethod
     def load(cls, path: Path) -> TrainSummary:
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**values | {name: from_json(values[name]) for name in ("before", "after")})
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers as JSON can hold them."""
+        return asdict(self) | {"before": as_json(self.before), "after": as_json(self.after)}
 
     def save(self, path: Path) -> None:
-        save_json(path, asdict(self))
+        save_json(path, self.as_json())
 
     def lines(self) -> list[str]:
         lines = [f"done: {self.steps} steps; model, metrics and checkpoints are in {self.output_dir}"]
@@ -50,7 +57,7 @@ class TrainSummary:
 
 def summarise(folder: RunFolder, job: Job) -> TrainSummary:
     """Read the first and the last evaluation from the run's metrics, which a resume leaves complete."""
-    logged = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    logged = [from_json(json.loads(line)) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
     evaluations = [metrics for metrics in logged if "eval_loss" in metrics]
     return TrainSummary(
         output_dir=str(folder.path),

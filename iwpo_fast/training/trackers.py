@@ -1,16 +1,18 @@
-"""Where metrics go: always to `metrics.jsonl`, and to the chosen trackers."""
+"""Where metrics go: always to `metrics.jsonl`, and to the chosen trackers, every step once after a kill too."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from iwpo_fast.config import TrainConfig
-from iwpo_fast.files import written_aside
+from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.training.metrics import as_json
 from iwpo_fast.training.run_folder import RunFolder
 
 
@@ -31,7 +33,7 @@ class JsonlTracker:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for as long as the run
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.write(json.dumps({"step": step, **as_json(metrics)}, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -39,10 +41,14 @@ class JsonlTracker:
 
 
 class TensorBoardTracker:
-    def __init__(self, folder: Path) -> None:
+    """Event files; readers leave out what those of before a kill hold of later steps than the run goes on from."""
+
+    def __init__(self, folder: Path, *, resumed_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        # A run that starts at the first step again leaves out all; the evaluation before that step has number 0.
+        first = resumed_step + 1 if resumed_step else 0
+        self._writer = SummaryWriter(str(folder), purge_step=first if folder.exists() else None)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -53,14 +59,21 @@ class TensorBoardTracker:
 
 
 class RunTracker:
-    """Weights & Biases and trackio, which share an interface."""
+    """Weights & Biases and trackio, which share an interface.
 
-    def __init__(self, module: str, *, project: str, name: str, config: Mapping[str, Any]) -> None:
+    Args:
+        run: identifies the run to the tracker, for good; wandb goes on with a run by its `id`, trackio by its `name`.
+        logged: the last step that it has already, and which is not logged again.
+    """
+
+    def __init__(self, module: str, run: Mapping[str, str], *, project: str, config: Any, logged: int) -> None:
         self._module = importlib.import_module(module)
-        self._module.init(project=project, name=name, config=dict(config))
+        self._module.init(project=project, config=config, resume="allow", **run)
+        self._logged = logged
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._module.log(dict(metrics), step=step)
+        if step > self._logged:
+            self._module.log(dict(metrics), step=step)
 
     def close(self) -> None:
         self._module.finish()
@@ -68,23 +81,40 @@ class RunTracker:
 
 def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) -> list[Tracker]:
     """The trackers of a run that goes on after `resumed_step`, 0 for a run from the start."""
+    logged = _last_step(folder.metrics) if resumed_step else -1
     trackers: list[Tracker] = [JsonlTracker(folder.metrics, resumed_step=resumed_step)]
     for name in config.log.trackers:
         if name == "tensorboard":
-            trackers.append(TensorBoardTracker(folder.path))
+            trackers.append(TensorBoardTracker(folder.path / "tensorboard", resumed_step=resumed_step))
         else:
-            name_of_run = folder.path.resolve().name
-            trackers.append(RunTracker(name, project=config.log.project, name=name_of_run, config=asdict(config)))
+            run = _run_of(folder, name, anew=not resumed_step)
+            trackers.append(RunTracker(name, run, project=config.log.project, config=asdict(config), logged=logged))
     return trackers
 
 
+def _run_of(folder: RunFolder, module: str, *, anew: bool) -> dict[str, str]:
+    """What identifies the run to a tracker, kept in the folder so that a resume goes on with it."""
+    if anew or not folder.tracked.exists():
+        save_json(folder.tracked, {"id": uuid.uuid4().hex[:12]})
+    number = json.loads(folder.tracked.read_text(encoding="utf-8"))["id"]
+    name = folder.path.resolve().name
+    return {"id": number, "name": name} if module == "wandb" else {"name": f"{name}-{number}"}
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last whole line; -1 where there is none."""
+    return max((step for step, _ in _lines(path)), default=-1) if path.exists() else -1
+
+
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines of the steps up to `step`, without a line that a kill cut short."""
-    kept = []
+    """Lines of the steps up to `step`."""
+    return [line for of, line in _lines(path) if of <= step]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Step and text of each line, without one that a kill cut short."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
+            yield int(json.loads(line)["step"]), line
         except (ValueError, KeyError, TypeError):
             continue
-    return kept

@@ -19,7 +19,10 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.world import World
 
 REFUSED = [
-    (["--rewards.source", "model", "--rewards.model", "absent"], "rewards.model absent is neither a folder nor a hub"),
+    (
+        ["--rewards.source", "model", "--rewards.model", "absent"],
+        "rewards.model absent is neither a folder with a sequence",
+    ),
     (["--rewards.source", "model", "--rewards.model", "three"], "rewards.model three has 3 labels"),
     (["--rewards.source", "columns"], "rewards.source is columns but the data have no score_chosen"),
     (["--clusters.backend", "cuml"], "The k-means backend cuml needs"),

@@ -42,6 +42,7 @@ def test_vllm_gets_token_ids_and_a_seed_for_each_completion_and_its_end_is_cut_o
     assert engine.options == {
         "model": "folder",
         "revision": "main",
+        "trust_remote_code": False,
         "dtype": "bfloat16",
         "max_model_len": 100,
         "seed": 4,

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import read_pretrained
 from iwpo_fast.pipeline.external_scores import scores_of_responses_in
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
@@ -35,7 +35,8 @@ from iwpo_fast.rewards import (
     scores_of_responses,
 )
 from iwpo_fast.rewards.calibrated_elsewhere import calibrated_elsewhere
-from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.classifier import WHAT as WHAT_CLASSIFIES
+from iwpo_fast.rewards.classifier import check_label, classifier_scores, source_of
 from iwpo_fast.rewards.feature_reader import FeatureReader, model_settings, tokenizer_of
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.rewards.tuning import tuned_rewards
@@ -59,22 +60,14 @@ def resumes(folder: PipelineFolder) -> Path:
 
 def check(job: PipelineJob) -> None:
     """Raise ValueError if `rewards.model` is no reward model, or its config.json not of a model with a single label."""
-    path = job.config.rewards.model
+    path, trusted = job.config.rewards.model, job.config.model.trust_remote_code
     if path is None:
         return
     if job.config.rewards.source == "iwpo":
         record = RewardModel.load(path).record
-        tokenizer_of(record, model_settings(record))
+        tokenizer_of(record, model_settings(record, trust_remote_code=trusted))
         return
-    try:
-        labels = AutoConfig.from_pretrained(model_location(path)).num_labels
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"rewards.model {path} is neither a folder nor a hub id of a model: give a sequence classifier with its "
-            "tokenizer."
-        ) from error
-    if labels != 1:
-        raise ValueError(f"rewards.model {path} has {labels} labels: give a reward model with one.")
+    check_label(read_pretrained(AutoConfig, source_of(path, trusted), WHAT_CLASSIFIES), path)
 
 
 def on_all_ranks(job: PipelineJob) -> tuple[PairFeatures, dict[str, Any]] | None:
@@ -135,7 +128,9 @@ def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.nd
     """Scores by the reward model of another run, which are calibrated already."""
     model = RewardModel.load(str(job.config.rewards.model))
     pairs, rows = job.load_pairs(), job.load_rows().without_candidates().take(job.load_pairs().row)
-    reader = FeatureReader.load(model.record, job.world).with_options(None, str(job.cache_dir()))
+    trusted = job.config.model.trust_remote_code
+    reader = FeatureReader.load(model.record, job.world, trust_remote_code=trusted)
+    reader = reader.with_options(None, str(job.cache_dir()))
     scores = model.score_rows(rows, reader)
     others = None
     unscored = np.asarray(np.isnan(scores.score).any(axis=1))
@@ -167,6 +162,7 @@ def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) 
         texts.completion,
         tokens_per_batch=job.config.optim.tokens_per_batch,
         device=job.world.device,
+        trust_remote_code=job.config.model.trust_remote_code,
     )
     if (bad := ~np.isfinite(scores)).any():
         raise ValueError(

@@ -21,7 +21,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import use_template
 from iwpo_fast.data.truncate import tails
 from iwpo_fast.data.unique import digests, numbered
-from iwpo_fast.models.load import model_location
+from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iwpo_fast.config import RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.config import CheckpointConfig, RunConfig, TrainConfig, dataclass_from
 from iwpo_fast.models.reference import keep_logps
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
@@ -23,7 +23,10 @@ NEEDS = ("prepare", "weigh")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    return reference.settings(config) | sections(config, "objective", "optim", "deterministic")
+    settings = reference.settings(config) | sections(config, "objective", "optim", "deterministic")
+    dtype = config.checkpoint.dtype
+    # Left out where it is the default, as before there was a choice, so that stages done then stay done.
+    return settings if dtype == CheckpointConfig().dtype else settings | {"saved as": dtype}
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
@@ -43,7 +46,7 @@ def on_all_ranks(job: PipelineJob) -> TrainSummary:
 
 
 def run(job: PipelineJob, summary: TrainSummary) -> Result:
-    return asdict(summary) | {"output_dir": job.folder.training.name}
+    return summary.as_json() | {"output_dir": job.folder.training.name}
 
 
 def _keep_logps(job: PipelineJob) -> None:
