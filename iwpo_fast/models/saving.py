@@ -80,7 +80,7 @@ def save(model: Model, folder: Path, state: dict[str, Tensor] | None, dtype: tor
             state = _cast(model, state or gathered(model, keep=True), dtype)
         model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     else:
-        _merged(model, state).to(dtype or torch.float32).save_pretrained(folder)
+        cast(Any, _merged(model, state)).to(dtype or torch.float32).save_pretrained(folder)
 
 
 def _cast(model: Model, state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
