@@ -157,9 +157,9 @@ class Policy(nn.Module):
         if self.layout == "padded":
             input_ids, mask, flat_index = pad(batch)
             # Padding has the last position of its row, so that a row's positions tell its length.
-            positions = {} if self.rope.limit is None else {"position_ids": mask.cumsum(1) - 1}
+            of_rows = {} if self.rope.limit is None else {"position_ids": mask.cumsum(1) - 1}
             with self.autocast():
-                output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False, **positions)
+                output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False, **of_rows)
             return output.last_hidden_state.flatten(0, 1), flat_index
         tables = (batch if batch.tables is not None else self.ready(batch)).tables
         lent = self.head.decoder.config._attn_implementation != attention.NAME

@@ -82,7 +82,7 @@ def save(
         model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
         return
     if isinstance(model, PeftModel):
-        whole, state = _merged(model, state).to(dtype or torch.float32), None
+        whole, state = cast(PreTrainedModel, cast(Any, _merged(model, state)).to(dtype or torch.float32)), None
     else:
         whole = model
         if dtype not in (None, model.dtype):

@@ -56,12 +56,13 @@ def read_written(config: DataConfig) -> tuple[Rows, Rows | None]:
     Files of a pipeline that kept no numbers, as versions before did, go by their own.
     """
     training, held_out = read_rows(config)
-    named = None if held_out is None or config.eval_path is None else _renumbered(held_out, Path(config.eval_path))
-    return _renumbered(training, Path(config.path)), named
+    named = None if held_out is None or config.eval_path is None else _renumbered(held_out, config.eval_path)
+    return _renumbered(training, config.path), named
 
 
-def _renumbered(rows: Rows, path: Path) -> Rows:
-    origin = _origin(path)
+def _renumbered(rows: Rows, path: str | list[str]) -> Rows:
+    assert isinstance(path, str)
+    origin = _origin(Path(path))
     if origin is None:
         return rows
     numbers, about = origin
