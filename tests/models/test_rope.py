@@ -89,7 +89,7 @@ def test_prompts_are_not_shared_where_a_length_could_decide(policy_of) -> None:
     assert policy_of(family, max_length=16, changes=changes).layout == "shared"
     policy = policy_of(family, max_length=17, changes=changes)
     assert policy.layout == "flat" and "above 16 tokens" in policy.layout_reason
-    with pytest.raises(ValueError, match=r"^model\.share_prompts is true but above 16 tokens .* max_length to 16 or"):
+    with pytest.raises(ValueError, match=r"^model\.share_prompts is true but above 16 tokens .*max_length to 16 or"):
         policy_of(family, max_length=17, changes=changes, share_prompts=True)
 
 
