@@ -18,6 +18,8 @@ FUNCTION = "strftime_now"
 """The one function by which a template of transformers can read the clock."""
 
 _moments: list[datetime] = []
+_is_read: list[bool] = []
+"""Whether a template reads the clock, for each of the moments."""
 
 
 class _StandingStill(datetime):
@@ -38,6 +40,7 @@ def clock_at(recorded: str | None) -> Iterator[None]:
     from transformers.utils import chat_template_utils
 
     _moments.append(datetime.fromisoformat(recorded) if recorded else _now())
+    _is_read.append(recorded is not None)
     # Templates cannot be given a function, so the one that transformers gives them reads another clock.
     module: Any = chat_template_utils
     module.datetime, before = _StandingStill, module.datetime
@@ -46,6 +49,7 @@ def clock_at(recorded: str | None) -> Iterator[None]:
     finally:
         module.datetime = before
         _moments.pop()
+        _is_read.pop()
 
 
 def moment() -> str:
@@ -53,11 +57,17 @@ def moment() -> str:
     return _now().isoformat()
 
 
+def to_keep() -> str | None:
+    """The moment, for the record of a run, once a template of it was found to read the clock."""
+    return moment() if any(_is_read[-1:]) else None
+
+
 def shown(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the chat template can write of the clock, such as a date; nothing where it does not read it."""
     source = _source(tokenizer)
     if FUNCTION not in source:
         return []
+    _is_read[:] = [True] * len(_is_read)
     formats = re.findall(rf"{FUNCTION}\(\s*(['\"])(.*?)\1\s*\)", source)
     calls = source.count(f"{FUNCTION}(")
     if not formats or len(formats) < calls:  # a format that the template makes up may show anything

@@ -80,8 +80,11 @@ def with_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_number(text: Any) -> Any:
-    with suppress(ValueError):
-        return json.loads(text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    for read in (json.loads, float):  # lists of scores, and numbers such as .5
+        with suppress(ValueError):
+            return read(text)
     return text
 
 
@@ -101,11 +104,11 @@ def numeric_columns(records: Records, numbering: Numbering) -> dict[str, np.ndar
         if len(missing) == 1:
             lacking = f"{numbering.title} lacks the column {missing.pop()}"
             raise ValueError(f"{lacking}: give both {' and '.join(couple)} or none.")
-    models = _reward_models(records, numbering.title) if SCORES[0] in present else None
+    models = _reward_models(records, numbering) if SCORES[0] in present else None
     return {name: _numbers(name, records, numbering, models if name in SCORES else None) for name in present}
 
 
-def _reward_models(records: Records, source: str) -> int | None:
+def _reward_models(records: Records, numbering: Numbering) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
     lists = (
         (number, record[name])
@@ -116,7 +119,7 @@ def _reward_models(records: Records, source: str) -> int | None:
     number, first = next(lists, (0, None))
     if first == []:
         raise ValueError(
-            f"In {source}, row {number} has an empty list of scores: give one number, or one per reward model."
+            f"{numbering.where(number)} has an empty list of scores: give one number, or one per reward model."
         )
     return None if first is None else len(first)
 

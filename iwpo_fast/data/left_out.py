@@ -32,12 +32,14 @@ class Kind(NamedTuple):
         key: the key of the message that holds it; `thinking` for what stands before `</think>` in a content.
         place: `answer` in the last message, `turn` behind the last message of the user, `earlier`.
         arguments: what else the template is given, because it may take another way then.
+        shape: of its message, for the same reason: see `_shape`.
     """
 
     role: str
     key: str
     place: str
     arguments: str
+    shape: str = ""
 
     @property
     def what(self) -> str:
@@ -118,11 +120,35 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
     last_user = max((i for i, message in enumerate(conversation) if message["role"] == "user"), default=-1)
     for i, message in enumerate(conversation):
         place = "answer" if i == last else "turn" if i > last_user else "earlier"
+        shape = _shape(message, is_first=i == 0)
         for key, value in message.items():
-            if value and key not in NO_TEXTS:
-                yield Kind(message["role"], key, place, given), i
+            if key not in NO_TEXTS and _holds_text(value):
+                yield Kind(message["role"], key, place, given, shape), i
                 if key == "content" and isinstance(value, str) and THOUGHT_END in value:
-                    yield Kind(message["role"], "thinking", place, given), i
+                    yield Kind(message["role"], "thinking", place, given, shape), i
+
+
+def _shape(message: dict[str, Any], *, is_first: bool) -> str:
+    """What templates look at: whether it is the first, what else it holds, one call or several, types of parts."""
+    held = sorted(key for key, value in message.items() if key not in NO_TEXTS and _holds_text(value))
+    content, calls = message.get("content"), message.get("tool_calls")
+    parts = sorted({_type_of(part) for part in content}) if isinstance(content, list) else []
+    return json.dumps([is_first, held, parts, isinstance(calls, list) and len(calls) > 1])
+
+
+def _type_of(part: Any) -> str:
+    return str(part.get("type")) + "".join(sorted(part)) if isinstance(part, dict) else type(part).__name__
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether there is anything to read in it."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, list | tuple):
+        return any(map(_holds_text, value))
+    if isinstance(value, dict):
+        return any(_holds_text(one) for name, one in value.items() if name != "type")
+    return value is not None and value is not False
 
 
 def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:

@@ -132,10 +132,10 @@ def _evaluation_rows(config: DataConfig, training: Rows) -> Rows:
     rows = as_conversations(rows) if is_chat else of_one_kind(rows, config.as_chat)
     if rows.conversational != training.conversational:
         kinds = [
-            f"{part.where(0)} is {'a conversation' if part.conversational else 'plain text'}"
+            f"{part.where(0).removeprefix('In ')}, is {'a conversation' if part.conversational else 'plain text'}"
             for part in (training, rows)
         ]
-        raise ValueError(f"{', and '.join(kinds)}: make training and evaluation data of one kind.")
+        raise ValueError(f"{' and '.join(kinds)}: make training and evaluation data of one kind.")
     return _named_held_out(rows)
 
 

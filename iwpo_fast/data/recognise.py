@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
+from iwpo_fast.data.forms import repeats_prompt
 from iwpo_fast.data.messages import parsed
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
@@ -67,7 +68,7 @@ class Recogniser:
         row = dict(record)
         for ours, parts in self._joined.items():
             if ours not in row:
-                row[ours] = "\n".join(text for part in parts if (text := row.get(part)))
+                row[ours] = "\n".join(text for part in parts if (text := _text_to_join(row, part)))
         if "preferred" in self._columns or (row.get("chosen") is None and row.get("rejected") is None):
             found = self._without_sides(row)
             if found is None:
@@ -104,6 +105,8 @@ class Recogniser:
             if dialogue is not None and all(_is_answer(row.get(name)) for name in ANSWERS):
                 row["prompt"] = dialogue
         if "system" in row or "history" in row:
+            if repeats_prompt(row):  # cut off here, because behind a system message the prompt is text no longer
+                row |= {name: row[name][len(row["prompt"]) :] for name in ANSWERS}
             _put_before(row)
         present = [name for name in self._asked if row.get(name)]
         if present and ("prompt" in row or all(row.get(name) is not None for name in ANSWERS)):
@@ -191,6 +194,15 @@ def _is_dialogue(value: Any) -> bool:
 def _is_answer(value: Any) -> bool:
     """Text, or messages that begin with the assistant's."""
     return isinstance(value, str) or (_is_dialogue(value) and value[0]["role"] == "assistant")
+
+
+def _text_to_join(row: Row, part: str) -> str | None:
+    text = row.get(part)
+    if not isinstance(text, str | None):
+        raise ValueError(
+            f"has a {part} of type {type(text).__name__}, which data.columns joins to other text: make it a string."
+        )
+    return text
 
 
 def _put_before(row: Row) -> None:

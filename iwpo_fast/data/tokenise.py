@@ -51,7 +51,7 @@ def tokenise(
             reference log-probs is cut, or nothing is left.
     """
     rows = for_model(rows, tokenizer, config.as_chat, config.chat_template)
-    encoded, seams, unwritten = _checked_encoding(rows, tokenizer, config, progress)
+    encoded, seams, not_written = _checked_encoding(rows, tokenizer, config, progress)
     if rows.candidates is not None:
         encoded = replace(encoded, candidates=candidate_tokens(rows, encoded, tokenizer, config, progress))
     pairs, counts = _cut(rows, encoded, config, tokenizer.bos_token_id)
@@ -67,7 +67,7 @@ def tokenise(
         unread=rows.unread,
         plain_for_chat=not rows.conversational and tokenizer.chat_template is not None,
         seams=counted_seams(seams),
-        left_out=unwritten,
+        left_out=not_written,
         with_context=int((pairs.tokens_trained < _lengths(pairs)).any(1).sum()),
         **counts,
     )
@@ -95,8 +95,8 @@ def tokenise_all(
         ValueError: a row does not fit the tokenizer or the limit and the policies do not allow for it, or nothing is
             left.
     """
-    encoded, _, unwritten = _checked_encoding(rows, tokenizer, config, progress=True)
-    for line in left_out_lines(unwritten):
+    encoded, _, not_written = _checked_encoding(rows, tokenizer, config, progress=True)
+    for line in left_out_lines(not_written):
         logger.warning("%s: %s", rows.source, line)
     group = np.arange(len(encoded)) if together is None else together[encoded.row]
     policy, bos = config.truncation, tokenizer.bos_token_id
@@ -118,14 +118,14 @@ def _checked_encoding(
     """
     check_limits(config, "data")
     use_template(rows, tokenizer, config)
-    unwritten = _unwritten(rows, tokenizer, config)
+    not_written = unwritten(rows, tokenizer, config)
     encoded, seams = _encoded(rows, tokenizer, config, progress)
     _check_mismatches(rows, encoded, config)
     _check_lengths(rows, encoded, config)
-    return encoded, seams, unwritten
+    return encoded, seams, not_written
 
 
-def _unwritten(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> dict[str, int]:
+def unwritten(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> dict[str, int]:
     """What the chat template does not write, in words, and of how many rows; an answer or a message is refused."""
     if not rows.conversational:
         return {}

@@ -40,6 +40,6 @@ def scores_of_responses_in(rows: Rows, pairs: Pairs) -> tuple[np.ndarray, np.nda
     other = (score != score[first[which]]).any(axis=1)
     if other.any():
         pair = int(other.argmax())
-        two = rows.where(row[first[which[pair]]]), rows.where(row[pair]).removeprefix("In ")
-        raise ValueError(f"{' and '.join(two)} give a completion different scores: give it one.")
+        two = f"rows {rows.numbers[row[first[which[pair]]]]} and {rows.numbers[row[pair]]}"
+        raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
     return response, score

@@ -35,13 +35,13 @@ def check_given(job: PipelineJob) -> None:
     tokenizer = load_tokenizer(config.model, rows.texts())
     with _place_of_tokens(job) as place:
         data = replace(config.data, cache_dir=str(place))
-        pairs, _ = tokenise(rows, tokenizer, data, progress=True)
+        pairs, ledger = tokenise(rows, tokenizer, data, progress=True)
         if held_out is not None:
             tokenise(held_out.without_candidates(), tokenizer, data)
     _check_rewards(config, rows, pairs)
     _check_objective(config, rows, pairs)
     looks = look_at(rows, typical(pairs), tokenizer, config.data, config.objective.label_smoothing)
-    print("\n".join(preview_lines(looks, tokenizer, rows.source)))
+    print("\n".join([*ledger.lines(), *preview_lines(looks, tokenizer, rows.source)]))
 
 
 @contextlib.contextmanager

@@ -112,11 +112,12 @@ class Manifest:
     def _save(self, stage: str, entry: dict[str, Any]) -> None:
         self._entries[stage] = entry
         self.threads = self.threads or torch.get_num_threads()
-        self.clock = self.clock or clock.moment()
+        self.clock = self.clock or clock.to_keep()
         self._write()
 
     def _write(self) -> None:
-        save_json(self._path, {"threads": self.threads, "clock": self.clock, "stages": self._entries})
+        kept = {"threads": self.threads} | ({"clock": self.clock} if self.clock else {})
+        save_json(self._path, kept | {"stages": self._entries})
 
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:

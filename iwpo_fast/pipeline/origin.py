@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ def origin_of(path: Path) -> Path:
 
 def save_origin(path: Path, rows: Rows) -> None:
     """Keep the source and the numbers of the rows that `path` holds."""
-    about = {"source": rows.source, "files": json.dumps(rows.files)}
-    save_tensors(origin_of(path), {"number": torch.from_numpy(rows.numbers)}, about)
+    source = json.dumps([rows.source, rows.files])  # one entry, because safetensors writes several in any order
+    save_tensors(origin_of(path), {"number": torch.from_numpy(rows.numbers)}, {"source": source})
 
 
 def save_lines(path: Path, prepared: Path, lines: np.ndarray) -> None:
@@ -65,18 +66,18 @@ def _renumbered(rows: Rows, path: str | list[str]) -> Rows:
     origin = _origin(Path(path))
     if origin is None:
         return rows
-    numbers, about = origin
-    files = tuple((name, before) for name, before in json.loads(about.get("files", "[]")))
-    return replace(rows, numbers=numbers[rows.numbers - 1], source=about["source"], files=files)
+    numbers, (source, files) = origin
+    files = tuple((name, before) for name, before in files)
+    return replace(rows, numbers=numbers[rows.numbers - 1], source=source, files=files)
 
 
-def _origin(path: Path) -> tuple[np.ndarray, dict[str, str]] | None:
+def _origin(path: Path) -> tuple[np.ndarray, list[Any]] | None:
     """int64 [N], the number in the source of each row of `path`, and what names the source."""
     if not origin_of(path).exists():
         return None
     with safe_open(origin_of(path), framework="np") as file:
         about = file.metadata()
         if "source" in about:
-            return file.get_tensor("number"), about
+            return file.get_tensor("number"), json.loads(about["source"])
         lines, before = file.get_tensor("line"), _origin(path.parent / about["of"])
     return None if before is None else (before[0][lines], before[1])

@@ -80,10 +80,12 @@ def training_work(policy: Policy, pairs: PairsToRun, optim: OptimConfig, seed: i
 
 
 def self_test_work(policy: Policy, pairs: PairsToRun, config: TrainConfig) -> Work:
-    """The first micro-batch once more, as one process deals it."""
+    """The longest and the shortest pair, each alone and both together, and the first micro-batch of one process."""
     rows = step_rows(pairs.size, 0, pairs_per_step=config.optim.pairs_per_step, seed=config.seed)
-    tokens = pairs.tokens(policy.layout)
-    return pairs.work(policy.layout, [micro_batches(rows, tokens, budget=config.optim.tokens_per_batch)[0][:1]])
+    whole = pairs.tokens("flat")
+    extremes = np.unique([whole.argmax(), whole.argmin()])
+    first = _dealt(policy.layout, pairs, rows, config.optim, 1)[0][0]
+    return pairs.work(policy.layout, [[*np.split(extremes, len(extremes)), extremes, first]])
 
 
 def evaluations(config: TrainConfig, steps: int) -> int:

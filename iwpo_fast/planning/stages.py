@@ -73,12 +73,12 @@ def weigh(setting: Setting) -> Estimate:
 
 
 def train(setting: Setting) -> Estimate:
-    """All steps, the evaluations around them, and the first micro-batch once more for the self-test."""
+    """All steps, the evaluations around them, and the micro-batches of the self-test."""
     config, pairs, policy = setting.config, setting.trained, setting.policy
     mixture = Mixture.of(config.objective)
     steps = optimizer_steps(config.optim, pairs.size)[1]
     trained = training_work(policy, pairs, config.optim, config.seed, setting.gpus)
-    forward = self_test_work(policy, pairs, config) if config.self_test and mixture.uses_reference else Work()
+    forward = self_test_work(policy, pairs, config) if config.self_test else Work()
     if mixture.needs_step_logps:  # the statistics of a step need its log-probs first
         forward = forward.beside(trained)
     held_out = None if mixture.reads(Reads.SCORES) and isinstance(config, RunConfig) else setting.held_out

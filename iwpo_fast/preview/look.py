@@ -13,7 +13,7 @@ from iwpo_fast.data.context import is_trained, token_ids
 from iwpo_fast.data.encode import encode_rows
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.rows import Rows
-from iwpo_fast.data.tokenise import use_template
+from iwpo_fast.data.tokenise import unwritten, use_template
 from iwpo_fast.data.truncate import cut, too_long
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def look_at(
     some = rows.without_candidates().take(np.array(list(wanted.values()), dtype=np.int64))
     some = for_model(some, tokenizer, config.as_chat, config.chat_template)
     use_template(some, tokenizer, config)
+    unwritten(some, tokenizer, config)  # refuses what training would refuse
     encoded, _ = encode_rows(some, tokenizer, config)
     place = {int(row): i for i, row in enumerate(encoded.row)}
     looks = []

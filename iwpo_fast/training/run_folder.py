@@ -83,7 +83,8 @@ class RunFolder(OutputFolder):
         threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
-        save_json(self.record, record | {"clock": clock.moment()})
+        moment = clock.to_keep()
+        save_json(self.record, record | ({"clock": moment} if moment else {}))
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
 

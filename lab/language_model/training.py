@@ -30,7 +30,8 @@ def train_arm(world: LabWorld, data: ArmData, settings: LabSettings) -> Policy:
     pairs, alone = arm_pairs(world, data), World.start("cpu")
     optim = replace(settings.optim, pairs_per_step=round(settings.optim.pairs_per_step * len(pairs) / len(world.pairs)))
     loss = PreferenceLoss(objective_of(data, settings.beta))
-    loss.check_data(pairs, "the world's pairs")
+    smoothing = 0.0 if pairs.label_smoothing is None else pairs.label_smoothing
+    loss.mixture.check_columns(pairs.columns, smoothing, "the world's pairs")
     config = TrainConfig(
         data=DataConfig(path=""), objective=objective_of(data, settings.beta), optim=optim, seed=world.seed
     )

@@ -191,5 +191,5 @@ def test_a_reward_model_that_cannot_be_taken_is_refused_before_anything_is_made(
 def test_pairs_that_the_reward_model_drops_are_named(copied) -> None:
     config = toy_config(rewards=RewardConfig(source="iwpo", model=str(FOLDER)), output_dir="long")
     config.data.truncation = "truncate_completion"
-    with pytest.raises(ValueError, match=r"row 7 \(the first of 2\) has no score.*longer than 96 tokens"):
+    with pytest.raises(ValueError, match=r"row 8 \(the first of 2\) has no score.*longer than 96 tokens"):
         stages_done(config)

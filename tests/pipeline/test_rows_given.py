@@ -65,7 +65,7 @@ def test_two_scores_of_one_response_are_named_by_their_lines(place, capsys) -> N
     second["score_chosen"] += 1
     write(rows)
     said = refused(capsys, *COLUMNS, *ALL)
-    assert f"In {DATA}, row {i + 4} and {DATA}, row {j + 4} give a completion different scores" in said
+    assert f"a completion has different scores in different pairs, rows {i + 4} and {j + 4}" in said
 
 
 def test_too_few_prompts_for_the_folds_are_seen_before_the_reference_pass(place, capsys) -> None:
