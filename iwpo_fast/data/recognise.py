@@ -200,7 +200,7 @@ def _text_to_join(row: Row, part: str) -> str | None:
     text = row.get(part)
     if not isinstance(text, str | None):
         raise ValueError(
-            f"has a {part} of type {type(text).__name__}, which data.columns joins to other text: make it a string."
+            f"has a value of type {type(text).__name__} in {part}, which data.columns joins to text: make it a string."
         )
     return text
 

@@ -153,3 +153,48 @@ def test_a_part_that_is_no_text_is_refused(kind, write) -> None:
     }
     with pytest.raises(ValueError, match=rf"row 2 has a part of the type {kind} in prompt, and only text"):
         tokenised(write, tokenizer_of("vision"), ROW, seen)
+
+
+FIRST_SYSTEM = (
+    "{% for m in messages %}{% if m.role != 'system' or loop.first %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALLS_OR_CONTENT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}{{ m.tool_calls[0].function.name }} "
+    "{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SYSTEM = {"role": "system", "content": "in capitals"}
+ASIDE = [{"role": "assistant", "content": "I look", "tool_calls": [CALL]}]
+TWO_CALLS = [{"role": "assistant", "content": None, "tool_calls": [CALL, CALL]}]
+
+
+@pytest.mark.parametrize(
+    ("template", "written", "lost"),
+    [
+        (
+            FIRST_SYSTEM,
+            {"prompt": [SYSTEM, user("look")]},
+            {"prompt": [user("look"), assistant("well"), SYSTEM, user("so")]},
+        ),
+        (CALLS_OR_CONTENT, {"chosen": WITH_CALL}, {"chosen": ASIDE}),
+        (CALLS_OR_CONTENT, {"chosen": WITH_CALL}, {"chosen": TWO_CALLS}),
+        (
+            FAMILIES["mistral"],
+            {"prompt": [SYSTEM | {"content": " "}, user("look")]},
+            {"prompt": [SYSTEM, user("look")]},
+        ),
+    ],
+    ids=["a later system message", "a text beside a call", "a second call", "a text behind a blank one"],
+)
+def test_what_is_written_in_one_place_hides_nothing_that_is_not_in_another(template, written, lost, write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=r"row 2 has what the chat template does not write"):
+        tokenised(write, tokenizer, ROW | written, ROW | lost)
+
+
+def test_a_part_of_another_type_is_looked_at_by_itself(write) -> None:
+    thought = [{"type": "thinking", "thinking": "first I look"}, {"type": "text", "text": "blue"}]
+    with pytest.raises(ValueError, match=r"row 2 has what the chat template does not write"):
+        tokenised(write, tokenizer_of("qwen2.5"), ROW, ROW | {"chosen": [assistant(thought)]})

@@ -157,3 +157,19 @@ def test_candidates_of_one_message_and_ranks_of_them(write) -> None:
     rows = read_rows(write([row]))[0]
     assert (rows.prompt[0], rows.chosen[0], rows.rejected[0]) == (ASKED, YES, NO)
     assert rows.candidates is not None and rows.candidates.texts == [[{"role": "assistant", "content": "c"}]]
+
+
+def test_a_prompt_that_answers_repeat_is_cut_off_behind_a_system_text_too(write) -> None:
+    asked = {"prompt": "And is it so?", "chosen": "And is it so? Yes.", "rejected": "And is it so? No."}
+    rows = read_rows(write([asked | {"system": "Be brief."}]))[0]
+    assert [message["content"] for message in rows.prompt[0]] == ["Be brief.", "And is it so?"]
+    assert [message["content"] for message in (*rows.chosen[0], *rows.rejected[0])] == [" Yes.", " No."]
+
+
+@pytest.mark.parametrize("value", [5, ["x"]])
+def test_a_joined_column_that_is_no_text_is_one_sentence(value, write) -> None:
+    row = {"instruction": "Is", "input": value, "chosen": "A", "rejected": "B"}
+    with pytest.raises(
+        ValueError, match=rf"row 1 has a value of type {type(value).__name__} in input, which data\.columns joins"
+    ):
+        read_rows(write([row], columns={"prompt": "instruction+input"}))
