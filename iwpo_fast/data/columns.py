@@ -18,7 +18,10 @@ WEIGHTS = ("weight", "label_smoothing")
 SCORES = ("score_chosen", "score_rejected")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 NUMBERS = (*WEIGHTS, "cluster", *SCORES, *REFERENCE)
-ASKED = ("question", "input", "instruction", "system", "history", "context", "query")
+ASKED = (
+    *("question", "input", "instruction", "system", "history", "context", "query"),
+    *("user_prompt", "system_prompt", "problem", "document", "documents", "passage", "article", "post"),
+)
 """Names under which people keep the prompt or a part of it; none is left out without a word."""
 UNPAIRED = ("label", "labels", "kto_tag")
 PUBLIC = (

@@ -25,7 +25,13 @@ def repeats_prompt(row: Mapping[str, Any]) -> bool:
     prompt = row.get("prompt")
     if isinstance(prompt, str) and len(prompt.split()) < FEWEST_WORDS:
         return False
-    return all(_begins_with(prompt, row.get(name)) for name in ("chosen", "rejected"))
+    return all(_repeated(prompt, row.get(name)) is not None for name in ("chosen", "rejected"))
+
+
+def without_prompt(prompt: Any, completion: Any) -> Any:
+    """The completion, without the prompt that it begins with if it does."""
+    length = _repeated(prompt, completion)
+    return completion if length is None else completion[length:]
 
 
 def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Text, Text, Text]:
@@ -53,7 +59,7 @@ def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Te
     prompt = row.get("prompt")
     chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
     if repeats_prompt(row):
-        chosen, rejected = chosen[len(row["prompt"]) :], rejected[len(row["prompt"]) :]
+        chosen, rejected = (without_prompt(row["prompt"], side) for side in (chosen, rejected))
     if isinstance(chosen, str) and isinstance(rejected, str):
         parts = _from_strings(prompt, chosen, rejected)
     elif isinstance(chosen, list) and isinstance(rejected, list):
@@ -158,10 +164,22 @@ def _is_content(content: Any) -> bool:
     return isinstance(content, str | None)
 
 
-def _begins_with(prompt: Any, completion: Any) -> bool:
-    """Both are strings, or both lists of messages, and the prompt is not empty."""
-    alike = isinstance(prompt, str | list) and isinstance(completion, type(prompt))
-    return alike and bool(prompt) and completion[: len(prompt)] == prompt
+def _repeated(prompt: Any, completion: Any) -> int | None:
+    """How much of the completion, characters or messages, is the prompt; None where it does not begin with it.
+
+    White space at the end of a text does not count, nor what messages have beside role and content.
+    """
+    if not prompt or not isinstance(prompt, str | list) or not isinstance(completion, type(prompt)):
+        return None
+    if isinstance(prompt, str):
+        beginning = prompt if completion.startswith(prompt) else prompt.rstrip()
+        return len(beginning) if beginning and completion.startswith(beginning) else None
+    asked, said = ([_spoken(turn) for turn in turns] for turns in (prompt, completion[: len(prompt)]))
+    return len(prompt) if asked == said else None
+
+
+def _spoken(turn: Any) -> Any:
+    return (turn.get("role"), turn.get("content")) if isinstance(turn, dict) and not turn.get("tool_calls") else turn
 
 
 def _must_be_text_or_absent(prompt: Any) -> None:

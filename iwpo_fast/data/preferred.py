@@ -76,7 +76,8 @@ def _written(value: Any) -> str:
         return str(value).lower()
     number = _number(value)
     if number is None:
-        return str(value).strip()
+        text = str(value).strip()
+        return text.lower() if text.lower() in ("true", "false") else text
     return str(int(number)) if number.is_integer() else str(number)
 
 

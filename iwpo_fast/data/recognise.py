@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
-from iwpo_fast.data.forms import repeats_prompt
+from iwpo_fast.data.forms import repeats_prompt, without_prompt
 from iwpo_fast.data.messages import parsed
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
@@ -82,8 +82,8 @@ class Recogniser:
                 row[name] = [_conversation(value, one=True) for value in row[name]]
         if row.get("ranked") is not None:
             row |= _by_rank(row.pop("ranked"))
-        if all(_is_list_as_text(row.get(name)) for name in ("prompt", *ANSWERS)):
-            raise ValueError("has lists as JSON text in prompt, chosen and rejected: make them strings, or messages.")
+        if all(_is_list_as_text(row.get(name)) for name in ANSWERS):
+            raise ValueError("has lists as JSON text in chosen and rejected: make them strings, or messages.")
         return self._asked_for(row)
 
     def _without_sides(self, row: Row) -> Row | None:
@@ -106,7 +106,7 @@ class Recogniser:
                 row["prompt"] = dialogue
         if "system" in row or "history" in row:
             if repeats_prompt(row):  # cut off here, because behind a system message the prompt is text no longer
-                row |= {name: row[name][len(row["prompt"]) :] for name in ANSWERS}
+                row |= {name: without_prompt(row["prompt"], row[name]) for name in ANSWERS}
             _put_before(row)
         present = [name for name in self._asked if row.get(name)]
         if present and ("prompt" in row or all(row.get(name) is not None for name in ANSWERS)):
@@ -136,7 +136,7 @@ def _conversation(value: Any, *, one: bool) -> Any:
         one: a single message is a list of it.
     """
     if isinstance(value, str):
-        if value[:1] not in ("[", "{"):
+        if value.lstrip()[:1] not in ("[", "{"):
             return value
         value = _from_text(value)
     if isinstance(value, dict) and one and _speaks(value):
@@ -157,12 +157,11 @@ def _from_text(text: str) -> Any:
 
 
 def _is_list_as_text(value: Any) -> bool:
-    """Whether a text is a list of strings as JSON, such as the turns of one side."""
-    if not isinstance(value, str) or not value.startswith('["'):
+    """Whether a text is a list of strings as JSON or as Python source, such as the turns of one side."""
+    if not isinstance(value, str) or not value.lstrip().startswith(('["', "['")):
         return False
-    with suppress(ValueError, RecursionError):
-        return all(isinstance(part, str | None) for part in json.loads(value))
-    return False
+    parts = parsed(value)
+    return isinstance(parts, list) and all(isinstance(part, str | None) for part in parts)
 
 
 def _speaks(turn: Mapping[str, Any]) -> bool:
@@ -176,7 +175,8 @@ def _message(turn: Any) -> Message:
         return {"role": "assistant", "content": "", "tool_calls": _calls(turn["value"])}
     if turn["from"] not in ROLES:
         raise ValueError(f"has a message from {turn['from']!r}: use {', '.join(ROLES)} or function_call.")
-    return {"role": ROLES[turn["from"]], "content": turn["value"]}
+    others = {name: value for name, value in turn.items() if name not in ("from", "value") and value is not None}
+    return {"role": ROLES[turn["from"]], "content": turn["value"]} | others
 
 
 def _calls(text: str) -> list[dict[str, Any]]:
@@ -271,8 +271,8 @@ def _strings(value: Any) -> Iterator[str]:
     """All text in a value, whatever its form."""
     if isinstance(value, str):
         yield value.strip()
-    elif isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+    elif _is_dialogue(value):
         yield from (text.strip() for text in contents(value))
-    elif isinstance(value, list):
-        for part in value:
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
             yield from _strings(part)

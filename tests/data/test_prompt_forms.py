@@ -147,3 +147,16 @@ def test_long_common_beginnings_are_found() -> None:
 def test_an_implicit_prompt_is_as_long_as_the_words_allow() -> None:
     assert split_strings("Q: 1+1?\nA: 2", "Q: 1+1?\nA: 3") == ("Q: 1+1?\nA:", " 2", " 3")
     assert split_strings("say (yes)", "say (no)") == ("say (", "yes)", "no)")
+
+
+@pytest.mark.parametrize("prompt", ["And is it so? \n", "And is it so?"])
+def test_a_repeated_prompt_is_cut_off_whatever_white_space_ends_it(prompt) -> None:
+    row = {"prompt": prompt, "chosen": "And is it so? Yes.", "rejected": "And is it so? No."}
+    assert canonical(row) == (prompt, " Yes.", " No.")
+
+
+def test_a_repeated_message_may_have_other_keys() -> None:
+    asked = {"role": "user", "content": "And is it so?"}
+    yes, no = ({"role": "assistant", "content": text} for text in ("Yes.", "No."))
+    row = {"prompt": [asked | {"id": "7"}], "chosen": [asked, yes], "rejected": [asked, no]}
+    assert canonical(row) == ([asked | {"id": "7"}], [yes], [no])

@@ -173,3 +173,28 @@ def test_a_joined_column_that_is_no_text_is_one_sentence(value, write) -> None:
         ValueError, match=rf"row 1 has a value of type {type(value).__name__} in input, which data\.columns joins"
     ):
         read_rows(write([row], columns={"prompt": "instruction+input"}))
+
+
+def test_keys_beside_from_and_value_are_kept(write) -> None:
+    answers = {
+        name: {"from": "gpt", "value": text, "thinking": "well"} for name, text in (("chosen", "a"), ("rejected", "b"))
+    }
+    rows = read_rows(write([{"prompt": [{"from": "human", "value": "q"}]} | answers]))[0]
+    assert rows.chosen == [[{"role": "assistant", "content": "a", "thinking": "well"}]]
+
+
+@pytest.mark.parametrize("context", [{"contexts": ["lost"]}, [{"title": "t", "text": "lost"}], "lost"])
+def test_a_context_in_any_form_is_counted_beside_a_prompt(context, write) -> None:
+    assert read_rows(write([PAIR | {"context": context}]))[0].unread == {"context": 1}
+
+
+@pytest.mark.parametrize("name", ["user_prompt", "problem", "document"])
+def test_a_question_under_a_common_name_is_asked_for(name, write) -> None:
+    with pytest.raises(ValueError, match=f"row 1 has no prompt and text in {name}: name the prompt"):
+        read_rows(write([SIDES | {name: "why"}]))
+
+
+@pytest.mark.parametrize("lists", [("['a']", "['b']"), ('["a"]', '["b"]'), (' ["a"]', ' ["b"]')])
+def test_answers_that_are_lists_as_text_are_refused_whatever_the_prompt(lists, write) -> None:
+    with pytest.raises(ValueError, match="row 1 has lists as JSON text in chosen and rejected"):
+        read_rows(write([{"prompt": "q", "chosen": lists[0], "rejected": lists[1]}]))
