@@ -86,7 +86,11 @@ def _answers(texts: list[Text], prompts: list[Text]) -> list[Text]:
 
 
 def _answer(text: Text, prompt: Text) -> Text:
+    """As the assistant's message; an answer to a dialogue may go on with further turns, which are messages too."""
     if not isinstance(text, str):
         return text
-    is_turn = isinstance(prompt, str) and bool(_turns(prompt))
-    return [{"role": "assistant", "content": text.strip() if is_turn else text}]
+    if not (isinstance(prompt, str) and _turns(prompt)):
+        return [{"role": "assistant", "content": text}]
+    own, *later = TURN.split(text)
+    turns = [(ASSISTANT, own), *zip(later[::2], later[1::2], strict=True)]
+    return [{"role": ROLES[mark], "content": words.strip()} for mark, words in turns]

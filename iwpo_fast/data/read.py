@@ -234,9 +234,19 @@ def _candidates(rows: list[RowOfPairs]) -> Candidates | None:
     )
 
 
+RESERVED = {
+    *("conversation", "messages", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict"),
+    *("return_tensors", "chat_template", "padding", "truncation", "max_length"),
+}
+
+
 def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a row gives its chat template: the keys of `chat_template_kwargs`, and `tools` as a list."""
     keywords = _unpacked(record, "chat_template_kwargs", dict, "an object")
+    if reserved := RESERVED & (keywords or {}).keys():
+        raise ValueError(
+            f"has {min(reserved)} in chat_template_kwargs, which rendering decides by itself: leave it out there."
+        )
     tools = _unpacked(record, "tools", list, "a list of tools")
     return (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
 

@@ -163,12 +163,26 @@ def _table(path: Path, delimiter: str) -> NumberedRows:
     with _bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         rows = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
+            _check_head(path, list(rows.fieldnames or ()), delimiter)
             for number, row in enumerate(rows, start=1):
                 if None in row or None in row.values():
                     raise ValueError(f"{path} has more or fewer cells in row {number} than in its head: correct it.")
                 yield number, {name: cell if cell else None for name, cell in row.items()}
         except (csv.Error, UnicodeDecodeError) as error:
             raise unreadable(path, "CSV", error) from error
+
+
+def _check_head(path: Path, names: list[str], delimiter: str) -> None:
+    """Raise ValueError for a head that names a column twice, or that other characters separate."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has two columns {twice[0]}: rename one.")
+    others = {";": "semicolons", "\t": "tabs", ",": "commas"}
+    if len(names) == 1 and (found := [word for mark, word in others.items() if mark != delimiter and mark in names[0]]):
+        raise ValueError(f"{path} has a head that {found[0]} separate: write it with commas, or as .tsv with tabs.")
+    spaced = [name for name in names if name != name.strip()]
+    if spaced:
+        raise ValueError(f"{path} has spaces around the name of its column {spaced[0].strip()}: take them out.")
 
 
 def _parquet(path: Path, wanted: Container[str]) -> Opened:

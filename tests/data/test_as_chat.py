@@ -90,3 +90,18 @@ def test_evaluation_rows_are_conversations_where_training_rows_are(write, tmp_pa
     config = write([CHAT, PLAIN], as_chat="auto", eval_path=str(tmp_path / "eval.jsonl"))
     held_out = read_rows(config)[1]
     assert held_out is not None and texts(held_out) == [tuple(CHAT.values())]
+
+
+def test_later_turns_of_an_answer_in_hh_form_are_messages_of_their_own(write) -> None:
+    row = {
+        "prompt": "\n\nHuman: Is it?\n\nAssistant:",
+        "chosen": " Yes.\n\nHuman: And so?\n\nAssistant: It is.",
+        "rejected": " No.",
+    }
+    rows = read_rows(write([row], as_chat=True))[0]
+    assert [(turn["role"], turn["content"]) for turn in rows.chosen[0]] == [
+        ("assistant", "Yes."),
+        ("user", "And so?"),
+        ("assistant", "It is."),
+    ]
+    assert rows.rejected == [[{"role": "assistant", "content": "No."}]]

@@ -184,3 +184,18 @@ def test_numbers_and_lists_stand_in_csv_as_text(tmp_path) -> None:
     rows = read(str(tmp_path / "x.csv"))
     assert texts(rows) == [("12", "7", "8")]
     assert (rows.columns["weight"].tolist(), rows.columns["score_chosen"].tolist()) == ([0.5], [0.1])
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("prompt,chosen,chosen,rejected", "two columns chosen: rename one"),
+        ("prompt;chosen;rejected", "a head that semicolons separate"),
+        ("prompt, chosen, rejected", "spaces around the name of its column chosen"),
+    ],
+)
+def test_a_head_that_hides_columns_is_refused(head, said, tmp_path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"{head}\n{'x,' * head.count(',')}x\n")
+    with pytest.raises(ValueError, match=said):
+        read_rows(DataConfig(path=str(path), eval_fraction=0.0))

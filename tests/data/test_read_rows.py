@@ -367,3 +367,10 @@ def test_an_empty_list_of_scores_is_named_by_its_row(write) -> None:
     row = {"prompt": "p\n", "chosen": "a", "rejected": "b", "score_chosen": [], "score_rejected": []}
     with pytest.raises(ValueError, match=r"^In pairs\.jsonl, row 1 has an empty list of scores"):
         read_rows(write([row]))
+
+
+@pytest.mark.parametrize("name", ["tokenize", "messages", "add_generation_prompt"])
+def test_what_rendering_decides_is_no_argument_of_a_row(name, write) -> None:
+    talk = {side: [{"role": "user", "content": side}] for side in ("prompt", "chosen", "rejected")}
+    with pytest.raises(ValueError, match=rf"row 1 has {name} in chat_template_kwargs, which rendering decides"):
+        read_rows(write([talk | {"chat_template_kwargs": {name: True}}]))
