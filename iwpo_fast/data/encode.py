@@ -16,7 +16,7 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.render import Renderer
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.data.seams import AS_IS, COMMON, Seam, Texts, after_common_beginning, mended
-from iwpo_fast.data.turns import UnknownTurns, assistant_spans, inside
+from iwpo_fast.data.turns import UnknownTurns, assistant_spans, has_marks, inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -166,10 +166,13 @@ class _RowEncoder:
         ]
 
     def _has_others(self, row: int, side: int, texts: Texts, seam: Seam) -> bool:
-        """Whether an answer may hold tokens of others: it has several turns, or begins before the assistant's."""
+        """Whether an answer may hold tokens of others: it has several turns, or marks, or begins before its own."""
         answer = self.sides[side][row]
         if len(answer) != 1 or not is_assistants(answer[0]):  # type: ignore[arg-type]
             return bool(answer)
+        assert self.render.chat is not None
+        if has_marks(self.render.chat, self.render.arguments(row)):
+            return True
         return seam.how == COMMON and not self._begins_with_the_answer(row, side, texts)
 
     def _begins_with_the_answer(self, row: int, side: int, texts: Texts) -> bool:

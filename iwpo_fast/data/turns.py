@@ -40,6 +40,11 @@ def assistant_spans(chat: ChatTemplate, conversation: Conversation, first: int, 
     return _in_both(turns, marked) if marked else turns
 
 
+def has_marks(chat: ChatTemplate, arguments: dict[str, Any]) -> bool:
+    """Whether the template has `{% generation %}` marks."""
+    return bool(GENERATION_MARKS.search(chat.tokenizer.get_chat_template(None, arguments.get("tools"))))
+
+
 def _turns(chat: ChatTemplate, conversation: Conversation, whole: str, first: int, arguments: dict[str, Any]) -> Spans:
     spans = []
     for turn in range(first, len(conversation)):
@@ -75,9 +80,9 @@ def _marked_spans(chat: ChatTemplate, conversation: Conversation, whole: str, ar
     """The spans between generation marks; none where the template has no marks, or they do not tell."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    template = chat.tokenizer.get_chat_template(None, arguments.get("tools"))
-    if not GENERATION_MARKS.search(template):
+    if not has_marks(chat, arguments):
         return []
+    template = chat.tokenizer.get_chat_template(None, arguments.get("tools"))
     # As `apply_chat_template` calls it, which gives tokens where these are characters.
     found: Any = render_jinja_template(
         conversations=[chat.in_form(conversation)],

@@ -133,3 +133,18 @@ def test_a_token_across_the_edge_of_a_turn_is_not_inside() -> None:
     assert inside([(2, 5)], offsets).tolist() == [False, True, False, False]
     assert inside([(7, 9)], offsets).tolist() == [False] * 4  # the white space before the last is its own
     assert inside([(6, 9)], offsets).tolist() == [False, False, False, True]
+
+
+def test_generation_marks_hold_for_answers_of_one_turn_too(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "<|im_end|>{% endgeneration %}\nEND OF TURN\n{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    pairs, _ = tokenised(
+        write, tokenizer, {"prompt": [user("q")], "chosen": [assistant("yes")], "rejected": [assistant("no")]}
+    )
+    stored = pairs.chosen[0]
+    assert tokenizer.decode(token_ids(stored)) == "yes<|im_end|>END OF TURN\n"
+    assert tokenizer.decode(stored[is_trained(stored)]) == "yes<|im_end|>"
