@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,8 +104,17 @@ class _Reader:
         if self._paths is None:
             yield self._place.title, _dataset(self._place, self._wanted)
             return
-        for path in self._paths:
-            yield path.name, open_file(path, self._wanted)
+        for name, path in zip(_names(self._paths), self._paths, strict=True):
+            yield name, open_file(path, self._wanted)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """As much of the end of every path as tells them apart."""
+    for parts in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return names
+    return [str(path) for path in paths]
 
 
 def _dataset(place: Place, wanted: Container[str]) -> Opened:

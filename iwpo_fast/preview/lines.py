@@ -65,7 +65,9 @@ def preview_lines(
 
 
 def _lines_of(look: Look, reader: _Reader, width: int, *, full: bool) -> Iterator[list[Span]]:
-    name = look.name if look.name.startswith("row") else f"{look.name}, row {look.number}"
+    name = look.name if look.name.startswith("row") else f"{look.name}, {look.place}"
+    if name.startswith("row") and not look.place.startswith("row"):
+        name += f", which is {look.place}"
     heading = [Span(name, "name"), Span(f": {_numbers(look)}")]
     for i, line in enumerate(wrapped(heading, width - 2, at_new_lines=False)):
         yield [Span("  "), *line] if i else line

@@ -47,6 +47,7 @@ class Look(NamedTuple):
     Attributes:
         name: why it is shown, such as `longest`.
         number: its row in the source, from 1.
+        place: the same in words, with the file where the source has several.
         parts: by name; empty where the tokens of the completions do not follow those of the prompt.
         columns: numbers that the data bring for it, weight and label smoothing among them; lists by several models.
         left_out: why it is not trained on, None if it is.
@@ -54,6 +55,7 @@ class Look(NamedTuple):
 
     name: str
     number: int
+    place: str
     parts: dict[str, Part]
     columns: dict[str, np.ndarray]
     left_out: str | None
@@ -111,7 +113,9 @@ def look_at(
             if whole is None
             else _parts(whole, left, tokenizer.bos_token_id, trained=left is not None and weight != 0)
         )
-        looks.append(Look(name, int(some.numbers[row]), parts, columns, reason))
+        number = int(some.numbers[row])
+        place = some.where(row).removeprefix("In ") if some.files else f"row {number}"
+        looks.append(Look(name, number, place, parts, columns, reason))
     return looks
 
 

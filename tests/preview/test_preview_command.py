@@ -93,3 +93,17 @@ def test_a_dry_run_shows_the_same_pairs(data, capsys, command) -> None:
     assert main([command, *flags, "--dry_run", "true"]) == 0
     assert block in capsys.readouterr().out
     assert not Path("out").exists()
+
+
+def test_rows_of_several_files_are_named_by_their_file(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, words in (("a", ["one"]), ("b", ["two two", "three three three three"])):
+        Path(folder).mkdir()
+        rows = [{"prompt": f"say {text}:\n", "chosen": f"{text} yes", "rejected": f"{text} no"} for text in words]
+        Path(folder, "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    places = ["--data.path", "[a/train.jsonl,b/train.jsonl]", "--data.eval_fraction", "0", "--data.cache_dir", "cache"]
+    assert main(["preview", *places, "--model.tiny.vocab_size", "300"]) == 0
+    said = capsys.readouterr().out
+    assert "shortest, a/train.jsonl, row 1:" in said and "longest, b/train.jsonl, row 2:" in said
+    assert main(["preview", *places, "--model.tiny.vocab_size", "300", "--rows", "3"]) == 0
+    assert "row 3, which is b/train.jsonl, row 2:" in capsys.readouterr().out

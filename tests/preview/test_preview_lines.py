@@ -167,7 +167,7 @@ def test_a_decoder_that_drops_the_space_of_a_first_word_does_not_hide_it() -> No
         "prompt": Part(prompt, prompt[:0], np.zeros(1, bool), 0, 0),
         "chosen": Part(chosen, prompt, np.ones(3, bool), 0, 3),
     }
-    lines = preview_lines([Look("row 1", 1, parts, {}, None)], tokenizer, "x", width=80, colour=False)
+    lines = preview_lines([Look("row 1", 1, "row 1", parts, {}, None)], tokenizer, "x", width=80, colour=False)
     assert lines[-1] == "  chosen   « blue red‹</s>›»"
 
 
