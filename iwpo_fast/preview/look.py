@@ -114,8 +114,8 @@ def look_at(
             else _parts(whole, left, tokenizer.bos_token_id, trained=left is not None and weight != 0)
         )
         number = int(some.numbers[row])
-        place = some.where(row).removeprefix("In ") if some.files else f"row {number}"
-        looks.append(Look(name, number, place, parts, columns, reason))
+        where = some.where(row).removeprefix("In ") if some.files else f"row {number}"
+        looks.append(Look(name, number, where, parts, columns, reason))
     return looks
 
 
