@@ -169,11 +169,13 @@ def _repeated(prompt: Any, completion: Any) -> int | None:
 
     White space at the end of a text does not count, nor what messages have beside role and content.
     """
-    if not prompt or not isinstance(prompt, str | list) or not isinstance(completion, type(prompt)):
+    if not prompt:
         return None
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) and isinstance(completion, str):
         beginning = prompt if completion.startswith(prompt) else prompt.rstrip()
         return len(beginning) if beginning and completion.startswith(beginning) else None
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        return None
     asked, said = ([_spoken(turn) for turn in turns] for turns in (prompt, completion[: len(prompt)]))
     return len(prompt) if asked == said else None
 
