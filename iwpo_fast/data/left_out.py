@@ -39,7 +39,7 @@ class Kind(NamedTuple):
     key: str
     place: str
     arguments: str
-    shape: str = ""
+    shape: tuple[object, ...] = ()
 
     @property
     def what(self) -> str:
@@ -128,12 +128,12 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
                     yield Kind(message["role"], "thinking", place, given, shape), i
 
 
-def _shape(message: dict[str, Any], *, is_first: bool) -> str:
+def _shape(message: dict[str, Any], *, is_first: bool) -> tuple[object, ...]:
     """What templates look at: whether it is the first, what else it holds, one call or several, types of parts."""
-    held = sorted(key for key, value in message.items() if key not in NO_TEXTS and _holds_text(value))
+    held = frozenset(key for key, value in message.items() if key not in NO_TEXTS and _holds_text(value))
     content, calls = message.get("content"), message.get("tool_calls")
-    parts = sorted({_type_of(part) for part in content}) if isinstance(content, list) else []
-    return json.dumps([is_first, held, parts, isinstance(calls, list) and len(calls) > 1])
+    parts = frozenset(map(_type_of, content)) if isinstance(content, list) else None
+    return is_first, held, parts, isinstance(calls, list) and len(calls) > 1
 
 
 def _type_of(part: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -42,7 +43,12 @@ def assistant_spans(chat: ChatTemplate, conversation: Conversation, first: int, 
 
 def has_marks(chat: ChatTemplate, arguments: dict[str, Any]) -> bool:
     """Whether the template has `{% generation %}` marks."""
-    return bool(GENERATION_MARKS.search(chat.tokenizer.get_chat_template(None, arguments.get("tools"))))
+    return _is_marked(chat.tokenizer.get_chat_template(None, arguments.get("tools")))
+
+
+@functools.cache  # asked for every answer
+def _is_marked(template: str) -> bool:
+    return bool(GENERATION_MARKS.search(template))
 
 
 def _turns(chat: ChatTemplate, conversation: Conversation, whole: str, first: int, arguments: dict[str, Any]) -> Spans:
