@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.data.records import Records
+from iwpo_fast.data.row_files import Row
 
 TEXTS = ("prompt", "chosen", "rejected")
 WEIGHTS = ("weight", "label_smoothing")
@@ -91,16 +91,19 @@ def _as_number(text: Any) -> Any:
     return text
 
 
-def numeric_columns(records: Records, numbering: Numbering) -> dict[str, np.ndarray]:
+def numeric_columns(records: Sequence[tuple[int, Row]], numbering: Numbering) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Scores of k reward models, given as lists, make [N, k].
+
+    Args:
+        records: each row with its number.
 
     Raises:
         ValueError: a number is absent, not finite in float32, or out of its range, one of a couple of columns is
             missing, or rows hold lists of different lengths.
     """
-    names = {name for record in records.values() for name in record}
+    names = {name for _, record in records for name in record}
     present = [name for name in NUMBERS if name in names]
     for couple in (SCORES, REFERENCE):
         missing = set(couple) - names
@@ -111,13 +114,10 @@ def numeric_columns(records: Records, numbering: Numbering) -> dict[str, np.ndar
     return {name: _numbers(name, records, numbering, models if name in SCORES else None) for name in present}
 
 
-def _reward_models(records: Records, numbering: Numbering) -> int | None:
+def _reward_models(records: Sequence[tuple[int, Row]], numbering: Numbering) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
     lists = (
-        (number, record[name])
-        for number, record in records.items()
-        for name in SCORES
-        if isinstance(record.get(name), list)
+        (number, record[name]) for number, record in records for name in SCORES if isinstance(record.get(name), list)
     )
     number, first = next(lists, (0, None))
     if first == []:
@@ -127,10 +127,10 @@ def _reward_models(records: Records, numbering: Numbering) -> int | None:
     return None if first is None else len(first)
 
 
-def _numbers(name: str, records: Records, numbering: Numbering, models: int | None) -> np.ndarray:
+def _numbers(name: str, records: Sequence[tuple[int, Row]], numbering: Numbering, models: int | None) -> np.ndarray:
     """[N], or [N, models] where rows hold lists."""
     values = np.empty(len(records) if models is None else (len(records), models))
-    for i, (number, record) in enumerate(records.items()):
+    for i, (number, record) in enumerate(records):
         try:
             values[i] = _value(name, record.get(name), models)
         except ValueError as error:
