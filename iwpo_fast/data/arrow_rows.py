@@ -1,7 +1,7 @@
 """What rows hold, kept in Arrow files that are mapped into memory: a value is made when it is asked for.
 
-A text is an Arrow string; any other value, such as a conversation, is a string of JSON in a second column. What JSON does
-not have, such as a date, becomes text there, as it does in the files that the library writes.
+A text is an Arrow string; any other value, such as a conversation, is a string of JSON in a second column. What JSON
+does not have, such as a date, becomes text there, as it does in the files that the library writes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -111,6 +112,32 @@ class Store(Generic[T]):
         self._waiting = []
 
 
+class RareStore(Generic[T]):
+    """As `Store`, for values that mostly are all the same; then none is written.
+
+    Args:
+        usual: the value.
+    """
+
+    def __init__(self, usual: T) -> None:
+        self._usual = usual
+        self._before = 0
+        self._store: Store[T] | None = None
+
+    def append(self, value: T) -> None:
+        if self._store is None and value == self._usual:
+            self._before += 1
+            return
+        if self._store is None:
+            self._store = Store()
+            self._store.extend(repeat(self._usual, self._before))
+        self._store.append(value)
+
+    def finish(self) -> Stored[T] | None:
+        """All values; None if each is the usual one."""
+        return None if self._store is None else self._store.finish()
+
+
 def stored(values: Iterable[T]) -> Stored[T]:
     """All values, which are asked for one after the other."""
     store: Store[T] = Store()
@@ -152,12 +179,12 @@ def _value(batches: Sequence[pa.RecordBatch], place: int) -> Any:
 
 
 def _values(batches: Sequence[pa.RecordBatch], places: np.ndarray) -> Iterator[Any]:
-    """Of a batch together, where they all are of one."""
-    batch, rows = np.divmod(places, AT_ONCE)
-    if (batch != batch[0]).any():
+    """Together, where they stand one after the other in one batch."""
+    (first, start), (last, end) = divmod(int(places[0]), AT_ONCE), divmod(int(places[-1]), AT_ONCE)
+    if first != last or (np.diff(places) != 1).any():
         yield from (_value(batches, place) for place in places.tolist())
         return
-    texts, others = (column.take(rows).to_pylist() for column in batches[batch[0]].columns)
+    texts, others = (column.slice(start, end + 1 - start).to_pylist() for column in batches[first].columns)
     for text, other in zip(texts, others, strict=True):
         yield _made(other) if text is None else text
 

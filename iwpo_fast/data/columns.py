@@ -91,33 +91,49 @@ def _as_number(text: Any) -> Any:
     return text
 
 
-def numeric_columns(records: Sequence[tuple[int, Row]], numbering: Numbering) -> dict[str, np.ndarray]:
+def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: Numbering) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Scores of k reward models, given as lists, make [N, k].
 
     Args:
-        records: each row with its number.
+        numbers: of the rows.
+        records: their numeric columns at least.
 
     Raises:
         ValueError: a number is absent, not finite in float32, or out of its range, one of a couple of columns is
             missing, or rows hold lists of different lengths.
     """
-    names = {name for _, record in records for name in record}
+    names = {name for record in records for name in record}
     present = [name for name in NUMBERS if name in names]
     for couple in (SCORES, REFERENCE):
         missing = set(couple) - names
         if len(missing) == 1:
             lacking = f"{numbering.title} lacks the column {missing.pop()}"
             raise ValueError(f"{lacking}: give both {' and '.join(couple)} or none.")
-    models = _reward_models(records, numbering) if SCORES[0] in present else None
-    return {name: _numbers(name, records, numbering, models if name in SCORES else None) for name in present}
+    models = _reward_models(numbers, records, numbering) if SCORES[0] in present else None
+    found = {name: _empty(len(records), models if name in SCORES else None) for name in present}
+    for name, values in found.items():
+        for i, record in enumerate(records):
+            try:
+                values[i] = _value(name, record.get(name), models if name in SCORES else None)
+            except ValueError as error:
+                raise ValueError(f"{numbering.where(numbers[i])} {error}") from None
+    return found
 
 
-def _reward_models(records: Sequence[tuple[int, Row]], numbering: Numbering) -> int | None:
+def _empty(rows: int, models: int | None) -> np.ndarray:
+    """[N], or [N, models] where rows hold lists."""
+    return np.empty(rows if models is None else (rows, models))
+
+
+def _reward_models(numbers: Sequence[int], records: Sequence[Row], numbering: Numbering) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
     lists = (
-        (number, record[name]) for number, record in records for name in SCORES if isinstance(record.get(name), list)
+        (number, record[name])
+        for number, record in zip(numbers, records, strict=True)
+        for name in SCORES
+        if isinstance(record.get(name), list)
     )
     number, first = next(lists, (0, None))
     if first == []:
@@ -125,17 +141,6 @@ def _reward_models(records: Sequence[tuple[int, Row]], numbering: Numbering) -> 
             f"{numbering.where(number)} has an empty list of scores: give one number, or one per reward model."
         )
     return None if first is None else len(first)
-
-
-def _numbers(name: str, records: Sequence[tuple[int, Row]], numbering: Numbering, models: int | None) -> np.ndarray:
-    """[N], or [N, models] where rows hold lists."""
-    values = np.empty(len(records) if models is None else (len(records), models))
-    for i, (number, record) in enumerate(records):
-        try:
-            values[i] = _value(name, record.get(name), models)
-        except ValueError as error:
-            raise ValueError(f"{numbering.where(number)} {error}") from None
-    return values
 
 
 def _value(name: str, value: object, models: int | None) -> float | list[float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.data.arrow_rows import Store
+from iwpo_fast.data.arrow_rows import RareStore, Store
 from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
@@ -28,12 +28,11 @@ class GatheredRows:
     """
 
     def __init__(self) -> None:
-        self.prompt_ids: Store[Any] = Store()
+        self.prompt_ids: RareStore[Any] = RareStore(None)
         self.unpaired = 0
         self._numbers, self._places, self._scores = array(INTEGER), array(INTEGER), array(FLOAT)
         self._texts: tuple[Store[Text], ...] = (Store(), Store(), Store())
-        self._template: Store[dict[str, Any]] = Store()
-        self._has_arguments = False
+        self._template: RareStore[dict[str, Any]] = RareStore({})
         self._candidates = _GatheredCandidates()
 
     def __len__(self) -> int:
@@ -54,7 +53,6 @@ class GatheredRows:
             self._add_texts(pair)
             self._template.append(arguments)
             self.prompt_ids.append(prompt_id)
-        self._has_arguments |= bool(arguments and row.pairs)
 
     def finish(self, columns: Mapping[str, np.ndarray], numbering: Numbering) -> Rows:
         """All pairs as rows; none can be added any more.
@@ -64,7 +62,6 @@ class GatheredRows:
         """
         places = np.array(self._places)
         prompt, chosen, rejected = (store.finish() for store in self._texts)
-        template = self._template.finish()
         rows = Rows(
             source=numbering.title,
             numbers=np.array(self._numbers),
@@ -72,7 +69,7 @@ class GatheredRows:
             chosen=chosen,
             rejected=rejected,
             columns=self._with_scores({name: values[places] for name, values in columns.items()}),
-            template=template if self._has_arguments else None,
+            template=self._template.finish(),
             unpaired=self.unpaired,
             files=numbering.files if len(numbering.files) > 1 else (),
         )

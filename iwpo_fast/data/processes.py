@@ -36,8 +36,8 @@ def processes_for(rows: int, setting: Processes) -> int:
 def in_order(work: Callable[[Key], Result], keys: Iterable[Key], processes: int) -> Iterator[Result]:
     """`work(key)` of each of `keys` in turn; what it raises is raised here, that of the first key first.
 
-    Processes are forked, so they see rows and tokenizer as they are here, without a copy. They touch no GPU and start no
-    threads, which is what a fork would break.
+    Processes are forked, so they see rows and tokenizer as they are here, without a copy. They touch no GPU and start
+    no threads, which is what a fork would break.
 
     Raises:
         ValueError: a process was killed.

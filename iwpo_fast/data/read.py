@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.arrow_rows import Store, Stored
+from iwpo_fast.data.arrow_rows import RareStore, Stored
 from iwpo_fast.data.as_chat import as_conversations, of_one_kind
 from iwpo_fast.data.candidates import RowOfPairs, read_row
 from iwpo_fast.data.columns import (
@@ -62,7 +62,10 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
         return rows, _evaluation_rows(config, rows)
-    held_out = hold_out(rows.prompt, chain.from_iterable(ids), config.eval_fraction)
+    prompt_ids = chain.from_iterable(
+        repeat(None, len(part)) if i is None else i for part, i in zip(parts, ids, strict=True)
+    )
+    held_out = hold_out(rows.prompt, prompt_ids, config.eval_fraction)
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
     train = rows.take(np.flatnonzero(~held_out))
@@ -118,7 +121,7 @@ def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
         )
 
 
-def _read_source(config: DataConfig) -> tuple[Rows, Stored[Any]]:
+def _read_source(config: DataConfig) -> tuple[Rows, Stored[Any] | None]:
     """The rows of `data.path`, or of one data set of a mix, and the `prompt_id` of each, or None."""
     place = Place(config.path, config.split, config.name)
     read = _read(place, config, config.limit)
@@ -182,18 +185,19 @@ class _Read:
     def __init__(self, config: DataConfig) -> None:
         self._config = config
         self._recognise = Recogniser(config.columns, config.preferred)
-        self._numbers: Store[tuple[int, Row]] = Store()
+        self._numbers = array("q")
+        self._columns: RareStore[Row] = RareStore({})
         self._gathered = GatheredRows()
-        self._count = self._recognised = 0
+        self._recognised = 0
         self._error: tuple[int, ValueError] | None = None
         self._mismatches: list[int] = []
         self._mismatch = ""
 
     def add(self, number: int, record: Row) -> None:
-        self._numbers.append((number, {name: record[name] for name in NUMBERS if name in record}))
         if self._error is None:
             self._add_texts(number, record)
-        self._count += 1
+        self._numbers.append(number)
+        self._columns.append({name: record[name] for name in NUMBERS if name in record})
 
     def _add_texts(self, number: int, record: Row) -> None:
         try:
@@ -207,16 +211,17 @@ class _Read:
             self._error = number, error
         else:
             self._recognised += 1
-            self._gathered.add(self._count, number, row, arguments, record.get("prompt_id"))
+            self._gathered.add(len(self._numbers), number, row, arguments, record.get("prompt_id"))
 
-    def rows(self) -> tuple[Rows, Stored[Any]]:
+    def rows(self) -> tuple[Rows, Stored[Any] | None]:
         """Rows, which may be of both kinds, and the `prompt_id` of each, or None.
 
         Raises:
             ValueError: one sentence naming the row.
         """
         numbering = self.source.numbering
-        columns = numeric_columns(self._numbers.finish(), numbering)
+        records = self._columns.finish()
+        columns = {} if records is None else numeric_columns(self._numbers, records, numbering)
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
         rows = replace(rows, mismatches=len(self._mismatches), unread=self._recognise.unread)
