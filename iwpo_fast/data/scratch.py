@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import DTypeLike
 
-LARGE = 16 << 20
+LARGE = 4 << 20
 """Bytes from which on an array lies in a file."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_files_of_rows_have_no_name_and_lie_where_tmpdir_says(tmp_path, monkeypa
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(arrow_rows, "scratch_file", lambda: Path("/dev/full").open("w+b"))
+    monkeypatch.setattr(arrow_rows, "scratch_file", partial(open, "/dev/full", "w+b"))
     with pytest.raises(ValueError, match=r"does not take the rows .*No space left on device.* set TMPDIR"):
         read_rows(lines(tmp_path / "pairs.jsonl", 2000))
 
