@@ -17,6 +17,7 @@ from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs, read_row
 from iwpo_fast.data.columns import (
     PREFERRED,
     SCORES,
+    SCORES_OF_SIDES,
     TEXTS,
     TURNS,
     check_mapping,
@@ -29,6 +30,7 @@ from iwpo_fast.data.messages import check_is_text, parsed, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place
+from iwpo_fast.data.preferred import by_verdict
 from iwpo_fast.data.ragged import bounds_of
 from iwpo_fast.data.recognise import Recogniser
 from iwpo_fast.data.records import Records, Source, read_records
@@ -148,8 +150,8 @@ def _canonical_rows(source: Source, config: DataConfig) -> tuple[Rows, list[Any]
     records, numbering = source.records, source.numbering
     if source.is_text:
         records = {number: with_numbers(record) for number, record in records.items()}
-    columns = numeric_columns(records, numbering)
     recognise = Recogniser(config.columns, config.preferred)
+    columns = _numeric_columns(records, numbering, recognise)
     found, given, mismatches = _read_each(records, numbering, recognise, config)
     if mismatches and (config.on_prefix_mismatch != "drop" or not found):
         number, what = next(iter(mismatches.items()))
@@ -180,6 +182,18 @@ def _canonical_rows(source: Source, config: DataConfig) -> tuple[Rows, list[Any]
         files=numbering.files if len(numbering.files) > 1 else (),
     )
     return rows, [records[number].get("prompt_id") for number in numbers]
+
+
+def _numeric_columns(records: Records, numbering: Numbering, recognise: Recogniser) -> dict[str, np.ndarray]:
+    columns = numeric_columns(records, numbering)
+    if SCORES_OF_SIDES[0] not in columns:
+        return columns
+    if not all("preferred" in record for record in records.values()):
+        raise ValueError(
+            f"{numbering.title} has {' and '.join(SCORES_OF_SIDES)} and no column that says which is better: name it "
+            "as preferred in data.columns, or the scores as score_chosen and score_rejected."
+        )
+    return by_verdict(columns, [recognise.means(record["preferred"]) for record in records.values()])
 
 
 def _read_each(

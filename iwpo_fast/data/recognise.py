@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
-from iwpo_fast.data.forms import repeats_prompt, without_prompt
+from iwpo_fast.data.forms import canonical
 from iwpo_fast.data.messages import parsed
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
@@ -48,13 +48,14 @@ class Recogniser:
     """Reads rows of one source as its settings say.
 
     Attributes:
+        means: what a value of the column `preferred` says.
         unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
     """
 
     def __init__(self, columns: Mapping[str, str | None], preferred: Mapping[str, Any]) -> None:
         self.unread: dict[str, int] = {}
         self._columns = columns
-        self._means: Meaning = meaning_of(preferred)
+        self.means: Meaning = meaning_of(preferred)
         self._joined = joined_columns(columns)
         used = {part for theirs in columns.values() if theirs for part in (theirs, *theirs.split("+"))}
         self._asked = tuple(name for name in ASKED if name not in used)
@@ -88,7 +89,7 @@ class Recogniser:
 
     def _without_sides(self, row: Row) -> Row | None:
         if any(row.get(name) is not None for name in ("first", "second")) or "preferred" in self._columns:
-            return ordered(row, self._means)
+            return ordered(row, self.means)
         if row.get("completion") is not None and any(row.get(name) is not None for name in UNPAIRED):
             raise ValueError(
                 "has one completion and a label, and every objective here compares two answers to a prompt, kto and "
@@ -105,21 +106,22 @@ class Recogniser:
             if dialogue is not None and all(_is_answer(row.get(name)) for name in ANSWERS):
                 row["prompt"] = dialogue
         if "system" in row or "history" in row:
-            if repeats_prompt(row):  # cut off here, because behind a system message the prompt is text no longer
-                row |= {name: without_prompt(row["prompt"], row[name]) for name in ANSWERS}
+            if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
+                row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
             _put_before(row)
-        present = [name for name in self._asked if row.get(name)]
-        if present and ("prompt" in row or all(row.get(name) is not None for name in ANSWERS)):
+        present = [name for name in (*self._asked, *DIALOGUES) if row.get(name)]
+        if present and ("prompt" in row or _has_both(row)):
             self._check_read(row, present)
         return row
 
     def _check_read(self, row: Row, present: list[str]) -> None:
         """Columns that sound like a prompt and are in no text are counted beside a prompt, and refused without one."""
-        texts = [text for name in ("prompt", *ANSWERS) if name in row for text in _strings(row[name])]
+        texts = [text for name in TEXTS if name in row for text in _strings(row[name])]
         lost = [name for name in present if not _is_in(row[name], texts)]
         if not lost:
             return
-        if "prompt" in row or self._columns.get("prompt", "") is None:
+        has_prompts = all(_is_dialogue(row.get(name)) for name in ANSWERS) and not set(lost) - set(DIALOGUES)
+        if "prompt" in row or self._columns.get("prompt", "") is None or has_prompts:
             for name in lost:
                 self.unread[name] = self.unread.get(name, 0) + 1
             return
@@ -189,6 +191,10 @@ def _calls(text: str) -> list[dict[str, Any]]:
 
 def _is_dialogue(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
+
+
+def _has_both(row: Row) -> bool:
+    return all(row.get(name) is not None for name in ANSWERS)
 
 
 def _is_answer(value: Any) -> bool:
@@ -269,10 +275,14 @@ def _is_in(value: Any, texts: list[str]) -> bool:
 
 def _strings(value: Any) -> Iterator[str]:
     """All text in a value, whatever its form."""
-    if isinstance(value, str):
+    if isinstance(value, str) and isinstance(_from_text(value), str):
         yield value.strip()
+    elif isinstance(value, str):
+        yield from _strings(_from_text(value))
     elif _is_dialogue(value):
         yield from (text.strip() for text in contents(value))
+    elif isinstance(value, dict) and "from" in value:
+        yield from _strings(value.get("value"))
     elif isinstance(value, list | dict):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _strings(part)
