@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -66,21 +66,13 @@ class Recogniser:
         Raises:
             ValueError: it has no form that is known. The message goes on from "row 1".
         """
-        row = dict(record)
-        for ours, parts in self._joined.items():
-            if ours not in row:
-                row[ours] = "\n".join(text for part in parts if (text := _text_to_join(row, part)))
+        row = with_joined(record, self._joined)
         if "preferred" in self._columns or (row.get("chosen") is None and row.get("rejected") is None):
             found = self._without_sides(row)
             if found is None:
                 return None
             row = found
-        for name in TEXTS:
-            if name in row:
-                row[name] = _conversation(row[name], one=name in ANSWERS)
-        for name in LISTS:
-            if isinstance(row.get(name), list):
-                row[name] = [_conversation(value, one=True) for value in row[name]]
+        row = in_our_form(row, TEXTS)
         if row.get("ranked") is not None:
             row |= _by_rank(row.pop("ranked"))
         if all(_is_list_as_text(row.get(name)) for name in ANSWERS):
@@ -101,14 +93,13 @@ class Recogniser:
         """With a prompt that holds all that stands before the answers."""
         if not row.get("prompt"):
             row.pop("prompt", None)
-            dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
-            dialogue = next(filter(_is_dialogue, dialogues), None)
-            if dialogue is not None and all(_is_answer(row.get(name)) for name in ANSWERS):
+            dialogue = dialogue_of(row)
+            if dialogue is not None and all(is_answer(row.get(name)) for name in ANSWERS):
                 row["prompt"] = dialogue
         if "system" in row or "history" in row:
             if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
                 row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
-            _put_before(row)
+            put_before(row)
         present = [name for name in (*self._asked, *DIALOGUES) if row.get(name)]
         if present and ("prompt" in row or _has_both(row)):
             self._check_read(row, present)
@@ -129,6 +120,36 @@ class Recogniser:
             f"has no prompt and text in {', '.join(lost)}: name the prompt, as in data.columns "
             f"{{prompt: {'+'.join(lost)}}}, or set data.columns {{prompt: null}} if chosen and rejected begin with it."
         )
+
+
+def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> Row:
+    """The row with the columns that `data.columns` joins of others, as of `joined_columns`.
+
+    Raises:
+        ValueError: one of them is no text. The message goes on from "row 1".
+    """
+    row = dict(record)
+    for ours, parts in joined.items():
+        if ours not in row:
+            row[ours] = "\n".join(text for part in parts if (text := _text_to_join(row, part)))
+    return row
+
+
+def in_our_form(row: Row, names: Iterable[str]) -> Row:
+    """The row with the texts of these columns, and all in lists of texts, as text or messages of ours."""
+    texts = {name: _conversation(row[name], one=name != "prompt") for name in names if name in row}
+    lists = {
+        name: [_conversation(value, one=True) for value in row[name]]
+        for name in LISTS
+        if isinstance(row.get(name), list)
+    }
+    return row | texts | lists
+
+
+def dialogue_of(row: Row) -> list[Message] | None:
+    """The messages of the first of the columns of whole conversations that has some."""
+    dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
+    return next(filter(_is_dialogue, dialogues), None)
 
 
 def _conversation(value: Any, *, one: bool) -> Any:
@@ -197,7 +218,7 @@ def _has_both(row: Row) -> bool:
     return all(row.get(name) is not None for name in ANSWERS)
 
 
-def _is_answer(value: Any) -> bool:
+def is_answer(value: Any) -> bool:
     """Text, or messages that begin with the assistant's."""
     return isinstance(value, str) or (_is_dialogue(value) and value[0]["role"] == "assistant")
 
@@ -211,7 +232,7 @@ def _text_to_join(row: Row, part: str) -> str | None:
     return text
 
 
-def _put_before(row: Row) -> None:
+def put_before(row: Row) -> None:
     """Put the system's text and earlier turns in front of the prompt, which becomes a conversation."""
     system, turns = row.pop("system", None) or "", _turns(row.pop("history", None))
     before = [{"role": "system", "content": system}] if system else []
