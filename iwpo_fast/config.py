@@ -652,9 +652,13 @@ class ScoredDataConfig:
         name: Configuration of a hub data set or of a folder that has several.
         split: Split of a hub data set or of a folder that holds several.
         limit: Use only this many rows of `path`, the first ones; null uses all.
-        columns: Which of your columns is which of ours, such as {completion: answer}.
+        columns: Which of your columns is which of ours, such as {completion: answer}; {prompt: instruction+input} joins
+            two, and {system: null} leaves a column of ours out.
         on_prefix_mismatch: What happens to a row whose prompt's tokens are not the first of prompt + completion; `drop`
             leaves it without a score, also where completions do not continue one prompt as text.
+        on_text_left_out: Whether a row is an error if the chat template, which is that of the reward model, does not
+            write a message, a tool call or the reasoning of the answer, or that is said; null does as the run that made
+            the reward model did.
         cache_dir: Folder for features, so that a killed call goes on where it stopped; null keeps none.
     """
 
@@ -662,8 +666,9 @@ class ScoredDataConfig:
     name: str | None = None
     split: str = "train"
     limit: Annotated[int, POSITIVE] | None = None
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str | None] = field(default_factory=dict)
     on_prefix_mismatch: PrefixMismatchPolicy = "split"
+    on_text_left_out: Literal["error", "say"] | None = None
     cache_dir: str | None = None
 
 

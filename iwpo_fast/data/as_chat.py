@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -65,6 +66,24 @@ def as_conversations(rows: Rows) -> Rows:
     )
 
 
+def own_spans(prompt: Text, answer: str) -> list[tuple[int, int]] | None:
+    """Of an answer to a dialogue in HH form that goes on with further turns, the characters that are the assistant's,
+    from the first number to before the second; None for an answer that is its alone. The end of the text belongs to the
+    last turn."""
+    if HUMAN not in answer or not (isinstance(prompt, str) and _turns(prompt)):
+        return None
+    spans, place, speaker = [], 0, "assistant"
+    for part in TURN.split(answer):
+        if part in ROLES:
+            speaker = ROLES[part]
+        elif speaker == "assistant":
+            spans.append((place, place + len(part)))
+        place += len(part)
+    if speaker == "assistant":
+        spans[-1] = (spans[-1][0], sys.maxsize)
+    return spans
+
+
 def _question(text: Text) -> Text:
     if not isinstance(text, str):
         return text
@@ -73,7 +92,7 @@ def _question(text: Text) -> Text:
 
 def _turns(text: str) -> list[Message]:
     """The turns of a dialogue in HH form that ends where the assistant is to speak; none of any other text."""
-    if not (text.startswith(HUMAN) and text.endswith(ASSISTANT)):
+    if not (text.startswith(HUMAN) and text.rstrip().endswith(ASSISTANT)):
         return []
     parts = TURN.split(text)[1:]
     marks, said = parts[::2], parts[1::2]

@@ -22,7 +22,16 @@ from typing import Any, NamedTuple
 
 from iwpo_fast.config import PairsFromCandidates
 from iwpo_fast.data.columns import number_of
-from iwpo_fast.data.forms import ASSISTANT, as_messages, canonical, check_encodable, is_empty, repeats_prompt
+from iwpo_fast.data.forms import (
+    ASSISTANT,
+    all_repeat,
+    as_messages,
+    canonical,
+    check_encodable,
+    is_empty,
+    repeats_prompt,
+    without_prompt,
+)
 from iwpo_fast.data.rows import Message, Text
 
 Texts = tuple[Text, Text, Text]
@@ -154,6 +163,8 @@ def _compared(prompt: Text, values: list[Any], scores: list[float], how: PairsFr
             "has candidates without scores and neither chosen nor rejected, so nothing says which is better: give "
             "candidate_scores, or chosen and rejected."
         )
+    if all_repeat(prompt, [value for value in values if value]):
+        values = [without_prompt(prompt, value) for value in values]
     prompt, values = _apart(prompt, values)
     check_encodable([prompt])
     found, left_out = _merged([_completion(prompt, value, None) for value in values], scores)
@@ -207,15 +218,14 @@ def _completion(prompt: Text, value: Any, cut: Text | None) -> Text:
     """
     if not isinstance(value, str | list | None):
         raise ValueError(f"has a candidate of type {type(value).__name__}: make it a string or a list of messages.")
+    value = without_prompt(cut, value)
     if isinstance(prompt, str):
         if isinstance(value, list):
             raise ValueError("has a prompt as text and a candidate as messages: make both the same.")
-        text = value or ""
-        return text.removeprefix(cut) if isinstance(cut, str) else text
+        return value or ""
     if not isinstance(value, list):
         return [{"role": "assistant", "content": value}] if value else []
-    messages = as_messages(value, "candidates")
-    return messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
+    return without_prompt(prompt, as_messages(value, "candidates"))
 
 
 def _merged(texts: list[Text], scores: list[float]) -> tuple[list[Scored], dict[str, int]]:

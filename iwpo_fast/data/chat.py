@@ -93,6 +93,11 @@ def is_assistants(message: Message) -> bool:
     return message["role"] in ASSISTANTS
 
 
+def is_trained_turn(message: Message) -> bool:
+    """Whether the message is the assistant's, and not one of weight 0, by which OpenAI's format leaves turns out."""
+    return is_assistants(message) and message.get("weight") != 0
+
+
 def with_end_mark(message: Message) -> Message:
     """The message with `MARK` at the end of its content."""
     return message | {"content": _joined_contents(message.get("content"), MARK)}

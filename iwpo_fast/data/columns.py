@@ -16,8 +16,9 @@ from iwpo_fast.data.row_files import Row
 TEXTS = ("prompt", "chosen", "rejected")
 WEIGHTS = ("weight", "label_smoothing")
 SCORES = ("score_chosen", "score_rejected")
+SCORES_OF_SIDES = ("score_first", "score_second")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
-NUMBERS = (*WEIGHTS, "cluster", *SCORES, *REFERENCE)
+NUMBERS = (*WEIGHTS, "cluster", *SCORES, *SCORES_OF_SIDES, *REFERENCE)
 ASKED = (
     *("question", "input", "instruction", "system", "history", "context", "query"),
     *("user_prompt", "system_prompt", "problem", "document", "documents", "passage", "article", "post"),
@@ -26,13 +27,13 @@ ASKED = (
 UNPAIRED = ("label", "labels", "kto_tag")
 PUBLIC = (
     *("scores", "all_generated_responses", "all_rm_scores", "completions", "answers"),
-    *("conversations", "messages", "completion", *UNPAIRED, *ASKED),
+    *("completion", *UNPAIRED, *ASKED),
 )
 """Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)
 CANDIDATES = ("candidates", "candidate_scores")
 PREFERRED = ("first", "second", "preferred")
-TURNS = ("system", "history", "conversations")
+TURNS = ("system", "history", "conversations", "messages")
 COLUMNS = (
     *(*TEXTS, *TURNS, *PREFERRED, *NUMBERS, *CANDIDATES, "ranked"),
     *("prompt_id", "tools", "chat_template_kwargs"),
@@ -106,17 +107,20 @@ def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: N
     """
     names = {name for record in records for name in record}
     present = [name for name in NUMBERS if name in names]
-    for couple in (SCORES, REFERENCE):
+    for couple in (SCORES, SCORES_OF_SIDES, REFERENCE):
         missing = set(couple) - names
         if len(missing) == 1:
             lacking = f"{numbering.title} lacks the column {missing.pop()}"
             raise ValueError(f"{lacking}: give both {' and '.join(couple)} or none.")
-    models = _reward_models(numbers, records, numbering) if SCORES[0] in present else None
-    found = {name: _empty(len(records), models if name in SCORES else None) for name in present}
+    if {*SCORES, *SCORES_OF_SIDES} <= names:
+        raise ValueError(f"{numbering.title} has both {SCORES[0]} and {SCORES_OF_SIDES[0]}: leave one of them out.")
+    scores = SCORES_OF_SIDES if SCORES_OF_SIDES[0] in names else SCORES
+    models = _reward_models(numbers, records, numbering, scores) if scores[0] in present else None
+    found = {name: _empty(len(records), models if name in scores else None) for name in present}
     for name, values in found.items():
         for i, record in enumerate(records):
             try:
-                values[i] = _value(name, record.get(name), models if name in SCORES else None)
+                values[i] = _value(name, record.get(name), models if name in scores else None)
             except ValueError as error:
                 raise ValueError(f"{numbering.where(numbers[i])} {error}") from None
     return found
@@ -127,12 +131,14 @@ def _empty(rows: int, models: int | None) -> np.ndarray:
     return np.empty(rows if models is None else (rows, models))
 
 
-def _reward_models(numbers: Sequence[int], records: Sequence[Row], numbering: Numbering) -> int | None:
+def _reward_models(
+    numbers: Sequence[int], records: Sequence[Row], numbering: Numbering, scores: Sequence[str]
+) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
     lists = (
         (number, record[name])
         for number, record in zip(numbers, records, strict=True)
-        for name in SCORES
+        for name in scores
         if isinstance(record.get(name), list)
     )
     number, first = next(lists, (0, None))
@@ -146,7 +152,7 @@ def _reward_models(numbers: Sequence[int], records: Sequence[Row], numbering: Nu
 def _value(name: str, value: object, models: int | None) -> float | list[float]:
     """Raises ValueError with a message that goes on from "row 1"."""
     if value is None:
-        if name not in SCORES:
+        if name not in (*SCORES, *SCORES_OF_SIDES):
             raise ValueError(f"has no {name} although other rows have one: give every row a {name}.")
         return float("nan")
     if models is None:

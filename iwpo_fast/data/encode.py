@@ -9,7 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from iwpo_fast.config import DataConfig
-from iwpo_fast.data.chat import is_assistants
+from iwpo_fast.data.as_chat import own_spans
+from iwpo_fast.data.chat import is_trained_turn
 from iwpo_fast.data.context import as_context
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.processes import in_order, processes_for
@@ -17,7 +18,7 @@ from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.render import Renderer
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.data.seams import AS_IS, COMMON, Seam, Texts, after_common_beginning, mended
-from iwpo_fast.data.turns import UnknownTurns, assistant_spans, has_marks, inside
+from iwpo_fast.data.turns import Spans, UnknownTurns, assistant_spans, has_marks, inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -189,7 +190,7 @@ class _RowEncoder:
 
     def _marked(self, row: int, texts: Texts, seam: Seam) -> list[Ids | np.ndarray]:
         """The answers of a row, with the tokens marked as context that the assistant did not write."""
-        if self.render.chat is None or self.config.train_on == "all":
+        if self.config.train_on == "all":
             return list(seam.answers)
         return [
             self._without_others(row, side, texts, seam) if self._has_others(row, side, texts, seam) else ids
@@ -199,7 +200,9 @@ class _RowEncoder:
     def _has_others(self, row: int, side: int, texts: Texts, seam: Seam) -> bool:
         """Whether an answer may hold tokens of others: it has several turns, or marks, or begins before its own."""
         answer = self.sides[side][row]
-        if len(answer) != 1 or not is_assistants(answer[0]):  # type: ignore[arg-type]
+        if isinstance(answer, str):
+            return own_spans(self.rows.prompt[row], answer) is not None
+        if len(answer) != 1 or not is_trained_turn(answer[0]):
             return bool(answer)
         assert self.render.chat is not None
         if has_marks(self.render.chat, self.render.arguments(row)):
@@ -214,22 +217,28 @@ class _RowEncoder:
         return texts.prompt.startswith(asked) and texts.wholes[side].startswith(asked)
 
     def _without_others(self, row: int, side: int, texts: Texts, seam: Seam) -> np.ndarray:
-        chat, ids = self.render.chat, np.array(seam.answers[side], dtype=np.int32)
-        assert chat is not None
+        ids = np.array(seam.answers[side], dtype=np.int32)
+        spans = self._assistants(row, side)
+        offsets = self.tokens.offsets(texts.wholes[side][seam.start :])
+        behind = [(start - seam.start, end - seam.start) for start, end in spans]
+        trained = inside(behind, offsets)[len(offsets) - len(ids) :]
+        return ids if trained.all() else as_context(ids, trained)
+
+    def _assistants(self, row: int, side: int) -> Spans:
+        """The characters of prompt + answer that the assistant wrote of the answer."""
+        prompt, answer, chat = self.rows.prompt[row], self.sides[side][row], self.render.chat
+        if chat is None:
+            assert isinstance(prompt, str) and isinstance(answer, str)
+            return [(len(prompt) + start, len(prompt) + end) for start, end in own_spans(prompt, answer) or []]
         conversation, arguments = self.render.conversation(row, side), self.render.arguments(row)
-        first = len(conversation) - len(self.sides[side][row])
         try:
-            spans = assistant_spans(chat, conversation, first, arguments)
+            return assistant_spans(chat, conversation, len(conversation) - len(answer), arguments)
         except UnknownTurns:
             raise ValueError(
                 f"{self.rows.where(row)} has an answer of several turns, and the chat "
                 "template does not show which of it is the assistant's: set data.chat_template to one with "
                 "{% generation %} marks, or data.train_on to all."
             ) from None
-        offsets = self.tokens.offsets(texts.wholes[side][seam.start :])
-        behind = [(start - seam.start, end - seam.start) for start, end in spans]
-        trained = inside(behind, offsets)[len(offsets) - len(ids) :]
-        return ids if trained.all() else as_context(ids, trained)
 
 
 class _Encoder:

@@ -22,16 +22,23 @@ def repeats_prompt(row: Mapping[str, Any]) -> bool:
 
     A prompt of less than three words does not count, because both answers to "Hello" may begin with it by themselves.
     """
-    prompt = row.get("prompt")
+    return all_repeat(row.get("prompt"), [row.get(name) for name in ("chosen", "rejected")])
+
+
+def all_repeat(prompt: Any, completions: Sequence[Any]) -> bool:
+    """Whether all completions begin with the prompt, as of `repeats_prompt`."""
     if isinstance(prompt, str) and len(prompt.split()) < FEWEST_WORDS:
         return False
-    return all(_repeated(prompt, row.get(name)) is not None for name in ("chosen", "rejected"))
+    return all(_repeated(prompt, completion) is not None for completion in completions)
 
 
 def without_prompt(prompt: Any, completion: Any) -> Any:
     """The completion, without the prompt that it begins with if it does."""
     length = _repeated(prompt, completion)
-    return completion if length is None else completion[length:]
+    if length is None:
+        return completion
+    rest = completion[length:]
+    return rest.lstrip() if isinstance(prompt, list) and isinstance(rest, str) else rest
 
 
 def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Text, Text, Text]:
@@ -58,8 +65,8 @@ def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Te
     """
     prompt = row.get("prompt")
     chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
-    if repeats_prompt(row):
-        chosen, rejected = (without_prompt(row["prompt"], side) for side in (chosen, rejected))
+    if repeats_prompt(row) or _shows_repetition(prompt, (chosen, rejected)):
+        chosen, rejected = (without_prompt(prompt, side) for side in (chosen, rejected))
     if isinstance(chosen, str) and isinstance(rejected, str):
         parts = _from_strings(prompt, chosen, rejected)
     elif isinstance(chosen, list) and isinstance(rejected, list):
@@ -167,17 +174,38 @@ def _is_content(content: Any) -> bool:
 def _repeated(prompt: Any, completion: Any) -> int | None:
     """How much of the completion, characters or messages, is the prompt; None where it does not begin with it.
 
-    White space at the end of a text does not count, nor what messages have beside role and content.
+    White space at the end of a text does not count, nor what messages have beside role and content, nor a system
+    message that the completion lacks. A text repeats a conversation if it begins with its last message.
     """
-    if not prompt:
+    if not prompt or not isinstance(prompt, str | list):
         return None
-    if isinstance(prompt, str) and isinstance(completion, str):
-        beginning = prompt if completion.startswith(prompt) else prompt.rstrip()
+    if isinstance(completion, str):
+        text = prompt if isinstance(prompt, str) else _last_content(prompt)
+        beginning = text if completion.startswith(text) else text.rstrip()
         return len(beginning) if beginning and completion.startswith(beginning) else None
     if not isinstance(prompt, list) or not isinstance(completion, list):
         return None
-    asked, said = ([_spoken(turn) for turn in turns] for turns in (prompt, completion[: len(prompt)]))
-    return len(prompt) if asked == said else None
+    asked = [_spoken(turn) for turn in prompt]
+    while asked:
+        if asked == [_spoken(turn) for turn in completion[: len(asked)]]:
+            return len(asked)
+        if not (isinstance(asked[0], tuple) and asked[0][0] == "system"):
+            break
+        del asked[0]
+    return None
+
+
+def _shows_repetition(prompt: Any, completions: Sequence[Text]) -> bool:
+    """Whether one completion alone can be seen to repeat the prompt, because no answer begins as it does by itself."""
+    if isinstance(prompt, str):
+        return prompt.startswith(HUMAN) and prompt.rstrip().endswith(ASSISTANT)
+    return isinstance(prompt, list) and all(isinstance(completion, list) for completion in completions)
+
+
+def _last_content(messages: list[Any]) -> str:
+    """The content of the last message, if it is a text that no answer begins with by itself."""
+    content = messages[-1].get("content") if isinstance(messages[-1], dict) else None
+    return content if isinstance(content, str) and len(content.split()) >= FEWEST_WORDS else ""
 
 
 def _spoken(turn: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, joined, messages_of, opening_of
 from iwpo_fast.data.rows import Rows
 
-NO_TEXTS = ("role", "tool_call_id", "id")
+NO_TEXTS = ("role", "tool_call_id", "id", "weight")
 """Keys of a message that are no texts to read."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
     """A sort of text in conversations.
 
     Attributes:
-        role: whose message it is in; `tools` for the tools beside the messages.
+        role: whose message it is in; `tools` for the tools beside the messages, `argument` for what else is there.
         key: the key of the message that holds it; `thinking` for what stands before `</think>` in a content.
         place: `answer` in the last message, `turn` behind the last message of the user, `earlier`.
         arguments: what else the template is given, because it may take another way then.
@@ -46,7 +46,9 @@ class Kind(NamedTuple):
     def what(self) -> str:
         """In words."""
         if self.role == "tools":
-            return "tools"
+            return self.key
+        if self.role == "argument":
+            return f"{self.key} of chat_template_kwargs"
         where = {"answer": "the answer", "turn": "the last turn", "earlier": "earlier turns"}[self.place]
         if self.key == "thinking":
             return f"the reasoning before {THOUGHT_END} in {where}"
@@ -57,6 +59,8 @@ class Kind(NamedTuple):
     @property
     def is_needed(self) -> bool:
         """Whether an answer, or a whole message, is lost with it."""
+        if self.role == "argument":
+            return False
         in_answer = self.place == "answer" and self.key in ("thinking", *REASONING)
         return self.key in ("content", "tool_calls") or in_answer
 
@@ -119,6 +123,10 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
     given += "tools" if arguments.get("tools") else ""
     if arguments.get("tools"):
         yield Kind("tools", "tools", "earlier", given), 0
+        if any(_described(arguments["tools"])):
+            yield Kind("tools", "descriptions of tools", "earlier", given), 0
+    for name in arguments.keys() - {"tools"}:
+        yield Kind("argument", name, "earlier", given), 0
     last = len(conversation) - 1
     last_user = max((i for i, message in enumerate(conversation) if message["role"] == "user"), default=-1)
     for i, message in enumerate(conversation):
@@ -157,6 +165,8 @@ def _holds_text(value: Any) -> bool:
 def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
     """Whether the template writes every text of this kind, where it was seen first."""
     conversation, arguments = copy.deepcopy(seen.conversation), copy.deepcopy(seen.arguments)
+    if kind.role == "argument":
+        return _acts(chat, kind.key, conversation, arguments)
     marks: list[str] = []
 
     def mark(_: str) -> str:
@@ -164,7 +174,9 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
         return marks[-1]
 
     message = conversation[seen.message]
-    if kind.role == "tools":
+    if kind.key == "descriptions of tools":
+        arguments["tools"] = _with_descriptions(arguments["tools"], mark)
+    elif kind.role == "tools":
         arguments["tools"] = [_with_names(tool, mark) for tool in arguments["tools"]]
     elif kind.key == "thinking":
         message["content"] = f"<think>\n{mark('')}\n{THOUGHT_END}\n\nanswer"
@@ -179,6 +191,48 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
     except Exception:  # such as a template that knows its tools; what it refuses of the data, it says later
         return True
     return all(text in rendered for text in marks)
+
+
+def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: dict[str, Any]) -> bool:
+    """Whether the template writes anything else where an argument is absent, or another."""
+    value = arguments[name]
+    other = not value if isinstance(value, bool) else f"{MARK}0."
+    others = [{key: given for key, given in arguments.items() if key != name}, arguments | {name: other}]
+
+    def written(given: dict[str, Any]) -> tuple[str, str]:
+        return chat.render(conversation, given), chat.render(conversation[:-1], given, ask=True)
+
+    try:
+        return any(written(given) != written(arguments) for given in others)
+    except Exception:  # a template that refuses another value reads it
+        return True
+
+
+def _described(value: Any) -> Iterator[str]:
+    """The descriptions in tools, of themselves and of their parameters."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _described(one)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            if name == "description" and isinstance(one, str) and one.strip():
+                yield one
+            else:
+                yield from _described(one)
+
+
+def _with_descriptions(value: Any, mark: Callable[[str], str]) -> Any:
+    """Tools with other descriptions."""
+    if isinstance(value, list):
+        return [_with_descriptions(one, mark) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: mark(one)
+        if name == "description" and isinstance(one, str) and one.strip()
+        else _with_descriptions(one, mark)
+        for name, one in value.items()
+    }
 
 
 def _replaced(value: Any, mark: Callable[[str], str]) -> Any:

@@ -68,11 +68,38 @@ def _is_object(value: Any) -> bool:
 def _message(message: Any, name: str) -> Any:
     if not isinstance(message, dict):
         return message
-    content = message.get("content")
+    content = _parts(message.get("content"))
     for part in content if isinstance(content, list) else ():
         _check_part(part, name)
+    changed = {} if content is message.get("content") else {"content": content}
     calls = message.get("tool_calls")
-    return message | {"tool_calls": parsed(calls)} if isinstance(calls, str) and calls else message
+    if isinstance(calls, str) and calls:
+        changed["tool_calls"] = parsed(calls)
+    return _with_tools(message | changed)
+
+
+def _parts(content: Any) -> Any:
+    """Parts of a content that were stored as JSON text; every other content as it is."""
+    if not isinstance(content, str) or not content.startswith('[{"') or '"type"' not in content:
+        return content
+    parts = parsed(content)
+    are_parts = isinstance(parts, list) and all(isinstance(part, dict) and _is_part(part) for part in parts)
+    return parts if are_parts else content
+
+
+def _is_part(part: Mapping[str, Any]) -> bool:
+    kind = part.get("type")
+    return isinstance(kind, str) and (kind in part or any(medium in kind for medium in MEDIA))
+
+
+def _with_tools(message: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's messages of one function call, as they were before there were tools, as those of tools."""
+    rest = {key: value for key, value in message.items() if key != "function_call"}
+    if rest.get("role") == "function":
+        rest["role"] = "tool"
+    if call := parsed(message.get("function_call")):
+        rest["tool_calls"] = [{"type": "function", "function": call}]
+    return rest
 
 
 def _check_part(part: Any, name: str) -> None:

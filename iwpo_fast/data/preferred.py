@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+from iwpo_fast.data.columns import SCORES, SCORES_OF_SIDES
 
 Meaning = Callable[[Any], str | None]
 """From a value of the column to `first`, `second` or `tie`; None where it means none of them."""
@@ -70,8 +74,24 @@ def ordered(row: Mapping[str, Any], meaning: Meaning) -> dict[str, Any] | None:
     return rest | {"chosen": row[sides[0]], "rejected": row[sides[1]]}
 
 
+def by_verdict(columns: dict[str, np.ndarray], verdicts: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """The columns, with the scores of the first and the second answer as those of the better and the worse.
+
+    Args:
+        columns: float64 [N] or [N, k] each.
+        verdicts: N, what the column `preferred` says.
+    """
+    first, second = (columns[name] for name in SCORES_OF_SIDES)
+    is_first = np.array([verdict == "first" for verdict in verdicts]).reshape(-1, *[1] * (first.ndim - 1))
+    chosen, rejected = np.where(is_first, first, second), np.where(is_first, second, first)
+    rest = {name: values for name, values in columns.items() if name not in SCORES_OF_SIDES}
+    return rest | dict(zip(SCORES, (chosen, rejected), strict=True))
+
+
 def _written(value: Any) -> str:
     """A value as one writes it, the same for all ways to write a number."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     number = _number(value)

@@ -20,6 +20,7 @@ from iwpo_fast.data.candidates import RowOfPairs, read_row
 from iwpo_fast.data.columns import (
     NUMBERS,
     PREFERRED,
+    SCORES_OF_SIDES,
     TEXTS,
     TURNS,
     check_mapping,
@@ -33,6 +34,7 @@ from iwpo_fast.data.messages import check_is_text, parsed, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place
+from iwpo_fast.data.preferred import by_verdict
 from iwpo_fast.data.recognise import Recogniser
 from iwpo_fast.data.records import Reader, Source
 from iwpo_fast.data.row_files import Row
@@ -197,7 +199,10 @@ class _Read:
         if self._error is None:
             self._add_texts(number, record)
         self._numbers.append(number)
-        self._columns.append({name: record[name] for name in NUMBERS if name in record})
+        numbers = {name: record[name] for name in NUMBERS if name in record}
+        if SCORES_OF_SIDES[0] in numbers and "preferred" in record:
+            numbers["preferred"] = record["preferred"]
+        self._columns.append(numbers)
 
     def _add_texts(self, number: int, record: Row) -> None:
         try:
@@ -220,12 +225,25 @@ class _Read:
             ValueError: one sentence naming the row.
         """
         numbering = self.source.numbering
-        records = self._columns.finish()
-        columns = {} if records is None else numeric_columns(self._numbers, records, numbering)
+        columns = self._numeric_columns(numbering)
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
         rows = replace(rows, mismatches=len(self._mismatches), unread=self._recognise.unread)
         return rows, self._gathered.prompt_ids.finish()
+
+    def _numeric_columns(self, numbering: Numbering) -> dict[str, np.ndarray]:
+        records = self._columns.finish()
+        if records is None:
+            return {}
+        columns = numeric_columns(self._numbers, records, numbering)
+        if SCORES_OF_SIDES[0] not in columns:
+            return columns
+        if not all("preferred" in record for record in records):
+            raise ValueError(
+                f"{numbering.title} has {' and '.join(SCORES_OF_SIDES)} and no column that says which is better: name "
+                "it as preferred in data.columns, or the scores as score_chosen and score_rejected."
+            )
+        return by_verdict(columns, [self._recognise.means(record["preferred"]) for record in records])
 
     def _check(self, numbering: Numbering) -> None:
         """Raise ValueError for the first row that cannot be read, or if there are none."""

@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
-from iwpo_fast.data.forms import repeats_prompt, without_prompt
+from iwpo_fast.data.forms import canonical
 from iwpo_fast.data.messages import parsed
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
@@ -48,13 +48,14 @@ class Recogniser:
     """Reads rows of one source as its settings say.
 
     Attributes:
+        means: what a value of the column `preferred` says.
         unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
     """
 
     def __init__(self, columns: Mapping[str, str | None], preferred: Mapping[str, Any]) -> None:
         self.unread: dict[str, int] = {}
         self._columns = columns
-        self._means: Meaning = meaning_of(preferred)
+        self.means: Meaning = meaning_of(preferred)
         self._joined = joined_columns(columns)
         used = {part for theirs in columns.values() if theirs for part in (theirs, *theirs.split("+"))}
         self._asked = tuple(name for name in ASKED if name not in used)
@@ -65,21 +66,13 @@ class Recogniser:
         Raises:
             ValueError: it has no form that is known. The message goes on from "row 1".
         """
-        row = dict(record)
-        for ours, parts in self._joined.items():
-            if ours not in row:
-                row[ours] = "\n".join(text for part in parts if (text := _text_to_join(row, part)))
+        row = with_joined(record, self._joined)
         if "preferred" in self._columns or (row.get("chosen") is None and row.get("rejected") is None):
             found = self._without_sides(row)
             if found is None:
                 return None
             row = found
-        for name in TEXTS:
-            if name in row:
-                row[name] = _conversation(row[name], one=name in ANSWERS)
-        for name in LISTS:
-            if isinstance(row.get(name), list):
-                row[name] = [_conversation(value, one=True) for value in row[name]]
+        row = in_our_form(row, TEXTS)
         if row.get("ranked") is not None:
             row |= _by_rank(row.pop("ranked"))
         if all(_is_list_as_text(row.get(name)) for name in ANSWERS):
@@ -88,7 +81,7 @@ class Recogniser:
 
     def _without_sides(self, row: Row) -> Row | None:
         if any(row.get(name) is not None for name in ("first", "second")) or "preferred" in self._columns:
-            return ordered(row, self._means)
+            return ordered(row, self.means)
         if row.get("completion") is not None and any(row.get(name) is not None for name in UNPAIRED):
             raise ValueError(
                 "has one completion and a label, and every objective here compares two answers to a prompt, kto and "
@@ -100,26 +93,26 @@ class Recogniser:
         """With a prompt that holds all that stands before the answers."""
         if not row.get("prompt"):
             row.pop("prompt", None)
-            dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
-            dialogue = next(filter(_is_dialogue, dialogues), None)
-            if dialogue is not None and all(_is_answer(row.get(name)) for name in ANSWERS):
+            dialogue = dialogue_of(row)
+            if dialogue is not None and all(is_answer(row.get(name)) for name in ANSWERS):
                 row["prompt"] = dialogue
         if "system" in row or "history" in row:
-            if repeats_prompt(row):  # cut off here, because behind a system message the prompt is text no longer
-                row |= {name: without_prompt(row["prompt"], row[name]) for name in ANSWERS}
-            _put_before(row)
-        present = [name for name in self._asked if row.get(name)]
-        if present and ("prompt" in row or all(row.get(name) is not None for name in ANSWERS)):
+            if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
+                row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
+            put_before(row)
+        present = [name for name in (*self._asked, *DIALOGUES) if row.get(name)]
+        if present and ("prompt" in row or _has_both(row)):
             self._check_read(row, present)
         return row
 
     def _check_read(self, row: Row, present: list[str]) -> None:
         """Columns that sound like a prompt and are in no text are counted beside a prompt, and refused without one."""
-        texts = [text for name in ("prompt", *ANSWERS) if name in row for text in _strings(row[name])]
+        texts = [text for name in TEXTS if name in row for text in _strings(row[name])]
         lost = [name for name in present if not _is_in(row[name], texts)]
         if not lost:
             return
-        if "prompt" in row or self._columns.get("prompt", "") is None:
+        has_prompts = all(_is_dialogue(row.get(name)) for name in ANSWERS) and not set(lost) - set(DIALOGUES)
+        if "prompt" in row or self._columns.get("prompt", "") is None or has_prompts:
             for name in lost:
                 self.unread[name] = self.unread.get(name, 0) + 1
             return
@@ -127,6 +120,36 @@ class Recogniser:
             f"has no prompt and text in {', '.join(lost)}: name the prompt, as in data.columns "
             f"{{prompt: {'+'.join(lost)}}}, or set data.columns {{prompt: null}} if chosen and rejected begin with it."
         )
+
+
+def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> Row:
+    """The row with the columns that `data.columns` joins of others, as of `joined_columns`.
+
+    Raises:
+        ValueError: one of them is no text. The message goes on from "row 1".
+    """
+    row = dict(record)
+    for ours, parts in joined.items():
+        if ours not in row:
+            row[ours] = "\n".join(text for part in parts if (text := _text_to_join(row, part)))
+    return row
+
+
+def in_our_form(row: Row, names: Iterable[str]) -> Row:
+    """The row with the texts of these columns, and all in lists of texts, as text or messages of ours."""
+    texts = {name: _conversation(row[name], one=name != "prompt") for name in names if name in row}
+    lists = {
+        name: [_conversation(value, one=True) for value in row[name]]
+        for name in LISTS
+        if isinstance(row.get(name), list)
+    }
+    return row | texts | lists
+
+
+def dialogue_of(row: Row) -> list[Message] | None:
+    """The messages of the first of the columns of whole conversations that has some."""
+    dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
+    return next(filter(_is_dialogue, dialogues), None)
 
 
 def _conversation(value: Any, *, one: bool) -> Any:
@@ -191,7 +214,11 @@ def _is_dialogue(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
 
 
-def _is_answer(value: Any) -> bool:
+def _has_both(row: Row) -> bool:
+    return all(row.get(name) is not None for name in ANSWERS)
+
+
+def is_answer(value: Any) -> bool:
     """Text, or messages that begin with the assistant's."""
     return isinstance(value, str) or (_is_dialogue(value) and value[0]["role"] == "assistant")
 
@@ -205,7 +232,7 @@ def _text_to_join(row: Row, part: str) -> str | None:
     return text
 
 
-def _put_before(row: Row) -> None:
+def put_before(row: Row) -> None:
     """Put the system's text and earlier turns in front of the prompt, which becomes a conversation."""
     system, turns = row.pop("system", None) or "", _turns(row.pop("history", None))
     before = [{"role": "system", "content": system}] if system else []
@@ -269,10 +296,14 @@ def _is_in(value: Any, texts: list[str]) -> bool:
 
 def _strings(value: Any) -> Iterator[str]:
     """All text in a value, whatever its form."""
-    if isinstance(value, str):
+    if isinstance(value, str) and isinstance(_from_text(value), str):
         yield value.strip()
+    elif isinstance(value, str):
+        yield from _strings(_from_text(value))
     elif _is_dialogue(value):
         yield from (text.strip() for text in contents(value))
+    elif isinstance(value, dict) and "from" in value:
+        yield from _strings(value.get("value"))
     elif isinstance(value, list | dict):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _strings(part)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-FORMAT, CANDIDATES_FORMAT = "2", "candidates 2"
+FORMAT, CANDIDATES_FORMAT = "3", "candidates 3"
 SIDES = ("prompt", "chosen", "rejected")
 
 logger = logging.getLogger(__name__)

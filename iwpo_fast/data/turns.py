@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, is_assistants, with_end_mark
+from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, is_trained_turn, with_end_mark
 
 GENERATION_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -35,7 +35,7 @@ def assistant_spans(chat: ChatTemplate, conversation: Conversation, first: int, 
     try:
         turns = _turns(chat, conversation, whole, first, arguments)
     except UnknownTurns:
-        if not marked:
+        if not marked or any(message.get("weight") == 0 for message in conversation[first:]):
             raise
         return marked
     return _in_both(turns, marked) if marked else turns
@@ -54,7 +54,7 @@ def _is_marked(template: str) -> bool:
 def _turns(chat: ChatTemplate, conversation: Conversation, whole: str, first: int, arguments: dict[str, Any]) -> Spans:
     spans = []
     for turn in range(first, len(conversation)):
-        if is_assistants(conversation[turn]):
+        if is_trained_turn(conversation[turn]):
             start = _boundary(chat, conversation, whole, turn, arguments, ask=True)
             last = turn + 1 == len(conversation)
             end = len(whole) if last else _boundary(chat, conversation, whole, turn + 1, arguments, ask=False)

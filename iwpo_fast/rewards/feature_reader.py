@@ -68,10 +68,13 @@ class FeatureReader:
         policy.eval()
         return cls(policy, tokenizer, world, data, budget, record["tokens"].get("clock"))
 
-    def with_options(self, tokens_per_batch: int | None, cache_dir: str, on_prefix_mismatch: Any = None) -> Self:
+    def with_options(
+        self, tokens_per_batch: int | None, cache_dir: str, on_prefix_mismatch: Any = None, on_text_left_out: Any = None
+    ) -> Self:
         """The same with other options; None leaves one as it was for the pairs that were learnt from."""
-        mismatch = on_prefix_mismatch or self.data.on_prefix_mismatch
-        data = replace(self.data, cache_dir=cache_dir, on_prefix_mismatch=mismatch)
+        policies = {"on_prefix_mismatch": on_prefix_mismatch, "on_text_left_out": on_text_left_out}
+        chosen = {name: policy for name, policy in policies.items() if policy is not None}
+        data = replace(self.data, cache_dir=cache_dir, **chosen)
         return replace(self, data=data, tokens_per_batch=tokens_per_batch or self.tokens_per_batch)
 
     def features(self, rows: Rows, together: Ints | None = None) -> tuple[PairFeatures, Ints, NDArray[np.bool_]]:

@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import ScoreConfig
-from iwpo_fast.data.columns import check_mapping, column_names
+from iwpo_fast.data.columns import check_mapping, column_names, joined_columns
 from iwpo_fast.data.places import Place
 from iwpo_fast.data.records import Records, Source, read_all
 from iwpo_fast.limits import check_limits
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.scoring.output import check_output, write
-from iwpo_fast.scoring.texts import COLUMNS, Texts, texts_of
+from iwpo_fast.scoring.texts import COLUMNS, LISTS, Texts, texts_of
 from iwpo_fast.world import World
 
 ADDED = {
     "chosen": ("score_chosen", "spread_chosen"),
     "rejected": ("score_rejected", "spread_rejected"),
+    "first": ("score_first", "spread_first"),
+    "second": ("score_second", "spread_second"),
     "completion": ("score", "spread"),
     "messages": ("score", "spread"),
     "candidates": ("scores", "spreads"),
+    "ranked": ("scores", "spreads"),
 }
 """Columns of scores and spreads, by the column of the completions."""
 
@@ -49,7 +52,9 @@ def score_file(config: ScoreConfig) -> None:
     trusted = config.trust_remote_code
     reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
     with _cache(config.data.cache_dir) as cache:
-        reader = reader.with_options(config.tokens_per_batch, cache, config.data.on_prefix_mismatch)
+        reader = reader.with_options(
+            config.tokens_per_batch, cache, config.data.on_prefix_mismatch, config.data.on_text_left_out
+        )
         scores = model.score_rows(texts.rows, reader, texts.of)
     added = _added(texts, scores)
     _say(records, texts, scores, added)
@@ -65,7 +70,7 @@ def _texts(records: Records, source: Source, config: ScoreConfig) -> Texts:
         number: {name: record[theirs] for name, theirs in names.items() if record.get(theirs) is not None}
         for number, record in records.items()
     }
-    texts = texts_of(ours, source.numbering, config.data.on_prefix_mismatch)
+    texts = texts_of(ours, source.numbering, config.data.on_prefix_mismatch, joined_columns(mapping))
     if not len(texts.rows):
         raise ValueError(f"No row of {title} has completions that continue one prompt: correct the data.")
     return texts
@@ -80,7 +85,7 @@ def _added(texts: Texts, scores: Scores) -> list[dict[str, Any]]:
         for row, columns in zip(found, texts.of_file(values), strict=True):
             for name, of_column in columns.items():
                 given = [None if np.isnan(value) else float(value) for value in of_column]
-                row[ADDED[name][which]] = given if name == "candidates" else given[0]
+                row[ADDED[name][which]] = given if name in LISTS else given[0]
     return found
 
 

@@ -11,12 +11,19 @@ from iwpo_fast.data.forms import PrefixMismatch, canonical
 from iwpo_fast.data.messages import with_messages
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.read import mismatch_error, template_arguments
+from iwpo_fast.data.recognise import dialogue_of, in_our_form, is_answer, put_before, with_joined
 from iwpo_fast.data.records import Records
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.text_rows import SILENCE, one_completion
 
-COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "candidates", "tools", "chat_template_kwargs")
+PAIRS = (("chosen", "rejected"), ("first", "second"))
+LISTS = ("candidates", "ranked")
+SIDES = (*PAIRS[0], *PAIRS[1], "completion")
+COLUMNS = (
+    *("prompt", *SIDES, *LISTS, "messages", "conversations", "system", "history"),
+    *("tools", "chat_template_kwargs"),
+)
 
 Completions = dict[str, list[Text]]
 """Completions of a row by the column that they stand in; `messages` is a conversation that ends in its completion."""
@@ -48,13 +55,18 @@ class Texts(NamedTuple):
         return found
 
 
-def texts_of(records: Records, numbering: Numbering, on_prefix_mismatch: str) -> Texts:
+def texts_of(
+    records: Records, numbering: Numbering, on_prefix_mismatch: str, joined: Mapping[str, list[str]] | None = None
+) -> Texts:
     """Lay out the completions of a file, whose columns have our names.
+
+    Args:
+        joined: columns that are joined of others, as of `joined_columns`.
 
     Raises:
         ValueError: a row has no completion, or one of no form that the library knows; the sentence names it.
     """
-    records = {number: _with_messages(number, record, numbering) for number, record in records.items()}
+    records = {number: _in_our_form(number, record, numbering, joined or {}) for number, record in records.items()}
     found = [_checked(row, numbering, on_prefix_mismatch) for row in records.items()]
     numbers = np.array(list(records), dtype=np.int64)
     _check_alike(found, numbers, numbering)
@@ -80,29 +92,61 @@ def completions_of(record: Mapping[str, Any]) -> tuple[Text, Completions]:
         PrefixMismatch: they do not continue the same prompt.
         ValueError: there are none, or they are of no form that the library knows. The message goes on from "row 1".
     """
-    prompt, found = record.get("prompt"), Completions()
-    if "chosen" in record or "rejected" in record:
-        prompt, *both = canonical(record, may_be_empty=True)
-        found |= {name: [text if text or isinstance(prompt, str) else SILENCE] for name, text in _named(both)}
+    prompt, found = _prompt_of(record), Completions()
+    pair = next((names for names in PAIRS if any(name in record for name in names)), ())
+    if pair:
+        answers = dict(zip(PAIRS[0], (record.get(name) for name in pair), strict=True))
+        prompt, *both = canonical({"prompt": prompt} | answers, may_be_empty=True)
+        silent = "" if isinstance(prompt, str) else SILENCE
+        found |= {name: [text or silent] for name, text in zip(pair, both, strict=True)}
     given = {"completion": [record["completion"]]} if "completion" in record else {}
-    if "candidates" in record:
-        given["candidates"] = _candidates(record["candidates"])
-    if not found and not given and isinstance(record.get("messages"), list):
-        given, prompt = {"messages": [record["messages"]]}, None
+    given |= {name: _several(record[name], name) for name in LISTS if name in record}
+    if not found and not given and (dialogue := dialogue_of(dict(record))) is not None:
+        given, prompt = {"messages": [dialogue]}, None
     for name, texts in given.items():
         each = [one_completion(prompt, text) for text in texts]
         if any(other != each[0][0] for other, _ in each):
             raise ValueError(f"has texts and conversations in {name}: make all alike.")
         prompt, found[name] = each[0][0], [text for _, text in each]
     if not found:
-        raise ValueError("has neither chosen and rejected, nor completion, messages or candidates: add one of them.")
+        raise ValueError(
+            "has neither chosen and rejected, nor first and second, completion, messages, candidates or ranked: add "
+            "one of them."
+        )
     assert prompt is not None
-    return prompt, found
+    return _behind_earlier(record, prompt, found)
 
 
-def _with_messages(number: int, record: Mapping[str, Any], numbering: Numbering) -> dict[str, Any]:
+def _prompt_of(record: Mapping[str, Any]) -> Text | None:
+    """The prompt, or the conversation that stands for it where the completions are answers alone."""
+    prompt: Text | None = record.get("prompt")
+    given = [record[name] for name in SIDES if name in record]
+    if prompt or not given or not all(map(is_answer, given)):
+        return prompt
+    return dialogue_of(dict(record)) or prompt
+
+
+def _behind_earlier(record: Mapping[str, Any], prompt: Text, found: Completions) -> tuple[Text, Completions]:
+    """With the text of the system and earlier turns in front of the prompt, which becomes a conversation."""
+    row = {name: record[name] for name in ("system", "history") if record.get(name)}
+    if not row:
+        return prompt, found
+    if isinstance(prompt, list) or "prompt" in record:
+        row["prompt"] = prompt
+    put_before(row)
+    if isinstance(prompt, list):
+        return row["prompt"], found
+    return row["prompt"], {
+        name: [[{"role": "assistant", "content": text}] for text in texts] for name, texts in found.items()
+    }
+
+
+def _in_our_form(
+    number: int, record: Mapping[str, Any], numbering: Numbering, joined: Mapping[str, list[str]]
+) -> dict[str, Any]:
     try:
-        return with_messages(record, ("prompt", "chosen", "rejected", "completion", "messages"))
+        row = in_our_form(with_joined(record, joined), ("prompt", *SIDES))
+        return with_messages(row, ("prompt", *SIDES, "messages"))
     except ValueError as error:
         raise ValueError(f"{numbering.where(number)} {error}") from None
 
@@ -145,13 +189,9 @@ def _count(columns: Completions) -> int:
     return sum(map(len, columns.values()))
 
 
-def _named(both: list[Text]) -> list[tuple[str, Text]]:
-    return list(zip(("chosen", "rejected"), both, strict=True))
-
-
-def _candidates(texts: Any) -> list[Text]:
+def _several(texts: Any, name: str) -> list[Text]:
     if not isinstance(texts, list) or not texts:
-        raise ValueError("has no list of texts as its candidates: give at least one, or remove the row.")
+        raise ValueError(f"has no list of texts as its {name}: give at least one, or remove the row.")
     return texts
 
 

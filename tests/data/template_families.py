@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import train_tokenizer
+from small_tokenizers import train_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 _OPENED = "{% for m in messages %}<|im_start|>{{ m.role }}\n"

@@ -371,3 +371,15 @@ def test_log_probs_of_the_data_are_refused_for_a_pair_whose_prompt_only_a_candid
         tokenise(read(config), tokenizer, config)
     plain = write([PAIR | known | {"candidates": ["blue"]}], max_length=length)
     assert tokenise(read(plain), tokenizer, plain)[1].kept == 1
+
+
+def test_a_prompt_that_all_candidates_repeat_is_cut_off_without_a_pair_too(write) -> None:
+    row = {"prompt": "why is it?", "candidates": ["why is it? so", "why is it? no"], "candidate_scores": [1, 0]}
+    rows = read_rows(write([row, row | {"prompt": "why", "candidates": ["why so", "why no"]}]))[0]
+    assert (rows.prompt, rows.chosen) == (["why is it?", "why"], [" so", "why so"])
+
+
+def test_a_dialogue_that_all_candidates_repeat_is_cut_off_too(write) -> None:
+    dialogue = "\n\nHuman: why?\n\nAssistant:"
+    row = {"prompt": dialogue, "ranked": [f"{dialogue} so", f"{dialogue} no"]}
+    assert read_rows(write([row]))[0].chosen == [" so"]

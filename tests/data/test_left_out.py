@@ -198,3 +198,56 @@ def test_a_part_of_another_type_is_looked_at_by_itself(write) -> None:
     thought = [{"type": "thinking", "thinking": "first I look"}, {"type": "text", "text": "blue"}]
     with pytest.raises(ValueError, match=r"row 2 has what the chat template does not write"):
         tokenised(write, tokenizer_of("qwen2.5"), ROW, ROW | {"chosen": [assistant(thought)]})
+
+
+def test_descriptions_of_tools_that_the_template_does_not_write_are_said_to_be_left_out(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    place = {"type": "string", "description": "where"}
+    tool = {"name": "look", "description": "looks", "parameters": {"properties": {"at": place}}}
+    described = ROW | {"tools": [{"type": "function", "function": tool}]}
+    tokenizer.chat_template = WRITES_CALLS
+    assert not tokenised(write, tokenizer, described)[1].left_out
+    tokenizer.chat_template = WRITES_CALLS.replace("tools | tojson", "tools[0].function.name")
+    assert tokenised(write, tokenizer, described)[1].left_out == {"descriptions of tools": 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "acts"),
+    [
+        ("{% if thinking and add_generation_prompt %}<|think|>{% endif %}", True, True),
+        ("{% if thinking and add_generation_prompt %}<|think|>{% endif %}", False, True),
+        ("{% if add_generation_prompt and thinking == 'long' %}<|think|>{% endif %}", "long", True),
+        ("{% if add_generation_prompt %}{{ thinking }}{% endif %}", "a text", True),
+        ("{% if add_generation_prompt and thinking is defined and not thinking %}<|no|>{% endif %}", False, True),
+        ("", True, False),
+        ("", "a text", False),
+    ],
+)
+def test_an_argument_that_changes_nothing_is_said_to_be_left_out(template, value, acts, write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = FAMILIES["qwen2.5"] + template
+    row = ROW | {"chat_template_kwargs": {"thinking": value}}
+    left_out = tokenised(write, tokenizer, row, ROW)[1].left_out
+    assert left_out == ({} if acts else {"thinking of chat_template_kwargs": 1})
+
+
+def test_a_function_call_is_the_call_of_a_tool_and_its_answer_the_tools(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = WRITES_CALLS
+    call = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": '{"at": "sky"}'}}
+    told = {"role": "function", "name": "look", "content": "it is blue"}
+    pairs, _ = tokenised(write, tokenizer, ROW | {"prompt": [*ROW["prompt"], call, told]})
+    prompt = tokenizer.decode(pairs.prompt[0])
+    assert "assistant\nlook" in prompt and "sky" in prompt and "<|im_start|>tool\nit is blue" in prompt
+
+
+def test_parts_of_a_content_may_stand_as_json_text(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    stored = ROW | {"chosen": [assistant(json.dumps([{"type": "text", "text": "blue"}]))]}
+    assert tokenizer.decode(tokenised(write, tokenizer, stored)[0].chosen[0]) == "blue<|im_end|>\n"
+    picture = ROW | {"chosen": [assistant(json.dumps([{"type": "image", "url": "x"}]))]}
+    with pytest.raises(ValueError, match="part of the type image"):
+        tokenised(write, tokenizer, picture)
+    listed = '[{"type": "circle", "radius": 1}]'
+    kept = ROW | {"chosen": [assistant(listed)]}
+    assert listed in tokenizer.decode(tokenised(write, tokenizer, kept)[0].chosen[0])

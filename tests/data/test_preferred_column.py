@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from iwpo_fast.data import read_rows
@@ -95,3 +96,28 @@ def test_settings_that_cannot_be_are_one_sentence(columns, preferred, expected, 
 def test_a_column_that_is_named_goes_before_columns_of_our_names(write) -> None:
     named = row("model_b") | {"chosen": "x", "rejected": "y"}
     assert read_rows(write([named], columns=COLUMNS, preferred=NAMES))[0].chosen == ["two"]
+
+
+def test_an_empty_column_may_mean_a_tie(write) -> None:
+    names = NAMES | {"tie": ["tie", ""]}
+    rows = read_rows(write([row(None), row(""), row("model_a")], columns=COLUMNS, preferred=names))[0]
+    assert (rows.chosen, rows.unpaired) == (["one"], 2)
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), [(1.0, 2.0), ([1.0, 3.0], [2.0, 4.0]), (None, 2.0)])
+def test_scores_of_the_two_answers_go_with_them(of_a, of_b, write) -> None:
+    columns = COLUMNS | {"score_first": "of_a", "score_second": "of_b"}
+    scored = [row(winner) | {"of_a": of_a, "of_b": of_b} for winner in ("model_a", "tie", "model_b")]
+    rows = read_rows(write(scored, columns=columns, preferred=NAMES))[0]
+    a, b = (np.array(np.nan if score is None else score) for score in (of_a, of_b))
+    assert sorted(rows.columns) == ["score_chosen", "score_rejected"]
+    np.testing.assert_array_equal(rows.columns["score_chosen"], np.stack([a, b]))
+    np.testing.assert_array_equal(rows.columns["score_rejected"], np.stack([b, a]))
+
+
+def test_scores_of_the_two_answers_without_a_verdict_or_beside_those_of_a_pair_are_refused(write) -> None:
+    scored = {"prompt": "q", "chosen": "one", "rejected": "two", "score_first": 1, "score_second": 0}
+    with pytest.raises(ValueError, match="no column that says which is better"):
+        read_rows(write([scored]))
+    with pytest.raises(ValueError, match="has both score_chosen and score_first"):
+        read_rows(write([scored | {"score_chosen": 1, "score_rejected": 0}]))

@@ -160,3 +160,25 @@ def test_a_repeated_message_may_have_other_keys() -> None:
     yes, no = ({"role": "assistant", "content": text} for text in ("Yes.", "No."))
     row = {"prompt": [asked | {"id": "7"}], "chosen": [asked, yes], "rejected": [asked, no]}
     assert canonical(row) == ([asked | {"id": "7"}], [yes], [no])
+
+
+def test_one_answer_that_repeats_a_dialogue_is_cut_where_the_other_is_not() -> None:
+    dialogue = "\n\nHuman: why?\n\nAssistant:"
+    row = {"prompt": dialogue, "chosen": dialogue + " so", "rejected": " no"}
+    assert canonical(row) == (dialogue, " so", " no")
+
+
+def test_texts_that_repeat_the_last_message_of_their_prompt_are_cut() -> None:
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "why is it so?"}]
+    row = {"prompt": asked, "chosen": "why is it so? because", "rejected": "why is it so?\nno"}
+    assert canonical(row) == (asked, *([{"role": "assistant", "content": text}] for text in ("because", "no")))
+    short = row | {"prompt": [{"role": "user", "content": "why"}]}
+    assert canonical(short)[1][0]["content"] == "why is it so? because"
+
+
+def test_conversations_that_lack_only_the_system_message_of_their_prompt_repeat_it() -> None:
+    asked = [{"role": "user", "content": "why"}]
+    sides = [[{"role": "assistant", "content": text}] for text in ("so", "no")]
+    prompt = [{"role": "system", "content": "s"}, *asked]
+    row = {"prompt": prompt, "chosen": [*asked, *sides[0]], "rejected": [*asked, *sides[1]]}
+    assert canonical(row) == (prompt, *sides)

@@ -147,7 +147,8 @@ def test_a_prompt_that_both_completions_repeat_is_cut_off_them_whatever_other_ro
     one_side = {"prompt": prompt, "chosen": yes, "rejected": prompt + no}
     found = read_rows(write([repeated, plain, one_side]))[0]
     assert found.prompt == [prompt] * 3
-    assert (found.chosen, found.rejected) == ([yes] * 3, [no, no, prompt + no])
+    alone = no if isinstance(prompt, list) else prompt + no  # a text may begin as its prompt by itself
+    assert (found.chosen, found.rejected) == ([yes] * 3, [no, no, alone])
 
 
 @pytest.mark.parametrize("other", [PAIR, PAIR | {"prompt": ""}])

@@ -198,3 +198,40 @@ def test_a_question_under_a_common_name_is_asked_for(name, write) -> None:
 def test_answers_that_are_lists_as_text_are_refused_whatever_the_prompt(lists, write) -> None:
     with pytest.raises(ValueError, match="row 1 has lists as JSON text in chosen and rejected"):
         read_rows(write([{"prompt": "q", "chosen": lists[0], "rejected": lists[1]}]))
+
+
+@pytest.mark.parametrize("beside", [{"system": "s"}, {"history": [["h", "i"]]}])
+@pytest.mark.parametrize("prompt", ["q", ASKED])
+def test_whole_conversations_beside_a_system_text_or_a_history_hold_their_prompt_once(beside, prompt, write) -> None:
+    row = {"prompt": prompt, "chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO]} | beside
+    before = (
+        [{"role": "system", "content": "s"}]
+        if "system" in beside
+        else [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
+    )
+    assert read(write([row])) == ([*before, *ASKED], YES, NO)
+
+
+def test_candidates_that_are_conversations_repeat_a_prompt_behind_a_system_text(write) -> None:
+    row = {"prompt": "q", "system": "s", "candidates": [[*ASKED, *YES], [*ASKED, *NO]], "candidate_scores": [1, 0]}
+    assert read(write([row])) == ([{"role": "system", "content": "s"}, *ASKED], YES, NO)
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+@pytest.mark.parametrize("form", ["ours", "ShareGPT", "JSON", "texts"])
+def test_a_conversation_beside_a_prompt_is_counted_where_it_stands_in_no_text(name, form, write) -> None:
+    def turns(text: str) -> object:
+        sharegpt = [{"from": "human", "value": text}]
+        ours = [{"role": "user", "content": text}]
+        return {"ours": ours, "ShareGPT": sharegpt, "JSON": json.dumps(sharegpt), "texts": [text]}[form]
+
+    rows = [PAIR | {name: turns("q")}, PAIR | {name: turns("something else")}]
+    assert read_rows(write(rows))[0].unread == {name: 1}
+    assert read_rows(write(rows, columns={name: None}))[0].unread == {}
+
+
+def test_a_conversation_of_no_known_form_without_a_prompt_is_asked_for(write) -> None:
+    with pytest.raises(ValueError, match=r"row 1 has no prompt and text in messages: name the prompt"):
+        read(write([SIDES | {"messages": ["why", "not"]}]))
+    whole = {"chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO], "messages": ["other"]}
+    assert read_rows(write([whole]))[0].unread == {"messages": 1}

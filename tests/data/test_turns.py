@@ -148,3 +148,41 @@ def test_generation_marks_hold_for_answers_of_one_turn_too(write) -> None:
     stored = pairs.chosen[0]
     assert tokenizer.decode(token_ids(stored)) == "yes<|im_end|>END OF TURN\n"
     assert tokenizer.decode(stored[is_trained(stored)]) == "yes<|im_end|>"
+
+
+DIALOGUE = "\n\nHuman: what is the sky\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("answer", "own"),
+    [
+        (" blue\n\nHuman: the grass?", " blue"),
+        (" blue\n\nHuman: the grass?\n\nAssistant: green", " blue green</s>"),
+        (" blue", " blue</s>"),
+    ],
+)
+def test_of_a_dialogue_in_text_the_humans_turns_are_context(answer, own, write, tokenizer) -> None:
+    row = {"prompt": DIALOGUE, "chosen": answer, "rejected": " today"}
+    pairs, ledger = tokenised(write, tokenizer, row)
+    chosen = pairs.chosen[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == own
+    assert tokenizer.decode(token_ids(chosen)) == f"{answer}</s>"
+    assert ledger.with_context == (answer != " blue")
+    everything, _ = tokenised(write, tokenizer, row, train_on="all")
+    assert np.array_equal(everything.chosen[0], token_ids(chosen))
+
+
+def test_a_human_in_an_answer_to_no_dialogue_is_trained(write, tokenizer) -> None:
+    row = {"prompt": "write a dialogue", "chosen": "\n\nHuman: hi\n\nAssistant: ho", "rejected": "no"}
+    assert is_trained(tokenised(write, tokenizer, row)[0].chosen[0]).all()
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3", "marks"])
+def test_an_assistants_turn_of_weight_0_is_context(family, write) -> None:
+    tokenizer = tokenizer_of(family)
+    first, second = TURNS["chosen"][0], TURNS["chosen"][2]
+    silent = TURNS | {"chosen": [first | {"weight": 0}, TURNS["chosen"][1], second | {"weight": 1}]}
+    pairs, ledger = tokenised(write, tokenizer, silent)
+    chosen = pairs.chosen[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == ENDS[family][1]
+    assert not ledger.left_out

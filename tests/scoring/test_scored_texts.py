@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.scoring.texts import completions_of, texts_of
+from iwpo_fast.scoring.texts import texts_of
 
+SYSTEM = [{"role": "system", "content": "s"}]
 ASK = [{"role": "user", "content": "ask"}]
 
 
@@ -31,16 +34,45 @@ ROWS = [
         "p",
         {"chosen": ["a"], "rejected": ["b"], "candidates": ["c"]},
     ),
+    ({"prompt": "p", "first": "a", "second": "b"}, "p", {"first": ["a"], "second": ["b"]}),
+    ({"prompt": "p", "ranked": ["a", "b"]}, "p", {"ranked": ["a", "b"]}),
+    (
+        {"conversations": [{"from": "human", "value": "ask"}, {"from": "gpt", "value": "a"}]},
+        ASK,
+        {"messages": [said("a")]},
+    ),
+    ({"messages": json.dumps([*ASK, *said("a")])}, ASK, {"messages": [said("a")]}),
+    ({"messages": ASK, "completion": "a"}, ASK, {"completion": [said("a")]}),
+    ({"conversations": ASK, "chosen": "a", "rejected": "b"}, ASK, {"chosen": [said("a")], "rejected": [said("b")]}),
+    ({"prompt": "ask", "completion": said("a")[0]}, ASK, {"completion": [said("a")]}),
+    ({"system": "s", "prompt": "ask", "completion": "a"}, [*SYSTEM, *ASK], {"completion": [said("a")]}),
+    (
+        {"history": [["h", "i"]], "prompt": ASK, "candidates": ["a"]},
+        [{"role": "user", "content": "h"}, *said("i"), *ASK],
+        {"candidates": [said("a")]},
+    ),
 ]
 
 
 @pytest.mark.parametrize(("row", "prompt", "completions"), ROWS, ids=[",".join(row) for row, *_ in ROWS])
 def test_completions_are_found_by_the_columns_of_a_row(row, prompt, completions) -> None:
-    assert completions_of(row) == (prompt, completions)
+    texts = texts_of({1: row}, Numbering("f.jsonl"), "error")
+    assert texts.rows.prompt[0] == prompt
+    assert texts.columns == [{name: len(column) for name, column in completions.items()}]
+    both = [text for pair in zip(texts.rows.chosen, texts.rows.rejected, strict=True) for text in pair]
+    wanted = [text for column in completions.values() for text in column]
+    assert both == wanted + wanted[-1:] * (len(wanted) % 2)
+
+
+def test_columns_may_be_joined() -> None:
+    row = {"instruction": "say", "input": "red", "completion": "a"}
+    texts = texts_of({1: row}, Numbering("f.jsonl"), "error", {"prompt": ["instruction", "input"]})
+    assert texts.rows.prompt == ["say\nred"]
 
 
 REFUSED = [
-    ({"prompt": "p"}, "has neither chosen and rejected, nor completion, messages or candidates"),
+    ({"system": "s", "chosen": "a b", "rejected": "a c"}, "has a system or history column, and no prompt"),
+    ({"prompt": "p"}, "has neither chosen and rejected, nor first and second, completion"),
     ({"prompt": "p", "chosen": "a"}, "has no rejected"),
     ({"completion": "a"}, "has no prompt"),
     ({"prompt": "p", "candidates": []}, "has no list of texts as its candidates"),

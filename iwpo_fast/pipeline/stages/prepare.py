@@ -65,7 +65,9 @@ def run(job: PipelineJob) -> Result:
         if part is not None:
             write_rows(path, part, part.columns)
             save_origin(path, part)
-    result = {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
+    result: Result = {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
+    lost = {"without_one_prompt": rows.mismatches, "without_a_better_answer": rows.unpaired, "unread": rows.unread}
+    result |= {name: count for name, count in lost.items() if count}
     if rows.candidates is None:
         return result
     counts = rows.candidates.counts
