@@ -123,7 +123,7 @@ def _load(path: Path, columns: Sequence[str], parts: Sequence[str]) -> tuple[lis
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
             return _from_groups(map(file.read_row_group, range(file.num_row_groups)), columns, parts)
-    except (pa.ArrowException, OSError, KeyError, AttributeError):
+    except (pa.ArrowException, OSError, KeyError, AttributeError, UnicodeDecodeError):
         logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
         return None
 
