@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, repeat
@@ -30,6 +29,7 @@ from iwpo_fast.data.columns import (
 )
 from iwpo_fast.data.forms import PrefixMismatch
 from iwpo_fast.data.gathered import GatheredRows
+from iwpo_fast.data.hold_out import hold_out
 from iwpo_fast.data.messages import check_is_text, parsed, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
@@ -38,11 +38,8 @@ from iwpo_fast.data.preferred import by_verdict
 from iwpo_fast.data.recognise import Recogniser
 from iwpo_fast.data.records import Reader, Source
 from iwpo_fast.data.row_files import Row
-from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.data.rows import Rows
 from iwpo_fast.limits import check_limits
-
-DIGEST = 16
-"""Bytes of the hash of a prompt."""
 
 TIE = RowOfPairs([])
 """What a row holds whose two answers are equally good."""
@@ -73,34 +70,6 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     train = rows.take(np.flatnonzero(~held_out))
     train = replace(train, mismatches=rows.mismatches, unpaired=rows.unpaired, unread=rows.unread)
     return train, _named_held_out(rows.take(np.flatnonzero(held_out))) if held_out.any() else None
-
-
-def hold_out(prompts: Sequence[Text], prompt_ids: Iterable[Any] | None, fraction: float) -> np.ndarray:
-    """bool [N], the rows to hold out: about `fraction` of the prompts, all rows of a prompt together.
-
-    The side depends on the hash of the prompt alone (of its `prompt_id` where there is one), so it is the same whatever
-    else is in the data. A prompt that stands under several ids is held out only if all of them are. Where a positive
-    fraction comes to none of two or more prompts, the one of the smallest hash is held out.
-    """
-    values, digests, has_ids = array("d"), bytearray(), False
-    for prompt, key in zip(prompts, repeat(None) if prompt_ids is None else prompt_ids, strict=prompt_ids is not None):
-        digest = _digest(json.dumps(prompt, default=str))
-        digests += digest
-        values.append(_uniform(digest if key is None else _digest(str(key))))
-        has_ids |= key is not None
-    largest = _largest_of_equal(digests, np.array(values)) if has_ids else np.array(values)
-    smallest = largest.min()
-    if 0 < fraction <= smallest < largest.max():
-        return largest == smallest
-    return largest < fraction
-
-
-def _largest_of_equal(digests: bytearray, values: np.ndarray) -> np.ndarray:
-    """float64 [N], of each value the largest of those with the same digest."""
-    _, which = np.unique(np.frombuffer(digests, dtype=f"V{DIGEST}"), return_inverse=True)
-    largest = np.full(int(which.max()) + 1, -np.inf)
-    np.maximum.at(largest, which, values)
-    return largest[which]
 
 
 def mismatch_error(what: str, where: str, count: int) -> ValueError:
@@ -166,7 +135,8 @@ def _named_held_out(rows: Rows) -> Rows:
 
 def _read(place: Place, config: DataConfig, limit: int | None) -> _Read:
     """Everything at a place, in one pass."""
-    reader, read = Reader(place, {*(names := column_names(config.columns)).values()}), _Read(config)
+    names = column_names(config.columns)
+    reader, read = Reader(place, set(names.values())), _Read(config)
     for number, record in reader.records(names, limit):
         read.add(number, with_numbers(record) if reader.is_text else record)
     read.source = reader.source()
@@ -192,7 +162,7 @@ class _Read:
         self._gathered = GatheredRows()
         self._recognised = 0
         self._error: tuple[int, ValueError] | None = None
-        self._mismatches: list[int] = []
+        self._mismatches = array("q")
         self._mismatch = ""
 
     def add(self, number: int, record: Row) -> None:
@@ -288,12 +258,3 @@ def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> An
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"has {name} of another kind: make it {what}, or {what} as JSON.")
     return value
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()[:DIGEST]
-
-
-def _uniform(digest: bytes) -> float:
-    """A number in [0, 1) that depends on what was digested alone."""
-    return int.from_bytes(digest[:8], "big") / 2**64

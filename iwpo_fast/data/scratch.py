@@ -1,6 +1,7 @@
-"""Files without a name for what is larger than memory: mapped, gone with the process, and counted by nobody's memory.
+"""Files without a name for what may be larger than memory: they are mapped, and go with the process.
 
-They lie where `TMPDIR` says, else in /var/tmp, because /tmp is in memory on some systems.
+The system writes their pages to the disk and takes them back when it needs room. They lie where `TMPDIR` says, else in
+/var/tmp, because /tmp is in memory on some systems.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ def mapped(file: IO[bytes]) -> mmap.mmap:
 
 def empty_array(size: int, dtype: DTypeLike) -> np.ndarray:
     """An array [size] to write to: in memory, or in a file if it is large."""
-    bytes_ = size * np.dtype(dtype).itemsize
-    if bytes_ < LARGE:
+    length = size * np.dtype(dtype).itemsize
+    if length < LARGE:
         return np.empty(size, dtype)
     with scratch_file() as file:
         with room_is_needed():
-            _reserve(file, bytes_)
+            _reserve(file, length)
         return np.frombuffer(mapped(file), dtype)
 
 
