@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -73,7 +74,7 @@ class RaggedWriter:
 
     def __init__(self, dtype: DTypeLike = np.int32) -> None:
         self._dtype = np.dtype(dtype)
-        self._file = None
+        self._file: IO[bytes] | None = None
         self._waiting: list[np.ndarray] = []
         self._lengths: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
         self._bytes = 0
@@ -98,7 +99,7 @@ class RaggedWriter:
         if self._file is None:
             self._file = scratch_file()
         with room_is_needed():
-            self._file.writelines(memoryview(values).cast("B") for values in self._waiting if len(values))
+            self._file.writelines(values.data for values in self._waiting if len(values))
         self._waiting, self._bytes = [], 0
 
 

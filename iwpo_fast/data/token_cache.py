@@ -16,7 +16,7 @@ import numpy as np
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs, hash_of
-from iwpo_fast.data.ragged import ROWS_AT_ONCE, Ragged, RaggedWriter
+from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT, CANDIDATES_FORMAT = "3", "candidates 3"
+ROWS_IN_GROUP = 4096
+"""Rows of a file that are unpacked at once."""
+
 SIDES = ("prompt", "chosen", "rejected")
 
 logger = logging.getLogger(__name__)
@@ -107,7 +110,7 @@ def _save(path: Path, columns: dict[str, np.ndarray], parts: dict[str, Ragged]) 
         pq.write_table(
             table,
             aside,
-            row_group_size=ROWS_AT_ONCE,
+            row_group_size=ROWS_IN_GROUP,
             compression="zstd",
             use_dictionary=False,
             write_page_checksum=True,
