@@ -122,7 +122,7 @@ class _Entropy(torch.autograd.Function):
         return entropy.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor | None) -> Any:
         nothing = (None,) * 7
         if gradient is None:
             return nothing

@@ -40,6 +40,11 @@ class WeightedDPOTrainer(DPOTrainer):
         ValueError: settings that this trainer would ignore are set, or the objective does not exist.
     """
 
+    args: Any
+    model: Any
+    _signature_columns: Any
+    objective: ObjectiveConfig
+    mixture: Mixture
     loss_is_scaled_for_ga = True  # D counts the pairs of all micro-batches of a step
 
     def __init__(
@@ -55,10 +60,9 @@ class WeightedDPOTrainer(DPOTrainer):
             "label_smoothing": label_smoothing_column,
         }
         super().__init__(*args, **kwargs)
-        config: DPOConfig = self.args
-        self.objective = objective or objective_of(config)
+        self.objective = objective or objective_of(self.args)
         self.mixture = Mixture.of(self.objective)
-        _check(self.mixture, config, is_vision=self._is_vision_dataset)
+        _check(self.mixture, self.args, is_vision=self._is_vision_dataset)
         if type(self.data_collator) is DataCollatorForPreference:
             own = {field.name: getattr(self.data_collator, field.name) for field in fields(self.data_collator)}
             self.data_collator = WeightedPreferenceCollator(**own, columns=self.columns)
@@ -112,8 +116,8 @@ class WeightedDPOTrainer(DPOTrainer):
         """Log-probs under the reference, [P] each; zeros for objectives without one, whose rewards are then β l."""
         if self.mixture.uses_reference:
             return self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        nothing = torch.zeros(inputs["input_ids"].shape[0], device=inputs["input_ids"].device)
-        return nothing.chunk(2)
+        nothing = torch.zeros(inputs["input_ids"].shape[0] // 2, device=inputs["input_ids"].device)
+        return nothing, nothing
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         with fused_head():
@@ -124,8 +128,8 @@ class WeightedDPOTrainer(DPOTrainer):
     ) -> Tensor:
         pair = self._pair(outputs.log_probs, inputs, numbers)
         weight = numbers.get("weight", torch.ones(len(pair), device=pair.chosen.logp.device)).double()
-        smoothing = numbers.get("label_smoothing", self.objective.label_smoothing)
-        smoothing = smoothing.double() if isinstance(smoothing, Tensor) else smoothing
+        given = numbers.get("label_smoothing")
+        smoothing = self.objective.label_smoothing if given is None else given.double()
         constants = self.mixture.constants(pair, {}, None)
         losses = self.mixture(pair, constants, smoothing)
         self._log_weights(weight)
@@ -143,17 +147,12 @@ class WeightedDPOTrainer(DPOTrainer):
         tokens = mask.sum(1).clamp(min=1).double().chunk(2)
         reference = [inputs[f"ref_{side}_logps"].double() for side in ("chosen", "rejected")]
         scores = [numbers[f"score_{side}"].double() for side in ("chosen", "rejected") if f"score_{side}" in numbers]
-        sides = [
-            Side(
-                logp[i],
-                tokens[i],
-                reference[i],
-                scores[i].reshape(len(scores[i]), -1) if scores else None,
-                divergence=self.mixture.divergence,
-            )
-            for i in range(2)
-        ]
-        return Pair(*sides)
+
+        def side(i: int) -> Side:
+            rewards = scores[i].reshape(len(scores[i]), -1) if scores else None
+            return Side(logp[i], tokens[i], reference[i], rewards, divergence=self.mixture.divergence)
+
+        return Pair(side(0), side(1))
 
     def _router_loss(self, outputs: Any) -> Tensor | float:
         """The auxiliary loss of a mixture of experts, as TRL adds it."""
