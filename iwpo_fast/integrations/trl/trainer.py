@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.integrations.trl.collator import NUMBERS, WeightedPreferenceCollator
 from iwpo_fast.integrations.trl.head import fused_head
-from iwpo_fast.integrations.trl.settings import objective_of
+from iwpo_fast.integrations.trl_objective import objective_of
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Reads
 from iwpo_kernels.weighted_preference import weighted
