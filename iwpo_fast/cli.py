@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from iwpo_fast import threads
 from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
+from iwpo_fast.integrations import trl_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if (path := trl_recipe.asked_for(arguments)) is not None:
+            print(trl_recipe.translated_file(path).yaml(), end="")
+            return 0
         needed("jsonargparse", by="the command iwpo")
         from iwpo_fast.cli_parser import parse
 

@@ -16,6 +16,7 @@ from iwpo_fast.recipe import MODE
 
 CONFIG = {"preview": RunConfig, "train": TrainConfig, "run": RunConfig, "score": ScoreConfig, "demo": DemoConfig}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "train": {"from_trl": str | None},
     "run": {"from": str | None, "only": str | None, "force": bool},
     "preview": {"rows": str | None, "full": bool},
 }
@@ -75,7 +76,7 @@ def make_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("preview", _preview_parser(), help="look at pairs as they would be trained on")
-    commands.add_subcommand("train", _parser_of(TrainConfig), help="train on preference pairs")
+    commands.add_subcommand("train", _train_parser(), help="train on preference pairs")
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
     commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
@@ -86,6 +87,14 @@ def _parser_of(config: type) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
     parser.add_argument("--config", action="config", help="YAML file; flags after it override it.")
     parser.add_class_arguments(config)
+    return parser
+
+
+def _train_parser() -> ArgumentParser:
+    parser = _parser_of(TrainConfig)
+    parser.add_argument(  # `cli.main` answers it, and looks at nothing else then
+        "--from_trl", type=str | None, help="Print this recipe of trl dpo in the settings of iwpo train, and end."
+    )
     return parser
 
 

@@ -149,7 +149,7 @@ class Mixture:
             in_step = replace(pair, step=constants.get(name, {}))
             loss = objective.loss(in_step, **parameters)
             if smooths and objective.flips:
-                flipped = objective.loss(in_step.swapped(), **parameters)
+                flipped = objective.flipped_loss(in_step, **parameters)
                 loss = (1 - smoothing) * loss + smoothing * flipped
             terms.append(self.coefficients[name] * loss)
         return sum(terms[1:], start=terms[0])

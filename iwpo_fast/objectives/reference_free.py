@@ -35,6 +35,11 @@ def sft(pair: Pair) -> Tensor:
     return -pair.chosen.logp / pair.step["mean_chosen_tokens"]
 
 
+def _flipped_simpo(pair: Pair, *, beta: float, gamma: float) -> Tensor:
+    """The whole argument turned around, margin and all, as its authors, TRL and Liger smooth labels."""
+    return -F.logsigmoid(gamma - beta * (pair.chosen.mean_logp - pair.rejected.mean_logp))
+
+
 @objective(
     "simpo",
     limits={"gamma": NOT_NEGATIVE},
@@ -42,8 +47,9 @@ def sft(pair: Pair) -> Tensor:
     paper="SimPO, Meng et al. 2024",
     arxiv="2405.14734",
     source="code",
-    note="γ itself, not the ratio γ/β",
+    note="γ itself, not the ratio γ/β; a flipped label turns margin and γ around",
     implicit="mean_logp",
+    flipped=_flipped_simpo,
 )
 def simpo(pair: Pair, *, beta: float = 2.0, gamma: float = 0.5) -> Tensor:
     return -F.logsigmoid(beta * (pair.chosen.mean_logp - pair.rejected.mean_logp) - gamma)

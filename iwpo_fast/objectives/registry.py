@@ -92,6 +92,7 @@ class Objective:
         reads: see `Reads`.
         only_with: for a parameter that another one turns on, that one's name and the values that do.
         labels: see `Labels`.
+        flipped: the loss of a pair whose label is flipped; None where it is that of the pair turned around.
         one_sided: the reason why a label cannot be flipped, or None if it can.
         fused: (scores, **parameters) to arguments of the fused kernel that computes the same loss; scores are None
             where the objective does not read them. Labels are smoothed as configuration and data say, unless these
@@ -114,6 +115,7 @@ class Objective:
     reads: Reads = Reads.NOTHING
     only_with: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     labels: Labels = Labels.USED
+    flipped: Callable[..., Tensor] | None = None
     one_sided: str | None = None
     fused: Callable[..., FusedForm] | None = None
     statistics: Statistics | None = None
@@ -122,6 +124,10 @@ class Objective:
     @property
     def uses_reference(self) -> bool:
         return self.implicit == "log_ratio"
+
+    def flipped_loss(self, pair: Pair, **parameters: float | str) -> Tensor:
+        """[P], the losses of pairs whose labels are flipped."""
+        return self.loss(pair.swapped(), **parameters) if self.flipped is None else self.flipped(pair, **parameters)
 
     @property
     def flips(self) -> bool:

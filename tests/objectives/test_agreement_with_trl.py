@@ -132,9 +132,11 @@ def test_kto_equals_trl_with_the_same_baseline(seed: int) -> None:
     assert_equal(lambda pair: mean_loss(mixture)(pair) / 2, theirs, random_pair(seed))
 
 
-def test_simpo_equals_trl() -> None:
-    theirs = trl_losses.cpo("simpo", 2.0, gamma=0.7, average=True)
-    assert_equal(mean_loss(mixture_of("simpo", 2.0, gamma=0.7)), theirs, random_pair())
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_simpo_equals_trl_with_smoothed_labels_too(smoothing: float) -> None:
+    theirs = trl_losses.cpo("simpo", 2.0, gamma=0.7, average=True, smoothing=smoothing)
+    mixture = mixture_of("simpo", 2.0, gamma=0.7)
+    assert_equal(lambda pair: losses(mixture, pair, smoothing).mean(), theirs, random_pair())
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])

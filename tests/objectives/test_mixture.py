@@ -39,7 +39,8 @@ def test_a_coefficient_scales_losses_and_gradients(name: str) -> None:
     torch.testing.assert_close(thrice, tuple(3 * value for value in once))
 
 
-@pytest.mark.parametrize("name", FLIPPABLE)
+# The margin of SimPO turns with the label, as in TRL (test_agreement_with_trl.py).
+@pytest.mark.parametrize("name", [name for name in FLIPPABLE if name != "simpo"])
 def test_label_smoothing_mixes_the_losses_of_both_sides(name: str) -> None:
     pair, mixture = random_pair(), mixture_of(name)
     constants = constants_of(mixture, pair)

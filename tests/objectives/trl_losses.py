@@ -86,14 +86,22 @@ def kto(beta: float, desirable: float, undesirable: float) -> Loss:
     return loss
 
 
-def cpo(loss_type: str, beta: float, *, alpha: float = 0.0, gamma: float = 0.5, average: bool = False) -> Loss:
+def cpo(
+    loss_type: str,
+    beta: float,
+    *,
+    alpha: float = 0.0,
+    gamma: float = 0.5,
+    average: bool = False,
+    smoothing: float = 0.0,
+) -> Loss:
     """SimPO too, which reads averaged log-probs."""
     trainer = trainer_class("trl.experimental.cpo.cpo_trainer", "CPOTrainer")
 
     def loss(pair: Pair) -> Tensor:
         w, l = (s.mean_logp if average else s.logp for s in (pair.chosen, pair.rejected))  # noqa: E741
         stub = _trainer(
-            beta=beta, loss_type=loss_type, label_smoothing=0, alpha=0.0, simpo_gamma=gamma, cpo_alpha=alpha
+            beta=beta, loss_type=loss_type, label_smoothing=smoothing, alpha=0.0, simpo_gamma=gamma, cpo_alpha=alpha
         )
         stub.cpo_loss = lambda w, l: trainer.cpo_loss(stub, w, l)  # noqa: E741
         likelihood = -pair.chosen.logp.sum() / pair.chosen.tokens.sum()

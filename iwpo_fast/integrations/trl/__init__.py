@@ -1,0 +1,11 @@
+"""Inside TRL: importance weights in its DPO trainer, and this library's operator in all its trainers.
+
+`WeightedDPOTrainer` is `trl.DPOTrainer` with a weight for every pair and all of this library's objectives;
+`patch_trl` puts `linear_token_logps` where TRL computes log-probs.
+"""
+
+from iwpo_fast.integrations.trl.collator import WeightedPreferenceCollator
+from iwpo_fast.integrations.trl.head import fused_head, patch_trl, unpatch_trl
+from iwpo_fast.integrations.trl.trainer import WeightedDPOTrainer
+
+__all__ = ["WeightedDPOTrainer", "WeightedPreferenceCollator", "fused_head", "patch_trl", "unpatch_trl"]

@@ -1,0 +1,47 @@
+"""TRL's settings in the words of this library."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from iwpo_fast.config import ObjectiveConfig
+
+DIVERGENCES: dict[str, Literal["reverse_kl", "forward_kl", "js", "alpha"]] = {
+    "reverse_kl": "reverse_kl",
+    "forward_kl": "forward_kl",
+    "js_divergence": "js",
+    "alpha_divergence": "alpha",
+}
+EPSILON = ("robust", "exo_pair")
+"""Losses of TRL that read its `label_smoothing`, as the `epsilon` inside of them; `aot` reads it too."""
+
+
+def objective_of(config: Any) -> ObjectiveConfig:
+    """The objective that a `trl.DPOConfig` describes.
+
+    Raises:
+        ValueError: it has a label smoothing that TRL's loss ignores, or that this library's has not.
+    """
+    names = list(config.loss_type)
+    weights = dict(zip(names, config.loss_weights or [1.0] * len(names), strict=True))
+    params: dict[str, float | str] = {}
+    for name in names:
+        before = f"{name}." if len(names) > 1 else ""
+        if name in EPSILON:
+            params[f"{before}epsilon"] = config.label_smoothing
+        if name == "discopop":
+            params[f"{before}tau"] = config.discopop_tau
+    if config.label_smoothing and not set(names) & set(EPSILON):
+        raise ValueError(
+            f"label_smoothing is {config.label_smoothing}, which TRL's {' and '.join(names)} does not read as the "
+            "probability of a flipped label: pass objective=ObjectiveConfig(label_smoothing=...), or a column "
+            "label_smoothing, and leave it out of the DPOConfig."
+        )
+    divergence = DIVERGENCES[str(getattr(config.f_divergence_type, "value", config.f_divergence_type))]
+    return ObjectiveConfig(
+        name=weights if len(names) > 1 or weights[names[0]] != 1 else names[0],
+        beta=None if names == ["sft"] else config.beta,
+        params=params,
+        divergence=divergence,
+        divergence_alpha=config.f_alpha_divergence_coef if divergence == "alpha" else None,
+    )

@@ -1,0 +1,263 @@
+"""A recipe of TRL's `trl dpo` in the settings of `iwpo train`. TRL itself need not be installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import yaml
+
+from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.integrations.trl_objective import objective_of
+from iwpo_fast.objectives import Mixture
+
+Settings = dict[str, Any]
+
+DEFAULTS: Settings = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-6,
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "max_length": 1024,
+    "truncation_mode": "keep_start",
+    "gradient_checkpointing": True,
+    "seed": 42,
+    "beta": 0.1,
+    "loss_type": ["sigmoid"],
+    "loss_weights": None,
+    "label_smoothing": 0.0,
+    "discopop_tau": 0.05,
+    "f_divergence_type": "reverse_kl",
+    "f_alpha_divergence_coef": 0.5,
+    "save_steps": 500,
+}
+"""TRL 1.16's own, where this library's are others."""
+
+SAME = {
+    "model_name_or_path": "model.path",
+    "model_revision": "model.revision",
+    "trust_remote_code": "model.trust_remote_code",
+    "dataset_name": "data.path",
+    "dataset_config": "data.name",
+    "dataset_train_split": "data.split",
+    "output_dir": "output_dir",
+    "learning_rate": "optim.lr",
+    "num_train_epochs": "optim.epochs",
+    "weight_decay": "optim.weight_decay",
+    "adam_epsilon": "optim.eps",
+    "max_grad_norm": "optim.max_grad_norm",
+    "max_length": "data.max_length",
+    "seed": "seed",
+    "logging_steps": "log.every",
+    "save_total_limit": "checkpoint.keep",
+    "project": "log.project",
+    "lora_r": "model.lora.rank",
+    "lora_alpha": "model.lora.alpha",
+    "lora_dropout": "model.lora.dropout",
+    "lora_target_modules": "model.lora.target_modules",
+    "torch_compile": "model.compile",
+}
+"""Settings that mean the same under another name."""
+
+NEEDLESS = {
+    *("padding_free", "precompute_ref_log_probs", "precompute_ref_batch_size", "pad_token", "pad_to_multiple_of"),
+    *("use_liger_kernel", "liger_kernel_config", "remove_unused_columns", "dataset_num_proc", "dataset_streaming"),
+    *("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "attn_implementation", "logging_strategy"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "do_train", "do_eval", "overwrite_output_dir", "use_peft"),
+    *("per_device_eval_batch_size", "logging_first_step", "ddp_find_unused_parameters", "tf32", "disable_tqdm"),
+    *("auto_find_batch_size", "disable_dropout", "dtype", "torch_dtype", "log_level", "lora_task_type"),
+    *("eval_on_start", "average_tokens_across_devices", "group_by_length", "save_strategy", "eval_strategy", "bf16"),
+    "warmup_ratio",
+}
+"""What `iwpo train` does by itself or needs no setting for; some of these are read with others."""
+
+OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_8bit": "adamw_8bit"}
+OPTIMIZERS |= dict.fromkeys(("adamw_bnb_8bit", "paged_adamw_8bit"), "adamw_8bit")
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
+TRUNCATIONS = {"keep_start": "truncate_completion", "keep_end": "truncate_prompt_left"}
+
+
+class Translated(NamedTuple):
+    """A recipe of ours, by dotted names, and what could not be kept, a sentence each."""
+
+    settings: Settings
+    notes: list[str]
+
+    def yaml(self) -> str:
+        """As a file for `iwpo train --config`, with the notes in front."""
+        nested: Settings = {}
+        for name, value in self.settings.items():
+            *parents, key = name.split(".")
+            place = nested
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[key] = value
+        head = "".join(f"# {note}\n" for note in self.notes)
+        return head + yaml.safe_dump(nested, sort_keys=False)
+
+
+def translated_file(path: str) -> Translated:
+    """The recipe in a file.
+
+    Raises:
+        ValueError: the file cannot be read, or is no mapping of settings.
+    """
+    try:
+        recipe = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise ValueError(f"from_trl {path} cannot be read ({reason}): give a YAML recipe of trl dpo.") from error
+    if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
+        raise ValueError(f"from_trl {path} holds no settings: give a YAML recipe of trl dpo.")
+    return translated(recipe)
+
+
+def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Translated:
+    """A recipe of TRL's, with TRL's defaults for what it leaves out.
+
+    Args:
+        processes: that it is to run on; None takes `WORLD_SIZE`, or 1.
+
+    Raises:
+        ValueError: its loss cannot be had here.
+    """
+    given = {name: value for name, value in recipe.items() if value is not None}
+    if "activation_checkpointing" in given:
+        given.setdefault("gradient_checkpointing", given.pop("activation_checkpointing"))
+    every = DEFAULTS | given
+    processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    notes: list[str] = []
+    settings = {ours: every[theirs] for theirs, ours in SAME.items() if theirs in every and not _is_lora(theirs)}
+    settings |= _objective(every) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
+    unread = sorted(given.keys() - READ)
+    notes += [f"{name}: {given[name]} has no counterpart here and is left out" for name in unread]
+    return Translated(_in_order(settings), notes)
+
+
+def _is_lora(name: str) -> bool:
+    return name.startswith("lora_")
+
+
+def _objective(every: Settings) -> Settings:
+    names = every["loss_type"]
+    found = objective_of(SimpleNamespace(**(every | {"loss_type": [names] if isinstance(names, str) else names})))
+    Mixture.of(found)  # says what is no objective
+    default = ObjectiveConfig()
+    return {
+        f"objective.{name}": value
+        for name, value in vars(found).items()
+        if name == "name" or value != getattr(default, name)
+    }
+
+
+def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
+    """Size and number of steps, schedule and optimiser."""
+    pairs = every["per_device_train_batch_size"] * every["gradient_accumulation_steps"] * processes
+    if processes == 1:
+        notes.append(
+            "pairs_per_step counts the pairs of all processes: multiply it by theirs, or call this with WORLD_SIZE set"
+        )
+    found: Settings = {"optim.pairs_per_step": pairs, "optim.betas": [every["adam_beta1"], every["adam_beta2"]]}
+    if every.get("max_steps", -1) > 0:
+        found["optim.max_steps"] = every["max_steps"]
+    found["optim.schedule"] = _one_of(SCHEDULES, "lr_scheduler_type", every, "cosine", notes)
+    if found["optim.schedule"] == "constant" and every["lr_scheduler_type"] == "constant":
+        found["optim.warmup_fraction"] = 0.0
+    else:
+        found["optim.warmup_fraction"] = _warmup(every, notes)
+    found["optim.name"] = _one_of(OPTIMIZERS, "optim", {"optim": "adamw_torch"} | every, "adamw", notes)
+    if every.get("save_strategy", "steps") == "no":
+        found["checkpoint.every"] = None
+    elif isinstance(every["save_steps"], int):
+        found["checkpoint.every"] = every["save_steps"]
+    if every.get("eval_strategy", "no") == "steps" and isinstance(every.get("eval_steps", 500), int):
+        found["log.eval_every"] = every.get("eval_steps", every.get("logging_steps", 500))
+    trackers = every.get("report_to", "none")
+    trackers = [trackers] if isinstance(trackers, str) else trackers
+    found["log.trackers"] = [name for name in trackers if name in ("tensorboard", "wandb", "trackio")]
+    return found
+
+
+def _warmup(every: Settings, notes: list[str]) -> float:
+    """TRL takes a number of steps, or a fraction of them below 1."""
+    ratio = every.get("warmup_ratio") or every["warmup_steps"]
+    if ratio < 1:
+        return float(ratio)
+    if every.get("max_steps", -1) > 0:
+        return round(ratio / every["max_steps"], 6)
+    notes.append(f"warmup_steps: {ratio} is a number of steps: set optim.warmup_fraction to its share of all steps")
+    return 0.0
+
+
+def _model(every: Settings, notes: list[str]) -> Settings:
+    found: Settings = {"model.gradient_checkpointing": "full" if every["gradient_checkpointing"] else "none"}
+    if every.get("bf16") is False and not every.get("fp16"):
+        found["model.precision"] = "fp32"
+    if every.get("fp16"):
+        notes.append("fp16: true has no counterpart here: bf16 is computed in on a GPU")
+    if every.get("activation_offloading"):
+        found["model.offload_activations"] = True
+    if every.get("use_peft"):
+        lora = {SAME[name]: every[name] for name in SAME if _is_lora(name) and name in every}
+        found |= {"model.lora.rank": 16, "model.lora.alpha": 32, "model.lora.dropout": 0.05} | lora
+    if every.get("load_in_4bit"):
+        found["model.quantize"] = "nf4"
+    return found
+
+
+def _data(every: Settings, notes: list[str]) -> Settings:
+    found: Settings = {"data.truncation": TRUNCATIONS[every["truncation_mode"]]}
+    if every["truncation_mode"] == "keep_end":
+        notes.append(
+            "truncation_mode: keep_end cuts prompt and completion alike from the left; truncate_prompt_left cuts the "
+            "prompt from the left, and a completion that is too long by itself from the right"
+        )
+    if every.get("eval_strategy", "no") == "no":
+        found["data.eval_fraction"] = 0.0
+    else:
+        found["data.eval_split"] = every.get("dataset_test_split", "test")
+    return found
+
+
+def _one_of(known: Mapping[str, str], name: str, every: Settings, instead: str, notes: list[str]) -> str:
+    value = every[name]
+    if value not in known:
+        notes.append(f"{name}: {value} has no counterpart here: {instead} stands in its place")
+    return known.get(value, instead)
+
+
+def _in_order(settings: Settings) -> Settings:
+    """By group, in the order of the configuration."""
+    groups = ("data", "model", "objective", "optim", "log", "checkpoint", "output_dir", "seed")
+    return dict(sorted(settings.items(), key=lambda item: groups.index(item[0].split(".")[0])))
+
+
+READ: set[str] = {
+    *DEFAULTS,
+    *SAME,
+    *NEEDLESS,
+    *("max_steps", "optim", "eval_steps", "report_to", "fp16", "activation_offloading", "load_in_4bit"),
+    "dataset_test_split",
+}
+
+
+def asked_for(arguments: Sequence[str]) -> str | None:
+    """The file that `iwpo train --from_trl FILE` names; None for every other call.
+
+    Raises:
+        ValueError: it names none, or stands beside other settings.
+    """
+    flags = [word for word in arguments[1:] if word.partition("=")[0] == "--from_trl"]
+    if list(arguments[:1]) not in (["train"], ["run"]) or not flags:
+        return None
+    *_, path = [word.removeprefix("--from_trl=") for word in arguments[1:]]
+    if len(arguments) != (2 if "=" in flags[0] else 3) or path.startswith("--"):
+        raise ValueError("from_trl takes one file and no other setting: write iwpo train --from_trl FILE > ours.yaml.")
+    return path

@@ -1,0 +1,140 @@
+"""TRL's recipes in our settings: what means the same, what is said, and that the result is a recipe of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from iwpo_fast.cli import main
+from iwpo_fast.integrations import trl_recipe
+from iwpo_fast.integrations.trl_recipe import translated
+
+RECIPE = {
+    "model_name_or_path": "m",
+    "dataset_name": "d",
+    "learning_rate": 5e-7,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 16,
+    "warmup_ratio": 0.1,
+    "lr_scheduler_type": "cosine",
+    "use_peft": True,
+    "lora_r": 32,
+    "bf16": True,
+}
+
+
+def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out() -> None:
+    found = translated(RECIPE, processes=4)
+    expected = {
+        "model.path": "m",
+        "data.path": "d",
+        "optim.lr": 5e-7,
+        "optim.pairs_per_step": 128,
+        "optim.warmup_fraction": 0.1,
+        "optim.schedule": "cosine",
+        "optim.epochs": 3.0,
+        "optim.betas": [0.9, 0.999],
+        "model.lora.rank": 32,
+        "model.lora.alpha": 32,
+        "model.gradient_checkpointing": "full",
+        "data.truncation": "truncate_completion",
+        "objective.name": "sigmoid",
+        "objective.beta": 0.1,
+        "seed": 42,
+    }
+    assert {name: found.settings[name] for name in expected} == expected
+    assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"loss_type": "ipo"}, {"objective.name": "ipo"}),
+        (
+            {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.1]},
+            {"objective.name": {"ipo": 1.0, "sft": 0.1}},
+        ),
+        ({"loss_type": ["robust"], "label_smoothing": 0.2}, {"objective.params": {"epsilon": 0.2}}),
+        ({"f_divergence_type": "js_divergence"}, {"objective.divergence": "js"}),
+        ({"max_steps": 50, "warmup_steps": 5}, {"optim.max_steps": 50, "optim.warmup_fraction": 0.1}),
+        ({"lr_scheduler_type": "constant"}, {"optim.schedule": "constant", "optim.warmup_fraction": 0.0}),
+        ({"optim": "paged_adamw_8bit"}, {"optim.name": "adamw_8bit"}),
+        ({"save_strategy": "no"}, {"checkpoint.every": None}),
+        ({"eval_strategy": "steps", "eval_steps": 7}, {"log.eval_every": 7, "data.eval_split": "test"}),
+        ({"report_to": ["wandb", "mlflow"]}, {"log.trackers": ["wandb"]}),
+        ({"bf16": False}, {"model.precision": "fp32"}),
+        ({"activation_checkpointing": False}, {"model.gradient_checkpointing": "none"}),
+        ({"use_peft": True, "load_in_4bit": True}, {"model.quantize": "nf4", "model.lora.rank": 16}),
+    ],
+    ids=str,
+)
+def test_settings_of_another_form_become_ours(theirs, ours) -> None:
+    found = translated(theirs, processes=2)
+    assert {name: found.settings[name] for name in ours} == ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha: 5 has no counterpart here"),
+        ({"optim": "lion_32bit"}, "optim: lion_32bit has no counterpart here: adamw stands in its place"),
+        ({"warmup_steps": 100}, "warmup_steps: 100 is a number of steps"),
+        ({"truncation_mode": "keep_end"}, "cuts prompt and completion alike from the left"),
+        ({"fp16": True}, "fp16: true has no counterpart"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_kept_is_said(theirs, said) -> None:
+    assert any(said in note for note in translated(theirs, processes=2).notes)
+
+
+def test_the_defaults_and_the_names_are_those_of_trl() -> None:
+    trl = pytest.importorskip("trl")
+    from trl.scripts.utils import ScriptArguments
+
+    kinds = (trl.DPOConfig, trl.ModelConfig, ScriptArguments)
+    of_trl = {field.name: field for kind in kinds for field in dataclasses.fields(kind)}
+    config = trl.DPOConfig(output_dir="x", use_cpu=True, bf16=False)
+    for name, value in trl_recipe.DEFAULTS.items():
+        theirs = getattr(config, name)
+        assert getattr(theirs, "value", theirs) == value, name
+    gone = {"torch_dtype", "warmup_ratio", "group_by_length", "overwrite_output_dir"}  # names of earlier releases
+    assert trl_recipe.READ - of_trl.keys() <= gone
+
+
+def test_the_command_prints_a_recipe_that_iwpo_takes(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"say {i}", "chosen": " red", "rejected": " blue"} for i in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = RECIPE | {"model_name_or_path": "tiny", "dataset_name": "pairs.jsonl", "use_peft": False, "fsdp": "auto"}
+    (tmp_path / "trl.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", "--from_trl", "trl.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "# fsdp: auto has no counterpart here" in printed
+    (tmp_path / "ours.yaml").write_text(printed)
+    assert main(["train", "--config", "ours.yaml", "--data.cache_dir", "cache", "--dry_run", "true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--from_trl"], "from_trl takes one file"),
+        (["--from_trl", "a.yaml", "--seed", "1"], "from_trl takes one file"),
+        (["--from_trl=absent.yaml"], "from_trl absent.yaml cannot be read"),
+        (["--from_trl", "list.yaml"], "from_trl list.yaml holds no settings"),
+        (["--from_trl", "broken.yaml"], "from_trl broken.yaml cannot be read"),
+        (["--from_trl", "loss.yaml"], "label_smoothing is 0.1, which TRL's sigmoid does not read"),
+        (["--from_trl", "type.yaml"], "objective"),
+    ],
+)
+def test_what_is_no_recipe_is_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    (tmp_path / "loss.yaml").write_text("label_smoothing: 0.1\n")
+    (tmp_path / "type.yaml").write_text("loss_type: dpoo\n")
+    assert main(["train", *arguments]) == 2
+    assert sentence in capsys.readouterr().err

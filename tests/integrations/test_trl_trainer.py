@@ -1,0 +1,235 @@
+"""TRL's trainer with weights: TRL's own losses where all weights are 1, ours where they are not."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+pytest.importorskip("datasets")
+
+import datasets
+import trl
+import trl_on_two_ranks
+from forked import HANG
+from safetensors.torch import load_file
+
+from iwpo_fast.config import ObjectiveConfig, TinyConfig
+from iwpo_fast.integrations.trl import WeightedDPOTrainer, fused_head
+from iwpo_fast.models.tiny import tiny_model, train_tokenizer
+
+WORDS = ["red", "green", "blue", "warm", "cold and dark"]
+LOSSES = [
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+]
+ROWS = [
+    {"prompt": f"say {chosen}: ", "chosen": chosen, "rejected": rejected}
+    for chosen, rejected in zip(WORDS, [*WORDS[1:], "red red"], strict=True)
+][:4]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer([" ".join(row.values()) for row in ROWS] * 3, 300)
+
+
+@pytest.fixture(scope="module")
+def models(tokenizer) -> tuple[Any, Any]:
+    """A policy and a reference, which differ."""
+    shape = TinyConfig(vocab_size=len(tokenizer), hidden_size=32, layers=1, heads=2)
+    return tiny_model(shape, tokenizer, 0), tiny_model(shape, tokenizer, 1)
+
+
+def trainer_of(
+    kind: type,
+    models: tuple[Any, Any],
+    tokenizer: Any,
+    folder: Path,
+    rows: Any = ROWS,
+    **settings: Any,
+) -> Any:
+    own = {name: settings.pop(name) for name in ("objective", "weight_column", "peft_config") if name in settings}
+    policy, reference = (copy.deepcopy(model) for model in models)
+    given: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "learning_rate": 0.1,
+        "logging_steps": 1,
+        "gradient_checkpointing": False,
+        "bf16": False,
+    }
+    config = trl.DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], save_strategy="no", **(given | settings))
+    if "peft_config" not in own:
+        own["ref_model"] = reference
+    return kind(policy, args=config, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **own)
+
+
+def loss_and_gradients(trainer: Any, denominator: Any = None) -> tuple[float, list[torch.Tensor]]:
+    (batch,) = trainer.get_train_dataloader()
+    trainer.model.zero_grad()
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=denominator)
+    loss.backward()
+    return loss.item(), [p.grad for p in trainer.model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_with_weights_of_1_losses_and_gradients_are_trls(name, models, tokenizer, tmp_path) -> None:
+    smoothing = {"label_smoothing": 0.1} if name in ("robust", "exo_pair") else {}
+    settings = {"loss_type": [name], "beta": 0.3, "discopop_tau": 0.2} | smoothing
+    theirs = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
+    weighted = [row | {"weight": 1.0} for row in ROWS]
+    for rows in (ROWS, weighted):
+        ours = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **settings))
+        assert ours[0] == pytest.approx(theirs[0], rel=1e-6, abs=1e-7)
+        assert len(ours[1]) == len(theirs[1])
+        for mine, other in zip(ours[1], theirs[1], strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "js_divergence", "alpha_divergence"])
+def test_and_so_are_mixtures_under_other_divergences(divergence, models, tokenizer, tmp_path) -> None:
+    settings = {"loss_type": ["sigmoid", "hinge"], "loss_weights": [0.5, 2.0], "f_divergence_type": divergence}
+    theirs, _ = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
+    ours, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **settings))
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_weight_of_0_takes_a_pair_out_and_one_of_2_counts_twice(models, tokenizer, tmp_path) -> None:
+    weights = [0.0, 2.0, 1.0, 1.0]
+    rows = [row | {"importance": weight} for row, weight in zip(ROWS, weights, strict=True)]
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, weight_column="importance")
+    twice = [ROWS[1], ROWS[1], ROWS[2], ROWS[3]]
+    plain = trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, twice)
+    ours, theirs = loss_and_gradients(trainer), loss_and_gradients(plain)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+    assert trainer._metrics["train"]["weights/mean"] == [1.0]
+    assert trainer._metrics["train"]["weights/effective"] == [pytest.approx(16 / (4 * 6))]
+
+
+def test_a_smoothed_label_mixes_both_sides(models, tokenizer, tmp_path) -> None:
+    flipped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in ROWS]
+    straight, swapped = (
+        loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, rows))[0] for rows in (ROWS, flipped)
+    )
+    smoothed = [row | {"label_smoothing": 0.2} for row in ROWS]
+    ours, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, smoothed))
+    assert ours == pytest.approx(0.8 * straight + 0.2 * swapped, rel=1e-6)
+
+
+@pytest.mark.parametrize("normalize", ["count", "weights"])
+def test_training_does_not_depend_on_how_a_step_is_split(normalize, models, tokenizer, tmp_path) -> None:
+    rows = [row | {"weight": weight} for row, weight in zip(ROWS, (0.5, 3.0, 1.0, 0.25), strict=True)]
+    finals = []
+    for size in (4, 2, 1):
+        trainer = trainer_of(
+            WeightedDPOTrainer,
+            models,
+            tokenizer,
+            tmp_path,
+            rows,
+            objective=ObjectiveConfig(normalize=normalize),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+            max_grad_norm=0.0,
+            optim="sgd",
+        )
+        trainer.train()
+        finals.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        if size == 4:
+            expected = losses
+        assert losses == pytest.approx(expected, rel=1e-3)
+    for other in finals[1:]:
+        for one, two in zip(finals[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_objectives_that_trl_lacks_train_by_name(models, tokenizer, tmp_path) -> None:
+    rows = [row | {"score_chosen": 1.0, "score_rejected": 0.0} for row in ROWS]
+    for objective in (ObjectiveConfig(name="d_dpo"), ObjectiveConfig(name="simpo", beta=2.0)):
+        trainer = trainer_of(
+            WeightedDPOTrainer, models, tokenizer, tmp_path, rows, objective=objective, learning_rate=1e-3
+        )
+        first = loss_and_gradients(trainer)[0]
+        trainer.train()
+        assert loss_and_gradients(trainer)[0] < first
+
+
+def test_adapters_and_cached_log_probs_of_the_reference_work(models, tokenizer, tmp_path) -> None:
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    rows = [row | {"weight": 2.0} for row in ROWS]
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, peft_config=adapter)
+    assert loss_and_gradients(trainer)[0] == pytest.approx(2 * 0.693147, rel=1e-4)
+    cached = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, precompute_ref_log_probs=True)
+    fresh = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows)
+    assert loss_and_gradients(cached)[0] == pytest.approx(loss_and_gradients(fresh)[0], rel=1e-6)
+    assert cached.evaluate(datasets.Dataset.from_list(rows))["eval_loss"] == pytest.approx(
+        loss_and_gradients(fresh)[0], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "sentence"),
+    [
+        ({"ld_alpha": 0.5}, ROWS, "ld_alpha of the DPOConfig is not read"),
+        ({"use_weighting": True}, ROWS, "use_weighting of the DPOConfig is not read"),
+        ({"label_smoothing": 0.1}, ROWS, "label_smoothing is 0.1, which TRL's sigmoid does not read"),
+        ({"objective": ObjectiveConfig(name="wpo")}, ROWS, "wpo reads more of each token"),
+        ({"objective": ObjectiveConfig(name="dpoo")}, ROWS, "dpoo"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(settings, rows, sentence, models, tokenizer, tmp_path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **settings)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([1.0, -1.0, 1.0, 1.0], "A pair has the negative weight -1.0"),
+        ([1.0, None, 1.0, 1.0], "A pair has no weight although others have one"),
+        ([1.0, float("inf"), 1.0, 1.0], "A pair has the weight inf"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights, sentence, models, tokenizer, tmp_path) -> None:
+    rows = [row | {"weight": weight} for row, weight in zip(ROWS, weights, strict=True)]
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows)
+    with pytest.raises(ValueError, match=sentence):
+        next(iter(trainer.get_train_dataloader()))
+
+
+def test_the_operator_is_in_trls_place_inside_the_context_alone() -> None:
+    import trl.trainer.utils as utils
+
+    before = utils._ChunkedLogProbFunction
+    with fused_head():
+        assert utils._ChunkedLogProbFunction is not before
+    assert utils._ChunkedLogProbFunction is before
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path) -> None:
+    finals = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
+        program = [trl_on_two_ranks.__file__, str(folder), str(4 // ranks), "weights"]
+        command = [sys.executable, *(["-m", *launch] if launch else []), *program]
+        job = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+        assert job.returncode == 0, job.stderr
+        finals.append(load_file(folder / "final.safetensors"))
+    for name, one in finals[0].items():
+        torch.testing.assert_close(finals[1][name], one, rtol=1e-4, atol=1e-6)
