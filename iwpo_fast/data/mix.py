@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         files += Numbering(part.source, part.files).behind(last)
         numbers.append(part.numbers + last)
         last = int(numbers[-1].max())
-    arguments = (part.template or repeat({}, len(part)) for part in parts)
+    template = chain.from_iterable(_arguments(part) for part in parts)
     return Rows(
         source=" and ".join(part.source for part in parts),
         numbers=np.concatenate(numbers),
@@ -48,13 +49,17 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         chosen=stored(chain.from_iterable(part.chosen for part in parts)),
         rejected=stored(chain.from_iterable(part.rejected for part in parts)),
         columns=_columns(parts, weights),
-        template=stored(chain.from_iterable(arguments)) if any(part.template for part in parts) else None,
+        template=stored(template) if any(part.template for part in parts) else None,
         mismatches=sum(part.mismatches for part in parts),
         candidates=_candidates(parts),
         unpaired=sum(part.unpaired for part in parts),
         unread=_added([part.unread for part in parts]),
         files=tuple(files),
     )
+
+
+def _arguments(part: Rows) -> Iterable[dict[str, Any]]:
+    return part.template or repeat({}, len(part))
 
 
 def _columns(parts: Sequence[Rows], weights: Sequence[float]) -> dict[str, np.ndarray]:
