@@ -30,7 +30,8 @@ class GatheredRows:
     def __init__(self) -> None:
         self.prompt_ids: RareStore[Any] = RareStore(None)
         self.unpaired = 0
-        self._numbers, self._places, self._scores = array(INTEGER), array(INTEGER), array(FLOAT)
+        self._numbers, self._places = array(INTEGER), array(INTEGER)
+        self._scores: array[float] = array(FLOAT)
         self._texts: tuple[Store[Text], ...] = (Store(), Store(), Store())
         self._template: RareStore[dict[str, Any]] = RareStore({})
         self._candidates = _GatheredCandidates()
@@ -96,8 +97,8 @@ class _GatheredCandidates:
 
     def __init__(self) -> None:
         self._texts: Store[Text] = Store()
-        self._row, self._score = array(INTEGER), array(FLOAT)
-        self._first = array(INTEGER)
+        self._row, self._first = array(INTEGER), array(INTEGER)
+        self._score: array[float] = array(FLOAT)
         self._left_out: Sequence[array[int]] = [array(INTEGER) for _ in LEFT_OUT]
         self._are_there = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def _plain(value: Any) -> Any:
 
 
 def _records(rows: Rows) -> Iterator[dict[str, Any]]:
-    template = rows.template or repeat({}, len(rows))
+    template: Iterable[dict[str, Any]] = rows.template or repeat({}, len(rows))
     texts = zip(rows.prompt, rows.chosen, rows.rejected, template, _candidates(rows), strict=True)
     for prompt, chosen, rejected, arguments, candidates in texts:
         record: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected} | candidates
