@@ -37,7 +37,8 @@ def log_probs_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = LMHead(base)
     given = {name: value for name, value in batch.items() if name != "labels"}
-    hidden = head.decoder(**given, use_cache=False).last_hidden_state.flatten(0, 1)
+    decoder: Any = head.decoder
+    hidden = decoder(**given, use_cache=False).last_hidden_state.flatten(0, 1)
     served = labels.clone()
     served[:, 0] = IGNORED  # nothing is before the first token
     place = served.flatten().ne(IGNORED).nonzero()[:, 0]
