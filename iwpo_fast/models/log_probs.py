@@ -34,11 +34,12 @@ def log_probs_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     labels, tokens = batch.get("labels"), batch["input_ids"]
     if labels is None or labels.shape != tokens.shape:
         raise ValueError("The batch needs labels of the shape of input_ids, -100 where nothing is to be predicted.")
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model
+    if hasattr(base, "get_base_model"):  # an adapter is around it
+        base = base.get_base_model()
     head = LMHead(base)
     given = {name: value for name, value in batch.items() if name != "labels"}
-    decoder: Any = head.decoder
-    hidden = decoder(**given, use_cache=False).last_hidden_state.flatten(0, 1)
+    hidden = head.decoder(**given, use_cache=False).last_hidden_state.flatten(0, 1)
     served = labels.clone()
     served[:, 0] = IGNORED  # nothing is before the first token
     place = served.flatten().ne(IGNORED).nonzero()[:, 0]
