@@ -59,7 +59,7 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError):
             is_valid = False
         if not is_valid:
-            raise ValueError(f"{self._path} is damaged: delete it, and all stages are done again.")
+            raise ValueError(f"{self._path} is damaged: choose another output_dir, or empty this one to begin again.")
 
     def __contains__(self, stage: str) -> bool:
         """The stage is finished."""
