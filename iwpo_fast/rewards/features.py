@@ -77,12 +77,10 @@ def pair_features(
     features = store.load(folder)
     if world.largest(features is None or store.has_parts(folder)):  # if any rank must compute, all must (collectives)
         with store.held(folder) if world.is_main else nullcontext():
-            world.barrier()  # the other ranks wait here while another job computes the same
-            if world.largest(store.load(folder) is None):
+            if world.largest(store.load(folder) is None):  # where all wait while another job computes the same
                 _compute(_Pass(policy, pairs, responses, world, tokens_per_batch, workers), folder, cache_dir)
             if world.is_main:
                 store.remove_parts(folder)
-            world.barrier()
         features = store.load(folder)
     assert features is not None, "the pass has just written the features"
     # Without columns, the log-probs are this model's own, whatever the data bring.
