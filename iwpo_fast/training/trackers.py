@@ -133,8 +133,8 @@ def _lines_until(path: Path, step: int) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Step and text of each line, without one that a kill cut short."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Step and text of each line, without one that a kill cut short or that is damaged."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield int(json.loads(line)["step"]), line
         except (ValueError, KeyError, TypeError):
