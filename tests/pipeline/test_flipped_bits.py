@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from pipeline_cases import results, stages_done, toy_config
 
-UNREAD = ("train/config.yaml", "train/ledger.json", "train/held_out_ledger.json", "train/checkpoints/", "train/run.lock")
+UNREAD = (
+    "train/config.yaml",
+    "train/ledger.json",
+    "train/held_out_ledger.json",
+    "train/checkpoints/",
+    "train/run.lock",
+)
 """What a finished pipeline has and does not read again."""
 
 
