@@ -1,6 +1,7 @@
 """Checkpoints: everything that a step depends on, complete and undamaged, or not taken.
 
-`state.json` has the hash of every other file of its folder, and one of its own.
+`state.json` has the hash of every file of tensors beside it, and one of its own. `metrics.json` has the metrics up to
+the checkpoint apart, because they hold times: everything else is the same bytes whenever a run is made.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from iwpo_fast.training.stored_tensors import (
 )
 from iwpo_fast.world import World
 
-RECORD, METRICS = "state.json", "metrics.jsonl"
+RECORD, METRICS = "state.json", "metrics.json"
 
 
 @dataclass
@@ -77,10 +78,11 @@ def save_checkpoint(
         if world.is_main:
             if not sharded:
                 save_whole(aside, groups)
+            hashes = parts if sharded else checksums.of_files(aside, aside.iterdir())
+            save_record(aside / RECORD, asdict(state) | {"files": hashes})
             if folder.metrics.exists():
-                shutil.copyfile(folder.metrics, aside / METRICS)
-            others = checksums.of_files(aside, (file for file in aside.iterdir() if file.name not in parts))
-            save_record(aside / RECORD, asdict(state) | {"files": others | parts})
+                lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+                save_record(aside / METRICS, {"lines": lines})
     for old in checkpoints(folder.checkpoints)[:-keep] if world.is_main else ():
         shutil.rmtree(old)
 
@@ -90,10 +92,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def metrics_kept(folder: Path) -> Path | None:
-    """The metrics up to the newest checkpoint in `folder`; None where there are none, as in earlier versions."""
-    newest = checkpoints(folder)[-1:]
-    return next((path / METRICS for path in newest if (path / METRICS).exists()), None)
+def metrics_kept(folder: Path) -> list[str] | None:
+    """Lines of the metrics up to the newest checkpoint in `folder`; None where it has none, as in earlier versions."""
+    newest = checkpoints(folder)[-1]
+    return _metrics_in(newest) if (newest / METRICS).exists() else None
+
+
+def _metrics_in(path: Path) -> list[str]:
+    lines: list[str] = load_record(path / METRICS)["lines"]
+    return lines
 
 
 def load_checkpoint(
@@ -152,6 +159,8 @@ def _checked_record(path: Path, world: World) -> dict[str, Any]:
     own = list(files)[world.rank :: world.size]
     if world.largest(bool(checksums.changed(path, {name: files[name] for name in own}))):
         raise Damaged(path)
+    if (path / METRICS).exists():
+        _metrics_in(path)
     return record
 
 

@@ -32,11 +32,11 @@ class JsonlTracker:
         kept: the lines up to the checkpoint that the run goes on from; None takes those that are at `path`.
     """
 
-    def __init__(self, path: Path, *, resumed_step: int, kept: Path | None = None) -> None:
+    def __init__(self, path: Path, *, resumed_step: int, kept: list[str] | None = None) -> None:
         self._path = path
-        source = kept or path
-        if source.exists():
-            self._write(_lines_until(source, resumed_step) if resumed_step else [])
+        lines = _lines_until(path, resumed_step) if resumed_step and kept is None else kept or []
+        if lines or path.exists():
+            self._write(lines)
         self._open()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -129,7 +129,7 @@ def _last_step(path: Path) -> int:
 
 def _lines_until(path: Path, step: int) -> list[str]:
     """Lines of the steps up to `step`."""
-    return [line for of, line in _lines(path) if of <= step]
+    return [line for of, line in _lines(path) if of <= step] if path.exists() else []
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

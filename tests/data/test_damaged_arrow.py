@@ -1,4 +1,4 @@
-"""Damaged Arrow files are refused in a sentence; what they say of places in memory is looked at before it is believed."""
+"""Damaged Arrow files are refused in a sentence; what they say of places in memory is not believed unseen."""
 
 from __future__ import annotations
 

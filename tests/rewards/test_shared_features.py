@@ -98,9 +98,8 @@ def test_a_job_waits_for_one_that_computes_and_goes_on_when_that_dies(tmp_path, 
     process.kill()
     waiting.join(HANG)
     assert waiting.exitcode == 0
-    assert (
-        f"another process is computing the features in {folder}: waiting for it" in (tmp_path / "said.txt").read_text()
-    )
+    said = (tmp_path / "said.txt").read_text()
+    assert f"another process is computing the features in {folder}: waiting for it" in said
     assert np.array_equal(features(policy, pairs, tmp_path).prompt, expected.prompt)
 
 
