@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -124,7 +125,7 @@ def remove_parts(folder: Path) -> None:
     shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
-def _new_array(path: Path, rows: int, width: int) -> np.ndarray:
+def _new_array(path: Path, rows: int, width: int) -> np.memmap[Any, np.dtype[np.float16]]:
     """A float16 array [rows, width] in a file, whose room is reserved: a full disk then is an error, and no SIGBUS."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, width))
     with open(path, "r+b") as file:

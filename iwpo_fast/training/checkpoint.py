@@ -94,8 +94,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def metrics_kept(folder: Path) -> list[str] | None:
     """Lines of the metrics up to the newest checkpoint in `folder`; None where it has none, as in earlier versions."""
-    newest = checkpoints(folder)[-1]
-    return _metrics_in(newest) if (newest / METRICS).exists() else None
+    newest = checkpoints(folder)[-1:]
+    return next((_metrics_in(path) for path in newest if (path / METRICS).exists()), None)
 
 
 def _metrics_in(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from iwpo_fast.models.saved_files import is_whole
 from iwpo_fast.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
-TINY = TinyConfig(vocab_size=300, hidden_size=16, layers=1, heads=2)
+TINY = TinyConfig(vocab_size=300, hidden_size=32, layers=1, heads=2)
 
 
 @pytest.fixture
