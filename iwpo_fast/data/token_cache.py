@@ -6,17 +6,20 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iwpo_fast import checksums
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs, hash_of
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.files import check_readable, written_aside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +62,7 @@ def save_tokens(path: Path, pairs: Pairs, seams: np.ndarray) -> None:
 
 
 def load_tokens(path: Path) -> tuple[Pairs, np.ndarray] | None:
-    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
+    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that is undamaged."""
     loaded = _load(path, ("row", "seam"), SIDES)
     if loaded is None:
         return None
@@ -73,7 +76,7 @@ def save_candidates(path: Path, kept: np.ndarray, completions: Ragged) -> None:
 
 
 def load_candidates(path: Path) -> tuple[np.ndarray, Ragged] | None:
-    """What `save_candidates` wrote; None if there is nothing, or nothing that can be read."""
+    """What `save_candidates` wrote; None if there is nothing, or nothing that is undamaged."""
     loaded = _load(path, ("row",), ("completion",))
     return None if loaded is None else (loaded[0][0], loaded[1][0])
 
@@ -98,9 +101,8 @@ def _save(path: Path, columns: dict[str, np.ndarray], parts: dict[str, Ragged]) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from iwpo_fast.files import written_aside
-
     table = pa.table({**columns, **{name: _to_arrow(part) for name, part in parts.items()}})
+    table = table.replace_schema_metadata({checksums.KEY: _hash(columns, parts)})
     with written_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
@@ -111,13 +113,23 @@ def _load(path: Path, columns: Sequence[str], parts: Sequence[str]) -> tuple[lis
 
     if not path.exists():
         return None
+    check_readable(path)
     try:
         table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-        values = [table.column(name).to_numpy() for name in columns]
-        return values, [_from_arrow(table.column(name)) for name in parts]
-    except (pa.ArrowException, OSError, KeyError, AttributeError):
-        logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
+        values = {name: table.column(name).to_numpy() for name in columns}
+        rows = {name: _from_arrow(table.column(name)) for name in parts}
+        known = (table.schema.metadata or {}).get(checksums.KEY.encode())
+        if known is not None and known.decode() != _hash(values, rows):
+            raise Damaged(path)
+        return list(values.values()), list(rows.values())
+    except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError):
+        logger.warning("The cached tokens in %s are damaged: tokenising again.", path)
         return None
+
+
+def _hash(columns: Mapping[str, np.ndarray], parts: Mapping[str, Ragged]) -> str:
+    ragged = {f"{name} {what}": getattr(part, what) for name, part in parts.items() for what in ("offsets", "values")}
+    return checksums.of_arrays({**columns, **ragged})
 
 
 def _to_arrow(rows: Ragged) -> pa.LargeListArray:

@@ -30,6 +30,7 @@ from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from iwpo_fast.training.finished import finished
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
@@ -77,9 +78,8 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     check_on_device(config.model, world.device)
     mesh = shard_mesh(world, config.shard_over)
     folder = RunFolder.check(config)
-    if folder.summary.exists() and not config.dry_run:
-        world.say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
-        return TrainSummary.load(folder.summary)
+    if not config.dry_run and (done := finished(folder, world)) is not None:
+        return done
 
     loss = PreferenceLoss(config.objective)
     rows, held_out_rows = read(config.data)
@@ -103,7 +103,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     job = _tested(job, rows, held_out_rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
-    state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
+    state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer, world)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
     _optimise(job, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
@@ -148,7 +148,7 @@ def _optimise(
         if evaluation is not None and _due(config.log.eval_every, state.step, last):
             reporter.evaluation(state, evaluate(evaluation, state))
         if saving:
-            save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
+            save_checkpoint(folder, state, parameters, optimizer, world, keep=config.checkpoint.keep)
     reporter.close()
 
 
