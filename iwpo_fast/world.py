@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -97,6 +97,14 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, group=self.waiting)
         return box[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """What every rank gave, by rank; they wait for one another as in `barrier`."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.waiting)
+        return values
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor` by its sum over all ranks."""

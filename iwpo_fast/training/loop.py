@@ -20,6 +20,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.clock import clock_at, clock_line
 from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
+from iwpo_fast.finite import backward
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
@@ -30,6 +31,7 @@ from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
@@ -38,7 +40,7 @@ from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
-from iwpo_fast.training.self_test import check_policy_is_reference, measure, rounding
+from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import open_trackers
@@ -106,7 +108,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
-    _optimise(job, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
+    _optimise(job, folder, optimizer, state, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
@@ -120,9 +122,19 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
 
 
 def _optimise(
-    job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState, *, truncated: float
+    job: Job,
+    folder: RunFolder,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    place: Place,
+    *,
+    truncated: float,
 ) -> None:
-    """The steps from `state` to the last, with their log lines, evaluations and checkpoints."""
+    """The steps from `state` to the last, with their log lines, evaluations and checkpoints.
+
+    Raises:
+        ValueError: a loss, a gradient or a weight is not finite; says which, at which step and with which pairs.
+    """
     config, world, parameters, steps = job.config, job.world, job.policy.trainable_parameters(), job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
@@ -144,7 +156,11 @@ def _optimise(
         saving = _due(config.checkpoint.every, state.step, last)
         # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
         line_due = _due(config.log.every, state.step, saving or state.step == 1)
-        reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
+        bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
+        if bad_step is not None:
+            raise diverged(job, state, bad_step, place)
+        if saving:
+            check_update(job, optimizer, state, place)
         if evaluation is not None and _due(config.log.eval_every, state.step, last):
             reporter.evaluation(state, evaluate(evaluation, state))
         if saving:
@@ -178,7 +194,7 @@ def train_step(
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, constants_of(some))
         aux_loss = None if job.router is None else job.router(batch)
-        _with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())).backward()
+        backward(_with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())))
         metrics.add(output.sums, aux_loss, int(tokens[some].sum()))
     job.world.sum_gradients(parameters)
     return update(optimizer, parameters, job.config.optim)
@@ -245,9 +261,7 @@ def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTo
     if folder.has_progress:
         return _with_references(job)
 
-    def place(pair: int) -> str:
-        return f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
-
+    place = _places(job, rows)
     measured = measure(job, place) if job.config.self_test else None
     job = _with_references(job)
     job.world.say(*reference_lines(job, rows, held_out))
@@ -258,6 +272,10 @@ def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTo
             f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
         )
     return job
+
+
+def _places(job: Job, rows: Rows) -> Place:
+    return lambda pair: f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
 
 
 def _clock_lines(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:
