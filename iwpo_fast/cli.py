@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from iwpo_fast import threads
+from iwpo_fast import signals, threads
 from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.integrations import trl_recipe
@@ -19,9 +19,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C.
+        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C; 143 where SIGTERM
+        or SIGUSR1 asked it to end.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with signals.handled():
+        try:
+            return _main(arguments)
+        except BaseException as error:
+            if not signals.asked():
+                raise
+            return signals.say(error)
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         if (path := trl_recipe.asked_for(arguments)) is not None:
             print(trl_recipe.translated_file(path).yaml(), end="")
@@ -34,15 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _quieten_libraries()
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError) as error:
-        if os.environ.get("IWPO_DEBUG") == "1":
+        if os.environ.get("IWPO_DEBUG") == "1" or signals.asked():
             raise
         several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
         rank = f" on rank {os.environ['RANK']}" if several else ""
         print(f"iwpo: error{rank}: {' '.join(_sentence(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("iwpo: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from iwpo_fast import signals
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -43,7 +44,7 @@ from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
-from iwpo_fast.training.trackers import open_trackers
+from iwpo_fast.training.trackers import has_evaluation, open_trackers
 from iwpo_fast.world import World
 
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
@@ -139,33 +140,42 @@ def _optimise(
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
-    evaluation = job.evaluation
-    if evaluation is not None and state.step == 0:
-        reporter.evaluation(state, evaluate(evaluation, state))
+    if not world.from_main(world.is_main and has_evaluation(folder.metrics, state.step)):
+        _evaluate_if_due(job, state, reporter)
     batches = batches_ahead(job, map(job.rows_of_step, range(state.step, steps)))
-    for step in range(state.step, steps):
-        reporter.start_clock()
-        rows = job.rows_of_step(step)
-        rate = set_learning_rate(optimizer, step, steps, config.optim)
-        seed_step(config.seed, step, world.rank)
-        grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
-        state.step += 1
-        state.pairs += len(rows)
-        state.tokens += int(job.pairs.tokens[rows].sum())
-        last = state.step == steps
-        saving = _due(config.checkpoint.every, state.step, last)
-        # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
-        line_due = _due(config.log.every, state.step, saving or state.step == 1)
-        bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
-        if bad_step is not None:
-            raise diverged(job, state, bad_step, place)
-        if saving:
-            check_update(job, optimizer, state, place)
-        if evaluation is not None and _due(config.log.eval_every, state.step, last):
-            reporter.evaluation(state, evaluate(evaluation, state))
-        if saving:
-            save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
+    with signals.finishing_steps():
+        for step in range(state.step, steps):
+            reporter.start_clock()
+            rows = job.rows_of_step(step)
+            rate = set_learning_rate(optimizer, step, steps, config.optim)
+            seed_step(config.seed, step, world.rank)
+            grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
+            state.step += 1
+            state.pairs += len(rows)
+            state.tokens += int(job.pairs.tokens[rows].sum())
+            stopped_by = world.largest(signals.asked())
+            saving = bool(stopped_by) or _due(config.checkpoint.every, state.step, state.step == steps)
+            # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
+            line_due = _due(config.log.every, state.step, saving or state.step == 1)
+            bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
+            if bad_step is not None:
+                raise diverged(job, state, bad_step, place)
+            if saving:
+                check_update(job, optimizer, state, place)
+            if not stopped_by:  # then the run that goes on does it first, because a queue leaves little time
+                _evaluate_if_due(job, state, reporter)
+            if saving:
+                save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
+            if stopped_by:
+                reporter.close()
+                raise signals.Stopped(stopped_by, state.step)
     reporter.close()
+
+
+def _evaluate_if_due(job: Job, state: TrainState, reporter: Reporter) -> None:
+    evaluation = job.evaluation
+    if evaluation is not None and _due(job.config.log.eval_every, state.step, state.step in (0, job.steps)):
+        reporter.evaluation(state, evaluate(evaluation, state))
 
 
 def train_step(
