@@ -1,5 +1,6 @@
 """`iwpo`, `python -m iwpo_fast` and `torchrun -m iwpo_fast`."""
 
+import sys
 from typing import NoReturn
 
 from iwpo_fast import signals
@@ -15,7 +16,9 @@ def run() -> NoReturn:
         except BaseException as error:
             if not signals.asked():
                 raise
-            code = signals.say(error)
+            stopped = signals.stopped(error)
+            print(f"iwpo: {stopped}", file=sys.stderr, flush=True)
+            code = stopped.code
         signals.leave(code)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from iwpo_fast import signals, threads
+from iwpo_fast import peers, signals, threads
 from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.integrations import trl_recipe
@@ -19,17 +19,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C; 143 where SIGTERM
-        or SIGUSR1 asked it to end.
+        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C; 143 after
+        SIGTERM or SIGUSR1.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    with signals.handled():
+    with signals.handled(), peers.told():
         try:
             return _main(arguments)
         except BaseException as error:
-            if not signals.asked():
-                raise
-            return signals.say(error)
+            return _ended_by(error)
+
+
+def _ended_by(error: BaseException) -> int:
+    """The exit code after a signal, which is said; anything else is raised again, when the other ranks know of it."""
+    if signals.asked():
+        stopped = signals.stopped(error)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"iwpo: {stopped}", file=sys.stderr, flush=True)
+        peers.end(None if stopped.step is not None else str(stopped), stopped.code)
+        return stopped.code
+    if isinstance(error, SystemExit):
+        peers.end(None)
+    else:
+        peers.hear()  # of another process whose end broke a connection of this one
+        peers.end(f"{type(error).__name__}: {error}")
+    raise error
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -49,8 +63,12 @@ def _main(arguments: Sequence[str]) -> int:
             raise
         several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
         rank = f" on rank {os.environ['RANK']}" if several else ""
-        print(f"iwpo: error{rank}: {' '.join(_sentence(error).split())}", file=sys.stderr)
+        sentence = " ".join(_sentence(error).split())
+        if peers.speaks(error):
+            print(f"iwpo: error{rank}: {sentence}", file=sys.stderr, flush=True)
+        peers.end(None if isinstance(error, (peers.Agreed, peers.PeerFailed)) else sentence)
         return 2
+    peers.end(None)
     return 0
 
 

@@ -29,6 +29,7 @@ class Stopped(BaseException):
 
     Attributes:
         code: exit code of the command.
+        step: the step that was saved, by all processes of a job; None where there was none.
     """
 
     def __init__(self, number: int, step: int | None = None) -> None:
@@ -41,6 +42,7 @@ class Stopped(BaseException):
             f"{'what was saved before' if step is None else 'there'}."
         )
         self.code = INTERRUPTED if number == signal.SIGINT else CODE
+        self.step = step
 
 
 class _Asked:
@@ -106,16 +108,9 @@ def check() -> None:
         raise Stopped(_asked.by)
 
 
-def say(error: BaseException) -> int:
-    """Print what a signal has ended, on the first process of a job alone; the exit code.
-
-    Args:
-        error: `Stopped`, or what somebody made of it on its way.
-    """
-    stopped = error if isinstance(error, Stopped) else Stopped(asked())
-    if os.environ.get("RANK", "0") == "0":
-        print(f"iwpo: {stopped}", file=sys.stderr, flush=True)
-    return stopped.code
+def stopped(error: BaseException) -> Stopped:
+    """`error`, if it is Stopped; else what a signal raised that somebody made `error` of on its way."""
+    return error if isinstance(error, Stopped) else Stopped(asked())
 
 
 def leave(code: int) -> NoReturn:

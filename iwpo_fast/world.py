@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from iwpo_fast import peers
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
@@ -46,7 +48,8 @@ class World:
         """Join the job that torchrun's environment variables describe, or be alone.
 
         Raises:
-            ValueError: the device is unknown or not there, or one of these variables is not a number.
+            ValueError: the device is unknown or not there, one of these variables is not a number, or another process
+                has failed or not come.
         """
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
         local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
@@ -55,7 +58,8 @@ class World:
             return cls(rank, size, where)
         if not dist.is_initialized():
             backend = "nccl" if where.type == "cuda" else "gloo"
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+            store = peers.meet()
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT, store=store)
         return cls(rank, size, where, local_rank, local_size, _waiting_group())
 
     @property

@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from iwpo_fast.finite import backward, local_part, not_finite
 from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.optimisation import seed_step
+from iwpo_fast.peers import Agreed
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.self_test import Place
@@ -33,7 +34,7 @@ class _Found(NamedTuple):
     pairs: list[int]
 
 
-def diverged(job: Job, state: TrainState, step: int, place: Place) -> ValueError:
+def diverged(job: Job, state: TrainState, step: int, place: Place) -> Agreed:
     """The sentence about a step, counted from 1, whose gradient was not finite. All ranks must call it.
 
     Neither it nor a later one has been taken, so its loss is computed again, from the weights that it had.
@@ -43,7 +44,7 @@ def diverged(job: Job, state: TrainState, step: int, place: Place) -> ValueError
     """
     bad = job.world.gathered(not_finite(job.policy.trainable_parameters()))
     if names := [name for of_rank in bad for name in of_rank]:
-        return ValueError(
+        return Agreed(
             f"at step {step} {names[0]} is not finite, after the update of the step before: lower optim.lr or "
             "optim.weight_decay; earlier checkpoints are whole."
         )
@@ -51,7 +52,7 @@ def diverged(job: Job, state: TrainState, step: int, place: Place) -> ValueError
     found = next((found for found in everywhere if found is not None), None)
     if found is None:
         found = _Found("the norm of the gradient", [int(row) for row in job.rows_of_step(step - 1)])
-    return ValueError(f"at step {step} {found.what} is not finite, with {_named(found.pairs, place)}: {ADVICE}")
+    return Agreed(f"at step {step} {found.what} is not finite, with {_named(found.pairs, place)}: {ADVICE}")
 
 
 def check_update(job: Job, optimizer: torch.optim.Optimizer, state: TrainState, place: Place) -> None:
@@ -64,7 +65,7 @@ def check_update(job: Job, optimizer: torch.optim.Optimizer, state: TrainState, 
     names = [name for of_rank in job.world.gathered(not_finite(kept)) for name in of_rank]
     if names:
         pairs = [int(row) for row in job.rows_of_step(state.step - 1)]
-        raise ValueError(
+        raise Agreed(
             f"the update of step {state.step} made {names[0]} not finite, with {_named(pairs, place)}: lower optim.lr "
             "or optim.weight_decay; nothing of it is saved, and earlier checkpoints are whole."
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
+from iwpo_fast.agreement import check_rows, check_shared, check_told
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -31,7 +32,7 @@ from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate,
 from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.answer_ends import end_lines, ends_of
-from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
@@ -79,6 +80,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     world = World.start(config.device)
     check_on_device(config.model, world.device)
     mesh = shard_mesh(world, config.shard_over)
+    _check_agreement(config, world)
     folder = RunFolder.check(config)
     if folder.summary.exists() and not config.dry_run:
         world.say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
@@ -86,6 +88,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
 
     loss = PreferenceLoss(config.objective)
     rows, held_out_rows = read(config.data)
+    check_rows(world, (rows, held_out_rows))
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
     pairs, ledgers[folder.ledger] = _tokenised(rows, tokenizer, loss, config, world)
@@ -120,6 +123,17 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     summary = TrainSummary.load(folder.summary)
     world.say(*summary.lines())
     return summary
+
+
+def _check_agreement(config: TrainConfig, world: World) -> None:
+    """Raise Agreed unless all processes of the job have the same settings, model and checkpoint, and share folders."""
+    folder = RunFolder(Path(config.output_dir))
+    newest = checkpoints(folder.checkpoints)[-1:]
+    summary = folder.summary if folder.summary.exists() else None
+    files = {"the newest checkpoint": newest[0] / "state.json" if newest else None, "the summary": summary}
+    check_told(world, config, config.model, files)
+    if not config.dry_run:
+        check_shared(world, {"output_dir": folder.path, "data.cache_dir": cache_folder(config.data)})
 
 
 def _optimise(
@@ -168,6 +182,7 @@ def _optimise(
                 save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
             if stopped_by:
                 reporter.close()
+                world.barrier()  # a rank that ends early would have its launcher end those that still write
                 raise signals.Stopped(stopped_by, state.step)
     reporter.close()
 
