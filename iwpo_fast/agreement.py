@@ -1,4 +1,4 @@
-"""Before anything is spent, the processes of a job compare what they were told and what they see, and all end if it differs."""
+"""Before anything is spent, the processes of a job compare what they were told and see; if it differs, all end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ from iwpo_fast.world import World
 OWN = ("device", "data.workers")
 """Settings that may differ between the processes of a job."""
 
+PACKAGES = ("iwpo-fast", "torch", "transformers")
+NOTHING: Mapping[str, str] = {}
+
+NAMED = 5
+"""Differences that a sentence names; the others are counted."""
+
 SAMPLES, BLOCK = 16, 65536
 """A large file is known by so many blocks of so many bytes, spread over it, beside its size."""
 
@@ -30,23 +36,34 @@ SEEN_LATE = 10.0
 """Seconds in which a file that one machine has written must be seen by the others."""
 
 
-def check_told(world: World, config: Any, model: ModelConfig, files: Mapping[str, Path | None]) -> None:
-    """Compare settings, versions, the model's files, and other files, such as the newest checkpoint. All ranks call it.
+def check_told(world: World, config: Any) -> None:
+    """Compare settings and versions. All ranks call it.
 
     Args:
         config: the dataclass that the command was given.
-        files: by what they are called in messages; None for one that is not there.
 
     Raises:
         Agreed: they differ; on all ranks, with the same sentence.
     """
-    if world.size == 1:
-        return
-    told = dict(_flat("", json.loads(json.dumps(asdict(config)))))
-    told |= {f"the version of {name}": version_of(name) for name in ("iwpo-fast", "torch", "transformers")}
-    seen = {"the model": _digest_of_model(model)}
-    seen |= {name: "absent" if path is None else f"{path.name} {_digest([path])}" for name, path in files.items()}
-    _compare(world, told, seen)
+    if world.size > 1:
+        settings = dict(_flat("", json.loads(json.dumps(asdict(config)))))
+        versions = {f"the version of {name}": version_of(name) for name in PACKAGES}
+        _compare(world, told=settings | versions)
+
+
+def check_seen(world: World, model: ModelConfig, files: Mapping[str, Path | None]) -> None:
+    """Compare the model's files, and others, such as the newest checkpoint. All ranks call it.
+
+    Args:
+        files: by what they are called in messages; None for one that is not there.
+
+    Raises:
+        Agreed: they differ.
+    """
+    if world.size > 1:
+        seen = {"the model": _digest_of_model(model)}
+        seen |= {name: "absent" if path is None else _digest([path]) for name, path in files.items()}
+        _compare(world, seen=seen)
 
 
 def check_rows(world: World, rows: Iterable[Rows | None]) -> None:
@@ -56,7 +73,7 @@ def check_rows(world: World, rows: Iterable[Rows | None]) -> None:
         Agreed: they differ.
     """
     if world.size > 1:
-        _compare(world, {}, {"the data": _digest_of_rows(rows)})
+        _compare(world, seen={"the data": _digest_of_rows(rows)})
 
 
 def check_shared(world: World, folders: Mapping[str, Path]) -> None:
@@ -82,22 +99,34 @@ def check_shared(world: World, folders: Mapping[str, Path]) -> None:
             )
 
 
-def _compare(world: World, told: Mapping[str, str], seen: Mapping[str, str]) -> None:
+def _compare(world: World, *, told: Mapping[str, str] = NOTHING, seen: Mapping[str, str] = NOTHING) -> None:
     """Raise Agreed if the ranks have other values; those of `told` are shown, those of `seen` are digests."""
     everyone = world.gathered({**told, **seen})
-    differences = []
-    for name in dict.fromkeys(name for of_rank in everyone for name in of_rank):
-        values = [of_rank.get(name, "nothing") for of_rank in everyone]
-        other = next((rank for rank, value in enumerate(values) if value != values[0]), None)
-        if other is not None and name in seen:
-            differences.append(f"{name} is another on rank {other} than on rank 0")
-        elif other is not None:
-            differences.append(f"{name} is {values[0]} on rank 0 and {values[other]} on rank {other}")
-    if differences:
+    names = dict.fromkeys(name for of_rank in everyone for name in of_rank)
+    # A group that one rank has and another leaves out differs as a whole.
+    whole = [name for name in names if not any(name.startswith(f"{group}.") for group in names)]
+    found = [_difference(name, [_shown(of_rank, name) for of_rank in everyone], name in seen) for name in whole]
+    if differences := [difference for difference in found if difference]:
+        left = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
         raise Agreed(
-            f"the processes of this job do not agree: {'; '.join(differences)}: start all of them with the same "
-            "settings, packages and files."
+            f"the processes of this job do not agree: {'; '.join(differences[:NAMED])}{left}: start all of them with the "
+            "same settings, packages and files."
         )
+
+
+def _shown(of_rank: Mapping[str, str], name: str) -> str:
+    group = any(other.startswith(f"{name}.") for other in of_rank)
+    return of_rank.get(name, "a group of settings" if group else "nothing")
+
+
+def _difference(name: str, values: list[str], is_digest: bool) -> str:
+    """The first rank whose value is not that of rank 0, in words; empty if there is none."""
+    other = next((rank for rank, value in enumerate(values) if value != values[0]), 0)
+    if not other:
+        return ""
+    if is_digest:
+        return f"{name} is another on rank {other} than on rank 0"
+    return f"{name} is {values[0]} on rank 0 and {values[other]} on rank {other}"
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
-from iwpo_fast.agreement import check_rows, check_shared, check_told
+from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -128,12 +128,13 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
 def _check_agreement(config: TrainConfig, world: World) -> None:
     """Raise Agreed unless all processes of the job have the same settings, model and checkpoint, and share folders."""
     folder = RunFolder(Path(config.output_dir))
+    check_told(world, config)
+    if not config.dry_run:
+        check_shared(world, {"output_dir": folder.path, "data.cache_dir": cache_folder(config.data)})
     newest = checkpoints(folder.checkpoints)[-1:]
     summary = folder.summary if folder.summary.exists() else None
     files = {"the newest checkpoint": newest[0] / "state.json" if newest else None, "the summary": summary}
-    check_told(world, config, config.model, files)
-    if not config.dry_run:
-        check_shared(world, {"output_dir": folder.path, "data.cache_dir": cache_folder(config.data)})
+    check_seen(world, config.model, files)
 
 
 def _optimise(
