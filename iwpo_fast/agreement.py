@@ -109,8 +109,8 @@ def _compare(world: World, *, told: Mapping[str, str] = NOTHING, seen: Mapping[s
     if differences := [difference for difference in found if difference]:
         left = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
         raise Agreed(
-            f"the processes of this job do not agree: {'; '.join(differences[:NAMED])}{left}: start all of them with the "
-            "same settings, packages and files."
+            f"the processes of this job do not agree: {'; '.join(differences[:NAMED])}{left}: start all of them with "
+            "the same settings, packages and files."
         )
 
 

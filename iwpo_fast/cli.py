@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ended_by(error: BaseException) -> int:
     """The exit code after a signal, which is said; anything else is raised again, when the other ranks know of it."""
-    if signals.asked():
+    if signals.asked() or isinstance(error, signals.Stopped):  # which another rank may have been asked for
         stopped = signals.stopped(error)
         if os.environ.get("RANK", "0") == "0":
             print(f"iwpo: {stopped}", file=sys.stderr, flush=True)
