@@ -41,7 +41,8 @@ def _ended_by(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         peers.end(None)
     else:
-        peers.hear()  # of another process whose end broke a connection of this one
+        if isinstance(error, RuntimeError):  # perhaps of the transport, because another process has ended
+            peers.hear()
         peers.end(f"{type(error).__name__}: {error}")
     raise error
 

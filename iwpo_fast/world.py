@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from iwpo_fast import peers
+from iwpo_fast import peers, signals
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class World:
             ValueError: the device is unknown or not there, one of these variables is not a number, or another process
                 has failed or not come.
         """
+        signals.check()
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
         local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
         where = _device(device, local_rank)

@@ -23,11 +23,11 @@ def join(config: RunConfig) -> PipelineJob:
     """Join the other processes, if any, and open the folder, except in a dry run."""
     folder = PipelineFolder(Path(config.output_dir))
     world = World.start(config.device)
-    mesh = shard_mesh(world, config.shard_over)
     check_told(world, config)
     if not config.dry_run:
         check_shared(world, {"output_dir": folder.path})
     check_seen(world, config.model, {"the manifest": folder.manifest if folder.manifest.exists() else None})
+    mesh = shard_mesh(world, config.shard_over)
     folder.check()
     world.barrier()
     if world.is_main and not config.dry_run:

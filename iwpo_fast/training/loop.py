@@ -78,9 +78,9 @@ def train(config: TrainConfig, *, read: Read = read_rows) -> TrainSummary | None
 
 def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainSummary | None:
     world = World.start(config.device)
+    _check_agreement(config, world)
     check_on_device(config.model, world.device)
     mesh = shard_mesh(world, config.shard_over)
-    _check_agreement(config, world)
     folder = RunFolder.check(config)
     if folder.summary.exists() and not config.dry_run:
         world.say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
@@ -151,7 +151,7 @@ def _optimise(
     Raises:
         ValueError: a loss, a gradient or a weight is not finite; says which, at which step and with which pairs.
     """
-    config, world, parameters, steps = job.config, job.world, job.policy.trainable_parameters(), job.steps
+    config, world, steps = job.config, job.world, job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
@@ -175,17 +175,21 @@ def _optimise(
             bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
             if bad_step is not None:
                 raise diverged(job, state, bad_step, place)
-            if saving:
-                check_update(job, optimizer, state, place)
             if not stopped_by:  # then the run that goes on does it first, because a queue leaves little time
                 _evaluate_if_due(job, state, reporter)
             if saving:
-                save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
+                check_update(job, optimizer, state, place)
+                _save(job, folder, optimizer, state)
             if stopped_by:
                 reporter.close()
                 world.barrier()  # a rank that ends early would have its launcher end those that still write
                 raise signals.Stopped(stopped_by, state.step)
     reporter.close()
+
+
+def _save(job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+    parameters, keep = job.policy.trainable_parameters(), job.config.checkpoint.keep
+    save_checkpoint(folder.checkpoints, state, parameters, optimizer, job.world, keep=keep)
 
 
 def _evaluate_if_due(job: Job, state: TrainState, reporter: Reporter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,10 +24,11 @@ from iwpo_fast.config import (
     TinyConfig,
     TrainConfig,
 )
-from iwpo_fast.finite import not_finite
+from iwpo_fast.finite import local_part, not_finite
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import checkpoint, loop, train
+from iwpo_fast.training.job import Job
 from iwpo_fast.world import World
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
@@ -95,24 +97,32 @@ def test_the_step_its_pairs_and_what_was_bad_are_named_when_the_line_is_due(weig
     assert saved(Path(settings.output_dir)) == []
 
 
-def test_no_step_is_taken_from_the_bad_one_on(weighted, monkeypatch) -> None:
-    step, weights = loop.train_step, []
+def weights_by_step(settings: TrainConfig) -> list[tuple[bool, torch.Tensor]]:
+    """Whether the gradient was finite, and the weights after it, of every step of a training that diverges."""
+    step, seen = loop.train_step, []
 
-    def watched(job, *arguments) -> torch.Tensor:
+    def watched(job: Job, *arguments: Any) -> torch.Tensor:
         norm = step(job, *arguments)
         parameters = job.policy.trainable_parameters().values()
-        weights.append((bool(norm.isfinite()), torch.cat([p.detach().flatten().clone() for p in parameters])))
+        seen.append((bool(norm.isfinite()), torch.cat([local_part(p.detach()).flatten().clone() for p in parameters])))
         return norm
 
-    monkeypatch.setattr(loop, "train_step", watched)
-    said = message_of(weighted(1e38))
-    fine = [finite for finite, _ in weights]
-    bad = fine.index(False)
-    assert said.startswith(f"at step {bad + 1} ")
-    assert 0 < bad < 3, "the case has good steps before and steps behind"
-    for before, (_, after) in enumerate(weights[bad:], start=bad - 1):
-        assert torch.equal(weights[before][1], after)
-    assert not torch.equal(weights[0][1], weights[bad - 1][1]) or bad == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", watched)
+        assert message_of(settings).startswith(f"at step {[finite for finite, _ in seen].index(False) + 1} ")
+    return seen
+
+
+@pytest.mark.parametrize("shard_over", [1, pytest.param("all", marks=pytest.mark.slow)])
+def test_no_step_is_taken_from_the_bad_one_on(weighted, shard_over) -> None:
+    settings = weighted(1e38, shard_over=shard_over)
+    every = [weights_by_step(settings)] if shard_over == 1 else run_on_ranks(2, weights_by_step, settings)
+    for seen in every:
+        bad = [finite for finite, _ in seen].index(False)
+        assert 0 < bad < 3, "the case has good steps before and steps behind"
+        for _, after in seen[bad:]:
+            assert torch.equal(after, seen[bad - 1][1])
+        assert len({float(weights.sum()) for _, weights in seen[:bad]}) == bad
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def test_bad_arguments_of_one_process_end_the_other_which_waits_for_it(config, t
             ["--seed", "1", "--model.lora.rank", "4"],
             "model.lora is null on rank 0 and a group of settings on rank 1; seed is",
         ),
+        (["--shard_over", "all"], 'shard_over is 1 on rank 0 and "all" on rank 1: start all'),
         (["--output_dir", "other"], 'on rank 0 and "other" on rank 1: start all'),
     ],
 )
