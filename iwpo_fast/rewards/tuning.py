@@ -23,6 +23,7 @@ from iwpo_fast.data.batch import FlatBatch, flat_batch, flat_responses
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import load_tensors, save_tensors
+from iwpo_fast.finite import backward
 from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
@@ -103,7 +104,7 @@ def _fold_rewards(
             chosen, rejected = rewards_of(batch)
             losses = softplus(rejected - chosen) + settings.centring * (chosen + rejected).square()
             times = torch.from_numpy(weights[batch]).to(losses)
-            ((times * losses).mean(1).sum() / len(rows)).backward()
+            backward((times * losses).mean(1).sum() / len(rows))
 
     policy.train()
     _, steps = optimizer_steps(optim, len(shown))

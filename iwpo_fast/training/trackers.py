@@ -113,6 +113,11 @@ def open_trackers(config: TrainConfig, folder: RunFolder, *, resumed_step: int) 
     return trackers
 
 
+def has_evaluation(path: Path, step: int) -> bool:
+    """Whether the metrics at `path` have the evaluation after `step`, which a run that was asked to end leaves out."""
+    return path.exists() and any(of == step and "eval_loss" in json.loads(line) for of, line in _lines(path))
+
+
 def _run_of(folder: RunFolder, module: str, *, anew: bool) -> dict[str, str]:
     """What identifies the run to a tracker, kept in the folder so that a resume goes on with it."""
     if anew or not folder.tracked.exists():
