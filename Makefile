@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt $(if $(MAKE_TERMOUT),,--p
 # Files go whole to one process, as their tests share what takes long to make; tests/conftest.py puts the longest first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint format docs bench gpu gpu-quick gpu-kernels clean
+.PHONY: demo test test-fast lint format docs site bench gpu gpu-quick gpu-kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/iwpo demo --output_dir $(RUN)
@@ -30,6 +30,11 @@ format: $(VENV)/.installed-test
 docs: $(VENV)/.installed
 	$(BIN)/python -m iwpo_fast.objectives.table docs/objectives.md
 	$(BIN)/python tests/data/documented_forms.py docs/data.md
+
+# The pages of docs/ as a site in build/site.
+site: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks

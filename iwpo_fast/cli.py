@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from iwpo_fast import threads
+from iwpo_fast import peers, signals, threads
 from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.integrations import trl_recipe
@@ -19,9 +19,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C.
+        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C; 143 after
+        SIGTERM or SIGUSR1.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with signals.handled(), peers.told():
+        try:
+            return _main(arguments)
+        except BaseException as error:
+            return _ended_by(error)
+
+
+def _ended_by(error: BaseException) -> int:
+    """The exit code after a signal, which is said; anything else is raised again, when the other ranks know of it."""
+    if signals.asked() or isinstance(error, signals.Stopped):  # which another rank may have been asked for
+        stopped = signals.stopped(error)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"iwpo: {stopped}", file=sys.stderr, flush=True)
+        peers.end(None if stopped.step is not None else str(stopped), stopped.code)
+        return stopped.code
+    if isinstance(error, SystemExit):
+        peers.end(None)
+    else:
+        if isinstance(error, RuntimeError):  # perhaps of the transport, because another process has ended
+            peers.hear()
+        peers.end(f"{type(error).__name__}: {error}")
+    raise error
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         if (path := trl_recipe.asked_for(arguments)) is not None:
             print(trl_recipe.translated_file(path).yaml(), end="")
@@ -34,15 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _quieten_libraries()
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError) as error:
-        if os.environ.get("IWPO_DEBUG") == "1":
+        if os.environ.get("IWPO_DEBUG") == "1" or signals.asked():
             raise
         several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
         rank = f" on rank {os.environ['RANK']}" if several else ""
-        print(f"iwpo: error{rank}: {' '.join(_sentence(error).split())}", file=sys.stderr)
+        sentence = " ".join(_sentence(error).split())
+        if peers.speaks(error):
+            print(f"iwpo: error{rank}: {sentence}", file=sys.stderr, flush=True)
+        peers.end(None if isinstance(error, (peers.Agreed, peers.PeerFailed)) else sentence)
         return 2
-    except KeyboardInterrupt:
-        print("iwpo: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+    peers.end(None)
     return 0
 
 

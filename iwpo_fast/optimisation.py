@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from tqdm.auto import trange
 
 from iwpo_fast.config import OptimConfig
 from iwpo_fast.extras import check_installed
+from iwpo_fast.finite import not_finite, stop_unless_finite
 from iwpo_fast.world import full_tensor
 
 SMALLEST_8BIT = 4096
@@ -41,19 +42,39 @@ def fit(
     Args:
         accumulate: leaves the gradient of a step, counted from 0, in `.grad`.
         what: names the training in the progress bar.
+
+    Raises:
+        ValueError: a gradient or a weight is not finite; the steps from there on were not taken.
     """
     optimizer = make_optimizer(parameters, config)
-    results = []
+    results, norms = [], []
     for step in trange(steps, desc=what, unit="step"):
         set_learning_rate(optimizer, step, steps, config)
         results.append(accumulate(step))
-        update(optimizer, parameters.values(), config)
+        norms.append(update(optimizer, parameters.values(), config))
+    _check_finite(parameters, norms, what)
     return results
 
 
+def _check_finite(parameters: Mapping[str, Parameter], norms: Sequence[Tensor], what: str) -> None:
+    """Raise ValueError if a gradient of these norms or a weight is not finite."""
+    bad_steps = [] if not norms else (~torch.stack(list(norms)).isfinite()).nonzero().flatten().tolist()
+    if bad_steps:
+        raise ValueError(
+            f"{what}: the gradient of step {bad_steps[0] + 1} of {len(norms)} is not finite: lower its learning rate."
+        )
+    if names := not_finite(parameters):
+        raise ValueError(f"{what}: its updates made {names[0]} not finite: lower its learning rate or weight decay.")
+
+
 def update(optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], config: OptimConfig) -> Tensor:
-    """Clip the gradients, step, and forget them; returns the norm [] that they had."""
+    """Clip the gradients, step, and forget them; returns the norm [] that they had.
+
+    Where the norm is not finite, this step and all later ones change nothing, as `stop_unless_finite` says.
+    """
+    parameters = list(parameters)
     grad_norm = clip_gradients(parameters, config.max_grad_norm)
+    stop_unless_finite(optimizer, parameters, grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return grad_norm

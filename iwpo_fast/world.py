@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+from iwpo_fast import peers, signals
 
 T = TypeVar("T")
 
@@ -46,8 +48,10 @@ class World:
         """Join the job that torchrun's environment variables describe, or be alone.
 
         Raises:
-            ValueError: the device is unknown or not there, or one of these variables is not a number.
+            ValueError: the device is unknown or not there, one of these variables is not a number, or another process
+                has failed or not come.
         """
+        signals.check()
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
         local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
         where = _device(device, local_rank)
@@ -55,7 +59,8 @@ class World:
             return cls(rank, size, where)
         if not dist.is_initialized():
             backend = "nccl" if where.type == "cuda" else "gloo"
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+            store = peers.meet()
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT, store=store)
         return cls(rank, size, where, local_rank, local_size, _waiting_group())
 
     @property
@@ -97,6 +102,14 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, group=self.waiting)
         return box[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """What every rank gave, by rank; they wait for one another as in `barrier`."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.waiting)
+        return values
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor` by its sum over all ranks."""

@@ -16,20 +16,31 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    "docs/how_it_works.md",
-    "docs/training.md",
-    "docs/candidates.md",
-    "docs/data.md",
-    "docs/rendering.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 ]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file_that_is_there(page: str) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
-    local = [link for link in links if "://" not in link]
-    assert local or page in ("docs/training.md", "docs/candidates.md", "docs/rendering.md")
-    assert [link for link in local if not ((ROOT / page).parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    dead = [link for link in links if "://" not in link and not _is_there(page, link)]
+    assert dead == []
+
+
+def _is_there(page: str, link: str) -> bool:
+    """Whether the file of a link exists, and has the heading that it names."""
+    name, _, heading = link.partition("#")
+    target = (ROOT / page).parent / name if name else ROOT / page
+    if not target.exists():
+        return False
+    headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE) if heading else []
+    return not heading or heading in [re.sub(r"[^\w\s-]", "", one.lower()).replace(" ", "-") for one in headings]
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = {page for entry in menu for page in entry.values()}
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
 @pytest.mark.parametrize(("page", "folder"), [("docs/how_it_works.md", "iwpo_fast"), ("CONTRIBUTING.md", "")])

@@ -127,12 +127,21 @@ def _dataset(place: Place, wanted: Container[str]) -> Opened:
     if isinstance(dataset, dict):
         dataset = dataset[chosen_split(dataset, place)]
     some = dataset.with_format(None).select_columns([name for name in dataset.column_names if name in wanted])
+    _check_sound(some, path)
     readers = readers_of(dataset.features.arrow_schema, parse=False)  # datasets parses
     batches = (
         as_stored((dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)), readers)
         for batch in some.iter(ROWS_AT_ONCE)
     )
     return numbered(batches, path, "a data set"), dataset.column_names
+
+
+def _check_sound(dataset: Any, path: str) -> None:
+    """Raise ValueError where reading the files of the data set would leave the memory that they are in."""
+    try:
+        dataset.data.validate(full=True)
+    except Exception as error:  # the kinds of pyarrow, which is not imported here
+        raise unreadable(path, "a data set", error) from error
 
 
 def _saved(folder: Path, place: Place) -> Any:

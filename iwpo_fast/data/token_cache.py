@@ -6,18 +6,21 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iwpo_fast import checksums
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs, hash_of
 from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.files import check_readable, written_aside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +71,7 @@ def save_tokens(path: Path, pairs: Pairs, seams: np.ndarray) -> None:
 
 
 def load_tokens(path: Path) -> tuple[Pairs, np.ndarray] | None:
-    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that can be read."""
+    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that is undamaged."""
     loaded = _load(path, ("row", "seam"), SIDES)
     if loaded is None:
         return None
@@ -82,7 +85,7 @@ def save_candidates(path: Path, kept: np.ndarray, completions: Ragged) -> None:
 
 
 def load_candidates(path: Path) -> tuple[np.ndarray, Ragged] | None:
-    """What `save_candidates` wrote; None if there is nothing, or nothing that can be read."""
+    """What `save_candidates` wrote; None if there is nothing, or nothing that is undamaged."""
     loaded = _load(path, ("row",), ("completion",))
     return None if loaded is None else (loaded[0][0], loaded[1][0])
 
@@ -103,9 +106,8 @@ def _save(path: Path, columns: dict[str, np.ndarray], parts: dict[str, Ragged]) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from iwpo_fast.files import written_aside
-
     table = pa.table({**columns, **{name: _to_arrow(part) for name, part in parts.items()}})
+    table = table.replace_schema_metadata({checksums.KEY: _hash(columns, parts)})
     with written_aside(path) as aside:
         pq.write_table(
             table,
@@ -123,12 +125,24 @@ def _load(path: Path, columns: Sequence[str], parts: Sequence[str]) -> tuple[lis
 
     if not path.exists():
         return None
+    check_readable(path)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
-            return _from_groups(map(file.read_row_group, range(file.num_row_groups)), columns, parts)
-    except (pa.ArrowException, OSError, KeyError, AttributeError, UnicodeDecodeError):
-        logger.warning("The cached tokens in %s cannot be read: tokenising again.", path)
+            groups = map(file.read_row_group, range(file.num_row_groups))
+            values, rows = _from_groups(groups, columns, parts)
+            known = (file.schema_arrow.metadata or {}).get(checksums.KEY.encode())
+        found = _hash(dict(zip(columns, values, strict=True)), dict(zip(parts, rows, strict=True)))
+        if known is not None and known.decode() != found:
+            raise Damaged(path)
+        return values, rows
+    except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError):
+        logger.warning("The cached tokens in %s are damaged: tokenising again.", path)
         return None
+
+
+def _hash(columns: Mapping[str, np.ndarray], parts: Mapping[str, Ragged]) -> str:
+    ragged = {f"{name} {what}": getattr(part, what) for name, part in parts.items() for what in ("offsets", "values")}
+    return checksums.of_arrays({**columns, **ragged})
 
 
 def _to_arrow(rows: Ragged) -> pa.LargeListArray:

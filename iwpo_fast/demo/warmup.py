@@ -11,6 +11,7 @@ from iwpo_fast.data import Pairs, read_rows, tokenise
 from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.files import written_aside
+from iwpo_fast.finite import backward
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.optimisation import fit, optimizer_steps
 from iwpo_fast.world import World
@@ -48,7 +49,7 @@ def supervise(policy: Policy, pairs: Pairs, optim: OptimConfig, *, seed: int) ->
         total = 0.0
         for part in micro_batches(rows, policy.tokens(pairs), budget=optim.tokens_per_batch)[0]:
             loss = -policy(flat_batch(pairs, part).to(policy.device)).sum() / tokens
-            loss.backward()
+            backward(loss)
             total += float(loss.detach())
         return total
 

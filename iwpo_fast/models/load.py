@@ -163,6 +163,7 @@ def _read_weights(config: ModelConfig, settings: PreTrainedConfig, options: dict
             AutoModelForCausalLM,
             Source.of(config),
             "model",
+            weights=True,
             config=settings,
             output_loading_info=True,
             **options,

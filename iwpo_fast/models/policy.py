@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.models import attention, saving
+from iwpo_fast.models import attention, saved_files, saving
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.rope import RopeBySequence
 from iwpo_kernels import TokenStatistics
@@ -234,7 +234,7 @@ class Policy(nn.Module):
         dtype: torch.dtype | None = None,
         ends: Sequence[int] = (),
     ) -> None:
-        """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`.
+        """Write model or adapter, and tokenizer, so that plain transformers loads them from `folder`, and their hashes.
 
         Args:
             state: what `gathered` gave.
@@ -243,6 +243,7 @@ class Policy(nn.Module):
         """
         saving.save(self.model, folder, state, dtype, ends)
         tokenizer.save_pretrained(folder)
+        saved_files.keep_hashes(folder)
 
     def saved_dtype(self, asked: Literal["base", "float32", "bfloat16"]) -> torch.dtype:
         """The type in which `CheckpointConfig.dtype` has this policy saved; an adapter has no base to be like."""

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from iwpo_fast.config import ModelConfig
+from iwpo_fast.models.saved_files import check_saved, pickled_weights
 
 LONGEST_REASON = 400
 """Characters of a loader's reason that an error quotes."""
@@ -38,16 +39,21 @@ class Source(NamedTuple):
         return cls(model.path, "model.path", model.revision, model.trust_remote_code)
 
 
-def read_pretrained(reader: Any, source: Source, what: str, **options: Any) -> Any:
+def read_pretrained(reader: Any, source: Source, what: str, *, weights: bool = False, **options: Any) -> Any:
     """What the auto class `reader` makes of the source.
 
     Args:
         what: the kind of thing that is read, for messages, such as `tokenizer`.
+        weights: whether weights are read too, which have to be safetensors.
         options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: it cannot be read; the sentence has the reason that transformers gives.
+        ValueError: it cannot be read, and the sentence has the reason that transformers gives; or it is no longer as we
+            saved it, or has pickled weights.
     """
+    check_saved(Path(model_location(source.path)), source.setting, weights=weights)
+    if weights:
+        options["use_safetensors"] = True
     try:
         return reader.from_pretrained(
             model_location(source.path),
@@ -71,6 +77,8 @@ def _why_unreadable(source: Source, what: str, error: Exception) -> str:
             f"{source.setting} {source.path} brings code of its own, which is not run: read it, and set "
             "model.trust_remote_code to true if it may run, or give a model that transformers knows."
         )
+    if "use_safetensors" in str(error):  # what transformers says of a hub id without them
+        return str(pickled_weights(f"{source.setting} {source.path}", "no file of it ends in .safetensors"))
     folder = Path(source.path).expanduser()
     is_empty = folder.is_dir() and not any((folder / name).exists() for name in ONE_IS_THERE)
     if is_empty or isinstance(error, OSError):

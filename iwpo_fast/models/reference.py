@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.data.ahead import Workers, made_ahead
 from iwpo_fast.data.batch import FlatBatch, flat_responses
 from iwpo_fast.data.columns import REFERENCE
@@ -24,7 +23,7 @@ from iwpo_fast.data.order import MicroBatch, SharedPrompts, as_micro_batches, mi
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged, positions_of, rows_at_once
 from iwpo_fast.data.unique import Responses, digests
-from iwpo_fast.files import save_tensors
+from iwpo_fast.files import load_tensors, save_tensors
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.world import World
@@ -77,7 +76,7 @@ def with_reference(
 def load_logps(cache_dir: Path, policy: Policy, pairs: Pairs) -> dict[str, np.ndarray] | None:
     """float32 `chosen`, `rejected` and, if there are any, `candidates`, laid out as those token ids are; 0 for context.
 
-    None if there is nothing to read.
+    None if there is nothing to read, or what is there is damaged.
     """
     found: dict[str, np.ndarray] = {}
     for settings, _ in _files(policy, pairs):
@@ -85,9 +84,9 @@ def load_logps(cache_dir: Path, policy: Policy, pairs: Pairs) -> dict[str, np.nd
         if not path.exists():
             return None
         try:
-            found |= load_file(path)
-        except SafetensorError:
-            logger.warning("The cached reference log-probs in %s cannot be read: computing them again.", path)
+            found |= load_tensors(path)
+        except Damaged:
+            logger.warning("The cached reference log-probs in %s are damaged: computing them again.", path)
             return None
     return found
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from iwpo_fast.finite import not_finite
 from iwpo_fast.models import four_bits
 from iwpo_fast.world import full_tensor
 
@@ -75,10 +76,14 @@ def save(
 
     Args:
         ends: tokens at which generation is to stop, beside those at which it does; an adapter does not keep them.
+
+    Raises:
+        ValueError: a weight is not finite, or is not in `dtype`; nothing is written then.
     """
     if isinstance(model, PeftModel) and saves_adapter(model):
         if dtype not in (None, torch.float32):
             state = _cast(model, state or gathered(model, keep=True), dtype)
+        _check_finite(model, state)
         model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
         return
     if isinstance(model, PeftModel):
@@ -87,12 +92,25 @@ def save(
         whole = model
         if dtype not in (None, model.dtype):
             state = _cast(model, state or gathered(model, keep=True), dtype)
+    _check_finite(whole, state)
     stops = stop_tokens(whole)
     if not set(ends) <= set(stops):
         assert whole.generation_config is not None
         whole.generation_config.eos_token_id = list(dict.fromkeys([*stops, *ends]))
     whole.save_pretrained(folder, state_dict=state)
     _say_dtype(folder, dtype)
+
+
+def _check_finite(model: Model, state: Mapping[str, Tensor] | None) -> None:
+    """Raise ValueError if what is about to be saved has a weight that is not finite; buffers may be infinite."""
+    written = model.state_dict() if state is None else state
+    buffers = saved_buffers(model).keys()
+    bad = not_finite({name: t for name, t in written.items() if _is_saved(model, name) and name not in buffers})
+    if bad:
+        raise ValueError(
+            f"the model is not saved, because {bad[0]} is not finite in the type that it would be saved in: lower "
+            "optim.lr or optim.weight_decay, or set checkpoint.dtype to float32."
+        )
 
 
 def stop_tokens(model: Model) -> list[int]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from iwpo_fast.finite import not_finite
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.saving import saved_buffers
 
 
 def check_finite(model: nn.Module, path: str) -> None:
     """Raise ValueError if a weight or a saved buffer is not a number, or a weight infinite; names the first."""
-    weights = {name: [p, *four_bits.scales(p).values()] for name, p in model.named_parameters()}
-    bad = [name for name, parts in weights.items() if not all(map(_is_finite, parts))]
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        weights |= {name: parameter, **{f"{name} ({key})": part for key, part in four_bits.scales(parameter).items()}}
+    bad = not_finite(weights)
     bad += [name for name, buffer in saved_buffers(model).items() if _has_nan(buffer)]
     if bad:
         others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -40,13 +42,6 @@ def check_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
             f"{entries - 1}: give the tokenizer that belongs to the model, or resize the embedding and save the model "
             "first."
         )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Without a tensor of its size beside it, as `isfinite` would make; extremes keep NaN."""
-    if not (tensor.is_floating_point() and tensor.numel()):
-        return True
-    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
 
 
 def _has_nan(tensor: Tensor) -> bool:

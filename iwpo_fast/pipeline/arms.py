@@ -9,11 +9,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 from iwpo_fast.config import Arm
 from iwpo_fast.evaluation.arms import FIRST, OWN, Row, compared, markdown, verdict
-from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.files import load_tensors, save_json, written_aside
 from iwpo_fast.importance.arms import arm_weights
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
@@ -102,7 +100,7 @@ def _weighted(job: PipelineJob, manifest: Manifest) -> str:
 
 def _report(folder: PipelineFolder, arms: list[Arm], same: dict[str, str]) -> None:
     names = [FIRST, *(name for name in arms if name != FIRST), OWN]
-    margins = {name: load_file(folder_of(folder, same.get(name, name)).margins)["margin"] for name in names}
+    margins = {name: load_tensors(folder_of(folder, same.get(name, name)).margins)["margin"] for name in names}
     rows: dict[str, Row] = compared(margins)
     for name, row in rows.items():
         row["effects"] = effects_in(folder_of(folder, name).weighted)

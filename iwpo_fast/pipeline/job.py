@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
 from iwpo_fast.data import Ledger, Pairs, read_rows, tokenise
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.files import load_tensors
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -170,11 +170,11 @@ class PipelineJob:
 
     def read_table(self) -> PairTable:
         """The training pairs as rows of features, from the stage `reference`."""
-        return PairTable(**load_file(self.folder.table))
+        return PairTable(**load_tensors(self.folder.table))
 
     def read_prompt_clusters(self) -> np.ndarray:
         """int64 [M]: the cluster of every prompt, from the stage `cluster`."""
-        return load_file(self.folder.prompt_clusters)["cluster"]
+        return load_tensors(self.folder.prompt_clusters)["cluster"]
 
     def _once(self, name: str, load: Callable[[], T]) -> T:
         if name not in self._kept:

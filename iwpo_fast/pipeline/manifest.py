@@ -13,7 +13,7 @@ import torch
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import clock
-from iwpo_fast.files import link, save_json
+from iwpo_fast.files import link, load_record, save_record
 from iwpo_fast.versions import version_of
 
 Result = dict[str, Any]
@@ -52,14 +52,14 @@ class Manifest:
         if not self._path.exists():
             return
         try:
-            record = json.loads(self._path.read_text(encoding="utf-8"))
+            record = load_record(self._path)
             self._entries, self.threads = record["stages"], record.get("threads")
             self.clock = record.get("clock")
             is_valid = all(entry.keys() == FIELDS for entry in self._entries.values())
         except (ValueError, KeyError, TypeError, AttributeError):
             is_valid = False
         if not is_valid:
-            raise ValueError(f"{self._path} is damaged: delete it, and all stages are done again.")
+            raise ValueError(f"{self._path} is damaged: choose another output_dir, or empty this one to begin again.")
 
     def __contains__(self, stage: str) -> bool:
         """The stage is finished."""
@@ -117,7 +117,7 @@ class Manifest:
 
     def _write(self) -> None:
         kept = {"threads": self.threads} | ({"clock": self.clock} if self.clock else {})
-        save_json(self._path, kept | {"stages": self._entries})
+        save_record(self._path, kept | {"stages": self._entries})
 
 
 def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import Rows, read_rows
-from iwpo_fast.files import save_tensors
+from iwpo_fast.files import load_with_metadata, save_tensors
 
 SUFFIX = ".rows.safetensors"
 
@@ -29,7 +29,7 @@ def origin_of(path: Path) -> Path:
 
 def save_origin(path: Path, rows: Rows) -> None:
     """Keep the source and the numbers of the rows that `path` holds."""
-    source = json.dumps([rows.source, rows.files])  # one entry, because safetensors writes several in any order
+    source = json.dumps([rows.source, rows.files])
     save_tensors(origin_of(path), {"number": torch.from_numpy(rows.numbers)}, {"source": source})
 
 
@@ -75,9 +75,10 @@ def _origin(path: Path) -> tuple[np.ndarray, list[Any]] | None:
     """int64 [N], the number in the source of each row of `path`, and what names the source."""
     if not origin_of(path).exists():
         return None
-    with safe_open(origin_of(path), framework="np") as file:
-        about = file.metadata()
-        if "source" in about:
-            return file.get_tensor("number"), json.loads(about["source"])
-        lines, before = file.get_tensor("line"), _origin(path.parent / about["of"])
-    return None if before is None else (before[0][lines], before[1])
+    arrays, about = load_with_metadata(origin_of(path))
+    if "source" in about:
+        return arrays["number"], json.loads(about["source"])
+    if "of" not in about:
+        raise Damaged(origin_of(path))
+    before = _origin(path.parent / about["of"])
+    return None if before is None else (before[0][arrays["line"]], before[1])

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast.agreement import check_seen, check_shared, check_told
 from iwpo_fast.config import RunConfig
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -22,6 +23,10 @@ def join(config: RunConfig) -> PipelineJob:
     """Join the other processes, if any, and open the folder, except in a dry run."""
     folder = PipelineFolder(Path(config.output_dir))
     world = World.start(config.device)
+    check_told(world, config)
+    if not config.dry_run:
+        check_shared(world, {"output_dir": folder.path})
+    check_seen(world, config.model, {"the manifest": folder.manifest if folder.manifest.exists() else None})
     mesh = shard_mesh(world, config.shard_over)
     folder.check()
     world.barrier()

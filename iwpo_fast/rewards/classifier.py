@@ -72,7 +72,7 @@ def check_label(settings: PreTrainedConfig, path: str) -> None:
 def _load(source: Source, device: torch.device) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tokenizer = read_pretrained(AutoTokenizer, source, WHAT)
-    model = read_pretrained(AutoModelForSequenceClassification, source, WHAT, dtype=dtype)
+    model = read_pretrained(AutoModelForSequenceClassification, source, WHAT, weights=True, dtype=dtype)
     check_label(model.config, source.path)
     check_token_ids(tokenizer, model, source.path)
     check_finite(model, source.path)

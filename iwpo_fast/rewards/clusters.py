@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from iwpo_fast.config import ClusterConfig
-from iwpo_fast.files import save_tensors
+from iwpo_fast.files import load_tensors, save_tensors
 from iwpo_fast.limits import check_limits
 from iwpo_fast.rewards.blocks import Float32s, Float64s, Floats, Ints, column_moments, float32_blocks
 from iwpo_fast.rewards.kmeans import choose_backend, kmeans
@@ -70,7 +69,7 @@ class Clusters:
 
     @staticmethod
     def load(path: Path) -> Clusters:
-        return Clusters.of_arrays({name: tensor.numpy() for name, tensor in load_file(path).items()})
+        return Clusters.of_arrays(load_tensors(path))
 
     @staticmethod
     def of_arrays(arrays: Mapping[str, np.ndarray]) -> Clusters:

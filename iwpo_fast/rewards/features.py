@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +59,8 @@ def pair_features(
     completions is predicted, so prompts cost nothing extra.
 
     The log-probs go where `with_reference` finds them again. Every finished batch is on disk at once, and a pass
-    that was killed goes on behind the last of them. All ranks must see the same `cache_dir`, and no other job may be
-    computing the same features there.
+    that was killed goes on behind the last of them. All ranks must see the same `cache_dir`. A job that finds another
+    one computing the same features there waits for it.
 
     Args:
         cache_dir: where results are found again.
@@ -72,27 +74,14 @@ def pair_features(
     prompt_of, chosen, rejected = responses.prompt_of, responses.chosen, responses.rejected
     table = PairTable(prompt_of[chosen], chosen, rejected, prompt_of)
     folder = cache_dir / "features" / features_key(policy, pairs)
-    if world.largest(store.load(folder) is None):  # if any rank must compute, all must (collectives)
-        with_logps = bool(world.largest(load_logps(cache_dir, policy, pairs) is None))
-        batches = pass_batches(policy, responses, tokens_per_batch, world)
-        remaining = _remaining(folder, batches[world.rank], with_logps, world)
-        total = sum(map(len, batches[world.rank]))
-        done = total - sum(map(len, remaining))
-        with as_reference(policy), response_bar("features", total, world, done=done) as bar:
-            for rows, batch in run_batches(policy, responses, remaining, world, workers):
-                store.save_part(folder, rows, _results(policy, batch, responses.first_of_prompt[rows], with_logps))
-                bar.update(len(rows))
-        world.barrier()
-        if world.is_main:
-            computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
-            if with_logps:
-                logps = in_the_order_of(pairs, responses, _join_logps(folder, responses, computed))
-                save_logps(cache_dir, policy, pairs, logps)
-            store.join_parts(folder, responses, computed)
-        world.barrier()
-    if world.is_main:
-        store.remove_parts(folder)
     features = store.load(folder)
+    if world.largest(features is None or store.has_parts(folder)):  # if any rank must compute, all must (collectives)
+        with store.held(folder) if world.is_main else nullcontext():
+            if world.largest(store.load(folder) is None):  # where all wait while another job computes the same
+                _compute(_Pass(policy, pairs, responses, world, tokens_per_batch, workers), folder, cache_dir)
+            if world.is_main:
+                store.remove_parts(folder)
+        features = store.load(folder)
     assert features is not None, "the pass has just written the features"
     # Without columns, the log-probs are this model's own, whatever the data bring.
     scored = with_reference(
@@ -104,6 +93,39 @@ def pair_features(
 def features_key(policy: Policy, pairs: Pairs) -> str:
     """Names the features of these pairs by this model."""
     return cache_key(pass_settings(policy, pairs) | {"format": RECIPE["format"]})
+
+
+class _Pass(NamedTuple):
+    """A pass of a policy over responses."""
+
+    policy: Policy
+    pairs: Pairs
+    responses: Responses
+    world: World
+    tokens_per_batch: int
+    workers: Workers
+
+
+def _compute(made: _Pass, folder: Path, cache_dir: Path) -> None:
+    """Write the features to `folder`, and log-probs to the cache where they are absent. All ranks call it."""
+    policy, pairs, responses, world, tokens_per_batch, workers = made
+    with_logps = bool(world.largest(load_logps(cache_dir, policy, pairs) is None))
+    batches = pass_batches(policy, responses, tokens_per_batch, world)
+    remaining = _remaining(folder, batches[world.rank], with_logps, world)
+    total = sum(map(len, batches[world.rank]))
+    done = total - sum(map(len, remaining))
+    with as_reference(policy), response_bar("features", total, world, done=done) as bar:
+        for rows, batch in run_batches(policy, responses, remaining, world, workers):
+            store.save_part(folder, rows, _results(policy, batch, responses.first_of_prompt[rows], with_logps))
+            bar.update(len(rows))
+    world.barrier()
+    if world.is_main:
+        computed = [rows for of_rank in batches for rows in of_rank if len(rows)]
+        if with_logps:
+            logps = in_the_order_of(pairs, responses, _join_logps(folder, responses, computed))
+            save_logps(cache_dir, policy, pairs, logps)
+        store.join_parts(folder, responses, computed)
+    world.barrier()
 
 
 def _remaining(folder: Path, batches: list[np.ndarray], with_logps: bool, world: World) -> list[np.ndarray]:
@@ -174,5 +196,5 @@ def _join_logps(folder: Path, responses: Responses, batches: list[np.ndarray]) -
     """float32, log-probs of all tokens of the responses."""
     values = np.zeros(len(responses.completions.values), np.float32)
     for rows in batches:
-        put_values(values, responses, rows, store.read_part(folder, rows, "logps"))
+        put_values(values, responses, rows, store.read_part(folder, rows)["logps"])
     return values

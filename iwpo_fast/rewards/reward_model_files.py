@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from iwpo_fast.files import save_json, save_tensors, written_aside
+from iwpo_fast.checksums import Damaged
+from iwpo_fast.files import load_record, load_tensors, save_json, save_record, save_tensors, written_aside
 from iwpo_fast.rewards.features import RECIPE
 from iwpo_fast.versions import version_of
 
@@ -26,7 +25,7 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def save(folder: Path, arrays: Mapping[str, Mapping[str, Any]], record: dict[str, Any], report: dict[str, Any]) -> None:
-    """Write the folder aside, then give it its name; the record holds the hash of the arrays."""
+    """Write the folder aside, then give it its name; the record holds the hashes of arrays and report, and its own."""
     tensors = {
         f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(values))
         for part, of_part in arrays.items()
@@ -35,9 +34,10 @@ def save(folder: Path, arrays: Mapping[str, Mapping[str, Any]], record: dict[str
     with written_aside(folder) as aside:
         aside.mkdir()
         save_tensors(aside / ARRAYS, tensors)
-        made = {"format": FORMAT, "made_by": f"iwpo-fast {version_of('iwpo-fast')}", "arrays": _hash(aside / ARRAYS)}
-        save_json(aside / RECORD, record | made)
         save_json(aside / REPORT, report)
+        hashes = {"arrays": _hash(aside / ARRAYS), "report": _hash(aside / REPORT)}
+        made = {"format": FORMAT, "made_by": f"iwpo-fast {version_of('iwpo-fast')}"} | hashes
+        save_record(aside / RECORD, record | made)
 
 
 def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, Any]]:
@@ -51,13 +51,15 @@ def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, Any]]:
             f"{folder} holds no reward model: give the folder rewards/reward_model of an output_dir of iwpo run."
         )
     with damage(folder):
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = load_record(folder / RECORD)
         _check_versions(folder, record["format"], record["features"])
         if _hash(folder / ARRAYS) != record["arrays"]:
-            raise KeyError(ARRAYS)
+            raise Damaged(folder / ARRAYS)
+        if "report" in record and _hash(folder / REPORT) != record["report"]:  # earlier versions had none of it
+            raise Damaged(folder / REPORT)
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         arrays: Arrays = {}
-        for name, values in load_file(folder / ARRAYS).items():
+        for name, values in load_tensors(folder / ARRAYS).items():
             part, _, inside = name.partition(".")
             arrays.setdefault(part, {})[inside] = values
     return arrays, record, report
@@ -70,7 +72,7 @@ def damage(folder: Path) -> Iterator[None]:
         yield
     except _OtherVersion as error:
         raise ValueError(str(error)) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"The reward model in {folder} is damaged: copy it again, or make it with iwpo run."
         ) from error

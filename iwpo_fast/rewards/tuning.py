@@ -7,21 +7,23 @@ As without tuning, the unit of the rewards is the log-odds of the pairs that wer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.batch import FlatBatch, flat_batch, flat_responses
 from iwpo_fast.data.order import micro_batches, step_rows
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.files import save_tensors
+from iwpo_fast.files import load_tensors, save_tensors
+from iwpo_fast.finite import backward
 from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
@@ -29,6 +31,8 @@ from iwpo_fast.rewards.features import response_states
 from iwpo_fast.rewards.linear_heads import LinearHeads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.scores import groups_for
+
+logger = logging.getLogger(__name__)
 
 
 def tuned_rewards(
@@ -55,11 +59,23 @@ def tuned_rewards(
     for fold in range(heads.heads.folds):
         path = folder / f"fold-{fold}.safetensors"
         responses = heads.fold == fold
-        if not path.exists():
+        of_fold = _kept(path)
+        if of_fold is None:
             of_fold = _fold_rewards(heads, fold, features, pairs, settings, new_policy())[responses]
             save_tensors(path, {"rewards": torch.from_numpy(of_fold)})
-        rewards[responses] = load_file(path)["rewards"]
+        rewards[responses] = of_fold
     return rewards
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    """The rewards of a finished fold; None if it is not finished, or they are damaged."""
+    if not path.exists():
+        return None
+    try:
+        return load_tensors(path)["rewards"]
+    except Damaged:
+        logger.warning("The rewards in %s are damaged: tuning this fold again.", path)
+        return None
 
 
 def _fold_rewards(
@@ -88,7 +104,7 @@ def _fold_rewards(
             chosen, rejected = rewards_of(batch)
             losses = softplus(rejected - chosen) + settings.centring * (chosen + rejected).square()
             times = torch.from_numpy(weights[batch]).to(losses)
-            ((times * losses).mean(1).sum() / len(rows)).backward()
+            backward((times * losses).mean(1).sum() / len(rows))
 
     policy.train()
     _, steps = optimizer_steps(optim, len(shown))

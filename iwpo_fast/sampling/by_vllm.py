@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import CandidateConfig, ModelConfig
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.extras import needed
 from iwpo_fast.models.pretrained import model_location
+from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.sampling.blocks import Draw
 
 
 def start_engine(model: ModelConfig, *, max_length: int, seed: int) -> Any:
     """An engine with the model as it is before training, in bfloat16 unless `model.precision` is fp32."""
     vllm = needed("vllm", by="candidates.backend vllm")
+    check_saved(Path(model_location(model.path)), "model.path", weights=True)
     return vllm.LLM(
         model=model_location(model.path),
+        load_format="safetensors",
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         dtype="float32" if model.precision == "fp32" else "bfloat16",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,39 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.data.candidates import key_of
 from iwpo_fast.data.rows import Candidates, Rows, Text
-from iwpo_fast.files import written_aside
+from iwpo_fast.files import load_record, save_record, written_aside
 
 Record = dict[str, Any]
 """A completion: `row`, the first row with its prompt, from 0; `completion`, text or messages; `draws`, how often it was
 drawn; and `tokens`, `ended`, `log_mu`, `log_model`, as of `Draw`, the first time."""
+
+logger = logging.getLogger(__name__)
 
 NUMBERS = ("draws", "log_mu", "log_model")
 
 
 def part_of(folder: Path, number: int) -> Path:
     """Where a finished block is."""
-    return folder / f"{number:07}.jsonl"
+    return folder / f"{number:07}.json"
+
+
+def save_part(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    save_record(path, {"records": list(records)})
+
+
+def load_part(path: Path) -> list[Record] | None:
+    """The records of a block; None if it is not finished, or what is there is damaged."""
+    try:
+        records: list[Record] = load_record(path)["records"]
+        return records
+    except FileNotFoundError:
+        return None
+    except (Damaged, KeyError):
+        logger.warning("The completions in %s are damaged: drawing this block again.", path)
+        return None
 
 
 def save_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

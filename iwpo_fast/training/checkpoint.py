@@ -1,37 +1,39 @@
-"""Checkpoints: everything that a step depends on, complete or not there at all.
+"""Checkpoints: everything that a step depends on, complete and undamaged, or not taken.
 
-Where each process holds all weights, rank 0 writes safetensors; where they are sharded, every rank writes its part with
-`torch.distributed.checkpoint`. Either can be resumed by any number of processes, sharded or not.
+`state.json` has the hash of every file of tensors beside it, and one of its own. `metrics.json` has the metrics up to
+the checkpoint apart, because they hold times: everything else is the same bytes whenever a run is made.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from iwpo_fast.files import save_json, save_tensors, written_aside
+from iwpo_fast import checksums
+from iwpo_fast.checksums import Damaged
+from iwpo_fast.files import load_record, save_record, written_aside
 from iwpo_fast.optimisation import begin_state
+from iwpo_fast.training.run_folder import RunFolder
+from iwpo_fast.training.stored_tensors import (
+    DAMAGED,
+    read_stored,
+    refuse_pickled,
+    save_parts,
+    save_whole,
+    stored_shapes,
+)
 from iwpo_fast.world import World
 
-DAMAGED = (SafetensorError, dcp.CheckpointException, OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError)
-"""What reading something incomplete raises."""
-
-PARTS = ".metadata"
-"""A file that is there where each process has written its part."""
+RECORD, METRICS = "state.json", "metrics.json"
 
 
 @dataclass
@@ -52,7 +54,7 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: RunFolder,
     state: TrainState,
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
@@ -60,11 +62,11 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> None:
-    """Write `folder/step-N` aside, rename it, then remove all but the newest `keep` checkpoints.
+    """Write `step-N` aside, with the metrics up to here, rename it, then remove all but the newest `keep` checkpoints.
 
     All ranks must call it.
     """
-    path = folder / f"step-{state.step:08d}"
+    path = folder.checkpoints / f"step-{state.step:08d}"
     groups: dict[str, Mapping[str, Tensor]] = {"weights": parameters, "optimizer": _moments(parameters, optimizer)}
     sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
     if not (sharded or world.is_main):
@@ -72,13 +74,16 @@ def save_checkpoint(
     with written_aside(path) if world.is_main else contextlib.nullcontext(path) as aside:
         if world.is_main:
             aside.mkdir()
-            save_json(aside / "state.json", asdict(state))
-        if sharded:
-            _save_parts(world.from_main(aside), groups)
-        else:
-            for group, tensors in groups.items():
-                save_tensors(aside / f"{group}.safetensors", tensors)
-    for old in checkpoints(folder)[:-keep] if world.is_main else ():
+        parts = save_parts(world.from_main(aside), groups, world) if sharded else {}
+        if world.is_main:
+            if not sharded:
+                save_whole(aside, groups)
+            hashes = parts if sharded else checksums.of_files(aside, aside.iterdir())
+            save_record(aside / RECORD, asdict(state) | {"files": hashes})
+            if folder.metrics.exists():
+                lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+                save_record(aside / METRICS, {"lines": lines})
+    for old in checkpoints(folder.checkpoints)[:-keep] if world.is_main else ():
         shutil.rmtree(old)
 
 
@@ -87,7 +92,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def load_checkpoint(folder: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> TrainState:
+def metrics_kept(folder: Path) -> list[str] | None:
+    """Lines of the metrics up to the newest checkpoint in `folder`; None where it has none, as in earlier versions."""
+    newest = checkpoints(folder)[-1:]
+    return next((_metrics_in(path) for path in newest if (path / METRICS).exists()), None)
+
+
+def _metrics_in(path: Path) -> list[str]:
+    lines: list[str] = load_record(path / METRICS)["lines"]
+    return lines
+
+
+def load_checkpoint(
+    folder: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, world: World
+) -> TrainState:
     """Restore the newest checkpoint in `folder`; a fresh state where there is none. All ranks must call it.
 
     Raises:
@@ -96,9 +114,10 @@ def load_checkpoint(folder: Path, parameters: Mapping[str, Parameter], optimizer
     if not (complete := checkpoints(folder)):
         return TrainState()
     newest = complete[-1]
+    refuse_pickled(newest)
     try:
-        shapes, moment_shapes = (_stored_shapes(newest, group) for group in ("weights", "optimizer"))
-        state = TrainState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
+        state = TrainState(**_checked_record(newest, world))
+        shapes, moment_shapes = (stored_shapes(newest, group) for group in ("weights", "optimizer"))
     except DAMAGED as error:
         raise _damaged(newest) from error
     if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
@@ -109,17 +128,40 @@ def load_checkpoint(folder: Path, parameters: Mapping[str, Parameter], optimizer
             begin_state(optimizer, parameter)
     moments = _moments(parameters, optimizer)
     try:
-        _read_stored(newest, "weights", parameters)
-        _read_stored(newest, "optimizer", moments)
+        read_stored(newest, "weights", parameters)
+        read_stored(newest, "optimizer", moments)
     except DAMAGED as error:
         raise _damaged(newest) from error
     _restore_numbers(parameters, optimizer, moments)
     return state
 
 
-def load_weights(folder: Path, parameters: Mapping[str, Parameter]) -> None:
-    """Give the parameters the weights of the newest checkpoint in `folder`. All ranks must call it."""
-    _read_stored(checkpoints(folder)[-1], "weights", parameters)
+def load_weights(folder: Path, parameters: Mapping[str, Parameter], world: World) -> None:
+    """Give the parameters the weights of the newest checkpoint in `folder`. All ranks must call it.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    newest = checkpoints(folder)[-1]
+    refuse_pickled(newest)
+    try:
+        _checked_record(newest, world)
+        stored_shapes(newest, "weights")
+        read_stored(newest, "weights", parameters)
+    except DAMAGED as error:
+        raise _damaged(newest) from error
+
+
+def _checked_record(path: Path, world: World) -> dict[str, Any]:
+    """The fields of the state. Each rank looks at some of the files, and all raise if one of them is damaged."""
+    record = load_record(path / RECORD)
+    files: dict[str, str] = record.pop("files", {})  # earlier versions kept no hashes
+    own = list(files)[world.rank :: world.size]
+    if world.largest(bool(checksums.changed(path, {name: files[name] for name in own}))):
+        raise Damaged(path)
+    if (path / METRICS).exists():
+        _metrics_in(path)
+    return record
 
 
 def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -143,40 +185,3 @@ def _restore_numbers(
 
 def _damaged(path: Path) -> ValueError:
     return ValueError(f"{path} is damaged: delete this folder to resume from the checkpoint before.")
-
-
-def _save_parts(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write what each process has of sharded tensors, and others once. All processes must call it."""
-    flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-    dcp.save(flat, checkpoint_id=folder)
-
-
-def _stored_shapes(folder: Path, group: str) -> dict[str, torch.Size]:
-    """Shapes of the tensors of a group, unsharded, by name."""
-    if not (folder / PARTS).exists():
-        with safe_open(folder / f"{group}.safetensors", "pt") as file:
-            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    index = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-    prefix = f"{group}/"
-    return {
-        name.removeprefix(prefix): entry.size
-        for name, entry in index.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
-
-
-def _read_stored(folder: Path, group: str, into: Mapping[str, Tensor]) -> None:
-    """Fill tensors of any sharding or none with those of the same names. All processes must call it."""
-    if (folder / PARTS).exists():
-        targets = {f"{group}/{name}": tensor.detach() for name, tensor in into.items()}
-        dcp.load(targets, checkpoint_id=folder, no_dist=not dist.is_initialized())
-        return
-    with safe_open(folder / f"{group}.safetensors", "pt") as file:
-        for name, tensor in into.items():
-            tensor.detach().copy_(_placed_like(tensor, file.get_tensor(name)))
-
-
-def _placed_like(target: Tensor, value: Tensor) -> Tensor:
-    if not isinstance(target, DTensor):
-        return value
-    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from iwpo_fast import signals
+from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -20,6 +22,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.clock import clock_at, clock_line
 from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
+from iwpo_fast.finite import backward
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
@@ -29,7 +32,9 @@ from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate,
 from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.answer_ends import end_lines, ends_of
-from iwpo_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from iwpo_fast.training.diverged import check_update, diverged
+from iwpo_fast.training.finished import finished
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
@@ -38,10 +43,10 @@ from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
-from iwpo_fast.training.self_test import check_policy_is_reference, measure, rounding
+from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
-from iwpo_fast.training.trackers import open_trackers
+from iwpo_fast.training.trackers import has_evaluation, open_trackers
 from iwpo_fast.world import World
 
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
@@ -74,15 +79,16 @@ def train(config: TrainConfig, *, read: Read = read_rows) -> TrainSummary | None
 
 def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainSummary | None:
     world = World.start(config.device)
+    _check_agreement(config, world)
     check_on_device(config.model, world.device)
     mesh = shard_mesh(world, config.shard_over)
     folder = RunFolder.check(config)
-    if folder.summary.exists() and not config.dry_run:
-        world.say(f"{folder.path} holds the finished run of this configuration: nothing to do.")
-        return TrainSummary.load(folder.summary)
+    if not config.dry_run and (done := finished(folder, world)) is not None:
+        return done
 
     loss = PreferenceLoss(config.objective)
     rows, held_out_rows = read(config.data)
+    check_rows(world, (rows, held_out_rows))
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
     pairs, ledgers[folder.ledger] = _tokenised(rows, tokenizer, loss, config, world)
@@ -103,10 +109,10 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     job = _tested(job, rows, held_out_rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
-    state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer)
+    state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer, world)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
-    _optimise(job, folder, optimizer, state, truncated=ledgers[folder.ledger].truncated_fraction)
+    _optimise(job, folder, optimizer, state, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
@@ -119,37 +125,77 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     return summary
 
 
+def _check_agreement(config: TrainConfig, world: World) -> None:
+    """Raise Agreed unless all processes of the job have the same settings, model and checkpoint, and share folders."""
+    folder = RunFolder(Path(config.output_dir))
+    check_told(world, config)
+    if not config.dry_run:
+        check_shared(world, {"output_dir": folder.path, "data.cache_dir": cache_folder(config.data)})
+    newest = checkpoints(folder.checkpoints)[-1:]
+    summary = folder.summary if folder.summary.exists() else None
+    files = {"the newest checkpoint": newest[0] / "state.json" if newest else None, "the summary": summary}
+    check_seen(world, config.model, files)
+
+
 def _optimise(
-    job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState, *, truncated: float
+    job: Job,
+    folder: RunFolder,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    place: Place,
+    *,
+    truncated: float,
 ) -> None:
-    """The steps from `state` to the last, with their log lines, evaluations and checkpoints."""
-    config, world, parameters, steps = job.config, job.world, job.policy.trainable_parameters(), job.steps
+    """The steps from `state` to the last, with their log lines, evaluations and checkpoints.
+
+    Raises:
+        ValueError: a loss, a gradient or a weight is not finite; says which, at which step and with which pairs.
+    """
+    config, world, steps = job.config, job.world, job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
-    evaluation = job.evaluation
-    if evaluation is not None and state.step == 0:
-        reporter.evaluation(state, evaluate(evaluation, state))
+    if not world.from_main(world.is_main and has_evaluation(folder.metrics, state.step)):
+        _evaluate_if_due(job, state, reporter)
     batches = batches_ahead(job, map(job.rows_of_step, range(state.step, steps)))
-    for step in range(state.step, steps):
-        reporter.start_clock()
-        rows = job.rows_of_step(step)
-        rate = set_learning_rate(optimizer, step, steps, config.optim)
-        seed_step(config.seed, step, world.rank)
-        grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
-        state.step += 1
-        state.pairs += len(rows)
-        state.tokens += int(job.pairs.tokens[rows].sum())
-        last = state.step == steps
-        saving = _due(config.checkpoint.every, state.step, last)
-        # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
-        line_due = _due(config.log.every, state.step, saving or state.step == 1)
-        reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
-        if evaluation is not None and _due(config.log.eval_every, state.step, last):
-            reporter.evaluation(state, evaluate(evaluation, state))
-        if saving:
-            save_checkpoint(folder.checkpoints, state, parameters, optimizer, world, keep=config.checkpoint.keep)
+    with signals.finishing_steps():
+        for step in range(state.step, steps):
+            reporter.start_clock()
+            rows = job.rows_of_step(step)
+            rate = set_learning_rate(optimizer, step, steps, config.optim)
+            seed_step(config.seed, step, world.rank)
+            grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
+            state.step += 1
+            state.pairs += len(rows)
+            state.tokens += int(job.pairs.tokens[rows].sum())
+            stopped_by = world.largest(signals.asked())
+            saving = bool(stopped_by) or _due(config.checkpoint.every, state.step, state.step == steps)
+            # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
+            line_due = _due(config.log.every, state.step, saving or state.step == 1)
+            bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
+            if bad_step is not None:
+                raise diverged(job, state, bad_step, place)
+            if not stopped_by:  # then the run that goes on does it first, because a queue leaves little time
+                _evaluate_if_due(job, state, reporter)
+            if saving:
+                check_update(job, optimizer, state, place)
+                _save(job, folder, optimizer, state)
+            if stopped_by:
+                reporter.close()
+                world.barrier()  # a rank that ends early would have its launcher end those that still write
+                raise signals.Stopped(stopped_by, state.step)
     reporter.close()
+
+
+def _save(job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+    parameters, keep = job.policy.trainable_parameters(), job.config.checkpoint.keep
+    save_checkpoint(folder, state, parameters, optimizer, job.world, keep=keep)
+
+
+def _evaluate_if_due(job: Job, state: TrainState, reporter: Reporter) -> None:
+    evaluation = job.evaluation
+    if evaluation is not None and _due(job.config.log.eval_every, state.step, state.step in (0, job.steps)):
+        reporter.evaluation(state, evaluate(evaluation, state))
 
 
 def train_step(
@@ -178,7 +224,7 @@ def train_step(
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, constants_of(some))
         aux_loss = None if job.router is None else job.router(batch)
-        _with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())).backward()
+        backward(_with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())))
         metrics.add(output.sums, aux_loss, int(tokens[some].sum()))
     job.world.sum_gradients(parameters)
     return update(optimizer, parameters, job.config.optim)
@@ -245,9 +291,7 @@ def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTo
     if folder.has_progress:
         return _with_references(job)
 
-    def place(pair: int) -> str:
-        return f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
-
+    place = _places(job, rows)
     measured = measure(job, place) if job.config.self_test else None
     job = _with_references(job)
     job.world.say(*reference_lines(job, rows, held_out))
@@ -258,6 +302,10 @@ def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTo
             f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
         )
     return job
+
+
+def _places(job: Job, rows: Rows) -> Place:
+    return lambda pair: f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
 
 
 def _clock_lines(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -50,22 +51,25 @@ class Reporter:
         """Begin to time steps; called again after anything that is not a step."""
         self._mark = time.perf_counter()
 
-    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor, *, due: bool) -> None:
+    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor, *, due: bool) -> int | None:
         """Report an optimiser step; waits for the device only if a line is `due`.
 
-        Raises:
-            ValueError: loss or gradient are no longer finite, which is noticed when a line is due.
+        Returns:
+            The first step since the last line whose loss or gradient was not finite, counted from 1; None if there is
+            none, or no line.
         """
         self._bar.update()
         self._weights.append(weights)
+        self._grad_norms.append(grad_norm)
         metrics = self._metrics.compute(self._world) if due else {}
         self._seconds += time.perf_counter() - self._mark
         self.start_clock()
         if not due:
-            return
+            return None
+        grad_norms = torch.stack(self._grad_norms).tolist()
         metrics |= step_metrics(
             np.concatenate(self._weights),
-            grad_norm=float(grad_norm),
+            grad_norm=grad_norms[-1],
             learning_rate=rate,
             epoch=state.step / self._job.steps_per_epoch,
             truncated_frac=self._truncated,
@@ -79,12 +83,12 @@ class Reporter:
             f"| lr {rate:.2e} | grad {metrics['grad_norm']:.2f} | {self._seconds / len(self._weights):.2f} s/step "
             f"| {metrics['perf/tokens_per_sec']:,.0f} tok/s"
         )
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-            raise ValueError(
-                f"at step {state.step} the loss is {metrics['loss']} and the gradient norm {metrics['grad_norm']}: "
-                "lower optim.lr, or look at the pairs since the last line; earlier checkpoints are whole."
-            )
+        first = state.step - len(grad_norms) + 1
+        bad = [first + place for place, norm in enumerate(grad_norms) if not math.isfinite(norm)]
+        if not math.isfinite(metrics["loss"]):
+            bad.append(state.step)
         self._restart(state)
+        return bad[0] if bad else None
 
     def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self._log(metrics, state)
@@ -106,4 +110,5 @@ class Reporter:
         self._tokens = state.tokens
         self._seconds = 0.0
         self._weights: list[np.ndarray] = []
+        self._grad_norms: list[Tensor] = []
         self.start_clock()

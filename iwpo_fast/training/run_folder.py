@@ -12,7 +12,7 @@ import yaml
 
 from iwpo_fast.config import LATER_SETTINGS, CheckpointConfig, DataConfig, TrainConfig
 from iwpo_fast.data import clock
-from iwpo_fast.files import save_json, written_aside
+from iwpo_fast.files import load_record, save_record, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
 
@@ -85,7 +85,7 @@ class RunFolder(OutputFolder):
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
         moment = clock.to_keep()
-        save_json(self.record, record | ({"clock": moment} if moment else {}))
+        save_record(self.record, record | ({"clock": moment} if moment else {}))
         with written_aside(self.path / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
 
@@ -109,12 +109,12 @@ class RunFolder(OutputFolder):
 
     def _read_record(self) -> dict[str, Any]:
         try:
-            record = json.loads(self.record.read_text(encoding="utf-8"))
+            record = load_record(self.record)
             if record["versions"]["iwpo-fast"] and record["settings"] and record["inputs"]:
                 return record
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        raise not_ours(self.path, "run of iwpo_fast")
+        raise not_ours(self.path, f"run of iwpo_fast, or its {self.record.name} is damaged")
 
     def _refuse_other(self, settings: dict[str, Any]) -> None:
         recorded = self._read_record()["settings"]

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.evaluation.preference import preference_accuracy
-from iwpo_fast.files import save_json
+from iwpo_fast.files import load_record, save_record
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import as_json, from_json
 from iwpo_fast.training.run_folder import RunFolder
@@ -22,7 +23,8 @@ class TrainSummary:
         output_dir: folder of the run; the model is in `output_dir/model`.
         steps: optimiser steps.
         eval_pairs: held-out pairs, 0 if there are none.
-        before, after: metrics on the held-out pairs, empty if there are none.
+        before, after: metrics on the held-out pairs, empty if there are none. `before` is empty too where the line of
+            the evaluation before the first step is lost.
     """
 
     output_dir: str
@@ -33,36 +35,45 @@ class TrainSummary:
 
     @classmethod
     def load(cls, path: Path) -> TrainSummary:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**values | {name: from_json(values[name]) for name in ("before", "after")})
+        """What `save` wrote.
+
+        Raises:
+            Damaged: the file holds something else.
+        """
+        values = load_record(path)
+        try:
+            return cls(**values | {name: from_json(values[name]) for name in ("before", "after")})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Damaged(path) from error
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as JSON can hold them."""
         return asdict(self) | {"before": as_json(self.before), "after": as_json(self.after)}
 
     def save(self, path: Path) -> None:
-        save_json(path, self.as_json())
+        save_record(path, self.as_json())
 
     def lines(self) -> list[str]:
         lines = [f"done: {self.steps} steps; model, metrics and checkpoints are in {self.output_dir}"]
         if self.after:
             accuracy = self.after["eval_rewards/accuracies"]
             _, low, high = preference_accuracy(accuracy * self.eval_pairs, self.eval_pairs)
+            before = f"{self.before['eval_loss']:.4f} before and " if self.before else ""
             lines.append(
                 f"held-out accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.eval_pairs} pairs), "
-                f"loss {self.before['eval_loss']:.4f} before and {self.after['eval_loss']:.4f} after"
+                f"loss {before}{self.after['eval_loss']:.4f} after"
             )
         return lines
 
 
 def summarise(folder: RunFolder, job: Job) -> TrainSummary:
-    """Read the first and the last evaluation from the run's metrics, which a resume leaves complete."""
+    """Read the evaluations before the first step and after the last from the run's metrics."""
     logged = [from_json(json.loads(line)) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
     evaluations = [metrics for metrics in logged if "eval_loss" in metrics]
     return TrainSummary(
         output_dir=str(folder.path),
         steps=job.steps,
         eval_pairs=0 if job.held_out is None else len(job.held_out),
-        before=evaluations[0] if evaluations else {},
+        before=next((metrics for metrics in evaluations if metrics["step"] == 0), {}),
         after=evaluations[-1] if evaluations else {},
     )

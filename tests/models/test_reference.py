@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import LAYOUTS, plain_logps
+from safetensors.numpy import load_file, save_file
 from test_head import stir_adapter
 from torch import Tensor
 
@@ -240,3 +241,25 @@ def test_context_has_no_log_probs_and_what_is_behind_it_those_it_had_as_trained(
     sums = [expected[start:end].sum() for start, end in pairwise(pairs.chosen.offsets.tolist())]
     np.testing.assert_allclose(found.ref_logps[:, 0], sums, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.ref_logps[:, 1], whole.ref_logps[:, 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.62, 0.9])
+def test_one_flipped_bit_of_cached_log_probs_is_found(policy_of, pairs, tmp_path, caplog, place) -> None:
+    policy = policy_of("llama")
+    found = reference(policy, pairs, tmp_path / "cache")
+    (file,) = (tmp_path / "cache" / "reference").iterdir()
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[int(place * len(damaged))] ^= 0x40
+    file.write_bytes(damaged)
+    assert np.array_equal(reference(policy, pairs, tmp_path / "cache").ref_logps, found.ref_logps)
+    assert "are damaged: computing them again" in caplog.text and file.read_bytes() == whole
+
+
+def test_log_probs_of_versions_before_are_read_as_they_are(policy_of, pairs, tmp_path, monkeypatch) -> None:
+    policy = policy_of("llama")
+    found = reference(policy, pairs, tmp_path / "cache")
+    (file,) = (tmp_path / "cache" / "reference").iterdir()
+    save_file(load_file(file), file, {"tokens": "abc", "format": "2"})
+    monkeypatch.delattr(type(policy), "forward")
+    assert np.array_equal(reference(policy, pairs, tmp_path / "cache").ref_logps, found.ref_logps)

@@ -138,7 +138,7 @@ def results(place: Path) -> dict[str, bytes]:
     return {
         name: path.read_bytes()
         for name, path in sorted(found.items())
-        if not name.startswith("cache/") and name != "train/metrics.jsonl"
+        if not name.startswith("cache/") and not name.endswith(("metrics.jsonl", "metrics.json"))
     }
 
 

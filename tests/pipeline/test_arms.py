@@ -70,7 +70,7 @@ def results(place: Path) -> dict[str, bytes]:
     return {
         name: path.read_bytes()
         for name, path in sorted(files.items())
-        if "/cache/" not in name and not name.endswith("metrics.jsonl")
+        if "/cache/" not in name and not name.endswith(("metrics.jsonl", "metrics.json"))
     }
 
 

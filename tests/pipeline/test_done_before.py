@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, RewardConfig, RunConfig, WeightConfig
-from iwpo_fast.files import save_json
+from iwpo_fast.files import load_record, save_json, save_record
 from iwpo_fast.pipeline import run
 from iwpo_fast.pipeline.stages import STAGES as STAGE_MODULES
 from iwpo_fast.threads import NUMBER
@@ -84,6 +84,7 @@ def test_a_changed_model_folder_redoes_all_that_its_features_enter(copied) -> No
     stages_done(config)
     weights = load_file("model/model.safetensors")
     save_file({name: 2 * values for name, values in weights.items()}, "model/model.safetensors", {"format": "pt"})
+    Path("model/checksums.json").unlink()
     # The texts and their tokens have stayed, so it is the features that tell the difference.
     assert stages_done(config) == STAGES[1:]
 
@@ -239,7 +240,7 @@ def test_a_pipeline_goes_on_with_the_threads_that_it_began_with(copied, monkeypa
     path, seen, now = Path("run/manifest.json"), [], torch.get_num_threads()
     record = json.loads(path.read_text())
     assert record["threads"] == now
-    save_json(path, record | {"threads": now + 1})
+    save_record(path, load_record(path) | {"threads": now + 1})
     real = STAGE_MODULES["weigh"].run
     monkeypatch.setattr(STAGE_MODULES["weigh"], "run", lambda *a: seen.append(torch.get_num_threads()) or real(*a))
     config = toy_config()
@@ -253,7 +254,7 @@ def test_a_pipeline_goes_on_with_the_threads_that_it_began_with(copied, monkeypa
 @pytest.mark.parametrize("record", ["{", "[]", '{"stages": {"weigh": {"kee": 1}}}'])
 def test_a_damaged_manifest_is_named(copied, record) -> None:
     (copied / "run" / "manifest.json").write_text(record)
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged: delete it"):
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: choose another output_dir"):
         stages_done(toy_config())
 
 

@@ -18,7 +18,7 @@ from iwpo_fast.output_folder import hold_folder
 
 # Each call continues where the one before was killed, so it does that stage again before it comes to its own.
 INSIDE_THE_STAGES = {
-    "prepare, with the training rows written aside": ("iwpo_fast.files:_sync", 3),
+    "prepare, with the training rows written aside": ("iwpo_fast.files:_settle", 3),
     "prepare, between training and held-out rows": ("iwpo_fast.pipeline.stages.prepare:write_rows", 2),
     "reference, after some batches": ("iwpo_fast.rewards.store:save_part", 3),
     "cluster, between centroids and assignment": ("iwpo_fast.pipeline.stages.cluster:save_tensors", 1),
@@ -27,7 +27,7 @@ INSIDE_THE_STAGES = {
     "weigh, between report and rows": ("iwpo_fast.pipeline.stages.weigh:write_rows", 1),
     "train, before its first checkpoint": ("iwpo_fast.training.loop:train_step", 2),
     "train, between two checkpoints": ("iwpo_fast.training.loop:train_step", 4),
-    "train, in a checkpoint": ("iwpo_fast.training.checkpoint:save_tensors", 2),
+    "train, in a checkpoint": ("iwpo_fast.training.stored_tensors:save_tensors", 2),
     "train, before its model": ("iwpo_fast.training.loop:summarise", 1),
     "evaluate, between numbers and report": ("iwpo_fast.pipeline.stages.evaluate:written_aside", 1),
 }

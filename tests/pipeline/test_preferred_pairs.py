@@ -333,7 +333,7 @@ def test_rewards_that_know_nothing_leave_file_and_training_as_they_are_without_p
     def unreliable(path: Path) -> dict[str, np.ndarray]:
         return (found := load_file(path)) | {"reliability": np.zeros_like(found["reliability"])}
 
-    monkeypatch.setattr(weigh, "load_file", unreliable)
+    monkeypatch.setattr(weigh, "load_tensors", unreliable)
     made = []
     for weights in (POSTERIOR, replace(POSTERIOR, preferred_pairs=0), WeightConfig(form="off")):
         assert stages_done(config(weights=weights), start="weigh") == STAGES[4:]

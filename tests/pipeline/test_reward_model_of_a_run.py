@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.numpy import load_file
 from iwpo_fast.cli import main
 from iwpo_fast.config import LoraConfig, OptimConfig, RewardConfig, TuningConfig
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.files import load_record, save_record
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -77,9 +77,9 @@ def test_each_response_runs_once_and_the_language_model_is_loaded_once(copied, m
 
 
 def test_an_empty_completion_has_the_reward_of_features_that_are_0(copied) -> None:
-    record = json.loads((FOLDER / "reward_model.json").read_text())
+    record = load_record(FOLDER / "reward_model.json")
     record["tokens"]["add_eos"] = False
-    (FOLDER / "reward_model.json").write_text(json.dumps(record))
+    save_record(FOLDER / "reward_model.json", record)
     model = RewardModel.load(FOLDER)
     both = model.score(["say 1: red\n"] * 2, ["", "blue"], device="cpu")
     alone = model.score(["say 1: red\n"], [""], device="cpu")

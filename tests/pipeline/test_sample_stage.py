@@ -106,7 +106,7 @@ def test_kills_while_drawing_and_while_joining_end_in_the_same_bytes(sampled, pl
     shutil.copy2(sampled / DATA, place)
     moments = {
         "after some blocks": ("iwpo_fast.sampling.by_transformers:draw_block", 4),
-        "in the file of a block": ("iwpo_fast.files:_sync", 2),
+        "in the file of a block": ("iwpo_fast.files:_settle", 2),
         "before the parts are joined": ("iwpo_fast.pipeline.stages.sample:merged", 1),
         "before the parts are removed": ("iwpo_fast.pipeline.stages.sample:shutil.rmtree", 1),
     }

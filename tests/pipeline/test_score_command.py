@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipeline_cases import DATA, read_jsonl, write_jsonl
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
 from iwpo_fast.cli import main
+from iwpo_fast.files import load_record, save_record
 from iwpo_fast.rewards.reward_model import RewardModel
 
 FOLDER = "run/rewards/reward_model"
@@ -81,9 +81,9 @@ def test_rows_that_are_too_long_are_kept_without_a_score_and_counted(copied, cap
 
 
 def test_long_candidates_of_a_prompt_are_cut_to_one_prompt(copied) -> None:
-    record = json.loads(Path(FOLDER, "reward_model.json").read_text())
+    record = load_record(Path(FOLDER, "reward_model.json"))
     record["tokens"] |= {"max_length": 24, "truncation": "truncate_prompt_left"}
-    Path(FOLDER, "reward_model.json").write_text(json.dumps(record))
+    save_record(Path(FOLDER, "reward_model.json"), record)
     prompt = "say " + "red " * 30 + "\n"
     write_jsonl("long.jsonl", [{"prompt": prompt, "candidates": ["cold cold cold", "blue", "red"]}])
     assert score("long.jsonl", "out.jsonl") == 0
@@ -118,9 +118,9 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_lost(copied, capsys, flag
 
 def test_a_damaged_record_is_one_sentence(copied, capsys) -> None:
     path = Path(FOLDER, "reward_model.json")
-    record = json.loads(path.read_text())
+    record = load_record(path)
     del record["tokens"]["truncation"]
-    path.write_text(json.dumps(record))
+    save_record(path, record)
     assert score(DATA, "out.jsonl") == 2
     assert f"The reward model in {copied / FOLDER} is damaged" in capsys.readouterr().err
 

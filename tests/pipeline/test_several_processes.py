@@ -94,7 +94,7 @@ def run_and_note_models(place: Path, config: RunConfig, environment: dict[str, s
 def test_the_reference_pass_and_the_evaluation_share_the_model(shared) -> None:
     assert [json.loads((shared / f"loaded-{rank}.json").read_text()) for rank in range(2)] == 2 * [[True, True]]
     (checkpoint,) = sorted((shared / "run/train/checkpoints").iterdir())[-1:]
-    assert (checkpoint / ".metadata").exists()
+    assert len(list(checkpoint.glob("shard-*.safetensors"))) == 2
 
 
 def test_processes_that_share_the_model_make_the_files_of_one(shared, finished) -> None:

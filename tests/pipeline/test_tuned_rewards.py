@@ -18,10 +18,11 @@ from iwpo_fast.cli import main
 from iwpo_fast.config import ClusterConfig, LoraConfig, ModelConfig, OptimConfig, RewardConfig, TuningConfig
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.pipeline.job import PipelineJob
-from iwpo_fast.rewards import PairFeatures, RewardScores, score_pairs
+from iwpo_fast.rewards import PairFeatures, RewardScores, score_pairs, tuning
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import pair_features
 from iwpo_fast.rewards.tuning import tuned_rewards
@@ -195,3 +196,14 @@ def test_the_calibrated_rewards_are_those_of_the_tuned_model(copied) -> None:
     assert tuned.keys() == frozen.keys()
     assert all(tuned[name].shape == frozen[name].shape for name in frozen)
     assert np.corrcoef(tuned["raw"].mean(1), frozen["raw"].mean(1))[0, 1] < 0.999
+
+
+def test_a_damaged_fold_is_tuned_again(tmp_path, caplog) -> None:
+    path = tmp_path / "fold-0.safetensors"
+    assert tuning._kept(path) is None
+    save_tensors(path, {"rewards": torch.arange(6.0).reshape(3, 2)})
+    assert tuning._kept(path).tolist() == [[0, 1], [2, 3], [4, 5]] and not caplog.text
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    assert tuning._kept(path) is None and "are damaged: tuning this fold again" in caplog.text

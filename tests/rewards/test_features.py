@@ -223,6 +223,8 @@ def test_a_killed_pass_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     assert rest == whole[kill_after:]
     assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
     assert sorted(Path(name).name for name in saved(tmp_path / "whole") if name.startswith("features")) == [
+        "checksums.json",
+        "lock",
         "prompt.npy",
         "response.npy",
     ]

@@ -11,6 +11,7 @@ import pytest
 from reward_worlds import FIXED, World, make_world
 
 from iwpo_fast.config import ClusterConfig, RewardConfig
+from iwpo_fast.files import load_record, save_record
 from iwpo_fast.rewards import PairFeatures, RewardScores, fit_clusters, score_pairs
 from iwpo_fast.rewards.clusters import GatedClusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
@@ -134,7 +135,7 @@ def test_reliability_is_near_0_where_rewards_say_nothing_and_near_1_where_they_d
 
 def change(folder: Path, **values) -> None:
     path = folder / "reward_model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    save_record(path, load_record(path) | values)
 
 
 def cut_arrays(folder: Path) -> None:

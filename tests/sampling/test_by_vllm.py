@@ -41,6 +41,7 @@ def test_vllm_gets_token_ids_and_a_seed_for_each_completion_and_its_end_is_cut_o
     engine = start_engine(ModelConfig(path="folder", revision="main"), max_length=100, seed=4)
     assert engine.options == {
         "model": "folder",
+        "load_format": "safetensors",
         "revision": "main",
         "trust_remote_code": False,
         "dtype": "bfloat16",

@@ -15,7 +15,7 @@ import yaml
 from forked import run_forked
 
 from iwpo_fast.config import TrainConfig
-from iwpo_fast.training import checkpoint, loop
+from iwpo_fast.training import loop, stored_tensors
 
 
 def run_killed(config: TrainConfig, sabotage: Callable[[], None], folder: Path) -> None:
@@ -54,7 +54,7 @@ def kill_during_training() -> None:
 
 def kill_during_a_save() -> None:
     """The weights of the second checkpoint are written, its optimiser is not."""
-    save, calls = checkpoint.save_tensors, []
+    save, calls = stored_tensors.save_tensors, []
 
     def killed(path: Path, *arguments: Any) -> None:
         save(path, *arguments)
@@ -62,4 +62,4 @@ def kill_during_a_save() -> None:
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoint.save_tensors = killed
+    stored_tensors.save_tensors = killed

@@ -28,7 +28,7 @@ from iwpo_fast.config import (
 )
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.training import train
-from iwpo_fast.training.checkpoint import checkpoints
+from iwpo_fast.training.checkpoint import checkpoints, load_weights
 from iwpo_fast.world import World
 
 
@@ -145,7 +145,10 @@ def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_on
     run_on_ranks(2, train_until, split, 1)
     for config in split:
         (saved,) = checkpoints(Path(config.output_dir) / "checkpoints")
-        assert (saved / ".metadata").exists()
+        parts = sorted(saved.glob("shard-*.safetensors"))
+        assert {part.name[:11] for part in parts} == {"shard-00001", "shard-00002"}
+        assert not (saved / ".metadata").exists()  # which would be a pickle
+        assert_every_part_is_looked_at(saved, parts)
     run_on_ranks(4, train_until, [run(kind, "split", 2) for kind in kinds], 2)
     run_on_ranks(1, train_until, split, 3)  # which writes whole tensors
     run_on_ranks(2, train_until, split, None)
@@ -155,6 +158,15 @@ def test_runs_resume_on_other_numbers_of_ranks_to_the_losses_and_the_model_of_on
         assert len(logged(many, "loss")) == 5
         # Adam divides by the size of gradients, and so makes rounding of those near 0 larger.
         assert_same_model(Path(many.output_dir) / "model", Path(one.output_dir) / "model", 2e-5)
+
+
+def assert_every_part_is_looked_at(saved: Path, parts: list[Path]) -> None:
+    for part in parts:
+        whole = part.read_bytes()
+        part.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+        with pytest.raises(ValueError, match=f"{saved.name} is damaged: delete this folder"):
+            load_weights(saved.parent, {}, World(0, 1, torch.device("cpu")))
+        part.write_bytes(whole)
 
 
 def logged(config: TrainConfig, key: str) -> list[float]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from iwpo_fast.config import TrainConfig
+from iwpo_fast.files import load_record, save_record
 from iwpo_fast.threads import NUMBER
 from iwpo_fast.training import loop, train
 from iwpo_fast.training.reproducible import threads_of_run
@@ -81,9 +82,9 @@ def test_a_number_of_the_user_goes_before_that_of_the_run_and_is_said(
 
 def test_runs_recorded_before_threads_were_resume(interrupted: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(interrupted.output_dir) / "run.json"
-    record = json.loads(file.read_text())
+    record = load_record(file)
     del record["threads"]
-    file.write_text(json.dumps(record))
+    save_record(file, record)
     train(interrupted)
     assert "resuming from step 3\n" in capsys.readouterr().out
 

@@ -75,7 +75,7 @@ def _margins(job: PipelineJob, pairs: Pairs) -> np.ndarray:
         raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
     loss, policy, world = PreferenceLoss(job.config.objective), job.load_policy(), job.world
     pairs = job.with_reference(pairs) if loss.mixture.uses_reference else pairs
-    load_weights(trained, policy.trainable_parameters())
+    load_weights(trained, policy.trainable_parameters(), world)
     policy.eval()
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
     batches = batches_ahead(Job(job.config, world, policy, loss, pairs), [np.arange(len(pairs))])

@@ -21,6 +21,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import use_template
 from iwpo_fast.data.truncate import tails
 from iwpo_fast.data.unique import digests, numbered
+from iwpo_fast.files import load_record
 from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
@@ -28,7 +29,7 @@ from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.sampling import by_transformers, by_vllm
 from iwpo_fast.sampling.blocks import Block, Draw, blocks_of, seed_of
-from iwpo_fast.sampling.store import Record, load_records, merged, part_of, save_records, with_samples
+from iwpo_fast.sampling.store import Record, load_part, merged, part_of, save_part, save_records, with_samples
 
 WHAT = "completions drawn from the policy"
 NEEDS = ("prepare",)
@@ -81,7 +82,8 @@ def on_all_ranks(job: PipelineJob) -> Prompts:
     backend = _backend(job)
     prompts = _prompts(job)
     blocks = list(enumerate(blocks_of(prompts.tokens.lengths, asked, backend)))[world.rank :: world.size]
-    left = [(number, block) for number, block in blocks if not part_of(job.folder.sample_parts, number).exists()]
+    place = job.folder.sample_parts
+    left = [(number, block) for number, block in blocks if load_part(part_of(place, number)) is None]
     most = world.largest(len(left))
     if most:
         draw = _drawer(job, backend)
@@ -92,8 +94,8 @@ def on_all_ranks(job: PipelineJob) -> Prompts:
 
 
 def run(job: PipelineJob, prompts: Prompts) -> Result:
-    parts = sorted(job.folder.sample_parts.glob("*.jsonl"))
-    drawn = [record for path in parts for record in load_records(path)]
+    parts = sorted(job.folder.sample_parts.glob("*.json"))
+    drawn = [record for path in parts for record in load_record(path)["records"]]
     there = [record for record in drawn if record["tokens"] and _text(record["completion"])]
     if not there:
         raise ValueError(
@@ -175,7 +177,7 @@ def _draw_all(job: PipelineJob, prompts: Prompts, left: list[tuple[int, Block]],
             of_block = prompts.tokens.take(block.prompt)
             draws = draw(of_block, seed_of(job.config.seed, number, of_block))
             records = map(partial(_record, prompts, tokenizer), block.prompt, block.draw, draws)
-            save_records(part_of(job.folder.sample_parts, number), records)
+            save_part(part_of(job.folder.sample_parts, number), records)
             tokens += sum(len(drawn.tokens) + drawn.ended for drawn in draws)
             bar.update(len(draws))
             bar.set_postfix_str(f"{tokens / (time.monotonic() - begin):,.0f} tokens/s")

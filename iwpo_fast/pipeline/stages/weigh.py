@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from iwpo_fast.config import RunConfig, WeightConfig
 from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.files import save_json
+from iwpo_fast.files import load_tensors, save_json
 from iwpo_fast.importance import (
     PairRewards,
     PairWeights,
@@ -57,7 +56,7 @@ def check(job: PipelineJob) -> None:
 
 
 def run(job: PipelineJob) -> Result:
-    pairs, scores = job.load_pairs(), load_file(job.folder.rewards)
+    pairs, scores = job.load_pairs(), load_tensors(job.folder.rewards)
     asked = _weight_settings(job.config, pairs)
     soft_labels = asked.resolved().soft_labels
     rewards = _rewards(job, scores)

@@ -1,0 +1,60 @@
+"""One flipped bit in any file of a pipeline or its cache: the same bytes in the end, or a sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pipeline_cases import results, stages_done, toy_config
+
+OF_A_TRAINING = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "checkpoints/")
+UNREAD = tuple(f"train/{name}" for name in OF_A_TRAINING)
+"""What a finished pipeline has and does not read again."""
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(0.62 * len(content))] ^= 0x40
+    path.write_bytes(content)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+@pytest.mark.slow
+def test_a_bit_of_any_file_of_a_finished_pipeline(finished, place) -> None:
+    expected, refused = results(finished), []
+    names = [path for path in files_in(finished / "run") if path.parts[0] != "cache"]
+    assert len(names) > 25
+    for name in names:
+        shutil.rmtree(place / "run", ignore_errors=True)
+        shutil.copytree(finished, place, dirs_exist_ok=True)
+        flipped(place / "run" / name)
+        try:
+            stages_done(toy_config())
+        except ValueError as error:
+            assert name.name in str(error) or name.parent.name in str(error)
+            refused.append(str(name))
+            continue
+        found = results(place)
+        for other in expected:
+            assert found[other] == expected[other] or other.startswith(UNREAD), f"{name} was flipped, {other} differs"
+    # Whatever a stage has written it writes again; only the record of them all has no other copy.
+    assert refused == ["manifest.json"]
+
+
+@pytest.mark.slow
+def test_a_bit_of_any_file_of_the_cache(finished, place) -> None:
+    expected, names = results(finished), files_in(finished / "run" / "cache")
+    assert {path.parts[0] for path in names} == {"features", "reference", "tokens"}
+    for name in names:
+        shutil.rmtree(place / "run", ignore_errors=True)
+        shutil.copytree(finished, place, dirs_exist_ok=True)
+        flipped(place / "run" / "cache" / name)
+        stages_done(toy_config(), start="reference")
+        assert results(place) == expected, name
+        if name.parts[0] != "tokens":  # of which Parquet keeps bytes that nobody reads
+            made = (place / "run/cache" / name).read_bytes()
+            assert made == (finished / "run/cache" / name).read_bytes(), f"{name} was not made again"
