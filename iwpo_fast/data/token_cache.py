@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConf
     settings that decide how texts become tokens. Truncation happens after the cache, and weights and scores go around
     it, so changing them costs no tokenisation.
     """
-    arguments = rows.template or repeat({}, len(rows))
+    arguments: Iterable[dict[str, Any]] = rows.template or repeat({}, len(rows))
     texts = zip(rows.prompt, rows.chosen, rows.rejected, arguments, strict=True)
     return _path(FORMAT, texts, tokenizer, config)
 
