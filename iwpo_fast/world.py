@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from iwpo_fast.terminal import escaped_lines
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
@@ -65,7 +67,7 @@ class World:
     def say(self, *lines: str) -> None:
         """Print on rank 0 alone, at once."""
         for line in lines if self.is_main else ():
-            print(line, flush=True)
+            print(escaped_lines(line), flush=True)
 
     def barrier(self) -> None:
         """Wait until all ranks are here, for hours if need be."""

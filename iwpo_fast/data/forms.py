@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
+from iwpo_fast.terminal import is_text
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 FEWEST_WORDS = 3
@@ -223,13 +224,10 @@ def is_empty(completion: Text) -> bool:
     return not any(message.get("content") or message.get("tool_calls") for message in completion)
 
 
-def check_encodable(parts: Sequence[Text]) -> None:
-    for part in parts:
-        for text in contents(part):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError("has half a surrogate pair, which is no character: remove it.") from None
+def check_encodable(parts: Any) -> None:
+    """Raise ValueError if any text in these is no text, whatever stands for it: contents, roles, names, tool calls."""
+    if not is_text(parts):
+        raise ValueError("has half a surrogate pair, which is no character: remove it.")
 
 
 def _in_word(character: str) -> bool:

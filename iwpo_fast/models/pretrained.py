@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from iwpo_fast.config import ModelConfig
+from iwpo_fast.paths import expanded
 
 LONGEST_REASON = 400
 """Characters of a loader's reason that an error quotes."""
@@ -71,7 +71,7 @@ def _why_unreadable(source: Source, what: str, error: Exception) -> str:
             f"{source.setting} {source.path} brings code of its own, which is not run: read it, and set "
             "model.trust_remote_code to true if it may run, or give a model that transformers knows."
         )
-    folder = Path(source.path).expanduser()
+    folder = expanded(source.path)
     is_empty = folder.is_dir() and not any((folder / name).exists() for name in ONE_IS_THERE)
     if is_empty or isinstance(error, OSError):
         return (
@@ -96,7 +96,7 @@ def reason_of(error: Exception) -> str:
 
 def model_location(path: str) -> str:
     """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     return str(folder.resolve()) if folder.is_dir() else path
 
 

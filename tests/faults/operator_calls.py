@@ -216,7 +216,10 @@ def _of_module(draw: st.DrawFn, generator: torch.Generator) -> dict[str, Any]:
         "average": draw(st.booleans()),
     }
     if draw(st.booleans()):
-        arguments |= {"ref_logps": -torch.rand(2, generator=generator).to(exact), "pair_weights": torch.ones(1).to(exact)}
+        arguments |= {
+            "ref_logps": -torch.rand(2, generator=generator).to(exact),
+            "pair_weights": torch.ones(1).to(exact),
+        }
     return arguments
 
 

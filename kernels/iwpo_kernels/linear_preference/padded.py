@@ -77,7 +77,10 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         ignore_index: int = IGNORED,
     ) -> None:
         super().__init__()
-        check(isinstance(loss_type, str) and loss_type in _FORMS, f"loss_type is {loss_type!r}: pass one of {', '.join(_FORMS)}.")
+        check(
+            isinstance(loss_type, str) and loss_type in _FORMS,
+            f"loss_type is {loss_type!r}: pass one of {', '.join(_FORMS)}.",
+        )
         check_options(_FORMS[loss_type], beta, label_smoothing)
         for name, value in (
             ("average_log_prob", average_log_prob),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import (
+    FLOATING,
     check,
     check_device,
     check_first_derivative,
@@ -21,6 +22,9 @@ from iwpo_kernels.checks import (
 from iwpo_kernels.devices import checks_labels, runs_triton
 from iwpo_kernels.weighted_preference import cpu
 from iwpo_kernels.weighted_preference.types import FORMS, Form, PairLoss, PreferenceOutput, PreferenceSums
+
+DIVISORS = (*FLOATING, torch.float64, torch.int32, torch.int64)
+"""Types of a denominator."""
 
 
 def weighted_preference_loss(
@@ -148,6 +152,10 @@ def check_denominator(denominator: Tensor | float | None, logps: Tensor) -> None
             f"denominator has shape {list(denominator.shape)}: pass a number or a tensor without dimensions.",
         )
         check_tensor("denominator", denominator)
+        check(
+            denominator.dtype in DIVISORS,
+            f"denominator is {denominator.dtype}: pass denominator.to({logps.dtype}).",
+        )
         check_device("denominator", denominator, logps)
     elif denominator is not None:
         check_number("denominator", denominator)
