@@ -158,6 +158,8 @@ def as_messages(messages: list[Any], name: str) -> list[Message]:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise ValueError(f"has a message without a role in {name}: each message needs a role and a content.")
+        if not _is_named(message):
+            raise ValueError(f"has a message in {name} whose keys are no text: write them as text.")
         if not _is_content(message.get("content")):
             raise ValueError(
                 f"has a message in {name} whose content is neither a string nor a list of parts: make it a string, or "
@@ -166,10 +168,19 @@ def as_messages(messages: list[Any], name: str) -> list[Message]:
     return messages
 
 
+def _is_named(value: dict[Any, Any]) -> bool:
+    """Whether all keys are text, which those of Python source need not be."""
+    return all(isinstance(key, str) for key in value)
+
+
 def _is_content(content: Any) -> bool:
     if isinstance(content, list):
-        return all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content)
+        return all(isinstance(part, dict) and _is_part(part) for part in content)
     return isinstance(content, str | None)
+
+
+def _is_part(part: dict[Any, Any]) -> bool:
+    return _is_named(part) and isinstance(part.get("text"), str | None)
 
 
 def _repeated(prompt: Any, completion: Any) -> int | None:

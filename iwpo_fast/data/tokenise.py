@@ -227,7 +227,7 @@ def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfi
 
 
 def _equal_scores(columns: dict[str, np.ndarray]) -> int:
-    if "score_chosen" not in columns:
+    if "score_chosen" not in columns or not len(columns["score_chosen"]):
         return 0
     equal = columns["score_chosen"] == columns["score_rejected"]
     return int(equal.reshape(len(equal), -1).all(1).sum())

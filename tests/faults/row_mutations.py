@@ -44,6 +44,8 @@ STRANGE: tuple[Any, ...] = (
         "\n\nAssistant: \n\nAssistant:",
         '"\\ud800 role"',
         "[" * 3000 + "role",
+        "[{'role': 'user', 'content': [{1: 2, 'text': 'x'}], 3: 4}]",
+        "[" * 3000,
     ),
     *([], {}, [None], [[]], [{}], [1, "a"], ["a", "b"], {"role": "user", "content": "x"}),
     *([{"role": "user"}], [{"role": None, "content": 1}], [{"role": "user", "content": ["x"]}]),
