@@ -27,7 +27,7 @@ def load_recipe(text: str) -> Any:
         recipe = get_loader("yaml")(text)
     except RecursionError:
         raise yaml.YAMLError("the recipe is nested too deeply: write it with fewer levels.") from None
-    except (ValueError, OverflowError) as error:  # such as a date without such a day
+    except (ValueError, OverflowError) as error:  # such as a number of too many digits
         raise yaml.YAMLError(f"the recipe has a value that cannot be ({error}): correct it.") from None
     if isinstance(recipe, dict) and "objective" in recipe:
         recipe["objective"] = _spelled_out(recipe["objective"])

@@ -205,6 +205,8 @@ def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: 
 
     try:
         return any(written(given) != written(arguments) for given in others)
+    except TooMuch:
+        raise
     except Exception:  # a template that refuses another value reads it
         return True
 

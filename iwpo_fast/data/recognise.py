@@ -198,9 +198,8 @@ def _message(turn: Any) -> Message:
     if turn.get("from") == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(turn["value"])}
     if not isinstance(turn.get("from"), str) or turn["from"] not in ROLES:
-        raise ValueError(
-            f"has a message from {reprlib.repr(turn.get('from'))}: use {', '.join(ROLES)} or function_call."
-        )
+        speaker = reprlib.repr(turn.get("from"))
+        raise ValueError(f"has a message from {speaker}: use {', '.join(ROLES)} or function_call.")
     others = {name: value for name, value in turn.items() if name not in ("from", "value") and value is not None}
     return {"role": ROLES[turn["from"]], "content": turn["value"]} | others
 

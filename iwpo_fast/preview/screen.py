@@ -37,7 +37,7 @@ def terminal_has_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def shown(text: str) -> str:
+def visible(text: str) -> str:
     """The same without a character that a terminal would act on: new lines as an arrow, others by their number."""
     return NEW_LINE.join(map(escaped, text.split("\n")))
 

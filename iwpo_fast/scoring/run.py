@@ -50,6 +50,8 @@ def score_file(config: ScoreConfig) -> None:
     records = source.records
     texts = _texts(source, config)
     trusted = config.trust_remote_code
+    if trusted:
+        print("trust_remote_code is true: code that the language model brings is run")
     reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
     with _cache(config.data.cache_dir) as cache:
         reader = reader.with_options(

@@ -38,7 +38,7 @@ def check_number(name: str, value: object) -> None:
     """
     if isinstance(value, float):
         return
-    if not isinstance(value, int) and (not hasattr(value, "__float__") or getattr(value, "ndim", 0)):
+    if not isinstance(value, int) and (not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0):
         raise TypeError(f"{name} is of type {type(value).__name__}: pass a number.")
     if isinstance(value, int) and not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
         raise ValueError(f"{name} is a whole number that no float holds: pass a smaller one.")
