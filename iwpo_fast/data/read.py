@@ -25,7 +25,7 @@ from iwpo_fast.data.columns import (
     numeric_columns,
     with_numbers,
 )
-from iwpo_fast.data.forms import PrefixMismatch
+from iwpo_fast.data.forms import PrefixMismatch, check_encodable
 from iwpo_fast.data.messages import check_is_text, parsed, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
@@ -208,6 +208,7 @@ def _read_each(
             row = recognise(record)
             found[number] = TIE if row is None else _read_one(row, config)
             arguments[number] = template_arguments(record)
+            check_encodable(record.get("prompt_id"))
         except PrefixMismatch as mismatch:
             mismatches[number] = str(mismatch)
         except ValueError as error:
@@ -262,7 +263,9 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
             f"has {min(reserved)} in chat_template_kwargs, which rendering decides by itself: leave it out there."
         )
     tools = _unpacked(record, "tools", list, "a list of tools")
-    return (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
+    arguments = (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
+    check_encodable(arguments)
+    return arguments
 
 
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
