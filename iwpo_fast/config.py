@@ -82,6 +82,8 @@ class DataConfig:
         chat_template: Path of a Jinja file that replaces the tokenizer's chat template; null keeps it.
         add_eos: End each plain-text completion with the end-of-sequence token.
         cache_dir: Folder for tokenised data and reference log-probs; null takes ~/.cache/iwpo_fast.
+        processes: Processes that tokenise, with the same result whatever their number; `auto` is one for each core, or
+            fewer where rows are few.
         workers: Threads that make batches ahead of time; 0 makes each when it is needed, `auto` is 1 on a GPU and 0
             on a CPU.
     """
@@ -106,6 +108,7 @@ class DataConfig:
     chat_template: str | None = None
     add_eos: bool = True
     cache_dir: str | None = None
+    processes: Annotated[int, POSITIVE] | Literal["auto"] = "auto"
     workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
 
 

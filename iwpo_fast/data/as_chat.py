@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from iwpo_fast.data.arrow_rows import stored, taken
 from iwpo_fast.data.forms import ASSISTANT, HUMAN
 from iwpo_fast.data.rows import Message, Rows, Text
 
@@ -27,7 +29,7 @@ def of_one_kind(rows: Rows, as_chat: AsChat) -> Rows:
     Raises:
         ValueError: they are mixed and the setting is false, or it is true and no row is plain text.
     """
-    plain = np.array([isinstance(prompt, str) for prompt in rows.prompt])
+    plain = np.fromiter((isinstance(prompt, str) for prompt in rows.prompt), dtype=bool, count=len(rows))
     if as_chat is True and not plain.any():
         raise ValueError(f"{rows.where(0)} is a conversation already: leave data.as_chat out.")
     if as_chat is True or (as_chat == "auto" and not plain.all()):
@@ -56,11 +58,11 @@ def as_conversations(rows: Rows) -> Rows:
     candidates = rows.candidates
     return replace(
         rows,
-        prompt=[_question(text) for text in rows.prompt],
+        prompt=stored(map(_question, rows.prompt)),
         chosen=_answers(rows.chosen, rows.prompt),
         rejected=_answers(rows.rejected, rows.prompt),
         candidates=candidates
-        and replace(candidates, texts=_answers(candidates.texts, [rows.prompt[row] for row in candidates.row])),
+        and replace(candidates, texts=_answers(candidates.texts, taken(rows.prompt, candidates.row))),
     )
 
 
@@ -100,8 +102,8 @@ def _turns(text: str) -> list[Message]:
     return [{"role": ROLES[mark], "content": words.strip()} for mark, words in spoken]
 
 
-def _answers(texts: list[Text], prompts: list[Text]) -> list[Text]:
-    return [_answer(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
+def _answers(texts: Sequence[Text], prompts: Sequence[Text]) -> Sequence[Text]:
+    return stored(map(_answer, texts, prompts))
 
 
 def _answer(text: Text, prompt: Text) -> Text:

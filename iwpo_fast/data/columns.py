@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.data.records import Records
+from iwpo_fast.data.row_files import Row
 
 TEXTS = ("prompt", "chosen", "rejected")
 WEIGHTS = ("weight", "label_smoothing")
@@ -92,16 +92,20 @@ def _as_number(text: Any) -> Any:
     return text
 
 
-def numeric_columns(records: Records, numbering: Numbering) -> dict[str, np.ndarray]:
+def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: Numbering) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Scores of k reward models, given as lists, make [N, k].
+
+    Args:
+        numbers: of the rows.
+        records: their numeric columns at least.
 
     Raises:
         ValueError: a number is absent, not finite in float32, or out of its range, one of a couple of columns is
             missing, or rows hold lists of different lengths.
     """
-    names = {name for record in records.values() for name in record}
+    names = {name for record in records for name in record}
     present = [name for name in NUMBERS if name in names]
     for couple in (SCORES, SCORES_OF_SIDES, REFERENCE):
         missing = set(couple) - names
@@ -111,15 +115,29 @@ def numeric_columns(records: Records, numbering: Numbering) -> dict[str, np.ndar
     if {*SCORES, *SCORES_OF_SIDES} <= names:
         raise ValueError(f"{numbering.title} has both {SCORES[0]} and {SCORES_OF_SIDES[0]}: leave one of them out.")
     scores = SCORES_OF_SIDES if SCORES_OF_SIDES[0] in names else SCORES
-    models = _reward_models(records, numbering, scores) if scores[0] in present else None
-    return {name: _numbers(name, records, numbering, models if name in scores else None) for name in present}
+    models = _reward_models(numbers, records, numbering, scores) if scores[0] in present else None
+    found = {name: _empty(len(records), models if name in scores else None) for name in present}
+    for name, values in found.items():
+        for i, record in enumerate(records):
+            try:
+                values[i] = _value(name, record.get(name), models if name in scores else None)
+            except ValueError as error:
+                raise ValueError(f"{numbering.where(numbers[i])} {error}") from None
+    return found
 
 
-def _reward_models(records: Records, numbering: Numbering, scores: Sequence[str]) -> int | None:
+def _empty(rows: int, models: int | None) -> np.ndarray:
+    """[N], or [N, models] where rows hold lists."""
+    return np.empty(rows if models is None else (rows, models))
+
+
+def _reward_models(
+    numbers: Sequence[int], records: Sequence[Row], numbering: Numbering, scores: Sequence[str]
+) -> int | None:
     """Number of scores in each list of scores; None where scores are plain numbers."""
     lists = (
         (number, record[name])
-        for number, record in records.items()
+        for number, record in zip(numbers, records, strict=True)
         for name in scores
         if isinstance(record.get(name), list)
     )
@@ -129,17 +147,6 @@ def _reward_models(records: Records, numbering: Numbering, scores: Sequence[str]
             f"{numbering.where(number)} has an empty list of scores: give one number, or one per reward model."
         )
     return None if first is None else len(first)
-
-
-def _numbers(name: str, records: Records, numbering: Numbering, models: int | None) -> np.ndarray:
-    """[N], or [N, models] where rows hold lists."""
-    values = np.empty(len(records) if models is None else (len(records), models))
-    for i, (number, record) in enumerate(records.items()):
-        try:
-            values[i] = _value(name, record.get(name), models)
-        except ValueError as error:
-            raise ValueError(f"{numbering.where(number)} {error}") from None
-    return values
 
 
 def _value(name: str, value: object, models: int | None) -> float | list[float]:

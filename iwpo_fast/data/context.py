@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from iwpo_fast.data.ragged import Ragged, bounds_of
+from iwpo_fast.data.ragged import Ragged, bounds_of, rows_at_once
 
 
 def as_context(ids: np.ndarray, trained: np.ndarray) -> np.ndarray:
@@ -28,4 +28,15 @@ def is_trained(values: np.ndarray) -> np.ndarray:
 
 def trained_lengths(rows: Ragged) -> np.ndarray:
     """int64, how many tokens of each row are trained."""
-    return np.diff(bounds_of(is_trained(rows.values))[rows.offsets])
+    return trained_of_first(rows, rows.lengths)
+
+
+def trained_of_first(rows: Ragged, lengths: np.ndarray) -> np.ndarray:
+    """int64, how many of the first `lengths` tokens of each row are trained."""
+    found = np.empty(len(rows), dtype=np.int64)
+    for some in rows_at_once(len(rows)):
+        offsets = rows.offsets[some.start : some.stop + 1]
+        trained = bounds_of(is_trained(rows.values[offsets[0] : offsets[-1]]))
+        starts = offsets[:-1] - offsets[0]
+        found[some] = trained[starts + lengths[some]] - trained[starts]
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -13,7 +13,8 @@ from iwpo_fast.data.as_chat import own_spans
 from iwpo_fast.data.chat import is_trained_turn
 from iwpo_fast.data.context import as_context
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.processes import in_order, processes_for
+from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.render import Renderer
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.data.seams import AS_IS, COMMON, Seam, Texts, after_common_beginning, mended
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 256
 
 Ids = list[int]
+
+
+class Encoded(NamedTuple):
+    """Some rows as token ids.
+
+    Attributes:
+        rows: int64 [P], those that could be encoded.
+        seams: int8 [P], what was done to each of them.
+        parts: token ids of their prompts, and of each of their sides.
+    """
+
+    rows: np.ndarray
+    seams: np.ndarray
+    parts: list[Ragged]
 
 
 def encode_rows(
@@ -42,8 +57,8 @@ def encode_rows(
         ValueError: a row cannot be rendered, or has a prompt without tokens.
     """
     encoder = _RowEncoder(rows, [rows.chosen, rows.rejected], tokenizer, config)
-    kept, (prompt, chosen, rejected) = encoder.encode(progress=progress)
-    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept), np.array(encoder.seams, dtype=np.int8)
+    kept, seams, (prompt, chosen, rejected) = encoder.encode(progress=progress)
+    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept), seams
 
 
 def encode_candidates(
@@ -66,58 +81,75 @@ def encode_candidates(
     candidates = rows.candidates
     assert candidates is not None and len(candidates)
     owners = rows.without_candidates().take(candidates.row)
-    prompts = None
-    if pairs is not None:
-        place = dict(zip(pairs.row.tolist(), range(len(pairs)), strict=True))
-        prompts = [pairs.prompt[place[row]].tolist() if row in place else None for row in candidates.row.tolist()]
-    encoder = _RowEncoder(owners, [candidates.texts], tokenizer, config, prompts)
-    kept, (_, completions) = encoder.encode(progress=progress)
+    prompt_of = None if pairs is None else _prompts_of(candidates.row, pairs)
+    encoder = _RowEncoder(owners, [candidates.texts], tokenizer, config, prompt_of)
+    kept, _, (_, completions) = encoder.encode(progress=progress)
     return kept, completions
 
 
 def encode_prompts(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Ragged:
     """The prompts of the rows alone, with what a chat template writes to ask for an answer."""
-    return _RowEncoder(rows, [], tokenizer, config).encode(progress=False)[1][0]
+    return _RowEncoder(rows, [], tokenizer, config).encode(progress=False).parts[0]
+
+
+def _prompts_of(rows: np.ndarray, pairs: Pairs) -> Callable[[int], Ids | None]:
+    """By place in `rows`, the token ids of the prompt of that row; None where it is in no pair."""
+    place = np.full(int(max(rows.max(initial=-1), pairs.row.max(initial=-1))) + 1, -1, dtype=np.int64)
+    place[pairs.row] = np.arange(len(pairs))
+
+    def prompt(i: int) -> Ids | None:
+        pair = place[rows[i]]
+        return None if pair < 0 else pairs.prompt[pair].tolist()
+
+    return prompt
 
 
 class _RowEncoder:
     """Encodes rows with the completions of their sides.
 
     Attributes:
-        prompts: for each row the token ids of its prompt that answers must follow, or None for a row to leave out.
-        seams: what was done to each row that could be encoded.
+        prompt_of: gives the token ids of the prompt of a row that its answers must follow, or None to leave it out.
     """
 
     def __init__(
         self,
         rows: Rows,
-        sides: Sequence[list[Text]],
+        sides: Sequence[Sequence[Text]],
         tokenizer: PreTrainedTokenizerBase,
         config: DataConfig,
-        prompts: Sequence[Ids | None] | None = None,
+        prompt_of: Callable[[int], Ids | None] | None = None,
     ) -> None:
-        self.rows, self.sides, self.config, self.prompts = rows, sides, config, prompts
+        self.rows, self.sides, self.config, self.prompt_of = rows, sides, config, prompt_of
         self.render = Renderer(rows, sides, tokenizer, add_eos=config.add_eos and bool(sides))
         self.tokens = _Encoder(tokenizer, special_tokens=not rows.conversational)
-        self.seams: list[int] = []
 
-    def encode(self, *, progress: bool) -> tuple[np.ndarray, list[Ragged]]:
-        """int64, the rows that could be encoded; token ids of their prompts and sides."""
-        kept: list[int] = []
-        parts: list[list[Ragged]] = []
+    def encode(self, *, progress: bool) -> Encoded:
+        """All rows, by as many processes as `data.processes` says."""
         total = len(self.rows)
+        blocks = [range(start, min(start + ROWS_AT_ONCE, total)) for start in range(0, total, ROWS_AT_ONCE)]
+        writers = [RaggedWriter() for _ in range(len(self.sides) + 1)]
+        rows, seams = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int8)]
+        processes = processes_for(total, self.config.processes)
         with tqdm(total=total, desc="tokenising", unit="row", disable=None if progress else True) as bar:
-            for start in range(0, total, ROWS_AT_ONCE):
-                some = range(start, min(start + ROWS_AT_ONCE, total))
-                found = self._some(some)
-                kept += [row for row, _ in found]
-                columns = zip(*(ids for _, ids in found), strict=True) if found else [[]] * (len(self.sides) + 1)
-                parts.append([Ragged.from_rows(list(column)) for column in columns])
+            for some, block in zip(blocks, in_order(self._block, blocks, processes), strict=True):
+                rows.append(block.rows)
+                seams.append(block.seams)
+                for writer, part in zip(writers, block.parts, strict=True):
+                    writer.append(part)
                 bar.update(len(some))
-        return np.array(kept, dtype=np.int64), [Ragged.concatenate(part) for part in zip(*parts, strict=True)]
+        return Encoded(np.concatenate(rows), np.concatenate(seams), [writer.finish() for writer in writers])
 
-    def _some(self, some: range) -> list[tuple[int, list[Ids | np.ndarray]]]:
-        """The rows that could be encoded, each with its prompt's ids and those of its completions."""
+    def _block(self, some: range) -> Encoded:
+        found = self._some(some)
+        columns = zip(*(ids for _, _, ids in found), strict=True) if found else [[]] * (len(self.sides) + 1)
+        return Encoded(
+            np.array([row for row, _, _ in found], dtype=np.int64),
+            np.array([how for _, how, _ in found], dtype=np.int8),
+            [Ragged.from_rows(list(column)) for column in columns],
+        )
+
+    def _some(self, some: range) -> list[tuple[int, int, list[Ids | np.ndarray]]]:
+        """The rows that could be encoded, what was done to each, and the ids of its prompt and its completions."""
         texts = self.render(some)
         ids = self.tokens(texts)
         n, found = len(some), []
@@ -127,8 +159,7 @@ class _RowEncoder:
             of_row = Texts(texts[i], texts[i + n :: n], ids[i], ids[i + n :: n])
             seam = self._seam(row, of_row)
             if seam is not None:
-                self.seams.append(seam.how)
-                found.append((row, [seam.prompt, *self._marked(row, of_row, seam)]))
+                found.append((row, seam.how, [seam.prompt, *self._marked(row, of_row, seam)]))
         return found
 
     def _no_prompt(self, row: int) -> ValueError:
@@ -139,11 +170,11 @@ class _RowEncoder:
 
     def _seam(self, row: int, texts: Texts) -> Seam | None:
         """Prompt and answers of a row apart; None for a row that is left out."""
-        prompt = texts.prompt_ids if self.prompts is None else self.prompts[row]
+        prompt = texts.prompt_ids if self.prompt_of is None else self.prompt_of(row)
         if prompt is None:
             return None
         n = len(prompt)
-        given = self.prompts is not None
+        given = self.prompt_of is not None
         if all(whole[:n] == prompt for whole in texts.whole_ids):
             how = COMMON if given and not texts.continues else AS_IS
             return Seam(prompt, [whole[n:] for whole in texts.whole_ids], how)

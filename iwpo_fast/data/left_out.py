@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -67,17 +68,17 @@ class Kind(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Where a kind was seen first, and the rows that it is in."""
+    """Where a kind was seen first, and the rows that it is in, some of them more than once."""
 
     conversation: Conversation
     message: int
     arguments: dict[str, Any]
-    rows: set[int]
+    rows: array[int]
 
 
 def left_out(rows: Rows, chat: ChatTemplate) -> dict[Kind, np.ndarray]:
     """What the template does not write, and int64 the rows that hold it."""
-    return {kind: np.array(sorted(seen.rows)) for kind, seen in _seen(rows).items() if not _writes(chat, kind, seen)}
+    return {kind: np.unique(np.array(seen.rows)) for kind, seen in _seen(rows).items() if not _writes(chat, kind, seen)}
 
 
 def left_out_error(found: dict[Kind, np.ndarray], rows: Rows) -> ValueError:
@@ -98,8 +99,10 @@ def _seen(rows: Rows) -> dict[Kind, Seen]:
         arguments = rows.template[row] if rows.template else {}
         for kind, message in _kinds(conversation, arguments):
             if kind not in found:
-                found[kind] = Seen(conversation, message, arguments, set())
-            found[kind].rows.add(row)
+                found[kind] = Seen(conversation, message, arguments, array("q"))
+            concerned = found[kind].rows
+            if not concerned or concerned[-1] != row:
+                concerned.append(row)
     return found
 
 

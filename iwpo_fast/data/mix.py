@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.arrow_rows import Store, stored
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.data.rows import Candidates, Rows
+from iwpo_fast.data.rows import Candidates, Rows, Text
 
 
 def sources_of(config: DataConfig) -> list[tuple[DataConfig, float]]:
@@ -38,21 +41,25 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         files += Numbering(part.source, part.files).behind(last)
         numbers.append(part.numbers + last)
         last = int(numbers[-1].max())
-    arguments = [part.template or [{}] * len(part) for part in parts]
+    template = chain.from_iterable(_arguments(part) for part in parts)
     return Rows(
         source=" and ".join(part.source for part in parts),
         numbers=np.concatenate(numbers),
-        prompt=[text for part in parts for text in part.prompt],
-        chosen=[text for part in parts for text in part.chosen],
-        rejected=[text for part in parts for text in part.rejected],
+        prompt=stored(chain.from_iterable(part.prompt for part in parts)),
+        chosen=stored(chain.from_iterable(part.chosen for part in parts)),
+        rejected=stored(chain.from_iterable(part.rejected for part in parts)),
         columns=_columns(parts, weights),
-        template=[row for part in arguments for row in part] if any(map(any, arguments)) else None,
+        template=stored(template) if any(part.template for part in parts) else None,
         mismatches=sum(part.mismatches for part in parts),
         candidates=_candidates(parts),
         unpaired=sum(part.unpaired for part in parts),
         unread=_added([part.unread for part in parts]),
         files=tuple(files),
     )
+
+
+def _arguments(part: Rows) -> Iterable[dict[str, Any]]:
+    return part.template or repeat({}, len(part))
 
 
 def _columns(parts: Sequence[Rows], weights: Sequence[float]) -> dict[str, np.ndarray]:
@@ -83,18 +90,19 @@ def _candidates(parts: Sequence[Rows]) -> Candidates | None:
     if all(part.candidates is None for part in parts):
         return None
     names = {name for part in parts if part.candidates for name in part.candidates.left_out}
-    texts, row, score, before = [], [], [], 0
+    row, score, before = [], [], 0
+    texts: Store[Text] = Store()
     left_out: dict[str, list[np.ndarray]] = {name: [] for name in sorted(names)}
     for part in parts:
         some = part.candidates or Candidates([], np.empty(0, dtype=np.int64))
-        texts += some.texts
+        texts.extend(some.texts)
         row.append(some.row + before)
         score.append(some.scores)
         for name, counts in left_out.items():
             counts.append(some.left_out.get(name, np.zeros(len(part), dtype=np.int64)))
         before += len(part)
     return Candidates(
-        texts,
+        texts.finish(),
         np.concatenate(row),
         {"score": np.concatenate(score)},
         {name: np.concatenate(counts) for name, counts in left_out.items()},

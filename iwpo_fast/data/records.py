@@ -30,29 +30,10 @@ Records = dict[int, Row]
 
 
 class Source(NamedTuple):
-    """Rows, the names of all columns of the source, what its rows are called, and whether numbers are text in it."""
+    """The names of all columns of a source, and what its rows are called."""
 
-    records: Records
     columns: list[str]
     numbering: Numbering
-    is_text: bool
-
-
-def read_records(place: Place, names: Mapping[str, str], *, limit: int | None = None) -> Source:
-    """Read the columns that are the values of `names`, and call them by its keys.
-
-    Args:
-        names: our names to the source's names; names that a row lacks are absent from its dictionary.
-        limit: read only so many rows.
-
-    Raises:
-        ValueError: there is nothing at the path, or its content cannot be read.
-    """
-    reader = _Reader(place, set(names.values()))
-    records: Records = {}
-    for number, row in reader.rows(limit):
-        records[number] = {ours: row[theirs] for ours, theirs in names.items() if theirs in row}
-    return reader.source(records)
 
 
 class _AllNames(Container[str]):
@@ -60,21 +41,44 @@ class _AllNames(Container[str]):
         return True
 
 
-def read_all(place: Place, *, limit: int | None = None) -> Source:
-    """Rows with all columns under the names that the source gives them; errors are those of `read_records`."""
-    reader = _Reader(place, _AllNames())
-    return reader.source(dict(reader.rows(limit)))
+def read_all(place: Place, *, limit: int | None = None) -> tuple[Records, Source]:
+    """Rows with all columns under the names that the source gives them; errors are those of `Reader`."""
+    reader = Reader(place, _AllNames())
+    records = dict(reader.rows(limit))
+    return records, reader.source()
 
 
-class _Reader:
-    """Goes through the rows of a place, and remembers its files and columns."""
+class Reader:
+    """Goes through the rows of a place once, keeps none of them, and knows the files and columns afterwards.
+
+    Args:
+        wanted: columns of the source to read, as of `open_file`.
+
+    Attributes:
+        is_text: whether numbers are text in the source.
+
+    Raises:
+        ValueError: there is nothing at the place; rows raise one where they cannot be read.
+    """
 
     def __init__(self, place: Place, wanted: Container[str]) -> None:
         self._place = place
         self._wanted = wanted
         self._columns: dict[str, None] = {}
         self._files: list[tuple[str, int]] = []
+        self._last = 0
         self._paths = files_of(place)
+        self.is_text = self._paths is not None and any(map(is_table, self._paths))
+
+    def records(self, names: Mapping[str, str], limit: int | None) -> Iterator[tuple[int, Row]]:
+        """Numbers and rows under our names.
+
+        Args:
+            names: our names to the source's names; names that a row lacks are absent from its dictionary.
+            limit: read only so many rows.
+        """
+        for number, row in self.rows(limit):
+            yield number, {ours: row[theirs] for ours, theirs in names.items() if theirs in row}
 
     def rows(self, limit: int | None) -> Iterator[tuple[int, Row]]:
         for number, row in itertools.islice(self._all(), limit):
@@ -82,25 +86,23 @@ class _Reader:
                 self._columns |= dict.fromkeys(row)
             yield number, row
 
-    def source(self, records: Records) -> Source:
-        """What was read.
+    def source(self) -> Source:
+        """What has been read.
 
         Raises:
             ValueError: nothing was.
         """
-        if not records:
+        if not self._last:
             raise self._place.missing("holds no rows: give one that does.")
-        is_text = self._paths is not None and any(map(is_table, self._paths))
-        return Source(records, list(self._columns), Numbering(self._place.title, tuple(self._files)), is_text)
+        return Source(list(self._columns), Numbering(self._place.title, tuple(self._files)))
 
     def _all(self) -> Iterator[tuple[int, Row]]:
-        last = 0
         for name, (rows, columns) in self._opened():
             self._columns |= dict.fromkeys(columns)
-            self._files.append((name, before := last))
+            self._files.append((name, before := self._last))
             for number, row in rows:
-                last = before + number
-                yield last, row
+                self._last = before + number
+                yield self._last, row
 
     def _opened(self) -> Iterator[tuple[str, Opened]]:
         if self._paths is None:

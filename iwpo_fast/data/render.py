@@ -38,7 +38,7 @@ class Renderer:
     """
 
     def __init__(
-        self, rows: Rows, sides: Sequence[list[Text]], tokenizer: PreTrainedTokenizerBase, *, add_eos: bool
+        self, rows: Rows, sides: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase, *, add_eos: bool
     ) -> None:
         self.rows, self.sides = rows, sides
         self.chat = ChatTemplate(tokenizer, rows) if rows.conversational else None

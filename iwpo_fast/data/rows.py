@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.arrow_rows import taken
 from iwpo_fast.data.numbering import Numbering
 
 Message = dict[str, Any]
@@ -19,7 +20,7 @@ class Candidates:
     """K responses to the prompts of N rows that are neither chosen nor rejected there, in canonical form.
 
     Attributes:
-        texts: K texts, of the kind of the rows'.
+        texts: K texts, of the kind of the rows', in a list or stored.
         row: int64 [K], the row whose prompt each of them answers.
         columns: float64 [K] each, NaN where unknown: `score`; of sampled ones `draws`, how often each was drawn,
             `log_mu` and `log_model`, its log-prob in nats under the sampler and under the model itself.
@@ -27,7 +28,7 @@ class Candidates:
             of, `duplicate`, which equal another response of the row, and `empty`.
     """
 
-    texts: list[Text]
+    texts: Sequence[Text]
     row: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: dict[str, np.ndarray] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Candidates:
         place[rows] = np.arange(len(rows))
         kept = np.flatnonzero(place[self.row] >= 0)
         return Candidates(
-            [self.texts[k] for k in kept],
+            taken(self.texts, kept),
             place[self.row[kept]],
             {name: values[kept] for name, values in self.columns.items()},
             {name: counts[rows] for name, counts in self.left_out.items()},
@@ -71,7 +72,8 @@ class Rows:
     Attributes:
         source: what the rows were read from, for messages.
         numbers: int64 [N], number of each row in its source, from 1; in JSONL the line.
-        prompt, chosen, rejected: N texts each, all of them strings or all of them lists of messages.
+        prompt, chosen, rejected: N texts each, all of them strings or all of them lists of messages; those of data are
+            stored (`iwpo_fast.data.arrow_rows`), because they may be larger than memory.
         columns: float64 [N] each, the numeric columns that the source has.
         template: for each conversation what its chat template is given beside the messages, such as `tools`.
         mismatches: rows left out because their completions do not follow one prompt.
@@ -83,11 +85,11 @@ class Rows:
 
     source: str
     numbers: np.ndarray
-    prompt: list[Text]
-    chosen: list[Text]
-    rejected: list[Text]
+    prompt: Sequence[Text]
+    chosen: Sequence[Text]
+    rejected: Sequence[Text]
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    template: list[dict[str, Any]] | None = None
+    template: Sequence[dict[str, Any]] | None = None
     mismatches: int = 0
     candidates: Candidates | None = None
     unpaired: int = 0
@@ -125,11 +127,11 @@ class Rows:
             unread={},
             candidates=None if self.candidates is None else self.candidates.of_rows(rows, len(self)),
             numbers=self.numbers[rows],
-            prompt=[self.prompt[row] for row in rows],
-            chosen=[self.chosen[row] for row in rows],
-            rejected=[self.rejected[row] for row in rows],
+            prompt=taken(self.prompt, rows),
+            chosen=taken(self.chosen, rows),
+            rejected=taken(self.rejected, rows),
             columns={name: values[rows] for name, values in self.columns.items()},
-            template=None if self.template is None else [self.template[row] for row in rows],
+            template=None if self.template is None else taken(self.template, rows),
         )
 
 

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs, hash_of
-from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.files import check_readable, written_aside
 from iwpo_fast.paths import expanded
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT, CANDIDATES_FORMAT = "3", "candidates 3"
+ROWS_IN_GROUP = 4096
+"""Rows of a file that are unpacked at once."""
+
 SIDES = ("prompt", "chosen", "rejected")
 
 logger = logging.getLogger(__name__)
@@ -44,15 +48,20 @@ def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConf
     settings that decide how texts become tokens. Truncation happens after the cache, and weights and scores go around
     it, so changing them costs no tokenisation.
     """
-    texts = zip(rows.prompt, rows.chosen, rows.rejected, _arguments(rows), strict=True)
+    arguments: Iterable[dict[str, Any]] = rows.template or repeat({}, len(rows))
+    texts = zip(rows.prompt, rows.chosen, rows.rejected, arguments, strict=True)
     return _path(FORMAT, texts, tokenizer, config)
 
 
 def candidates_path(rows: Rows, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
     """Where the token ids of the candidates of these rows are kept, behind the prompts of these pairs."""
     assert rows.candidates is not None
-    arguments, row = _arguments(rows), rows.candidates.row.tolist()
-    texts = ((rows.prompt[i], text, arguments[i]) for i, text in zip(row, rows.candidates.texts, strict=True))
+    row = map(int, rows.candidates.row)
+    arguments = rows.template
+    texts = (
+        (rows.prompt[i], text, arguments[i] if arguments else {})
+        for i, text in zip(row, rows.candidates.texts, strict=True)
+    )
     kind = f"{CANDIDATES_FORMAT} {hash_of(pairs.row, pairs.prompt.offsets, pairs.prompt.values)}"
     return _path(kind, texts, tokenizer, config)
 
@@ -82,10 +91,6 @@ def load_candidates(path: Path) -> tuple[np.ndarray, Ragged] | None:
     return None if loaded is None else (loaded[0][0], loaded[1][0])
 
 
-def _arguments(rows: Rows) -> list[dict[str, Any]]:
-    return rows.template or [{}] * len(rows)
-
-
 def _path(kind: str, texts: Iterable[object], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
     settings = f"{kind} {config.add_eos} {config.train_on} {config.on_prefix_mismatch == 'split'} "
     digest = hashlib.sha256(settings.encode())
@@ -105,7 +110,14 @@ def _save(path: Path, columns: dict[str, np.ndarray], parts: dict[str, Ragged]) 
     table = pa.table({**columns, **{name: _to_arrow(part) for name, part in parts.items()}})
     table = table.replace_schema_metadata({checksums.KEY: _hash(columns, parts)})
     with written_aside(path) as aside:
-        pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_page_checksum=True)
+        pq.write_table(
+            table,
+            aside,
+            row_group_size=ROWS_IN_GROUP,
+            compression="zstd",
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
 
 
 def _load(path: Path, columns: Sequence[str], parts: Sequence[str]) -> tuple[list[np.ndarray], list[Ragged]] | None:
@@ -116,13 +128,14 @@ def _load(path: Path, columns: Sequence[str], parts: Sequence[str]) -> tuple[lis
         return None
     check_readable(path)
     try:
-        table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-        values = {name: table.column(name).to_numpy() for name in columns}
-        rows = {name: _from_arrow(table.column(name)) for name in parts}
-        known = (table.schema.metadata or {}).get(checksums.KEY.encode())
-        if known is not None and known.decode() != _hash(values, rows):
+        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
+            groups = map(file.read_row_group, range(file.num_row_groups))
+            values, rows = _from_groups(groups, columns, parts)
+            known = (file.schema_arrow.metadata or {}).get(checksums.KEY.encode())
+        found = _hash(dict(zip(columns, values, strict=True)), dict(zip(parts, rows, strict=True)))
+        if known is not None and known.decode() != found:
             raise Damaged(path)
-        return list(values.values()), list(rows.values())
+        return values, rows
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError):
         logger.warning("The cached tokens in %s are damaged: tokenising again.", path)
         return None
@@ -139,12 +152,24 @@ def _to_arrow(rows: Ragged) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(pa.array(rows.offsets), pa.array(rows.values))
 
 
-def _from_arrow(column: pa.ChunkedArray) -> Ragged:
-    parts = [
-        Ragged(chunk.flatten().to_numpy(), (offsets := chunk.offsets.to_numpy()) - offsets[0])
-        for chunk in column.chunks
-    ]
-    return Ragged.concatenate(parts)
+def _from_groups(
+    groups: Iterable[pa.Table], columns: Sequence[str], parts: Sequence[str]
+) -> tuple[list[np.ndarray], list[Ragged]]:
+    values: list[list[np.ndarray]] = [[] for _ in columns]
+    writers = [RaggedWriter() for _ in parts]
+    for group in groups:
+        for name, found in zip(columns, values, strict=True):
+            found.append(group.column(name).to_numpy())
+        for name, writer in zip(parts, writers, strict=True):
+            for part in _from_arrow(group.column(name)):
+                writer.append(part)
+    return [np.concatenate(found) for found in values], [writer.finish() for writer in writers]
+
+
+def _from_arrow(column: pa.ChunkedArray) -> Iterator[Ragged]:
+    for chunk in column.chunks:
+        offsets = chunk.offsets.to_numpy()
+        yield Ragged(chunk.flatten().to_numpy(), offsets - offsets[0])
 
 
 def _tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:

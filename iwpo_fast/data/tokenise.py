@@ -132,10 +132,10 @@ def unwritten(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig
     found = left_out(rows, ChatTemplate(tokenizer, rows))
     if config.on_text_left_out == "error" and any(kind.is_needed for kind in found):
         raise left_out_error(found, rows)
-    of: dict[str, set[int]] = {}
+    of: dict[str, list[np.ndarray]] = {}
     for kind, concerned in found.items():
-        of.setdefault(kind.what, set()).update(concerned.tolist())
-    return {what: len(concerned) for what, concerned in of.items()}
+        of.setdefault(kind.what, []).append(concerned)
+    return {what: len(np.unique(np.concatenate(concerned))) for what, concerned in of.items()}
 
 
 def use_template(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iwpo_fast.config import TruncationPolicy
-from iwpo_fast.data.context import is_trained
+from iwpo_fast.data.context import trained_of_first
 from iwpo_fast.data.pairs import CandidateTokens, Pairs
-from iwpo_fast.data.ragged import Ragged, bounds_of
+from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import digests, numbered
 
 
@@ -41,7 +41,7 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     new = _new_lengths(pairs, _longest_responses(pairs), max_length, policy)
     lost = ~new.kept
     sides = ((pairs.chosen, new.chosen), (pairs.rejected, new.rejected))
-    empty = ~lost & np.any([_trained_of_first(side, lengths) == 0 for side, lengths in sides], axis=0)
+    empty = ~lost & np.any([trained_of_first(side, lengths) == 0 for side, lengths in sides], axis=0)
     identical = ~lost & ~empty & _identical(pairs, new.chosen, new.rejected)
     keep = np.flatnonzero(~(lost | empty | identical))
     return _shortened(pairs, keep, new, bos), {
@@ -132,7 +132,7 @@ def cut_candidates(
     alone, over = pair < 0, (pair >= 0) & (length > room)
     lost = over & (policy == "drop")
     new_length = np.where(over, np.maximum(room, 0), length)
-    empty = ~alone & ~lost & (_trained_of_first(candidates.completions, new_length) == 0)
+    empty = ~alone & ~lost & (trained_of_first(candidates.completions, new_length) == 0)
     keep = np.flatnonzero(~(alone | lost | empty))
     completions = candidates.completions
     return CandidateTokens(
@@ -170,16 +170,10 @@ def _identical(pairs: Pairs, chosen: np.ndarray, rejected: np.ndarray) -> np.nda
     return same
 
 
-def _trained_of_first(rows: Ragged, lengths: np.ndarray) -> np.ndarray:
-    """int64, how many of the first `lengths` tokens of each row are trained."""
-    trained = bounds_of(is_trained(rows.values))
-    return trained[rows.offsets[:-1] + lengths] - trained[rows.offsets[:-1]]
-
-
 def tails(source: Ragged, rows: np.ndarray, lengths: np.ndarray, bos: int | None) -> Ragged:
     """The last `lengths` tokens of the rows, the first of them replaced by the row's leading `bos`."""
     tails = source.slices(source.offsets[rows + 1] - lengths, lengths)
     if bos is not None and len(rows):
-        with_bos = source.values[source.offsets[rows]] == bos
-        tails.values[tails.offsets[:-1][with_bos]] = bos
+        cut_with_bos = (source.values[source.offsets[rows]] == bos) & (lengths < source.lengths[rows])
+        tails.values[tails.offsets[:-1][cut_with_bos]] = bos
     return tails

@@ -21,7 +21,7 @@ from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.context import is_trained
 from iwpo_fast.data.order import MicroBatch, SharedPrompts, as_micro_batches, micro_batches
 from iwpo_fast.data.pairs import Pairs
-from iwpo_fast.data.ragged import Ragged, positions_of
+from iwpo_fast.data.ragged import Ragged, positions_of, rows_at_once
 from iwpo_fast.data.unique import Responses, digests
 from iwpo_fast.files import load_tensors, save_tensors
 from iwpo_fast.models.policy import Policy
@@ -184,8 +184,14 @@ def in_the_order_of(pairs: Pairs, responses: Responses, values: np.ndarray) -> d
 
 def _row_sums(part: Ragged) -> np.ndarray:
     """float64 sum of each row, also of empty ones."""
-    totals = np.concatenate([[0.0], np.cumsum(part.values, dtype=np.float64)])
-    return totals[part.offsets[1:]] - totals[part.offsets[:-1]]
+    sums, before = np.empty(len(part)), 0.0
+    for some in rows_at_once(len(part)):  # one sum of all that comes before, as if it were made at once
+        offsets = part.offsets[some.start : some.stop + 1]
+        values = part.values[offsets[0] : offsets[-1]]
+        totals = np.cumsum(np.concatenate([[before], values]), dtype=np.float64)
+        sums[some] = np.diff(totals[offsets - offsets[0]])
+        before = totals[-1]
+    return sums
 
 
 def pass_settings(policy: Policy, pairs: Pairs) -> Settings:

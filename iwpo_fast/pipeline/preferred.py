@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from iwpo_fast.config import RunConfig, WeightConfig
 from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data import Pairs, read_rows
+from iwpo_fast.data.arrow_rows import stored
 from iwpo_fast.data.candidates import key_of
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.rows import Rows
@@ -109,8 +111,8 @@ def with_preferred(rows: Rows, pairs: Pairs, preferred: Preferred, texts: Respon
     both = rows.without_candidates().take(np.concatenate([pairs.row, texts.row[drawn.chosen]]))
     return replace(
         both,
-        chosen=both.chosen[: len(pairs)] + [texts.completion[i] for i in drawn.chosen],
-        rejected=both.rejected[: len(pairs)] + [texts.completion[i] for i in drawn.rejected],
+        chosen=stored(chain(both.chosen[: len(pairs)], (texts.completion[i] for i in drawn.chosen))),
+        rejected=stored(chain(both.rejected[: len(pairs)], (texts.completion[i] for i in drawn.rejected))),
     )
 
 

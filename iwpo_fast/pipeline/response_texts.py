@@ -44,7 +44,7 @@ def response_texts(rows: Rows, pairs: Pairs, responses: Responses) -> ResponseTe
     for places, owners, texts in sides:
         for place, owner, text in zip(places.tolist(), owners.tolist(), texts, strict=True):
             row[place], completion[place] = owner, text
-    return ResponseTexts(row, [rows.prompt[i] for i in row], completion)
+    return ResponseTexts(row, [rows.prompt[i] for i in row.tolist()], completion)
 
 
 def candidate_texts(rows: Rows, pairs: Pairs) -> list[Text]:

@@ -75,7 +75,7 @@ def merged(records: Sequence[Record]) -> list[Record]:
 def with_samples(rows: Rows, records: Sequence[Record]) -> Rows:
     """The rows, with the drawn completions behind the candidates of the data."""
     own = rows.candidates or Candidates([], np.empty(0, dtype=np.int64))
-    texts: list[Text] = own.texts + [record["completion"] for record in records]
+    texts: list[Text] = [*own.texts, *(record["completion"] for record in records)]
     row = np.concatenate([own.row, np.array([record["row"] for record in records], dtype=np.int64)])
     unknown = np.full(len(records), np.nan)
     columns = {"score": np.concatenate([own.scores, unknown])}

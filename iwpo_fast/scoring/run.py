@@ -46,9 +46,9 @@ def score_file(config: ScoreConfig) -> None:
     if world.size > 1:
         raise ValueError("iwpo score runs in one process: start it without torchrun, with a part of the data each.")
     model = RewardModel.load(config.reward_model)
-    source = read_all(Place(config.data.path, config.data.split, config.data.name), limit=config.data.limit)
-    records = source.records
-    texts = _texts(source, config)
+    place = Place(config.data.path, config.data.split, config.data.name)
+    records, source = read_all(place, limit=config.data.limit)
+    texts = _texts(records, source, config)
     trusted = config.trust_remote_code
     if trusted:
         print("trust_remote_code is true: code that the language model brings is run")
@@ -64,13 +64,13 @@ def score_file(config: ScoreConfig) -> None:
     print(f"{len(records):,} rows are in {output}")
 
 
-def _texts(source: Source, config: ScoreConfig) -> Texts:
+def _texts(records: Records, source: Source, config: ScoreConfig) -> Texts:
     mapping, title = config.data.columns, source.numbering.title
     names = column_names(mapping, COLUMNS)
     check_mapping(mapping, source.columns, title)
     ours = {
         number: {name: record[theirs] for name, theirs in names.items() if record.get(theirs) is not None}
-        for number, record in source.records.items()
+        for number, record in records.items()
     }
     texts = texts_of(ours, source.numbering, config.data.on_prefix_mismatch, joined_columns(mapping))
     if not len(texts.rows):

@@ -28,6 +28,7 @@ FREE = {
     "dry_run",
     "plan",
     "data.cache_dir",
+    "data.processes",
     "data.workers",
     "model.trust_remote_code",
 }

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iwpo_fast.data import read_rows
-from iwpo_fast.data.read import hold_out
+from iwpo_fast.data.hold_out import hold_out
 
 few = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 

@@ -28,7 +28,7 @@ NEEDS = ()
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    elsewhere = ("cache_dir", "workers", *TOKEN_SETTINGS)
+    elsewhere = ("cache_dir", "processes", "workers", *TOKEN_SETTINGS)
     data = {name: value for name, value in asdict(config.data).items() if name not in elsewhere}
     for name in LATER_SETTINGS:
         if name in data and data[name] == getattr(DataConfig(path=""), name):
