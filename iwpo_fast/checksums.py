@@ -74,7 +74,9 @@ def unsigned(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def _bytes(array: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(array, Tensor):  # NumPy lacks some of its types
-        return array.contiguous().reshape(-1).view(torch.uint8).numpy()
+        if not array.numel():  # strides of nothing may be 0, which have no view as bytes
+            return np.empty(0, dtype=np.uint8)
+        return array.contiguous().flatten().view(torch.uint8).numpy()
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 

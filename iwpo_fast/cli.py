@@ -13,6 +13,8 @@ from iwpo_fast import peers, signals, threads
 from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.integrations import trl_recipe
+from iwpo_fast.memory import is_out_of_memory, out_of_memory
+from iwpo_fast.terminal import escaped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,14 +61,15 @@ def _main(arguments: Sequence[str]) -> int:
         threads.settle(_width(settings))
         _quieten_libraries()
         RUN[command](settings)
-    except (ValueError, OSError, NotInstalled, SafetensorError) as error:
-        if os.environ.get("IWPO_DEBUG") == "1" or signals.asked():
+    except (ValueError, OSError, NotInstalled, SafetensorError, MemoryError, RuntimeError) as error:
+        is_bug = isinstance(error, RuntimeError) and not is_out_of_memory(error)
+        if is_bug or os.environ.get("IWPO_DEBUG") == "1" or signals.asked():
             raise
         several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
         rank = f" on rank {os.environ['RANK']}" if several else ""
         sentence = " ".join(_sentence(error).split())
         if peers.speaks(error):
-            print(f"iwpo: error{rank}: {sentence}", file=sys.stderr, flush=True)
+            print(f"iwpo: error{rank}: {escaped(sentence)}", file=sys.stderr, flush=True)
         peers.end(None if isinstance(error, (peers.Agreed, peers.PeerFailed)) else sentence)
         return 2
     peers.end(None)
@@ -77,6 +80,8 @@ def _sentence(error: Exception) -> str:
     """Errors of the library say what to do already; those of the file system, such as a full disk, do not."""
     if isinstance(error, (ValueError, NotInstalled)):
         return str(error)
+    if is_out_of_memory(error):
+        return out_of_memory(error)
     path = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
     reason = error.strerror or error if isinstance(error, OSError) else error
     return f"cannot read or write{path} ({reason}): check the path and the room on its disk, then run this again."

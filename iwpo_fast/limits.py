@@ -10,7 +10,10 @@ from itertools import repeat
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from iwpo_fast.terminal import escaped, is_text
+
 SHOWN = 80  # characters of a refused value
+MOST_BITS = 10_000  # of a whole number that is written out
 
 KINDS = {
     float: "a finite number",
@@ -97,6 +100,8 @@ def check_settings(hints: Mapping[str, Any], settings: Mapping[str, Any], group:
     """
     for key, value in settings.items():
         name = f"{group}.{key}" if group else str(key)
+        if not _can_stand(value):
+            raise ValueError(f"{escaped(name)} is {_shown(value)}: it must be text without null or half characters.")
         inner = groups_of(hints.get(key))
         if inner and isinstance(value, dict):
             check_settings(hints_of(inner[0]), value, name)
@@ -151,6 +156,15 @@ def _refuse(hints: Mapping[str, Any], name: str, value: Any) -> NoReturn:
     if is_dataclass(hint):
         raise ValueError(f"{name} is a group of settings: give them, or leave it out for the defaults.")
     raise ValueError(f"{name} is {_shown(value)}: it must be {_wanted(hint, value)}.")
+
+
+def _can_stand(value: Any) -> bool:
+    """Whether all text in a value can be a name of a file and be written to one."""
+    if isinstance(value, str):
+        return is_text(value) and "\0" not in value
+    if isinstance(value, dict):
+        return all(_can_stand(key) and _can_stand(one) for key, one in value.items())
+    return all(map(_can_stand, value)) if isinstance(value, list | tuple) else True
 
 
 def _wanted(hint: Any, value: Any) -> str:
@@ -238,5 +252,7 @@ def _words(member: Any, *, limits: bool) -> str:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
-    text = str(value)
+    if isinstance(value, Integral) and int(value).bit_length() > MOST_BITS:
+        return f"a whole number of {int(value).bit_length():,} bits"
+    text = escaped(str(value))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -30,9 +30,11 @@ class OutputFolder:
 
     Attributes:
         OPENED: what a process leaves that has opened the folder and done no work in it.
+        REPLACED: folders in it that are written aside and take the place of older ones.
     """
 
     OPENED: ClassVar[tuple[str, ...]] = (LOCK,)
+    REPLACED: ClassVar[tuple[str, ...]] = ()
     path: Path
 
     @property
@@ -42,6 +44,15 @@ class OutputFolder:
             path.name not in self.OPENED and not (path.name.startswith(".") and path.name.endswith(".tmp"))
             for path in self.path.iterdir()
         )
+
+    def refuse_links(self) -> None:
+        """Raise ValueError if a folder that will be replaced is a link, because what it leads to would not be."""
+        for name in self.REPLACED:
+            if (self.path / name).is_symlink():
+                raise ValueError(
+                    f"{self.path / name} is a link, and a folder is to be put in its place: remove the link, or choose "
+                    "another output_dir."
+                )
 
     def take(self) -> None:
         """Make the folder, hold it, and remove what a killed process was writing in it.

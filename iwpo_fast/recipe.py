@@ -11,16 +11,24 @@ from jsonargparse import get_loader, set_loader
 from iwpo_fast.config import ObjectiveConfig
 
 MODE = "recipe"
+MOST_VALUES = 100_000
+"""Of a recipe, each alias counted as all that it stands for."""
 
 
 def load_recipe(text: str) -> Any:
     """What jsonargparse's own YAML loader reads.
 
     Raises:
-        yaml.YAMLError: malformed YAML, or a mapping that has a key twice, of which YAML would keep the last.
+        yaml.YAMLError: malformed YAML, a mapping that has a key twice, of which YAML would keep the last, or aliases
+            that stand for more values than a recipe has.
     """
-    _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader))
-    recipe = get_loader("yaml")(text)
+    try:
+        _size_of(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        recipe = get_loader("yaml")(text)
+    except RecursionError:
+        raise yaml.YAMLError("the recipe is nested too deeply: write it with fewer levels.") from None
+    except (ValueError, OverflowError) as error:  # such as a number of too many digits
+        raise yaml.YAMLError(f"the recipe has a value that cannot be ({error}): correct it.") from None
     if isinstance(recipe, dict) and "objective" in recipe:
         recipe["objective"] = _spelled_out(recipe["objective"])
     return recipe
@@ -33,19 +41,35 @@ def _spelled_out(objective: Any) -> Any:
     return {"name": objective} if isinstance(objective, str) or is_mixture else objective
 
 
-def _refuse_twice(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(
-                    f"the recipe sets {key.value} twice, again in line {key.start_mark.line + 1}: keep one of them."
-                )
-            seen.add(key.value)
-            _refuse_twice(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_twice(item)
+def _size_of(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for, those of its aliases among them; a key that is there twice is refused.
+
+    Args:
+        known: of nodes that were seen, because an alias is the node that it names; 0 while one is being looked into.
+    """
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice(node)
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_size_of(part, known) for part in parts)
+    if not 0 < known[id(node)] <= MOST_VALUES:
+        raise yaml.YAMLError(f"the recipe has aliases for more than {MOST_VALUES:,} values: write them out.")
+    return known[id(node)]
+
+
+def _refuse_twice(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if key.value in seen:
+            raise yaml.YAMLError(
+                f"the recipe sets {key.value} twice, again in line {key.start_mark.line + 1}: keep one of them."
+            )
+        seen.add(key.value)
 
 
 set_loader(MODE, load_recipe, exceptions=(yaml.YAMLError,))

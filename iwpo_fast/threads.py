@@ -14,6 +14,8 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from iwpo_fast.paths import expanded
+
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -73,7 +75,7 @@ def cores(root: Path = Path("/"), cpus: Collection[int] | None = None) -> int:
 def hidden_size(path: str) -> int | None:
     """Hidden size of the model in a folder; None if there is no model, or its configuration does not say."""
     try:
-        settings = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads((expanded(path) / "config.json").read_text(encoding="utf-8"))
         return int((settings.get("text_config") or settings)["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -82,7 +84,7 @@ def hidden_size(path: str) -> int | None:
 def hidden_size_of_reward_model(path: str) -> int | None:
     """Hidden size of the model that a reward model reads; None if the folder does not say."""
     try:
-        record = json.loads((Path(path).expanduser() / "reward_model.json").read_text(encoding="utf-8"))
+        record = json.loads((expanded(path) / "reward_model.json").read_text(encoding="utf-8"))
         return int(record["language_model"]["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

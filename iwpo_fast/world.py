@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from iwpo_fast import peers, signals
+from iwpo_fast.terminal import escaped_lines
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class World:
     def say(self, *lines: str) -> None:
         """Print on rank 0 alone, at once."""
         for line in lines if self.is_main else ():
-            print(line, flush=True)
+            print(escaped_lines(line), flush=True)
 
     def barrier(self) -> None:
         """Wait until all ranks are here, for hours if need be."""

@@ -52,8 +52,8 @@ def encode(texts: list[str], folder: Path) -> np.ndarray:
     """Mean last hidden states [n, 384], fp32 of norm 1, of the first or, for prompts, the last `MAX_TOKENS` tokens."""
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
-    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left", trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")
     for start in range(0, len(texts), BATCH):

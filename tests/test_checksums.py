@@ -108,6 +108,14 @@ def test_hashes_of_arrays_tell_types_and_shapes_apart() -> None:
     assert checksums.of_arrays({"a": turned}) == checksums.of_arrays({"a": torch.from_numpy(turned)})
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_arrays_of_nothing_have_a_hash(tmp_path, shape) -> None:
+    empty = torch.empty(shape)
+    assert checksums.of_arrays({"a": empty}) == checksums.of_arrays({"a": empty.numpy()})
+    save_tensors(tmp_path / "empty.safetensors", {"a": empty, "b": torch.ones(1).expand(0)})
+    assert load_tensors(tmp_path / "empty.safetensors")["a"].shape == shape
+
+
 def test_files_that_changed_or_are_gone_are_named(tmp_path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text(name * 5)

@@ -17,6 +17,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+    "tests/faults/README.md",
 ]
 
 

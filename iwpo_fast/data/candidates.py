@@ -128,8 +128,9 @@ def _response_of(struct: Mapping[str, Any]) -> Any:
 def _score_of(struct: Mapping[str, Any]) -> float | None:
     """The score of a structure of a public data set, None where it has none."""
     if "rank" in struct:
-        return None if struct["rank"] is None else -struct["rank"]
-    ratings = [_rating(aspect) for aspect in (struct.get("annotations") or {}).values()]
+        return None if struct["rank"] is None else -number_of("rank", struct["rank"])
+    annotations = struct.get("annotations")
+    ratings = [_rating(aspect) for aspect in annotations.values()] if isinstance(annotations, dict) else []
     known = [rating for rating in ratings if rating is not None]
     mean = sum(known) / len(known) if known else None
     scores = (struct.get("fine-grained_score"), struct.get("overall_score"), mean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from iwpo_fast.data.bounded import TooMuch, bounded
 from iwpo_fast.data.rows import Message, Rows, Text, contents
 
 if TYPE_CHECKING:
@@ -42,13 +43,18 @@ class ChatTemplate:
         self, conversations: Sequence[Conversation], arguments: dict[str, Any], *, ask: bool = False
     ) -> list[str]:
         """Args:
-        arguments: what the template gets beside the messages, such as `tools`.
-        ask: end with what asks for an answer.
+            arguments: what the template gets beside the messages, such as `tools`.
+            ask: end with what asks for an answer.
+
+        Raises:
+            TooMuch: the template goes beyond the limits of time and memory, which are those of one conversation.
+            Exception: it refuses a conversation, in whatever way.
         """
         given: Any = [self.in_form(conversation) for conversation in conversations]
-        rendered: Any = self.tokenizer.apply_chat_template(
-            given, tokenize=False, **arguments, add_generation_prompt=ask
-        )
+        with bounded():
+            rendered: Any = self.tokenizer.apply_chat_template(
+                given, tokenize=False, **arguments, add_generation_prompt=ask
+            )
         return rendered
 
     def in_form(self, conversation: Conversation) -> Conversation:
@@ -68,6 +74,8 @@ class ChatTemplate:
     def _written(self, conversation: Conversation, arguments: dict[str, Any]) -> str | None:
         try:
             return self.render(conversation, arguments)
+        except TooMuch:
+            raise
         except Exception:  # a template is a program, and may fail in any way
             return None
 

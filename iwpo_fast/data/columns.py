@@ -87,7 +87,7 @@ def _as_number(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     for read in (json.loads, float):  # lists of scores, and numbers such as .5
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return read(text)
     return text
 

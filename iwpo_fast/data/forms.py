@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
+from iwpo_fast.terminal import is_text
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 FEWEST_WORDS = 3
@@ -157,6 +158,8 @@ def as_messages(messages: list[Any], name: str) -> list[Message]:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise ValueError(f"has a message without a role in {name}: each message needs a role and a content.")
+        if not _is_named(message):
+            raise ValueError(f"has a message in {name} whose keys are no text: write them as text.")
         if not _is_content(message.get("content")):
             raise ValueError(
                 f"has a message in {name} whose content is neither a string nor a list of parts: make it a string, or "
@@ -165,10 +168,19 @@ def as_messages(messages: list[Any], name: str) -> list[Message]:
     return messages
 
 
+def _is_named(value: dict[Any, Any]) -> bool:
+    """Whether all keys are text, which those of Python source need not be."""
+    return all(isinstance(key, str) for key in value)
+
+
 def _is_content(content: Any) -> bool:
     if isinstance(content, list):
-        return all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content)
+        return all(isinstance(part, dict) and _is_part(part) for part in content)
     return isinstance(content, str | None)
+
+
+def _is_part(part: dict[Any, Any]) -> bool:
+    return _is_named(part) and isinstance(part.get("text"), str | None)
 
 
 def _repeated(prompt: Any, completion: Any) -> int | None:
@@ -223,13 +235,10 @@ def is_empty(completion: Text) -> bool:
     return not any(message.get("content") or message.get("tool_calls") for message in completion)
 
 
-def check_encodable(parts: Sequence[Text]) -> None:
-    for part in parts:
-        for text in contents(part):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError("has half a surrogate pair, which is no character: remove it.") from None
+def check_encodable(parts: Any) -> None:
+    """Raise ValueError if any text in these is no text, whatever stands for it: contents, roles, names, tool calls."""
+    if not is_text(parts):
+        raise ValueError("has half a surrogate pair, which is no character: remove it.")
 
 
 def _in_word(character: str) -> bool:

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iwpo_fast.data.bounded import TooMuch
 from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, joined, messages_of, opening_of
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.terminal import escaped
 
 NO_TEXTS = ("role", "tool_call_id", "id", "weight")
 """Keys of a message that are no texts to read."""
@@ -54,7 +56,7 @@ class Kind(NamedTuple):
             return f"the reasoning before {THOUGHT_END} in {where}"
         if self.key in (*REASONING, "tool_calls"):
             return f"the {self.key} of {where}"
-        return f"the {self.key} of messages of the role {self.role}"
+        return escaped(f"the {self.key} of messages of the role {self.role}")
 
     @property
     def is_needed(self) -> bool:
@@ -188,6 +190,8 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
             message |= {name: message[kind.key] for name in REASONING if name in message}
     try:
         rendered = chat.render(conversation, arguments)
+    except TooMuch:
+        raise
     except Exception:  # such as a template that knows its tools; what it refuses of the data, it says later
         return True
     return all(text in rendered for text in marks)
@@ -204,6 +208,8 @@ def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: 
 
     try:
         return any(written(given) != written(arguments) for given in others)
+    except TooMuch:
+        raise
     except Exception:  # a template that refuses another value reads it
         return True
 

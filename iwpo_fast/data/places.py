@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from iwpo_fast.data.row_files import FORMS, KNOWN, first_line
 from iwpo_fast.extras import needed
+from iwpo_fast.paths import expanded
+from iwpo_fast.terminal import escaped
 
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 """Files of which one at least stands in a folder that `save_to_disk` wrote."""
@@ -33,8 +35,8 @@ class Place(NamedTuple):
     def title(self) -> str:
         """What the source is called in messages."""
         if isinstance(self.path, str):
-            file = Path(self.path).expanduser()
-            return file.name if file.exists() else self.path
+            file = expanded(self.path)
+            return escaped(file.name if file.exists() else self.path)
         first = Place(self.path[0]).title if self.path else ""
         return first if len(self.path) == 1 else f"{first} and {len(self.path) - 1} more"
 
@@ -50,7 +52,7 @@ def files_of(place: Place) -> list[Path] | None:
     """
     if isinstance(place.path, list):
         return _of_list(place.path, place)
-    path = Path(place.path).expanduser()
+    path = expanded(place.path)
     if path.is_dir():
         return None if any((path / name).exists() for name in SAVED) else _of_folder(path, place)
     if path.is_file():
@@ -65,7 +67,7 @@ def local_files(path: str | list[str]) -> list[Path]:
     """Every file and folder of a path that is on this machine, whatever its splits; none for a hub id."""
     if isinstance(path, list):
         return [file for part in path for file in local_files(part)]
-    place = Path(path).expanduser()
+    place = expanded(path)
     return [place] if place.exists() else [Path(found) for found in sorted(glob.glob(str(place), recursive=True))]
 
 

@@ -27,7 +27,7 @@ from iwpo_fast.data.columns import (
     numeric_columns,
     with_numbers,
 )
-from iwpo_fast.data.forms import PrefixMismatch
+from iwpo_fast.data.forms import PrefixMismatch, check_encodable
 from iwpo_fast.data.gathered import GatheredRows
 from iwpo_fast.data.hold_out import hold_out
 from iwpo_fast.data.messages import check_is_text, parsed, with_messages
@@ -179,6 +179,7 @@ class _Read:
             found = self._recognise(record)
             row = TIE if found is None else _read_one(found, self._config)
             arguments = template_arguments(record)
+            check_encodable(record.get("prompt_id"))
         except PrefixMismatch as mismatch:
             self._mismatch = self._mismatch or str(mismatch)
             self._mismatches.append(number)
@@ -247,7 +248,9 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
             f"has {min(reserved)} in chat_template_kwargs, which rendering decides by itself: leave it out there."
         )
     tools = _unpacked(record, "tools", list, "a list of tools")
-    return (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
+    arguments = (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
+    check_encodable(arguments)
+    return arguments
 
 
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -194,10 +195,11 @@ def _speaks(turn: Mapping[str, Any]) -> bool:
 def _message(turn: Any) -> Message:
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise ValueError("has a message without from and value among such messages: give every message both.")
-    if turn["from"] == "function_call":
+    if turn.get("from") == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(turn["value"])}
-    if turn["from"] not in ROLES:
-        raise ValueError(f"has a message from {turn['from']!r}: use {', '.join(ROLES)} or function_call.")
+    if not isinstance(turn.get("from"), str) or turn["from"] not in ROLES:
+        speaker = reprlib.repr(turn.get("from"))
+        raise ValueError(f"has a message from {speaker}: use {', '.join(ROLES)} or function_call.")
     others = {name: value for name, value in turn.items() if name not in ("from", "value") and value is not None}
     return {"role": ROLES[turn["from"]], "content": turn["value"]} | others
 
@@ -205,7 +207,7 @@ def _message(turn: Any) -> Message:
 def _calls(text: str) -> list[dict[str, Any]]:
     try:
         calls = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("has a function_call that is not JSON: write it as {name, arguments}.") from None
     return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
 
@@ -235,6 +237,8 @@ def _text_to_join(row: Row, part: str) -> str | None:
 def put_before(row: Row) -> None:
     """Put the system's text and earlier turns in front of the prompt, which becomes a conversation."""
     system, turns = row.pop("system", None) or "", _turns(row.pop("history", None))
+    if not isinstance(system, str):
+        raise ValueError(f"has a system text of type {type(system).__name__}: make it a string.")
     before = [{"role": "system", "content": system}] if system else []
     prompt = row.get("prompt")
     if isinstance(prompt, str):

@@ -22,6 +22,8 @@ from iwpo_fast.data.row_files import (
     unreadable,
 )
 from iwpo_fast.extras import needed
+from iwpo_fast.paths import expanded
+from iwpo_fast.terminal import escaped
 
 Records = dict[int, Row]
 """Rows under our column names, by their number in the source, which counts from 1."""
@@ -115,14 +117,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
     for parts in range(1, max(len(path.parts) for path in paths)):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(paths):
-            return names
-    return [str(path) for path in paths]
+            return list(map(escaped, names))
+    return [escaped(str(path)) for path in paths]
 
 
 def _dataset(place: Place, wanted: Container[str]) -> Opened:
     """Rows of what `save_to_disk` wrote, or of a data set on the hub."""
     path = str(place.path)
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     dataset = _saved(folder, place) if folder.is_dir() else _of_hub(place)
     if isinstance(dataset, dict):
         dataset = dataset[chosen_split(dataset, place)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from iwpo_fast.data.bounded import TooMuch, limits
 from iwpo_fast.data.chat import (
     MARK,
     ChatTemplate,
@@ -103,18 +104,23 @@ class Renderer:
     def _apply(
         self, chat: ChatTemplate, conversations: list[Conversation], members: list[int], *, ask: bool = False
     ) -> list[str]:
-        """Render; if the template refuses, find out which row it is."""
+        """Render; if the template refuses, or takes more than it may for one row, find out which row it is."""
         try:
             return chat.render_all(conversations, self.arguments(members[0]), ask=ask)
+        except TooMuch as error:
+            if len(members) == 1:
+                raise ValueError(
+                    f"{self.rows.where(members[0])} takes the chat template {limits()}: correct its messages, or set "
+                    "data.chat_template."
+                ) from error
         except Exception as error:  # a template is a program, and may fail in any way
             if len(members) == 1:
                 raise ValueError(
                     f"{self.rows.where(members[0])} does not fit the chat template "
                     f"({first_line(error)}): correct its messages, or set data.chat_template."
                 ) from error
-            for row, conversation in zip(members, conversations, strict=True):
-                self._apply(chat, [conversation], [row], ask=ask)
-            raise
+        alone = (self._apply(chat, [one], [row], ask=ask) for row, one in zip(members, conversations, strict=True))
+        return [text for texts in alone for text in texts]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,6 +9,7 @@ import itertools
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -175,11 +176,16 @@ def _table(path: Path, delimiter: str) -> NumberedRows:
             raise unreadable(path, "CSV", error) from error
 
 
+def _check_names(path: Path, names: list[str]) -> None:
+    """Raise ValueError for a name that two columns have."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path} has two columns {twice}: rename one.")
+
+
 def _check_head(path: Path, names: list[str], delimiter: str) -> None:
     """Raise ValueError for a head that names a column twice, or that other characters separate."""
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{path} has two columns {twice[0]}: rename one.")
+    _check_names(path, names)
     others = {";": "semicolons", "\t": "tabs", ",": "commas"}
     if len(names) == 1 and (found := [word for mark, word in others.items() if mark != delimiter and mark in names[0]]):
         raise ValueError(f"{path} has a head that {found[0]} separate: write it with commas, or as .tsv with tabs.")
@@ -194,11 +200,11 @@ def _parquet(path: Path, wanted: Container[str]) -> Opened:
 
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
+        columns, readers = file.schema_arrow.names, readers_of(file.schema_arrow, parse=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a damaged footer is one of the disk to pyarrow
         raise unreadable(path, "Parquet", error) from error
-    columns = file.schema_arrow.names
+    _check_names(path, columns)
     some = file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted])
-    readers = readers_of(file.schema_arrow, parse=True)
     return numbered((as_stored(batch.to_pylist(), readers) for batch in some), path, "Parquet"), columns
 
 
@@ -211,12 +217,13 @@ def _arrow(path: Path, wanted: Container[str]) -> Opened:
             table = pa.ipc.open_file(source).read_all()
         except pa.ArrowInvalid:
             table = pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowException, OSError) as error:
+        columns, readers = table.column_names, readers_of(table.schema, parse=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise unreadable(path, "Arrow", error) from error
-    some = table.select([name for name in table.column_names if name in wanted])
-    readers = readers_of(table.schema, parse=True)
+    _check_names(path, columns)
+    some = table.select([name for name in columns if name in wanted])
     batches = (as_stored(sound(batch).to_pylist(), readers) for batch in some.to_batches(ROWS_AT_ONCE))
-    return numbered(batches, path, "Arrow"), table.column_names
+    return numbered(batches, path, "Arrow"), columns
 
 
 def sound(rows: pa.RecordBatch) -> pa.RecordBatch:

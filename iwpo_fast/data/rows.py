@@ -144,5 +144,6 @@ def contents(text: Text) -> Iterator[str]:
         content = message.get("content")
         if isinstance(content, str):
             yield content
-        elif content:
-            yield from (part["text"] for part in content if part.get("text"))
+        elif isinstance(content, list):  # of rows that are not checked yet, anything may be in it
+            texts = (part.get("text") for part in content if isinstance(part, dict))
+            yield from (text for text in texts if isinstance(text, str) and text)

@@ -21,6 +21,7 @@ from iwpo_fast.data.pairs import Pairs, hash_of
 from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.files import check_readable, written_aside
+from iwpo_fast.paths import expanded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def cache_folder(config: DataConfig) -> Path:
     """Folder for what can be computed again."""
-    return Path(config.cache_dir or "~/.cache/iwpo_fast").expanduser()
+    return expanded(config.cache_dir or "~/.cache/iwpo_fast")
 
 
 def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:

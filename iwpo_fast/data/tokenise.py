@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.tokenise_candidates import candidate_counts, candidate_tokens
 from iwpo_fast.data.truncate import cut, cut_candidates, fitted, too_long
 from iwpo_fast.limits import check_limits
+from iwpo_fast.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -227,7 +227,7 @@ def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfi
 
 
 def _equal_scores(columns: dict[str, np.ndarray]) -> int:
-    if "score_chosen" not in columns:
+    if "score_chosen" not in columns or not len(columns["score_chosen"]):
         return 0
     equal = columns["score_chosen"] == columns["score_rejected"]
     return int(equal.reshape(len(equal), -1).all(1).sum())
@@ -235,7 +235,7 @@ def _equal_scores(columns: dict[str, np.ndarray]) -> int:
 
 def _template(path: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return expanded(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"data.chat_template {path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:

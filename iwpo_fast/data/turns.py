@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.bounded import bounded
 from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, is_trained_turn, with_end_mark
 
 GENERATION_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -90,12 +91,13 @@ def _marked_spans(chat: ChatTemplate, conversation: Conversation, whole: str, ar
         return []
     template = chat.tokenizer.get_chat_template(None, arguments.get("tools"))
     # As `apply_chat_template` calls it, which gives tokens where these are characters.
-    found: Any = render_jinja_template(
-        conversations=[chat.in_form(conversation)],
-        chat_template=template,
-        return_assistant_tokens_mask=True,
-        **{**chat.tokenizer.special_tokens_map, **arguments},
-    )
+    with bounded():
+        found: Any = render_jinja_template(
+            conversations=[chat.in_form(conversation)],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **{**chat.tokenizer.special_tokens_map, **arguments},
+        )
     (rendered,), (spans,) = found
     return spans if rendered == whole else []
 

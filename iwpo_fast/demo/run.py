@@ -30,12 +30,12 @@ from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.arms import FIRST, OWN
 from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.extras import needed
-from iwpo_fast.files import check_folder, remove_leftovers, save_json, written_aside
+from iwpo_fast.files import check_folder, save_json, written_aside
 from iwpo_fast.limits import check_limits
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.objectives import Mixture
-from iwpo_fast.output_folder import not_ours
+from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.pipeline import run
 from iwpo_fast.pipeline.arms import model_of
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -110,23 +110,45 @@ def aligned_models(folder: Path) -> dict[str, Path]:
     return {method: model_of(_pipeline(folder), arm) for method, arm in METHODS.items()}
 
 
+class DemoFolder(OutputFolder):
+    """Paths inside `output_dir`."""
+
+    REPLACED = ("data", "warmup")
+
+    record = Inside("demo.json")
+
+
 def _pipeline(folder: Path) -> PipelineFolder:
     return PipelineFolder(folder / "iwpo")
 
 
 def _open(folder: Path, settings: dict[str, Any]) -> None:
     """Make the folder, or check that a demo with the same settings made what is in it."""
-    record = folder / "demo.json"
-    if record.exists():
-        if json.loads(record.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
-            raise ValueError(
-                f"output_dir {folder} holds a demo of another seed or version: delete it or choose another output_dir."
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise not_ours(folder, "demo")
-    else:
-        save_json(record, settings)
-    remove_leftovers(folder)
+    demo = DemoFolder(folder)
+    demo.refuse_links()
+    if demo.is_used and _recorded(demo.record) != json.loads(json.dumps(settings)):
+        raise ValueError(
+            f"output_dir {folder} holds a demo of another seed or version: delete it or choose another output_dir."
+        )
+    demo.take()
+    save_json(demo.record, settings)
+
+
+def _recorded(record: Path) -> Any:
+    """The settings of the demo in a folder.
+
+    Raises:
+        ValueError: there is no demo in it, or its record is damaged.
+    """
+    if not record.exists():
+        raise not_ours(record.parent, "demo")
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"output_dir {record.parent} holds a demo whose {record.name} is damaged: delete the folder or choose "
+            "another output_dir."
+        ) from error
 
 
 def _recipe() -> dict[str, Any]:
@@ -202,7 +224,7 @@ def _sample(row: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
 def _logps_and_completions(path: Path, rows: list[dict[str, Any]], training: RunConfig) -> tuple[np.ndarray, list[str]]:
     """Log-probs [P, 2] of the held-out pairs and one completion for each of their prompts, under one model."""
     world = World.start(training.device)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     data = replace(training.data, path=str(training.data.eval_path), eval_path=None, eval_fraction=0.0)
     pairs, _ = tokenise(read_rows(data)[0], tokenizer, data)
     assert len(pairs) == len(rows), "the demo's pairs are whole and short, so none is dropped"

@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from iwpo_fast.config import ModelConfig
 from iwpo_fast.models.saved_files import check_saved, pickled_weights
+from iwpo_fast.paths import expanded
 
 LONGEST_REASON = 400
 """Characters of a loader's reason that an error quotes."""
@@ -79,7 +80,7 @@ def _why_unreadable(source: Source, what: str, error: Exception) -> str:
         )
     if "use_safetensors" in str(error):  # what transformers says of a hub id without them
         return str(pickled_weights(f"{source.setting} {source.path}", "no file of it ends in .safetensors"))
-    folder = Path(source.path).expanduser()
+    folder = expanded(source.path)
     is_empty = folder.is_dir() and not any((folder / name).exists() for name in ONE_IS_THERE)
     if is_empty or isinstance(error, OSError):
         return (
@@ -104,7 +105,7 @@ def reason_of(error: Exception) -> str:
 
 def model_location(path: str) -> str:
     """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     return str(folder.resolve()) if folder.is_dir() else path
 
 

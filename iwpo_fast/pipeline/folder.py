@@ -12,6 +12,8 @@ class PipelineFolder(OutputFolder):
 
     OPENED = (LOCK, "cache")  # tokens of data that were refused before the first stage
 
+    REPLACED = ("prepared/tiny", "rewards/reward_model", "train/model")
+
     manifest = Inside("manifest.json")
 
     prepared = Inside("prepared/train.jsonl")
@@ -62,7 +64,8 @@ class PipelineFolder(OutputFolder):
     """Token ids, reference log-probs and features, unless `data.cache_dir` names another place."""
 
     def check(self) -> None:
-        """Raise ValueError if the folder exists and belongs to something else."""
+        """Raise ValueError if the folder exists and belongs to something else, or holds links where folders will be."""
+        self.refuse_links()
         if self.is_used and not self.manifest.exists():
             raise not_ours(self.path, "pipeline of iwpo_fast")
 

@@ -21,6 +21,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.files import load_tensors
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
+from iwpo_fast.paths import expanded
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.origin import read_written
 from iwpo_fast.rewards import PairTable
@@ -166,7 +167,7 @@ class PipelineJob:
 
     def cache_dir(self) -> Path:
         """Where tokens, log-probs and features are kept."""
-        return Path(self.config.data.cache_dir).expanduser() if self.config.data.cache_dir else self.folder.cache
+        return expanded(self.config.data.cache_dir) if self.config.data.cache_dir else self.folder.cache
 
     def read_table(self) -> PairTable:
         """The training pairs as rows of features, from the stage `reference`."""

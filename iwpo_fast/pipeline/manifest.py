@@ -14,6 +14,7 @@ import torch
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import clock
 from iwpo_fast.files import link, load_record, save_record
+from iwpo_fast.paths import expanded
 from iwpo_fast.versions import version_of
 
 Result = dict[str, Any]
@@ -140,7 +141,7 @@ def _files(entries: Iterable[dict[str, Any] | None]) -> dict[str, str]:
 
 def content_of(path: str) -> str:
     """Identifies the content of a data file by its hash, and of a model folder by names, sizes and times."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.is_file():
         return _hash(place) or ""
     if place.is_dir():

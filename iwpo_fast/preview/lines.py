@@ -15,11 +15,11 @@ from iwpo_fast.preview.screen import (
     OPENING,
     Span,
     cells,
-    escaped,
     painted,
     printable,
     terminal_has_colour,
     terminal_width,
+    visible,
     wrapped,
 )
 
@@ -154,7 +154,7 @@ class _Reader:
             spans += _cut(part, place)
             spans += _mark(was_trained, trained)
             end = place + len(list(run))
-            text = escaped(self._text(part, place, end))
+            text = visible(self._text(part, place, end))
             spans.append(Span(f"‹{text}›", "special") if special else Span(text, "trained" if trained else "plain"))
             place, was_trained = end, trained
         return [*spans, *_mark(was_trained, False), *(_cut(part, stop) if stop == len(part.ids) else [])]

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from iwpo_fast.terminal import escaped
+
 COLOURS = {"plain": "", "trained": "32", "special": "35", "note": "33", "name": "1"}
 """SGR codes of styles."""
 
@@ -19,8 +21,6 @@ OPENING, CLOSING = "«", "»"
 BREAK_BEHIND, BREAK_BEFORE = f" {NEW_LINE}›", "‹"
 WIDEST, ELSEWHERE = 120, 100
 """Cells of a line: at most, and where no terminal says how many it has."""
-
-JOINERS = "\u200c\u200d"
 
 
 class Span(NamedTuple):
@@ -37,17 +37,9 @@ def terminal_has_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def escaped(text: str) -> str:
+def visible(text: str) -> str:
     """The same without a character that a terminal would act on: new lines as an arrow, others by their number."""
-    return "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    if character == "\n":
-        return NEW_LINE
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in JOINERS:
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-    return character
+    return NEW_LINE.join(map(escaped, text.split("\n")))
 
 
 def cells(text: str) -> int:

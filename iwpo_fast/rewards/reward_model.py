@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.paths import expanded
 from iwpo_fast.rewards import reward_model_files as files
 from iwpo_fast.rewards.blocks import Groups, Ints
 from iwpo_fast.rewards.calibration import Calibration, calibrate
@@ -96,7 +97,7 @@ class RewardModel:
         Raises:
             ValueError: there is no reward model, it is damaged, or this version makes features in another way.
         """
-        folder = Path(folder).expanduser()
+        folder = expanded(folder)
         arrays, record, report = files.load(folder)
         with files.damage(folder):
             return cls(

@@ -9,6 +9,7 @@ from typing import Any
 from iwpo_fast.data.places import local_files
 from iwpo_fast.data.row_files import first_line
 from iwpo_fast.files import check_folder, written_aside
+from iwpo_fast.paths import expanded
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -19,7 +20,7 @@ def check_output(output: str, source: str | list[str]) -> Path:
     Raises:
         ValueError: it is no file of a known kind, it is the input, or it cannot be written.
     """
-    path = Path(output).expanduser()
+    path = expanded(output)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"output is {output}: give a file that ends in {' or '.join(SUFFIXES)}.")
     if path.is_dir():

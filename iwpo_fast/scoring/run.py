@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from iwpo_fast.data.columns import check_mapping, column_names, joined_columns
 from iwpo_fast.data.places import Place
 from iwpo_fast.data.records import Records, Source, read_all
 from iwpo_fast.limits import check_limits
+from iwpo_fast.paths import expanded
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.scoring.output import check_output, write
@@ -50,6 +50,8 @@ def score_file(config: ScoreConfig) -> None:
     records, source = read_all(place, limit=config.data.limit)
     texts = _texts(records, source, config)
     trusted = config.trust_remote_code
+    if trusted:
+        print("trust_remote_code is true: code that the language model brings is run")
     reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
     with _cache(config.data.cache_dir) as cache:
         reader = reader.with_options(
@@ -109,7 +111,7 @@ def _say(records: Records, texts: Texts, scores: Scores, added: list[dict[str, A
 def _cache(folder: str | None) -> Iterator[str]:
     """A folder for features: the given one, which stays, or one that goes with the body."""
     if folder is not None:
-        yield str(Path(folder).expanduser())
+        yield str(expanded(folder))
         return
     with tempfile.TemporaryDirectory() as made:
         yield made

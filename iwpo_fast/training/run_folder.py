@@ -37,6 +37,8 @@ FREE = {
 class RunFolder(OutputFolder):
     """Paths inside `output_dir`."""
 
+    REPLACED = ("model",)
+
     checkpoints = Inside("checkpoints")
     model = Inside("model")
     metrics = Inside("metrics.jsonl")
@@ -56,6 +58,7 @@ class RunFolder(OutputFolder):
             ValueError: the folder holds something else, or a run of another configuration.
         """
         folder = cls(Path(config.output_dir))
+        folder.refuse_links()
         if folder.is_used:
             folder._read_record()
         if folder.has_progress:

@@ -9,6 +9,7 @@ from torch.autograd.forward_ad import unpack_dual
 FLOATING = (torch.bfloat16, torch.float16, torch.float32)
 # Numbers in this range, their inverses and their quotients fit in float32.
 SMALLEST, LARGEST = 1e-16, 1e16
+LARGEST_FLOAT = torch.finfo(torch.float64).max
 
 
 def check(condition: bool, sentence: str) -> None:
@@ -17,8 +18,45 @@ def check(condition: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
+def check_tensor(name: str, value: object) -> None:
+    """It is a tensor whose elements lie in memory one by one.
+
+    Raises:
+        TypeError: it is none, or sparse.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is of type {type(value).__name__}: pass a tensor.")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has the layout {value.layout}: pass {name}.to_dense().")
+
+
+def check_number(name: str, value: object) -> None:
+    """It is a number that a float holds.
+
+    Raises:
+        TypeError, ValueError: it is of another kind, or too large.
+    """
+    if isinstance(value, float):
+        return
+    if not isinstance(value, int) and (not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0):
+        raise TypeError(f"{name} is of type {type(value).__name__}: pass a number.")
+    if isinstance(value, int) and not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
+        raise ValueError(f"{name} is a whole number that no float holds: pass a smaller one.")
+
+
+def check_switch(name: str, value: object) -> None:
+    """It is True or False.
+
+    Raises:
+        TypeError: it is anything else, which PyTorch would not pass on.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}: pass True or False.")
+
+
 def check_index(name: str, index: Tensor, like: Tensor, what: str) -> None:
     """`index` is an int64 vector on the device of `like`."""
+    check_tensor(name, index)
     check(index.ndim == 1, f"{name} has {index.ndim} dimensions: pass one {what} per token, [N].")
     check(index.dtype == torch.int64, f"{name} is {index.dtype}: pass {name}.long().")
     check_device(name, index, like)
@@ -41,6 +79,7 @@ def check_floating(name: str, tensor: Tensor) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
+    check_number(name, value)
     # No call of `check`: torch.compile cannot write a symbolic float into a sentence that is not needed.
     if not SMALLEST <= value <= LARGEST:
         raise ValueError(f"{name} is {value}: pass a positive number, from {SMALLEST} to {LARGEST}.")

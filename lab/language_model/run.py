@@ -67,7 +67,7 @@ def _result(plan: Plan, settings: LabSettings, supervised: Path, paths: dict[str
         for arm in paths
         if paths[arm].keys() & paths[BASELINE].keys()
     ]
-    model = AutoModelForCausalLM.from_pretrained(supervised)
+    model = AutoModelForCausalLM.from_pretrained(supervised, trust_remote_code=False)
     return {
         "schema": 1,
         "date": date.today().isoformat(),

@@ -86,7 +86,7 @@ def make_world(settings: LabSettings, seed: int, supervised: Path, folder: Path)
     data = folder / "data"
     if not data.exists():
         write_dataset(data, DatasetSettings(settings.pairs, settings.test_prompts, 1, seed=seed))
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(supervised)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(supervised, trust_remote_code=False)
     alone = World.start("cpu")
     policy = load_policy(ModelConfig(path=str(supervised)), tokenizer, alone, seed=seed)
     labelled = folder / "pairs.jsonl"

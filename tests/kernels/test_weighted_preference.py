@@ -157,6 +157,20 @@ def test_a_pair_of_weight_0_takes_no_part_whatever_its_log_probs(form, bad, plac
     assert (bad_gradient[5:9] == 0).all()
 
 
+@pytest.mark.parametrize("form", ["sigmoid", "hinge"])
+@pytest.mark.parametrize("smoothing", [None, 0.0, torch.zeros(1)], ids=str)
+def test_a_rejected_completion_that_is_impossible_costs_nothing_where_no_label_is_flipped(
+    form, smoothing, place
+) -> None:
+    case = random_case((2, 3), form=form, label_smoothing=smoothing)
+    logps = case.logps.clone()
+    logps[2:] = -math.inf
+    loss, gradient = case.having(logps=logps).to(place).loss_and_gradient()
+    assert loss == 0 and (gradient == 0).all()
+    flipped = random_case((2, 3), form=form, label_smoothing=0.1).having(logps=logps)
+    assert flipped.to(place).loss().loss == math.inf
+
+
 def test_log_probs_that_are_nan_make_the_loss_nan(place) -> None:
     case = random_case((5, 4), form="hinge")
     logps = case.logps.clone()

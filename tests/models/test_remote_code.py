@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import json
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from families import save_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+import iwpo_fast
 from iwpo_fast.config import DataConfig, ModelConfig, RewardConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.models.saving import fingerprint
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.world import World
@@ -145,3 +148,29 @@ def test_trusting_the_tiny_model_has_no_effect_and_is_refused() -> None:
         check_config(TrainConfig(DataConfig("x"), model=trusting))
     rewards = RewardConfig(source="model", model="some/classifier")
     check_config(RunConfig(DataConfig("x"), model=trusting, rewards=rewards))
+
+
+LOADERS = ("from_pretrained", "from_config")
+WITHOUT_CODE = ("GenerationConfig",)
+"""Classes whose files are numbers alone."""
+
+
+def test_every_loader_of_the_library_is_told_whether_code_may_run() -> None:
+    silent, told = [], 0
+    for path in sorted(Path(iwpo_fast.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            if call.func.attr not in LOADERS or ast.unparse(call.func.value) in WITHOUT_CODE:
+                continue
+            said = any(keyword.arg == "trust_remote_code" for keyword in call.keywords)
+            told += said
+            silent += [] if said else [f"{path.name}:{call.lineno}: {ast.unparse(call.func)}"]
+    assert silent == []
+    assert told >= 3
+
+
+def test_a_plan_says_that_code_may_run_and_else_nothing() -> None:
+    assert trust_line(ModelConfig(path="x")) is None
+    said = trust_line(ModelConfig(path="x", trust_remote_code=True))
+    assert said == "model.trust_remote_code is true: code that models and tokenizers of this run bring is run"

@@ -19,7 +19,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.preview import look_at, preview_lines, rows_numbered, typical
 from iwpo_fast.preview.look import Look, Part
-from iwpo_fast.preview.screen import Span, cells, escaped, painted, terminal_has_colour, wrapped
+from iwpo_fast.preview.screen import Span, cells, painted, terminal_has_colour, visible, wrapped
 
 Write = Callable[..., DataConfig]
 TALK = [{"role": "user", "content": "hi"}]
@@ -189,8 +189,8 @@ def test_all_pairs_of_a_row_are_found_by_its_number(write) -> None:
 
 
 def test_control_characters_are_escaped_and_letters_are_not() -> None:
-    assert escaped("a\tb\x1b[2J\u202e\r\n\u2028") == "a\\tb\\x1b[2J\\u202e\\r↵\\u2028"
-    assert escaped("naïve 日本 👩\u200d👧 سلام") == "naïve 日本 👩\u200d👧 سلام"
+    assert visible("a\tb\x1b[2J\u202e\r\n\u2028") == "a\\tb\\x1b[2J\\u202e\\r↵\\u2028"
+    assert visible("naïve 日本 👩\u200d👧 سلام") == "naïve 日本 👩\u200d👧 سلام"
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["plain", "trained"])), max_size=5), st.integers(4, 40))

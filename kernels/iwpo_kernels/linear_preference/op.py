@@ -7,6 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_kernels.checks import check_index, check_switch
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.linear_token_logps import linear_token_logps
 from iwpo_kernels.weighted_preference import PreferenceOutput, weighted_preference_loss
@@ -55,9 +56,10 @@ def linear_preference_loss(
             `average` divides by the labels that are not -100.
 
     Raises:
-        ValueError: as the two operators do.
+        TypeError, ValueError: as the two operators do.
     """
     check_options(form, beta, label_smoothing, margin, target)
+    check_switch("average", average)
     logps = linear_token_logps(
         hidden,
         head_weight,
@@ -71,6 +73,7 @@ def linear_preference_loss(
         save=save,
         all_served=all_served,
     )
+    check_index("segments", segments, logps, "offset")
     return weighted_preference_loss(
         logps,
         segments,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check
+from iwpo_kernels.checks import check, check_device, check_number, check_switch, check_tensor
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.linear_token_logps import linear_token_logps
 from iwpo_kernels.linear_token_logps.types import exact_dtype
@@ -61,7 +61,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         ignore_index: label of tokens that do not count, beside -100, which never does.
 
     Raises:
-        ValueError: an option is out of range.
+        TypeError, ValueError: an option is of another kind, or out of range.
     """
 
     def __init__(
@@ -77,8 +77,22 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         ignore_index: int = IGNORED,
     ) -> None:
         super().__init__()
-        check(loss_type in _FORMS, f"loss_type is {loss_type!r}: pass one of {', '.join(_FORMS)}.")
+        check(
+            isinstance(loss_type, str) and loss_type in _FORMS,
+            f"loss_type is {loss_type!r}: pass one of {', '.join(_FORMS)}.",
+        )
         check_options(_FORMS[loss_type], beta, label_smoothing)
+        for name, value in (
+            ("average_log_prob", average_log_prob),
+            ("use_ref_model", use_ref_model),
+            ("compute_nll_loss", compute_nll_loss),
+        ):
+            check_switch(name, value)
+        check_number("alpha", alpha)
+        check(
+            isinstance(ignore_index, int) and -(2**63) <= ignore_index < 2**63,
+            f"ignore_index is {ignore_index!r}: pass a label, a whole number.",
+        )
         self.beta = beta
         self.loss_type = loss_type
         self.label_smoothing = label_smoothing
@@ -115,6 +129,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
             pair_weights: float32 [B], importance weight of each pair. None means 1. The NLL term is not weighted.
 
         Raises:
+            TypeError: an argument is no tensor, or a sparse one.
             ValueError: shapes do not fit, a reference is missing or is given twice, or as the operators do.
         """
         _check_layout(_input, target)
@@ -193,11 +208,15 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
 
 def padded_segments(labels: Tensor) -> Tensor:
     """Offsets int64 [S + 1] of the rows of labels [S, T] in labels.flatten()."""
+    check_tensor("labels", labels)
+    check(labels.ndim == 2, f"labels has {labels.ndim} dimensions: pass one row for each sequence, [S, T].")
     sequences, length = labels.shape
     return torch.arange(sequences + 1, device=labels.device) * length
 
 
 def _check_layout(hidden: Tensor, target: Tensor) -> None:
+    check_tensor("_input", hidden)
+    check_tensor("target", target)
     check(
         hidden.ndim == 3 and hidden.shape[0] % 2 == 0 and hidden.shape[0] > 0,
         f"_input has shape {list(hidden.shape)}: pass [2B, T, H], the chosen sequences before the rejected ones.",
@@ -206,10 +225,15 @@ def _check_layout(hidden: Tensor, target: Tensor) -> None:
         target.shape == hidden.shape[:2],
         f"target has shape {list(target.shape)} and _input {list(hidden.shape)}: pass target [2B, T].",
     )
+    check(target.dtype == torch.int64, f"target is {target.dtype}: pass target.long().")
+    check_device("target", target, hidden)
 
 
 def _token_logps(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
     device = hidden.device.type
+    check_tensor("lin_weight", weight)
+    if bias is not None:
+        check_tensor("bias", bias)
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -218,6 +242,7 @@ def _token_logps(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | 
 
 @torch.no_grad()
 def _reference_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    check_tensor("ref_input", hidden)
     check(
         hidden.ndim == 3 and hidden.shape[:2] == labels.shape,
         f"ref_input has shape {list(hidden.shape)}: pass [2B, T, H] with the 2B and T of _input.",

@@ -13,13 +13,18 @@ from iwpo_kernels.checks import (
     check_floating,
     check_index,
     check_no_tangent,
+    check_number,
     check_positive,
+    check_switch,
+    check_tensor,
 )
 
 
 def check_arguments(
     hidden: Tensor, head_weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
 ) -> None:
+    check_tensor("hidden", hidden)
+    check_tensor("head_weight", head_weight)
     check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H], e.g. hidden.flatten(0, -2).")
     check(head_weight.ndim == 2, f"head_weight has {head_weight.ndim} dimensions: pass the head's [V, H].")
     if head_weight.shape[1] != hidden.shape[1]:
@@ -38,6 +43,7 @@ def check_arguments(
     check_no_tangent("head_weight", head_weight)
     check_index("labels", labels, hidden, "label")
     if bias is not None:
+        check_tensor("bias", bias)
         if bias.shape != head_weight.shape[:1]:
             raise ValueError(f"bias has shape {list(bias.shape)}: pass [V], one per row of head_weight.")
         check(
@@ -60,12 +66,16 @@ def check_arguments(
             )
 
 
-def check_settings(softcap: float | None, scale: float, temperature: float, workspace_mb: int, save: object) -> None:
+def check_settings(
+    softcap: float | None, scale: float, temperature: float, workspace_mb: int, save: object, all_served: bool = False
+) -> None:
     if softcap is not None:
         check_positive("softcap", softcap)
+    check_number("scale", scale)
     if not SMALLEST <= abs(scale) <= LARGEST:
         raise ValueError(f"scale is {scale}: pass a number from {SMALLEST} to {LARGEST}, or minus such a number.")
     check_positive("temperature", temperature)
-    if not isinstance(workspace_mb, int) or isinstance(workspace_mb, bool) or workspace_mb < 1:
+    if not isinstance(workspace_mb, int) or isinstance(workspace_mb, bool) or not 1 <= workspace_mb < 2**31:
         raise ValueError(f"workspace_mb is {workspace_mb!r}: pass a whole number of MiB, at least 1.")
+    check_switch("all_served", all_served)
     check(isinstance(save, bool) or save == "auto", f'save is {save!r}: pass True, False or "auto".')

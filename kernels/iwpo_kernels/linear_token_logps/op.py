@@ -70,6 +70,7 @@ def linear_token_logps(
         float32 [N] (float64 for float64 inputs). On a GPU a label outside the vocabulary gives NaN.
 
     Raises:
+        TypeError: an argument is no tensor, a sparse one, no number, or no truth value.
         ValueError: shapes, dtypes, devices or numbers do not fit; a second derivative or one of forward mode is asked
             for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
@@ -108,7 +109,7 @@ def _streamed(inputs: Inputs, settings: Settings, statistics: bool) -> tuple[Ten
     hidden, head_weight, labels, bias, _ = inputs
     softcap, scale, temperature, workspace_mb, save, all_served = settings
     check_arguments(*inputs)
-    check_settings(softcap, scale, temperature, workspace_mb, save)
+    check_settings(softcap, scale, temperature, workspace_mb, save, all_served)
     wants_grad = torch.is_grad_enabled()
     trains_head = wants_grad and (head_weight.requires_grad or (bias is not None and bias.requires_grad))
     logps, made, *_ = _forward_op(

@@ -16,6 +16,8 @@ from iwpo_kernels.checks import (
     check_no_tangent,
     check_positive,
     check_range,
+    check_switch,
+    check_tensor,
 )
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
@@ -40,10 +42,12 @@ def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inp
         float32 [N] (float64 for float64 logits). On a GPU a label outside the vocabulary gives NaN.
 
     Raises:
+        TypeError: an argument is no tensor, a sparse one, no number, or no truth value.
         ValueError: shapes, dtypes, devices or numbers do not fit; logits that are to be written over are a parameter
             or share memory; a second derivative or one of forward mode is asked for; or a label is out of range,
             which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
+    check_tensor("logits", logits)
     check(logits.ndim == 2, f"logits has {logits.ndim} dimensions: pass [N, V], e.g. logits.flatten(0, -2).")
     check_floating("logits", logits)
     check_no_tangent("logits", logits)
@@ -54,6 +58,7 @@ def token_logps(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, inp
         )
     check(logits.shape[1] > 1, "logits has fewer than 2 columns: pass a vocabulary of at least 2 tokens.")
     check_positive("temperature", temperature)
+    check_switch("inplace_backward", inplace_backward)
     if inplace_backward:
         check(
             not _overlaps(logits),

@@ -40,6 +40,8 @@ def pair_loss(h: Tensor, loss: PairLoss) -> tuple[Tensor, Tensor]:
     value, derivative = _closed_form(loss.slope * h - loss.shift, loss.form)
     flipped_value, flipped_derivative = _closed_form(-loss.slope * h - loss.shift, loss.form)
     eps = loss.smoothing.double() if isinstance(loss.smoothing, Tensor) else loss.smoothing
+    # A label that is never flipped has no part in the other loss, though that is infinite.
+    flipped_value = flipped_value.where(~flipped_value.isinf() | (eps != 0), 0.0)
     return (
         (1 - eps) * value + eps * flipped_value,
         loss.slope * ((1 - eps) * derivative - eps * flipped_derivative),

@@ -107,6 +107,8 @@ def weighted_preference_fwd_kernel(
     b = tl.where(has_shift != 0, b, shift)
     kept_value, kept_derivative = _closed_form(slope * h - b, FORM)
     flipped_value, flipped_derivative = _closed_form(-slope * h - b, FORM)
+    # A label that is never flipped has no part in the other loss, though that is infinite.
+    flipped_value = tl.where((eps == 0) & (flipped_value == float("inf")), 0.0, flipped_value)
     value = (1 - eps) * kept_value + eps * flipped_value
     derivative = slope * ((1 - eps) * kept_derivative - eps * flipped_derivative)
 

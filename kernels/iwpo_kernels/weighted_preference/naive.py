@@ -44,7 +44,8 @@ def naive_weighted_preference_loss(
 
     losses = objective(h)
     if label_smoothing is not None:
-        losses = (1 - label_smoothing) * losses + label_smoothing * objective(-h)
+        never = torch.as_tensor(label_smoothing, device=h.device) == 0  # then an infinite loss of the other has no part
+        losses = (1 - label_smoothing) * losses + torch.where(never, 0, label_smoothing * objective(-h))
     if pair_weights is not None:
         losses = torch.where(pair_weights == 0, 0, pair_weights * losses)
     return losses.sum() / (len(h) if denominator is None else denominator)

@@ -8,10 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_device, check_first_derivative, check_index, check_no_tangent
+from iwpo_kernels.checks import (
+    FLOATING,
+    check,
+    check_device,
+    check_first_derivative,
+    check_index,
+    check_no_tangent,
+    check_number,
+    check_switch,
+    check_tensor,
+)
 from iwpo_kernels.devices import checks_labels, runs_triton
 from iwpo_kernels.weighted_preference import cpu
 from iwpo_kernels.weighted_preference.types import FORMS, Form, PairLoss, PreferenceOutput, PreferenceSums
+
+DIVISORS = (*FLOATING, torch.float64, torch.int32, torch.int64)
+"""Types of a denominator."""
 
 
 def weighted_preference_loss(
@@ -69,20 +82,22 @@ def weighted_preference_loss(
         `PreferenceOutput` of the loss, the log-probs of the sequences and the sums that metrics need.
 
     Raises:
+        TypeError: an argument is no tensor, a sparse one, no number, or no truth value.
         ValueError: shapes, dtypes, devices or options do not fit; a second derivative or one of forward mode is asked
             for; or offsets, pair weights or label smoothing have values out of range, which is checked on a CPU always
             and on a GPU if IWPO_DEBUG=1. On a GPU without it, offsets out of range make the loss NaN.
     """
     check_options(form, beta, label_smoothing, margin, target)
+    check_switch("average", average)
     _check_tensors(logps, segments, lengths)
     check(lengths is None or average, "lengths is given without average: leave it out, or pass average=True.")
     sequences = segments.shape[0] - 1
     pairs = sequences // 2
     _check_vector("ref_logps", ref_logps, sequences, "one per sequence", logps)
-    for name, value in (("pair_weights", pair_weights), ("label_smoothing", label_smoothing)):
-        _check_vector(name, value, pairs, "one per pair", logps)
-    for name, value in (("margin", margin), ("target", target)):
-        _check_vector(name, value, pairs, "one per pair", logps)
+    _check_vector("pair_weights", pair_weights, pairs, "one per pair", logps)
+    for name, value in (("label_smoothing", label_smoothing), ("margin", margin), ("target", target)):
+        if isinstance(value, Tensor):
+            _check_vector(name, value, pairs, "one per pair", logps)
     check_denominator(denominator, logps)
     slope, shift = _slope_and_shift(form, beta, margin, target)
     total, sequence_logps, _, sums = _forward_op(
@@ -114,9 +129,13 @@ def check_options(
     target: Tensor | float | None = None,
 ) -> None:
     """Raises ValueError where options of `weighted_preference_loss` do not fit each other."""
-    check(form in FORMS, f"form is {form!r}: pass one of {', '.join(FORMS)}.")
+    check(isinstance(form, str) and form in FORMS, f"form is {form!r}: pass one of {', '.join(FORMS)}.")
     check(margin is None or form == "sigmoid", f'form "{form}" has no margin: leave it out, or pass form="sigmoid".')
     check(target is None or form == "squared", f'form "{form}" has no target: leave it out, or pass form="squared".')
+    check_number("beta", beta)
+    for name, value in (("label_smoothing", label_smoothing), ("margin", margin), ("target", target)):
+        if value is not None and not isinstance(value, Tensor):
+            check_number(name, value)
     if not 0 < beta < math.inf:
         raise ValueError(f"beta is {beta}: pass a positive number.")
     if isinstance(label_smoothing, float | int) and not 0 <= label_smoothing < 1:
@@ -132,12 +151,20 @@ def check_denominator(denominator: Tensor | float | None, logps: Tensor) -> None
             denominator.ndim == 0,
             f"denominator has shape {list(denominator.shape)}: pass a number or a tensor without dimensions.",
         )
+        check_tensor("denominator", denominator)
+        check(
+            denominator.dtype in DIVISORS,
+            f"denominator is {denominator.dtype}: pass denominator.to({logps.dtype}).",
+        )
         check_device("denominator", denominator, logps)
-    elif denominator is not None and not 0 < denominator < math.inf:
-        raise ValueError(f"denominator is {denominator}: pass a positive number.")
+    elif denominator is not None:
+        check_number("denominator", denominator)
+        if not 0 < denominator < math.inf:
+            raise ValueError(f"denominator is {denominator}: pass a positive number.")
 
 
 def _check_tensors(logps: Tensor, segments: Tensor, lengths: Tensor | None) -> None:
+    check_tensor("logps", logps)
     check(logps.ndim == 1, f"logps has {logps.ndim} dimensions: pass the supervised tokens end to end, [N].")
     on_cpu = logps.device.type == "cpu" and not runs_triton(logps.device)
     check(
@@ -155,9 +182,10 @@ def _check_tensors(logps: Tensor, segments: Tensor, lengths: Tensor | None) -> N
             raise ValueError(f"lengths has {lengths.shape[0]} entries for {size - 1} sequences: pass one for each.")
 
 
-def _check_vector(name: str, value: Tensor | float | None, size: int, which: str, logps: Tensor) -> None:
-    if not isinstance(value, Tensor):
+def _check_vector(name: str, value: Tensor | None, size: int, which: str, logps: Tensor) -> None:
+    if value is None:
         return
+    check_tensor(name, value)
     if value.shape != (size,):
         raise ValueError(f"{name} has shape {list(value.shape)}: pass [{size}], {which}.")
     check(
