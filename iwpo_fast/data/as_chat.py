@@ -70,7 +70,8 @@ def own_spans(prompt: Text, answer: str) -> list[tuple[int, int]] | None:
     """Of an answer to a dialogue in HH form that goes on with further turns, the characters that are the assistant's,
     from the first number to before the second; None for an answer that is its alone. The end of the text belongs to the
     last turn."""
-    if HUMAN not in answer or not (isinstance(prompt, str) and _turns(prompt)):
+    is_dialogue = isinstance(prompt, str) and HUMAN in prompt and prompt.rstrip().endswith(ASSISTANT)
+    if HUMAN not in answer or not is_dialogue:
         return None
     spans, place, speaker = [], 0, "assistant"
     for part in TURN.split(answer):

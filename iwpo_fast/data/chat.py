@@ -32,9 +32,9 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: Rows) -> None:
         self.tokenizer = tokenizer
         self.contents: Literal["any", "strings", "parts"] = "any"
-        if len(rows):
-            conversation: Any = [*rows.prompt[0], *rows.chosen[0]]
-            self.contents = self._form_of(conversation, rows.template[0] if rows.template else {})
+        # Of a plain conversation, so that the form is not another where rows come in another order.
+        plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        self.contents = self._form_of(plain, rows.template[0] if rows.template else {})
 
     def render(self, conversation: Conversation, arguments: dict[str, Any], *, ask: bool = False) -> str:
         return self.render_all([conversation], arguments, ask=ask)[0]
@@ -69,7 +69,8 @@ class ChatTemplate:
         strings, parts = (self._written([_as(form, m) for m in marked], arguments) for form in ("strings", "parts"))
         if strings is not None and all(mark in strings for mark in wanted):
             return "any" if strings == parts else "strings"
-        return "parts" if parts is not None and wanted and all(mark in parts for mark in wanted) else "any"
+        is_printed = parts is not None and "'type'" in parts  # a part as Python source is not what it says
+        return "parts" if parts is not None and not is_printed and all(mark in parts for mark in wanted) else "any"
 
     def _written(self, conversation: Conversation, arguments: dict[str, Any]) -> str | None:
         try:
@@ -102,8 +103,8 @@ def is_assistants(message: Message) -> bool:
 
 
 def is_trained_turn(message: Message) -> bool:
-    """Whether the message is the assistant's, and not one of weight 0, by which OpenAI's format leaves turns out."""
-    return is_assistants(message) and message.get("weight") != 0
+    """Whether the message is the assistant's, and left in: `weight: 0` (OpenAI) and `train: false` (axolotl) do not."""
+    return is_assistants(message) and message.get("weight") != 0 and message.get("train") is not False
 
 
 def with_end_mark(message: Message) -> Message:

@@ -19,10 +19,13 @@ SCORES = ("score_chosen", "score_rejected")
 SCORES_OF_SIDES = ("score_first", "score_second")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 NUMBERS = (*WEIGHTS, "cluster", *SCORES, *SCORES_OF_SIDES, *REFERENCE)
-ASKED = (
+_ASKED = (
     *("question", "input", "instruction", "system", "history", "context", "query"),
     *("user_prompt", "system_prompt", "problem", "document", "documents", "passage", "article", "post"),
+    *("dialogue", "dialog", "conversation", "user", "user_input", "user_message", "system_message", "message"),
+    *("task", "questions", "inputs", "instructions", "contexts", "developer", "title", "body", "text", "background"),
 )
+ASKED = tuple(dict.fromkeys(written for name in _ASKED for written in (name, name.capitalize(), name.upper())))
 """Names under which people keep the prompt or a part of it; none is left out without a word."""
 UNPAIRED = ("label", "labels", "kto_tag")
 PUBLIC = (

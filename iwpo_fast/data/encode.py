@@ -205,7 +205,7 @@ class _RowEncoder:
         if len(answer) != 1 or not is_trained_turn(answer[0]):
             return bool(answer)
         assert self.render.chat is not None
-        if has_marks(self.render.chat, self.render.arguments(row)):
+        if has_marks(self.render.chat, self.render.arguments(row)) or self.render.opening(row) == "none":
             return True
         return seam.how == COMMON and not self._begins_with_the_answer(row, side, texts)
 

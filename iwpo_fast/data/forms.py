@@ -66,7 +66,9 @@ def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Te
     """
     prompt = row.get("prompt")
     chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
-    if repeats_prompt(row) or _shows_repetition(prompt, (chosen, rejected)):
+    if _hold_more_than(prompt, (chosen, rejected)):
+        prompt = None  # the answers are whole conversations, and begin with more than the prompt
+    elif repeats_prompt(row) or _shows_repetition(prompt, (chosen, rejected)):
         chosen, rejected = (without_prompt(prompt, side) for side in (chosen, rejected))
     if isinstance(chosen, str) and isinstance(rejected, str):
         parts = _from_strings(prompt, chosen, rejected)
@@ -89,8 +91,7 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
     A space before the first different word goes to the completions, as tokenizers attach it to the word.
     """
     shortest = min(len(chosen), len(rejected))
-    cut = bisect_left(range(1, shortest + 1), True, key=lambda n: chosen[:n] != rejected[:n])
-    cut = min(cut, max(0, shortest - 1))
+    cut = min(_shared_length(chosen, rejected), max(0, shortest - 1))
     while cut and _in_word(chosen[cut - 1]) and (_in_word(chosen[cut]) or _in_word(rejected[cut])):
         cut -= 1
     if cut and chosen[cut - 1] == " ":
@@ -98,11 +99,21 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
+def _shared_length(first: str, second: str) -> int:
+    """Characters of the longest common beginning."""
+    shortest = min(len(first), len(second))
+    return bisect_left(range(1, shortest + 1), True, key=lambda n: first[:n] != second[:n])
+
+
 def split_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Cut two dialogues in Anthropic's HH form after the last assistant mark."""
-    cut = chosen.rfind(ASSISTANT) + len(ASSISTANT)
-    if rejected.rfind(ASSISTANT) + len(ASSISTANT) != cut or chosen[:cut] != rejected[:cut]:
-        raise PrefixMismatch("has dialogues that differ before their last assistant turn")
+    """Cut two dialogues in Anthropic's HH form after the last assistant mark that they share.
+
+    Later turns stay in the answers, as those of conversations do.
+    """
+    shared = chosen[: _shared_length(chosen, rejected)].rfind(ASSISTANT)
+    if shared < 0:
+        raise PrefixMismatch("has dialogues that differ before their first assistant turn")
+    cut = shared + len(ASSISTANT)
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
@@ -207,6 +218,23 @@ def _repeated(prompt: Any, completion: Any) -> int | None:
     return None
 
 
+def _hold_more_than(prompt: Any, completions: Sequence[Text]) -> bool:
+    """Whether all completions are conversations that repeat the prompt behind a system message that it lacks."""
+    if not isinstance(prompt, list) or not prompt or _role(prompt[0]) == "system":
+        return False
+    return all(
+        isinstance(completion, list)
+        and bool(completion)
+        and _role(completion[0]) == "system"
+        and _repeated(prompt, completion[1:]) is not None
+        for completion in completions
+    )
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
 def _shows_repetition(prompt: Any, completions: Sequence[Text]) -> bool:
     """Whether one completion alone can be seen to repeat the prompt, because no answer begins as it does by itself."""
     if isinstance(prompt, str):
@@ -221,7 +249,10 @@ def _last_content(messages: list[Any]) -> str:
 
 
 def _spoken(turn: Any) -> Any:
-    return (turn.get("role"), turn.get("content")) if isinstance(turn, dict) and not turn.get("tool_calls") else turn
+    """What a message says, whatever the form of its content and the white space at its end."""
+    if not isinstance(turn, dict) or turn.get("tool_calls") or not _is_content(turn.get("content")):
+        return turn
+    return turn.get("role"), "".join(contents([turn])).rstrip()
 
 
 def _must_be_text_or_absent(prompt: Any) -> None:

@@ -10,17 +10,16 @@ import copy
 import json
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from iwpo_fast.data.bounded import TooMuch
 from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, joined, messages_of, opening_of
-from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.terminal import escaped
 
-NO_TEXTS = ("role", "tool_call_id", "id", "weight")
+NO_TEXTS = ("role", "tool_call_id", "id", "weight", "train")
 """Keys of a message that are no texts to read."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -98,8 +97,9 @@ def _seen(rows: Rows) -> dict[Kind, Seen]:
     for row, conversation in _conversations(rows):
         arguments = rows.template[row] if rows.template else {}
         for kind, message in _kinds(conversation, arguments):
-            if kind not in found:
-                found[kind] = Seen(conversation, message, arguments, array("q"))
+            seen = found.get(kind)
+            if seen is None or len(conversation) > len(seen.conversation):  # the longest, which loses most
+                found[kind] = Seen(conversation, message, arguments, array("q") if seen is None else seen.rows)
             concerned = found[kind].rows
             if not concerned or concerned[-1] != row:
                 concerned.append(row)
@@ -127,17 +127,19 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
         yield Kind("tools", "tools", "earlier", given), 0
         if any(_described(arguments["tools"])):
             yield Kind("tools", "descriptions of tools", "earlier", given), 0
+        if any(_named_parameters(arguments["tools"])):
+            yield Kind("tools", "parameters of tools", "earlier", given), 0
     for name in arguments.keys() - {"tools"}:
         yield Kind("argument", name, "earlier", given), 0
     last = len(conversation) - 1
     last_user = max((i for i, message in enumerate(conversation) if message["role"] == "user"), default=-1)
     for i, message in enumerate(conversation):
-        place = "answer" if i == last else "turn" if i > last_user else "earlier"
+        place = "answer" if i == last else "turn" if i >= last_user else "earlier"
         shape = _shape(message, is_first=i == 0)
         for key, value in message.items():
             if key not in NO_TEXTS and _holds_text(value):
                 yield Kind(message["role"], key, place, given, shape), i
-                if key == "content" and isinstance(value, str) and THOUGHT_END in value:
+                if key == "content" and THOUGHT_END in "".join(contents([message])):
                     yield Kind(message["role"], "thinking", place, given, shape), i
 
 
@@ -146,7 +148,14 @@ def _shape(message: dict[str, Any], *, is_first: bool) -> tuple[object, ...]:
     held = frozenset(key for key, value in message.items() if key not in NO_TEXTS and _holds_text(value))
     content, calls = message.get("content"), message.get("tool_calls")
     parts = frozenset(map(_type_of, content)) if isinstance(content, list) else None
-    return is_first, held, parts, isinstance(calls, list) and len(calls) > 1
+    called = tuple(map(_shape_of_call, calls)) if isinstance(calls, list) else ()
+    return is_first, held, parts, called
+
+
+def _shape_of_call(call: Any) -> object:
+    """Whether there are arguments, and under which name."""
+    inner = call.get("function", call) if isinstance(call, dict) else None
+    return frozenset(key for key, value in inner.items() if _holds_text(value)) if isinstance(inner, dict) else None
 
 
 def _type_of(part: Any) -> str:
@@ -178,6 +187,8 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
     message = conversation[seen.message]
     if kind.key == "descriptions of tools":
         arguments["tools"] = _with_descriptions(arguments["tools"], mark)
+    elif kind.key == "parameters of tools":
+        marks = list(_named_parameters(arguments["tools"]))
     elif kind.role == "tools":
         arguments["tools"] = [_with_names(tool, mark) for tool in arguments["tools"]]
     elif kind.key == "thinking":
@@ -200,6 +211,8 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
 def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: dict[str, Any]) -> bool:
     """Whether the template writes anything else where an argument is absent, or another."""
     value = arguments[name]
+    if isinstance(value, list | dict) and _holds_text(value):
+        return _writes_argument(chat, name, conversation, arguments)
     other = not value if isinstance(value, bool) else f"{MARK}0."
     others = [{key: given for key, given in arguments.items() if key != name}, arguments | {name: other}]
 
@@ -212,6 +225,30 @@ def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: 
         raise
     except Exception:  # a template that refuses another value reads it
         return True
+
+
+def _writes_argument(chat: ChatTemplate, name: str, conversation: Conversation, arguments: dict[str, Any]) -> bool:
+    """Whether the template writes every text in an argument, such as documents."""
+    marks: list[str] = []
+
+    def mark(_: str) -> str:
+        marks.append(f"{MARK}{len(marks)}.")
+        return marks[-1]
+
+    try:
+        rendered = chat.render(conversation, arguments | {name: _replaced(arguments[name], mark)})
+    except Exception:  # a template that refuses other texts reads them
+        return True
+    return all(text in rendered for text in marks)
+
+
+def _named_parameters(tools: Any) -> Iterator[str]:
+    """The names of the parameters of tools; a template that writes parameters writes these."""
+    for tool in tools if isinstance(tools, list) else ():
+        inner = tool.get("function", tool) if isinstance(tool, dict) else {}
+        parameters = inner.get("parameters") if isinstance(inner, dict) else None
+        properties = parameters.get("properties") if isinstance(parameters, dict) else None
+        yield from properties if isinstance(properties, dict) else ()
 
 
 def _described(value: Any) -> Iterator[str]:
@@ -261,13 +298,34 @@ def _of_call(call: Any, mark: Callable[[str], str]) -> Any:
     changed = dict(call)
     if isinstance(call.get("name"), str):
         changed["name"] = mark(call["name"])
-    given = call.get("arguments")
-    if isinstance(given, str):
-        with suppress(ValueError):
-            changed["arguments"] = json.dumps(_replaced(json.loads(given), mark))
-    else:
-        changed["arguments"] = _replaced(given, mark)
+    for name in ARGUMENTS:
+        given = call.get(name)
+        if isinstance(given, str) and given.strip():
+            changed[name] = _replaced_text(given, mark)
+        elif given is not None:
+            changed[name] = _all_replaced(given, mark)
     return changed
+
+
+ARGUMENTS = ("arguments", "parameters")
+"""What the arguments of a tool call are called."""
+
+
+def _replaced_text(given: str, mark: Callable[[str], str]) -> str:
+    try:
+        found = json.loads(given)
+    except ValueError:
+        return mark(given)
+    return json.dumps(_all_replaced(found, mark))
+
+
+def _all_replaced(value: Any, mark: Callable[[str], str]) -> Any:
+    """Arguments with other keys, and other values, numbers too."""
+    if isinstance(value, dict):
+        return {mark(name): _all_replaced(one, mark) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_all_replaced(one, mark) for one in value]
+    return value if value is None or isinstance(value, bool) else mark(str(value))
 
 
 def _with_names(tool: Any, mark: Callable[[str], str]) -> Any:

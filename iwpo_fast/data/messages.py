@@ -9,7 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 MEDIA = ("image", "video", "audio", "file")
-MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA_COLUMNS = (
+    *("image", "images", "video", "videos", "audio", "audios"),
+    *("image_url", "image_urls", "image_path", "image_paths", "picture", "pictures", "img"),
+)
 
 
 def with_messages(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def _with_tools(message: Mapping[str, Any]) -> dict[str, Any]:
     if rest.get("role") == "function":
         rest["role"] = "tool"
     if call := parsed(message.get("function_call")):
-        rest["tool_calls"] = [{"type": "function", "function": call}]
+        rest["tool_calls"] = [*(rest.get("tool_calls") or []), {"type": "function", "function": call}]
     return rest
 
 

@@ -180,6 +180,8 @@ class _Read:
             row = TIE if found is None else _read_one(found, self._config)
             arguments = template_arguments(record)
             check_encodable(record.get("prompt_id"))
+        except RecursionError:
+            self._error = number, ValueError("has values that are nested too deep: make them flatter.")
         except PrefixMismatch as mismatch:
             self._mismatch = self._mismatch or str(mismatch)
             self._mismatches.append(number)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
-from iwpo_fast.data.forms import canonical
+from iwpo_fast.data.forms import canonical, without_prompt
 from iwpo_fast.data.messages import parsed
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
@@ -94,13 +94,16 @@ class Recogniser:
         """With a prompt that holds all that stands before the answers."""
         if not row.get("prompt"):
             row.pop("prompt", None)
-            dialogue = dialogue_of(row)
-            if dialogue is not None and all(is_answer(row.get(name)) for name in ANSWERS):
-                row["prompt"] = dialogue
+            used, dialogue = dialogue_of(row)
+            if dialogue is not None and (_has_list(row) or all(is_answer(row.get(name)) for name in ANSWERS)):
+                row["prompt"] = _without_answer(dialogue, [row.get(name) for name in ANSWERS])
+                del row[used]
         if "system" in row or "history" in row:
             if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
                 row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
             put_before(row)
+            prompt = row.get("prompt")
+            row |= {name: without_prompt(prompt, row[name]) for name in ANSWERS if _is_dialogue(row.get(name))}
         present = [name for name in (*self._asked, *DIALOGUES) if row.get(name)]
         if present and ("prompt" in row or _has_both(row)):
             self._check_read(row, present)
@@ -108,8 +111,14 @@ class Recogniser:
 
     def _check_read(self, row: Row, present: list[str]) -> None:
         """Columns that sound like a prompt and are in no text are counted beside a prompt, and refused without one."""
-        texts = [text for name in TEXTS if name in row for text in _strings(row[name])]
-        lost = [name for name in present if not _is_in(row[name], texts)]
+        texts = {name: list(_strings(row[name])) for name in TEXTS if name in row}
+        every = [text for of_column in texts.values() for text in of_column]
+        # Beside a prompt it does not help that an answer says it; conversations hold answers too.
+        lost = [
+            name
+            for name in present
+            if not _is_in(row[name], texts["prompt"] if "prompt" in texts and name not in DIALOGUES else every)
+        ]
         if not lost:
             return
         has_prompts = all(_is_dialogue(row.get(name)) for name in ANSWERS) and not set(lost) - set(DIALOGUES)
@@ -139,18 +148,39 @@ def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> R
 def in_our_form(row: Row, names: Iterable[str]) -> Row:
     """The row with the texts of these columns, and all in lists of texts, as text or messages of ours."""
     texts = {name: _conversation(row[name], one=name != "prompt") for name in names if name in row}
+    given = {name: _list_of(row[name]) for name in LISTS if name in row}
     lists = {
-        name: [_conversation(value, one=True) for value in row[name]]
-        for name in LISTS
-        if isinstance(row.get(name), list)
+        name: [_conversation(value, one=True) for value in values]
+        for name, values in given.items()
+        if isinstance(values, list)
     }
     return row | texts | lists
 
 
-def dialogue_of(row: Row) -> list[Message] | None:
-    """The messages of the first of the columns of whole conversations that has some."""
-    dialogues = (_conversation(row[name], one=False) for name in DIALOGUES if name in row)
-    return next(filter(_is_dialogue, dialogues), None)
+def _list_of(value: Any) -> Any:
+    """A list that stands as text, such as in CSV; any other value as it is."""
+    found = parsed(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    return found if isinstance(found, list) else value
+
+
+def dialogue_of(row: Row) -> tuple[str, list[Message] | None]:
+    """The first of the columns of whole conversations that has messages, and these."""
+    for name in DIALOGUES:
+        if name in row and _is_dialogue(messages := _conversation(row[name], one=False)):
+            return name, messages
+    return "", None
+
+
+def _without_answer(dialogue: list[Message], answers: list[Any]) -> list[Message]:
+    """The conversation up to its last turn, if that is one of the answers."""
+    last = dialogue[-1]
+    said = [answer if isinstance(answer, str) else answer[0].get("content") for answer in answers if answer]
+    is_answered = last["role"] == "assistant" and not last.get("tool_calls") and last.get("content") in said
+    return dialogue[:-1] if is_answered else dialogue
+
+
+def _has_list(row: Row) -> bool:
+    return any(row.get(name) is not None for name in LISTS) and not _has_both(row)
 
 
 def _conversation(value: Any, *, one: bool) -> Any:
@@ -241,8 +271,10 @@ def put_before(row: Row) -> None:
         raise ValueError(f"has a system text of type {type(system).__name__}: make it a string.")
     before = [{"role": "system", "content": system}] if system else []
     prompt = row.get("prompt")
+    if isinstance(prompt, list) and without_prompt(turns, prompt) != prompt:  # it begins with them
+        turns = []
     if isinstance(prompt, str):
-        row["prompt"] = [*before, *turns, {"role": "user", "content": prompt}]
+        row["prompt"] = _behind(before, [*turns, {"role": "user", "content": prompt}])
     elif isinstance(prompt, list):
         row["prompt"] = _behind(before, [*turns, *prompt])
     elif all(_is_dialogue(row.get(name)) for name in ANSWERS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -113,6 +114,7 @@ def _json_rows(path: Path) -> NumberedRows:
         head = next(((number, line) for number, line in lines if line.strip()), None)
         if head is None:
             return
+        head = head[0], head[1].removeprefix(codecs.BOM_UTF8)
         if _begins_list(head[1]):
             yield from _json_list(head[1] + file.read(), path)
             return

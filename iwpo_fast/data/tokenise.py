@@ -128,7 +128,8 @@ def _checked_encoding(
 def unwritten(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> dict[str, int]:
     """What the chat template does not write, in words, and of how many rows; an answer or a message is refused."""
     if not rows.conversational:
-        return {}
+        unused = sum(map(bool, rows.template or ()))
+        return {"tools and chat_template_kwargs, because these rows are plain text": unused} if unused else {}
     found = left_out(rows, ChatTemplate(tokenizer, rows))
     if config.on_text_left_out == "error" and any(kind.is_needed for kind in found):
         raise left_out_error(found, rows)

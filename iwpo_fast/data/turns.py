@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.data.bounded import bounded
-from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, is_trained_turn, with_end_mark
+from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, is_assistants, is_trained_turn, with_end_mark
+from iwpo_fast.data.rows import Message
 
 GENERATION_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -36,7 +37,7 @@ def assistant_spans(chat: ChatTemplate, conversation: Conversation, first: int, 
     try:
         turns = _turns(chat, conversation, whole, first, arguments)
     except UnknownTurns:
-        if not marked or any(message.get("weight") == 0 for message in conversation[first:]):
+        if not marked or not all(map(_says_nothing_of_training, conversation[first:])):
             raise
         return marked
     return _in_both(turns, marked) if marked else turns
@@ -61,6 +62,10 @@ def _turns(chat: ChatTemplate, conversation: Conversation, whole: str, first: in
             end = len(whole) if last else _boundary(chat, conversation, whole, turn + 1, arguments, ask=False)
             spans.append((start, end))
     return spans
+
+
+def _says_nothing_of_training(message: Message) -> bool:
+    return is_trained_turn(message) or not is_assistants(message)
 
 
 def _in_both(first: Spans, second: Spans) -> Spans:

@@ -101,7 +101,7 @@ def completions_of(record: Mapping[str, Any]) -> tuple[Text, Completions]:
         found |= {name: [text or silent] for name, text in zip(pair, both, strict=True)}
     given = {"completion": [record["completion"]]} if "completion" in record else {}
     given |= {name: _several(record[name], name) for name in LISTS if name in record}
-    if not found and not given and (dialogue := dialogue_of(dict(record))) is not None:
+    if not found and not given and (dialogue := dialogue_of(dict(record))[1]) is not None:
         given, prompt = {"messages": [dialogue]}, None
     for name, texts in given.items():
         each = [one_completion(prompt, text) for text in texts]
@@ -123,7 +123,7 @@ def _prompt_of(record: Mapping[str, Any]) -> Text | None:
     given = [record[name] for name in SIDES if name in record]
     if prompt or not given or not all(map(is_answer, given)):
         return prompt
-    return dialogue_of(dict(record)) or prompt
+    return dialogue_of(dict(record))[1] or prompt
 
 
 def _behind_earlier(record: Mapping[str, Any], prompt: Text, found: Completions) -> tuple[Text, Completions]:

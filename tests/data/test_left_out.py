@@ -251,3 +251,65 @@ def test_parts_of_a_content_may_stand_as_json_text(write) -> None:
     listed = '[{"type": "circle", "radius": 1}]'
     kept = ROW | {"chosen": [assistant(listed)]}
     assert listed in tokenizer.decode(tokenised(write, tokenizer, kept)[0].chosen[0])
+
+
+WRITES_NAMES = WRITES_CALLS.replace("{{ call.function.arguments | tojson }}", "")
+
+
+@pytest.mark.parametrize("arguments", [{"x": 3}, "city: Paris", {"sky": True}])
+@pytest.mark.parametrize("first", [True, False])
+def test_arguments_of_any_kind_that_the_template_drops_are_refused_whatever_row_is_first(
+    arguments, first, write
+) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = WRITES_NAMES
+
+    def called(given: Any) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": "look", "arguments": given}}
+        return ROW | {"chosen": [{"role": "assistant", "content": None, "tool_calls": [call]}], "tools": TOOLS}
+
+    rows = [called({}), called(arguments)]
+    with pytest.raises(ValueError, match=f"row {1 if first else 2} has .* the tool_calls of the answer"):
+        tokenised(write, tokenizer, *(reversed(rows) if first else rows))
+
+
+@pytest.mark.parametrize("family", ["deepseek-r1", "qwen3"])
+def test_reasoning_in_parts_of_a_content_is_refused_as_in_a_text(family, write) -> None:
+    thought = [{"type": "text", "text": "<think>\nfirst I look\n</think>\n\nblue"}]
+    with pytest.raises(ValueError, match=r"the reasoning before </think> in the answer"):
+        tokenised(write, tokenizer_of(family), ROW | {"chosen": [assistant(thought)]})
+
+
+def test_a_question_that_is_not_the_last_is_looked_at_by_itself(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = (
+        "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
+        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{% if loop.index0 >= ns.last %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    earlier = ROW | {"prompt": [user("first"), assistant("well"), user("second")]}
+    with pytest.raises(ValueError, match=r"row 2 has .* the content of messages of the role user"):
+        tokenised(write, tokenizer, ROW, earlier)
+
+
+def test_the_form_of_contents_does_not_depend_on_the_first_row(write) -> None:
+    tokenizer = tokenizer_of("mistral")
+    parts = [[{"type": "text", "text": text}] for text in ("what is the sky", "blue", "green")]
+    row = {"prompt": [user(parts[0])], "chosen": [assistant(parts[1])], "rejected": [assistant(parts[2])]}
+    told = ROW | {"prompt": [SYSTEM, *ROW["prompt"]]}
+    pairs, _ = tokenised(write, tokenizer, told, row, on_text_left_out="say")
+    assert "type" not in tokenizer.decode(token_ids(pairs.chosen[1]))
+
+
+def test_tools_and_arguments_of_plain_text_are_said_to_be_left_out(write) -> None:
+    plain = {"prompt": "what", "chosen": " blue", "rejected": " green"}
+    _, ledger = tokenised(write, tokenizer_of("qwen2.5"), plain | {"tools": TOOLS}, plain)
+    assert "leaves out tools and chat_template_kwargs, because these rows are plain text: 1 rows" in lines(ledger)
+
+
+def test_texts_in_documents_that_the_template_drops_are_said_to_be_left_out(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = "{% for d in documents or [] %}{{ d.title }}{% endfor %}" + FAMILIES["qwen2.5"]
+    row = ROW | {"chat_template_kwargs": {"documents": [{"title": "t", "text": "lost"}]}}
+    assert tokenised(write, tokenizer, row)[1].left_out == {"documents of chat_template_kwargs": 1}

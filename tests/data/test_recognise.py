@@ -235,3 +235,35 @@ def test_a_conversation_of_no_known_form_without_a_prompt_is_asked_for(write) ->
         read(write([SIDES | {"messages": ["why", "not"]}]))
     whole = {"chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO], "messages": ["other"]}
     assert read_rows(write([whole]))[0].unread == {"messages": 1}
+
+
+@pytest.mark.parametrize("name", ["dialogue", "Question", "TEXT", "user_input"])
+def test_a_question_under_another_common_name_is_asked_for_in_any_case(name, write) -> None:
+    with pytest.raises(ValueError, match=f"has no prompt and text in {name}"):
+        read(write([SIDES | {name: "why"}]))
+
+
+def test_a_context_that_only_an_answer_says_is_counted_beside_a_prompt(write) -> None:
+    row = {"prompt": "which colour?", "context": "the sky is blue", "chosen": "the sky is blue", "rejected": "red"}
+    assert read_rows(write([row]))[0].unread == {"context": 1}
+
+
+def test_a_whole_conversation_beside_its_answers_is_the_prompt_up_to_the_last_turn(write) -> None:
+    whole = [*ASKED, {"role": "assistant", "content": "a"}]
+    assert read(write([SIDES | {"messages": whole}])) == (ASKED, YES, NO)
+
+
+def test_a_history_that_answers_repeat_stands_once(write) -> None:
+    before = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
+    whole = {"chosen": [*before, *ASKED, *YES], "rejected": [*before, *ASKED, *NO]}
+    assert read(write([{"prompt": "q", "history": [["h", "i"]]} | whole])) == ([*before, *ASKED], YES, NO)
+
+
+def test_candidates_answer_a_conversation_and_may_stand_as_text(write) -> None:
+    row = {"messages": ASKED, "candidates": json.dumps(["a", "b"]), "candidate_scores": [1, 0]}
+    assert read(write([row])) == (ASKED, YES, NO)
+
+
+def test_a_conversation_with_a_call_that_is_the_prompt_is_not_called_left_out(write) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "f", "arguments": {}}'}]
+    assert read_rows(write([{"chosen": "a", "rejected": "b", "conversations": turns}]))[0].unread == {}

@@ -186,3 +186,31 @@ def test_an_assistants_turn_of_weight_0_is_context(family, write) -> None:
     chosen = pairs.chosen[0]
     assert tokenizer.decode(chosen[is_trained(chosen)]) == ENDS[family][1]
     assert not ledger.left_out
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3", "gemma"])
+def test_where_one_answer_begins_with_the_users_turn_neither_has_its_header_trained(family, write) -> None:
+    row = {
+        "prompt": [user("what")],
+        "chosen": [user("more"), assistant("blue")],
+        "rejected": [assistant("green")],
+    }
+    tokenizer = tokenizer_of(family)
+    pairs, _ = tokenised(write, tokenizer, row)
+    for side, word in ((pairs.chosen[0], "blue"), (pairs.rejected[0], "green")):
+        assert tokenizer.decode(side[is_trained(side)]).startswith(word)
+
+
+def test_a_turn_that_says_train_false_is_context(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    first, between, last = TURNS["chosen"]
+    pairs, ledger = tokenised(write, tokenizer, TURNS | {"chosen": [first | {"train": False}, between, last]})
+    chosen = pairs.chosen[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == "green<|im_end|>\n" and not ledger.left_out
+
+
+@pytest.mark.parametrize("before", ["\n\nHuman: a\n\nHuman: more", "Be nice.\n\nHuman: hi"])
+def test_humans_turns_are_context_behind_any_dialogue(before, write, tokenizer) -> None:
+    row = {"prompt": f"{before}\n\nAssistant:", "chosen": " blue\n\nHuman: thanks", "rejected": " no"}
+    chosen = tokenised(write, tokenizer, row)[0].chosen[0]
+    assert tokenizer.decode(chosen[is_trained(chosen)]) == " blue"
