@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from xxhash import xxh3_128
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY = "xxh3"
 """The name of a hash in records and metadata."""
@@ -73,11 +74,13 @@ def unsigned(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _bytes(array: np.ndarray | Tensor) -> np.ndarray:
-    if isinstance(array, Tensor):  # NumPy lacks some of its types
-        if not array.numel():  # strides of nothing may be 0, which have no view as bytes
-            return np.empty(0, dtype=np.uint8)
-        return array.contiguous().flatten().view(torch.uint8).numpy()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    import torch  # NumPy lacks some of its types
+
+    if not array.numel():  # strides of nothing may be 0, which have no view as bytes
+        return np.empty(0, dtype=np.uint8)
+    return array.contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _of_record(record: Mapping[str, Any]) -> str:

@@ -9,15 +9,16 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from iwpo_fast import checksums
 from iwpo_fast.checksums import Damaged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OLD = ".old.tmp"
 
@@ -110,6 +111,8 @@ def load_record(path: Path) -> dict[str, Any]:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Save as safetensors that `load_tensors` reads, with a hash in the metadata, whose values become strings."""
+    from safetensors.torch import save_file
+
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = {key: str(value) for key, value in (metadata or {}).items()}
     about[checksums.KEY] = checksums.of_arrays(on_host, about)

@@ -91,7 +91,8 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
     A space before the first different word goes to the completions, as tokenizers attach it to the word.
     """
     shortest = min(len(chosen), len(rejected))
-    cut = min(_shared_length(chosen, rejected), max(0, shortest - 1))
+    cut = bisect_left(range(1, shortest + 1), True, key=lambda n: chosen[:n] != rejected[:n])
+    cut = min(cut, max(0, shortest - 1))
     while cut and _in_word(chosen[cut - 1]) and (_in_word(chosen[cut]) or _in_word(rejected[cut])):
         cut -= 1
     if cut and chosen[cut - 1] == " ":
@@ -99,21 +100,11 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def _shared_length(first: str, second: str) -> int:
-    """Characters of the longest common beginning."""
-    shortest = min(len(first), len(second))
-    return bisect_left(range(1, shortest + 1), True, key=lambda n: first[:n] != second[:n])
-
-
 def split_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Cut two dialogues in Anthropic's HH form after the last assistant mark that they share.
-
-    Later turns stay in the answers, as those of conversations do.
-    """
-    shared = chosen[: _shared_length(chosen, rejected)].rfind(ASSISTANT)
-    if shared < 0:
-        raise PrefixMismatch("has dialogues that differ before their first assistant turn")
-    cut = shared + len(ASSISTANT)
+    """Cut two dialogues in Anthropic's HH form after the last assistant mark."""
+    cut = chosen.rfind(ASSISTANT) + len(ASSISTANT)
+    if rejected.rfind(ASSISTANT) + len(ASSISTANT) != cut or chosen[:cut] != rejected[:cut]:
+        raise PrefixMismatch("has dialogues that differ before their last assistant turn")
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 

@@ -284,7 +284,8 @@ def test_a_question_that_is_not_the_last_is_looked_at_by_itself(write) -> None:
     tokenizer = tokenizer_of("qwen2.5")
     tokenizer.chat_template = (
         "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
-        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{% if loop.index0 >= ns.last %}<|im_start|>{{ m.role }}\n"
+        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if loop.index0 >= ns.last %}<|im_start|>{{ m.role }}\n"
         "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )

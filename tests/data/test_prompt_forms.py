@@ -58,9 +58,13 @@ def test_each_form_is_recognised(form) -> None:
 
 
 MISMATCHES = {
-    "dialogues differ from the start": {
-        "chosen": "\n\nHuman: x\n\nAssistant: y",
-        "rejected": "\n\nHuman: z\n\nAssistant: y",
+    "dialogues differ earlier": {
+        "chosen": "\n\nHuman: x\n\nAssistant: y\n\nHuman: z\n\nAssistant: a",
+        "rejected": "\n\nHuman: x\n\nAssistant: w\n\nHuman: z\n\nAssistant: b",
+    },
+    "dialogues differ in length": {
+        "chosen": "\n\nHuman: x\n\nAssistant: y\n\nHuman: z\n\nAssistant: a",
+        "rejected": "\n\nHuman: x\n\nAssistant: y",
     },
     "conversations without a common message": {"chosen": [GOOD], "rejected": [BAD]},
     "prompt is not in the conversations": {"prompt": "other", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
@@ -178,12 +182,6 @@ def test_conversations_that_lack_only_the_system_message_of_their_prompt_repeat_
     prompt = [{"role": "system", "content": "s"}, *asked]
     row = {"prompt": prompt, "chosen": [*asked, *sides[0]], "rejected": [*asked, *sides[1]]}
     assert canonical(row) == (prompt, *sides)
-
-
-@pytest.mark.parametrize("later", [" w\n\nHuman: z\n\nAssistant: b", " y"])
-def test_dialogues_that_part_early_are_cut_where_they_part(later) -> None:
-    shared, longer = "\n\nHuman: x\n\nAssistant:", " yes\n\nHuman: z\n\nAssistant: a"
-    assert canonical({"chosen": shared + longer, "rejected": shared + later}) == (shared, longer, later)
 
 
 def test_whole_conversations_with_a_system_message_that_the_prompt_lacks_keep_it_in_front() -> None:
