@@ -24,14 +24,16 @@ class Estimate(NamedTuple):
     high: float
 
 
-def bootstrap(statistic: Statistic, prompt: Ints, *, resamples: int, seed: int) -> Estimate:
+def bootstrap(statistic: Statistic, prompt: Ints, *, resamples: int, seed: int, centred: bool = False) -> Estimate:
     """A statistic with its percentile interval (Efron 1979) over resamples of the prompts.
 
     The same prompts and seed give the same resamples, so that several statistics of one data set go together.
 
     Args:
         prompt: int64 [n], which prompt each value is of, numbered from 0.
-        resamples: how many times as many prompts as there are, are drawn with replacement.
+        resamples: how often as many prompts as there are, are drawn with replacement.
+        centred: for a statistic that is 0 or more and larger in resamples, because noise adds to it: take the mean of
+            what resamples add off the interval.
 
     Returns:
         NaN for the value where there is none, and for the interval where there are fewer than two prompts.
@@ -46,7 +48,10 @@ def bootstrap(statistic: Statistic, prompt: Ints, *, resamples: int, seed: int) 
     rng = np.random.default_rng(seed)
     share = np.full(prompts, 1 / prompts)
     drawn = (rng.multinomial(prompts, share)[prompt].astype(np.float64) for _ in range(resamples))
-    low, high = np.nanquantile([statistic(weights) for weights in drawn], LEVELS)
+    values = np.array([statistic(weights) for weights in drawn])
+    if centred:
+        values = np.maximum(0, values - (np.nanmean(values) - value))
+    low, high = np.nanquantile(values, LEVELS)
     return Estimate(value, float(low), float(high))
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from iwpo_fast.evaluation.bootstrap import Estimate, Float64s, Ints, Statistic, mean_of
-from iwpo_fast.evaluation.calibration_error import calibration_error
+from iwpo_fast.evaluation.calibration_error import calibration_error, error_by_chance
 from iwpo_fast.evaluation.command.subject import Logps
 from iwpo_fast.evaluation.preference import wins
 
 BUCKETS = 4
 
-Estimator = Callable[[Statistic, Ints], Estimate]
-"""From a statistic and the prompt of each value to its estimate."""
+
+class Estimator(Protocol):
+    """`bootstrap` with its resamples and seed."""
+
+    def __call__(self, statistic: Statistic, prompt: Ints, *, centred: bool = False) -> Estimate:
+        """The estimate of a statistic, given the prompt of each value."""
+
+
 Report = dict[str, Any]
 
 
@@ -62,7 +67,8 @@ def held_out_report(pairs: HeldOut, model: Logps, against: Logps | None, beta: f
             "difference": estimate(mean_of(gain), prompt),
         }
         report["log_ratio"] = _of(ratio[kept], prompt, estimate) | {
-            "calibration_error": estimate(calibration_error(ratio[kept]), prompt)
+            "calibration_error": estimate(calibration_error(ratio[kept]), prompt, centred=True),
+            "by_chance": error_by_chance(ratio[kept], seed=0),
         }
     groups = {"by_cluster": _by_cluster(pairs, kept), "by_score": _by_score(pairs, kept)}
     for name, masks in groups.items():

@@ -14,7 +14,12 @@ PERCENT = "percent"
 
 Report = dict[str, Any]
 
-HELD_OUT = {"accuracy": "accuracy", "margin": "margin", "calibration_error": "calibration error"}
+HELD_OUT = {
+    "accuracy": "accuracy",
+    "margin": "margin",
+    "calibration_error": "calibration error",
+    "by_chance": "the same by chance",
+}
 PROBES = {
     "tokens": "tokens",
     "ended": "ended by themselves",
@@ -52,7 +57,7 @@ def _held_out(report: Report) -> Iterator[str]:
         yield from _rows(of["log_ratio"], HELD_OUT, ", log-ratio")
     for who, estimates in of["mean_log_prob"].items():
         if who == "difference":
-            yield _row("accuracy, mean log-prob, minus that of against", estimates, sign="+")
+            yield _row("accuracy, mean log-prob, difference", estimates, sign="+")
         else:
             yield _row(f"accuracy, mean log-prob, {who}", estimates["accuracy"])
     for title, name in (("cluster", "by_cluster"), ("score gap", "by_score")):
