@@ -109,7 +109,8 @@ def _read(config: EvaluateConfig, model: Subject) -> Given:
     instructions = None if config.alpaca_eval is None else answer_formats.read_instructions(config.alpaca_eval)
     questions = None if config.mt_bench is None else answer_formats.read_questions(config.mt_bench)
     of_pairs = {} if config.data is None else vars(config.data)
-    data = DataConfig(**({"path": ""} | of_pairs), eval_fraction=0.0, max_length=config.max_length)
+    ours = {"eval_fraction": 0.0, "max_length": config.max_length, "truncation": "drop"}
+    data = DataConfig(**({"path": ""} | of_pairs | ours))
     if config.data is None:
         none = np.empty(0, dtype=np.int64)
         return Given(data, None, none, none, bench, instructions, questions)
