@@ -774,8 +774,8 @@ class EvaluateConfig:
         answers: Answers that are drawn.
         beta: Implicit rewards are this times the log-ratio of model and `against`; as trained.
         resamples: Resamples of the bootstrap.
-        max_length: Longest prompt + completion, in tokens; longer ones are left out and counted. Prompts that would leave
-            an answer no room lose their beginning.
+        max_length: Longest prompt + completion, in tokens; longer ones are left out and counted. Prompts that would
+            leave an answer no room lose their beginning.
         tokens_per_batch: Token budget of a batch of texts that are scored.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU.
         trust_remote_code: Run code that models and tokenizers bring. Read it first: it can do whatever you can.

@@ -97,6 +97,7 @@ def mean_logp(model: Any, tokenizer: Any, row: dict[str, Any], side: str) -> flo
     return float(logps[len(prompt) - 1 :].mean())
 
 
+@pytest.mark.slow
 def test_answers_are_judged_probed_and_written_in_alpaca_evals_format(copied) -> None:
     flags = ("--against", BASE, "--data.path", HELD_OUT, "--reward_model", JUDGE, "--answers.prompts", "5")
     report = evaluate(*flags, "--answers.per_prompt", "2", "--answers.temperature", "1.5")
@@ -128,6 +129,7 @@ def test_without_another_model_answers_are_compared_with_the_chosen_ones(copied)
     assert report["wins"]["characters_of_others"]["value"] == np.mean(chosen)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_the_model_that_it_was_trained_to(copied) -> None:
     config = toy_config(output_dir="lora")
     config.model.path, config.model.lora, config.optim.lr = BASE, LoraConfig(rank=4), 0.05
@@ -137,7 +139,7 @@ def test_an_adapter_is_the_model_that_it_was_trained_to(copied) -> None:
     found = evaluate(*flags)["held_out"]["log_ratio"]
     said = [line for line in read_jsonl("lora/metrics.jsonl") if "eval_rewards/margins" in line]
     assert found["margin"]["value"] == pytest.approx(said[-1]["eval_rewards/margins"], abs=1e-4)
-    assert abs(found["margin"]["value"]) > 1e-2
+    assert abs(found["margin"]["value"]) > 5e-3
 
 
 def test_rewardbench_is_scored_by_the_models_rewards_and_by_the_judge(rewardbench, capsys) -> None:
@@ -153,6 +155,7 @@ def test_rewardbench_is_scored_by_the_models_rewards_and_by_the_judge(rewardbenc
     assert "RewardBench 2, by implicit reward" in said and "RewardBench 2, by reward model" in said
 
 
+@pytest.mark.slow
 def test_a_sequence_classifier_judges_too(rewardbench) -> None:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     torch.manual_seed(0)
