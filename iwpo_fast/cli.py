@@ -98,8 +98,8 @@ def _sentence(error: Exception) -> str:
 
 def _width(settings: object) -> int | None:
     """Hidden size of the model, as far as it is known before anything is loaded; the demo has the model `tiny`."""
-    if hasattr(settings, "answers"):  # those of `iwpo evaluate`
-        return threads.hidden_size(settings.model)
+    if isinstance(path := getattr(settings, "model", None), str):  # of `iwpo evaluate`
+        return threads.hidden_size(path)
     if hasattr(settings, "reward_model"):
         return threads.hidden_size_of_reward_model(settings.reward_model)
     model: ModelConfig | None = getattr(settings, "model", None)

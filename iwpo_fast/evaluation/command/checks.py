@@ -63,7 +63,8 @@ def _check_room(config: EvaluateConfig) -> None:
 
 
 def _check_nothing_lost(config: EvaluateConfig, outputs: Outputs) -> None:
-    given = [config.rewardbench, config.alpaca_eval, config.mt_bench, config.data and config.data.path]
+    of_data = None if config.data is None else config.data.path
+    given = [config.rewardbench, config.alpaca_eval, config.mt_bench, of_data]
     read = {file.resolve() for path in given if path is not None for file in local_files(path)}
     written = [outputs.report, *(outputs.answers(who, name) for who in ("model", "against") for name in OF_ANSWERS)]
     for path in written:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from iwpo_fast.config import EvaluateConfig
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.models.pretrained import Source, read_pretrained
 from iwpo_fast.paths import expanded
-from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.classifier import WHAT, classifier_scores
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.reward_model import RewardModel
 from iwpo_fast.world import World
@@ -87,12 +89,8 @@ class _Classifier:
         return Judged(np.stack([first, first if rows.rejected is rows.chosen else self._scores(rows, 1)], axis=1), None)
 
     def in_its_form(self, rows: Rows) -> Rows:
-        from transformers import AutoTokenizer
-
-        from iwpo_fast.models.pretrained import Source, read_pretrained
-
         source = Source(str(self._config.reward_model), "reward_model", None, self._config.trust_remote_code)
-        return for_model(rows, read_pretrained(AutoTokenizer, source, "sequence classifier"), "auto", None)
+        return for_model(rows, read_pretrained(AutoTokenizer, source, WHAT), "auto", None)
 
     def _scores(self, rows: Rows, side: int) -> np.ndarray:
         config = self._config
