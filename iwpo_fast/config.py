@@ -763,7 +763,7 @@ class EvaluateConfig:
         output: JSON file to write; answers are written beside it, under its name with -answers and others behind it.
         against: What the model is compared with, of the same kinds: its reference, which the log-ratio and its
             calibration need, and the model whose answers its own are compared with.
-        data: Held-out pairs; null evaluates on benchmarks alone.
+        data: Held-out pairs, by --data.path and what --data.help lists; null evaluates on benchmarks alone.
         reward_model: Folder that `iwpo run` left in `rewards/reward_model`, or folder or hub id of a sequence
             classifier with one label. It judges answers; one of `iwpo run` gives clusters too.
         language_model: Folder or hub id of the language model that the reward model of `iwpo run` reads, if it has been
