@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 
 from iwpo_fast import peers, signals, threads
-from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
+from iwpo_fast.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ModelConfig,
+    RunConfig,
+    ScoreConfig,
+    TinyConfig,
+    TrainConfig,
+    dataclass_from,
+)
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.integrations import trl_recipe
 from iwpo_fast.memory import is_out_of_memory, out_of_memory
@@ -89,6 +98,8 @@ def _sentence(error: Exception) -> str:
 
 def _width(settings: object) -> int | None:
     """Hidden size of the model, as far as it is known before anything is loaded; the demo has the model `tiny`."""
+    if isinstance(path := getattr(settings, "model", None), str):  # of `iwpo evaluate`
+        return threads.hidden_size(path)
     if hasattr(settings, "reward_model"):
         return threads.hidden_size_of_reward_model(settings.reward_model)
     model: ModelConfig | None = getattr(settings, "model", None)
@@ -123,6 +134,12 @@ def _score(settings: object) -> None:
     score_file(dataclass_from(ScoreConfig, settings))
 
 
+def _evaluate(settings: object) -> None:
+    from iwpo_fast.evaluation.command import evaluate_model
+
+    evaluate_model(dataclass_from(EvaluateConfig, settings))
+
+
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
@@ -138,4 +155,11 @@ def _quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-RUN = {"preview": _preview, "train": _train, "run": _run, "score": _score, "demo": _demo}
+RUN = {
+    "preview": _preview,
+    "train": _train,
+    "run": _run,
+    "score": _score,
+    "evaluate": _evaluate,
+    "demo": _demo,
+}

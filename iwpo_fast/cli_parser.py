@@ -10,11 +10,18 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from iwpo_fast import __version__
 from iwpo_fast.cli_errors import explain
-from iwpo_fast.config import DemoConfig, RunConfig, ScoreConfig, TrainConfig
+from iwpo_fast.config import DemoConfig, EvaluateConfig, RunConfig, ScoreConfig, TrainConfig
 from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 
-CONFIG = {"preview": RunConfig, "train": TrainConfig, "run": RunConfig, "score": ScoreConfig, "demo": DemoConfig}
+CONFIG = {
+    "preview": RunConfig,
+    "train": TrainConfig,
+    "run": RunConfig,
+    "score": ScoreConfig,
+    "evaluate": EvaluateConfig,
+    "demo": DemoConfig,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "train": {"from_trl": str | None},
     "run": {"from": str | None, "only": str | None, "force": bool},
@@ -35,7 +42,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
         command, *words = arguments or [""]
         if command not in CONFIG:
-            raise ValueError("no such command: choose iwpo preview, train, run, score or demo.") from error
+            raise ValueError("no such command: choose iwpo preview, train, run, score, evaluate or demo.") from error
         explain(command, words, CONFIG[command], _hints_of(command))
         raise ValueError(str(error)) from error
     command = parsed.subcommand
@@ -79,6 +86,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("train", _train_parser(), help="train on preference pairs")
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
+    commands.add_subcommand("evaluate", _parser_of(EvaluateConfig), help="evaluate a model on pairs and benchmarks")
     commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
     return parser
 

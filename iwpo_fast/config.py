@@ -700,6 +700,112 @@ class ScoreConfig:
 
 
 @dataclass
+class EvaluatedDataConfig:
+    """Held-out pairs, which the model has not been trained on.
+
+    Args:
+        path: As of `iwpo train` (docs/data.md).
+        name: Configuration of a hub data set or of a folder that has several.
+        split: Split of a hub data set or of a folder that holds several.
+        limit: Use only this many rows of `path`, the first ones; null uses all.
+        columns: As of `iwpo train`, such as {chosen: good, rejected: bad}.
+        preferred: As of `iwpo train`, such as {first: model_a, second: model_b}.
+        pairs_from_candidates: As of `iwpo train`.
+        as_chat: As of `iwpo train`.
+        on_prefix_mismatch: As of `iwpo train`.
+        on_text_left_out: As of `iwpo train`.
+        chat_template: As of `iwpo train`.
+        add_eos: As of `iwpo train`.
+    """
+
+    path: str | list[str]
+    name: str | None = None
+    split: str = "train"
+    limit: Annotated[int, POSITIVE] | None = None
+    columns: dict[str, str | None] = field(default_factory=dict)
+    preferred: Preferred = field(default_factory=dict)
+    pairs_from_candidates: PairsFromCandidates = "best_worst"
+    as_chat: bool | Literal["auto"] = False
+    on_prefix_mismatch: PrefixMismatchPolicy = "split"
+    on_text_left_out: Literal["error", "say"] = "error"
+    chat_template: str | None = None
+    add_eos: bool = True
+
+
+@dataclass
+class AnswerConfig(CandidateConfig):
+    """Answers that are drawn from the models.
+
+    Args:
+        prompts: Prompts of the data that are answered, the first different ones; null answers all.
+        per_prompt: Answers to each prompt of the data; 0 draws none for them. Benchmarks get one.
+        temperature: Divides the logits; MT-Bench has temperatures of its own.
+        top_p: Draw among the most probable tokens that have this probability together; 1 draws among all.
+        max_new_tokens: An answer that has not ended by then is cut. It must leave room for a prompt in `max_length`.
+        tokens_per_batch: Token budget of one batch, each answer with its prompt and `max_new_tokens`.
+        backend: `transformers`, or `vllm` on a GPU (pip install 'iwpo-fast[vllm]'); `auto` takes vllm where it is
+            installed and can be used.
+    """
+
+    prompts: Annotated[int, POSITIVE] | None = 256
+    per_prompt: Annotated[int, NOT_NEGATIVE] = 1
+    temperature: Annotated[float, POSITIVE] = 0.7
+
+
+@dataclass
+class EvaluateConfig:
+    """Evaluate a model on held-out pairs, by its answers, and on benchmarks (docs/evaluate.md).
+
+    Prints a table and writes all numbers to `output`, with 95 % intervals by a bootstrap over prompts.
+
+    Args:
+        model: Folder of a run, a model or an adapter, or hub id.
+        output: JSON file to write; answers are written beside it, under its name with -answers and others behind it.
+        against: What the model is compared with, of the same kinds: its reference, which the log-ratio and its
+            calibration need, and the model whose answers its own are compared with.
+        data: Held-out pairs, by --data.path and what --data.help lists; null evaluates on benchmarks alone.
+        reward_model: Folder that `iwpo run` left in `rewards/reward_model`, or folder or hub id of a sequence
+            classifier with one label. It judges answers; one of `iwpo run` gives clusters too.
+        language_model: Folder or hub id of the language model that the reward model of `iwpo run` reads, if it has been
+            moved.
+        rewardbench: File or folder of RewardBench 1 or 2.
+        alpaca_eval: File with AlpacaEval's instructions, which are answered in the format of its judge.
+        mt_bench: MT-Bench's question.jsonl, which is answered in the format of FastChat's judge.
+        answers: Answers that are drawn.
+        beta: Implicit rewards are this times the log-ratio of model and `against`; as trained.
+        resamples: Resamples of the bootstrap.
+        max_length: Longest prompt + completion, in tokens; longer ones are left out and counted. Prompts that would
+            leave an answer no room lose their beginning.
+        tokens_per_batch: Token budget of a batch of texts that are scored.
+        precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU.
+        trust_remote_code: Run code that models and tokenizers bring. Read it first: it can do whatever you can.
+        cache_dir: Folder for tokens, log-probs and features, so that another call finds them; null keeps none.
+        seed: Seed of answers and bootstrap.
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    model: str
+    output: str
+    against: str | None = None
+    data: EvaluatedDataConfig | None = None
+    reward_model: str | None = None
+    language_model: str | None = None
+    rewardbench: str | None = None
+    alpaca_eval: str | None = None
+    mt_bench: str | None = None
+    answers: AnswerConfig = field(default_factory=AnswerConfig)
+    beta: Annotated[float, POSITIVE] = 0.1
+    resamples: Annotated[int, Limits(100)] = 1000
+    max_length: Annotated[int, Limits(2)] = 2048
+    tokens_per_batch: Annotated[int, POSITIVE] = 16384
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    trust_remote_code: bool = False
+    cache_dir: str | None = None
+    seed: Annotated[int, SEED] = 0
+    device: str = "auto"
+
+
+@dataclass
 class DemoConfig:
     """Make a small preference dataset, align a tiny model to it, and show what changed.
 

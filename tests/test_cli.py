@@ -72,8 +72,8 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no such command: choose iwpo preview, train, run, score or demo."),
-        (["trian"], "no such command: choose iwpo preview, train, run, score or demo."),
+        ([], "no such command: choose iwpo preview, train, run, score, evaluate or demo."),
+        (["trian"], "no such command: choose iwpo preview, train, run, score, evaluate or demo."),
         (["demo", "--sed", "1"], "unknown setting sed: iwpo demo --help lists them."),
         (["train", "--data.path", "x", "--optim.max_step", "6"], "unknown setting optim.max_step: iwpo train --help"),
         (["demo", "--seed", "-1"], "seed is -1: it must be 0 or more and less than 2**32."),
@@ -111,7 +111,12 @@ for module in ("transformers.modeling_utils", "peft", "transformers_fork", "else
 
 
 def test_the_help_of_every_command_names_its_settings(capsys) -> None:
-    for command, setting in (("train", "--optim.lr"), ("score", "--reward_model"), ("demo", "--output_dir")):
+    for command, setting in (
+        ("train", "--optim.lr"),
+        ("score", "--reward_model"),
+        ("evaluate", "--against"),
+        ("demo", "--output_dir"),
+    ):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -77,7 +77,9 @@ class Responses:
 
     def by_pair(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Values per token of `completions`, repeated per token of the pairs' `chosen` and `rejected`."""
-        return {"chosen": self._repeated(values, self.chosen), "rejected": self._repeated(values, self.rejected)}
+        chosen, rejected = self._repeated(values, self.chosen), self._repeated(values, self.rejected)
+        # Two arrays also where both sides of all pairs are the same, because files hold no array under two names.
+        return {"chosen": chosen, "rejected": rejected.copy() if rejected is chosen else rejected}
 
     def by_candidate(self, values: np.ndarray) -> np.ndarray:
         """The same, per token of the candidates."""

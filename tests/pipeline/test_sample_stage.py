@@ -34,6 +34,7 @@ from iwpo_fast.data.unique import Responses
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.stages import sample as module
+from iwpo_fast.sampling import by_transformers
 from iwpo_fast.sampling.blocks import Draw
 from iwpo_fast.world import World
 
@@ -146,7 +147,7 @@ def test_a_process_without_a_block_keeps_in_step_where_the_model_is_shared(place
 def stub(monkeypatch, tokens: list[int]) -> None:
     """Whatever is asked for, these tokens are drawn."""
     monkeypatch.setattr(
-        module.by_transformers,
+        by_transformers,
         "draw_block",
         lambda policy, prompts, asked, **_: [Draw(tokens, True, -1.0, -2.0)] * len(prompts),
     )
@@ -197,15 +198,16 @@ def test_conversations_get_messages_that_end_with_the_models_end_of_turn(place, 
     ]
     write_jsonl(DATA, rows)
     data = DataConfig(path=DATA, max_length=160, chat_template="template.jinja")
-    ends, real = [], module.by_transformers.draw_block
+    ends, real = [], by_transformers.draw_block
 
     def noted(*arguments: Any, **options: Any) -> list[Draw]:
         ends.append(options["ends"])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(module.by_transformers, "draw_block", noted)
+    monkeypatch.setattr(by_transformers, "draw_block", noted)
     stages_done(config(data=data), only="prepare")
     shutil.copytree("run/prepared/tiny", "model")
+    Path("model/checksums.json").unlink()  # because the folder is changed here
     path = Path("model/generation_config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [7, 9]}))
     shutil.rmtree("run")

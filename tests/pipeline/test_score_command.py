@@ -70,6 +70,12 @@ def test_single_completions_conversations_and_candidates_get_scores_of_their_own
     assert np.isfinite(read_jsonl("chats-out.jsonl")[0]["score"])
 
 
+def test_single_completions_of_which_none_is_there_twice_are_scored(copied) -> None:
+    write_jsonl("single.jsonl", [{"prompt": f"say {word}\n", "completion": word} for word in ("red", "blue")])
+    assert score("single.jsonl", "out.jsonl") == 0
+    assert all(np.isfinite(row["score"]) for row in read_jsonl("out.jsonl"))
+
+
 def test_rows_that_are_too_long_are_kept_without_a_score_and_counted(copied, capsys) -> None:
     rows = [{"prompt": "say\n", "candidates": ["red", "blue " * 200]}, {"prompt": "say\n", "completion": "red " * 200}]
     write_jsonl("long.jsonl", rows)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data.encode import encode_candidates, encode_prompts
@@ -22,13 +20,12 @@ from iwpo_fast.data.tokenise import use_template
 from iwpo_fast.data.truncate import tails
 from iwpo_fast.data.unique import digests, numbered
 from iwpo_fast.files import load_record
-from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.stages import reference
-from iwpo_fast.sampling import by_transformers, by_vllm
 from iwpo_fast.sampling.blocks import Block, Draw, blocks_of, seed_of
+from iwpo_fast.sampling.drawer import Drawer, backend_of, drawn_by_engine, drawn_by_policy, ends_of_answers, text_of
 from iwpo_fast.sampling.store import Record, load_part, merged, part_of, save_part, save_records, with_samples
 
 WHAT = "completions drawn from the policy"
@@ -49,10 +46,6 @@ class Prompts(NamedTuple):
     row: np.ndarray
     tokens: Ragged
     too_long: int
-
-
-Drawer = Callable[[Ragged, int], list[Draw]]
-"""From token ids of prompts, and a seed, to a completion of each."""
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -79,7 +72,7 @@ def check(job: PipelineJob) -> None:
 def on_all_ranks(job: PipelineJob) -> Prompts:
     """Draw this rank's blocks, except those that an earlier call has left."""
     asked, world = job.config.candidates, job.world
-    backend = _backend(job)
+    backend = backend_of(asked.backend, job.config.model, world)
     prompts = _prompts(job)
     blocks = list(enumerate(blocks_of(prompts.tokens.lengths, asked, backend)))[world.rank :: world.size]
     place = job.folder.sample_parts
@@ -120,15 +113,6 @@ def run(job: PipelineJob, prompts: Prompts) -> Result:
     return result
 
 
-def _backend(job: PipelineJob) -> str:
-    """`candidates.backend`, where `auto` is vllm on one GPU that has it, for a model that it reads as we do."""
-    asked, world = job.config.candidates.backend, job.world
-    if asked != "auto":
-        return asked
-    suits = world.device.type == "cuda" and world.size == 1 and job.config.model.quantize == "none"
-    return "vllm" if suits and find_spec("vllm") is not None else "transformers"
-
-
 def _prompts(job: PipelineJob) -> Prompts:
     """The different prompts, cut or left out as `data.truncation` says where they leave no room for a completion."""
     rows, tokenizer, data = job.read_prepared().without_candidates(), job.load_tokenizer(), job.config.data
@@ -149,23 +133,11 @@ def _prompts(job: PipelineJob) -> Prompts:
 
 
 def _drawer(job: PipelineJob, backend: str) -> Drawer:
-    asked, tokenizer = job.config.candidates, job.load_tokenizer()
-    ends = _ends(job, tokenizer)
+    tokenizer = job.load_tokenizer()
+    ends = ends_of_answers(job.model.path, tokenizer)
     if backend == "vllm":
-        engine = by_vllm.start_engine(job.model, max_length=job.config.data.max_length, seed=job.config.seed)
-        return lambda prompts, seed: by_vllm.draw_block(engine, prompts, asked, ends=ends, seed=seed)
-    policy, pad = job.load_policy(), tokenizer.pad_token_id
-    return lambda prompts, seed: by_transformers.draw_block(policy, prompts, asked, ends=ends, pad=pad, seed=seed)
-
-
-def _ends(job: PipelineJob, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a completion: the tokenizer's, and those that the model brings, such as the end of a turn."""
-    try:
-        of_model = GenerationConfig.from_pretrained(model_location(job.model.path)).eos_token_id
-    except OSError:
-        of_model = None
-    more = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({tokenizer.eos_token_id, *(end for end in more if end is not None)})
+        return drawn_by_engine(job.model, ends=ends, max_length=job.config.data.max_length, seed=job.config.seed)
+    return drawn_by_policy(job.load_policy(), ends=ends, pad=tokenizer.pad_token_id)
 
 
 def _draw_all(job: PipelineJob, prompts: Prompts, left: list[tuple[int, Block]], draw: Drawer) -> None:
@@ -175,7 +147,7 @@ def _draw_all(job: PipelineJob, prompts: Prompts, left: list[tuple[int, Block]],
     with tqdm(total=total, desc="sampling", unit="completion", disable=None if world.is_main else True) as bar:
         for number, block in left:
             of_block = prompts.tokens.take(block.prompt)
-            draws = draw(of_block, seed_of(job.config.seed, number, of_block))
+            draws = draw(of_block, job.config.candidates, seed_of(job.config.seed, number, of_block))
             records = map(partial(_record, prompts, tokenizer), block.prompt, block.draw, draws)
             save_part(part_of(job.folder.sample_parts, number), records)
             tokens += sum(len(drawn.tokens) + drawn.ended for drawn in draws)
@@ -190,11 +162,11 @@ def _keep_in_step(job: PipelineJob, prompts: Prompts, more: int, draw: Drawer) -
     """Ranks that share the model draw equally often: one with fewer blocks draws so much more, and keeps none of it."""
     shortest = prompts.tokens.take(np.array([int(prompts.tokens.lengths.argmin())]))
     for _ in range(more if job.mesh is not None else 0):
-        draw(shortest, 0)
+        draw(shortest, job.config.candidates, 0)
 
 
 def _record(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, prompt: int, draw: int, drawn: Draw) -> Record:
-    text = tokenizer.decode(drawn.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = text_of(drawn, tokenizer)
     return {
         "row": int(prompts.row[prompt]),
         "draw": int(draw),
