@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from iwpo_fast import peers, signals, threads
 from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
-from iwpo_fast.integrations import trl_recipe
 from iwpo_fast.memory import is_out_of_memory, out_of_memory
 from iwpo_fast.terminal import escaped
 
@@ -51,12 +50,14 @@ def _ended_by(error: BaseException) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     try:
-        if (path := trl_recipe.asked_for(arguments)) is not None:
-            print(trl_recipe.translated_file(path).yaml(), end="")
+        if _translates(arguments):
             return 0
         needed("jsonargparse", by="the command iwpo")
-        from iwpo_fast.cli_parser import parse
+        from iwpo_fast.cli_parser import make_parser, parse
 
+        if not arguments:
+            make_parser().print_help()
+            return 0
         command, settings = parse(arguments)
         threads.settle(_width(settings))
         _quieten_libraries()
@@ -74,6 +75,18 @@ def _main(arguments: Sequence[str]) -> int:
         return 2
     peers.end(None)
     return 0
+
+
+def _translates(arguments: Sequence[str]) -> bool:
+    """Print a recipe of TRL's in our settings, where that is asked for; what it needs is imported for it alone."""
+    if not any(word.partition("=")[0] == "--from_trl" for word in arguments):
+        return False
+    from iwpo_fast.integrations import trl_recipe
+
+    path = trl_recipe.asked_for(arguments)
+    if path is not None:
+        print(trl_recipe.translated_file(path).yaml(), end="")
+    return path is not None
 
 
 def _sentence(error: Exception) -> str:
