@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 
 from iwpo_fast import peers, signals, threads
-from iwpo_fast.config import DemoConfig, ModelConfig, RunConfig, ScoreConfig, TinyConfig, TrainConfig, dataclass_from
+from iwpo_fast.config import (
+    ChatConfig,
+    DemoConfig,
+    DoctorConfig,
+    MergeConfig,
+    ModelConfig,
+    RecipesConfig,
+    RunConfig,
+    ScoreConfig,
+    TinyConfig,
+    TrainConfig,
+    dataclass_from,
+)
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.memory import is_out_of_memory, out_of_memory
 from iwpo_fast.terminal import escaped
@@ -60,7 +72,8 @@ def _main(arguments: Sequence[str]) -> int:
             return 0
         command, settings = parse(arguments)
         threads.settle(_width(settings))
-        _quieten_libraries()
+        if command not in LIGHT:
+            _quieten_libraries()
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError, MemoryError, RuntimeError) as error:
         is_bug = isinstance(error, RuntimeError) and not is_out_of_memory(error)
@@ -104,9 +117,11 @@ def _width(settings: object) -> int | None:
     """Hidden size of the model, as far as it is known before anything is loaded; the demo has the model `tiny`."""
     if hasattr(settings, "reward_model"):
         return threads.hidden_size_of_reward_model(settings.reward_model)
-    model: ModelConfig | None = getattr(settings, "model", None)
+    model: ModelConfig | str | None = getattr(settings, "model", None)
     if model is None:
         return TinyConfig().hidden_size
+    if isinstance(model, str):
+        return threads.hidden_size(model)
     return model.tiny.hidden_size if model.path == "tiny" else threads.hidden_size(model.path)
 
 
@@ -136,6 +151,30 @@ def _score(settings: object) -> None:
     score_file(dataclass_from(ScoreConfig, settings))
 
 
+def _chat(settings: object) -> None:
+    from iwpo_fast.chat import chat
+
+    chat(dataclass_from(ChatConfig, settings))
+
+
+def _merge(settings: object) -> None:
+    from iwpo_fast.merging import merge_adapter
+
+    merge_adapter(dataclass_from(MergeConfig, settings))
+
+
+def _doctor(settings: object) -> None:
+    from iwpo_fast.doctor import examine
+
+    examine(dataclass_from(DoctorConfig, settings))
+
+
+def _recipes(settings: object) -> None:
+    from iwpo_fast.recipe_shelf import show_or_copy
+
+    show_or_copy(dataclass_from(RecipesConfig, settings))
+
+
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
@@ -151,4 +190,16 @@ def _quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-RUN = {"preview": _preview, "train": _train, "run": _run, "score": _score, "demo": _demo}
+RUN = {
+    "preview": _preview,
+    "train": _train,
+    "run": _run,
+    "score": _score,
+    "chat": _chat,
+    "merge": _merge,
+    "doctor": _doctor,
+    "recipes": _recipes,
+    "demo": _demo,
+}
+LIGHT = ("doctor", "recipes")
+"""Commands that say what they have to say where the libraries cannot be imported, too."""

@@ -11,11 +11,30 @@ from iwpo_fast import __version__
 from iwpo_fast.cli_errors import explain, no_command
 from iwpo_fast.cli_help import Help
 from iwpo_fast.cli_words import written_out
-from iwpo_fast.config import DemoConfig, RunConfig, ScoreConfig, TrainConfig
+from iwpo_fast.config import (
+    ChatConfig,
+    DemoConfig,
+    DoctorConfig,
+    MergeConfig,
+    RecipesConfig,
+    RunConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 
-CONFIG = {"preview": RunConfig, "train": TrainConfig, "run": RunConfig, "score": ScoreConfig, "demo": DemoConfig}
+CONFIG: dict[str, type] = {
+    "preview": RunConfig,
+    "train": TrainConfig,
+    "run": RunConfig,
+    "score": ScoreConfig,
+    "chat": ChatConfig,
+    "merge": MergeConfig,
+    "doctor": DoctorConfig,
+    "recipes": RecipesConfig,
+    "demo": DemoConfig,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "train": {"from_trl": str | None},
     "run": {"from": str | None, "only": str | None, "force": bool},
@@ -67,6 +86,10 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("train", _train_parser(), help="train on preference pairs")
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
+    commands.add_subcommand("chat", _parser_of(ChatConfig), help="talk with a model, beside the one it was")
+    commands.add_subcommand("merge", _parser_of(MergeConfig), help="merge an adapter into its base")
+    commands.add_subcommand("doctor", _parser_of(DoctorConfig), help="what is installed, what would run, and why")
+    commands.add_subcommand("recipes", _parser_of(RecipesConfig), help="list or copy the recipes of the package")
     commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
     return parser
 

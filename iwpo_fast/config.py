@@ -718,6 +718,81 @@ class ScoreConfig:
 
 
 @dataclass
+class ChatConfig:
+    """Talk with a model; the lines of the input are what the user says.
+
+    `/new` begins a new conversation; `/exit`, the end of the input and Ctrl-C end the chat. A model without a chat
+    template goes on with each line as plain text.
+
+    Args:
+        model: Folder of a run, of a model or of an adapter, or hub id.
+        compare: Another model that answers the same, or `base`: the model as it was before training.
+        system: What the system says before the conversation.
+        temperature: Divides the logits; 0 takes the most probable token each time.
+        top_p: Draw among the most probable tokens that have this probability together; 1 draws among all.
+        max_new_tokens: An answer that has not ended by then is cut.
+        trust_remote_code: Run code that the models bring. Read it first: it can do whatever you can.
+        seed: Seed of the draws.
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    model: str
+    compare: str | None = None
+    system: str | None = None
+    temperature: Annotated[float, NOT_NEGATIVE] = 0.7
+    top_p: Annotated[float, SHARE] = 1.0
+    max_new_tokens: Annotated[int, POSITIVE] = 512
+    trust_remote_code: bool = False
+    seed: Annotated[int, SEED] = 0
+    device: str = "auto"
+
+
+@dataclass
+class MergeConfig:
+    """Merge an adapter into its base, as a whole model that needs neither peft nor this library.
+
+    An adapter that was trained on a base in 4 bits is merged into the original weights.
+
+    Args:
+        model: Folder of a run, or of an adapter.
+        output: Folder to write, which must not exist.
+        base: Folder or hub id of the base, where it is no longer what the adapter names.
+        dtype: Type of the weights that are written; `base` is that of the base. They are added in float32.
+        trust_remote_code: Run code that the base brings. Read it first: it can do whatever you can.
+    """
+
+    model: str
+    output: str
+    base: str | None = None
+    dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DoctorConfig:
+    """Say what is installed, what computes here, and which backends would run and why.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    device: str = "auto"
+
+
+@dataclass
+class RecipesConfig:
+    """List the recipes that come with the package, or copy one.
+
+    Args:
+        copy: Name of the recipe to copy.
+        to: File to copy it to, which must not exist; null takes its name, in this folder.
+    """
+
+    copy: str | None = None
+    to: str | None = None
+
+
+@dataclass
 class DemoConfig:
     """Make a small preference dataset, align a tiny model to it, and show what changed.
 
