@@ -202,7 +202,8 @@ class ObjectiveConfig:
     """The preference objective; docs/objectives.md lists them all.
 
     Args:
-        name: Name of the objective, such as `sigmoid` (DPO, and `dpo` is the same), or a mixture such as {sigmoid: 0.8, bco: 0.2, sft: 1.0}.
+        name: Name of the objective, such as `sigmoid` (DPO, and `dpo` is the same), or a mixture such as {sigmoid: 0.8,
+            bco: 0.2, sft: 1.0}.
         beta: Strength of the pull towards the reference; null takes the objective's own default.
         params: Further parameters, such as {gamma: 1.0}; in a mixture with the objective before, {bco.beta: 0.2}.
         label_smoothing: Probability that a label is flipped; a column `label_smoothing` takes its place.

@@ -47,10 +47,10 @@ def command_of(recipe: Path) -> str:
 
 
 def _says(recipe: Path) -> list[str]:
-    """The comment that it begins with, without the commands in it."""
+    """The comment that it begins with, whose commands name it as it is called once it is copied."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
-    comment = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
-    return [line for line in comment if not line.startswith(("#", "  "))]
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return [line.removeprefix("# ").replace("recipes/", "") for line in comment]
 
 
 def _copy(name: str, to: str | None) -> None:

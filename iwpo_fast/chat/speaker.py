@@ -91,8 +91,8 @@ class Speaker:
             raise ValueError("the line is no token to the model, which has nothing to go on with: write some text.")
         if not self._fits(ids):
             raise ValueError(
-                f"{ids.shape[1]} tokens and {self.config.max_new_tokens} new ones are more than the model has positions "
-                "for: write less, or lower max_new_tokens."
+                f"{ids.shape[1]} tokens and {self.config.max_new_tokens} new ones are more than the model has "
+                "positions for: write less, or lower max_new_tokens."
             )
         return ids
 
@@ -125,7 +125,9 @@ class Speaker:
             top_p=self.config.top_p if draws else None,
             max_new_tokens=self.config.max_new_tokens,
             eos_token_id=sorted(ends) or None,
-            pad_token_id=self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(ends, default=0),
+            pad_token_id=self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else min(ends, default=0),
         )
 
 
