@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError
 
 from iwpo_fast.cli import RUN, dataclass_from, main
 from iwpo_fast.cli_errors import explain
-from iwpo_fast.cli_parser import make_parser
+from iwpo_fast.cli_parser import CONFIG, OPTIONS, make_parser
 from iwpo_fast.cli_words import written_out
 from iwpo_fast.config import ExperimentalConfig, ObjectiveConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
@@ -143,6 +143,16 @@ def test_an_objective_is_named_in_short(flags, monkeypatch) -> None:
     monkeypatch.setitem(RUN, "train", lambda settings: seen.append(settings.objective.name))
     assert main(["train", "--data.path", "x", *flags, "--dry_run"]) == 0
     assert seen in (["simpo"], [{"simpo": 1.0}])
+
+
+def test_the_page_of_commands_has_each_with_an_example_that_is_one() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(RUN) == list(CONFIG)
+    examples = [line.split()[1:] for line in re.findall(r"^iwpo .*$", page, flags=re.MULTILINE) if "error:" not in line]
+    shown = [line for line in examples if not line[0].endswith(":")]
+    assert [command for command, *_ in shown] == list(RUN)
+    for command, *words in shown:
+        make_parser().parse_args([command, *written_out(words, hints_of(CONFIG[command]) | OPTIONS.get(command, {}))])
 
 
 def test_a_group_of_objective_settings_stays_one() -> None:

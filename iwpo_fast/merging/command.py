@@ -51,8 +51,9 @@ def merge_adapter(config: MergeConfig) -> None:
         print("the adapter was trained on this base in 4 bits; the original differs from those by their rounding")
     before = _write(source, base, output, dtype, tokenizer)
     gc.collect()
-    error = (_probe(read_model(Source(str(output), "output"), dtype), tokenizer) - before).abs().max()
-    print(f"log-probs of {PROBE} tokens differ from those of base and adapter in float32 by at most {error:.1g} nats")
+    written = read_model(Source(str(output), "output", trust_remote_code=config.trust_remote_code), torch.float32)
+    error = (_probe(written, tokenizer) - before).abs().max()
+    print(f"log-probs of {PROBE} tokens differ from those of base and adapter by at most {error:.1g} nats, in float32")
     print(f"the model is in {output}")
 
 
