@@ -15,6 +15,7 @@ from iwpo_fast.limits import check_limits
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.saving import Model
 from iwpo_fast.models.trained import base_of, is_adapter, read_adapter, read_model, read_tokenizer, source_of
+from iwpo_fast.terminal import escaped
 from iwpo_fast.world import World
 
 NEW, EXIT = "/new", "/exit"
@@ -50,7 +51,19 @@ def _talk(speakers: list[Speaker], seed: int) -> None:
             if line == NEW:
                 speaker.forget()
             else:
-                speaker.answer(line, seed + turn)
+                _answer(speaker, line, seed + turn)
+
+
+def _answer(speaker: Speaker, line: str, seed: int) -> None:
+    """Have the line answered; on a terminal what cannot be answered is said, and the conversation goes on."""
+    before = list(speaker.said)
+    try:
+        speaker.answer(line, seed)
+    except ValueError as error:
+        if not sys.stdin.isatty():
+            raise
+        speaker.said = before
+        print(f"iwpo: {escaped(str(error))}", file=sys.stderr)
 
 
 def _lines() -> Iterator[str]:

@@ -56,7 +56,8 @@ class Speaker:
             print(f"{self.name}: ", end="", flush=True)
         with self.inside(), _drawing(self.model.device, seed):
             answer = self._generated(ids, _Printer(self.tokenizer, skip_prompt=True, skip_special_tokens=True))
-        self.said.append({"role": "assistant", "content": self.tokenizer.decode(answer, skip_special_tokens=True)})
+        text = str(self.tokenizer.decode(answer, skip_special_tokens=True))
+        self.said.append({"role": "assistant", "content": text})
 
     def _prompt(self) -> Tensor:
         """int64 [1, T], the conversation as ids; its oldest exchanges go where the model has no room for them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     behind = text.rpartition(MARK)[2].lstrip()
     first = next((token for token in special_ends(tokenizer) if behind.startswith(token)), None)
-    return None if first is None else int(tokenizer.convert_tokens_to_ids(first))
+    return None if first is None else cast(int, tokenizer.convert_tokens_to_ids(first))
 
 
 def _last_tokens(rows: Ragged, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -126,6 +126,28 @@ def test_nothing_that_a_model_says_acts_on_the_terminal(base, capsys) -> None:
     assert capsys.readouterr().out == "a\\x1b[2Jb\n\n"
 
 
+def test_on_a_terminal_a_line_that_is_too_long_ends_nothing(base, monkeypatch, capsys) -> None:
+    lines = iter(["quick fox", "quick brown fox " * 80, "/new", "quick fox"])
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def typed(_: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", typed)
+    assert main(["chat", "--model", str(base), "--temperature", "0", "--max_new_tokens", "8"]) == 0
+    said = capsys.readouterr()
+    _, first, second, *_ = said.out.split("\n")
+    assert first == second
+    assert "more than the model has positions for" in said.err and said.err.count("\n") == 1
+
+
 def test_ctrl_c_ends_a_chat_without_a_word(base, monkeypatch, capsys) -> None:
     def interrupted() -> object:
         raise Stopped(2)
