@@ -16,7 +16,7 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 def save_base(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
-    """A random Llama with a tokenizer, of 320 entries and a chat template, in `folder`."""
+    """A random Llama with a tokenizer, of at most 320 entries and with a chat template, in `folder`."""
     tokenizer = train_tokenizer(TEXTS, 320)
     torch.manual_seed(seed)
     settings = SHAPE | {"max_position_embeddings": 256, "initializer_range": 0.3} | changes

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
 from iwpo_fast.chat.speaker import Speaker
@@ -14,6 +15,8 @@ from iwpo_fast.config import ChatConfig
 from iwpo_fast.limits import check_limits
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.saving import Model
+from iwpo_fast.models.saving import base_of as base_model
+from iwpo_fast.models.sound import check_token_ids
 from iwpo_fast.models.trained import base_of, is_adapter, read_adapter, read_model, read_tokenizer, source_of
 from iwpo_fast.terminal import escaped
 from iwpo_fast.world import World
@@ -93,13 +96,13 @@ def _greeting(speakers: list[Speaker]) -> str:
 def _speakers(config: ChatConfig, device: torch.device) -> list[Speaker]:
     source = source_of(config.model, "model", trust_remote_code=config.trust_remote_code)
     if config.compare is None:
-        return [Speaker("", _read(source, device), read_tokenizer(source), config)]
+        return [Speaker("", *_read(source, device), config)]
     other = _other(config, source)
-    model, tokenizer = _read(source, device), read_tokenizer(source)
+    model, tokenizer = _read(source, device)
     first = Speaker(config.model, model, tokenizer, config)
     if config.compare == "base" and isinstance(model, PeftModel):
         return [first, Speaker("base", model, tokenizer, config, inside=model.disable_adapter)]
-    return [first, Speaker(config.compare, _read(other, device), read_tokenizer(other), config)]
+    return [first, Speaker(config.compare, *_read(other, device), config)]
 
 
 def _other(config: ChatConfig, source: Source) -> Source:
@@ -110,9 +113,11 @@ def _other(config: ChatConfig, source: Source) -> Source:
     return source_of(config.compare, "compare", trust_remote_code=config.trust_remote_code)
 
 
-def _read(source: Source, device: torch.device) -> Model:
-    """The model, in bfloat16 on a GPU that has it and else in float32."""
+def _read(source: Source, device: torch.device) -> tuple[Model, PreTrainedTokenizerBase]:
+    """The model, in bfloat16 on a GPU that has it and else in float32, and its tokenizer."""
     half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if half else torch.float32
     model: Model = read_adapter(source, base_of(source), dtype) if is_adapter(source) else read_model(source, dtype)
-    return model.to(device)  # type: ignore[arg-type]
+    tokenizer = read_tokenizer(source)
+    check_token_ids(tokenizer, base_model(model), source.path)
+    return model.to(device), tokenizer  # type: ignore[arg-type]

@@ -72,6 +72,30 @@ def logps(model: torch.nn.Module) -> torch.Tensor:
     return found
 
 
+def test_the_merged_model_stops_where_the_chat_template_ends_an_answer(base, adapter, tmp_path) -> None:
+    shutil.copytree(adapter, tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    own = tokenizer.eos_token_id
+    tokenizer.add_special_tokens({"additional_special_tokens": ["!"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}!{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    end = tokenizer.convert_tokens_to_ids("!")
+    assert end < len(AutoTokenizer.from_pretrained(base)), "a token that the model embeds"
+    assert main(["merge", "--model", str(tmp_path / "adapter"), "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [own, end]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_base_is_refused(base, adapter, tmp_path, capsys) -> None:
+    shutil.copytree(adapter, tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    assert main(["merge", "--model", str(tmp_path / "adapter"), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("iwpo: error: ") and said.count("\n") == 1 and "but the model embeds" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_is_merged_by_its_folder(adapter, tmp_path) -> None:
     shutil.copytree(adapter, tmp_path / "run" / "train" / "model")
     assert main(["merge", "--model", str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 0
