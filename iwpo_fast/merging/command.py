@@ -16,6 +16,7 @@ from iwpo_fast.limits import check_limits
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.saved_files import keep_hashes
 from iwpo_fast.models.saving import Model, merge, save
+from iwpo_fast.models.saving import base_of as base_model
 from iwpo_fast.models.sound import check_token_ids
 from iwpo_fast.models.trained import (
     base_of,
@@ -80,7 +81,7 @@ def _write(
 ) -> Tensor:
     """Write the merged model, and give back the log-probs of base and adapter on the probe."""
     adapted = read_adapter(source, base, torch.float32)
-    check_token_ids(tokenizer, adapted.get_base_model(), source.path)
+    check_token_ids(tokenizer, base_model(adapted), source.path)
     before = _probe(adapted, tokenizer)
     merged: PreTrainedModel = merge(adapted)
     end = end_of_turn(tokenizer)
