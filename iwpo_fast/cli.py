@@ -11,9 +11,13 @@ from safetensors import SafetensorError
 
 from iwpo_fast import peers, signals, threads
 from iwpo_fast.config import (
+    ChatConfig,
     DemoConfig,
+    DoctorConfig,
     EvaluateConfig,
+    MergeConfig,
     ModelConfig,
+    RecipesConfig,
     RunConfig,
     ScoreConfig,
     TinyConfig,
@@ -21,7 +25,6 @@ from iwpo_fast.config import (
     dataclass_from,
 )
 from iwpo_fast.extras import NotInstalled, needed
-from iwpo_fast.integrations import trl_recipe
 from iwpo_fast.memory import is_out_of_memory, out_of_memory
 from iwpo_fast.terminal import escaped
 
@@ -60,15 +63,18 @@ def _ended_by(error: BaseException) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     try:
-        if (path := trl_recipe.asked_for(arguments)) is not None:
-            print(trl_recipe.translated_file(path).yaml(), end="")
+        if _translates(arguments):
             return 0
         needed("jsonargparse", by="the command iwpo")
-        from iwpo_fast.cli_parser import parse
+        from iwpo_fast.cli_parser import make_parser, parse
 
+        if not arguments:
+            make_parser().print_help()
+            return 0
         command, settings = parse(arguments)
         threads.settle(_width(settings))
-        _quieten_libraries()
+        if command not in LIGHT:
+            _quieten_libraries()
         RUN[command](settings)
     except (ValueError, OSError, NotInstalled, SafetensorError, MemoryError, RuntimeError) as error:
         is_bug = isinstance(error, RuntimeError) and not is_out_of_memory(error)
@@ -85,6 +91,18 @@ def _main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _translates(arguments: Sequence[str]) -> bool:
+    """Print a recipe of TRL's in our settings, where that is asked for; what it needs is imported for it alone."""
+    if not any(word.partition("=")[0] == "--from_trl" for word in arguments):
+        return False
+    from iwpo_fast.integrations import trl_recipe
+
+    path = trl_recipe.asked_for(arguments)
+    if path is not None:
+        print(trl_recipe.translated_file(path).yaml(), end="")
+    return path is not None
+
+
 def _sentence(error: Exception) -> str:
     """Errors of the library say what to do already; those of the file system, such as a full disk, do not."""
     if isinstance(error, (ValueError, NotInstalled)):
@@ -98,13 +116,13 @@ def _sentence(error: Exception) -> str:
 
 def _width(settings: object) -> int | None:
     """Hidden size of the model, as far as it is known before anything is loaded; the demo has the model `tiny`."""
-    if isinstance(path := getattr(settings, "model", None), str):  # of `iwpo evaluate`
-        return threads.hidden_size(path)
-    if hasattr(settings, "reward_model"):
+    model: ModelConfig | str | None = getattr(settings, "model", None)
+    if model is None and hasattr(settings, "reward_model"):
         return threads.hidden_size_of_reward_model(settings.reward_model)
-    model: ModelConfig | None = getattr(settings, "model", None)
     if model is None:
         return TinyConfig().hidden_size
+    if isinstance(model, str):
+        return threads.hidden_size(model)
     return model.tiny.hidden_size if model.path == "tiny" else threads.hidden_size(model.path)
 
 
@@ -140,6 +158,30 @@ def _evaluate(settings: object) -> None:
     evaluate_model(dataclass_from(EvaluateConfig, settings))
 
 
+def _chat(settings: object) -> None:
+    from iwpo_fast.chat import chat
+
+    chat(dataclass_from(ChatConfig, settings))
+
+
+def _merge(settings: object) -> None:
+    from iwpo_fast.merging import merge_adapter
+
+    merge_adapter(dataclass_from(MergeConfig, settings))
+
+
+def _doctor(settings: object) -> None:
+    from iwpo_fast.doctor import examine
+
+    examine(dataclass_from(DoctorConfig, settings))
+
+
+def _recipes(settings: object) -> None:
+    from iwpo_fast.recipe_shelf import show_or_copy
+
+    show_or_copy(dataclass_from(RecipesConfig, settings))
+
+
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
@@ -161,5 +203,11 @@ RUN = {
     "run": _run,
     "score": _score,
     "evaluate": _evaluate,
+    "chat": _chat,
+    "merge": _merge,
+    "doctor": _doctor,
+    "recipes": _recipes,
     "demo": _demo,
 }
+LIGHT = ("doctor", "recipes")
+"""Commands that say what they have to say where the libraries cannot be imported, too."""

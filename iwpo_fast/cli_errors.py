@@ -6,14 +6,15 @@ read, because they differ between its versions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from iwpo_fast.limits import check_settings, groups_of, hints_of, is_allowed
+from iwpo_fast.limits import check_settings, hint_at, hints_of, is_allowed, names_of
+from iwpo_fast.nearest import nearest
 from iwpo_fast.recipe import load_recipe
 
 WITHOUT_VALUE = {"help", "print_config"}
@@ -33,9 +34,24 @@ def explain(command: str, words: Sequence[str], config: type, hints: Mapping[str
         try:
             check_settings(hints, given[-1])
         except KeyError as unknown:
-            raise ValueError(f"unknown setting {unknown.args[0]}: iwpo {command} --help lists them.") from None
+            raise _unknown(command, unknown.args[0], hints, "" if name == "config" else "--") from None
     for name in _missing(config, given):
         raise ValueError(f"{name} is missing: give --{name} or set it in the recipe.")
+
+
+def _unknown(command: str, name: str, hints: Mapping[str, Any], dashes: str) -> ValueError:
+    known = [each for each in names_of(hints) if ".experimental." not in each]
+    meant = nearest(name, known)
+    question = f" did you mean {dashes}{meant}?" if meant else ""
+    return ValueError(f"unknown setting {name}:{question} iwpo {command} --help lists them.")
+
+
+def no_command(name: str, commands: Collection[str]) -> ValueError:
+    """The sentence about a command that does not exist."""
+    meant = nearest(name, commands)
+    question = f"did you mean iwpo {meant}? " if meant else ""
+    *others, last = commands
+    return ValueError(f"no such command: {question}choose iwpo {', '.join(others)} or {last}.")
 
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -57,10 +73,7 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _setting(hints: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
     """A flag as a recipe would set it: `optim.lr` inside `optim`."""
     *parents, key = name.split(".")
-    for parent in parents:
-        inner = groups_of(hints.get(parent))
-        hints = hints_of(inner[0]) if inner else {}
-    hint = hints.get(key, str)
+    hint = hint_at(hints, name) or str
     value = text if is_allowed(hint, text) else _loaded(text)
     if is_dataclass(hint) and not isinstance(value, dict):
         raise ValueError(f"{name} is a group of settings: set them one by one, such as --{name}.NAME VALUE.")

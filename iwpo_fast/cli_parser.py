@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from argparse import Action
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser
 
 from iwpo_fast import __version__
-from iwpo_fast.cli_errors import explain
-from iwpo_fast.config import DemoConfig, EvaluateConfig, RunConfig, ScoreConfig, TrainConfig
+from iwpo_fast.cli_errors import explain, no_command
+from iwpo_fast.cli_help import Help
+from iwpo_fast.cli_words import written_out
+from iwpo_fast.config import (
+    ChatConfig,
+    DemoConfig,
+    DoctorConfig,
+    EvaluateConfig,
+    MergeConfig,
+    RecipesConfig,
+    RunConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 
-CONFIG = {
+CONFIG: dict[str, type] = {
     "preview": RunConfig,
     "train": TrainConfig,
     "run": RunConfig,
     "score": ScoreConfig,
     "evaluate": EvaluateConfig,
+    "chat": ChatConfig,
+    "merge": MergeConfig,
+    "doctor": DoctorConfig,
+    "recipes": RecipesConfig,
     "demo": DemoConfig,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -37,12 +52,14 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
         ValueError: one sentence on what is wrong with the arguments.
     """
     parser = make_parser()
+    command, *words = arguments or [""]
+    if command in CONFIG:
+        words = written_out(words, _hints_of(command))
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = parser.parse_args([command, *words])
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
-        command, *words = arguments or [""]
         if command not in CONFIG:
-            raise ValueError("no such command: choose iwpo preview, train, run, score, evaluate or demo.") from error
+            raise no_command(command, CONFIG) from error
         explain(command, words, CONFIG[command], _hints_of(command))
         raise ValueError(str(error)) from error
     command = parsed.subcommand
@@ -56,21 +73,6 @@ def _hints_of(command: str) -> dict[str, Any]:
     return hints_of(CONFIG[command]) | OPTIONS.get(command, {})
 
 
-class _Help(DefaultHelpFormatter):
-    """Names the group of experimental settings, but not each of them."""
-
-    def add_usage(self, usage: str | None, actions: Iterable[Action], *arguments: Any, **options: Any) -> None:
-        super().add_usage(usage, [action for action in actions if not _is_hidden(action)], *arguments, **options)
-
-    def add_argument(self, action: Action) -> None:
-        if not _is_hidden(action):
-            super().add_argument(action)
-
-
-def _is_hidden(action: Action) -> bool:
-    return ".experimental." in action.dest
-
-
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="iwpo",
@@ -78,7 +80,7 @@ def make_parser() -> ArgumentParser:
         version=__version__,
         exit_on_error=False,
         parser_mode=MODE,
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True)
@@ -87,6 +89,10 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
     commands.add_subcommand("evaluate", _parser_of(EvaluateConfig), help="evaluate a model on pairs and benchmarks")
+    commands.add_subcommand("chat", _parser_of(ChatConfig), help="talk with a model, beside the one it was")
+    commands.add_subcommand("merge", _parser_of(MergeConfig), help="merge an adapter into its base")
+    commands.add_subcommand("doctor", _parser_of(DoctorConfig), help="what is installed, what would run, and why")
+    commands.add_subcommand("recipes", _parser_of(RecipesConfig), help="list or copy the recipes of the package")
     commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
     return parser
 

@@ -193,12 +193,17 @@ class ModelConfig:
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
 
+SYNONYMS = {"dpo": "sigmoid"}
+"""Objectives by another name."""
+
+
 @dataclass
 class ObjectiveConfig:
     """The preference objective; docs/objectives.md lists them all.
 
     Args:
-        name: Name of the objective, such as `sigmoid` (DPO), or a mixture such as {sigmoid: 0.8, bco: 0.2, sft: 1.0}.
+        name: Name of the objective, such as `sigmoid` (DPO, and `dpo` is the same), or a mixture such as {sigmoid: 0.8,
+            bco: 0.2, sft: 1.0}.
         beta: Strength of the pull towards the reference; null takes the objective's own default.
         params: Further parameters, such as {gamma: 1.0}; in a mixture with the objective before, {bco.beta: 0.2}.
         label_smoothing: Probability that a label is flipped; a column `label_smoothing` takes its place.
@@ -214,6 +219,20 @@ class ObjectiveConfig:
     normalize: Literal["count", "weights"] = "count"
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
     divergence_alpha: Annotated[float, FINITE] | None = None
+
+    def __post_init__(self) -> None:
+        """Give an objective the one name by which files and records know it."""
+        if isinstance(self.name, str):
+            self.name = SYNONYMS.get(self.name, self.name)
+        elif isinstance(self.name, dict):
+            self.name = _by_one_name(self.name)
+
+
+def _by_one_name(mixture: dict[str, float]) -> dict[str, float]:
+    named = {SYNONYMS.get(name, name): coefficient for name, coefficient in mixture.items()}
+    if len(named) < len(mixture):
+        raise ValueError(f"objective.name is {mixture}, which has one objective by two names: give it once.")
+    return named
 
 
 @dataclass
@@ -803,6 +822,81 @@ class EvaluateConfig:
     cache_dir: str | None = None
     seed: Annotated[int, SEED] = 0
     device: str = "auto"
+
+
+@dataclass
+class ChatConfig:
+    """Talk with a model; the lines of the input are what the user says.
+
+    `/new` begins a new conversation; `/exit`, the end of the input and Ctrl-C end the chat. A model without a chat
+    template goes on with each line as plain text.
+
+    Args:
+        model: Folder of a run, of a model or of an adapter, or hub id.
+        compare: Another model that answers the same, or `base`: the model as it was before training.
+        system: What the system says before the conversation.
+        temperature: Divides the logits; 0 takes the most probable token each time.
+        top_p: Draw among the most probable tokens that have this probability together; 1 draws among all.
+        max_new_tokens: An answer that has not ended by then is cut.
+        trust_remote_code: Run code that the models bring. Read it first: it can do whatever you can.
+        seed: Seed of the draws.
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    model: str
+    compare: str | None = None
+    system: str | None = None
+    temperature: Annotated[float, NOT_NEGATIVE] = 0.7
+    top_p: Annotated[float, SHARE] = 1.0
+    max_new_tokens: Annotated[int, POSITIVE] = 512
+    trust_remote_code: bool = False
+    seed: Annotated[int, SEED] = 0
+    device: str = "auto"
+
+
+@dataclass
+class MergeConfig:
+    """Merge an adapter into its base, as a whole model that needs neither peft nor this library.
+
+    An adapter that was trained on a base in 4 bits is merged into the original weights.
+
+    Args:
+        model: Folder of a run, or of an adapter.
+        output: Folder to write, which must not exist.
+        base: Folder or hub id of the base, where it is no longer what the adapter names.
+        dtype: Type of the weights that are written; `base` is that of the base. They are added in float32.
+        trust_remote_code: Run code that the base brings. Read it first: it can do whatever you can.
+    """
+
+    model: str
+    output: str
+    base: str | None = None
+    dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DoctorConfig:
+    """Say what is installed, what computes here, and which backends would run and why.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, ...
+    """
+
+    device: str = "auto"
+
+
+@dataclass
+class RecipesConfig:
+    """List the recipes that come with the package, or copy one.
+
+    Args:
+        copy: Name of the recipe to copy.
+        to: File to copy it to, which must not exist; null takes its name, in this folder.
+    """
+
+    copy: str | None = None
+    to: str | None = None
 
 
 @dataclass

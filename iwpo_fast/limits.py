@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from itertools import repeat
 from numbers import Integral, Real
@@ -127,6 +127,25 @@ def _check_groups(group: type, values: list[Any], name: str) -> None:
 def hints_of(config: type) -> dict[str, Any]:
     """Types of the fields of a configuration, with their limits."""
     return get_type_hints(config, include_extras=True)
+
+
+def hint_at(hints: Mapping[str, Any], name: str) -> Any:
+    """Type of the setting with this full name, such as `optim.lr`; None where there is none."""
+    *parents, key = name.split(".")
+    for parent in parents:
+        inner = groups_of(hints.get(parent))
+        hints = hints_of(inner[0]) if inner else {}
+    return hints.get(key)
+
+
+def names_of(hints: Mapping[str, Any], group: str = "") -> Iterator[str]:
+    """Full names of all settings, those in groups too."""
+    for key, hint in hints.items():
+        inner = groups_of(hint)
+        if inner:
+            yield from names_of(hints_of(inner[0]), f"{group}{key}.")
+        else:
+            yield f"{group}{key}"
 
 
 def groups_of(hint: Any) -> list[type]:

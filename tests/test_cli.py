@@ -15,10 +15,12 @@ from jsonargparse import ArgumentError
 
 from iwpo_fast.cli import RUN, dataclass_from, main
 from iwpo_fast.cli_errors import explain
-from iwpo_fast.cli_parser import make_parser
-from iwpo_fast.config import ExperimentalConfig, RunConfig, TrainConfig
+from iwpo_fast.cli_parser import CONFIG, OPTIONS, make_parser
+from iwpo_fast.cli_words import written_out
+from iwpo_fast.config import ExperimentalConfig, ObjectiveConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
-from iwpo_fast.limits import groups_of, hints_of
+from iwpo_fast.limits import groups_of, hints_of, names_of
+from iwpo_fast.nearest import ELSEWHERE
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -72,10 +74,11 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no such command: choose iwpo preview, train, run, score, evaluate or demo."),
-        (["trian"], "no such command: choose iwpo preview, train, run, score, evaluate or demo."),
-        (["demo", "--sed", "1"], "unknown setting sed: iwpo demo --help lists them."),
-        (["train", "--data.path", "x", "--optim.max_step", "6"], "unknown setting optim.max_step: iwpo train --help"),
+        (["xyzzy"], "no such command: choose iwpo preview, train, run, score"),
+        (["trian"], "no such command: did you mean iwpo train? choose iwpo preview, train, run, score"),
+        (["demo", "--sed", "1"], "unknown setting sed: did you mean --seed? iwpo demo --help lists them."),
+        (["train", "--optim.max_step", "6"], "unknown setting optim.max_step: did you mean --optim.max_steps? iwpo"),
+        (["train", "--xyzzy", "6"], "unknown setting xyzzy: iwpo train --help lists them."),
         (["demo", "--seed", "-1"], "seed is -1: it must be 0 or more and less than 2**32."),
         (["demo", "--output_dir", __file__], f"output_dir is {__file__} but {__file__} is a file: choose another"),
         (["train"], "data.path is missing: give --data.path or set it in the recipe."),
@@ -92,6 +95,89 @@ def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, caps
     errors = capsys.readouterr().err
     assert errors.startswith(f"iwpo: error: {expected}")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("lr", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("learning-rate", "optim.lr"),
+        ("beta", "objective.beta"),
+        ("lora_r", "model.lora.rank"),
+        ("max_step", "optim.max_steps"),
+        ("model_name_or_path", "model.path"),
+        ("warmup_ratio", "optim.warmup_fraction"),
+    ],
+)
+def test_a_setting_by_the_name_that_others_give_it_is_answered_with_ours(flag, meant, capsys) -> None:
+    assert main(["train", f"--{flag}", "1"]) == 2
+    assert f"unknown setting {flag}: did you mean --{meant}?" in capsys.readouterr().err
+
+
+def test_every_setting_that_is_proposed_exists() -> None:
+    known = set(names_of(hints_of(RunConfig)))
+    assert set(ELSEWHERE.values()) <= known
+    assert not known & ELSEWHERE.keys() - {"model", "data"}
+
+
+def test_the_command_alone_prints_its_help(capsys) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n    {command} " in shown for command in RUN)
+
+
+def test_a_truth_value_needs_no_value() -> None:
+    hints = hints_of(RunConfig)
+    words = ["--dry_run", "--data.as_chat", "--optim.lr", "1", "--deterministic", "false", "--weights.force"]
+    assert written_out(words, hints) == [
+        *("--dry_run=true", "--data.as_chat=true", "--optim.lr", "1", "--deterministic", "false"),
+        "--weights.force=true",
+    ]
+    assert written_out(["--optim.lr", "--seed"], hints) == ["--optim.lr", "--seed"], "only truth values have one"
+
+
+@pytest.mark.parametrize("flags", [["--objective", "simpo"], ["--objective=simpo"], ["--objective", "{simpo: 1.0}"]])
+def test_an_objective_is_named_in_short(flags, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setitem(RUN, "train", lambda settings: seen.append(settings.objective.name))
+    assert main(["train", "--data.path", "x", *flags, "--dry_run"]) == 0
+    assert seen in (["simpo"], [{"simpo": 1.0}])
+
+
+def test_the_page_of_commands_has_each_with_an_example_that_is_one() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(RUN) == list(CONFIG)
+    examples = [line.split()[1:] for line in re.findall(r"^iwpo .*$", page, flags=re.MULTILINE) if "error:" not in line]
+    shown = [line for line in examples if not line[0].endswith(":")]
+    assert [command for command, *_ in shown] == list(RUN)
+    for command, *words in shown:
+        make_parser().parse_args([command, *written_out(words, hints_of(CONFIG[command]) | OPTIONS.get(command, {}))])
+
+
+def test_a_group_of_objective_settings_stays_one() -> None:
+    assert written_out(["--objective", "{name: ipo, beta: 1}"], hints_of(RunConfig))[0] == "--objective"
+
+
+def test_dpo_is_a_name_of_sigmoid() -> None:
+    assert ObjectiveConfig("dpo") == ObjectiveConfig("sigmoid")
+    assert ObjectiveConfig({"dpo": 0.5, "sft": 1.0}).name == {"sigmoid": 0.5, "sft": 1.0}
+    with pytest.raises(ValueError, match="which has one objective by two names: give it once"):
+        ObjectiveConfig({"dpo": 0.5, "sigmoid": 1.0})
+
+
+def test_help_shows_the_settings_of_an_adapter_with_their_defaults(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--model.lora.rank RANK Rank of the update matrices. (default: 16)" in shown
+    assert "--rewards.tuning.optim" in shown
+
+
+def test_nothing_heavy_is_imported_before_the_number_of_threads_is_settled() -> None:
+    program = "import sys, iwpo_fast.cli, iwpo_fast.cli_parser; print(*{'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 @pytest.mark.slow
@@ -161,7 +247,7 @@ def test_experimental_settings_are_taken_and_printed_although_help_leaves_them_o
             "weights: {method: rejection}",
             "weights.method rejection is experimental now: set weights.experimental.method",
         ),
-        ("weights: {experimental: {ratio: 2}}", "unknown setting weights.experimental.ratio: iwpo run --help lists"),
+        ("weights: {experimental: {ratio: 2}}", "unknown setting weights.experimental.ratio: did you mean"),
         ("rewards: {tuning: 5}", "rewards.tuning is 5: it must be a group of settings or null."),
         ("optim: {lr: null}", "optim.lr is null: it must be a finite number."),
         ("model: null", "model is a group of settings: give them, or leave it out for the defaults."),

@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
+from importlib.metadata import distribution, files, requires
 from pathlib import Path
 
 import pytest
+import torch
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +73,94 @@ def test_a_separately_installed_kernels_package_stays_whole_and_importable(wheel
     assert found.stdout.split() == ["the", "hub", "package", str(other)]
     assert other.read_text() == "WHOSE = 'the hub package'\n"
     assert [path.name for path in other.parent.iterdir() if path.name != "__pycache__"] == ["__init__.py"]
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory) -> Path:
+    """An environment in which the wheel is installed, without packages of its own beside it."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+    subprocess.run([*pip, "--no-index", "--no-deps", "--no-compile", str(wheel)], check=True)
+    return folder
+
+
+def run_in(environment: Path, packages: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """What a command in the environment says, where it finds the packages in this folder, from another place."""
+    (site,) = (environment / "lib").glob("python*/site-packages")
+    (site / "others.pth").write_text(f"{packages}\n")
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [str(environment / "bin" / command[0]), *command[1:]],
+        cwd=environment,
+        env=plain,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["demo", "--help"], "--output_dir"),
+        (["recipes"], "zephyr_ultrafeedback, for iwpo train"),
+        (["recipes", "--copy", "hh_tiny"], "iwpo train --config hh_tiny.yaml"),
+        (["doctor", "--device", "cpu"], "nothing is missing"),
+        (["chat", "--help"], "--compare"),
+        ([], "the whole job: rewards, importance weights, training"),
+    ],
+)
+def test_commands_work_where_the_wheel_is_all_that_is_installed_of_us(environment, command, expected) -> None:
+    packages = Path(torch.__file__).parent.parent  # its .pth files, such as of an editable installation, are not read
+    found = run_in(environment, packages, "iwpo", *command)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert expected in found.stdout
+    if command[:1] == ["doctor"]:
+        assert str(environment) in found.stdout
+
+
+def all_that_is_needed(name: str, found: set[str]) -> None:
+    """Put the distribution and all that it needs here into `found`."""
+    if name in found:
+        return
+    found.add(name)
+    for each in map(Requirement, requires(name) or ()):
+        if each.marker is None or each.marker.evaluate({"extra": ""}):
+            all_that_is_needed(each.name, found)
+
+
+@pytest.mark.slow
+def test_the_kernels_need_torch_and_triton_alone(environment, tmp_path) -> None:
+    names: set[str] = set()
+    for name in ("torch", "triton"):
+        all_that_is_needed(name, names)
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in names:
+        for top in {path.parts[0] for path in files(name) or () if path.parts[0] not in ("..", "__pycache__")}:
+            link = packages / top
+            if not link.is_symlink():
+                link.symlink_to(distribution(name).locate_file(top))
+    program = """
+import sys, torch
+from importlib.util import find_spec
+from iwpo_kernels import linear_token_logps
+assert not any(map(find_spec, ("transformers", "peft", "datasets", "sklearn", "jsonargparse")))
+torch.manual_seed(0)
+hidden, head, labels = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8), torch.arange(5)
+logps = linear_token_logps(hidden, head, labels)
+logps.sum().backward()
+ours, hidden.grad = hidden.grad, None
+expected = (hidden @ head.T).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
+expected.sum().backward()
+torch.testing.assert_close(logps, expected)
+torch.testing.assert_close(ours, hidden.grad)
+print("same", sys.modules["iwpo_kernels"].__file__)
+"""
+    found = run_in(environment, packages, "python", "-W", "ignore", "-c", program)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith(f"same {environment}")
 
 
 def test_kernels_is_a_folder_and_not_a_package() -> None:

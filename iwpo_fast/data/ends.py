@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from iwpo_fast.data.bounded import bounded
+from iwpo_fast.data.chat import MARK
 from iwpo_fast.data.context import token_ids
 from iwpo_fast.data.ragged import Ragged
 
@@ -34,6 +36,21 @@ def end_tokens(sides: Sequence[Ragged], tokenizer: PreTrainedTokenizerBase) -> l
     last = np.concatenate([_last_tokens(side, tokenizer) for side in sides])
     found = Counter(last.tolist())
     return [token for token, n in found.most_common() if token in special and n >= LEAST_SHARE * max(1, len(last))]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes behind an answer; None where there is none, or no template."""
+    if tokenizer.chat_template is None:
+        return None
+    conversation = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
+    try:
+        with bounded():
+            text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
+    except Exception:  # a template is a program, and may fail in any way; whoever uses it says so
+        return None
+    behind = text.rpartition(MARK)[2].lstrip()
+    first = next((token for token in special_ends(tokenizer) if behind.startswith(token)), None)
+    return None if first is None else cast(int, tokenizer.convert_tokens_to_ids(first))
 
 
 def _last_tokens(rows: Ragged, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -144,8 +144,7 @@ def _load_model(
     location = model_location(config.path)
     if (Path(location) / "adapter_config.json").exists():
         raise ValueError(
-            f"model.path {config.path} is an adapter: "
-            "merge it into its base (merge_and_unload of peft) and give that folder."
+            f"model.path {config.path} is an adapter: merge it into its base (iwpo merge) and give that folder."
         )
     settings = read_pretrained(AutoConfig, Source.of(config), "model")
     _check_settings(settings, config.path)

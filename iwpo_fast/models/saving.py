@@ -158,8 +158,15 @@ def _is_saved(model: Model, name: str) -> bool:
 
 
 def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:
-    """A copy with the adapter in its weights; a tied head with LoRA is untied, because the embedding has none."""
-    model = copy.deepcopy(model) if state is None else _rebuilt(model, state)
+    """A copy with the adapter in its weights."""
+    return merge(copy.deepcopy(model) if state is None else _rebuilt(model, state))
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """The base with the adapter in its weights, which are those of `model` and change.
+
+    A tied head with LoRA is untied, because the embedding has none.
+    """
     base: Any = cast(Any, model).get_base_model()
     head = base.get_output_embeddings()
     if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 import numpy as np
 from torch import Tensor
 
+from iwpo_fast.config import SYNONYMS
 from iwpo_fast.limits import Limits
+from iwpo_fast.nearest import nearest
 from iwpo_fast.objectives.pair import Pair
 from iwpo_fast.objectives.parameters import Allowed, parameters_of
 
@@ -153,5 +155,9 @@ def objective(name: str, *, limits: Mapping[str, Limits] | None = None, **attrib
 def get_objective(name: str) -> Objective:
     """The objective of that name; ValueError lists the names there are."""
     if name not in OBJECTIVES:
-        raise ValueError(f"objective.name {name!r} is unknown: choose one of {', '.join(sorted(OBJECTIVES))}.")
+        meant = nearest(name, [*SYNONYMS, *sorted(OBJECTIVES)])
+        question = f" (did you mean {meant}?)" if meant else ""
+        raise ValueError(
+            f"objective.name {name!r} is unknown{question}: choose one of {', '.join(sorted(OBJECTIVES))}."
+        )
     return OBJECTIVES[name]

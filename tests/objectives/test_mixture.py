@@ -106,7 +106,7 @@ def test_needs_are_those_of_any_part() -> None:
 
 
 BAD: list[tuple[str, ObjectiveConfig, str]] = [
-    ("unknown name", ObjectiveConfig("dpoo"), r"'dpoo' is unknown: choose one of aot.*wpo"),
+    ("unknown name", ObjectiveConfig("dpoo"), r"'dpoo' is unknown \(did you mean dpo\?\): choose one of aot.*wpo"),
     ("unknown name in a mixture", ObjectiveConfig({"sigmoid": 1.0, "dpoo": 1.0}), r"'dpoo' is unknown"),
     ("empty mixture", ObjectiveConfig({}), r"empty mixture"),
     ("coefficient 0", ObjectiveConfig({"sft": 0.0}), r"coefficient of sft.*must be a positive number"),

@@ -59,7 +59,11 @@ CASES = {
         ["--data.truncation", "middle"],
         "data.truncation is middle: it must be one of drop, truncate_prompt_left, truncate_completion, error.",
     ),
-    "unknown objective": (rows(), ["--objective.name", "dpoo"], "objective.name 'dpoo' is unknown: choose one of"),
+    "unknown objective": (
+        rows(),
+        ["--objective.name", "dpoo"],
+        "objective.name 'dpoo' is unknown (did you mean dpo?): choose one of",
+    ),
     "unknown setting": (rows(), ["--optim.lrr", "1"], "unknown setting optim.lrr: iwpo train --help lists them."),
     "unknown part of a group": (rows(), ["--model.lora.rang", "1"], "unknown setting model.lora.rang: iwpo train"),
     "beta zero": (

@@ -151,7 +151,7 @@ class Subject:
             if asked == "vllm":
                 raise ValueError(
                     f"answers.backend is vllm and {self.setting} {self.path} is an adapter: set it to transformers, or "
-                    "merge the adapter into its base (merge_and_unload of peft)."
+                    "merge the adapter into its base (iwpo merge)."
                 )
             return "transformers"
         return backend_of(asked, self._settings(self.base), self.world)

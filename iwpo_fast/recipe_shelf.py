@@ -1,0 +1,69 @@
+"""The command `iwpo recipes`: the recipes that come with the package, and copies of them."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from pathlib import Path
+
+import yaml
+
+from iwpo_fast.config import RecipesConfig
+from iwpo_fast.files import check_folder, written_aside
+from iwpo_fast.limits import check_limits
+from iwpo_fast.nearest import nearest
+from iwpo_fast.paths import expanded
+
+SHELF = Path(__file__).parent / "recipes"
+OF_PIPELINE = {"weights", "candidates", "rewards", "clusters", "arms"}
+"""Settings of `iwpo run` that `iwpo train` does not have."""
+
+
+def show_or_copy(config: RecipesConfig) -> None:
+    """Print every recipe with what its first lines say, or copy one.
+
+    Raises:
+        ValueError: there is no such recipe, or a file where it is to go.
+    """
+    check_limits(config)
+    if config.copy is not None:
+        _copy(config.copy, config.to)
+        return
+    if config.to is not None:
+        raise ValueError(f"to is {config.to} but no recipe is to be copied: name one with --copy.")
+    for name, path in recipes().items():
+        print(f"{name}, for iwpo {command_of(path)}")
+        print("".join(f"  {line}\n" for line in _says(path)))
+    print("iwpo recipes --copy NAME puts one into this folder, to be changed and given as --config.")
+
+
+def recipes() -> dict[str, Path]:
+    """Files of the recipes by name."""
+    return {path.stem: path for path in sorted(SHELF.glob("*.yaml"))}
+
+
+def command_of(recipe: Path) -> str:
+    """`run` or `train`, whichever the recipe is for."""
+    return "run" if OF_PIPELINE & yaml.safe_load(recipe.read_text(encoding="utf-8")).keys() else "train"
+
+
+def _says(recipe: Path) -> list[str]:
+    """The comment that it begins with, whose commands name it as it is called once it is copied."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return [line.removeprefix("# ").replace("recipes/", "") for line in comment]
+
+
+def _copy(name: str, to: str | None) -> None:
+    shelf = recipes()
+    name = name.removesuffix(".yaml")
+    if name not in shelf:
+        meant = nearest(name, shelf)
+        question = f" did you mean {meant}?" if meant else ""
+        raise ValueError(f"there is no recipe {name}:{question} choose one of {', '.join(shelf)}.")
+    path = expanded(to or f"{name}.yaml")
+    if path.exists():
+        raise ValueError(f"{path} exists, and what is in it would be lost: give another file with --to.")
+    check_folder("to", path.parent)
+    with written_aside(path) as aside:
+        aside.write_bytes(shelf[name].read_bytes())
+    print(f"{path} is written: iwpo {command_of(path)} --config {path}")
