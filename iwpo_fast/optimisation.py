@@ -34,6 +34,7 @@ def fit(
     accumulate: Callable[[int], T],
     *,
     what: str,
+    rate: str = "its learning rate",
 ) -> list[T]:
     """Take optimiser steps on the gradients that `accumulate` leaves, and list what it returns for each step.
 
@@ -42,6 +43,7 @@ def fit(
     Args:
         accumulate: leaves the gradient of a step, counted from 0, in `.grad`.
         what: names the training in the progress bar.
+        rate: what its learning rate is called in messages.
 
     Raises:
         ValueError: a gradient or a weight is not finite; the steps from there on were not taken.
@@ -52,19 +54,19 @@ def fit(
         set_learning_rate(optimizer, step, steps, config)
         results.append(accumulate(step))
         norms.append(update(optimizer, parameters.values(), config))
-    _check_finite(parameters, norms, what)
+    _check_finite(parameters, norms, what, rate)
     return results
 
 
-def _check_finite(parameters: Mapping[str, Parameter], norms: Sequence[Tensor], what: str) -> None:
+def _check_finite(parameters: Mapping[str, Parameter], norms: Sequence[Tensor], what: str, rate: str) -> None:
     """Raise ValueError if a gradient of these norms or a weight is not finite."""
     bad_steps = [] if not norms else (~torch.stack(list(norms)).isfinite()).nonzero().flatten().tolist()
     if bad_steps:
         raise ValueError(
-            f"{what}: the gradient of step {bad_steps[0] + 1} of {len(norms)} is not finite: lower its learning rate."
+            f"{what}: the gradient of step {bad_steps[0] + 1} of {len(norms)} is not finite: lower {rate}."
         )
     if names := not_finite(parameters):
-        raise ValueError(f"{what}: its updates made {names[0]} not finite: lower its learning rate or weight decay.")
+        raise ValueError(f"{what}: its updates made {names[0]} not finite: lower {rate} or weight decay.")
 
 
 def update(optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], config: OptimConfig) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import socket
@@ -31,9 +32,11 @@ class Job:
             time.sleep(0.01)
 
     def cut(self, rank: int) -> None:
-        """As the kernel does where a process dies."""
+        """As the kernel does where a process dies, which says nothing more of others either."""
+        self.ranks[rank]._over = True
         for connection in list(self.ranks[rank]._rank_of):
-            connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the other side has hung up already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def hears(self, rank: int) -> Failure:
         return self.heard[rank].get(timeout=30)

@@ -108,7 +108,14 @@ def _fold_rewards(
 
     policy.train()
     _, steps = optimizer_steps(optim, len(shown))
-    fit(policy.trainable_parameters(), optim, steps, accumulate, what=f"reward model {fold + 1}")
+    fit(
+        policy.trainable_parameters(),
+        optim,
+        steps,
+        accumulate,
+        what=f"reward model {fold + 1}",
+        rate="rewards.tuning.optim.lr",
+    )
     policy.eval()
     scores = np.empty((len(table.prompt_of), heads.heads.members), dtype=np.float32)
     with torch.no_grad():

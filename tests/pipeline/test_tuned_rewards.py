@@ -106,7 +106,7 @@ def test_rewards_do_not_depend_on_how_steps_are_cut_into_batches(pairs, tmp_path
 
 
 def test_rewards_that_are_not_finite_are_refused(pairs, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"rewards are not finite: lower rewards\.tuning\.optim\.lr\."):
+    with pytest.raises(ValueError, match=r"is not finite: lower rewards\.tuning\.optim\.lr\."):
         score(pairs, tmp_path, lr=1e30, max_grad_norm=None)
     assert not list((tmp_path / "folds").glob("*"))
 
