@@ -45,7 +45,7 @@ sbom: $(VENV)/.installed-test
 
 # Kills, full disks, damaged files, shared caches, ranks and bad input, by the hundred; `make test` has a short form.
 faults: $(VENV)/.installed-test
-	PYTHONPATH=.:kernels $(BIN)/python tests/faults $(FAULTS)
+	$(BIN)/python tests/faults $(FAULTS)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
