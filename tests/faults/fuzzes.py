@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import table
 from verdicts import Verdict
@@ -22,7 +21,7 @@ FILES = {
 }
 
 
-def tried(kind: str, workers: int) -> dict[str, Any]:
+def tried(kind: str, workers: int) -> table.Record:
     """The record of one fuzz in its long form; an example that fails is a fault, told by pytest."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -32,19 +31,15 @@ def tried(kind: str, workers: int) -> dict[str, Any]:
         spread = ["-n", str(workers), "--dist", "load"] if workers > 1 else ["-n", "0"]
         words = ["-q", "-p", "no:cacheprovider", *spread, str(HERE / FILES[kind])]
         done = subprocess.run([sys.executable, "-m", "pytest", *words], env=environment, capture_output=True, text=True)
-        verdicts = Counter(tally.read_text().splitlines())
-    faults = []
+        held = Counter(tally.read_text().splitlines())
     print(done.stdout[-3000:], flush=True)
+    outcomes = {}
     if done.returncode:
-        verdicts[Verdict.DIFFERENT] += 1
-        faults.append(
-            {"number": 0, "verdict": str(Verdict.DIFFERENT), "what": FILES[kind], "more": done.stdout[-9000:]}
-        )
+        outcomes["one"] = {"verdict": str(Verdict.DIFFERENT), "what": FILES[kind], "more": done.stdout[-9000:]}
     return {
-        "how": f"hypothesis, {FILES[kind]}",
+        "how": f"hypothesis, `{FILES[kind]}`",
         "seed": "fixed",
-        "cases": sum(verdicts.values()),
-        "verdicts": table.counted(verdicts),
-        "seconds": round(time.monotonic() - began, 1),
-        "faults": faults,
+        "held": dict(held),
+        "outcomes": outcomes,
+        "seconds": time.monotonic() - began,
     }

@@ -7,12 +7,11 @@ import random
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import damages
 import disks
@@ -61,48 +60,40 @@ def outcome_of(kind: str, seed: int, number: int, wholes: Wholes) -> Outcome:
         return Outcome(Verdict.CRASH, "the case itself could not be made", traceback.format_exc())
 
 
-def tried(kind: str, numbers: Sequence[int], wholes: Wholes, options: argparse.Namespace) -> dict[str, Any]:
-    """The record of some cases of one kind; none is begun once the time is over."""
-    faults, verdicts, began = [], Counter[str](), time.monotonic()
+def tried(kind: str, numbers: Sequence[int], wholes: Wholes, options: argparse.Namespace) -> table.Record:
+    """The record of some cases of one kind; none is begun once the time of the kind is over."""
+    began = time.monotonic()
 
     def outcome(number: int) -> Outcome | None:
-        return outcome_of(kind, options.seed, number, wholes) if time.monotonic() < options.until else None
+        is_over = time.monotonic() > began + options.seconds
+        return None if is_over else outcome_of(kind, options.seed, number, wholes)
 
+    outcomes: dict[str, dict[str, str]] = {}
     with ThreadPoolExecutor(options.workers) as pool:
         for number, found in zip(numbers, pool.map(outcome, numbers), strict=True):
-            if found is None:
-                continue
-            verdicts[found.verdict] += 1
-            print(f"{kind} {number}: {found.verdict}: {found.what}", flush=True)
-            if found.verdict in FAULTS:
-                print(found.more, flush=True)
-                faults.append({"number": number, **found._asdict()})
-    return {
-        "how": KINDS[kind].how(),
-        "seed": options.seed,
-        "cases": sum(verdicts.values()),
-        "verdicts": table.counted(verdicts),
-        "seconds": round(time.monotonic() - began, 1),
-        "faults": faults,
-    }
+            if found is not None:
+                outcomes[str(number)] = found._asdict()
+                print(f"{kind} {number}: {found.verdict}: {found.what}", flush=True)
+                print(found.more if found.verdict in FAULTS else "", end="", flush=True)
+    return {"how": KINDS[kind].how(), "seed": options.seed, "outcomes": outcomes, "seconds": time.monotonic() - began}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = _options(words)
     facts = describe(torch.device("cpu"), None)
     path = options.out / f"faults-{date.today().isoformat()}.json"
-    kinds: dict[str, Any] = {}
+    faults = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         wholes = Wholes(Path(folder))
         for kind in options.kinds:
-            kinds[kind] = _tried(kind, wholes, options)
-            table.write(path, facts, kinds)
-    faults = table.number_of_faults(kinds)
+            record = _tried(kind, wholes, options)
+            table.add(path, facts, kind, record)
+            faults += table.number_of_faults(record)
     print(f"{faults} faults; the table is {path.with_suffix('.md')}")
     return 1 if faults else 0
 
 
-def _tried(kind: str, wholes: Wholes, options: argparse.Namespace) -> dict[str, Any]:
+def _tried(kind: str, wholes: Wholes, options: argparse.Namespace) -> table.Record:
     if kind in fuzzes.FILES:
         return fuzzes.tried(kind, options.workers)
     cases = KINDS[kind].cases if options.cases is None else options.cases
@@ -116,11 +107,10 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each kind")
     parser.add_argument("--cases", type=int, help="of each kind")
     parser.add_argument("--workers", type=int, default=2, help="cases at once")
-    parser.add_argument("--seconds", type=float, default=1e9, help="after that no case is begun")
+    parser.add_argument("--seconds", type=float, default=1e9, help="after which no case of a kind is begun")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the table")
     options = parser.parse_args(words)
     unknown = set(options.kinds) - {*KINDS, *fuzzes.FILES}
     if unknown:
         parser.error(f"unknown kind {', '.join(sorted(unknown))}: choose from {', '.join([*KINDS, *fuzzes.FILES])}")
-    options.until = time.monotonic() + options.seconds
     return options

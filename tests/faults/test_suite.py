@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,16 +75,15 @@ def test_numbers_of_metrics_are_compared_and_their_speed_is_not(wholes) -> None:
     assert results(place) != whole.results
 
 
-def test_the_table_keeps_kinds_of_earlier_parts_and_counts_faults(tmp_path: Path) -> None:
+def test_the_table_keeps_cases_of_earlier_parts_and_counts_faults(tmp_path: Path) -> None:
     facts = {"versions": {"torch": "2"}, "device": {"name": "a", "cores": 2}, "commit": "abc"}
-    fault = {"number": 3, "verdict": "hang", "what": "a", "more": "b"}
-    kinds = {
-        "kills": {"how": "x", "seed": 0, "cases": 2, "verdicts": {"same bytes": 1, "hang": 1}, "faults": [fault]},
-        "disks": {"how": "y", "seed": 0, "cases": 1, "verdicts": {"sentence": 1}, "faults": []},
-    }
-    for name, kind in kinds.items():
-        table.write(tmp_path / "faults.json", facts, {name: kind})
-    said = (tmp_path / "faults.md").read_text()
-    assert "| kills | x | 0 | 2 | 1 | 0 | 0 | 0 | 0 | 1 | 0 |" in said
-    assert "| disks | y | 0 | 1 | 0 | 0 | 1 | 0 | 0 | 0 | 0 |" in said and "- kills 3: hang: a" in said
-    assert table.number_of_faults(kinds) == 1
+    same, hang = {"verdict": "same bytes", "what": "a", "more": ""}, {"verdict": "hang", "what": "b", "more": "c"}
+    path = tmp_path / "faults.json"
+    for outcomes in ({"0": hang, "1": hang}, {"1": same, "2": same}):
+        table.add(path, facts, "kills", {"how": "x", "seed": 0, "outcomes": outcomes, "seconds": 2.0})
+    fuzz = {"how": "y", "seed": "fixed", "held": {"sentence": 7}, "outcomes": {}, "seconds": 1.0}
+    table.add(path, facts, "data", fuzz)
+    said = path.with_suffix(".md").read_text()
+    assert "| kills | x | 0 | 3 | 2 | 0 | 0 | 0 | 0 | 1 | 0 | 4 |" in said and "- kills 0: hang: b" in said
+    assert "| data | y | fixed | 7 | 0 | 0 | 7 | 0 | 0 | 0 | 0 | 1 |" in said and table.number_of_faults(fuzz) == 0
+    assert table.number_of_faults(json.loads(path.read_text())["kinds"]["kills"]) == 1
