@@ -20,7 +20,7 @@ def case(chance: random.Random, wholes: Wholes) -> Outcome:
         how, kill = drawn_kill(chance, whole)
         ended = run(place, words(command), kill)
         if ended.code not in KILLED:  # it was over before, as what is done already is not done again
-            outcome = judge(ended, place, whole.results, f"{command} that goes on after {_all(killed)}")
+            outcome = judge(ended, place, whole.results, f"{command} that goes on after a kill {_all(killed)}")
             return outcome if killed else outcome._replace(what=f"{command}, no kill: over before {how}")
         killed.append(how)
     outcome = judge(run(place, words(command)), place, whole.results, f"{command} after a kill {_all(killed)}")

@@ -19,7 +19,7 @@ from children import Ended, Sabotage
 from kills import drawn_kill
 from places import CACHE, DISK, PAIRS
 from verdicts import FAULTS, KILLED, Outcome, Verdict, fault_of, judge, sentences
-from wholes import Wholes, run_ranks
+from wholes import Whole, Wholes, run_ranks
 
 SOON = 30.0
 """Seconds after the first end within which all end, by docs/reliability.md."""
@@ -57,8 +57,9 @@ class Fault(NamedTuple):
 
 
 def case(chance: random.Random, wholes: Wholes) -> Outcome:
-    whole, rank = wholes.whole("ranks"), chance.randrange(2)
-    fault = _drawn(chance, wholes)
+    rank = chance.randrange(2)
+    whole = wholes.whole(f"rank {rank}")
+    fault = _drawn(chance, whole)
     what = f"rank {rank} of a training by two: {fault.what}"
     places = _two_places(wholes) if fault.changed else (wholes.new_place(),) * 2
     if fault.changed:
@@ -77,14 +78,13 @@ def case(chance: random.Random, wholes: Wholes) -> Outcome:
     return outcome
 
 
-def _drawn(chance: random.Random, wholes: Wholes) -> Fault:
+def _drawn(chance: random.Random, whole: Whole) -> Fault:
     kind = chance.choice(("killed", "killed", "stopped", "flags", "flags", "data"))
-    whole = wholes.whole("ranks")
     if kind == "killed":
         how, kill = drawn_kill(chance, whole)
         return Fault(f"killed {how}", kill, goes_on=True)
     if kind == "stopped":
-        event, which = chance.randint(1, 2 * whole.events // 3), chance.choice((signal.SIGTERM, signal.SIGUSR1))
+        event, which = chance.randint(1, whole.events), chance.choice((signal.SIGTERM, signal.SIGUSR1))
         act = partial(sabotage.signal_at_event, event, which)
         return Fault(f"{which.name} before file event {event}", act, goes_on=True)
     if kind == "flags":

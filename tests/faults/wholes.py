@@ -64,25 +64,25 @@ class Wholes:
         shutil.rmtree(place, ignore_errors=True)
 
     def whole(self, command: str) -> Whole:
-        """Of `train`, `run`, or `ranks`, which is a training by two processes."""
+        """Of `train`, of `run`, or of `rank 0` or `rank 1` of a training by two processes, which share their place."""
         with self._lock:
             if command not in self._wholes:
-                self._wholes[command] = self._make_ranks() if command == "ranks" else self._make(command)
-                self._made[f"{command} finished"] = self._wholes[command].place
+                self._wholes |= self._make_ranks() if command.startswith("rank") else {command: self._make(command)}
             return self._wholes[command]
 
     def _make(self, command: str) -> Whole:
         place, counts = self.new_place(), self._folder / f"{command}.json"
         _must_succeed(run(place, words(command), partial(sabotage.count_into, counts)))
-        events, seconds = json.loads(counts.read_text())
-        return Whole(place, results(place), events, seconds)
+        self._made[f"{command} finished"] = place
+        return Whole(place, results(place), *json.loads(counts.read_text()))
 
-    def _make_ranks(self) -> Whole:
-        place = self.new_place()
-        for ended in run_ranks((place, place)):
+    def _make_ranks(self) -> dict[str, Whole]:
+        place, counts = self.new_place(), [self._folder / f"rank-{rank}.json" for rank in range(2)]
+        first, second = (partial(sabotage.count_into, path) for path in counts)
+        for ended in run_ranks((place, place), (first, second)):
             _must_succeed(ended)
-        one = self.whole("train")
-        return Whole(place, results(place), one.events, one.seconds)
+        found = results(place)
+        return {f"rank {rank}": Whole(place, found, *json.loads(counts[rank].read_text())) for rank in range(2)}
 
     def situation(self, name: str) -> None:
         """Make what `copy` gives: `train finished`, `train interrupted`, `train cached`, and the same of `run`.
