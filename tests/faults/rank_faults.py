@@ -82,11 +82,11 @@ def _drawn(chance: random.Random, whole: Whole) -> Fault:
     kind = chance.choice(("killed", "killed", "stopped", "flags", "flags", "data"))
     if kind == "killed":
         how, kill = drawn_kill(chance, whole)
-        return Fault(f"killed {how}", kill, goes_on=True)
+        return Fault(f"killed {how}, once they have met", partial(sabotage.once_met, kill), goes_on=True)
     if kind == "stopped":
         event, which = chance.randint(1, whole.events), chance.choice((signal.SIGTERM, signal.SIGUSR1))
         act = partial(sabotage.signal_at_event, event, which)
-        return Fault(f"{which.name} before file event {event}", act, goes_on=True)
+        return Fault(f"{which.name} before file event {event}", partial(sabotage.once_met, act), goes_on=True)
     if kind == "flags":
         flags = chance.choice(FLAGS)
         return Fault(" ".join(flags), flags=flags)

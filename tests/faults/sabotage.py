@@ -13,6 +13,8 @@ from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
+from iwpo_fast import peers
+
 EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
 """Of Python's audit events those that are about files; `os.replace` is a rename there."""
 
@@ -46,6 +48,18 @@ def killed_after(seconds: float) -> None:
     """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def once_met(sabotage: Callable[[], None]) -> None:
+    """Sabotage this process of a job as soon as it has met the others; nobody misses it before, as the promise says."""
+    real = peers.meet
+
+    def meet() -> Any:
+        store = real()
+        sabotage()
+        return store
+
+    peers.meet = meet
 
 
 def count_into(path: Path) -> None:

@@ -78,7 +78,7 @@ class Wholes:
 
     def _make_ranks(self) -> dict[str, Whole]:
         place, counts = self.new_place(), [self._folder / f"rank-{rank}.json" for rank in range(2)]
-        first, second = (partial(sabotage.count_into, path) for path in counts)
+        first, second = (partial(sabotage.once_met, partial(sabotage.count_into, path)) for path in counts)
         for ended in run_ranks((place, place), (first, second)):
             _must_succeed(ended)
         found = results(place)
