@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt $(if $(MAKE_TERMOUT),,--p
 # Files go whole to one process, as their tests share what takes long to make; tests/conftest.py puts the longest first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint format docs site bench audit sbom fuzz gpu gpu-quick gpu-kernels clean
+.PHONY: demo test test-fast lint format docs site bench audit sbom faults gpu gpu-quick gpu-kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/iwpo demo --output_dir $(RUN)
@@ -43,9 +43,9 @@ audit: $(VENV)/.installed-test
 sbom: $(VENV)/.installed-test
 	$(BIN)/python .ci/packages.py sbom > sbom.json
 
-# Bad input by the thousand, for half an hour; `make test` has a short form.
-fuzz: $(VENV)/.installed-test
-	IWPO_FAULTS=long $(BIN)/python -m pytest tests/faults/test_data_fuzz.py tests/faults/test_configuration_fuzz.py tests/faults/test_operator_fuzz.py
+# Kills, full disks, damaged files, shared caches, ranks and bad input, by the hundred; `make test` has a short form.
+faults: $(VENV)/.installed-test
+	$(BIN)/python tests/faults $(FAULTS)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks

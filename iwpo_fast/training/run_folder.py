@@ -83,14 +83,17 @@ class RunFolder(OutputFolder):
                     raise ValueError(
                         f"the {name} has changed since the run in {self.path} began: choose another output_dir."
                     )
-            return
+        else:
+            self._write_record(config, inputs)
+        with written_aside(self.path / "config.yaml") as aside:  # also by a resumed run, as it may be damaged
+            aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
+
+    def _write_record(self, config: TrainConfig, inputs: dict[str, str]) -> None:
         threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
         record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
         moment = clock.to_keep()
         save_record(self.record, record | ({"clock": moment} if moment else {}))
-        with written_aside(self.path / "config.yaml") as aside:
-            aside.write_text(yaml.safe_dump(_as_json(config), sort_keys=False), encoding="utf-8")
 
     @property
     def has_progress(self) -> bool:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from effort import refused_with
+
 import iwpo_fast
 
 OURS = str(Path(iwpo_fast.__file__).parent)
@@ -25,7 +27,10 @@ def is_sentence(error: BaseException) -> bool:
     here = last is not None and last.tb_frame.f_code.co_filename.startswith(OURS)
     kind = type(error)  # of Python or of the library: a UnicodeError or JSONDecodeError came through by accident
     is_plain = kind is ValueError or (isinstance(error, ValueError) and kind.__module__.startswith("iwpo_fast"))
-    return here and is_plain and bool(SENTENCE.match(str(error)))
+    is_one = here and is_plain and bool(SENTENCE.match(str(error)))
+    if is_one:
+        refused_with(error)
+    return is_one
 
 
 class Hang(BaseException):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from effort import tries
+from effort import refused_with, tries
 from hypothesis import given
 from hypothesis import strategies as st
 from sentences import in_time, is_sentence
@@ -65,6 +65,7 @@ def check_ending(said: Said) -> None:
     errors = [line for line in said.lines if line.startswith("iwpo: error: ")]
     assert len(errors) == 1 and said.lines[-1] == errors[0], said
     assert errors[0].isprintable() and ": " in errors[0][len("iwpo: error: ") :] and errors[0].endswith("."), errors[0]
+    refused_with(errors[0])
 
 
 @contextlib.contextmanager

@@ -120,6 +120,14 @@ def test_one_flipped_bit_of_a_checkpoint_is_found(interrupted, name) -> None:
     assert train(settings).steps == 8
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "ledger.json", "held_out_ledger.json"])
+def test_what_a_run_writes_for_people_is_written_again_as_it_goes_on(interrupted, made, name) -> None:
+    settings, folder = interrupted
+    (folder / name).write_bytes((folder / name).read_bytes()[:40])
+    train(settings)
+    assert same_as_whole(made)
+
+
 def forget_hashes(folder: Path) -> None:
     """Make the checkpoint one of versions that kept no hashes and no metrics."""
     state = folder / "checkpoints/step-00000003/state.json"

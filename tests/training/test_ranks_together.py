@@ -22,7 +22,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 pytestmark = pytest.mark.slow
 
 SOON = 30.0
-"""Seconds in which all end, by docs/reliability_ranks.md."""
+"""Seconds in which all end, by docs/reliability.md."""
 
 
 def sentences(ended: list[Done]) -> list[str]:
