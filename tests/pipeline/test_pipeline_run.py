@@ -103,7 +103,7 @@ REFUSED = [
     (["--only", "report"], "--only report is no stage"),
     (["--from", "weigh", "--force", "true"], "--from, --only and --force exclude one another"),
     (["--only", "weigh"], "The stage weigh needs prepare and reference and cluster and reward, which run does not"),
-    (["--weights.tua", "1"], "unknown setting weights.tua: iwpo run --help lists them."),
+    (["--weights.tua", "1"], "unknown setting weights.tua: did you mean --weights.tau? iwpo run --help lists them."),
     (["--output_dir", DATA], f"output_dir is {DATA} but {DATA} is a file"),
 ]
 

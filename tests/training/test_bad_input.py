@@ -64,8 +64,16 @@ CASES = {
         ["--objective.name", "dpoo"],
         "objective.name 'dpoo' is unknown (did you mean dpo?): choose one of",
     ),
-    "unknown setting": (rows(), ["--optim.lrr", "1"], "unknown setting optim.lrr: iwpo train --help lists them."),
-    "unknown part of a group": (rows(), ["--model.lora.rang", "1"], "unknown setting model.lora.rang: iwpo train"),
+    "unknown setting": (
+        rows(),
+        ["--optim.lrr", "1"],
+        "unknown setting optim.lrr: did you mean --optim.lr? iwpo train --help lists them.",
+    ),
+    "unknown part of a group": (
+        rows(),
+        ["--model.lora.rang", "1"],
+        "unknown setting model.lora.rang: did you mean --model.lora.rank? iwpo train",
+    ),
     "beta zero": (
         rows(),
         ["--objective.beta", "0"],
@@ -149,8 +157,14 @@ CASES = {
 }
 
 RECIPES = {
-    "unknown setting": ("optim: {learning: 1}", "unknown setting optim.learning: iwpo train --help lists them."),
-    "unknown part of a group": ("model: {lora: {rang: 1}}", "unknown setting model.lora.rang: iwpo train --help"),
+    "unknown setting": (
+        "optim: {learning: 1}",
+        "unknown setting optim.learning: did you mean optim.lr? iwpo train --help",
+    ),
+    "unknown part of a group": (
+        "model: {lora: {rang: 1}}",
+        "unknown setting model.lora.rang: did you mean model.lora.rank? iwpo train",
+    ),
     "twice": ("optim: {lr: 1}\noptim: {epochs: 2}", "the recipe sets optim twice, again in line 3: keep one of them."),
     "twice inside": ("optim:\n  lr: 1\n  lr: 2", "the recipe sets lr twice, again in line 4: keep one of them."),
     "null group": ("optim: null", "optim is a group of settings: give them, or leave it out for the defaults."),
