@@ -59,7 +59,7 @@ class Recogniser:
         self.means: Meaning = meaning_of(preferred)
         self._joined = joined_columns(columns)
         used = {part for theirs in columns.values() if theirs for part in (theirs, *theirs.split("+"))}
-        self._asked = tuple(name for name in ASKED if name not in used)
+        self._asked = {name for name in ASKED if name not in used}
 
     def __call__(self, record: Mapping[str, Any]) -> Row | None:
         """The row in our columns; None for a tie of two answers.
@@ -104,7 +104,7 @@ class Recogniser:
             put_before(row)
             prompt = row.get("prompt")
             row |= {name: without_prompt(prompt, row[name]) for name in ANSWERS if _is_dialogue(row.get(name))}
-        present = [name for name in (*self._asked, *DIALOGUES) if row.get(name)]
+        present = [name for name in row if row[name] and (name in self._asked or name in DIALOGUES)]
         if present and ("prompt" in row or _has_both(row)):
             self._check_read(row, present)
         return row

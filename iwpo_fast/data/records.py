@@ -77,8 +77,11 @@ class Reader:
             names: our names to the source's names; names that a row lacks are absent from its dictionary.
             limit: read only so many rows.
         """
-        for number, row in self.rows(limit):
-            yield number, {ours: row[theirs] for ours, theirs in names.items() if theirs in row}
+        ours_of: dict[str, list[str]] = {}
+        for ours, theirs in names.items():
+            ours_of.setdefault(theirs, []).append(ours)
+        for number, row in self.rows(limit):  # by the few columns of a row, not by the many names that mean something
+            yield number, {ours: value for theirs, value in row.items() for ours in ours_of.get(theirs, ())}
 
     def rows(self, limit: int | None) -> Iterator[tuple[int, Row]]:
         for number, row in itertools.islice(self._all(), limit):

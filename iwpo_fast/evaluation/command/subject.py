@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +21,11 @@ from iwpo_fast.data.truncate import tails
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.saved_files import check_saved
+from iwpo_fast.models.trained import base_of, is_adapter, source_of
 from iwpo_fast.paths import expanded
 from iwpo_fast.sampling.blocks import blocks_of, seed_of
 from iwpo_fast.sampling.drawer import Drawer, backend_of, drawn_by_engine, drawn_by_policy, ends_of_answers, text_of
 from iwpo_fast.world import World
-
-INSIDE = ("model", "train/model")
-"""Where a training and a pipeline leave their model, in their `output_dir`."""
-
-MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 class Logps(NamedTuple):
@@ -81,13 +76,11 @@ class Subject:
         """The model that a setting names.
 
         Raises:
-            ValueError: it is the built-in model with random weights.
+            ValueError: it has random weights, its run has not finished, or it is an adapter that names no base.
         """
-        given = getattr(config, setting)
-        if given == "tiny":
-            raise ValueError(f"{setting} is tiny, which has random weights: give the folder of a run or a model.")
-        path = model_in(given)
-        return cls(config, setting, path, base_of(path, setting), world, cache)
+        source = source_of(getattr(config, setting), setting, trust_remote_code=config.trust_remote_code)
+        base = base_of(source) if is_adapter(source) else source
+        return cls(config, setting, source.path, base.path, world, cache)
 
     @property
     def name(self) -> str:
@@ -193,30 +186,3 @@ class Subject:
         except ValueError as error:
             said = str(error).replace("model.path", self.setting).replace("data.max_length", "max_length")
             raise ValueError(said.replace("model.trust_remote_code", "trust_remote_code")) from error
-
-
-def model_in(given: str) -> str:
-    """The folder of the model of a run, where a run's folder is given; anything else as it is."""
-    folder = expanded(given)
-    if not folder.is_dir() or any((folder / name).exists() for name in MODEL_FILES):
-        return str(folder.resolve()) if folder.is_dir() else given
-    inside = [folder / name for name in INSIDE if any((folder / name / file).exists() for file in MODEL_FILES)]
-    return str((inside or [folder])[0].resolve())
-
-
-def base_of(path: str, setting: str) -> str:
-    """The model under an adapter; a model itself.
-
-    Raises:
-        ValueError: the adapter does not say what it is for.
-    """
-    record = Path(path, "adapter_config.json")
-    if not record.exists():
-        return path
-    try:
-        base = json.loads(record.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"{setting} {path} is an adapter that names no base: write base_model_name_or_path into it.")
-    return base
