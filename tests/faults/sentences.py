@@ -19,12 +19,17 @@ PATIENCE = 60
 """Seconds until a call counts as one that does not end."""
 
 
-def is_sentence(error: BaseException) -> bool:
-    """Whether the library itself raised it, as a ValueError of one line that goes on to say what to do."""
+def was_raised_in(folder: str, error: BaseException) -> bool:
+    """Whether a file of the folder raised the error itself, and did not let it through."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    here = last is not None and last.tb_frame.f_code.co_filename.startswith(OURS)
+    return last is not None and last.tb_frame.f_code.co_filename.startswith(folder)
+
+
+def is_sentence(error: BaseException) -> bool:
+    """Whether the library itself raised it, as a ValueError of one line that goes on to say what to do."""
+    here = was_raised_in(OURS, error)
     kind = type(error)  # of Python or of the library: a UnicodeError or JSONDecodeError came through by accident
     is_plain = kind is ValueError or (isinstance(error, ValueError) and kind.__module__.startswith("iwpo_fast"))
     is_one = here and is_plain and bool(SENTENCE.match(str(error)))

@@ -17,6 +17,7 @@ import torch
 from effort import refused_with, tries
 from hypothesis import given
 from operator_calls import IGNORED, OPERATORS, Call, calls
+from sentences import was_raised_in
 from torch import Tensor
 
 import iwpo_kernels
@@ -31,17 +32,16 @@ SENTENCE = re.compile(r"^[^\n]+: (pass|move|cast|leave|call|use|set) [^\n]+\.$")
 OURS = str(Path(iwpo_kernels.__file__).parent)
 LINEAR = ("hidden", "head_weight", "labels", "bias", "hidden_index", "softcap", "scale", "temperature")
 OF_PAIRS = ("segments", "ref_logps", "pair_weights", "form", "beta", "label_smoothing", "margin", "target", "average")
+EXACT = 1e-5
+"""Relative error of the operators, which compute in float32 at least."""
 LARGEST = 1e4
 """Logits above which numbers of float32 no longer tell their differences, and results are not compared."""
 
 
 def is_ours(error: BaseException) -> bool:
     """Whether a check of the library raised it, with a sentence that says what to pass."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    here = last is not None and last.tb_frame.f_code.co_filename.startswith(OURS)
-    return here and isinstance(error, ValueError | TypeError) and bool(SENTENCE.match(str(error)))
+    is_check = was_raised_in(OURS, error) and isinstance(error, ValueError | TypeError)
+    return is_check and bool(SENTENCE.match(str(error)))
 
 
 @contextmanager
@@ -74,10 +74,9 @@ def test_an_operator_computes_its_formula_or_says_what_to_pass(call: Call) -> No
             return
         exact = exactly(call.arguments)
         expected, largest = NAIVE[call.operator](**exact)
-        coarse = coarseness(call.arguments)
         has_limits = any(isinstance(value, Tensor) and value.isinf().any() for value in exact.values())
         for ours, theirs in zip(values, expected, strict=True):
-            compare(ours, theirs, largest, coarse, has_limits=has_limits)
+            compare(ours, theirs, largest, has_limits=has_limits)
         if values[0].requires_grad and expected[0].isfinite().all() and largest <= LARGEST:
             compare_gradients(call.arguments, exact, values[0], expected[0])
 
@@ -92,8 +91,19 @@ def _results(found: Any) -> list[Tensor]:
 
 
 def exactly(arguments: dict[str, Any]) -> dict[str, Any]:
-    """In float64, each tensor that is differentiated as a leaf."""
-    return {name: _exact(value) for name, value in arguments.items()}
+    """In float64, each tensor that is differentiated as a leaf; master weights as products round them."""
+    exact = {name: _exact(value) for name, value in arguments.items()}
+    if is_mixed(arguments):
+        weight = arguments["head_weight"]
+        rounded = weight.detach().to(arguments["hidden"].dtype).double()
+        exact["head_weight"] = rounded.requires_grad_(weight.requires_grad)
+    return exact
+
+
+def is_mixed(arguments: dict[str, Any]) -> bool:
+    """Whether there are float32 master weights beside 16-bit hidden states."""
+    dtypes = {v.dtype for v in arguments.values() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim > 1}
+    return len(dtypes) > 1
 
 
 def _exact(value: Any) -> Any:
@@ -104,14 +114,7 @@ def _exact(value: Any) -> Any:
     return value.detach().double().requires_grad_(value.requires_grad)
 
 
-def coarseness(arguments: dict[str, Any]) -> float:
-    """The relative error that the types of the arguments allow for."""
-    dtypes = {v.dtype for v in arguments.values() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim > 1}
-    is_mixed = len(dtypes) > 1  # float32 master weights, which products round to the type of the hidden states
-    return 4 * torch.finfo(min(dtypes, key=lambda dtype: dtype.itemsize)).eps if is_mixed else 1e-5
-
-
-def compare(found: Tensor, expected: Tensor, largest: float, coarse: float, *, has_limits: bool) -> None:
+def compare(found: Tensor, expected: Tensor, largest: float, *, has_limits: bool) -> None:
     """Finite numbers agree, and where the formula has none, none is made up.
 
     Args:
@@ -123,7 +126,7 @@ def compare(found: Tensor, expected: Tensor, largest: float, coarse: float, *, h
         return
     expected = expected.detach().to(found.dtype)
     known = expected.isfinite()
-    close = torch.isclose(found.detach()[known], expected[known], rtol=10 * coarse, atol=coarse * (1 + largest))
+    close = torch.isclose(found.detach()[known], expected[known], rtol=10 * EXACT, atol=EXACT * (1 + largest))
     assert close.all(), f"{found} is not {expected}"
     assert has_limits or not found[~known].isfinite().any(), f"{found} is finite where the formula is {expected}"
 
@@ -135,7 +138,7 @@ def compare_gradients(given: dict[str, Any], exact: dict[str, Any], ours: Tensor
     for name, gradient, right in zip(names, found, wanted, strict=True):
         if gradient is None or right is None or not right.to(gradient.dtype).isfinite().all():
             continue
-        coarse = max(coarseness(given), 4 * torch.finfo(given[name].dtype).eps)
+        coarse = max(EXACT, 4 * torch.finfo(given[name].dtype).eps)
         size = 1 + float(right.abs().max() if right.numel() else 0)
         assert torch.allclose(gradient.double(), right, rtol=10 * coarse, atol=10 * coarse * size), name
 

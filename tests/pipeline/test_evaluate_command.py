@@ -130,9 +130,10 @@ def test_without_another_model_answers_are_compared_with_the_chosen_ones(copied)
 
 
 @pytest.mark.slow
-def test_an_adapter_is_the_model_that_it_was_trained_to(copied) -> None:
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"]])
+def test_an_adapter_is_the_model_that_it_was_trained_to(modules, copied) -> None:
     config = toy_config(output_dir="lora")
-    config.model.path, config.model.lora, config.optim.lr = BASE, LoraConfig(rank=4), 0.05
+    config.model.path, config.model.lora, config.optim.lr = BASE, LoraConfig(rank=4, target_modules=modules), 0.05
     train(config)
     assert Path("lora/model/adapter_config.json").exists()
     flags = ("--against", BASE, "--data.path", HELD_OUT, *NO_ANSWERS, "--model", "lora")

@@ -21,6 +21,7 @@ from iwpo_fast.data.truncate import tails
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.saved_files import check_saved
+from iwpo_fast.models.saving import merge
 from iwpo_fast.models.trained import base_of, is_adapter, source_of
 from iwpo_fast.paths import expanded
 from iwpo_fast.sampling.blocks import blocks_of, seed_of
@@ -171,7 +172,7 @@ class Subject:
         policy = load_policy(model, self.tokenizer, self.world, seed=self.config.seed, max_length=limit)
         if self.path != self.base:
             check_saved(Path(self.path), self.setting, weights=True)
-            merged = PeftModel.from_pretrained(policy.causal_lm, self.path).merge_and_unload()
+            merged = merge(PeftModel.from_pretrained(policy.causal_lm, self.path))
             assert merged is policy.causal_lm, "peft merges in place"
         policy.requires_grad_(False)
         return policy.eval()
