@@ -10,20 +10,16 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 
 from iwpo_fast import peers, signals, threads
-from iwpo_fast.config import (
+from iwpo_fast.command_config import (
     ChatConfig,
     DemoConfig,
     DoctorConfig,
     EvaluateConfig,
     MergeConfig,
-    ModelConfig,
     RecipesConfig,
-    RunConfig,
     ScoreConfig,
-    TinyConfig,
-    TrainConfig,
-    dataclass_from,
 )
+from iwpo_fast.config import ModelConfig, RunConfig, TinyConfig, TrainConfig, dataclass_from
 from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.memory import is_out_of_memory, out_of_memory
 from iwpo_fast.terminal import escaped

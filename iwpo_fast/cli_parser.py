@@ -11,17 +11,16 @@ from iwpo_fast import __version__
 from iwpo_fast.cli_errors import explain, no_command
 from iwpo_fast.cli_help import Help
 from iwpo_fast.cli_words import written_out
-from iwpo_fast.config import (
+from iwpo_fast.command_config import (
     ChatConfig,
     DemoConfig,
     DoctorConfig,
     EvaluateConfig,
     MergeConfig,
     RecipesConfig,
-    RunConfig,
     ScoreConfig,
-    TrainConfig,
 )
+from iwpo_fast.config import RunConfig, TrainConfig
 from iwpo_fast.limits import check_settings, hints_of
 from iwpo_fast.recipe import MODE
 

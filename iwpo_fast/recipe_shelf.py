@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from iwpo_fast.config import RecipesConfig
+from iwpo_fast.command_config import RecipesConfig
 from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.limits import check_limits
 from iwpo_fast.nearest import nearest

@@ -11,7 +11,8 @@ import pytest
 
 from iwpo_fast import versions
 from iwpo_fast.cli import main
-from iwpo_fast.config import DataConfig, DemoConfig, TrainConfig
+from iwpo_fast.command_config import DemoConfig
+from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.demo.generate import DatasetSettings
 from iwpo_fast.demo.run import run_demo

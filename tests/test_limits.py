@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
-from iwpo_fast.config import DataConfig, DemoConfig, LoraConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from iwpo_fast.command_config import DemoConfig
+from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.demo.run import run_demo
 from iwpo_fast.limits import BELOW_ONE, FRACTION, POSITIVE, Limits, check_limits, hints_of, is_allowed

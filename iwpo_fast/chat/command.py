@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
 from iwpo_fast.chat.speaker import Speaker
-from iwpo_fast.config import ChatConfig
+from iwpo_fast.command_config import ChatConfig
 from iwpo_fast.limits import check_limits
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.saving import Model

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
-from iwpo_fast.config import ChatConfig
+from iwpo_fast.command_config import ChatConfig
 from iwpo_fast.data.bounded import bounded
 from iwpo_fast.data.ends import end_of_turn
 from iwpo_fast.models.pretrained import reason_of

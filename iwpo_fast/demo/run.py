@@ -15,13 +15,8 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from iwpo_fast import __version__
-from iwpo_fast.config import (
-    DataConfig,
-    DemoConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-)
+from iwpo_fast.command_config import DemoConfig
+from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
 from iwpo_fast.demo.report import LEGEND, Measurement, aligned, comparisons, totals, write_report

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from iwpo_fast import __version__
-from iwpo_fast.config import DoctorConfig
+from iwpo_fast.command_config import DoctorConfig
 from iwpo_fast.doctor.packages import Package, packages
 from iwpo_fast.limits import check_limits
 from iwpo_fast.paths import expanded

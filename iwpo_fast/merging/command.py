@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from iwpo_fast.config import MergeConfig
+from iwpo_fast.command_config import MergeConfig
 from iwpo_fast.data.ends import end_of_turn
 from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.limits import check_limits

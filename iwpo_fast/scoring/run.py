@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.config import ScoreConfig
+from iwpo_fast.command_config import ScoreConfig
 from iwpo_fast.data.columns import check_mapping, column_names, joined_columns
 from iwpo_fast.data.places import Place
 from iwpo_fast.data.records import Records, Source, read_all

@@ -14,7 +14,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
 from iwpo_fast.chat.speaker import Speaker, _Printer
 from iwpo_fast.cli import main
-from iwpo_fast.config import ChatConfig
+from iwpo_fast.command_config import ChatConfig
 from iwpo_fast.signals import Stopped
 from iwpo_fast.terminal import escaped_lines
 

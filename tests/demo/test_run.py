@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from iwpo_fast.config import DemoConfig
+from iwpo_fast.command_config import DemoConfig
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl
 from iwpo_fast.demo.report import COLUMNS, Measurement, aligned, comparisons, markdown, table, totals
 from iwpo_fast.demo.run import METHODS, WARMUP, aligned_models, run_demo

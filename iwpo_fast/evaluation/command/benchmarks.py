@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from iwpo_fast.config import AnswerConfig, DataConfig
+from iwpo_fast.command_config import AnswerConfig
+from iwpo_fast.config import DataConfig
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.evaluation import reward_bench
 from iwpo_fast.evaluation.answer_formats import Instruction, Question

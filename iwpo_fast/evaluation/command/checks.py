@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from iwpo_fast.config import EvaluateConfig
+from iwpo_fast.command_config import EvaluateConfig
 from iwpo_fast.data.places import local_files
 from iwpo_fast.files import check_folder
 from iwpo_fast.paths import expanded

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from transformers import AutoTokenizer
 
-from iwpo_fast.config import EvaluateConfig
+from iwpo_fast.command_config import EvaluateConfig
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.models.pretrained import Source, read_pretrained

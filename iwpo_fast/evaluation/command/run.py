@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iwpo_fast.config import DataConfig, EvaluateConfig
+from iwpo_fast.command_config import EvaluateConfig
+from iwpo_fast.config import DataConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.candidates import key_of

@@ -11,7 +11,8 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from iwpo_fast.config import CandidateConfig, DataConfig, EvaluateConfig, ModelConfig
+from iwpo_fast.command_config import EvaluateConfig
+from iwpo_fast.config import CandidateConfig, DataConfig, ModelConfig
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.encode import encode_prompts
