@@ -9,13 +9,24 @@ from __future__ import annotations
 import copy
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from iwpo_fast.data.bounded import TooMuch
 from iwpo_fast.data.chat import MARK, ChatTemplate, Conversation, joined, messages_of, opening_of
+from iwpo_fast.data.marks import (
+    Marks,
+    described,
+    has_parameters,
+    holds_text,
+    of_call,
+    replaced,
+    with_descriptions,
+    with_names,
+    with_parameters,
+)
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.terminal import escaped
 
@@ -125,9 +136,9 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
     given += "tools" if arguments.get("tools") else ""
     if arguments.get("tools"):
         yield Kind("tools", "tools", "earlier", given), 0
-        if any(_described(arguments["tools"])):
+        if any(described(arguments["tools"])):
             yield Kind("tools", "descriptions of tools", "earlier", given), 0
-        if any(_named_parameters(arguments["tools"])):
+        if any(map(has_parameters, arguments["tools"])):
             yield Kind("tools", "parameters of tools", "earlier", given), 0
     for name in arguments.keys() - {"tools"}:
         yield Kind("argument", name, "earlier", given), 0
@@ -137,7 +148,7 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
         place = "answer" if i == last else "turn" if i >= last_user else "earlier"
         shape = _shape(message, is_first=i == 0)
         for key, value in message.items():
-            if key not in NO_TEXTS and _holds_text(value):
+            if key not in NO_TEXTS and holds_text(value):
                 yield Kind(message["role"], key, place, given, shape), i
                 if key == "content" and THOUGHT_END in "".join(contents([message])):
                     yield Kind(message["role"], "thinking", place, given, shape), i
@@ -145,58 +156,42 @@ def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tu
 
 def _shape(message: dict[str, Any], *, is_first: bool) -> tuple[object, ...]:
     """What templates look at: whether it is the first, what else it holds, one call or several, types of parts."""
-    held = frozenset(key for key, value in message.items() if key not in NO_TEXTS and _holds_text(value))
+    held = frozenset(key for key, value in message.items() if key not in NO_TEXTS and holds_text(value))
     content, calls = message.get("content"), message.get("tool_calls")
     parts = frozenset(map(_type_of, content)) if isinstance(content, list) else None
-    called = tuple(map(_shape_of_call, calls)) if isinstance(calls, list) else ()
-    return is_first, held, parts, called
+    called = frozenset(map(_shape_of_call, calls)) if isinstance(calls, list) else frozenset()
+    return is_first, held, parts, called, isinstance(calls, list) and len(calls) > 1
 
 
 def _shape_of_call(call: Any) -> object:
     """Whether there are arguments, and under which name."""
     inner = call.get("function", call) if isinstance(call, dict) else None
-    return frozenset(key for key, value in inner.items() if _holds_text(value)) if isinstance(inner, dict) else None
+    return frozenset(key for key, value in inner.items() if holds_text(value)) if isinstance(inner, dict) else None
 
 
 def _type_of(part: Any) -> str:
     return str(part.get("type")) + "".join(sorted(part)) if isinstance(part, dict) else type(part).__name__
 
 
-def _holds_text(value: Any) -> bool:
-    """Whether there is anything to read in it."""
-    if isinstance(value, str):
-        return bool(value.strip())
-    if isinstance(value, list | tuple):
-        return any(map(_holds_text, value))
-    if isinstance(value, dict):
-        return any(_holds_text(one) for name, one in value.items() if name != "type")
-    return value is not None and value is not False
-
-
 def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
-    """Whether the template writes every text of this kind, where it was seen first."""
+    """Whether the template writes every text of this kind, in the longest conversation that has it."""
     conversation, arguments = copy.deepcopy(seen.conversation), copy.deepcopy(seen.arguments)
     if kind.role == "argument":
         return _acts(chat, kind.key, conversation, arguments)
-    marks: list[str] = []
-
-    def mark(_: str) -> str:
-        marks.append(f"{MARK}{len(marks)}.")
-        return marks[-1]
-
+    mark = Marks()
     message = conversation[seen.message]
     if kind.key == "descriptions of tools":
-        arguments["tools"] = _with_descriptions(arguments["tools"], mark)
+        arguments["tools"] = with_descriptions(arguments["tools"], mark)
     elif kind.key == "parameters of tools":
-        marks = list(_named_parameters(arguments["tools"]))
-    elif kind.role == "tools":
-        arguments["tools"] = [_with_names(tool, mark) for tool in arguments["tools"]]
+        arguments["tools"] = [with_parameters(tool, mark) for tool in arguments["tools"]]
+    elif kind.key == "tools":
+        arguments["tools"] = [with_names(tool, mark) for tool in arguments["tools"]]
     elif kind.key == "thinking":
         message["content"] = f"<think>\n{mark('')}\n{THOUGHT_END}\n\nanswer"
     elif kind.key == "tool_calls":
-        message["tool_calls"] = [_of_call(call, mark) for call in message["tool_calls"]]
+        message["tool_calls"] = [of_call(call, mark) for call in message["tool_calls"]]
     else:
-        message[kind.key] = _replaced(message[kind.key], mark)
+        message[kind.key] = replaced(message[kind.key], mark)
         if kind.key in REASONING:  # transformers fills in the other names of reasoning, which are one text
             message |= {name: message[kind.key] for name in REASONING if name in message}
     try:
@@ -205,13 +200,13 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
         raise
     except Exception:  # such as a template that knows its tools; what it refuses of the data, it says later
         return True
-    return all(text in rendered for text in marks)
+    return mark.all_in(rendered)
 
 
 def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: dict[str, Any]) -> bool:
     """Whether the template writes anything else where an argument is absent, or another."""
     value = arguments[name]
-    if isinstance(value, list | dict) and _holds_text(value):
+    if isinstance(value, list | dict) and holds_text(value):
         return _writes_argument(chat, name, conversation, arguments)
     other = not value if isinstance(value, bool) else f"{MARK}0."
     others = [{key: given for key, given in arguments.items() if key != name}, arguments | {name: other}]
@@ -229,109 +224,11 @@ def _acts(chat: ChatTemplate, name: str, conversation: Conversation, arguments: 
 
 def _writes_argument(chat: ChatTemplate, name: str, conversation: Conversation, arguments: dict[str, Any]) -> bool:
     """Whether the template writes every text in an argument, such as documents."""
-    marks: list[str] = []
-
-    def mark(_: str) -> str:
-        marks.append(f"{MARK}{len(marks)}.")
-        return marks[-1]
-
+    mark = Marks()
     try:
-        rendered = chat.render(conversation, arguments | {name: _replaced(arguments[name], mark)})
+        rendered = chat.render(conversation, arguments | {name: replaced(arguments[name], mark)})
+    except TooMuch:
+        raise
     except Exception:  # a template that refuses other texts reads them
         return True
-    return all(text in rendered for text in marks)
-
-
-def _named_parameters(tools: Any) -> Iterator[str]:
-    """The names of the parameters of tools; a template that writes parameters writes these."""
-    for tool in tools if isinstance(tools, list) else ():
-        inner = tool.get("function", tool) if isinstance(tool, dict) else {}
-        parameters = inner.get("parameters") if isinstance(inner, dict) else None
-        properties = parameters.get("properties") if isinstance(parameters, dict) else None
-        yield from properties if isinstance(properties, dict) else ()
-
-
-def _described(value: Any) -> Iterator[str]:
-    """The descriptions in tools, of themselves and of their parameters."""
-    if isinstance(value, list):
-        for one in value:
-            yield from _described(one)
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            if name == "description" and isinstance(one, str) and one.strip():
-                yield one
-            else:
-                yield from _described(one)
-
-
-def _with_descriptions(value: Any, mark: Callable[[str], str]) -> Any:
-    """Tools with other descriptions."""
-    if isinstance(value, list):
-        return [_with_descriptions(one, mark) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: mark(one)
-        if name == "description" and isinstance(one, str) and one.strip()
-        else _with_descriptions(one, mark)
-        for name, one in value.items()
-    }
-
-
-def _replaced(value: Any, mark: Callable[[str], str]) -> Any:
-    """The value with each text in it replaced; of a part of a content, its text."""
-    if isinstance(value, str):
-        return mark(value) if value.strip() else value
-    if isinstance(value, list):
-        return [_replaced(one, mark) for one in value]
-    if isinstance(value, dict):
-        return {name: one if name == "type" else _replaced(one, mark) for name, one in value.items()}
-    return value
-
-
-def _of_call(call: Any, mark: Callable[[str], str]) -> Any:
-    """A tool call with another name and other arguments; arguments that are JSON stay JSON."""
-    if not isinstance(call, dict):
-        return call
-    if isinstance(call.get("function"), dict):
-        return call | {"function": _of_call(call["function"], mark)}
-    changed = dict(call)
-    if isinstance(call.get("name"), str):
-        changed["name"] = mark(call["name"])
-    for name in ARGUMENTS:
-        given = call.get(name)
-        if isinstance(given, str) and given.strip():
-            changed[name] = _replaced_text(given, mark)
-        elif given is not None:
-            changed[name] = _all_replaced(given, mark)
-    return changed
-
-
-ARGUMENTS = ("arguments", "parameters")
-"""What the arguments of a tool call are called."""
-
-
-def _replaced_text(given: str, mark: Callable[[str], str]) -> str:
-    try:
-        found = json.loads(given)
-    except ValueError:
-        return mark(given)
-    return json.dumps(_all_replaced(found, mark))
-
-
-def _all_replaced(value: Any, mark: Callable[[str], str]) -> Any:
-    """Arguments with other keys, and other values, numbers too."""
-    if isinstance(value, dict):
-        return {mark(name): _all_replaced(one, mark) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_all_replaced(one, mark) for one in value]
-    return value if value is None or isinstance(value, bool) else mark(str(value))
-
-
-def _with_names(tool: Any, mark: Callable[[str], str]) -> Any:
-    """A tool with another name, which every template that writes tools writes."""
-    if not isinstance(tool, dict):
-        return tool
-    if isinstance(tool.get("function"), dict):
-        return tool | {"function": _with_names(tool["function"], mark)}
-    return tool | {"name": mark(tool["name"])} if isinstance(tool.get("name"), str) else tool
+    return mark.all_in(rendered)
