@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
@@ -19,13 +22,18 @@ def check(condition: bool, sentence: str) -> None:
 
 
 def check_tensor(name: str, value: object) -> None:
-    """It is a tensor whose elements lie in memory one by one.
+    """It is a tensor whose elements lie in memory one by one, all of them on this rank.
 
     Raises:
-        TypeError: it is none, or sparse.
+        TypeError: it is none, sparse, or a part of a tensor that several ranks hold.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is of type {type(value).__name__}: pass a tensor.")
+    if hasattr(value, "full_tensor"):  # a DTensor, known without the import of torch.distributed
+        raise TypeError(
+            f"{name} is a DTensor, of which this rank holds a part: call the operator inside the forward of the "
+            f"wrapped module, where it is whole, or pass {name}.full_tensor()."
+        )
     if value.layout != torch.strided:
         raise TypeError(f"{name} has the layout {value.layout}: pass {name}.to_dense().")
 
@@ -110,3 +118,12 @@ def check_range(name: str, values: Tensor, limit: int, ignored: int | None = Non
         where = int(bad.nonzero()[0, 0])
         or_ignored = "" if ignored is None else f", or {ignored} to skip a token"
         raise ValueError(f"{name}[{where}] is {int(values[where])}: pass values in 0..{limit - 1}{or_ignored}.")
+
+
+def refuse_vmap(operator: str) -> Callable[..., NoReturn]:
+    """What an operator registers for `torch.vmap`, which would give it batches that it cannot tell from tokens."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise ValueError(f"{operator} does not run under torch.vmap: put the batch's tokens end to end in one call.")
+
+    return refuse

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from typing import Any
 
 import pytest
@@ -9,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from iwpo_fast.objectives.pair import Pair, Side
+from iwpo_fast.objectives.registry import OBJECTIVES
 from iwpo_kernels import LinearPreferenceLoss, PaddedLinearPreferenceLoss, padded_segments
+from iwpo_kernels.linear_preference.reward_losses import LOSSES, READ_SMOOTHING, Settings, pair_losses
 
 PAIRS, LENGTH, FEATURES, VOCAB = 4, 11, 16, 53
 
@@ -48,11 +53,15 @@ def results(loss_fn: torch.nn.Module, batch: dict[str, Any]) -> tuple[Tensor, tu
     return loss.detach(), torch.autograd.grad(loss, inputs), metrics
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "hinge"])
+SMOOTHED = {"exo_pair": {"label_smoothing": 1e-2}, "robust": {"label_smoothing": 0.1}}
+LIGERS = ("sigmoid", "hinge", *LOSSES)
+
+
+@pytest.mark.parametrize("loss_type", LIGERS)
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"beta": 0.05},
         {"average_log_prob": True, "beta": 2.0},
         {"compute_nll_loss": True, "alpha": 0.7},
         {"use_ref_model": False, "beta": 0.5},
@@ -63,6 +72,7 @@ def test_loss_gradients_and_metrics_equal_those_of_liger(batch, loss_type, optio
     liger = pytest.importorskip("liger_kernel.chunked_loss")
     if not options.get("use_ref_model", True):
         batch = without_reference(batch)
+    options = options | SMOOTHED.get(loss_type, {})
     theirs = results(liger.LigerFusedLinearDPOLoss(loss_type=loss_type, compiled=False, **options), batch)
     ours = results(PaddedLinearPreferenceLoss(loss_type=loss_type, **options), batch)
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
@@ -184,8 +194,64 @@ def test_calls_that_do_not_fit_say_what_to_pass(batch, options, changes, sentenc
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"loss_type": "robust"}, "loss_type is 'robust': pass one of sigmoid, hinge, ipo"), ({"beta": 0.0}, "beta is 0")],
+    [
+        ({"loss_type": "simpo"}, "loss_type is 'simpo': pass one of sigmoid, hinge, ipo, exo_pair"),
+        ({"beta": 0.0}, "beta is 0"),
+        ({"loss_type": "exo_pair"}, "exo_pair needs a label_smoothing above 0"),
+        ({"loss_type": "robust", "label_smoothing": 0.5}, "robust is defined below 0.5"),
+        ({"loss_type": "discopop", "discopop_tau": 0.0}, "discopop_tau is 0"),
+    ],
 )
 def test_options_out_of_range_are_refused_when_it_is_made(options, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         PaddedLinearPreferenceLoss(**options)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_losses_of_rewards_are_the_objectives_of_the_same_name(loss_type) -> None:
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected = (3 * torch.randn(64, generator=generator, dtype=torch.float64) for _ in range(2))
+    beta, epsilon, tau = 0.4, 0.05, 0.3
+    objective = OBJECTIVES[loss_type]
+    parameters = {"beta": beta, "epsilon": epsilon, "tau": tau}
+    parameters = {name: value for name, value in parameters.items() if name in objective.parameters}
+    one = torch.ones(64)
+    pair = Pair(*(Side(logp=reward / beta, tokens=one, ref_logp=0 * reward) for reward in (chosen, rejected)))
+    losses = pair_losses(loss_type, chosen, rejected, Settings(beta, epsilon, tau))
+    expected = objective.loss(pair, **parameters)
+    if loss_type not in READ_SMOOTHING:
+        expected = (1 - epsilon) * expected + epsilon * objective.flipped_loss(pair, **parameters)
+    torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("loss_type", ["apo_down", "discopop"])
+def test_weights_multiply_losses_of_rewards_and_a_weight_of_0_leaves_its_pair_out(batch, loss_type) -> None:
+    loss_fn = PaddedLinearPreferenceLoss(loss_type=loss_type, use_ref_model=False)
+    batch = without_reference(batch)
+    ones = results(loss_fn, batch | {"pair_weights": torch.ones(PAIRS)})
+    torch.testing.assert_close(ones, results(loss_fn, batch))
+    weighted = results(loss_fn, batch | {"pair_weights": torch.tensor([0.0, 3.0, 0.0, 0.0])})
+    alone = [1, 1 + PAIRS]
+    single = results(loss_fn, batch | {"_input": batch["_input"][alone], "target": batch["target"][alone]})
+    torch.testing.assert_close(weighted[0], single[0] * 3 / PAIRS)
+    torch.testing.assert_close(weighted[1][0], single[1][0] * 3 / PAIRS)
+    batch["_input"][0] = torch.inf
+    assert results(loss_fn, batch | {"pair_weights": torch.tensor([0.0, 3.0, 0.0, 0.0])})[0].isfinite()
+
+
+def test_keywords_of_liger_without_effect_are_named_once() -> None:
+    with pytest.warns(UserWarning, match="compiled and chunk_size have no effect"):
+        PaddedLinearPreferenceLoss(-100, 0.1, chunk_size=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PaddedLinearPreferenceLoss(chunk_size=7)
+        PaddedLinearPreferenceLoss()
+
+
+def test_the_constructor_is_ligers() -> None:
+    liger = pytest.importorskip("liger_kernel.chunked_loss")
+    ours, theirs = (
+        inspect.signature(loss_fn.__init__).parameters.values()
+        for loss_fn in (PaddedLinearPreferenceLoss, liger.LigerFusedLinearDPOLoss)
+    )
+    assert [(one.name, one.default) for one in ours] == [(one.name, one.default) for one in theirs]

@@ -10,7 +10,12 @@ import pytest
 import torch
 from linear_cases import Case, assert_exact, capped, certain, random_case, repeated, run, shrink_tiles
 
-from iwpo_kernels.linear_token_logps import linear_token_logps, naive_linear_token_logps
+from iwpo_kernels.linear_token_logps import (
+    linear_token_logps,
+    linear_token_statistics,
+    naive_linear_token_logps,
+    naive_linear_token_statistics,
+)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -233,16 +238,64 @@ def test_tied_weight_gets_both_gradients(place: torch.device) -> None:
     torch.testing.assert_close(ours, truth)
 
 
-def test_autocast_does_not_round_inside(place: torch.device) -> None:
+def test_autocast_casts_as_for_a_linear_layer_and_does_not_round_inside(place: torch.device) -> None:
     case = random_case()
-    tensors = [tensor.to(place) for tensor in (case.hidden, case.weight, case.labels)]
-    leaf = tensors[1].requires_grad_()
-    expected = linear_token_logps(*tensors)
-    with torch.autocast(place.type, dtype=torch.bfloat16):
-        logps = linear_token_logps(*tensors)
+    hidden, weight, labels = (tensor.to(place) for tensor in (case.hidden, case.weight, case.labels))
+    leaf = weight.requires_grad_()
+    expected = linear_token_logps(hidden.half(), leaf, labels)
+    with torch.autocast(place.type, dtype=torch.float16):
+        logps = linear_token_logps(hidden, leaf, labels)
         (grad,) = torch.autograd.grad(logps.sum(), leaf)
+    assert logps.dtype == torch.float32
     assert torch.equal(logps, expected)
     assert torch.equal(grad, torch.autograd.grad(expected.sum(), leaf)[0])
+
+
+def test_autocast_leaves_float64_and_gives_gradients_in_the_types_of_the_inputs() -> None:
+    case = random_case()
+    hidden, weight = case.hidden.double(), case.weight.double()
+    leaves = [case.hidden.requires_grad_(), case.weight.bfloat16().requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exact = linear_token_logps(hidden, weight, case.labels)
+        gradients = torch.autograd.grad(linear_token_logps(*leaves, case.labels).sum(), leaves)
+    assert torch.equal(exact, linear_token_logps(hidden, weight, case.labels))
+    assert [gradient.dtype for gradient in gradients] == [torch.float32, torch.bfloat16]
+
+
+def test_batches_of_sequences_give_results_of_the_labels_shape(place: torch.device) -> None:
+    case = random_case()
+    hidden, weight, labels = (tensor.to(place) for tensor in (case.hidden, case.weight, case.labels))
+    rows = labels.shape[0] // 2 * 2
+    hidden, labels = hidden[:rows].requires_grad_(), labels[:rows].clone()
+    labels[1] = -100
+    flat = linear_token_statistics(hidden, weight, labels, log_sum_exp=True)
+    shaped = linear_token_statistics(hidden.view(2, rows // 2, -1), weight, labels.view(2, -1), log_sum_exp=True)
+    for one, other in zip(shaped, flat, strict=True):
+        assert one.shape == (2, rows // 2)
+        assert torch.equal(one.flatten(), other)
+    (gradient,) = torch.autograd.grad(shaped.logps.sum(), hidden)
+    assert torch.equal(gradient, torch.autograd.grad(flat.logps.sum(), hidden)[0])
+
+
+def test_log_sum_exp_and_its_gradients_are_those_of_all_logits(place: torch.device) -> None:
+    case = replace(
+        repeated(
+            random_case(),
+        ),
+        settings={"softcap": 2.0, "scale": 0.7, "temperature": 1.3},
+    )
+    labels = case.labels.clone()
+    labels[2] = -100
+    bias = torch.randn(67, generator=torch.Generator().manual_seed(1))
+    given = {"hidden_index": case.hidden_index.to(place), "log_sum_exp": True, **case.settings}
+    results = []
+    for operator in (linear_token_statistics, naive_linear_token_statistics):
+        leaves = [tensor.to(place).requires_grad_() for tensor in (case.hidden, case.weight, bias)]
+        found = operator(leaves[0], leaves[1], labels.to(place), bias=leaves[2], **given)
+        results.append((found.log_sum_exp, *torch.autograd.grad(found.log_sum_exp.square().sum(), leaves)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert results[0][0][2] == 0
 
 
 def test_backward_can_be_repeated(place: torch.device) -> None:

@@ -34,8 +34,7 @@ def test_opcheck_passes(request: pytest.FixtureRequest, path: str, save: bool) -
     index = torch.tensor([0, 0, 5, 3, 3, 1], device=place)
     bias = torch.zeros(V, device=place)
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
-    if not save:
-        labels[2] = -100  # with `save`, masses of skipped tokens are left unwritten
+    labels[2] = -100
     torch.library.opcheck(op._forward_op, (*leaves[:2], labels, leaves[2], index, 3.0, 0.5, 1.0, True, 256, True, save))
 
 
@@ -95,7 +94,7 @@ def test_ten_lengths_compile_once(backend: str) -> None:
 
     @torch.compile(fullgraph=True, dynamic=True, backend=counter)
     def compiled(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> Any:
-        return linear_token_statistics(hidden * 2, weight, labels, hidden_index=index)
+        return linear_token_statistics(hidden * 2, weight, labels, hidden_index=index, log_sum_exp=True)
 
     torch._dynamo.reset()
     weight = torch.randn(V, H).requires_grad_()
@@ -105,7 +104,7 @@ def test_ten_lengths_compile_once(backend: str) -> None:
         labels, index = torch.randint(V, (tokens + 3,)), torch.randint(tokens, (tokens + 3,))
         labels[1] = -100
         values = compiled(hidden, weight, labels, index)
-        expected = linear_token_statistics(hidden * 2, weight, labels, hidden_index=index)
+        expected = linear_token_statistics(hidden * 2, weight, labels, hidden_index=index, log_sum_exp=True)
         assert all(torch.equal(a, b) for a, b in zip(values, expected, strict=True))
         ours = torch.autograd.grad(values.logps.sum(), (hidden, weight))
         theirs = torch.autograd.grad(expected.logps.sum(), (hidden, weight))
@@ -116,7 +115,8 @@ def test_ten_lengths_compile_once(backend: str) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "hidden of three dimensions": ({"hidden": torch.zeros(1, T, H)}, "hidden has 3 dimensions"),
+    "hidden of three dimensions": ({"hidden": torch.zeros(1, T, H)}, "hidden has 3 dimensions and labels 1"),
+    "hidden of one dimension": ({"hidden": torch.zeros(T)}, "hidden has 1 dimensions"),
     "weight of one dimension": ({"head_weight": torch.zeros(V)}, "weight has 1 dimensions"),
     "another width": ({"head_weight": torch.zeros(V, H + 1)}, "hidden has 8 features and head_weight 9"),
     "a single token": ({"head_weight": torch.zeros(1, H)}, "at least 2 tokens"),

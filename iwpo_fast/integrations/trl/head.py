@@ -143,13 +143,7 @@ CHUNK = 8192
 
 
 def _in_one_type(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As a linear layer has them: hidden states in the type of autocast, or else the weight in theirs.
-
-    Float32 weights beside 16-bit hidden states stay as they are, as the operator takes master weights.
-    """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        hidden = hidden.to(torch.get_autocast_dtype(device))
+    """The weight in the type of the hidden states, except for float32 master weights, which the operator takes."""
     if weight.dtype not in (hidden.dtype, torch.float32):
         weight = weight.to(hidden.dtype)
     return hidden, weight, None if bias is None else bias.to(weight.dtype)

@@ -45,7 +45,7 @@ def linear_preference_loss(
     The loss is differentiable with respect to hidden, head_weight and bias.
 
     Args:
-        hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
+        hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU); or [..., H] with labels [...], read row by row.
         head_weight: [V, H], the LM head, as for `linear_token_logps`.
         labels: int64 [N], tokens of the 2P sequences end to end, chosen sequences first; -100 is skipped.
         segments: int64 [2P + 1], sequence s is labels[segments[s]:segments[s + 1]].
@@ -72,7 +72,7 @@ def linear_preference_loss(
         workspace_mb=workspace_mb,
         save=save,
         all_served=all_served,
-    )
+    ).flatten()
     check_index("segments", segments, logps, "offset")
     return weighted_preference_loss(
         logps,
@@ -85,7 +85,7 @@ def linear_preference_loss(
         margin=margin,
         target=target,
         average=average,
-        lengths=supervised_lengths(labels, segments) if average and not all_served else None,
+        lengths=supervised_lengths(labels.flatten(), segments) if average and not all_served else None,
         denominator=denominator,
     )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check, check_device, check_number, check_switch, check_tensor
+from iwpo_kernels.checks import check, check_device, check_number, check_positive, check_switch, check_tensor
 from iwpo_kernels.constants import IGNORED
+from iwpo_kernels.linear_preference.reward_losses import LOSSES, Settings, pair_losses
 from iwpo_kernels.linear_token_logps import linear_token_logps
 from iwpo_kernels.linear_token_logps.types import exact_dtype
 from iwpo_kernels.weighted_preference import weighted_preference_loss
@@ -17,6 +20,7 @@ from iwpo_kernels.weighted_preference.op import check_options
 from iwpo_kernels.weighted_preference.types import Form
 
 _FORMS: dict[str, Form] = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "squared"}
+LOSS_TYPES = (*_FORMS, *LOSSES)
 
 
 class PaddedMetrics(NamedTuple):
@@ -44,21 +48,25 @@ class PaddedMetrics(NamedTuple):
 class PaddedLinearPreferenceLoss(torch.nn.Module):
     """Preference loss of padded batches; stands in for `liger_kernel`'s `LigerFusedLinearDPOLoss`.
 
-    Called and answered like it: `loss, metrics = loss_fn(lm_head.weight, hidden, labels, bias, ref_hidden,
+    Made, called and answered like it: `loss, metrics = loss_fn(lm_head.weight, hidden, labels, bias, ref_hidden,
     ref_weight)`. Beyond it: weights per pair, cached reference log-probs, "ipo", and label smoothing that acts on
-    every loss (Liger ignores it for "sigmoid" and "hinge"). Its `chunk_size` and `compiled` have nothing to set here.
+    every loss (Liger ignores it for all but "exo_pair" and "robust").
     Under autocast, hidden states and head are cast as for any linear layer.
     For heads with a softcap or a scale use `LinearPreferenceLoss` on the flattened batch, with `padded_segments`.
 
     Args:
-        beta: strength of the pull towards the reference.
-        loss_type: "sigmoid", "hinge" or "ipo" (TRL's "ipo" is that with `average_log_prob`).
-        label_smoothing: probability in [0, 1) that a label is flipped.
-        average_log_prob: sequences count by their mean over tokens instead of the sum.
-        use_ref_model: compare with a reference, given in each call.
-        compute_nll_loss: add alpha times the mean −log p of the chosen tokens to the loss.
-        alpha: see compute_nll_loss.
         ignore_index: label of tokens that do not count, beside -100, which never does.
+        beta: strength of the pull towards the reference.
+        alpha: see compute_nll_loss.
+        compute_nll_loss: add alpha times the mean −log p of the chosen tokens to the loss.
+        compiled, chunk_size: Liger's, with nothing to set here; a value of one's own is answered by one warning.
+        use_ref_model: compare with a reference, given in each call.
+        average_log_prob: sequences count by their mean over tokens instead of the sum.
+        loss_type: "sigmoid", "hinge" or "ipo" (TRL's "ipo" is that with `average_log_prob`), made by the fused
+            operator, or one of `reward_losses`.
+        label_smoothing: probability in [0, 1) that a label is flipped; what "exo_pair" (above 0) and "robust" (below
+            1/2) call ε.
+        discopop_tau: temperature of the gate of "discopop".
 
     Raises:
         TypeError, ValueError: an option is of another kind, or out of range.
@@ -66,22 +74,31 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
 
     def __init__(
         self,
-        *,
+        ignore_index: int = IGNORED,
         beta: float = 0.1,
+        alpha: float = 1.0,
+        compute_nll_loss: bool = False,
+        compiled: bool = True,
+        use_ref_model: bool = True,
+        average_log_prob: bool = False,
+        chunk_size: int = 1,
         loss_type: str = "sigmoid",
         label_smoothing: float = 0.0,
-        average_log_prob: bool = False,
-        use_ref_model: bool = True,
-        compute_nll_loss: bool = False,
-        alpha: float = 1.0,
-        ignore_index: int = IGNORED,
+        discopop_tau: float = 0.05,
     ) -> None:
         super().__init__()
         check(
-            isinstance(loss_type, str) and loss_type in _FORMS,
-            f"loss_type is {loss_type!r}: pass one of {', '.join(_FORMS)}.",
+            isinstance(loss_type, str) and loss_type in LOSS_TYPES,
+            f"loss_type is {loss_type!r}: pass one of {', '.join(LOSS_TYPES)}.",
         )
-        check_options(_FORMS[loss_type], beta, label_smoothing)
+        check_options(_FORMS.get(loss_type, "sigmoid"), beta, label_smoothing)
+        check(loss_type != "exo_pair" or label_smoothing > 0, "exo_pair needs a label_smoothing above 0: pass 1e-3.")
+        check(
+            loss_type != "robust" or label_smoothing < 0.5,
+            f"label_smoothing is {label_smoothing}: robust is defined below 0.5, pass less.",
+        )
+        check_positive("discopop_tau", discopop_tau)
+        _name_what_has_no_effect(compiled, chunk_size)
         for name, value in (
             ("average_log_prob", average_log_prob),
             ("use_ref_model", use_ref_model),
@@ -101,6 +118,7 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         self.compute_nll_loss = compute_nll_loss
         self.alpha = alpha
         self.ignore_index = ignore_index
+        self.discopop_tau = discopop_tau
 
     def forward(
         self,
@@ -118,8 +136,8 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         """Loss, and metrics without gradient.
 
         Args:
-            lin_weight: [V, H], the head.
-            _input: [2B, T, H], hidden states of B chosen and then B rejected sequences, dtype of the head.
+            lin_weight: [V, H], the head, as for `linear_token_logps`.
+            _input: [2B, T, H], hidden states of B chosen and then B rejected sequences.
             target: int64 [2B, T], the token that each hidden state predicts: already shifted by the caller, as for
                 Liger. Tokens equal to `ignore_index` are skipped and cost nothing.
             bias: [V] or None.
@@ -137,23 +155,38 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         lengths = (labels != IGNORED).sum(1)
         ref_logps = self._reference(ref_input, ref_weight, ref_bias, ref_logps, labels)
         logps = _token_logps(_input, lin_weight, labels, bias)
+        fused = self.loss_type in _FORMS
         output = weighted_preference_loss(
-            logps,
+            logps.flatten(),
             padded_segments(labels),
             ref_logps,
             pair_weights,
-            form=_FORMS[self.loss_type],
+            form=_FORMS[self.loss_type] if fused else "sigmoid",
             beta=self.beta,
             label_smoothing=self.label_smoothing,
             average=self.average_log_prob,
             lengths=lengths if self.average_log_prob else None,
         )
-        loss = output.loss
+        loss = output.loss if fused else self._loss_of_rewards(logps, ref_logps, lengths, pair_weights)
         nll_loss = torch.zeros_like(loss)
         if self.compute_nll_loss:
             nll_loss = -logps.chunk(2)[0].sum() / lengths.chunk(2)[0].sum().clamp(min=1)
             loss = loss + self.alpha * nll_loss
         return loss, self._metrics(output.sequence_logps, ref_logps, lengths, nll_loss, _input, lin_weight, bias)
+
+    def _loss_of_rewards(
+        self, logps: Tensor, ref_logps: Tensor | None, lengths: Tensor, pair_weights: Tensor | None
+    ) -> Tensor:
+        """Weighted mean over the pairs of a loss that the operator does not have; the operator has checked all."""
+        ratios = logps.sum(1, dtype=torch.float64)
+        if ref_logps is not None:
+            ratios = ratios - ref_logps
+        if self.average_log_prob:
+            ratios = ratios / lengths.clamp(min=1)
+        weights = torch.ones_like(ratios.chunk(2)[0]) if pair_weights is None else pair_weights.detach()
+        chosen, rejected = (self.beta * ratios).where(weights.repeat(2) > 0, 0).chunk(2)
+        settings = Settings(self.beta, self.label_smoothing, self.discopop_tau)
+        return (weights * pair_losses(self.loss_type, chosen, rejected, settings)).mean().to(logps.dtype)
 
     def _reference(
         self, hidden: Tensor | None, weight: Tensor | None, bias: Tensor | None, logps: Tensor | None, labels: Tensor
@@ -206,6 +239,16 @@ class PaddedLinearPreferenceLoss(torch.nn.Module):
         return f"loss_type={self.loss_type}, beta={self.beta}, label_smoothing={self.label_smoothing}"
 
 
+@lru_cache
+def _name_what_has_no_effect(compiled: bool, chunk_size: int) -> None:
+    """Once for each couple of values, and never for Liger's own defaults."""
+    if not compiled or chunk_size != 1:
+        warnings.warn(
+            "compiled and chunk_size have no effect: the operator is not compiled, and cuts its work by workspace_mb.",
+            stacklevel=3,
+        )
+
+
 def padded_segments(labels: Tensor) -> Tensor:
     """Offsets int64 [S + 1] of the rows of labels [S, T] in labels.flatten()."""
     check_tensor("labels", labels)
@@ -230,14 +273,8 @@ def _check_layout(hidden: Tensor, target: Tensor) -> None:
 
 
 def _token_logps(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
-    device = hidden.device.type
     check_tensor("lin_weight", weight)
-    if bias is not None:
-        check_tensor("bias", bias)
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return linear_token_logps(hidden.flatten(0, 1), weight, labels.flatten(), bias=bias)
+    return linear_token_logps(hidden, weight, labels, bias=bias)
 
 
 @torch.no_grad()
@@ -248,7 +285,7 @@ def _reference_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels
         f"ref_input has shape {list(hidden.shape)}: pass [2B, T, H] with the 2B and T of _input.",
     )
     logps = _token_logps(hidden, weight, labels, bias)
-    return logps.view(labels.shape).sum(1, dtype=torch.float64).to(logps.dtype)
+    return logps.sum(1, dtype=torch.float64).to(logps.dtype)
 
 
 def _mean_logit_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

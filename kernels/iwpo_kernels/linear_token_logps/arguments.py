@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from iwpo_kernels.checks import (
+    FLOATING,
     LARGEST,
     SMALLEST,
     check,
@@ -20,12 +21,36 @@ from iwpo_kernels.checks import (
 )
 
 
+def as_linear_layer(
+    hidden: Tensor, head_weight: Tensor, labels: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The tensors in the types that a linear layer has them in under autocast, hidden states and labels in rows.
+
+    Float32 weights stay as they are beside 16-bit hidden states, because the operator takes them as master weights.
+    """
+    for name, tensor in (("hidden", hidden), ("head_weight", head_weight), ("labels", labels)):
+        check_tensor(name, tensor)
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype in FLOATING:
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+        if head_weight.dtype in FLOATING and head_weight.dtype not in (hidden.dtype, torch.float32):
+            head_weight = head_weight.to(hidden.dtype)
+        if isinstance(bias, Tensor) and bias.dtype in FLOATING:
+            bias = bias.to(hidden.dtype)
+    if hidden.ndim > 2:
+        if labels.shape != hidden.shape[:-1]:
+            raise ValueError(
+                f"hidden has {hidden.ndim} dimensions and labels {labels.ndim}: pass one label per position, "
+                "labels of the shape hidden.shape[:-1], or both flat."
+            )
+        hidden, labels = hidden.flatten(0, -2), labels.flatten()
+    return hidden, head_weight, labels, bias
+
+
 def check_arguments(
     hidden: Tensor, head_weight: Tensor, labels: Tensor, bias: Tensor | None, hidden_index: Tensor | None
 ) -> None:
-    check_tensor("hidden", hidden)
-    check_tensor("head_weight", head_weight)
-    check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H], e.g. hidden.flatten(0, -2).")
+    check(hidden.ndim == 2, f"hidden has {hidden.ndim} dimensions: pass [T, H] or [B, T, H].")
     check(head_weight.ndim == 2, f"head_weight has {head_weight.ndim} dimensions: pass the head's [V, H].")
     if head_weight.shape[1] != hidden.shape[1]:
         raise ValueError(

@@ -29,14 +29,15 @@ def naive_linear_token_logps(
 
 
 def naive_linear_token_statistics(
-    hidden: Tensor, head_weight: Tensor, labels: Tensor, **options: Any
+    hidden: Tensor, head_weight: Tensor, labels: Tensor, *, log_sum_exp: bool = False, **options: Any
 ) -> TokenStatistics:
     """`linear_token_statistics` likewise."""
     logps = naive_linear_token_logps(hidden, head_weight, labels, **options)
     kept = labels != IGNORED
     defaults = {"bias": None, "hidden_index": None, "softcap": None, "scale": 1.0, "temperature": 1.0}
+    z = _logits(hidden, head_weight, kept, **(defaults | options))
+    normalizer = z.logsumexp(-1).where(kept, 0) if log_sum_exp else None
     with torch.no_grad():
-        z = _logits(hidden, head_weight, kept, **(defaults | options))
         log_p = z.log_softmax(-1)
         p = log_p.exp()
         return TokenStatistics(
@@ -45,6 +46,7 @@ def naive_linear_token_statistics(
             sum_p2=p.square().sum(-1).where(kept, 0),
             target_is_argmax=(z.gather(1, labels.where(kept, 0)[:, None])[:, 0] >= z.amax(-1)) & kept,
             mean_logit=z.mean(-1).where(kept, 0),
+            log_sum_exp=normalizer,
         )
 
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iwpo_kernels.checks import check_first_derivative, check_range
+from iwpo_kernels.checks import check_first_derivative, check_range, check_switch, refuse_vmap
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
 from iwpo_kernels.linear_token_logps import cpu
-from iwpo_kernels.linear_token_logps.arguments import check_arguments, check_settings
+from iwpo_kernels.linear_token_logps.arguments import as_linear_layer, check_arguments, check_settings
+from iwpo_kernels.linear_token_logps.label_logits import label_logits
 from iwpo_kernels.linear_token_logps.saving import saves_masses
 from iwpo_kernels.linear_token_logps.tiling import padded_vocab
 from iwpo_kernels.linear_token_logps.types import Forward, Head, Kept, TokenStatistics, exact_dtype
@@ -45,10 +46,12 @@ def linear_token_logps(
     keys and values W: the README beside this file derives it. In products of N·V·H multiply-adds: 1 without
     gradients, 2 with a frozen head, 3 with a trainable head and `save`, 4 without. Runs repeat bitwise. The number of
     labels to serve is read back from the device, once, unless `all_served`. Differentiable once, by torch.autograd;
-    not by torch.func.
+    not by torch.func. Under autocast the inputs are cast as for a linear layer, and nothing inside is rounded further.
+    `torch.utils.flop_counter` counts the products, of all N labels, as the host does not know which are -100.
 
     Args:
-        hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU).
+        hidden: [T, H], bfloat16, float16 or float32 (float64 on a CPU); or [..., H] with labels of the same shape
+            before H, which the results then have.
         head_weight: [V, H], the LM head, dtype of hidden, or float32 beside 16-bit hidden states: master weights, which
             products round to the dtype of hidden and which get a float32 gradient that nothing rounds.
         labels: int64 [N], values in 0..V−1, or -100: log-prob 0, no gradient, no work.
@@ -74,9 +77,10 @@ def linear_token_logps(
         ValueError: shapes, dtypes, devices or numbers do not fit; a second derivative or one of forward mode is asked
             for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
-    inputs = (hidden, head_weight, labels, bias, hidden_index)
+    shape = getattr(labels, "shape", None)
+    hidden, head_weight, labels, bias = as_linear_layer(hidden, head_weight, labels, bias)
     settings = (softcap, scale, temperature, workspace_mb, save, all_served)
-    return _streamed(inputs, settings, statistics=False)[0]
+    return _streamed((hidden, head_weight, labels, bias, hidden_index), settings, statistics=False)[0].view(shape)
 
 
 def linear_token_statistics(
@@ -92,16 +96,28 @@ def linear_token_statistics(
     workspace_mb: int = 256,
     save: bool | Literal["auto"] = "auto",
     all_served: bool = False,
+    log_sum_exp: bool = False,
 ) -> TokenStatistics:
     """`linear_token_logps` and, from the same pass, what the distribution of each token looks like.
 
-    Takes the same arguments and raises the same errors; only the log-probs carry a gradient.
+    Takes the same arguments and raises the same errors; only log-probs and log-sum-exps carry a gradient.
+
+    Args:
+        log_sum_exp: return log Σ_v exp(z_v) too, for a z-loss. It takes the labels' logits beside the log-probs: [N, H]
+            rows of the head, and for a trainable head a gradient of its size.
     """
-    inputs = (hidden, head_weight, labels, bias, hidden_index)
+    shape = getattr(labels, "shape", None)
+    hidden, head_weight, labels, bias = as_linear_layer(hidden, head_weight, labels, bias)
+    check_switch("log_sum_exp", log_sum_exp)
     settings = (softcap, scale, temperature, workspace_mb, save, all_served)
-    logps, statistics = _streamed(inputs, settings, statistics=True)
-    entropy, sum_p2, target_is_argmax, mean_logit = statistics.unbind()
-    return TokenStatistics(logps, entropy, sum_p2, target_is_argmax > 0, mean_logit)
+    logps, statistics = _streamed((hidden, head_weight, labels, bias, hidden_index), settings, statistics=True)
+    entropy, sum_p2, target_is_argmax, mean_logit = statistics.view(4, *shape).unbind()
+    normalizer = None
+    if log_sum_exp:
+        rows = hidden if hidden_index is None else hidden[hidden_index]
+        logits = label_logits(rows, labels, Head(head_weight, bias, softcap, float(scale), float(temperature)))
+        normalizer = (logits - logps).where(labels != IGNORED, 0).view(shape)
+    return TokenStatistics(logps.view(shape), entropy, sum_p2, target_is_argmax > 0, mean_logit, normalizer)
 
 
 def _streamed(inputs: Inputs, settings: Settings, statistics: bool) -> tuple[Tensor, Tensor]:
@@ -188,6 +204,7 @@ def _forward_op(
     if rows.position is not None:
         for per_token in (out.logps, out.statistics, out.jacobian, out.state):
             per_token.zero_()
+        out.masses[rows.count :].zero_()
     head = Head(weight, bias, softcap, scale, temperature)
     if rows.count:
         with computing_on(hidden.device):
@@ -303,3 +320,5 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)
+for _op in (_forward_op, _hidden_gradient_op, _head_gradient_op):
+    _op.register_vmap(refuse_vmap("linear_token_logps"))

@@ -14,7 +14,9 @@ from iwpo_kernels.wide_products import mm_fp32
 
 
 class TokenStatistics(NamedTuple):
-    """Per-token results [N]. The statistics carry no gradient; all are 0 where the label is -100.
+    """Per-token results, of the shape of the labels; all are 0 where the label is -100.
+
+    Log-probs and log-sum-exps carry a gradient, the others do not.
 
     Attributes:
         logps: log-prob of the label.
@@ -22,6 +24,7 @@ class TokenStatistics(NamedTuple):
         sum_p2: Σ_v p_v².
         target_is_argmax: bool, no other token has a larger logit.
         mean_logit: mean of the logits over the vocabulary.
+        log_sum_exp: log Σ_v exp(z_v), or None where it was not asked for.
     """
 
     logps: Tensor
@@ -29,6 +32,7 @@ class TokenStatistics(NamedTuple):
     sum_p2: Tensor
     target_is_argmax: Tensor
     mean_logit: Tensor
+    log_sum_exp: Tensor | None = None
 
 
 @dataclass(frozen=True)

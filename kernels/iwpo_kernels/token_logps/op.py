@@ -18,6 +18,7 @@ from iwpo_kernels.checks import (
     check_range,
     check_switch,
     check_tensor,
+    refuse_vmap,
 )
 from iwpo_kernels.constants import IGNORED
 from iwpo_kernels.devices import checks_labels, computing_on, runs_triton
@@ -171,3 +172,5 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, N
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)
+for _op in (_forward_op, _backward_op):
+    _op.register_vmap(refuse_vmap("token_logps"))

@@ -18,6 +18,7 @@ from iwpo_kernels.checks import (
     check_number,
     check_switch,
     check_tensor,
+    refuse_vmap,
 )
 from iwpo_kernels.devices import checks_labels, runs_triton
 from iwpo_kernels.weighted_preference import cpu
@@ -189,6 +190,11 @@ def _check_vector(name: str, value: Tensor | None, size: int, which: str, logps:
     if value.shape != (size,):
         raise ValueError(f"{name} has shape {list(value.shape)}: pass [{size}], {which}.")
     check(
+        value.dtype.itemsize != 2 or not value.is_floating_point(),
+        f"{name} is {value.dtype}, too coarse for a difference of log-probs: make it in {logps.dtype}; where it passed "
+        "through a module that FSDP2 shards, set MixedPrecisionPolicy(cast_forward_inputs=False).",
+    )
+    check(
         value.dtype == logps.dtype, f"{name} is {value.dtype} and logps {logps.dtype}: pass {name}.to({logps.dtype})."
     )
     check_device(name, value, logps)
@@ -315,3 +321,5 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)
+for _op in (_forward_op, _backward_op):
+    _op.register_vmap(refuse_vmap("weighted_preference_loss"))
