@@ -32,7 +32,7 @@ def test_equals_trl_chunked_log_probs(trainable: bool) -> None:
         *theirs, case.labels, HEAD["temperature"], 256, HEAD["softcap"], HEAD["scale"]
     )
     expected = (logps, entropy, log_sum_p2.exp(), is_top1, mean_logit)
-    for value, their_value in zip(values, expected, strict=True):
+    for value, their_value in zip(values[:-1], expected, strict=True):  # the log-sum-exp was not asked for
         torch.testing.assert_close(value.detach(), their_value.detach(), rtol=1e-5, atol=1e-5)
     torch.manual_seed(0)
     grad = torch.randn(40)
