@@ -97,7 +97,8 @@ def run(
     index = None if case.hidden_index is None else case.hidden_index.to(device)
     labels = case.labels.to(device)
     given = (leaves["hidden"], leaves["weight"], labels)
-    values = STATISTICS[operator](*given, bias=leaves.get("bias"), hidden_index=index, **case.settings, **options)
+    asked = {"hidden_index": index, "log_sum_exp": True, **case.settings, **options}
+    values = STATISTICS[operator](*given, bias=leaves.get("bias"), **asked)
     values.logps.backward(case.grad.to(device, values.logps.dtype))
     grads = {name: leaf.grad.cpu().double() for name, leaf in leaves.items() if leaf.grad is not None}
     return Result(TokenStatistics(*(value.cpu().double() for value in values)), grads)
@@ -139,7 +140,7 @@ def assert_gradient_within(
 
 
 def assert_same_statistics(ours: TokenStatistics, truth: TokenStatistics) -> None:
-    for name in ("entropy", "sum_p2", "mean_logit"):
+    for name in ("entropy", "sum_p2", "mean_logit", "log_sum_exp"):
         torch.testing.assert_close(getattr(ours, name), getattr(truth, name), rtol=2e-5, atol=2e-5)
     assert torch.equal(ours.target_is_argmax, truth.target_is_argmax)
 

@@ -116,7 +116,7 @@ def linear_token_statistics(
     if log_sum_exp:
         rows = hidden if hidden_index is None else hidden[hidden_index]
         logits = label_logits(rows, labels, Head(head_weight, bias, softcap, float(scale), float(temperature)))
-        normalizer = (logits - logps).where(labels != IGNORED, 0).view(shape)
+        normalizer = (logits - logps).view(shape)
     return TokenStatistics(logps.view(shape), entropy, sum_p2, target_is_argmax > 0, mean_logit, normalizer)
 
 
