@@ -17,6 +17,7 @@ from iwpo_fast.command_config import (
     EvaluateConfig,
     MergeConfig,
     RecipesConfig,
+    ReportConfig,
     ScoreConfig,
 )
 from iwpo_fast.config import ModelConfig, RunConfig, TinyConfig, TrainConfig, dataclass_from
@@ -126,7 +127,10 @@ def _run(settings: object) -> None:
     from iwpo_fast.pipeline import run
 
     options = {name: getattr(settings, key) for name, key in (("start", "from"), ("only", "only"), ("force", "force"))}
-    run(dataclass_from(RunConfig, settings), **options)
+    config = dataclass_from(RunConfig, settings)
+    if getattr(settings, "baseline") and "dpo" not in config.arms:  # noqa: B009
+        config.arms.insert(0, "dpo")
+    run(config, **options)
 
 
 def _train(settings: object) -> None:
@@ -178,6 +182,12 @@ def _recipes(settings: object) -> None:
     show_or_copy(dataclass_from(RecipesConfig, settings))
 
 
+def _report(settings: object) -> None:
+    from iwpo_fast.report import report_run
+
+    report_run(dataclass_from(ReportConfig, settings))
+
+
 def _demo(settings: object) -> None:
     from iwpo_fast.demo import run_demo
 
@@ -199,6 +209,7 @@ RUN = {
     "run": _run,
     "score": _score,
     "evaluate": _evaluate,
+    "report": _report,
     "chat": _chat,
     "merge": _merge,
     "doctor": _doctor,

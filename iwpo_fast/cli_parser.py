@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from iwpo_fast import __version__
 from iwpo_fast.cli_errors import explain, no_command
 from iwpo_fast.cli_help import Help
-from iwpo_fast.cli_words import written_out
+from iwpo_fast.cli_words import named, written_out
 from iwpo_fast.command_config import (
     ChatConfig,
     DemoConfig,
@@ -18,6 +18,7 @@ from iwpo_fast.command_config import (
     EvaluateConfig,
     MergeConfig,
     RecipesConfig,
+    ReportConfig,
     ScoreConfig,
 )
 from iwpo_fast.config import RunConfig, TrainConfig
@@ -30,6 +31,7 @@ CONFIG: dict[str, type] = {
     "run": RunConfig,
     "score": ScoreConfig,
     "evaluate": EvaluateConfig,
+    "report": ReportConfig,
     "chat": ChatConfig,
     "merge": MergeConfig,
     "doctor": DoctorConfig,
@@ -38,7 +40,7 @@ CONFIG: dict[str, type] = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "train": {"from_trl": str | None},
-    "run": {"from": str | None, "only": str | None, "force": bool},
+    "run": {"from": str | None, "only": str | None, "force": bool, "baseline": bool},
     "preview": {"rows": str | None, "full": bool},
 }
 """What commands take beside their configuration."""
@@ -53,7 +55,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     parser = make_parser()
     command, *words = arguments or [""]
     if command in CONFIG:
-        words = written_out(words, _hints_of(command))
+        words = written_out(named(command, words), _hints_of(command))
     try:
         parsed = parser.parse_args([command, *words])
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
@@ -88,6 +90,7 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
     commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
     commands.add_subcommand("evaluate", _parser_of(EvaluateConfig), help="evaluate a model on pairs and benchmarks")
+    commands.add_subcommand("report", _parser_of(ReportConfig), help="write what a run has done as one page")
     commands.add_subcommand("chat", _parser_of(ChatConfig), help="talk with a model, beside the one it was")
     commands.add_subcommand("merge", _parser_of(MergeConfig), help="merge an adapter into its base")
     commands.add_subcommand("doctor", _parser_of(DoctorConfig), help="what is installed, what would run, and why")
@@ -116,6 +119,9 @@ def _run_parser() -> ArgumentParser:
     parser.add_argument("--from", type=str | None, help="Do this stage and all later ones again.")
     parser.add_argument("--only", type=str | None, help="Do this stage alone.")
     parser.add_argument("--force", type=bool, default=False, help="Do every stage again.")
+    parser.add_argument(
+        "--baseline", type=bool, default=False, help="Train plain DPO beside the run: adds dpo to arms."
+    )
     return parser
 
 

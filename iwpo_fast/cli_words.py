@@ -11,6 +11,14 @@ from iwpo_fast.limits import hint_at, is_allowed
 from iwpo_fast.recipe import load_recipe
 
 OBJECTIVE = "--objective"
+UNNAMED = {"report": "--run"}
+"""Settings that may stand behind their command without a name."""
+
+
+def named(command: str, words: Sequence[str]) -> list[str]:
+    """The words behind a command, with the name of the setting that stands first without one: `report runs/x`."""
+    unnamed = command in UNNAMED and words and not words[0].startswith("-")
+    return [*([UNNAMED[command]] if unnamed else []), *words]
 
 
 def written_out(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:

@@ -254,6 +254,21 @@ class RecipesConfig:
 
 
 @dataclass
+class ReportConfig:
+    """Write what a run has done as one HTML page, which needs nothing beside itself and runs nothing.
+
+    The run may be at work still or stopped; the page has what there is.
+
+    Args:
+        run: output_dir of `iwpo run`; `iwpo report runs/x` sets it.
+        output: File to write, .html; null writes report.html into the run.
+    """
+
+    run: str
+    output: str | None = None
+
+
+@dataclass
 class DemoConfig:
     """Make a small preference dataset, align a tiny model to it, and show what changed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,16 +116,20 @@ class Ledger:
             )
         return lines + [f"  {line}" for line in left_out_lines(self.left_out)]
 
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        from iwpo_fast.files import save_json
-
+    def as_json(self) -> dict[str, Any]:
+        """The counts as JSON can hold them."""
         ledger = asdict(self)
         del ledger["plain_for_chat"]  # it is no count
         for name in ("candidates", "dropped_unpaired", "unread", "seams", "left_out", "with_context"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
-        save_json(path, ledger)
+        return ledger
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        from iwpo_fast.files import save_json
+
+        save_json(path, self.as_json())
 
 
 def counted_seams(seams: np.ndarray) -> dict[str, int]:

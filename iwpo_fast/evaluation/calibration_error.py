@@ -34,6 +34,19 @@ def calibration_error(margins: Float64s, bins: int = BINS) -> Statistic:
     return error
 
 
+def reliability_curve(margins: Float64s, bins: int = BINS) -> tuple[Float64s, Float64s, Ints]:
+    """The points whose distances from the diagonal `calibration_error` averages, for one or more pairs.
+
+    Returns:
+        Of each bin, the surest last: mean probability of being right that margins [n] say, share that is right, and
+        number of pairs.
+    """
+    confidence, right = expit(np.abs(margins)), wins(margins)
+    place = _bins(confidence, bins)
+    pairs = np.bincount(place)
+    return np.bincount(place, confidence) / pairs, np.bincount(place, right) / pairs, pairs
+
+
 def error_by_chance(margins: Float64s, seed: int, bins: int = BINS, draws: int = 200) -> float:
     """The mean error that margins of this size would have if they were right: with labels drawn from their own
     probabilities."""

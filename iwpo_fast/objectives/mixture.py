@@ -81,6 +81,11 @@ class Mixture:
     def uses_reference(self) -> bool:
         return any(objective.uses_reference for objective in self.objectives)
 
+    @property
+    def reports_log_ratios(self) -> bool:
+        """Reported rewards are relative to the reference, and so 0 while the policy is the reference."""
+        return self._reporting.uses_reference
+
     def reads(self, what: Reads) -> bool:
         return any(what in objective.reads for objective in self.objectives)
 

@@ -60,6 +60,9 @@ class PipelineFolder(OutputFolder):
     arms = Inside("arms")
     """A pipeline for each of them."""
 
+    page = Inside("report.html")
+    """What the run has done, for people."""
+
     cache = Inside("cache")
     """Token ids, reference log-probs and features, unless `data.cache_dir` names another place."""
 

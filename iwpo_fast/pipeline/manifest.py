@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import clock
 from iwpo_fast.files import link, load_record, save_record
@@ -69,6 +70,21 @@ class Manifest:
     def outputs(self, stage: str) -> dict[str, str] | None:
         """SHA-256 of each file of a stage; None unless it is finished."""
         return self._entries[stage]["outputs"] if stage in self._entries else None
+
+    def result(self, stage: str) -> Result:
+        """Numbers of a finished stage."""
+        return dict(self._entries[stage]["result"])
+
+    def about(self, stage: str) -> dict[str, Any]:
+        """Settings and versions of a stage that is finished or at work; empty for one that was not begun."""
+        entry = self._entries.get(stage, {})
+        return {name: entry[name] for name in ("settings", "versions") if name in entry}
+
+    def check_whole(self, path: Path) -> None:
+        """Raise Damaged if a file of a finished stage is not what the stage wrote."""
+        digest = _files(self._entries.values()).get(str(path.relative_to(self._path.parent)))
+        if digest is not None and digest != _hash(path):
+            raise Damaged(path)
 
     def is_current(self, stage: str, key: str) -> bool:
         """The stage is finished, its settings and inputs are the same, and its files are still as it wrote them."""

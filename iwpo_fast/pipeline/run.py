@@ -8,6 +8,7 @@ from iwpo_fast.data.clock import clock_at
 from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.pipeline.arms import run_arms
 from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest
 from iwpo_fast.pipeline.stages import STAGES, stages_of
 from iwpo_fast.pipeline.walk import go_through, join, settings_and_key
@@ -42,8 +43,20 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
         go_through(names, again, job, manifest)
         if only is None:
             run_arms(job, manifest, again)
+            if not config.dry_run:
+                _write_page(job)
+                job.world.say(f"\nwhat was done is on one page, {job.folder.page}")
         if not config.dry_run:
             job.world.say(f"\neverything is in {job.folder.path}")
+
+
+def _write_page(job: PipelineJob) -> None:
+    """What the run has done, for people; a page that is there is of what is there, except that arms may be new."""
+    if job.world.is_main and (job.config.arms or not job.folder.page.exists()):
+        from iwpo_fast.report import RunFiles, write_page  # which reads what is in this package
+
+        write_page(RunFiles(str(job.folder.path)), job.folder.page)
+    job.world.barrier()
 
 
 def _choose(

@@ -73,6 +73,7 @@ def _start(
         return
     if isinstance(stage, Resumes) and not resume:
         shutil.rmtree(stage.resumes(job.folder), ignore_errors=True)
+    job.folder.page.unlink(missing_ok=True)  # it says what is no longer so
     manifest.start(name, key, settings)
     for stale in stage.outputs(job.folder):
         stale.unlink(missing_ok=True)

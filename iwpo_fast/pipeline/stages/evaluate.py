@@ -30,7 +30,7 @@ NEEDS = ("prepare", "cluster", "train")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    return reference.settings(config) | sections(config, "objective") | {"margins": "kept"}
+    return reference.settings(config) | sections(config, "objective") | {"margins": "before and after"}
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:
@@ -38,25 +38,26 @@ def outputs(folder: PipelineFolder) -> list[Path]:
     return [folder.evaluation, folder.report, folder.margins, folder.arms_table, folder.arms_report]
 
 
-def on_all_ranks(job: PipelineJob) -> tuple[np.ndarray, np.ndarray] | None:
-    """The margin [P] and the cluster [P] of the held-out pairs; None if there are none."""
+def on_all_ranks(job: PipelineJob) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The margin [P] before training and after, and the cluster [P], of the held-out pairs; None if there are none."""
     held_out = job.load_held_out()
     if held_out is None:
         return None
     features = job.features(held_out)
     cluster = Clusters.load(job.folder.clusters).assign(features.prompt)[features.table.prompt]
-    return _margins(job, held_out), cluster
+    return *_margins(job, held_out), cluster
 
 
-def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray] | None) -> Result:
+def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> Result:
     if measured is None:
         print("no pairs are held out, so there is nothing to evaluate on")
         return {}
-    margins, cluster = measured
+    before, margins, cluster = measured
     correct = wins(margins)
     groups = {"all": np.ones(len(margins), dtype=bool)} | {str(k): cluster == k for k in np.unique(cluster)}
     table = {name: _row(correct[inside], margins[inside]) for name, inside in groups.items()}
-    save_tensors(job.folder.margins, {"margin": torch.from_numpy(margins), "cluster": torch.from_numpy(cluster)})
+    kept = {"margin": margins, "before": before, "cluster": cluster}
+    save_tensors(job.folder.margins, {name: torch.from_numpy(values) for name, values in kept.items()})
     save_json(job.folder.evaluation, table)
     with written_aside(job.folder.report) as aside:
         aside.write_text(_markdown(table, effects_in(job.folder.weighted)), encoding="utf-8")
@@ -68,15 +69,25 @@ def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray] | None) -> Res
     return table
 
 
-def _margins(job: PipelineJob, pairs: Pairs) -> np.ndarray:
-    """float64 [P]: reward of the chosen minus reward of the rejected completion, in the trained policy's own scale."""
+def _margins(job: PipelineJob, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Two of float64 [P]: reward of the chosen minus reward of the rejected completion, before training and after.
+
+    Where rewards are relative to a reference, it is the policy before training, and the margins before are 0.
+    """
     trained = RunFolder(job.folder.training).checkpoints
     if not checkpoints(trained):
         raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
-    loss, policy, world = PreferenceLoss(job.config.objective), job.load_policy(), job.world
-    pairs = job.with_reference(pairs) if loss.mixture.uses_reference else pairs
-    load_weights(trained, policy.trainable_parameters(), world)
+    loss, policy = PreferenceLoss(job.config.objective), job.load_policy()
     policy.eval()
+    pairs = job.with_reference(pairs) if loss.mixture.uses_reference else pairs
+    before = np.zeros(len(pairs)) if loss.mixture.reports_log_ratios else _measured(job, loss, pairs)
+    load_weights(trained, policy.trainable_parameters(), job.world)
+    return before, _measured(job, loss, pairs)
+
+
+def _measured(job: PipelineJob, loss: PreferenceLoss, pairs: Pairs) -> np.ndarray:
+    """The margins float64 [P] of the policy as it is."""
+    policy, world = job.load_policy(), job.world
     margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
     batches = batches_ahead(Job(job.config, world, policy, loss, pairs), [np.arange(len(pairs))])
     with torch.no_grad():

@@ -1,0 +1,41 @@
+"""Writes the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from iwpo_fast.command_config import ReportConfig
+from iwpo_fast.files import check_folder, written_aside
+from iwpo_fast.paths import expanded
+from iwpo_fast.report.page import page
+from iwpo_fast.report.run_files import RunFiles
+from iwpo_fast.report.verdict import verdict
+
+
+def report_run(config: ReportConfig) -> None:
+    """Write the page and say the verdict.
+
+    Raises:
+        ValueError: one sentence on what is wrong with the run, its files or the output, and what to do.
+    """
+    run = RunFiles(config.run)
+    output = run.folder.page if config.output is None else _check_output(config.output)
+    write_page(run, output)
+    print(f"{verdict(run)}\nthe report is in {output}")
+
+
+def write_page(run: RunFiles, output: Path) -> None:
+    """Write the page of a run, aside and then renamed."""
+    text = page(run)
+    with written_aside(output) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _check_output(output: str) -> Path:
+    path = expanded(output)
+    if path.suffix != ".html":
+        raise ValueError(f"output is {output}: give the name of a file that ends in .html.")
+    if path.is_dir():
+        raise ValueError(f"output is {output}, which is a folder: give the name of a file.")
+    check_folder("output", path.parent)
+    return path

@@ -1,0 +1,88 @@
+"""The page: verdict, figures, sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+from iwpo_fast import __version__
+from iwpo_fast.report.html import Html, joined, note, tag
+from iwpo_fast.report.numbers import count, interval, percent
+from iwpo_fast.report.preferences import preferences
+from iwpo_fast.report.run_files import RunFiles
+from iwpo_fast.report.sections import SECTIONS, Section
+from iwpo_fast.report.verdict import verdict
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""Nothing is loaded and nothing runs, whatever the texts of the data hold."""
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+{title}
+<style>{style}</style>
+</head>
+"""
+
+
+def page(run: RunFiles) -> str:
+    """The page of a run, the same bytes for the same run.
+
+    Raises:
+        Damaged: a file of the run is not what was written.
+    """
+    style = files("iwpo_fast.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = HEAD.format(policy=POLICY, title=tag("title", f"iwpo: {run.name}"), style=style)
+    sections = (_section(run, name, section) for name, section in SECTIONS.items())
+    main = tag("main", _top(run), _contents(), *sections, _foot())
+    return f"{head}{tag('body', main)}\n</html>\n"
+
+
+def _top(run: RunFiles) -> Html:
+    figures = (tag("div", tag("b", value), tag("span", what)) for value, what in _figures(run))
+    return tag(
+        "header",
+        tag("p", "iwpo run · ", tag("strong", run.name), class_="run"),
+        tag("h1", verdict(run)),
+        tag("div", *figures, class_="figures"),
+    )
+
+
+def _figures(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """The numbers that one looks for first."""
+    if run.done("evaluate") and (found := preferences(run)):
+        first = found[0]
+        yield percent(first.after), f"held-out accuracy, {interval(first.low, first.high)}"
+        yield percent(first.before), "before training"
+    if run.done("reference"):
+        yield count(run.manifest.result("reference")["pairs"]), "labelled pairs learnt from"
+    if run.done("reward"):
+        yield percent(run.rewards()["total"]["accuracy"]), "of unseen labels agree with rewards"
+    if run.done("weigh"):
+        result = run.manifest.result("weigh")
+        yield percent(result["ess"]), "effective sample size"
+        yield percent(result["mean_label_smoothing"]), "mean probability that a label is wrong"
+
+
+def _contents() -> Html:
+    links = (tag("a", section.TITLE, href=f"#{name}") for name, section in SECTIONS.items())
+    return tag("nav", *links, aria_label="contents")
+
+
+def _section(run: RunFiles, name: str, section: Section) -> Html:
+    if run.done(section.NEEDS):
+        inside = section.body(run)
+    else:
+        inside = note(f"The stage {section.NEEDS} has not been done yet: the same iwpo run goes on where it stopped.")
+    return tag("section", tag("h2", section.TITLE), inside, id=name)
+
+
+def _foot() -> Html:
+    says = (
+        f"Written by iwpo-fast {__version__}. The formulas of IWPO are this project's own, after a public abstract. This "
+        "page loads nothing and runs nothing."
+    )
+    return tag("footer", joined([says]))

@@ -1,0 +1,66 @@
+"""Held-out pairs before and after training, in all and by cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from iwpo_fast.evaluation.preference import paired_difference, preference_accuracy, wins
+from iwpo_fast.report.run_files import RunFiles
+
+
+class Preference(NamedTuple):
+    """How often the model prefers the better of two completions.
+
+    Attributes:
+        cluster: None for all pairs.
+        before, after: share of the pairs, with `low` and `high` of the latter's 95 % interval.
+        gain: difference, with its interval.
+        margin: mean, after training.
+        is_chance: before training the model was its own reference, so that every margin was 0.
+    """
+
+    cluster: int | None
+    pairs: int
+    before: float
+    after: float
+    low: float
+    high: float
+    gain: tuple[float, float, float]
+    margin: float
+    is_chance: bool
+
+    @property
+    def name(self) -> str:
+        return "all pairs" if self.cluster is None else f"cluster {self.cluster}"
+
+    @property
+    def is_better(self) -> bool:
+        return (self.low > 0.5) if self.is_chance else self.gain[1] > 0
+
+    @property
+    def is_worse(self) -> bool:
+        return (self.high < 0.5) if self.is_chance else self.gain[2] < 0
+
+
+def preferences(run: RunFiles) -> list[Preference]:
+    """All pairs first, then each cluster; empty if nothing was held out."""
+    margins = run.margins()
+    return list(_preferences(margins)) if margins and len(margins["margin"]) else []
+
+
+def _preferences(margins: dict[str, np.ndarray]) -> Iterator[Preference]:
+    after, cluster = margins["margin"], margins["cluster"]
+    before = margins.get("before", np.zeros_like(after))
+    for one in (None, *np.unique(cluster).tolist()):
+        inside = np.ones(len(after), dtype=bool) if one is None else cluster == one
+        yield _preference(one, before[inside], after[inside], is_chance=not before.any())
+
+
+def _preference(cluster: int | None, before: np.ndarray, after: np.ndarray, *, is_chance: bool) -> Preference:
+    was, right = wins(before), wins(after)
+    share, low, high = preference_accuracy(float(right.sum()), len(after))
+    gain = paired_difference(right, was)
+    return Preference(cluster, len(after), float(was.mean()), share, low, high, gain, float(after.mean()), is_chance)
