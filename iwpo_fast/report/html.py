@@ -48,7 +48,7 @@ def terms(meanings: Mapping[str, str]) -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "numbers") -> Html:
-    """A table whose first column is text, and the others are numbers or, by its kind, text; narrow screens scroll it."""
+    """A table whose first column is text, the others numbers or, by its kind, text; a narrow screen scrolls it."""
     head = tag("tr", *(tag("th", name, scope="col") for name in header))
     body = (tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)) for first, *rest in rows)
     whole = tag("table", tag("thead", head), tag("tbody", *body), class_=kind)

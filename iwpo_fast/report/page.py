@@ -82,7 +82,7 @@ def _section(run: RunFiles, name: str, section: Section) -> Html:
 
 def _foot() -> Html:
     says = (
-        f"Written by iwpo-fast {__version__}. The formulas of IWPO are this project's own, after a public abstract. This "
-        "page loads nothing and runs nothing."
+        f"Written by iwpo-fast {__version__}. The formulas of IWPO are this project's own, after a public abstract. "
+        "This page loads nothing and runs nothing."
     )
     return tag("footer", joined([says]))

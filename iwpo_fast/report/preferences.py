@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -48,15 +48,16 @@ class Preference(NamedTuple):
 def preferences(run: RunFiles) -> list[Preference]:
     """All pairs first, then each cluster; empty if nothing was held out."""
     margins = run.margins()
-    return list(_preferences(margins)) if margins and len(margins["margin"]) else []
+    return of_margins(margins) if margins and len(margins["margin"]) else []
 
 
-def _preferences(margins: dict[str, np.ndarray]) -> Iterator[Preference]:
+def of_margins(margins: Mapping[str, np.ndarray]) -> list[Preference]:
+    """The same from `margin`, `cluster` and perhaps `before`, [P] each; where it is absent it is 0."""
     after, cluster = margins["margin"], margins["cluster"]
     before = margins.get("before", np.zeros_like(after))
-    for one in (None, *np.unique(cluster).tolist()):
-        inside = np.ones(len(after), dtype=bool) if one is None else cluster == one
-        yield _preference(one, before[inside], after[inside], is_chance=not before.any())
+    groups = {None: np.ones(len(after), dtype=bool)} | {k: cluster == k for k in np.unique(cluster).tolist()}
+    is_chance = not before.any()
+    return [_preference(k, before[inside], after[inside], is_chance=is_chance) for k, inside in groups.items()]
 
 
 def _preference(cluster: int | None, before: np.ndarray, after: np.ndarray, *, is_chance: bool) -> Preference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from functools import cached_property
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,8 @@ class RunFiles:
         return self.folder.path.resolve().name
 
     def done(self, stage: str) -> bool:
-        return stage in self.manifest
+        """The stage is finished, and those before it: what follows one that is at work again is of before that."""
+        return stage in self.stages and stage not in self.unfinished
 
     @property
     def stages(self) -> list[str]:
@@ -76,7 +78,7 @@ class RunFiles:
     @property
     def unfinished(self) -> list[str]:
         """The stages that are still to do."""
-        return [name for name in self.stages if not self.done(name)]
+        return list(dropwhile(lambda name: name in self.manifest, self.stages))
 
     def rewards(self) -> dict[str, Any]:
         return self._record(self.folder.reward_report)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from iwpo_fast.evaluation.arms import FIRST, OWN
+from collections.abc import Mapping
+
+from iwpo_fast.evaluation.arms import FIRST, OWN, Row
 from iwpo_fast.report.numbers import count, interval, percent, points
 from iwpo_fast.report.preferences import Preference, preferences
 from iwpo_fast.report.run_files import RunFiles
@@ -15,7 +17,12 @@ def verdict(run: RunFiles) -> str:
     found = preferences(run)
     if not found:
         return "No pair was held out, so nothing can be said of what training has done."
-    return f"{_before_and_after(found[0])}{_beside_dpo(run)}."
+    return sentence(found[0], run.arms())
+
+
+def sentence(all_pairs: Preference, arms: Mapping[str, Row]) -> str:
+    """The sentence of a finished run, from its held-out pairs and the arms beside it, which may be none."""
+    return f"{_before_and_after(all_pairs)}{_beside_dpo(arms)}."
 
 
 def _before_and_after(all_pairs: Preference) -> str:
@@ -31,8 +38,7 @@ def _before_and_after(all_pairs: Preference) -> str:
     return f"{share}, which cannot be told from {before}"
 
 
-def _beside_dpo(run: RunFiles) -> str:
-    arms = run.arms()
+def _beside_dpo(arms: Mapping[str, Row]) -> str:
     if OWN not in arms or "difference" not in arms[OWN]:
         return ""
     if arms[FIRST].get("same_as") == OWN:

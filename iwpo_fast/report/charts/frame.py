@@ -65,7 +65,7 @@ def chart(
     with rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH, height))
         left = 0.2 + LETTER * max(map(len, names)) if names else 0.95
-        # Matplotlib would find the room itself, but measures every letter twice for that, of a font that is not the page's.
+        # Matplotlib would find the room by measuring every letter twice, in a font that is not the page's.
         figure.subplots_adjust(left / WIDTH, 0.6 / height, 1 - 0.15 / WIDTH, 1 - 0.12 / height)
         draw(figure.add_subplot())
         figure.savefig(drawn, format="svg", transparent=True, metadata=NOTHING)

@@ -14,9 +14,10 @@ TITLE = "Calibration"
 NEEDS = "weigh"
 
 TERMS = {
-    "calibration curve": "Pairs in bins of equally many, by the probability of being right that the gap of rewards says: "
-    "σ(|gap|). On the dashed line one is right as often as one says; below it one is too sure.",
-    "by chance": "The error that a perfectly calibrated judge would have on so few pairs. Only what is above it counts.",
+    "calibration curve": "Pairs in bins of equally many, by the probability of being right that the gap of rewards "
+    "says: σ(|gap|). On the dashed line one is right as often as one says; below it one is too sure.",
+    "by chance": "The error that a perfectly calibrated judge would have on so few pairs. Only what is "
+    "above it counts.",
 }
 
 

@@ -24,10 +24,10 @@ PROMPTS, MOST = 3, 24
 TERMS = {
     "cluster": "Prompts whose hidden states are alike. Rewards are calibrated within each, because a reward says only "
     "which of two answers to one prompt is better, not how good it is beside answers to other prompts.",
-    "overlap": "Probability that a rejected answer has more reward than a chosen one, both drawn at random (1 − AUC). One "
-    "half is chance; less is better.",
-    "across": "The same with rejected answers of all clusters: what comparing rewards across clusters costs, before and "
-    "after calibration.",
+    "overlap": "Probability that a rejected answer has more reward than a chosen one, both drawn at random (1 − AUC). "
+    "One half is chance; less is better.",
+    "across": "The same with rejected answers of all clusters: what comparing rewards across clusters costs, before "
+    "and after calibration.",
 }
 
 

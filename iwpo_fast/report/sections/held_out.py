@@ -15,10 +15,11 @@ TITLE = "Before and after, on held-out pairs"
 NEEDS = "evaluate"
 
 TERMS = {
-    "held-out pairs": "Pairs that training has not seen. Their labels may be wrong themselves, so 100 % is not the aim.",
+    "held-out pairs": "Pairs that training has not seen. Their labels may be wrong themselves, so 100 % is not "
+    "the aim.",
     "accuracy": "Share of the pairs whose better answer has the larger implicit reward; a tie counts half.",
-    "margin": "Implicit reward of the better answer minus that of the other, in log-odds. For DPO the implicit reward is "
-    "β times the log-ratio of model and reference.",
+    "margin": "Implicit reward of the better answer minus that of the other, in log-odds. For DPO the implicit reward "
+    "is β times the log-ratio of model and reference.",
     "95 % interval": "Wilson's, over pairs taken as independent, of this one training: another seed adds to it.",
 }
 CHANCE = "Before training the model was its own reference, so every margin was 0 and accuracy one half."

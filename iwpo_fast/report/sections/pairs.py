@@ -17,8 +17,8 @@ NEEDS = "weigh"
 SHOWN = 5
 
 TERMS = {
-    "reward gap": "Reward of the chosen minus that of the rejected answer, in log-odds. Below 0 the rewards say that the "
-    "label is the wrong way round.",
+    "reward gap": "Reward of the chosen minus that of the rejected answer, in log-odds. Below 0 the rewards say that "
+    "the label is the wrong way round.",
 }
 EVEN = "All labelled pairs have the same weight, so none is the heaviest or the lightest."
 

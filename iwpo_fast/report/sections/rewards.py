@@ -17,9 +17,11 @@ NEEDS = "reward"
 TERMS = {
     "reward head": "A small regression on the frozen model's hidden states that learns from labels which answer is "
     "better. Every pair is scored by heads that have not seen it.",
-    "slope": "By what raw rewards are multiplied so that they are log-odds of the label. Near 0 they say nothing of it.",
+    "slope": "By what raw rewards are multiplied so that they are log-odds of the label. Near 0 they say "
+    "nothing of it.",
     "trust": "The slope, at most 1: how far a label may be doubted by these rewards.",
-    "calibration error": "Mean distance between the probability of being right that rewards say, and the share that is.",
+    "calibration error": "Mean distance between the probability of being right that rewards say, and the share "
+    "that is.",
 }
 SOURCES = {
     "features": "Rewards come from heads on the frozen model's hidden states.",

@@ -28,8 +28,8 @@ CURVES = {
 """Title, axis and a value that means something, of what is logged."""
 TERMS = {
     "thin and thick": "Thin is what was logged, thick its running mean; points are held-out pairs.",
-    "loss, held out": "Held-out pairs have weight 1 and their labels as they are, so their loss is on another scale than "
-    "that of weighted and smoothed training pairs.",
+    "loss, held out": "Held-out pairs have weight 1 and their labels as they are, so their loss is on another scale "
+    "than that of weighted and smoothed training pairs.",
 }
 
 
