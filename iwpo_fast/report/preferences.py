@@ -52,9 +52,8 @@ def preferences(run: RunFiles) -> list[Preference]:
 
 
 def of_margins(margins: Mapping[str, np.ndarray]) -> list[Preference]:
-    """The same from `margin`, `cluster` and perhaps `before`, [P] each; where it is absent it is 0."""
-    after, cluster = margins["margin"], margins["cluster"]
-    before = margins.get("before", np.zeros_like(after))
+    """The same from `margin`, `before` and `cluster`, [P] each."""
+    after, before, cluster = (margins[name] for name in ("margin", "before", "cluster"))
     groups = {None: np.ones(len(after), dtype=bool)} | {k: cluster == k for k in np.unique(cluster).tolist()}
     is_chance = not before.any()
     return [_preference(k, before[inside], after[inside], is_chance=is_chance) for k, inside in groups.items()]

@@ -97,19 +97,23 @@ class RunFiles:
         return rows
 
     def margins(self) -> dict[str, np.ndarray]:
-        """`margin`, `cluster` and, except in runs of before it was kept, `before`, [P] each; empty without pairs."""
-        if not self.folder.margins.exists():
+        """`margin`, after training, `before` and `cluster`, [P] each; empty if nothing was held out."""
+        path = self.folder.margins
+        if not path.exists():
             return {}
-        self.manifest.check_whole(self.folder.margins)
-        return load_tensors(self.folder.margins)
+        self.manifest.check_whole(path)
+        margins = load_tensors(path)
+        if "before" not in margins:
+            raise ValueError(f"{path} is of an earlier version, without margins before training: do iwpo run again.")
+        return margins
 
     @cached_property
     def weighted(self) -> Weighted:
         path = self.folder.weighted
         self.manifest.check_whole(path)
         try:
-            found = [[float(row.get(name, 0)) for name in COLUMNS] for row in _rows(path)]
-            weight, smoothing, cluster, chosen, rejected, drawn = np.array(found).reshape(-1, len(COLUMNS)).T
+            found = np.fromiter((row.get(name, 0) for row in _rows(path) for name in COLUMNS), dtype=np.float64)
+            weight, smoothing, cluster, chosen, rejected, drawn = found.reshape(-1, len(COLUMNS)).T
         except (TypeError, ValueError) as error:
             raise Damaged(path) from error
         return Weighted(weight, smoothing, cluster, chosen - rejected, drawn)

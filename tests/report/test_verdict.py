@@ -12,7 +12,7 @@ from iwpo_fast.report.verdict import sentence
 
 def judged(right: int, wrong: int, before: np.ndarray | None = None) -> Preference:
     margins = {"margin": np.repeat([1.0, -1.0], [right, wrong]), "cluster": np.zeros(right + wrong, dtype=np.int64)}
-    return of_margins(margins | ({} if before is None else {"before": before}))[0]
+    return of_margins(margins | {"before": np.zeros(right + wrong) if before is None else before})[0]
 
 
 @pytest.mark.parametrize(
