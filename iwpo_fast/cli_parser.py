@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from iwpo_fast import __version__
 from iwpo_fast.cli_errors import explain, no_command
 from iwpo_fast.cli_help import Help
-from iwpo_fast.cli_words import named, written_out
+from iwpo_fast.cli_words import written_out
 from iwpo_fast.command_config import (
     ChatConfig,
     DemoConfig,
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     parser = make_parser()
     command, *words = arguments or [""]
     if command in CONFIG:
-        words = written_out(named(command, words), _hints_of(command))
+        words = written_out(command, words, _hints_of(command))
     try:
         parsed = parser.parse_args([command, *words])
     except (ArgumentError, UnicodeDecodeError, OverflowError) as error:

@@ -15,19 +15,15 @@ UNNAMED = {"report": "--run"}
 """Settings that may stand behind their command without a name."""
 
 
-def named(command: str, words: Sequence[str]) -> list[str]:
-    """The words behind a command, with the name of the setting that stands first without one: `report runs/x`."""
-    unnamed = command in UNNAMED and words and not words[0].startswith("-")
-    return [*([UNNAMED[command]] if unnamed else []), *words]
-
-
-def written_out(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
+def written_out(command: str, words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     """The words behind a command: `--dry_run` with its `true`, and `--objective simpo` as the name that it sets.
 
     Args:
+        command: some have a setting that may stand first without its name, as in `report runs/x`.
         hints: types of all that can be set, as of `hints_of`.
     """
-    return list(_written_out(words, hints))
+    unnamed = command in UNNAMED and words and not words[0].startswith("-")
+    return list(_written_out([UNNAMED[command], *words] if unnamed else words, hints))
 
 
 def _written_out(words: Sequence[str], hints: Mapping[str, Any]) -> Iterator[str]:

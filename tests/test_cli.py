@@ -130,11 +130,11 @@ def test_the_command_alone_prints_its_help(capsys) -> None:
 def test_a_truth_value_needs_no_value() -> None:
     hints = hints_of(RunConfig)
     words = ["--dry_run", "--data.as_chat", "--optim.lr", "1", "--deterministic", "false", "--weights.force"]
-    assert written_out(words, hints) == [
+    assert written_out("run", words, hints) == [
         *("--dry_run=true", "--data.as_chat=true", "--optim.lr", "1", "--deterministic", "false"),
         "--weights.force=true",
     ]
-    assert written_out(["--optim.lr", "--seed"], hints) == ["--optim.lr", "--seed"], "only truth values have one"
+    assert written_out("run", ["--optim.lr", "--seed"], hints) == ["--optim.lr", "--seed"], "only truth values have one"
 
 
 @pytest.mark.parametrize("flags", [["--objective", "simpo"], ["--objective=simpo"], ["--objective", "{simpo: 1.0}"]])
@@ -152,11 +152,12 @@ def test_the_page_of_commands_has_each_with_an_example_that_is_one() -> None:
     shown = [line for line in examples if not line[0].endswith(":")]
     assert [command for command, *_ in shown] == list(RUN)
     for command, *words in shown:
-        make_parser().parse_args([command, *written_out(words, hints_of(CONFIG[command]) | OPTIONS.get(command, {}))])
+        hints = hints_of(CONFIG[command]) | OPTIONS.get(command, {})
+        make_parser().parse_args([command, *written_out(command, words, hints)])
 
 
 def test_a_group_of_objective_settings_stays_one() -> None:
-    assert written_out(["--objective", "{name: ipo, beta: 1}"], hints_of(RunConfig))[0] == "--objective"
+    assert written_out("run", ["--objective", "{name: ipo, beta: 1}"], hints_of(RunConfig))[0] == "--objective"
 
 
 def test_dpo_is_a_name_of_sigmoid() -> None:
