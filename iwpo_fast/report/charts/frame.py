@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 5.0, 2.7
 LETTER = 0.088
 """Inches of a letter, on the mean."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 11,
     "axes.edgecolor": GRID,
