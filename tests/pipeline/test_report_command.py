@@ -202,11 +202,14 @@ def test_what_was_left_out_and_cut_is_counted(copied: Path) -> None:
 )
 def test_a_damaged_file_is_named_in_a_sentence_and_the_page_stays(name: str, sentence: str, run: Path, capsys) -> None:
     before = (run / "report.html").read_bytes()
-    spoilt = bytearray((run / name).read_bytes())
-    spoilt[len(spoilt) // 2] ^= 0x15
-    (run / name).write_bytes(bytes(spoilt) if name.endswith((".jsonl", ".safetensors")) else b"[1]")
-    if name == "train/metrics.jsonl":
-        (run / name).write_text("[1]\n")
+    spoilt = (run / name).read_bytes()
+    if name == "weights/train.jsonl":  # which any other text would leave as good as it was
+        spoilt = spoilt.replace(b"red", b"rod", 1)
+    elif name.endswith(".safetensors"):
+        spoilt = spoilt[:-1] + bytes([spoilt[-1] ^ 1])
+    else:
+        spoilt = b"[1]\n"
+    (run / name).write_bytes(spoilt)
     assert main(["report", "run"]) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
