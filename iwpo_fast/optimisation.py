@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
-from tqdm.auto import trange
 
 from iwpo_fast.config import OptimConfig
 from iwpo_fast.extras import check_installed
 from iwpo_fast.finite import not_finite, stop_unless_finite
+from iwpo_fast.progress import progress
 from iwpo_fast.world import full_tensor
 
 SMALLEST_8BIT = 4096
@@ -50,10 +50,12 @@ def fit(
     """
     optimizer = make_optimizer(parameters, config)
     results, norms = [], []
-    for step in trange(steps, desc=what, unit="step"):
-        set_learning_rate(optimizer, step, steps, config)
-        results.append(accumulate(step))
-        norms.append(update(optimizer, parameters.values(), config))
+    with progress(what, steps, "step") as bar:
+        for step in range(steps):
+            set_learning_rate(optimizer, step, steps, config)
+            results.append(accumulate(step))
+            norms.append(update(optimizer, parameters.values(), config))
+            bar.update()
     _check_finite(parameters, norms, what, rate)
     return results
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data.as_chat import own_spans
@@ -19,6 +18,7 @@ from iwpo_fast.data.render import Renderer
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.data.seams import AS_IS, COMMON, Seam, Texts, after_common_beginning, mended
 from iwpo_fast.data.turns import Spans, UnknownTurns, assistant_spans, has_marks, inside
+from iwpo_fast.progress import progress as bar_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +130,7 @@ class _RowEncoder:
         writers = [RaggedWriter() for _ in range(len(self.sides) + 1)]
         rows, seams = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int8)]
         processes = processes_for(total, self.config.processes)
-        with tqdm(total=total, desc="tokenising", unit="row", disable=None if progress else True) as bar:
+        with bar_of("tokenising", total, "row", shown=progress) as bar:
             for some, block in zip(blocks, in_order(self._block, blocks, processes), strict=True):
                 rows.append(block.rows)
                 seams.append(block.seams)

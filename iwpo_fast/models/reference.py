@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.data.ahead import Workers, made_ahead
@@ -26,6 +25,7 @@ from iwpo_fast.data.unique import Responses, digests
 from iwpo_fast.files import load_tensors, save_tensors
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.sharding import in_lockstep
+from iwpo_fast.progress import Progress, progress
 from iwpo_fast.world import World
 
 logger = logging.getLogger(__name__)
@@ -255,6 +255,6 @@ def run_batches(
     return in_lockstep(policy, made_ahead(make, as_micro_batches(batches), world.device, workers))
 
 
-def response_bar(what: str, total: int, world: World, *, done: int = 0) -> tqdm:
-    """A progress bar of this rank's responses, `done` of which were computed before."""
-    return tqdm(total=total, initial=done, desc=what, unit="response", disable=None if world.is_main else True)
+def response_bar(what: str, total: int, world: World, *, done: int = 0) -> Progress:
+    """The progress of this rank's responses, `done` of which were computed before."""
+    return progress(what, total, "response", initial=done, shown=world.is_main)

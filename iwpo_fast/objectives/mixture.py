@@ -122,6 +122,11 @@ class Mixture:
         name = self._reporting.implicit
         return self.beta * getattr(pair.chosen, name), self.beta * getattr(pair.rejected, name)
 
+    def size_of_rewards(self, pair: Pair) -> Tensor:
+        """[P], beta times the sizes of the log-probs that both rewards are made of."""
+        name = "mean_logp" if self._reporting.implicit == "mean_logp" else "logp"
+        return self.beta * (getattr(pair.chosen, name).abs() + getattr(pair.rejected, name).abs())
+
     def constants(self, step: Pair, state: dict[str, State], rng: np.random.Generator | None) -> dict[str, Constants]:
         """What the objectives need to know of the whole step, [B] each, by name.
 

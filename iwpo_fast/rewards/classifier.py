@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from iwpo_fast.data.rows import Message, Text
 from iwpo_fast.models.attention import native_attention
 from iwpo_fast.models.pretrained import Source, read_pretrained
 from iwpo_fast.models.sound import check_finite, check_token_ids
+from iwpo_fast.progress import progress
 
 WHAT = "sequence classifier"
 """What `rewards.model` names."""
@@ -49,7 +49,7 @@ def classifier_scores(
         _encode(tokenizer, prompt, completion, path) for prompt, completion in zip(prompts, completions, strict=True)
     ]
     scores = np.empty(len(encoded))
-    with tqdm(total=len(encoded), desc="reward model", unit="text") as bar:
+    with progress("reward model", len(encoded), "text") as bar:
         for rows in _batches([len(ids) for ids in encoded], tokens_per_batch):
             batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt").to(device)
             output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])

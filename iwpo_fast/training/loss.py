@@ -17,7 +17,7 @@ from iwpo_fast.models import Policy
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
-from iwpo_kernels.weighted_preference import weighted
+from iwpo_kernels.weighted_preference import TIE, weighted
 
 
 class TokenScores(NamedTuple):
@@ -88,10 +88,11 @@ class PreferenceLoss:
         total = weighted(losses, weight).sum()
         pair = pair.detach()
         logps = (pair.chosen.logp, pair.rejected.logp)
+        rounding = TIE * self.mixture.size_of_rewards(pair)
         return PreferenceOutput(
             loss=(total / denominator).to(dtype),
             sequence_logps=torch.cat(logps).to(dtype),
-            sums=PreferenceSums.of(weight, losses.detach(), *self.mixture.implicit_rewards(pair), *logps),
+            sums=PreferenceSums.of(weight, losses.detach(), *self.mixture.implicit_rewards(pair), *logps, rounding),
         )
 
     def _pair(self, tokens: TokenScores, batch: FlatBatch) -> Pair:

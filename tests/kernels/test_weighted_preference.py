@@ -8,7 +8,7 @@ import pytest
 import torch
 from preference_cases import LOSSES, Case, offsets, random_case
 
-from iwpo_kernels import PreferenceSums
+from iwpo_kernels import PreferenceSums, weighted_preference_loss
 from iwpo_kernels.weighted_preference.types import PairLoss
 
 LENGTHS = {
@@ -58,7 +58,7 @@ def expected_sums(case: Case) -> PreferenceSums:
         chosen_rewards=chosen.sum(),
         rejected_rewards=rejected.sum(),
         margins=(chosen - rejected).sum(),
-        correct=(chosen > rejected).sum(),
+        correct=torch.heaviside(chosen - rejected, torch.tensor(0.5, dtype=chosen.dtype)).sum(),
         chosen_logps=chosen_logps.sum(),
         rejected_logps=rejected_logps.sum(),
     )
@@ -84,9 +84,9 @@ def test_sequence_log_probs_are_sums_over_tokens_without_gradient(place) -> None
     torch.testing.assert_close(output.sequence_logps.cpu(), truth.float(), rtol=0, atol=0)
 
 
-def test_a_tie_is_not_correct(place) -> None:
+def test_a_tie_counts_half(place) -> None:
     case = Case(torch.tensor([-2.0, -3.0, -2.0, -4.0]), offsets((1, 1, 1, 1)))
-    assert case.to(place).loss().sums.correct == 1
+    assert case.to(place).loss().sums.correct == 1.5
 
 
 def test_no_reference_is_a_reference_of_zeros(place) -> None:
@@ -239,3 +239,14 @@ def test_nothing_waits_for_the_gpu() -> None:
         case.loss_and_gradient()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_tie_within_rounding_counts_half_and_beyond_it_not(place) -> None:
+    segments = torch.arange(9, device=place)
+    logps = torch.full((8,), -100.0, device=place)
+    ref_logps = logps.clone()
+    ref_logps[1] += 100 * 2.0**-20  # half of what may be rounding
+    ref_logps[2] -= 1e-3
+    ref_logps[3] += 1e-3
+    sums = weighted_preference_loss(logps, segments, ref_logps).sums
+    assert sums.correct == 0.5 + 0.5 + 1 + 0

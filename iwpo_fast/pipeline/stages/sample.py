@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.config import RunConfig
@@ -24,6 +23,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.stages import reference
+from iwpo_fast.progress import progress
 from iwpo_fast.sampling.blocks import Block, Draw, blocks_of, seed_of
 from iwpo_fast.sampling.drawer import Drawer, backend_of, drawn_by_engine, drawn_by_policy, ends_of_answers, text_of
 from iwpo_fast.sampling.store import Record, load_part, merged, part_of, save_part, save_records, with_samples
@@ -144,7 +144,7 @@ def _draw_all(job: PipelineJob, prompts: Prompts, left: list[tuple[int, Block]],
     """Draw these blocks and save each as it is finished; rank 0 says how fast it goes."""
     tokenizer, world = job.load_tokenizer(), job.world
     total, tokens, begin = sum(len(block.prompt) for _, block in left), 0, time.monotonic()
-    with tqdm(total=total, desc="sampling", unit="completion", disable=None if world.is_main else True) as bar:
+    with progress("sampling", total, "completion", shown=world.is_main) as bar:
         for number, block in left:
             of_block = prompts.tokens.take(block.prompt)
             draws = draw(of_block, job.config.candidates, seed_of(job.config.seed, number, of_block))

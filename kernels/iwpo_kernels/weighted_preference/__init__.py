@@ -2,9 +2,10 @@
 
 from iwpo_kernels.weighted_preference.naive import naive_weighted_preference_loss
 from iwpo_kernels.weighted_preference.op import weighted_preference_loss
-from iwpo_kernels.weighted_preference.types import PreferenceOutput, PreferenceSums, weighted
+from iwpo_kernels.weighted_preference.types import TIE, PreferenceOutput, PreferenceSums, weighted
 
 __all__ = [
+    "TIE",
     "PreferenceOutput",
     "PreferenceSums",
     "naive_weighted_preference_loss",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iwpo_kernels.weighted_preference.types import Forward, PairLoss, PreferenceSums, weighted
+from iwpo_kernels.weighted_preference.types import TIE, Forward, PairLoss, PreferenceSums, weighted
 
 
 def forward(
@@ -28,10 +28,11 @@ def forward(
     weight = torch.ones_like(value) if weights is None else weights.double()
     slope = weighted(slope, weight)
     rewards = (loss.beta * ratios).chunk(2)
+    rounding = TIE * loss.beta * sum(sequence_logps.abs().chunk(2))
     return Forward(
         sequence_logps=sequence_logps.to(logps.dtype, copy=True),
         coefficients=(torch.cat([slope, -slope]) / divisor).to(logps.dtype),
-        sums=torch.stack(PreferenceSums.of(weight, value, *rewards, *sequence_logps.chunk(2))),
+        sums=torch.stack(PreferenceSums.of(weight, value, *rewards, *sequence_logps.chunk(2), rounding)),
     )
 
 

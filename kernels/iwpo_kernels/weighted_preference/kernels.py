@@ -5,8 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from iwpo_kernels.weighted_preference.types import TIE
+
 BLOCK = 1024
 NUM_WARPS = 4
+ROUNDING = tl.constexpr(TIE)
 _RUN_TIME = ("tokens", "has_ref", "has_weights", "has_lengths", "has_smoothing", "has_shift", "average")
 # Sequences begin anywhere, so pointers that are aligned help no load.
 _POINTERS = (
@@ -118,6 +121,7 @@ def weighted_preference_fwd_kernel(
 
     chosen_reward = beta * chosen_ratio
     rejected_reward = beta * rejected_ratio
+    margin = chosen_reward - rejected_reward
     tl.store(sequence_logps_ptr + pair, chosen_logp)
     tl.store(sequence_logps_ptr + other, rejected_logp)
     tl.store(coefficient_ptr + pair, coefficient / chosen_divisor)
@@ -130,8 +134,10 @@ def weighted_preference_fwd_kernel(
     tl.store(term_ptr + 4 * pairs, value)
     tl.store(term_ptr + 5 * pairs, chosen_reward)
     tl.store(term_ptr + 6 * pairs, rejected_reward)
-    tl.store(term_ptr + 7 * pairs, chosen_reward - rejected_reward)
-    tl.store(term_ptr + 8 * pairs, (chosen_reward > rejected_reward).to(tl.float64))
+    tl.store(term_ptr + 7 * pairs, margin)
+    rounding = ROUNDING * beta * (tl.abs(chosen_logp) + tl.abs(rejected_logp))
+    correct = tl.where(margin > rounding, 1.0, tl.where(tl.abs(margin) <= rounding, 0.5, 0.0))
+    tl.store(term_ptr + 8 * pairs, correct.to(tl.float64))
     tl.store(term_ptr + 9 * pairs, chosen_logp)
     tl.store(term_ptr + 10 * pairs, rejected_logp)
 

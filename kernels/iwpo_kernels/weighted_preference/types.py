@@ -12,6 +12,11 @@ Form = Literal["sigmoid", "squared", "hinge"]
 FORMS: tuple[Form, ...] = ("sigmoid", "squared", "hinge")
 
 
+TIE = 2.0**-20
+"""A margin is a tie where it is at most this part of the sizes of both log-probs, 8 roundings of float32: policy and
+reference are then the same as far as their log-probs tell."""
+
+
 class PreferenceSums(NamedTuple):
     """Sums over the pairs of a batch, each a float64 tensor without dimensions, on the device.
 
@@ -26,7 +31,7 @@ class PreferenceSums(NamedTuple):
         chosen_rewards: of the chosen sequences.
         rejected_rewards: of the rejected sequences.
         margins: Σ (chosen reward − rejected reward).
-        correct: pairs whose chosen reward is larger than the rejected one; a tie is not.
+        correct: pairs whose chosen reward is larger than the rejected one; a tie within `TIE` counts half.
         chosen_logps: log-probs of the chosen sequences.
         rejected_logps: log-probs of the rejected sequences.
     """
@@ -52,8 +57,14 @@ class PreferenceSums(NamedTuple):
         rejected_rewards: Tensor,
         chosen_logps: Tensor,
         rejected_logps: Tensor,
+        rounding: Tensor,
     ) -> PreferenceSums:
-        """Of pairs, float64 [P] each; the kernel writes the same terms in the same order."""
+        """Of pairs, float64 [P] each; the kernel writes the same terms in the same order.
+
+        Args:
+            rounding: difference of the rewards that may be rounding: `TIE` times the log-probs that they are made of.
+        """
+        margins = chosen_rewards - rejected_rewards
         terms = cls(
             pairs=torch.ones_like(weight),
             weights=weight,
@@ -62,8 +73,8 @@ class PreferenceSums(NamedTuple):
             loss=losses,
             chosen_rewards=chosen_rewards,
             rejected_rewards=rejected_rewards,
-            margins=chosen_rewards - rejected_rewards,
-            correct=(chosen_rewards > rejected_rewards).double(),
+            margins=margins,
+            correct=(margins > rounding).double() + 0.5 * (margins.abs() <= rounding),
             chosen_logps=chosen_logps,
             rejected_logps=rejected_logps,
         )
