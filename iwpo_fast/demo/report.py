@@ -23,7 +23,8 @@ COLUMNS = [
     *("task", "method", "pairs", "labels right", "accuracy", "95 %", "margin"),
     *("before", "after", "best", "change", "95 %", "win rate", "95 %"),
 ]
-
+ON_A_TERMINAL = (1, 4, 7, 8, 10, 11, 12)
+"""Method, accuracy, gold reward before and after, its change with an interval, win rate."""
 
 Measurement = dict[str, Any]
 """One held-out prompt after one method of alignment.
@@ -45,9 +46,9 @@ def table(results: Sequence[Measurement]) -> list[list[str]]:
 
 
 def totals(results: Sequence[Measurement]) -> list[list[str]]:
-    """The rows over all tasks, without their first column, under the header."""
+    """The rows over all tasks under the header, of the columns that fit on a terminal."""
     header, *rows = table(results)
-    return [header[1:], *(row[1:] for row in rows if row[0] == "all")]
+    return [[row[column] for column in ON_A_TERMINAL] for row in [header, *rows] if row is header or row[0] == "all"]
 
 
 def comparisons(results: Sequence[Measurement]) -> list[str]:
@@ -99,7 +100,7 @@ def write_report(
         "# The demo: a tiny model before and after preference optimisation, by DPO and by the parts of IWPO",
         markdown(table(results)),
         "\n".join(f"- {sentence}" for sentence in comparisons(results)),
-        LEGEND,
+        LEGEND + SHORT_LEGEND,
         "## Samples",
         "\n".join(_sample(example, ["before", *_distinct(results, "method")]) for example in examples),
         "## Files",
@@ -111,10 +112,14 @@ def write_report(
 
 LEGEND = (
     "Labels right: held-out pairs whose noisy label agrees with the gold reward. "
+    "Best: mean gold reward of the best completion. "
+)
+SHORT_LEGEND = (
     "Accuracy: held-out pairs whose label the aligned model's implicit reward agrees with. "
-    "Before, after: mean gold reward of one sampled completion per held-out prompt. Best: of the best completion. "
+    "Before, after: mean gold reward of one sampled completion per held-out prompt. "
     "Win rate: samples with a higher gold reward than the warm-up model's on the same prompt, ties half."
 )
+"""Of the columns that a terminal shows."""
 
 
 def _sample(example: dict[str, Any], models: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from iwpo_fast.command_config import DemoConfig
 from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
-from iwpo_fast.demo.report import LEGEND, Measurement, aligned, comparisons, totals, write_report
+from iwpo_fast.demo.report import Measurement, aligned, comparisons, totals, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.arms import FIRST, OWN
@@ -92,8 +92,8 @@ def run_demo(
     run(pipeline)
     _heading(4, "measuring the models on held-out prompts")
     results = measure(folder, pipeline)
-    sentences = "\n".join(fill(sentence, 100, subsequent_indent="  ") for sentence in comparisons(results))
-    print("\n" + aligned(totals(results)) + "\n\n" + sentences + "\n\n" + fill(LEGEND, 100) + "\n")
+    sentences = "\n".join(fill(sentence, 80, subsequent_indent="  ") for sentence in comparisons(results))
+    print("\n" + aligned(totals(results)) + "\n\n" + sentences + "\n\n" + fill(SHORT_LEGEND, 80) + "\n")
     for what, place in _places(folder).items():
         print(f"{what + ':':<19}{place}")
     print(f"finished after {time.monotonic() - start:.0f} s")

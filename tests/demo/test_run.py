@@ -170,6 +170,9 @@ def test_the_table_has_rows_for_each_task_and_method_and_for_all() -> None:
     assert [row["win rate"] for row in own] == ["0.750", "0.250", "0.500"]
     (sentence,) = comparisons(results)
     assert sentence.startswith("Y, beside X: ") and ", gold reward +0.50 (95 % interval " in sentence
-    assert [row[0] for row in totals(results)] == ["method", "X", "Y"]
+    shown = totals(results)
+    assert [row[0] for row in shown] == ["method", "X", "Y"]
+    assert shown[0] == ["method", "accuracy", "before", "after", "change", "95 %", "win rate"]
+    assert max(map(len, aligned(shown).splitlines())) <= 80
     lines = aligned([header, *rows]).splitlines()
     assert len({len(line) for line in lines}) == 1
