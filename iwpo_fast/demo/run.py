@@ -19,7 +19,7 @@ from iwpo_fast.command_config import DemoConfig
 from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.demo.generate import DatasetSettings, read_jsonl, write_dataset, write_jsonl
-from iwpo_fast.demo.report import Measurement, aligned, comparisons, totals, write_report
+from iwpo_fast.demo.report import SHORT_LEGEND, Measurement, aligned, comparisons, totals, write_report
 from iwpo_fast.demo.tasks import TASKS
 from iwpo_fast.demo.warmup import warm_up
 from iwpo_fast.evaluation.arms import FIRST, OWN

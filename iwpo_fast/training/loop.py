@@ -298,7 +298,7 @@ def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTo
     if measured is not None and job.pairs.ref_logps is not None:
         difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
         job.world.say(
-            f"step 00000 self-test | policy and reference agree to {difference:.1e} nats on {pairs} pairs in "
+            f"self-test: policy and reference agree to {difference:.1e} nats on {pairs} pairs in "
             f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
         )
     return job

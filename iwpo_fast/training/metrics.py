@@ -51,6 +51,7 @@ class PreferenceMetrics:
         aux_loss = {"aux_loss": total["aux_losses"] / (total["aux_tokens"] or 1.0)} if self._router else {}
         return aux_loss | {
             "loss": total["weighted_loss"] / divisor + self._router * aux_loss.get("aux_loss", 0.0),
+            "loss/unweighted": total["loss"] / pairs,
             "rewards/chosen": total["chosen_rewards"] / pairs,
             "rewards/rejected": total["rejected_rewards"] / pairs,
             "rewards/margins": total["margins"] / pairs,

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from iwpo_fast.progress import progress, span
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import PreferenceMetrics, memory_metrics, step_metrics
@@ -40,7 +40,7 @@ class Reporter:
         self._job = job
         self._world = job.world
         self._truncated = truncated
-        self._bar = tqdm(total=job.steps, initial=state.step, unit="step", disable=None if job.world.is_main else True)
+        self._bar = progress("training", job.steps, "step", initial=state.step, shown=job.world.is_main)
         self._restart(state)
 
     def say(self, line: str) -> None:
@@ -77,12 +77,8 @@ class Reporter:
         )
         metrics |= memory_metrics(self._world.device)
         self._log(metrics, state)
-        self.say(
-            f"step {state.step:05d} ({state.step / self._job.steps:.1%}) | loss {metrics['loss']:.4f} "
-            f"| accuracy {metrics['rewards/accuracies']:.3f} | margin {metrics['rewards/margins']:+.4f} "
-            f"| lr {rate:.2e} | grad {metrics['grad_norm']:.2f} | {self._seconds / len(self._weights):.2f} s/step "
-            f"| {metrics['perf/tokens_per_sec']:,.0f} tok/s"
-        )
+        left = self._seconds / len(self._weights) * (self._job.steps - state.step)
+        self.say(step_line(metrics, state.step, self._job.steps, left))
         first = state.step - len(grad_norms) + 1
         bad = [first + place for place, norm in enumerate(grad_norms) if not math.isfinite(norm)]
         if not math.isfinite(metrics["loss"]):
@@ -93,8 +89,8 @@ class Reporter:
     def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self._log(metrics, state)
         self.say(
-            f"step {state.step:05d} held out | loss {metrics['eval_loss']:.4f} "
-            f"| accuracy {metrics['eval_rewards/accuracies']:.3f} | margin {metrics['eval_rewards/margins']:+.4f}"
+            f"step {state.step}/{self._job.steps} held out  loss {metrics['eval_loss']:.4f} "
+            f" accuracy {metrics['eval_rewards/accuracies']:.3f}  margin {metrics['eval_rewards/margins']:+.3f}"
         )
 
     def close(self) -> None:
@@ -112,3 +108,18 @@ class Reporter:
         self._weights: list[np.ndarray] = []
         self._grad_norms: list[Tensor] = []
         self.start_clock()
+
+
+def step_line(metrics: Mapping[str, float], step: int, steps: int, left: float) -> str:
+    """What a terminal of 80 columns shows of a step; `metrics.jsonl` has the rest.
+
+    Args:
+        left: seconds that the other steps will take.
+    """
+    weighted = metrics["weights/ess_frac"] < 1 - 1e-9 or metrics["weights/max"] != 1
+    second = f", {metrics['loss/unweighted']:.4f} unweighted" if weighted else ""
+    margin = "" if weighted else f"  margin {metrics['rewards/margins']:+.3f}"
+    return (
+        f"step {step}/{steps}  loss {metrics['loss']:.4f}{second}  accuracy {metrics['rewards/accuracies']:.3f}{margin}"
+        f"  {span(left)} left"
+    )

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from iwpo_fast.config import DataConfig, LogConfig, ObjectiveConfig, OptimConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.training import loop, train
+from iwpo_fast.training.reporter import step_line
 
 
 def metrics_of(settings) -> list[dict]:
@@ -38,8 +39,17 @@ def test_metrics_have_the_names_that_trl_users_know(config) -> None:
     train(settings)
     step = next(m for m in metrics_of(settings) if "loss" in m)
     names = "loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected"
-    ours = "weights/ess_frac weights/max data/truncated_frac perf/tokens_per_sec perf/peak_memory_gib"
+    ours = "loss/unweighted weights/ess_frac weights/max data/truncated_frac perf/tokens_per_sec perf/peak_memory_gib"
     assert set(f"{names} grad_norm learning_rate epoch {ours} step".split()) == step.keys()
+
+
+def test_the_line_of_a_step_fits_80_columns_and_shows_the_unweighted_loss_beside_a_weighted_one() -> None:
+    metrics = {"loss": 0.69314, "loss/unweighted": 0.70411, "rewards/accuracies": 0.5, "rewards/margins": -12.3456}
+    plain = step_line(metrics | {"weights/ess_frac": 1.0, "weights/max": 1.0}, 12_000, 25_000, 7500.0)
+    assert plain == "step 12000/25000  loss 0.6931  accuracy 0.500  margin -12.346  2 h 05 min left"
+    weighted = step_line(metrics | {"weights/ess_frac": 0.8, "weights/max": 2.0}, 1_200, 2_500, 7500.0)
+    assert weighted == "step 1200/2500  loss 0.6931, 0.7041 unweighted  accuracy 0.500  2 h 05 min left"
+    assert max(len(plain), len(weighted)) <= 80
 
 
 def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp_path) -> None:
