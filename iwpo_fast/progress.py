@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Self
+from typing import Self, TypeAlias
 
 from tqdm.auto import tqdm
 
@@ -55,7 +55,7 @@ class ProgressLines:
         self.close()
 
 
-Progress = tqdm | ProgressLines
+Progress: TypeAlias = tqdm | ProgressLines
 
 
 def progress(desc: str, total: int, unit: str, *, initial: int = 0, shown: bool = True) -> Progress:

@@ -62,8 +62,8 @@ def run(job: PipelineJob, features_and_key: tuple[PairFeatures, str]) -> Result:
     columns = {name: torch.from_numpy(values) for name, values in vars(features.table).items()}
     # The table names the pass, so that stages that read it are done again when the features have changed.
     save_tensors(job.folder.table, columns, {"features": key})
-    result = {"pairs": len(features.table), "prompts": len(features.prompt), "responses": len(features.response)}
-    result |= {"ledger": job.load_ledger().as_json()}
+    result: Result = {"pairs": len(features.table), "prompts": len(features.prompt)}
+    result |= {"responses": len(features.response), "ledger": job.load_ledger().as_json()}
     counts = job.load_ledger().candidates
     if not counts:
         return result

@@ -23,8 +23,9 @@ from iwpo_kernels.checks import (
 
 def as_linear_layer(
     hidden: Tensor, head_weight: Tensor, labels: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The tensors in the types that a linear layer has them in under autocast, hidden states and labels in rows.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, torch.Size]:
+    """The tensors in the types that a linear layer has them in under autocast, hidden states and labels in rows; and
+    the shape that the labels had.
 
     Float32 weights stay as they are beside 16-bit hidden states, because the operator takes them as master weights.
     """
@@ -37,6 +38,7 @@ def as_linear_layer(
             head_weight = head_weight.to(hidden.dtype)
         if isinstance(bias, Tensor) and bias.dtype in FLOATING:
             bias = bias.to(hidden.dtype)
+    shape = labels.shape
     if hidden.ndim > 2:
         if labels.shape != hidden.shape[:-1]:
             raise ValueError(
@@ -44,7 +46,7 @@ def as_linear_layer(
                 "labels of the shape hidden.shape[:-1], or both flat."
             )
         hidden, labels = hidden.flatten(0, -2), labels.flatten()
-    return hidden, head_weight, labels, bias
+    return hidden, head_weight, labels, bias, shape
 
 
 def check_arguments(

@@ -77,8 +77,7 @@ def linear_token_logps(
         ValueError: shapes, dtypes, devices or numbers do not fit; a second derivative or one of forward mode is asked
             for; or a label or index is out of range, which is checked on a CPU always and on a GPU if IWPO_DEBUG=1.
     """
-    shape = getattr(labels, "shape", None)
-    hidden, head_weight, labels, bias = as_linear_layer(hidden, head_weight, labels, bias)
+    hidden, head_weight, labels, bias, shape = as_linear_layer(hidden, head_weight, labels, bias)
     settings = (softcap, scale, temperature, workspace_mb, save, all_served)
     return _streamed((hidden, head_weight, labels, bias, hidden_index), settings, statistics=False)[0].view(shape)
 
@@ -106,8 +105,7 @@ def linear_token_statistics(
         log_sum_exp: return log Σ_v exp(z_v) too, for a z-loss. It takes the labels' logits beside the log-probs: [N, H]
             rows of the head, and for a trainable head a gradient of its size.
     """
-    shape = getattr(labels, "shape", None)
-    hidden, head_weight, labels, bias = as_linear_layer(hidden, head_weight, labels, bias)
+    hidden, head_weight, labels, bias, shape = as_linear_layer(hidden, head_weight, labels, bias)
     check_switch("log_sum_exp", log_sum_exp)
     settings = (softcap, scale, temperature, workspace_mb, save, all_served)
     logps, statistics = _streamed((hidden, head_weight, labels, bias, hidden_index), settings, statistics=True)

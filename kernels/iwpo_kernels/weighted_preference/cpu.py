@@ -27,12 +27,15 @@ def forward(
 
     weight = torch.ones_like(value) if weights is None else weights.double()
     slope = weighted(slope, weight)
-    rewards = (loss.beta * ratios).chunk(2)
-    rounding = TIE * loss.beta * sum(sequence_logps.abs().chunk(2))
+    chosen_reward, rejected_reward = (loss.beta * ratios).chunk(2)
+    chosen_logps, rejected_logps = sequence_logps.chunk(2)
+    rounding = TIE * loss.beta * (chosen_logps.abs() + rejected_logps.abs())
     return Forward(
         sequence_logps=sequence_logps.to(logps.dtype, copy=True),
         coefficients=(torch.cat([slope, -slope]) / divisor).to(logps.dtype),
-        sums=torch.stack(PreferenceSums.of(weight, value, *rewards, *sequence_logps.chunk(2), rounding)),
+        sums=torch.stack(
+            PreferenceSums.of(weight, value, chosen_reward, rejected_reward, chosen_logps, rejected_logps, rounding)
+        ),
     )
 
 
