@@ -64,6 +64,8 @@ class DataConfig:
             column of ours out.
         preferred: Which values of the column `preferred` mean the first answer, the second or a tie, such as {first:
             model_a, second: model_b, tie: [tie, both bad]} or {first: negative, second: positive, tie: 0}.
+        json_columns: Columns whose text is JSON of messages, under our names, such as [prompt, chosen, rejected]; `auto`
+            finds those in which every text is, and [] leaves all as text, as in data about JSON.
         pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
             best against the worst, or `all` that differ in score (docs/candidates.md).
         as_chat: A prompt that is plain text becomes the user's message and its responses the assistant's, for
@@ -98,6 +100,7 @@ class DataConfig:
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
     preferred: Preferred = field(default_factory=dict)
+    json_columns: list[str] | Literal["auto"] = "auto"
     pairs_from_candidates: PairsFromCandidates = "best_worst"
     as_chat: bool | Literal["auto"] = False
     max_length: Annotated[int, Limits(2)] = 1024
@@ -112,7 +115,9 @@ class DataConfig:
     workers: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
 
 
-LATER_SETTINGS = ("pairs_from_candidates", "as_chat", "name", "mix", "preferred", "train_on", "on_text_left_out")
+LATER_SETTINGS = (
+    *("pairs_from_candidates", "as_chat", "name", "mix", "preferred", "train_on", "on_text_left_out", "json_columns"),
+)
 """Settings of the data that came later; records leave them out where they have their defaults."""
 
 

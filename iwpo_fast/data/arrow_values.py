@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any
+
+from iwpo_fast.data.strict_json import loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,13 +20,19 @@ def readers_of(schema: pa.Schema, *, parse: bool) -> dict[str, Reader]:
     """By column, what makes of a value in Python the one that was stored; columns that need nothing have none.
 
     Values of the JSON type are parsed. Keys of structures that are null are left out, because Arrow gives every
-    structure the keys of all: except a message's `content`, which has no other reason to be there.
+    structure the keys of all: except a message's `content`, which has no other reason to be there. Maps, which Python
+    gets as lists of couples, become dictionaries.
 
     Args:
         parse: values of the JSON type are still text.
     """
     readers = {name: _reader(kind, parse) for name, kind in zip(schema.names, schema.types, strict=True)}
     return {name: reader for name, reader in readers.items() if reader is not None}
+
+
+def chosen_columns(schema: pa.Schema, wanted: Container[str]) -> list[str]:
+    """The wanted columns, and those that hold text, because none is left out without a word."""
+    return [name for name, kind in zip(schema.names, schema.types, strict=True) if name in wanted or _holds_text(kind)]
 
 
 def as_stored(rows: Iterable[dict[str, Any]], readers: dict[str, Reader]) -> list[dict[str, Any]]:
@@ -41,20 +48,52 @@ def _reader(kind: Any, parse: bool) -> Reader | None:
     if getattr(kind, "extension_name", None) == JSON:
         return _parsed if parse else None
     if pa.types.is_struct(kind):
-        fields = [kind.field(i) for i in range(kind.num_fields)]
-        return _of_struct({field.name: _reader(field.type, parse) for field in fields})
+        return _of_struct({field.name: _reader(field.type, parse) for field in _fields(kind)})
+    if pa.types.is_map(kind):
+        return _of_map(_reader(kind.item_type, parse))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         inner = _reader(kind.value_type, parse)
         return None if inner is None else _of_list(inner)
     return None
 
 
+def _holds_text(kind: Any) -> bool:
+    """Whether there is text in values of a type, however deep."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name == JSON or _holds_text(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return any(_holds_text(field.type) for field in _fields(kind))
+    if pa.types.is_map(kind):
+        return _holds_text(kind.key_type) or _holds_text(kind.item_type)
+    if hasattr(kind, "value_type"):  # lists of all kinds, and dictionaries
+        return _holds_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _fields(struct: Any) -> list[Any]:
+    return [struct.field(i) for i in range(struct.num_fields)]
+
+
 def _parsed(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+    return loads(value) if isinstance(value, str) else value
 
 
 def _of_list(inner: Reader) -> Reader:
     return lambda value: None if value is None else [inner(one) for one in value]
+
+
+def _of_map(inner: Reader | None) -> Reader:
+    def read(value: Any) -> Any:
+        if value is None:
+            return None
+        made = {name: one if inner is None else inner(one) for name, one in value}
+        if len(made) < len(value):
+            raise ValueError("a map has a key twice")
+        return made
+
+    return read
 
 
 def _of_struct(readers: dict[str, Reader | None]) -> Reader:

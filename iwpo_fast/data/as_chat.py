@@ -66,12 +66,17 @@ def as_conversations(rows: Rows) -> Rows:
     )
 
 
+def has_later_turns(prompt: Text, answer: str) -> bool:
+    """Whether an answer to a dialogue in HH form goes on with further turns."""
+    is_dialogue = isinstance(prompt, str) and HUMAN in prompt and prompt.rstrip().endswith(ASSISTANT)
+    return is_dialogue and (HUMAN in answer or ASSISTANT in answer)
+
+
 def own_spans(prompt: Text, answer: str) -> list[tuple[int, int]] | None:
     """Of an answer to a dialogue in HH form that goes on with further turns, the characters that are the assistant's,
     from the first number to before the second; None for an answer that is its alone. The end of the text belongs to the
     last turn."""
-    is_dialogue = isinstance(prompt, str) and HUMAN in prompt and prompt.rstrip().endswith(ASSISTANT)
-    if HUMAN not in answer or not is_dialogue:
+    if not has_later_turns(prompt, answer):
         return None
     spans, place, speaker = [], 0, "assistant"
     for part in TURN.split(answer):

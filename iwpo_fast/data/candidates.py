@@ -38,6 +38,9 @@ Texts = tuple[Text, Text, Text]
 Scored = tuple[Text, float]
 """A response and its score, NaN where it has none."""
 
+FORMS = ("all_generated_responses", "completions", "answers")
+"""Columns of public data sets that hold candidates."""
+SCORES_OF = {"candidates": "scores", "all_generated_responses": "all_rm_scores"}
 LEFT_OUT = ("in_pairs", "duplicate", "empty")
 UNSCORED = (math.nan, math.nan)
 
@@ -79,7 +82,7 @@ def read_row(record: Mapping[str, Any], how: PairsFromCandidates) -> RowOfPairs:
     if given is None:
         return RowOfPairs([PairOfRow(canonical(record))])
     values, scores = given
-    if not isinstance(prompt := record.get("prompt", record.get("instruction")), str | list):
+    if not isinstance(prompt := record.get("prompt"), str | list):
         raise ValueError("has candidates and no prompt that is a string or a list of messages: add it.")
     if record.get("chosen") is None and record.get("rejected") is None:
         return _compared(prompt, values, scores, how)
@@ -89,25 +92,41 @@ def read_row(record: Mapping[str, Any], how: PairsFromCandidates) -> RowOfPairs:
     return _beside(texts, [_completion(texts[0], value, cut) for value in values], scores)
 
 
-def _candidates(record: Mapping[str, Any]) -> tuple[list[Any], list[float]] | None:
-    """Candidates and their scores, of the first form above that the row has; None if it has none."""
-    values, scores = record.get("candidates"), record.get("candidate_scores")
-    if values is not None:
-        scores = record.get("scores") if scores is None else scores
-    elif scores is not None:
-        raise ValueError("has candidate_scores and no candidates: add them, or leave the scores out.")
-    elif isinstance(record.get("all_generated_responses"), list):
-        values, scores = record["all_generated_responses"], record.get("all_rm_scores")
-    else:
-        values = next((record[name] for name in ("completions", "answers") if _are_structs(record.get(name))), None)
+def responses_of(record: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
+    """The candidates of a row without their scores, and the column that has them; None if it has none.
+
+    Raises:
+        ValueError: they are no list. The message goes on from "row 1".
+    """
+    name, values = "candidates", record.get("candidates")
+    if values is None:
+        name = next((form for form in FORMS if _has_form(form, record.get(form))), "")
+        values = record.get(name)
     if values is None:
         return None
     if not isinstance(values, list):
         raise ValueError(f"has candidates of type {type(values).__name__}: make them a list of responses.")
-    if _are_structs(values):
-        own = [_score_of(struct) for struct in values]
-        values, scores = [_response_of(struct) for struct in values], own if scores is None else scores
+    return name, [_response_of(value) for value in values] if _are_structs(values) else values
+
+
+def _candidates(record: Mapping[str, Any]) -> tuple[list[Any], list[float]] | None:
+    """Candidates and their scores, of the first form above that the row has; None if it has none."""
+    found, scores = responses_of(record), record.get("candidate_scores")
+    if scores is not None and record.get("candidates") is None:
+        raise ValueError("has candidate_scores and no candidates: add them, or leave the scores out.")
+    if found is None:
+        return None
+    name, values = found
+    if scores is None and name in SCORES_OF:
+        scores = record.get(SCORES_OF[name])
+    if scores is None and _are_structs(record[name]):
+        scores = [_score_of(struct) for struct in record[name]]
     return values, _checked_scores(scores, len(values))
+
+
+def _has_form(name: str, values: Any) -> bool:
+    """Whether a column of a public data set has the form that it has there."""
+    return isinstance(values, list) if name == "all_generated_responses" else _are_structs(values)
 
 
 def _are_structs(values: Any) -> bool:

@@ -95,7 +95,9 @@ def joined(prompt: Conversation, answer: Conversation, opening: Opening) -> Conv
         return [*prompt, *answer]
     begun, first = prompt[-1], answer[0]
     content = _joined_contents(begun["content"], first.get("content"))
-    return [*prompt[:-1], {**begun, **first, "content": content}, *answer[1:]]
+    # What the answer leaves empty hides nothing that the prompt's turn has, such as its reasoning.
+    said = {key: value for key, value in first.items() if key not in begun or value not in (None, "", [])}
+    return [*prompt[:-1], {**begun, **said, "content": content}, *answer[1:]]
 
 
 def is_assistants(message: Message) -> bool:

@@ -30,7 +30,7 @@ ASKED = tuple(dict.fromkeys(written for name in _ASKED for written in (name, nam
 UNPAIRED = ("label", "labels", "kto_tag")
 PUBLIC = (
     *("scores", "all_generated_responses", "all_rm_scores", "completions", "answers"),
-    *("completion", *UNPAIRED, *ASKED),
+    *("completion", *UNPAIRED, "instruction"),
 )
 """Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)

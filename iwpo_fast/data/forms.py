@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
@@ -54,7 +55,7 @@ def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Te
     | messages | messages                    | itself                                                         |
     | any      | both begin with the prompt  | the same without it in front of the completions                |
     | none     | strings                     | longest common prefix, not cut inside a word                   |
-    | none     | HH dialogues                | prompt up to and with the last assistant mark                  |
+    | none     | HH dialogues                | prompt up to and with the last assistant mark that both have   |
     | none     | messages                    | longest common beginning                                       |
     | string   | messages with the prompt    | the same; the string must be one of the common messages        |
     | string   | messages without the prompt | prompt as the user's message                                   |
@@ -101,10 +102,11 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def split_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Cut two dialogues in Anthropic's HH form after the last assistant mark."""
-    cut = chosen.rfind(ASSISTANT) + len(ASSISTANT)
-    if rejected.rfind(ASSISTANT) + len(ASSISTANT) != cut or chosen[:cut] != rejected[:cut]:
-        raise PrefixMismatch("has dialogues that differ before their last assistant turn")
+    """Cut two dialogues in Anthropic's HH form after the last assistant mark before they part."""
+    mark = commonprefix([chosen, rejected]).rfind(ASSISTANT)
+    if mark < 0:
+        raise PrefixMismatch("has dialogues that differ before their first assistant turn")
+    cut = mark + len(ASSISTANT)
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.data.seams import APART, COMMON, MOVED
+from iwpo_fast.terminal import escaped
 
 SEAMS = {
     MOVED: "white space moved from the end of the prompt to the answers, because their tokens merge",
@@ -40,7 +41,8 @@ class Ledger:
         dropped_unpaired: rows none of whose responses is better than another: ties, and candidates of one score.
         candidates: empty where the data have none, or else counts of them: `read`, of which `in_pairs` are what pairs
             were made of and `kept` run beside the pairs, some of them `cut`; and why others were `dropped_…`.
-        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+        unread: columns whose texts are in no text of their rows, with the number of rows.
+        notes: how texts were read where that is not plain to see, in words, with the number of them.
         plain_for_chat: the rows are plain text and the model has a chat template.
         seams: encoded rows whose prompt's tokens were not the first of prompt + completion, by what was done to them
             (`iwpo_fast.data.seams`), in words.
@@ -65,6 +67,7 @@ class Ledger:
     dropped_unpaired: int = 0
     candidates: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
     plain_for_chat: bool = False
     seams: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
@@ -76,7 +79,7 @@ class Ledger:
         reasons = {
             "whose completions do not continue the prompt": self.dropped_prefix_mismatch,
             f"longer than {self.max_length} tokens": self.dropped_too_long,
-            "with an empty completion": self.dropped_empty,
+            "with a completion of which no token is trained": self.dropped_empty,
             "with two identical completions": self.dropped_identical,
             "without a better and a worse response": self.dropped_unpaired,
         }
@@ -101,8 +104,7 @@ class Ledger:
             lines.append(f"  equal scores: {self.equal_scores:,}")
         if self.candidates:
             lines.append(f"  candidates: {counted(self.candidates)}")
-        for name, count in self.unread.items():
-            lines.append(f"  left out: the column {name} of {count:,} rows, which stands in none of their texts")
+        lines += [f"  {line}" for line in reading_lines(self.unread, self.notes)]
         if self.plain_for_chat:
             lines.append("  plain text as it is, although the model has a chat template: data.as_chat true puts it in")
         return lines + self._about_rendering()
@@ -120,7 +122,7 @@ class Ledger:
         """The counts as JSON can hold them."""
         ledger = asdict(self)
         del ledger["plain_for_chat"]  # it is no count
-        for name in ("candidates", "dropped_unpaired", "unread", "seams", "left_out", "with_context"):
+        for name in ("candidates", "dropped_unpaired", "unread", "notes", "seams", "left_out", "with_context"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         return ledger
@@ -136,6 +138,13 @@ def counted_seams(seams: np.ndarray) -> dict[str, int]:
     """`Ledger.seams` of what was done to each row."""
     counts = {what: int((seams == how).sum()) for how, what in SEAMS.items()}
     return {what: count for what, count in counts.items() if count}
+
+
+def reading_lines(unread: Mapping[str, int], notes: Mapping[str, int]) -> list[str]:
+    """What reading left out of rows, and how it read texts, for people."""
+    columns = ", ".join(f"{escaped(name)} ({count:,} rows)" for name, count in unread.items())
+    left_out = [f"left out, because their texts stand in no text of the row: {columns}"] if unread else []
+    return left_out + [f"{what}: {count:,}" for what, count in notes.items()]
 
 
 def left_out_lines(left_out: Mapping[str, int]) -> list[str]:

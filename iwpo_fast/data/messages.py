@@ -1,14 +1,13 @@
-"""Messages as sources bring them: as JSON text in tables, and with parts that are no text."""
+"""Messages as sources bring them: with calls as OpenAI wrote them, and with parts that are no text."""
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-MEDIA = ("image", "video", "audio", "file")
+from iwpo_fast.data.json_text import MEDIA
+from iwpo_fast.data.strict_json import parsed
+
 MEDIA_COLUMNS = (
     *("image", "images", "video", "videos", "audio", "audios"),
     *("image_url", "image_urls", "image_path", "image_paths", "picture", "pictures", "img"),
@@ -16,12 +15,20 @@ MEDIA_COLUMNS = (
 
 
 def with_messages(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The row with conversations in these columns as lists of messages, where they were stored as text.
+    """The row with the messages in these columns, and among its candidates, as chat templates take them.
 
     Raises:
         ValueError: a message has a part that is no text. The message goes on from "row 1".
     """
-    return dict(record) | {name: _conversation(record[name], name) for name in names if name in record}
+    row = dict(record) | {name: _conversation(record[name], name) for name in names if name in record}
+    if isinstance(candidates := row.get("candidates"), list):
+        row["candidates"] = [_conversation(candidate, "candidates") for candidate in candidates]
+    return row
+
+
+def is_dialogue(value: Any) -> bool:
+    """Whether it is a list of messages in our form."""
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
 
 
 def check_is_text(columns: Sequence[str], source: str) -> None:
@@ -34,65 +41,17 @@ def check_is_text(columns: Sequence[str], source: str) -> None:
         )
 
 
-def parsed(value: Any) -> Any:
-    """What a string holds as JSON, or as Python source, which pandas writes into CSV; other values as they are."""
-    if not isinstance(value, str):
-        return value
-    with suppress(ValueError, RecursionError):
-        return json.loads(value)
-    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        return ast.literal_eval(value)
-    return value
-
-
 def _conversation(value: Any, name: str) -> Any:
-    if isinstance(value, str):
-        if value[:1] != "[" or "role" not in value:
-            return value
-        found = parsed(value)
-        if not _are_messages(found):
-            return value
-        value = found
-    if not isinstance(value, list):
-        return value
-    return [_message(parsed(one) if _is_object(one) else one, name) for one in value]
-
-
-def _are_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in map(parsed, value))
-    )
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, str) and value[:1] == "{" and "role" in value
+    return [_message(one, name) for one in value] if isinstance(value, list) else value
 
 
 def _message(message: Any, name: str) -> Any:
     if not isinstance(message, dict):
         return message
-    content = _parts(message.get("content"))
+    content, calls = message.get("content"), message.get("tool_calls")
     for part in content if isinstance(content, list) else ():
         _check_part(part, name)
-    changed = {} if content is message.get("content") else {"content": content}
-    calls = message.get("tool_calls")
-    if isinstance(calls, str) and calls:
-        changed["tool_calls"] = parsed(calls)
-    return _with_tools(message | changed)
-
-
-def _parts(content: Any) -> Any:
-    """Parts of a content that were stored as JSON text; every other content as it is."""
-    if not isinstance(content, str) or not content.startswith('[{"') or '"type"' not in content:
-        return content
-    parts = parsed(content)
-    are_parts = isinstance(parts, list) and all(isinstance(part, dict) and _is_part(part) for part in parts)
-    return parts if are_parts else content
-
-
-def _is_part(part: Mapping[str, Any]) -> bool:
-    kind = part.get("type")
-    return isinstance(kind, str) and (kind in part or any(medium in kind for medium in MEDIA))
+    return _with_tools(message | {"tool_calls": parsed(calls)} if isinstance(calls, str) and calls else message)
 
 
 def _with_tools(message: Mapping[str, Any]) -> dict[str, Any]:

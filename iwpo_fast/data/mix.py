@@ -54,6 +54,7 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         candidates=_candidates(parts),
         unpaired=sum(part.unpaired for part in parts),
         unread=_added([part.unread for part in parts]),
+        notes=_added([part.notes for part in parts]),
         files=tuple(files),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.answers import check_answers, go_on
 from iwpo_fast.data.arrow_rows import RareStore, Stored
 from iwpo_fast.data.as_chat import as_conversations, of_one_kind
 from iwpo_fast.data.candidates import RowOfPairs, read_row
@@ -30,7 +30,8 @@ from iwpo_fast.data.columns import (
 from iwpo_fast.data.forms import PrefixMismatch, check_encodable
 from iwpo_fast.data.gathered import GatheredRows
 from iwpo_fast.data.hold_out import hold_out
-from iwpo_fast.data.messages import check_is_text, parsed, with_messages
+from iwpo_fast.data.json_text import JsonText, Undecided, Where
+from iwpo_fast.data.messages import check_is_text, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place
@@ -39,8 +40,10 @@ from iwpo_fast.data.recognise import Recogniser
 from iwpo_fast.data.records import Reader, Source
 from iwpo_fast.data.row_files import Row
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.strict_json import loads, parsed
 from iwpo_fast.limits import check_limits
 
+GOES_ON = "rows whose answers go on with turns of the user, because they part before their last turn"
 TIE = RowOfPairs([])
 """What a row holds whose two answers are equally good."""
 
@@ -68,7 +71,7 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     if held_out.all():
         raise ValueError(f"data.eval_fraction {config.eval_fraction} holds out all of {rows.source}: lower it.")
     train = rows.take(np.flatnonzero(~held_out))
-    train = replace(train, mismatches=rows.mismatches, unpaired=rows.unpaired, unread=rows.unread)
+    train = replace(train, mismatches=rows.mismatches, unpaired=rows.unpaired, unread=rows.unread, notes=rows.notes)
     return train, _named_held_out(rows.take(np.flatnonzero(held_out))) if held_out.any() else None
 
 
@@ -134,11 +137,20 @@ def _named_held_out(rows: Rows) -> Rows:
 
 
 def _read(place: Place, config: DataConfig, limit: int | None) -> _Read:
-    """Everything at a place, in one pass."""
+    """Everything at a place, in one pass, and in another for each column that looked like JSON and is text."""
+    as_text: set[Where] = set()
+    while True:
+        try:
+            return _read_once(place, config, limit, JsonText(config.json_columns, as_text))
+        except Undecided as undecided:
+            as_text.add(undecided.where)
+
+
+def _read_once(place: Place, config: DataConfig, limit: int | None, json_text: JsonText) -> _Read:
     names = column_names(config.columns)
-    reader, read = Reader(place, set(names.values())), _Read(config)
-    for number, record in reader.records(names, limit):
-        read.add(number, with_numbers(record) if reader.is_text else record)
+    reader, read = Reader(place, set(names.values())), _Read(config, json_text)
+    for number, record, others in reader.records(names, limit):
+        read.add(number, with_numbers(record) if reader.is_text else record, others)
     read.source = reader.source()
     return read
 
@@ -154,42 +166,50 @@ class _Read:
 
     source: Source
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, json_text: JsonText) -> None:
         self._config = config
-        self._recognise = Recogniser(config.columns, config.preferred)
+        self._recognise = Recogniser(config.columns, config.preferred, json_text)
         self._numbers = array("q")
         self._columns: RareStore[Row] = RareStore({})
         self._gathered = GatheredRows()
-        self._recognised = 0
+        self._recognised = self._going_on = 0
         self._error: tuple[int, ValueError] | None = None
         self._mismatches = array("q")
         self._mismatch = ""
 
-    def add(self, number: int, record: Row) -> None:
-        if self._error is None:
-            self._add_texts(number, record)
+    def add(self, number: int, record: Row, others: Row) -> None:
+        """Args:
+        record: of our columns.
+        others: columns of the source that mean nothing to us.
+        """
+        try:
+            decoded = self._recognise.json(record)  # of every row, because each text decides about its column
+            if self._error is None:
+                self._add_texts(number, decoded, others)
+        except RecursionError:
+            self._failed(number, ValueError("has values that are nested too deep: make them flatter."))
+        except PrefixMismatch as mismatch:
+            self._mismatch = self._mismatch or str(mismatch)
+            self._mismatches.append(number)
+        except ValueError as error:
+            self._failed(number, error)
         self._numbers.append(number)
         numbers = {name: record[name] for name in NUMBERS if name in record}
         if SCORES_OF_SIDES[0] in numbers and "preferred" in record:
             numbers["preferred"] = record["preferred"]
         self._columns.append(numbers)
 
-    def _add_texts(self, number: int, record: Row) -> None:
-        try:
-            found = self._recognise(record)
-            row = TIE if found is None else _read_one(found, self._config)
-            arguments = template_arguments(record)
-            check_encodable(record.get("prompt_id"))
-        except RecursionError:
-            self._error = number, ValueError("has values that are nested too deep: make them flatter.")
-        except PrefixMismatch as mismatch:
-            self._mismatch = self._mismatch or str(mismatch)
-            self._mismatches.append(number)
-        except ValueError as error:
-            self._error = number, error
-        else:
-            self._recognised += 1
-            self._gathered.add(len(self._numbers), number, row, arguments, record.get("prompt_id"))
+    def _failed(self, number: int, error: ValueError) -> None:
+        self._error = self._error or (number, error)
+
+    def _add_texts(self, number: int, record: Row, others: Row) -> None:
+        found = self._recognise(record, others)
+        row = TIE if found is None else _read_one(found, self._config)
+        self._going_on += go_on(row)
+        arguments = template_arguments(record)
+        check_encodable(record.get("prompt_id"))
+        self._recognised += 1
+        self._gathered.add(len(self._numbers), number, row, arguments, record.get("prompt_id"))
 
     def rows(self) -> tuple[Rows, Stored[Any] | None]:
         """Rows, which may be of both kinds, and the `prompt_id` of each, or None.
@@ -201,7 +221,9 @@ class _Read:
         columns = self._numeric_columns(numbering)
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
-        rows = replace(rows, mismatches=len(self._mismatches), unread=self._recognise.unread)
+        found, going_on = self._recognise, {GOES_ON: self._going_on} if self._going_on else {}
+        notes = found.json.counts | going_on
+        rows = replace(rows, mismatches=len(self._mismatches), unread=found.unread, notes=notes)
         return rows, self._gathered.prompt_ids.finish()
 
     def _numeric_columns(self, numbering: Numbering) -> dict[str, np.ndarray]:
@@ -223,6 +245,10 @@ class _Read:
         if self._error is not None:
             number, error = self._error
             raise ValueError(f"{numbering.where(number)} {error}") from None
+        try:
+            self._recognise.check_all()
+        except ValueError as error:
+            raise ValueError(f"{numbering.where(self._numbers[0])} {error}") from None
         if self._mismatches and (self._config.on_prefix_mismatch != "drop" or not self._recognised):
             raise mismatch_error(self._mismatch, numbering.where(self._mismatches[0]), len(self._mismatches))
         if not len(self._gathered):
@@ -233,7 +259,9 @@ class _Read:
 
 
 def _read_one(row: Mapping[str, Any], config: DataConfig) -> RowOfPairs:
-    return read_row(with_messages(row, TEXTS), config.pairs_from_candidates)
+    pairs = read_row(with_messages(row, TEXTS), config.pairs_from_candidates)
+    check_answers(pairs, config.train_on)
+    return pairs
 
 
 RESERVED = {
@@ -259,7 +287,7 @@ def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> An
     """Nested values may be stored as JSON, since Arrow columns have one type."""
     value = record.get(name)
     with suppress(ValueError, RecursionError):
-        value = json.loads(value) if isinstance(value, str) else value
+        value = loads(value) if isinstance(value, str) else value
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"has {name} of another kind: make it {what}, or {what} as JSON.")
     return value

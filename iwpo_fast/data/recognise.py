@@ -13,24 +13,23 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from iwpo_fast.data.columns import ASKED, UNPAIRED, joined_columns
+from iwpo_fast.data.candidates import responses_of
+from iwpo_fast.data.columns import TEXTS, UNPAIRED, joined_columns
 from iwpo_fast.data.forms import canonical, without_prompt
-from iwpo_fast.data.messages import parsed
+from iwpo_fast.data.json_text import DIALOGUES, LISTS, JsonText, dialogue_in, speaks
+from iwpo_fast.data.messages import is_dialogue
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
-from iwpo_fast.data.rows import Message, contents
+from iwpo_fast.data.rows import Message
+from iwpo_fast.data.strict_json import loads, parsed
+from iwpo_fast.data.unread import ANSWERS, Unread
 
 Row = dict[str, Any]
 
-ANSWERS = ("chosen", "rejected")
-TEXTS = ("prompt", *ANSWERS)
-DIALOGUES = ("conversations", "messages")
-LISTS = ("candidates", "ranked")
 ROLES = {
     "human": "user",
     "user": "user",
@@ -50,19 +49,28 @@ class Recogniser:
 
     Attributes:
         means: what a value of the column `preferred` says.
-        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+        json: what of the rows is JSON text.
+        unread: columns that are in no text, with the number of rows.
     """
 
-    def __init__(self, columns: Mapping[str, str | None], preferred: Mapping[str, Any]) -> None:
-        self.unread: dict[str, int] = {}
-        self._columns = columns
+    def __init__(self, columns: Mapping[str, str | None], preferred: Mapping[str, Any], json_text: JsonText) -> None:
         self.means: Meaning = meaning_of(preferred)
+        self.json = json_text
+        self._columns = columns
         self._joined = joined_columns(columns)
-        used = {part for theirs in columns.values() if theirs for part in (theirs, *theirs.split("+"))}
-        self._asked = {name for name in ASKED if name not in used}
+        self._unread = Unread(columns)
+        self._seen = self._as_lists = 0
 
-    def __call__(self, record: Mapping[str, Any]) -> Row | None:
+    @property
+    def unread(self) -> dict[str, int]:
+        return self._unread.counts
+
+    def __call__(self, record: Mapping[str, Any], others: Mapping[str, Any]) -> Row | None:
         """The row in our columns; None for a tie of two answers.
+
+        Args:
+            record: as `self.json` gives it.
+            others: columns of the source that mean nothing to us.
 
         Raises:
             ValueError: it has no form that is known. The message goes on from "row 1".
@@ -75,10 +83,20 @@ class Recogniser:
             row = found
         row = in_our_form(row, TEXTS)
         if row.get("ranked") is not None:
-            row |= _by_rank(row.pop("ranked"))
-        if all(_is_list_as_text(row.get(name)) for name in ANSWERS):
-            raise ValueError("has lists as JSON text in chosen and rejected: make them strings, or messages.")
-        return self._asked_for(row)
+            row |= _by_rank(row)
+        self._seen += 1
+        self._as_lists += all(_is_list_as_text(row.get(name)) for name in ANSWERS)
+        row = asked_for(row)
+        self._unread(row, others)
+        return row
+
+    def check_all(self) -> None:
+        """Raise ValueError if all rows have lists as text, which then are turns and no answers."""
+        if self._as_lists and self._as_lists == self._seen and self.json.is_automatic:
+            raise ValueError(
+                "has lists as JSON text in chosen and rejected, as all rows have: make them strings or messages, or "
+                "set data.json_columns to [] if they are the answers."
+            )
 
     def _without_sides(self, row: Row) -> Row | None:
         if any(row.get(name) is not None for name in ("first", "second")) or "preferred" in self._columns:
@@ -90,46 +108,24 @@ class Recogniser:
             )
         return row
 
-    def _asked_for(self, row: Row) -> Row:
-        """With a prompt that holds all that stands before the answers."""
-        if not row.get("prompt"):
-            row.pop("prompt", None)
-            used, dialogue = dialogue_of(row)
-            if dialogue is not None and (_has_list(row) or all(is_answer(row.get(name)) for name in ANSWERS)):
-                row["prompt"] = _without_answer(dialogue, [row.get(name) for name in ANSWERS])
-                del row[used]
-        if "system" in row or "history" in row:
-            if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
-                row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
-            put_before(row)
-            prompt = row.get("prompt")
-            row |= {name: without_prompt(prompt, row[name]) for name in ANSWERS if _is_dialogue(row.get(name))}
-        present = [name for name in row if row[name] and (name in self._asked or name in DIALOGUES)]
-        if present and ("prompt" in row or _has_both(row)):
-            self._check_read(row, present)
-        return row
 
-    def _check_read(self, row: Row, present: list[str]) -> None:
-        """Columns that sound like a prompt and are in no text are counted beside a prompt, and refused without one."""
-        texts = {name: list(_strings(row[name])) for name in TEXTS if name in row}
-        every = [text for of_column in texts.values() for text in of_column]
-        # Beside a prompt it does not help that an answer says it; conversations hold answers too.
-        lost = [
-            name
-            for name in present
-            if not _is_in(row[name], texts["prompt"] if "prompt" in texts and name not in DIALOGUES else every)
-        ]
-        if not lost:
-            return
-        has_prompts = all(_is_dialogue(row.get(name)) for name in ANSWERS) and not set(lost) - set(DIALOGUES)
-        if "prompt" in row or self._columns.get("prompt", "") is None or has_prompts:
-            for name in lost:
-                self.unread[name] = self.unread.get(name, 0) + 1
-            return
-        raise ValueError(
-            f"has no prompt and text in {', '.join(lost)}: name the prompt, as in data.columns "
-            f"{{prompt: {'+'.join(lost)}}}, or set data.columns {{prompt: null}} if chosen and rejected begin with it."
-        )
+def asked_for(row: Row) -> Row:
+    """The row with a prompt that holds all that stands before the answers."""
+    if not row.get("prompt"):
+        row.pop("prompt", None)
+        used, dialogue = dialogue_of(row)
+        if dialogue is not None and (_has_list(row) or all(is_answer(row.get(name)) for name in ANSWERS)):
+            row["prompt"] = _without_answer(dialogue, [row.get(name) for name in ANSWERS])
+            del row[used]
+        elif isinstance(row.get("instruction"), str) and responses_of(row) is not None:
+            row["prompt"] = row.pop("instruction")
+    if "system" in row or "history" in row:
+        if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
+            row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
+        put_before(row)
+        prompt = row.get("prompt")
+        row |= {name: without_prompt(prompt, row[name]) for name in ANSWERS if is_dialogue(row.get(name))}
+    return row
 
 
 def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> Row:
@@ -148,25 +144,18 @@ def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> R
 def in_our_form(row: Row, names: Iterable[str]) -> Row:
     """The row with the texts of these columns, and all in lists of texts, as text or messages of ours."""
     texts = {name: _conversation(row[name], one=name != "prompt") for name in names if name in row}
-    given = {name: _list_of(row[name]) for name in LISTS if name in row}
     lists = {
-        name: [_conversation(value, one=True) for value in values]
-        for name, values in given.items()
-        if isinstance(values, list)
+        name: [_conversation(value, one=True) for value in row[name]]
+        for name in LISTS
+        if isinstance(row.get(name), list)
     }
     return row | texts | lists
-
-
-def _list_of(value: Any) -> Any:
-    """A list that stands as text, such as in CSV; any other value as it is."""
-    found = parsed(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-    return found if isinstance(found, list) else value
 
 
 def dialogue_of(row: Row) -> tuple[str, list[Message] | None]:
     """The first of the columns of whole conversations that has messages, and these."""
     for name in DIALOGUES:
-        if name in row and _is_dialogue(messages := _conversation(row[name], one=False)):
+        if name in row and is_dialogue(messages := _conversation(row[name], one=False)):
             return name, messages
     return "", None
 
@@ -180,7 +169,7 @@ def _without_answer(dialogue: list[Message], answers: list[Any]) -> list[Message
 
 
 def _has_list(row: Row) -> bool:
-    return any(row.get(name) is not None for name in LISTS) and not _has_both(row)
+    return responses_of(row) is not None and not _has_both(row)
 
 
 def _conversation(value: Any, *, one: bool) -> Any:
@@ -189,25 +178,11 @@ def _conversation(value: Any, *, one: bool) -> Any:
     Args:
         one: a single message is a list of it.
     """
-    if isinstance(value, str):
-        if value.lstrip()[:1] not in ("[", "{"):
-            return value
-        value = _from_text(value)
-    if isinstance(value, dict) and one and _speaks(value):
+    if isinstance(value, dict) and one and speaks(value):
         value = [value]
     if isinstance(value, list) and value and isinstance(value[0], dict) and "from" in value[0]:
         return [_message(turn) for turn in value]
     return value
-
-
-def _from_text(text: str) -> Any:
-    """Messages that stand as JSON or as Python source, such as in CSV; any other text as it is."""
-    if "role" not in text and "from" not in text:
-        return text
-    value = parsed(text)
-    turns = [value] if isinstance(value, dict) else value
-    are_messages = isinstance(turns, list) and turns and all(isinstance(turn, dict) and _speaks(turn) for turn in turns)
-    return value if are_messages else text
 
 
 def _is_list_as_text(value: Any) -> bool:
@@ -216,10 +191,6 @@ def _is_list_as_text(value: Any) -> bool:
         return False
     parts = parsed(value)
     return isinstance(parts, list) and all(isinstance(part, str | None) for part in parts)
-
-
-def _speaks(turn: Mapping[str, Any]) -> bool:
-    return ("role" in turn and ("content" in turn or "tool_calls" in turn)) or ("from" in turn and "value" in turn)
 
 
 def _message(turn: Any) -> Message:
@@ -236,14 +207,10 @@ def _message(turn: Any) -> Message:
 
 def _calls(text: str) -> list[dict[str, Any]]:
     try:
-        calls = json.loads(text)
+        calls = loads(text)
     except (ValueError, RecursionError):
         raise ValueError("has a function_call that is not JSON: write it as {name, arguments}.") from None
     return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
-
-
-def _is_dialogue(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
 
 
 def _has_both(row: Row) -> bool:
@@ -252,7 +219,7 @@ def _has_both(row: Row) -> bool:
 
 def is_answer(value: Any) -> bool:
     """Text, or messages that begin with the assistant's."""
-    return isinstance(value, str) or (_is_dialogue(value) and value[0]["role"] == "assistant")
+    return isinstance(value, str) or (is_dialogue(value) and value[0]["role"] == "assistant")
 
 
 def _text_to_join(row: Row, part: str) -> str | None:
@@ -277,7 +244,7 @@ def put_before(row: Row) -> None:
         row["prompt"] = _behind(before, [*turns, {"role": "user", "content": prompt}])
     elif isinstance(prompt, list):
         row["prompt"] = _behind(before, [*turns, *prompt])
-    elif all(_is_dialogue(row.get(name)) for name in ANSWERS):
+    elif all(is_dialogue(row.get(name)) for name in ANSWERS):
         row |= {name: _behind(before, [*turns, *row[name]]) for name in ANSWERS}
     elif before or turns:
         raise ValueError(
@@ -297,11 +264,11 @@ def _behind(system: list[Message], messages: list[Message]) -> list[Message]:
 def _turns(history: Any) -> list[Message]:
     """Earlier turns: messages, or couples of what the user and the assistant said."""
     with suppress(ValueError, RecursionError):
-        history = json.loads(history) if isinstance(history, str) and history.startswith("[") else history
+        history = loads(history) if isinstance(history, str) and history.startswith("[") else history
     if not history:
         return []
-    history = _conversation(history, one=False)
-    if _is_dialogue(history):
+    history = _conversation(dialogue_in(history), one=False)
+    if is_dialogue(history):
         return history
     if not isinstance(history, list) or not all(_is_couple(turn) for turn in history):
         raise ValueError(
@@ -319,27 +286,10 @@ def _is_couple(turn: Any) -> bool:
     return isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
 
 
-def _by_rank(ranked: Any) -> Row:
+def _by_rank(row: Row) -> Row:
+    ranked = row.pop("ranked")
     if not isinstance(ranked, list):
         raise ValueError(f"has ranked answers of type {type(ranked).__name__}: make them a list, the best first.")
+    if row.get("candidates") is not None:
+        raise ValueError("has both ranked and candidates: leave one of them out, as in data.columns {ranked: null}.")
     return {"candidates": ranked, "candidate_scores": [-float(place) for place in range(len(ranked))]}
-
-
-def _is_in(value: Any, texts: list[str]) -> bool:
-    """Whether all that a value says is said in the texts."""
-    return all(any(part in text for text in texts) for part in _strings(value))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All text in a value, whatever its form."""
-    if isinstance(value, str) and isinstance(_from_text(value), str):
-        yield value.strip()
-    elif isinstance(value, str):
-        yield from _strings(_from_text(value))
-    elif _is_dialogue(value):
-        yield from (text.strip() for text in contents(value))
-    elif isinstance(value, dict) and "from" in value:
-        yield from _strings(value.get("value"))
-    elif isinstance(value, list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)

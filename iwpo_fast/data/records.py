@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iwpo_fast.data.arrow_values import as_stored, readers_of
+from iwpo_fast.data.arrow_values import as_stored, chosen_columns, readers_of
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place, chosen_split, files_of
 from iwpo_fast.data.row_files import (
@@ -52,7 +52,7 @@ class Reader:
     """Goes through the rows of a place once, keeps none of them, and knows the files and columns afterwards.
 
     Args:
-        wanted: columns of the source to read, as of `open_file`.
+        wanted: columns of the source to read, beside those that hold text, as of `open_file`.
 
     Attributes:
         is_text: whether numbers are text in the source.
@@ -70,8 +70,8 @@ class Reader:
         self._paths = files_of(place)
         self.is_text = self._paths is not None and any(map(is_table, self._paths))
 
-    def records(self, names: Mapping[str, str], limit: int | None) -> Iterator[tuple[int, Row]]:
-        """Numbers and rows under our names.
+    def records(self, names: Mapping[str, str], limit: int | None) -> Iterator[tuple[int, Row, Row]]:
+        """Numbers, rows under our names, and what else rows hold.
 
         Args:
             names: our names to the source's names; names that a row lacks are absent from its dictionary.
@@ -81,7 +81,8 @@ class Reader:
         for ours, theirs in names.items():
             ours_of.setdefault(theirs, []).append(ours)
         for number, row in self.rows(limit):  # by the few columns of a row, not by the many names that mean something
-            yield number, {ours: value for theirs, value in row.items() for ours in ours_of.get(theirs, ())}
+            record = {ours: value for theirs, value in row.items() for ours in ours_of.get(theirs, ())}
+            yield number, record, {theirs: value for theirs, value in row.items() if theirs not in ours_of}
 
     def rows(self, limit: int | None) -> Iterator[tuple[int, Row]]:
         for number, row in itertools.islice(self._all(), limit):
@@ -131,9 +132,10 @@ def _dataset(place: Place, wanted: Container[str]) -> Opened:
     dataset = _saved(folder, place) if folder.is_dir() else _of_hub(place)
     if isinstance(dataset, dict):
         dataset = dataset[chosen_split(dataset, place)]
-    some = dataset.with_format(None).select_columns([name for name in dataset.column_names if name in wanted])
+    schema = dataset.features.arrow_schema
+    some = dataset.with_format(None).select_columns(chosen_columns(schema, wanted))
     _check_sound(some, path)
-    readers = readers_of(dataset.features.arrow_schema, parse=False)  # datasets parses
+    readers = readers_of(schema, parse=False)  # datasets parses
     batches = (
         as_stored((dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)), readers)
         for batch in some.iter(ROWS_AT_ONCE)

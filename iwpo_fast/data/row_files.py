@@ -15,7 +15,8 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from iwpo_fast.data.arrow_values import as_stored, readers_of
+from iwpo_fast.data.arrow_values import as_stored, chosen_columns, readers_of
+from iwpo_fast.data.strict_json import RepeatedKey, loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +47,7 @@ def open_file(path: Path, wanted: Container[str]) -> Opened:
     """The rows of a file, numbered from 1; in JSON Lines by line.
 
     Args:
-        wanted: columns to read; where all stand in every row anyway, the others come along.
+        wanted: columns to read beside those that hold text; where all stand in every row anyway, all come along.
 
     Raises:
         ValueError: its kind is unknown, or its head cannot be read; the rows raise one where they cannot be.
@@ -146,7 +147,11 @@ def _json_object(line: bytes, number: int, path: Path) -> Row:
 def _parsed(text: bytes, path: Path, line: int | None = None) -> Any:
     """Args: line: the number of the line that the text is; None if it is the whole file."""
     try:
-        return json.loads(text)
+        return loads(text)
+    except RepeatedKey as error:
+        raise ValueError(
+            f"{path} has the key {error.key!r} twice in one object{_on(line)}: keep one of them."
+        ) from error
     except RecursionError as error:
         raise ValueError(f"{path} has JSON nested too deeply{_on(line)}: correct or remove it.") from error
     except json.JSONDecodeError as error:
@@ -206,7 +211,7 @@ def _parquet(path: Path, wanted: Container[str]) -> Opened:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a damaged footer is one of the disk to pyarrow
         raise unreadable(path, "Parquet", error) from error
     _check_names(path, columns)
-    some = file.iter_batches(ROWS_AT_ONCE, columns=[name for name in columns if name in wanted])
+    some = file.iter_batches(ROWS_AT_ONCE, columns=chosen_columns(file.schema_arrow, wanted))
     return numbered((as_stored(batch.to_pylist(), readers) for batch in some), path, "Parquet"), columns
 
 
@@ -223,7 +228,7 @@ def _arrow(path: Path, wanted: Container[str]) -> Opened:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise unreadable(path, "Arrow", error) from error
     _check_names(path, columns)
-    some = table.select([name for name in columns if name in wanted])
+    some = table.select(chosen_columns(table.schema, wanted))
     batches = (as_stored(sound(batch).to_pylist(), readers) for batch in some.to_batches(ROWS_AT_ONCE))
     return numbered(batches, path, "Arrow"), columns
 

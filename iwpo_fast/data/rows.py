@@ -79,7 +79,8 @@ class Rows:
         mismatches: rows left out because their completions do not follow one prompt.
         candidates: further responses to these prompts; None where the source has none.
         unpaired: rows left out because no response of theirs is better than another.
-        unread: columns that sound as if they held a part of the prompt and are in no text, with the number of rows.
+        unread: columns whose texts are in no text of their rows, with the number of rows.
+        notes: how texts were read where that is not plain to see, in words, with the number of them.
         files: as of `Numbering`, where the source has several files.
     """
 
@@ -94,6 +95,7 @@ class Rows:
     candidates: Candidates | None = None
     unpaired: int = 0
     unread: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
     files: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
@@ -125,6 +127,7 @@ class Rows:
             mismatches=0,
             unpaired=0,
             unread={},
+            notes={},
             candidates=None if self.candidates is None else self.candidates.of_rows(rows, len(self)),
             numbers=self.numbers[rows],
             prompt=taken(self.prompt, rows),

@@ -65,6 +65,7 @@ def tokenise(
         equal_scores=_equal_scores(pairs.columns),
         dropped_unpaired=rows.unpaired,
         unread=rows.unread,
+        notes=rows.notes,
         plain_for_chat=not rows.conversational and tokenizer.chat_template is not None,
         seams=counted_seams(seams),
         left_out=not_written,

@@ -75,6 +75,7 @@ class PipelineJob:
             name=None,
             mix=[],
             preferred={},
+            json_columns=[],
             pairs_from_candidates="best_worst",
             as_chat=False,
             cache_dir=str(self.cache_dir()),

@@ -45,6 +45,7 @@ class Form(NamedTuple):
         settings: of `data`.
         note: what else there is to say.
         scores: of chosen and rejected, where candidates bring them.
+        unread: columns whose text is left out, as the run says.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Form(NamedTuple):
     settings: Row = {}  # noqa: RUF012
     note: str = ""
     scores: tuple[float, float] | None = None
+    unread: tuple[str, ...] = ()
 
 
 FORMS = [
@@ -74,7 +76,10 @@ FORMS = [
         "Dialogues in Anthropic's HH form",
         {"chosen": "\n\nHuman: Is it?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Is it?\n\nAssistant: No."},
         ("\n\nHuman: Is it?\n\nAssistant:", " Yes.", " No."),
-        note="With `data.as_chat: true` they become their turns.",
+        note=(
+            "With `data.as_chat: true` they become their turns. Two dialogues that part before their last turn are cut "
+            "where they part; of their further turns the assistant's are trained, and the run says how many there are."
+        ),
     ),
     Form(
         "A prompt that both answers repeat",
@@ -160,7 +165,11 @@ FORMS = [
         "Messages as JSON text",
         {name: json.dumps(value) for name, value in zip(("prompt", "chosen", "rejected"), SAID, strict=True)},
         SAID,
-        note="As CSV and SQL have them.",
+        note=(
+            "As CSV and SQL have them. A column is read so where every text in it is such JSON; if one is not, all of "
+            "them stay text, and the run says how many look like it. `data.json_columns` says it for sure: a list of "
+            "columns, or `[]` for data about JSON."
+        ),
     ),
     Form(
         "Unpaired rows",
@@ -173,8 +182,9 @@ FORMS = [
         {"question": "Is it?", "chosen": "Yes.", "rejected": "No."},
         "has no prompt and text in question: name the prompt, as in data.columns {prompt: question}",
         note=(
-            "`question`, `input`, `instruction`, `system`, `history`, `context` and `query` are refused so where "
-            "there is no prompt, unless their text stands in the answers; beside a prompt they are counted and said."
+            "Columns such as `question`, `input`, `instruction` or `context`, and any other whose text reads like a "
+            "prompt, are refused so where there is no prompt, unless their text stands in the answers; beside a prompt "
+            "they are counted and said."
         ),
     ),
 ]
@@ -215,6 +225,7 @@ SCHEMAS = [
         },
         PLAIN,
         scores=(4.0, 1.0),
+        unread=("completions beside its responses", "models", "correct_answers"),
     ),
     Form(
         "argilla/ultrafeedback-binarized-preferences-cleaned",
@@ -223,6 +234,7 @@ SCHEMAS = [
         {"columns": {"score_chosen": "chosen-rating", "score_rejected": "rejected-rating"}},
         "the setting is for the scores alone",
         (5.0, 3.0),
+        unread=("chosen-model",),
     ),
     Form(
         "princeton-nlp/llama3-ultrafeedback",
@@ -257,12 +269,14 @@ SCHEMAS = [
         {"split": "train", "prompt": "Is it?", "response_1": "Yes.", "response_2": "No.", "preference_strength": -2},
         PLAIN,
         {"columns": pair("response_1", "response_2", "preference_strength"), "preferred": SIGNED},
+        unread=("split",),
     ),
     Form(
         "nvidia/HelpSteer3",
         {"domain": "general", "context": ASKED, "response1": "No.", "response2": "Yes.", "overall_preference": 3},
         SAID,
         {"columns": pair("response1", "response2", "overall_preference", prompt="context"), "preferred": SIGNED},
+        unread=("domain",),
     ),
     Form(
         "stanfordnlp/SHP",
@@ -272,6 +286,7 @@ SCHEMAS = [
             "columns": pair("human_ref_A", "human_ref_B", "labels", prompt="history"),
             "preferred": {"first": 1, "second": 0},
         },
+        unread=("post_id",),
     ),
     Form(
         "PKU-Alignment/PKU-SafeRLHF",
@@ -300,7 +315,8 @@ SCHEMAS = [
         },
         SAID,
         {"columns": pair("conversation_a", "conversation_b", "winner"), "preferred": ARENA},
-        "conversations of several turns part early: `data.on_prefix_mismatch`",
+        "conversations of several turns are cut where they part",
+        unread=("question_id", "model_a", "model_b"),
     ),
     Form(
         "lmarena-ai/arena-human-preference-100k",
@@ -313,6 +329,7 @@ SCHEMAS = [
         },
         SAID,
         {"columns": pair("conversation_a", "conversation_b", "winner"), "preferred": ARENA},
+        unread=("question_id", "language"),
     ),
     Form(
         "lmsys/lmsys-arena-human-preference-55k",
@@ -361,8 +378,14 @@ SCHEMAS = [
         {"system": "Be brief.", "input": "Is it?", "generations": ["Yes.", "No."], "status": "unchanged"} | SIDES,
         INSTRUCTED,
         {"columns": {"prompt": "input"}},
+        unread=("status",),
     ),
-    Form("argilla/dpo-mix-7k", {"dataset": "d", "chosen_rating": 5.0, "rejected_rating": 4.0} | CHATS, SAID),
+    Form(
+        "argilla/dpo-mix-7k",
+        {"dataset": "d", "chosen_rating": 5.0, "rejected_rating": 4.0} | CHATS,
+        SAID,
+        unread=("dataset",),
+    ),
     Form(
         "argilla/distilabel-capybara-dpo-7k-binarized",
         {
@@ -476,7 +499,8 @@ def _cells(form: Form) -> str:
     columns = ", ".join(f"`{name}`" for name in form.row)
     read = f"refused: {form.texts}" if isinstance(form.texts, str) else "read"
     settings = f"`{_flow(form.settings)}`" if form.settings else "–"
-    cells = [form.title, columns, read, settings, form.note]
+    unread = [f"said to be left out: {', '.join(f'`{name}`' for name in form.unread)}"] if form.unread else []
+    cells = [form.title, columns, read, settings, "; ".join([form.note, *unread] if form.note else unread)]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 

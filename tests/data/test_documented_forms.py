@@ -28,7 +28,7 @@ def test_each_row_of_the_page_is_read_as_it_says(title, write) -> None:
         return
     rows = read_rows(config)[0]
     assert (rows.prompt[0], rows.chosen[0], rows.rejected[0]) == form.texts
-    assert rows.unread == {}
+    assert tuple(rows.unread) == form.unread
     if form.scores is not None:
         columns = (rows.columns["score_chosen"], rows.columns["score_rejected"])
         assert tuple(values[0].item() for values in columns) == form.scores

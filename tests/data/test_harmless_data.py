@@ -13,24 +13,35 @@ from iwpo_fast.data import read_rows, tokenise
 
 PATH = Path(__file__).parents[2].parent / "shared" / "data" / "hh_harmless_test.jsonl.gz"
 
+EARLY = 5
+"""Rows whose dialogues part before their last turn."""
+
 pytestmark = pytest.mark.skipif(not PATH.exists(), reason=f"{PATH} is not there")
 
 
 def config(tmp_path: Path, **settings) -> DataConfig:
-    return DataConfig(path=str(PATH), cache_dir=str(tmp_path), on_prefix_mismatch="drop", **settings)
+    return DataConfig(path=str(PATH), cache_dir=str(tmp_path), **settings)
 
 
-def test_real_dialogues_without_one_prompt_are_named(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"hh_harmless_test\.jsonl\.gz, row 1255 \(the first of 5\) has dialogues"):
-        read_rows(DataConfig(path=str(PATH)))
+def test_real_dialogues_that_part_early_are_cut_where_they_part_and_said(tmp_path) -> None:
+    rows, _ = read_rows(config(tmp_path, eval_fraction=0.0))
+    assert (len(rows), rows.mismatches) == (2312, 0)
+    row = rows.numbers.tolist().index(1255)
+    assert rows.prompt[row].endswith("\n\nHuman: Isn't that drag kings?\n\nAssistant:")
+    assert rows.chosen[row].startswith(" No. Men who") and "\n\nAssistant:" in rows.chosen[row]
+    assert (
+        rows.rejected[row]
+        == " A drag king is the opposite of a drag queen, like a male who acts like a stereotypical woman."
+    )
+    [(what, count)] = rows.notes.items()
+    assert what.startswith("rows whose answers go on with turns of the user") and count == EARLY
 
 
 def test_real_prompts_are_held_out_whole(tmp_path) -> None:
     train, evaluation = read_rows(config(tmp_path, eval_fraction=0.1))
-    assert len(train) + len(evaluation) + train.mismatches == 2312
-    assert train.mismatches == 5
+    assert len(train) + len(evaluation) == 2312
     assert not set(train.prompt) & set(evaluation.prompt)
-    assert 0.07 < len(evaluation) / 2307 < 0.13
+    assert 0.07 < len(evaluation) / 2312 < 0.13
 
 
 @pytest.mark.slow
@@ -39,7 +50,7 @@ def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer) -> None:
     train, evaluation = read_rows(settings)
     train, evaluation = (tokenise(rows, tokenizer, settings)[1] for rows in (train, evaluation))
     assert train.rows_read + evaluation.rows_read == 2312
-    assert (train.dropped_prefix_mismatch, evaluation.dropped_prefix_mismatch) == (5, 0)
+    assert (train.dropped_prefix_mismatch, evaluation.dropped_prefix_mismatch) == (0, 0)
     assert train.lines()[0].startswith("hh_harmless_test.jsonl.gz: ")
     assert evaluation.lines()[0].startswith("hh_harmless_test.jsonl.gz, held out: ")
 

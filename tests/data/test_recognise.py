@@ -50,7 +50,7 @@ def test_texts_beside_a_prompt_that_are_nowhere_are_counted_and_said(write, toke
     found = read_rows(config)[0]
     assert found.unread == {"context": 2}
     _, ledger = tokenise(found, tokenizer, config)
-    assert "  left out: the column context of 2 rows, which stands in none of their texts" in ledger.lines()
+    assert "  left out, because their texts stand in no text of the row: context (2 rows)" in ledger.lines()
     ledger.save(tmp_path / "ledger.json")
     assert json.loads((tmp_path / "ledger.json").read_text())["unread"] == {"context": 2}
 

@@ -34,7 +34,7 @@ CASES = {
     "dialogues that differ early": (
         rows({"chosen": HH.format("a", " x"), "rejected": HH.format("b", " y")}),
         [],
-        "row 2 has dialogues that differ before their last assistant turn",
+        "row 2 has dialogues that differ before their first assistant turn",
     ),
     "messages that differ from the prompt": (
         rows({"prompt": "bye", "chosen": TALK, "rejected": [TALK[0], {"role": "assistant", "content": "no"}]}),
