@@ -27,6 +27,8 @@ class ScoredDataConfig:
         limit: Use only this many rows of `path`, the first ones; null uses all.
         columns: Which of your columns is which of ours, such as {completion: answer}; {prompt: instruction+input} joins
             two, and {system: null} leaves a column of ours out.
+        json_columns: As of `iwpo train`.
+        as_chat: As of `iwpo train`; as in the run that made the reward model.
         on_prefix_mismatch: What happens to a row whose prompt's tokens are not the first of prompt + completion; `drop`
             leaves it without a score, also where completions do not continue one prompt as text.
         on_text_left_out: Whether a row is an error if the chat template, which is that of the reward model, does not
@@ -40,6 +42,8 @@ class ScoredDataConfig:
     split: str = "train"
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
+    json_columns: list[str] | Literal["auto"] = "auto"
+    as_chat: bool | Literal["auto"] = False
     on_prefix_mismatch: PrefixMismatchPolicy = "split"
     on_text_left_out: Literal["error", "say"] | None = None
     cache_dir: str | None = None
@@ -83,6 +87,7 @@ class EvaluatedDataConfig:
         limit: Use only this many rows of `path`, the first ones; null uses all.
         columns: As of `iwpo train`, such as {chosen: good, rejected: bad}.
         preferred: As of `iwpo train`, such as {first: model_a, second: model_b}.
+        json_columns: As of `iwpo train`.
         pairs_from_candidates: As of `iwpo train`.
         as_chat: As of `iwpo train`.
         on_prefix_mismatch: As of `iwpo train`.
@@ -97,6 +102,7 @@ class EvaluatedDataConfig:
     limit: Annotated[int, POSITIVE] | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
     preferred: Preferred = field(default_factory=dict)
+    json_columns: list[str] | Literal["auto"] = "auto"
     pairs_from_candidates: PairsFromCandidates = "best_worst"
     as_chat: bool | Literal["auto"] = False
     on_prefix_mismatch: PrefixMismatchPolicy = "split"

@@ -64,8 +64,8 @@ class DataConfig:
             column of ours out.
         preferred: Which values of the column `preferred` mean the first answer, the second or a tie, such as {first:
             model_a, second: model_b, tie: [tie, both bad]} or {first: negative, second: positive, tie: 0}.
-        json_columns: Columns whose text is JSON of messages, under our names, such as [prompt, chosen, rejected]; `auto`
-            finds those in which every text is, and [] leaves all as text, as in data about JSON.
+        json_columns: Columns whose text is JSON of messages, under our names, such as [prompt, chosen, rejected];
+            `auto` finds those in which every text is, and [] leaves all as text, as in data about JSON.
         pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
             best against the worst, or `all` that differ in score (docs/candidates.md).
         as_chat: A prompt that is plain text becomes the user's message and its responses the assistant's, for

@@ -24,7 +24,7 @@ def check_answers(row: RowOfPairs, train_on: str) -> None:
         for name, answers in named.items():
             for answer in answers:
                 if isinstance(prompt, list) and isinstance(answer, list):
-                    _check(prompt, answer, name, train_on)
+                    check_answer(prompt, answer, name, train_on)
 
 
 def go_on(row: RowOfPairs) -> bool:
@@ -38,7 +38,8 @@ def _has_later_turns(prompt: Text, answer: Text) -> bool:
     return any(message["role"] == "user" for message in answer)
 
 
-def _check(prompt: list[Message], answer: list[Message], name: str, train_on: str) -> None:
+def check_answer(prompt: list[Message], answer: list[Message], name: str, train_on: str) -> None:
+    """The same for one answer, of the column `name`."""
     if answer and train_on == "assistant" and not any(map(is_assistants, answer)):
         roles = escaped(", ".join(dict.fromkeys(message["role"] for message in answer)))
         raise ValueError(
@@ -50,8 +51,8 @@ def _check(prompt: list[Message], answer: list[Message], name: str, train_on: st
         twice = [key for key, value in begun.items() if first.get(key, value) != value]
         if twice:
             raise ValueError(
-                f"has {escaped(twice[0])} both in the turn of the assistant that its prompt begins and in {name}, which "
-                "goes on in that turn: keep one of them."
+                f"has {escaped(twice[0])} both in the turn of the assistant that its prompt begins and in {name}, "
+                "which goes on in that turn: keep one of them."
             )
 
 

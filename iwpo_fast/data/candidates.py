@@ -88,8 +88,30 @@ def read_row(record: Mapping[str, Any], how: PairsFromCandidates) -> RowOfPairs:
         return _compared(prompt, values, scores, how)
     row = dict(record) | {"prompt": prompt}
     texts = canonical(row)
-    cut = prompt if repeats_prompt(row) else None
-    return _beside(texts, [_completion(texts[0], value, cut) for value in values], scores)
+    return _beside(texts, answers_beside(row, texts[0], values), scores)
+
+
+def answers_beside(row: Mapping[str, Any], prompt: Text, values: list[Any]) -> list[Text]:
+    """Candidates of a row that has chosen and rejected, behind the canonical prompt of these; empty where absent.
+
+    Raises:
+        ValueError: one is of no form that is known. The message goes on from "row 1".
+    """
+    cut = row.get("prompt") if repeats_prompt(row) else None
+    return [_completion(prompt, value, cut) for value in values]
+
+
+def answers_alone(prompt: Text, values: list[Any]) -> tuple[Text, list[Text]]:
+    """Prompt and candidates of a row that has no others, in the form that a pair of them would have.
+
+    Raises:
+        ValueError: one is of no form that is known. The message goes on from "row 1".
+    """
+    if all_repeat(prompt, [value for value in values if value]):
+        values = [without_prompt(prompt, value) for value in values]
+    prompt, values = _apart(prompt, values)
+    check_encodable([prompt])
+    return prompt, [_completion(prompt, value, None) for value in values]
 
 
 def responses_of(record: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
@@ -183,11 +205,8 @@ def _compared(prompt: Text, values: list[Any], scores: list[float], how: PairsFr
             "has candidates without scores and neither chosen nor rejected, so nothing says which is better: give "
             "candidate_scores, or chosen and rejected."
         )
-    if all_repeat(prompt, [value for value in values if value]):
-        values = [without_prompt(prompt, value) for value in values]
-    prompt, values = _apart(prompt, values)
-    check_encodable([prompt])
-    found, left_out = _merged([_completion(prompt, value, None) for value in values], scores)
+    prompt, texts = answers_alone(prompt, values)
+    found, left_out = _merged(texts, scores)
     ranked = sorted((k for k, (_, score) in enumerate(found) if not math.isnan(score)), key=lambda k: -found[k][1])
     couples = [(ranked[0], ranked[-1])] if how == "best_worst" else _couples(ranked)
     different = [(best, worst) for best, worst in couples if found[best][1] > found[worst][1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -56,13 +56,29 @@ def column_names(mapping: Mapping[str, str | None], known: Sequence[str] = COLUM
     for ours in mapping:
         if ours not in known:
             raise ValueError(f"data.columns names {ours!r}, which means nothing here: use {', '.join(known)}.")
-    public = PUBLIC if known is COLUMNS else ()
     parts = [part for joined in joined_columns(mapping).values() for part in joined]
     elsewhere = {*mapping.values(), *parts} & set(TURNS)  # a history that is named as the prompt is no history
     ours_to_theirs = {name: mapping.get(name, None if name in elsewhere else name) for name in known}
     left_out = {name for name, theirs in ours_to_theirs.items() if theirs is None}
-    as_they_are = {name: name for name in (*public, *parts) if name not in left_out}
+    as_they_are = {name: name for name in (*PUBLIC, *parts) if name not in left_out}
     return as_they_are | {ours: theirs for ours, theirs in ours_to_theirs.items() if theirs is not None}
+
+
+def split_columns(names: Mapping[str, str]) -> Callable[[Row], tuple[Row, Row]]:
+    """What makes of a row of the source a row under our names, and another of what else it holds.
+
+    Args:
+        names: as of `column_names`.
+    """
+    ours_of: dict[str, list[str]] = {}
+    for ours, theirs in names.items():
+        ours_of.setdefault(theirs, []).append(ours)
+
+    def split(row: Row) -> tuple[Row, Row]:  # by the few columns of a row, not by the many names that mean something
+        record = {ours: value for theirs, value in row.items() for ours in ours_of.get(theirs, ())}
+        return record, {theirs: value for theirs, value in row.items() if theirs not in ours_of}
+
+    return split
 
 
 def joined_columns(mapping: Mapping[str, str | None]) -> dict[str, list[str]]:

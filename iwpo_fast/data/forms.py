@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
 from typing import Any
 
 from iwpo_fast.data.rows import Message, Text, contents
@@ -91,9 +90,7 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
 
     A space before the first different word goes to the completions, as tokenizers attach it to the word.
     """
-    shortest = min(len(chosen), len(rejected))
-    cut = bisect_left(range(1, shortest + 1), True, key=lambda n: chosen[:n] != rejected[:n])
-    cut = min(cut, max(0, shortest - 1))
+    cut = min(_common_beginning(chosen, rejected), max(0, min(len(chosen), len(rejected)) - 1))
     while cut and _in_word(chosen[cut - 1]) and (_in_word(chosen[cut]) or _in_word(rejected[cut])):
         cut -= 1
     if cut and chosen[cut - 1] == " ":
@@ -103,7 +100,7 @@ def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 def split_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Cut two dialogues in Anthropic's HH form after the last assistant mark before they part."""
-    mark = commonprefix([chosen, rejected]).rfind(ASSISTANT)
+    mark = chosen.rfind(ASSISTANT, 0, _common_beginning(chosen, rejected))
     if mark < 0:
         raise PrefixMismatch("has dialogues that differ before their first assistant turn")
     cut = mark + len(ASSISTANT)
@@ -263,6 +260,12 @@ def check_encodable(parts: Any) -> None:
     """Raise ValueError if any text in these is no text, whatever stands for it: contents, roles, names, tool calls."""
     if not is_text(parts):
         raise ValueError("has half a surrogate pair, which is no character: remove it.")
+
+
+def _common_beginning(first: str, second: str) -> int:
+    """Length of the longest common beginning."""
+    shortest = min(len(first), len(second))
+    return bisect_left(range(1, shortest + 1), True, key=lambda n: first[:n] != second[:n])
 
 
 def _in_word(character: str) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from iwpo_fast.data.strict_json import RepeatedKey, parsed
 
+Read = TypeVar("Read")
 JsonColumns = list[str] | Literal["auto"]
 
 MEDIA = ("image", "video", "audio", "file")
@@ -146,6 +147,16 @@ class JsonText:
                 raise Undecided(where)
             self._as_text.add(where)
         return text
+
+
+def decided(setting: JsonColumns, read: Callable[[JsonText], Read]) -> Read:
+    """What `read` returns, which goes through all rows; once more for each column that looked like JSON and is text."""
+    as_text: set[Where] = set()
+    while True:
+        try:
+            return read(JsonText(setting, as_text))
+        except Undecided as undecided:
+            as_text.add(undecided.where)
 
 
 def messages_in(text: str) -> Any:

@@ -30,7 +30,7 @@ from iwpo_fast.data.columns import (
 from iwpo_fast.data.forms import PrefixMismatch, check_encodable
 from iwpo_fast.data.gathered import GatheredRows
 from iwpo_fast.data.hold_out import hold_out
-from iwpo_fast.data.json_text import JsonText, Undecided, Where
+from iwpo_fast.data.json_text import JsonText, decided
 from iwpo_fast.data.messages import check_is_text, with_messages
 from iwpo_fast.data.mix import sources_of, together
 from iwpo_fast.data.numbering import Numbering
@@ -137,13 +137,8 @@ def _named_held_out(rows: Rows) -> Rows:
 
 
 def _read(place: Place, config: DataConfig, limit: int | None) -> _Read:
-    """Everything at a place, in one pass, and in another for each column that looked like JSON and is text."""
-    as_text: set[Where] = set()
-    while True:
-        try:
-            return _read_once(place, config, limit, JsonText(config.json_columns, as_text))
-        except Undecided as undecided:
-            as_text.add(undecided.where)
+    """Everything at a place."""
+    return decided(config.json_columns, lambda json_text: _read_once(place, config, limit, json_text))
 
 
 def _read_once(place: Place, config: DataConfig, limit: int | None, json_text: JsonText) -> _Read:

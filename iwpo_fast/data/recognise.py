@@ -81,12 +81,16 @@ class Recogniser:
             if found is None:
                 return None
             row = found
-        row = in_our_form(row, TEXTS)
+        return self.in_columns(row, others)
+
+    def in_columns(self, row: Row, others: Mapping[str, Any]) -> Row:
+        """A row whose answers are known, with all that stands before them as its prompt."""
+        row = _in_our_form(row, TEXTS)
         if row.get("ranked") is not None:
             row |= _by_rank(row)
         self._seen += 1
         self._as_lists += all(_is_list_as_text(row.get(name)) for name in ANSWERS)
-        row = asked_for(row)
+        row = _asked_for(row)
         self._unread(row, others)
         return row
 
@@ -109,12 +113,12 @@ class Recogniser:
         return row
 
 
-def asked_for(row: Row) -> Row:
+def _asked_for(row: Row) -> Row:
     """The row with a prompt that holds all that stands before the answers."""
     if not row.get("prompt"):
         row.pop("prompt", None)
         used, dialogue = dialogue_of(row)
-        if dialogue is not None and (_has_list(row) or all(is_answer(row.get(name)) for name in ANSWERS)):
+        if dialogue is not None and (_has_list(row) or all(_is_answer(row.get(name)) for name in ANSWERS)):
             row["prompt"] = _without_answer(dialogue, [row.get(name) for name in ANSWERS])
             del row[used]
         elif isinstance(row.get("instruction"), str) and responses_of(row) is not None:
@@ -122,7 +126,7 @@ def asked_for(row: Row) -> Row:
     if "system" in row or "history" in row:
         if "prompt" in row and _has_both(row):  # told apart here, because the prompt has more before it afterwards
             row |= dict(zip(TEXTS, canonical(row, may_be_empty=True), strict=True))
-        put_before(row)
+        _put_before(row)
         prompt = row.get("prompt")
         row |= {name: without_prompt(prompt, row[name]) for name in ANSWERS if is_dialogue(row.get(name))}
     return row
@@ -141,7 +145,7 @@ def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> R
     return row
 
 
-def in_our_form(row: Row, names: Iterable[str]) -> Row:
+def _in_our_form(row: Row, names: Iterable[str]) -> Row:
     """The row with the texts of these columns, and all in lists of texts, as text or messages of ours."""
     texts = {name: _conversation(row[name], one=name != "prompt") for name in names if name in row}
     lists = {
@@ -217,7 +221,7 @@ def _has_both(row: Row) -> bool:
     return all(row.get(name) is not None for name in ANSWERS)
 
 
-def is_answer(value: Any) -> bool:
+def _is_answer(value: Any) -> bool:
     """Text, or messages that begin with the assistant's."""
     return isinstance(value, str) or (is_dialogue(value) and value[0]["role"] == "assistant")
 
@@ -231,7 +235,7 @@ def _text_to_join(row: Row, part: str) -> str | None:
     return text
 
 
-def put_before(row: Row) -> None:
+def _put_before(row: Row) -> None:
     """Put the system's text and earlier turns in front of the prompt, which becomes a conversation."""
     system, turns = row.pop("system", None) or "", _turns(row.pop("history", None))
     if not isinstance(system, str):

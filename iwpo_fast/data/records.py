@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iwpo_fast.data.arrow_values import as_stored, chosen_columns, readers_of
+from iwpo_fast.data.columns import split_columns
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.places import Place, chosen_split, files_of
 from iwpo_fast.data.row_files import (
@@ -77,12 +78,9 @@ class Reader:
             names: our names to the source's names; names that a row lacks are absent from its dictionary.
             limit: read only so many rows.
         """
-        ours_of: dict[str, list[str]] = {}
-        for ours, theirs in names.items():
-            ours_of.setdefault(theirs, []).append(ours)
-        for number, row in self.rows(limit):  # by the few columns of a row, not by the many names that mean something
-            record = {ours: value for theirs, value in row.items() for ours in ours_of.get(theirs, ())}
-            yield number, record, {theirs: value for theirs, value in row.items() if theirs not in ours_of}
+        split = split_columns(names)
+        for number, row in self.rows(limit):
+            yield number, *split(row)
 
     def rows(self, limit: int | None) -> Iterator[tuple[int, Row]]:
         for number, row in itertools.islice(self._all(), limit):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.command_config import ScoreConfig
-from iwpo_fast.data.columns import check_mapping, column_names, joined_columns
+from iwpo_fast.data.as_chat import for_model
+from iwpo_fast.data.columns import check_mapping
+from iwpo_fast.data.messages import check_is_text
 from iwpo_fast.data.places import Place
 from iwpo_fast.data.records import Records, Source, read_all
 from iwpo_fast.limits import check_limits
@@ -18,7 +20,7 @@ from iwpo_fast.paths import expanded
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.scoring.output import check_output, write
-from iwpo_fast.scoring.texts import COLUMNS, LISTS, Texts, texts_of
+from iwpo_fast.scoring.texts import LISTS, Texts, texts_of
 from iwpo_fast.world import World
 
 ADDED = {
@@ -28,8 +30,7 @@ ADDED = {
     "second": ("score_second", "spread_second"),
     "completion": ("score", "spread"),
     "messages": ("score", "spread"),
-    "candidates": ("scores", "spreads"),
-    "ranked": ("scores", "spreads"),
+    **dict.fromkeys(LISTS, ("scores", "spreads")),
 }
 """Columns of scores and spreads, by the column of the completions."""
 
@@ -57,7 +58,8 @@ def score_file(config: ScoreConfig) -> None:
         reader = reader.with_options(
             config.tokens_per_batch, cache, config.data.on_prefix_mismatch, config.data.on_text_left_out
         )
-        scores = model.score_rows(texts.rows, reader, texts.of)
+        rows = for_model(texts.rows, reader.tokenizer, config.data.as_chat, None)
+        scores = model.score_rows(rows, reader, texts.of)
     added = _added(texts, scores)
     _say(records, texts, scores, added)
     write(output, [record | columns for record, columns in zip(records.values(), added, strict=True)])
@@ -65,14 +67,12 @@ def score_file(config: ScoreConfig) -> None:
 
 
 def _texts(records: Records, source: Source, config: ScoreConfig) -> Texts:
-    mapping, title = config.data.columns, source.numbering.title
-    names = column_names(mapping, COLUMNS)
-    check_mapping(mapping, source.columns, title)
-    ours = {
-        number: {name: record[theirs] for name, theirs in names.items() if record.get(theirs) is not None}
-        for number, record in records.items()
-    }
-    texts = texts_of(ours, source.numbering, config.data.on_prefix_mismatch, joined_columns(mapping))
+    title = source.numbering.title
+    check_mapping(config.data.columns, source.columns, title)
+    check_is_text(source.columns, title)
+    texts = texts_of(records, source.numbering, config.data)
+    for line in texts.lines:
+        print(f"{title}: {line}")
     if not len(texts.rows):
         raise ValueError(f"No row of {title} has completions that continue one prompt: correct the data.")
     return texts

@@ -1,4 +1,4 @@
-"""The completions in the rows of a file, laid out as rows of a pair each, and the way back."""
+"""The completions in the rows of a file, read as training reads them, laid out as rows of a pair each, and back."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iwpo_fast.command_config import ScoredDataConfig
+from iwpo_fast.data.answers import check_answer
+from iwpo_fast.data.as_chat import of_one_kind
+from iwpo_fast.data.candidates import FORMS, answers_alone, answers_beside, responses_of
+from iwpo_fast.data.columns import TEXTS, TURNS, column_names, joined_columns, split_columns
 from iwpo_fast.data.forms import PrefixMismatch, canonical
+from iwpo_fast.data.json_text import JsonText, decided
+from iwpo_fast.data.ledger import reading_lines
 from iwpo_fast.data.messages import with_messages
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.read import mismatch_error, template_arguments
-from iwpo_fast.data.recognise import dialogue_of, in_our_form, is_answer, put_before, with_joined
+from iwpo_fast.data.recognise import Recogniser, dialogue_of, with_joined
 from iwpo_fast.data.records import Records
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.rewards.blocks import Ints
-from iwpo_fast.rewards.text_rows import SILENCE, one_completion
+from iwpo_fast.rewards.text_rows import SILENCE
 
 PAIRS = (("chosen", "rejected"), ("first", "second"))
-LISTS = ("candidates", "ranked")
-SIDES = (*PAIRS[0], *PAIRS[1], "completion")
+LISTS = ("candidates", "ranked", *FORMS)
 COLUMNS = (
-    *("prompt", *SIDES, *LISTS, "messages", "conversations", "system", "history"),
-    *("tools", "chat_template_kwargs"),
+    *("prompt", *PAIRS[0], *PAIRS[1], "completion", "candidates", "ranked", *TURNS),
+    *("tools", "chat_template_kwargs", "prompt_id", "preferred"),
 )
 
 Completions = dict[str, list[Text]]
@@ -36,11 +42,13 @@ class Texts(NamedTuple):
         rows: two completions of a row of the file each; the last of an odd number stands twice.
         of: int64 [N], row of the file, counted from 0, that each of them is of.
         columns: for every row of the file, the number of completions in each column; none where it cannot be scored.
+        lines: what reading left out, for people.
     """
 
     rows: Rows
     of: Ints
     columns: list[dict[str, int]]
+    lines: list[str]
 
     def of_file(self, values: np.ndarray) -> list[dict[str, np.ndarray]]:
         """Values [N, 2] of the completions, by row of the file and column."""
@@ -55,128 +63,134 @@ class Texts(NamedTuple):
         return found
 
 
-def texts_of(
-    records: Records, numbering: Numbering, on_prefix_mismatch: str, joined: Mapping[str, list[str]] | None = None
-) -> Texts:
-    """Lay out the completions of a file, whose columns have our names.
-
-    Args:
-        joined: columns that are joined of others, as of `joined_columns`.
+def texts_of(records: Records, numbering: Numbering, data: ScoredDataConfig) -> Texts:
+    """Lay out the completions of a file.
 
     Raises:
         ValueError: a row has no completion, or one of no form that the library knows; the sentence names it.
     """
-    records = {number: _in_our_form(number, record, numbering, joined or {}) for number, record in records.items()}
-    found = [_checked(row, numbering, on_prefix_mismatch) for row in records.items()]
+    return decided(data.json_columns, lambda json_text: _laid_out(records, numbering, data, json_text))
+
+
+def _laid_out(records: Records, numbering: Numbering, data: ScoredDataConfig, json_text: JsonText) -> Texts:
+    reader = _RowReader(data, json_text)
+    found = [_checked(reader, row, numbering, data.on_prefix_mismatch) for row in records.items()]
     numbers = np.array(list(records), dtype=np.int64)
-    _check_alike(found, numbers, numbering)
-    of = np.repeat(np.arange(len(found)), [_slots(_count(columns)) for _, columns in found])
-    sides = [_sides(columns) for _, columns in found]
-    template = [template_arguments(record) for record in records.values()]
+    of = np.repeat(np.arange(len(found)), [_slots(_count(row.completions)) for row in found])
+    sides = [_sides(row.completions) for row in found]
+    template = [row.arguments for row in found]
     rows = Rows(
         numbering.title,
         numbers[of],
-        prompt=[found[row][0] for row in of],
+        prompt=[found[row].prompt for row in of],
         chosen=[text for chosen, _ in sides for text in chosen],
         rejected=[text for _, rejected in sides for text in rejected],
         template=[template[row] for row in of] if any(template) else None,
         files=numbering.files,
     )
-    return Texts(rows, of, [{name: len(texts) for name, texts in columns.items()} for _, columns in found])
+    columns = [{name: len(texts) for name, texts in row.completions.items()} for row in found]
+    rows = of_one_kind(rows, data.as_chat) if len(rows) else rows
+    return Texts(rows, of, columns, reading_lines(reader.recognise.unread, json_text.counts))
 
 
-def completions_of(record: Mapping[str, Any]) -> tuple[Text, Completions]:
-    """The prompt of a row and all its completions, by column.
+class _Row(NamedTuple):
+    """A prompt, all its completions, and what its chat template is given."""
 
-    Raises:
-        PrefixMismatch: they do not continue the same prompt.
-        ValueError: there are none, or they are of no form that the library knows. The message goes on from "row 1".
+    prompt: Text = ""
+    completions: Completions = {}  # noqa: RUF012
+    arguments: dict[str, Any] = {}  # noqa: RUF012
+
+
+class _RowReader:
+    """Reads rows as training does, except that nothing must say which completion is better.
+
+    A completion by itself is read as a pair of it and itself, and so is a conversation that ends in one.
     """
-    prompt, found = _prompt_of(record), Completions()
-    pair = next((names for names in PAIRS if any(name in record for name in names)), ())
-    if pair:
-        answers = dict(zip(PAIRS[0], (record.get(name) for name in pair), strict=True))
-        prompt, *both = canonical({"prompt": prompt} | answers, may_be_empty=True)
-        silent = "" if isinstance(prompt, str) else SILENCE
-        found |= {name: [text or silent] for name, text in zip(pair, both, strict=True)}
-    given = {"completion": [record["completion"]]} if "completion" in record else {}
-    given |= {name: _several(record[name], name) for name in LISTS if name in record}
-    if not found and not given and (dialogue := dialogue_of(dict(record))[1]) is not None:
-        given, prompt = {"messages": [dialogue]}, None
-    for name, texts in given.items():
-        each = [one_completion(prompt, text) for text in texts]
-        if any(other != each[0][0] for other, _ in each):
-            raise ValueError(f"has texts and conversations in {name}: make all alike.")
-        prompt, found[name] = each[0][0], [text for _, text in each]
-    if not found:
+
+    def __init__(self, data: ScoredDataConfig, json_text: JsonText) -> None:
+        self.recognise = Recogniser(data.columns, {}, json_text)
+        self._split = split_columns(column_names(data.columns, COLUMNS))
+        self._joined = joined_columns(data.columns)
+
+    def __call__(self, row: Mapping[str, Any]) -> _Row:
+        """Raises:
+        PrefixMismatch: the completions do not continue the same prompt.
+        ValueError: there are none, or they are of no form that the library knows. The message goes on from "row 1".
+        """
+        given, others = self._split(dict(row))
+        given = {name: value for name, value in given.items() if value is not None}
+        record = with_joined(self.recognise.json(given), self._joined)
+        listed = next((name for name in ("candidates", "ranked") if name in record), None)
+        names, record = _with_pair(record)
+        if listed is not None and (not isinstance(record[listed], list) or not record[listed]):
+            raise ValueError(f"has no list of texts as its {listed}: give at least one, or remove the row.")
+        record = with_messages(self.recognise.in_columns(record, others), TEXTS)
+        prompt, completions = _completions_of(record, names, listed)
+        for name, texts in completions.items():
+            for text in texts:
+                if isinstance(prompt, list) and isinstance(text, list):
+                    check_answer(prompt, text, name, "assistant")
+        return _Row(prompt, completions, template_arguments(record))
+
+
+def _with_pair(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The columns of what is scored beside candidates, and the row with it as `chosen` and `rejected`."""
+    row = {name: value for name, value in record.items() if name != "preferred"}
+    pair = next((names for names in PAIRS if any(name in row for name in names)), None)
+    if pair is not None:
+        return pair, row | {name: row.pop(theirs) for name, theirs in zip(PAIRS[0], pair, strict=True) if theirs in row}
+    if "completion" in row:
+        given = row.pop("completion")
+        if isinstance(given, str) and not any(row.get(name) for name in ("prompt", "conversations", "messages")):
+            raise ValueError("has no prompt: add it, or name the column that holds it in data.columns.")
+        given = SILENCE if given == [] else given
+        return ("completion",), row | {"chosen": given, "rejected": given}
+    if "ranked" in row or responses_of(row) is not None:
+        return (), row
+    used, dialogue = dialogue_of(row)
+    if dialogue is None:
         raise ValueError(
             "has neither chosen and rejected, nor first and second, completion, messages, candidates or ranked: add "
             "one of them."
         )
-    assert prompt is not None
-    return _behind_earlier(record, prompt, found)
+    del row[used]
+    return ("messages",), row | {"chosen": dialogue, "rejected": dialogue}
 
 
-def _prompt_of(record: Mapping[str, Any]) -> Text | None:
-    """The prompt, or the conversation that stands for it where the completions are answers alone."""
-    prompt: Text | None = record.get("prompt")
-    given = [record[name] for name in SIDES if name in record]
-    if prompt or not given or not all(map(is_answer, given)):
-        return prompt
-    return dialogue_of(dict(record))[1] or prompt
-
-
-def _behind_earlier(record: Mapping[str, Any], prompt: Text, found: Completions) -> tuple[Text, Completions]:
-    """With the text of the system and earlier turns in front of the prompt, which becomes a conversation."""
-    row = {name: record[name] for name in ("system", "history") if record.get(name)}
-    if not row:
-        return prompt, found
-    if isinstance(prompt, list) or "prompt" in record:
-        row["prompt"] = prompt
-    put_before(row)
-    if isinstance(prompt, list):
-        return row["prompt"], found
-    return row["prompt"], {
-        name: [[{"role": "assistant", "content": text}] for text in texts] for name, texts in found.items()
-    }
-
-
-def _in_our_form(
-    number: int, record: Mapping[str, Any], numbering: Numbering, joined: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    try:
-        row = in_our_form(with_joined(record, joined), ("prompt", *SIDES))
-        return with_messages(row, ("prompt", *SIDES, "messages"))
-    except ValueError as error:
-        raise ValueError(f"{numbering.where(number)} {error}") from None
+def _completions_of(record: dict[str, Any], names: tuple[str, ...], listed: str | None) -> tuple[Text, Completions]:
+    """The prompt of a row in our columns and all its completions, by column."""
+    form, values = responses_of(record) or ("", [])
+    if any(value is None for value in values):
+        raise ValueError(f"has no completion as one of its {listed or form}: fill it in or remove the row.")
+    found: Completions = {}
+    if names:
+        prompt, *both = canonical(record, may_be_empty=True)
+        found = {name: [text] for name, text in zip(names, both, strict=False)}
+        answers = answers_beside(record, prompt, values)
+    elif not isinstance(prompt := record.get("prompt"), str | list):
+        raise ValueError("has no prompt: add it, or name the column that holds it in data.columns.")
+    else:
+        prompt, answers = answers_alone(prompt, values)
+    found |= {listed or form: answers} if answers else {}
+    silent: Text = "" if isinstance(prompt, str) else SILENCE
+    return prompt, {name: [text or silent for text in texts] for name, texts in found.items()}
 
 
 def _checked(
-    row: tuple[int, Mapping[str, Any]], numbering: Numbering, on_prefix_mismatch: str
-) -> tuple[Text, Completions]:
-    """`completions_of`, where errors name the row; no completions where a mismatch is allowed for."""
+    read: _RowReader, row: tuple[int, Mapping[str, Any]], numbering: Numbering, on_prefix_mismatch: str
+) -> _Row:
+    """The row, where errors name it; without completions where a mismatch is allowed for."""
     number, record = row
     try:
-        return completions_of(record)
+        return read(record)
+    except RecursionError:
+        raise ValueError(f"{numbering.where(number)} has values that are nested too deep: make them flatter.") from None
     except PrefixMismatch as mismatch:
         if on_prefix_mismatch != "drop":
             raise mismatch_error(str(mismatch), numbering.where(number), 1) from None
-        return "", {}
+        return _Row()
     except ValueError as error:
         raise ValueError(f"{numbering.where(number)} {error}") from None
-
-
-def _check_alike(found: list[tuple[Text, Completions]], numbers: Ints, numbering: Numbering) -> None:
-    """Raise ValueError unless all rows with completions are plain text, or all are conversations."""
-    plain = {
-        int(number): isinstance(prompt, str) for number, (prompt, given) in zip(numbers, found, strict=True) if given
-    }
-    first = next(iter(plain.values()), True)
-    for number, is_plain in plain.items():
-        if is_plain != first:
-            raise ValueError(
-                f"{numbering.where(number)} mixes conversations and plain text with the rows before it: make all alike."
-            )
 
 
 def _sides(columns: Completions) -> tuple[list[Text], list[Text]]:
@@ -187,12 +201,6 @@ def _sides(columns: Completions) -> tuple[list[Text], list[Text]]:
 
 def _count(columns: Completions) -> int:
     return sum(map(len, columns.values()))
-
-
-def _several(texts: Any, name: str) -> list[Text]:
-    if not isinstance(texts, list) or not texts:
-        raise ValueError(f"has no list of texts as its {name}: give at least one, or remove the row.")
-    return texts
 
 
 def _slots(completions: int) -> int:

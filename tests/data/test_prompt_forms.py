@@ -58,13 +58,9 @@ def test_each_form_is_recognised(form) -> None:
 
 
 MISMATCHES = {
-    "dialogues differ earlier": {
-        "chosen": "\n\nHuman: x\n\nAssistant: y\n\nHuman: z\n\nAssistant: a",
-        "rejected": "\n\nHuman: x\n\nAssistant: w\n\nHuman: z\n\nAssistant: b",
-    },
-    "dialogues differ in length": {
-        "chosen": "\n\nHuman: x\n\nAssistant: y\n\nHuman: z\n\nAssistant: a",
-        "rejected": "\n\nHuman: x\n\nAssistant: y",
+    "dialogues differ in their first turn": {
+        "chosen": "\n\nHuman: x\n\nAssistant: a",
+        "rejected": "\n\nHuman: y\n\nAssistant: b",
     },
     "conversations without a common message": {"chosen": [GOOD], "rejected": [BAD]},
     "prompt is not in the conversations": {"prompt": "other", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
@@ -75,6 +71,24 @@ MISMATCHES = {
 def test_completions_of_different_prompts_are_mismatches(case) -> None:
     with pytest.raises(PrefixMismatch):
         canonical(MISMATCHES[case])
+
+
+ASKED, MORE = "\n\nHuman: x\n\nAssistant:", "\n\nHuman: z\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        (f"{ASKED} y{MORE} a", f"{ASKED} w{MORE} b", ASKED),
+        (f"{ASKED} y{MORE} a", f"{ASKED} w", ASKED),
+        (f"{ASKED} y{MORE} a", f"{ASKED} y", ASKED),
+        (f"{ASKED} y{MORE} a{MORE} c", f"{ASKED} y{MORE} b", ASKED + " y" + MORE),
+        (f"{ASKED} y\n\nHuman: z{MORE} a", f"{ASKED} y\n\nHuman: v{MORE} a", ASKED),
+    ],
+)
+def test_dialogues_that_part_early_are_cut_where_they_part(chosen, rejected, prompt) -> None:
+    row = {"chosen": chosen, "rejected": rejected}
+    assert canonical(row) == (prompt, chosen.removeprefix(prompt), rejected.removeprefix(prompt))
 
 
 BAD_ROWS = {

@@ -354,7 +354,7 @@ def test_a_source_of_mismatches_only_is_an_error_even_then(write) -> None:
 @pytest.mark.parametrize("conversations", ["training", "evaluation"])
 def test_evaluation_rows_of_another_kind_than_the_training_rows_are_refused(write, tmp_path, conversations) -> None:
     text = {"prompt": "p\n", "chosen": "a", "rejected": "b"}
-    talk = {name: [{"role": "user", "content": value}] for name, value in text.items()}
+    talk = {name: [{"role": "assistant", "content": value}] for name, value in text.items()}
     training, evaluation = (talk, text) if conversations == "training" else (text, talk)
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text(f"\n{json.dumps(evaluation)}\n")
@@ -372,6 +372,6 @@ def test_an_empty_list_of_scores_is_named_by_its_row(write) -> None:
 
 @pytest.mark.parametrize("name", ["tokenize", "messages", "add_generation_prompt"])
 def test_what_rendering_decides_is_no_argument_of_a_row(name, write) -> None:
-    talk = {side: [{"role": "user", "content": side}] for side in ("prompt", "chosen", "rejected")}
+    talk = {side: [{"role": "assistant", "content": side}] for side in ("prompt", "chosen", "rejected")}
     with pytest.raises(ValueError, match=rf"row 1 has {name} in chat_template_kwargs, which rendering decides"):
         read_rows(write([talk | {"chat_template_kwargs": {name: True}}]))

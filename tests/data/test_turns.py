@@ -80,10 +80,43 @@ def test_an_answer_that_begins_with_the_users_turn_has_it_as_context(write) -> N
     assert tokenizer.decode(pairs.prompt[0]).endswith("today<|eot_id|>")
 
 
-def test_an_answer_without_a_turn_of_the_assistant_has_nothing_to_train(write) -> None:
-    rows = [TURNS, TURNS | {"rejected": [user("again")]}]
+@pytest.mark.parametrize("role", ["user", "bot", "chosen"])
+def test_an_answer_without_a_turn_of_the_assistant_is_named_with_its_roles(role, write) -> None:
+    rows = [TURNS, TURNS | {"rejected": [{"role": role, "content": "again"}]}]
+    with pytest.raises(
+        ValueError, match=f"row 2 has an answer without a message of the assistant in rejected, whose roles are {role}:"
+    ):
+        tokenised(write, tokenizer_of("qwen2.5"), *rows)
+    assert len(tokenised(write, tokenizer_of("qwen2.5"), *rows, train_on="all")[0]) == 2
+
+
+def test_an_answer_whose_only_turn_is_left_out_of_training_is_counted(write) -> None:
+    rows = [TURNS, TURNS | {"rejected": [assistant("again") | {"weight": 0}]}]
     _, ledger = tokenised(write, tokenizer_of("qwen2.5"), *rows)
     assert (ledger.kept, ledger.dropped_empty) == (1, 1)
+    assert "1 with a completion of which no token is trained" in "\n".join(ledger.lines())
+
+
+def test_reasoning_of_a_turn_that_the_prompt_begins_is_kept_or_refused(write) -> None:
+    begun = [user("look"), assistant("Sure, ", reasoning_content="first I look")]
+    row = {"prompt": begun, "chosen": [assistant("blue")], "rejected": [assistant("green")]}
+    tokenizer = tokenizer_of("qwen3")
+    for answer in ({}, {"reasoning_content": None}, {"reasoning_content": ""}, {"reasoning": "first I look"}):
+        pairs, ledger = tokenised(write, tokenizer, row | {"chosen": [assistant("blue", **answer)]})
+        assert tokenizer.decode(pairs.prompt[0]).endswith("<think>\nfirst I look\n</think>\n\nSure,"), answer
+        assert tokenizer.decode(pairs.chosen[0]) == " blue<|im_end|>\n" and not ledger.left_out
+    for other in ({"reasoning_content": "again"}, {"thinking": "again"}):
+        with pytest.raises(
+            ValueError, match=r"row 1 has reasoning both in the turn .* its prompt begins and in chosen"
+        ):
+            tokenised(write, tokenizer, row | {"chosen": [assistant("blue", **other)]})
+
+
+def test_reasoning_in_an_earlier_turn_of_an_answer_is_said_with_the_number_of_rows(write) -> None:
+    turns = [assistant("well", reasoning_content="the grass"), user("and?"), assistant("blue")]
+    row = {"prompt": [user("look")], "chosen": turns, "rejected": [assistant("green")]}
+    _, ledger = tokenised(write, tokenizer_of("qwen3"), row, row, row | {"chosen": [assistant("blue")]})
+    assert "the chat template leaves out the reasoning_content of earlier turns: 2 rows" in "\n".join(ledger.lines())
 
 
 def test_a_template_that_hides_its_turns_is_refused_in_a_sentence(write) -> None:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from iwpo_fast.command_config import ScoredDataConfig
+from iwpo_fast.data.columns import NUMBERS
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.scoring.texts import texts_of
+from iwpo_fast.scoring.run import ADDED
+from iwpo_fast.scoring.texts import Texts
+from iwpo_fast.scoring.texts import texts_of as texts_by_config
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+
+from documented_forms import FORMS, SCHEMAS
 
 SYSTEM = [{"role": "system", "content": "s"}]
 ASK = [{"role": "user", "content": "ask"}]
+
+
+def texts_of(records, numbering, on_prefix_mismatch="split", **settings) -> Texts:
+    return texts_by_config(records, numbering, ScoredDataConfig("", on_prefix_mismatch=on_prefix_mismatch, **settings))
 
 
 def said(text: str) -> list[dict[str, str]]:
@@ -66,8 +80,46 @@ def test_completions_are_found_by_the_columns_of_a_row(row, prompt, completions)
 
 def test_columns_may_be_joined() -> None:
     row = {"instruction": "say", "input": "red", "completion": "a"}
-    texts = texts_of({1: row}, Numbering("f.jsonl"), "error", {"prompt": ["instruction", "input"]})
+    texts = texts_of({1: row}, Numbering("f.jsonl"), columns={"prompt": "instruction+input"})
     assert texts.rows.prompt == ["say\nred"]
+
+
+READ = [form for form in (*FORMS, *SCHEMAS) if not isinstance(form.texts, str)]
+
+
+@pytest.mark.parametrize("form", READ, ids=[form.title for form in READ])
+def test_every_documented_form_is_read_as_training_reads_it(form) -> None:
+    columns = {ours: theirs for ours, theirs in form.settings.get("columns", {}).items() if ours not in NUMBERS}
+    texts = texts_of({1: form.row}, Numbering("f.jsonl"), columns=columns)
+    assert texts.rows.prompt[0] == form.texts[0]
+    laid_out = [*texts.rows.chosen, *texts.rows.rejected]
+    assert all(text in laid_out for text in form.texts[1:])
+    assert [name for name in form.unread if name not in "\n".join(texts.lines)] == []
+
+
+def test_candidates_of_public_data_sets_are_scored_by_their_column() -> None:
+    for name in ("openbmb/UltraFeedback", "berkeley-nest/Nectar", "princeton-nlp/llama3-ultrafeedback"):
+        [form] = [form for form in SCHEMAS if form.title == name]
+        [columns] = texts_of({1: form.row}, Numbering("f.jsonl")).columns
+        [listed] = columns.keys() - {"chosen", "rejected"}
+        assert columns[listed] == len(form.row[listed]) and ADDED[listed] == ("scores", "spreads")
+
+
+def test_plain_text_becomes_conversations_by_as_chat() -> None:
+    rows = {1: {"prompt": "ask", "completion": "a"}, 2: {"prompt": ASK, "completion": "b"}}
+    for as_chat, some in ((True, rows), ("auto", rows), (True, {1: rows[1]})):
+        texts = texts_of(some, Numbering("f.jsonl"), as_chat=as_chat)
+        assert texts.rows.prompt[0] == ASK and texts.rows.chosen[0] == said("a")
+    assert texts_of({1: rows[1]}, Numbering("f.jsonl"), as_chat="auto").rows.prompt == ["ask"]
+
+
+def test_json_text_is_decided_by_all_rows() -> None:
+    talk = json.dumps(said("a"))
+    both = texts_of({n: {"prompt": ASK, "completion": talk} for n in (1, 2)}, Numbering("f.jsonl"))
+    assert both.rows.chosen[0] == said("a") and "completion: JSON text" in "\n".join(both.lines)
+    rows = {1: {"prompt": "p", "completion": talk}, 2: {"prompt": "p", "completion": "b"}}
+    one = texts_of(rows, Numbering("f.jsonl"))
+    assert one.rows.chosen == [talk, "b"] and "stays text (data.json_columns): 1" in "\n".join(one.lines)
 
 
 REFUSED = [
@@ -76,9 +128,15 @@ REFUSED = [
     ({"prompt": "p", "chosen": "a"}, "has no rejected"),
     ({"completion": "a"}, "has no prompt"),
     ({"prompt": "p", "candidates": []}, "has no list of texts as its candidates"),
-    ({"prompt": "p", "candidates": "a"}, "has no list of texts as its candidates"),
+    ({"prompt": "p", "candidates": "a"}, "has candidates of type str: make them a list"),
     ({"prompt": "p", "candidates": ["a", None]}, "has no completion"),
-    ({"prompt": "p", "candidates": ["a", said("b")]}, "has texts and conversations in candidates"),
+    ({"prompt": "p", "candidates": ["a", said("b")]}, "has a prompt as text and a candidate as messages"),
+    (
+        {"prompt": ASK, "completion": [{"role": "bot", "content": "a"}]},
+        "has an answer without a message of the assistant",
+    ),
+    ({"question": "why", "chosen": "so it is", "rejected": "so it was"}, "has no prompt and text in question"),
+    ({"frage": "was ist es?", "chosen": "so it is", "rejected": "so it was"}, "has no prompt and text in frage"),
     ({"prompt": "p", "completion": 5}, "has a chosen of type int"),
 ]
 
