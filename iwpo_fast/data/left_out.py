@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ from iwpo_fast.terminal import escaped
 
 NO_TEXTS = ("role", "tool_call_id", "id", "weight", "train")
 """Keys of a message that are no texts to read."""
+
+MOST_SHAPES = 16
+"""Values of one argument of a template that are tried."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 THOUGHT_END = "</think>"
@@ -105,9 +109,10 @@ def left_out_error(found: dict[Kind, np.ndarray], rows: Rows) -> ValueError:
 
 def _seen(rows: Rows) -> dict[Kind, Seen]:
     found: dict[Kind, Seen] = {}
+    shapes = _Shapes()
     for row, conversation in _conversations(rows):
         arguments = rows.template[row] if rows.template else {}
-        for kind, message in _kinds(conversation, arguments):
+        for kind, message in _kinds(conversation, arguments, shapes(arguments)):
             seen = found.get(kind)
             if seen is None or len(conversation) > len(seen.conversation):  # the longest, which loses most
                 found[kind] = Seen(conversation, message, arguments, array("q") if seen is None else seen.rows)
@@ -130,10 +135,39 @@ def _conversations(rows: Rows) -> Iterator[tuple[int, Conversation]]:
         yield row, joined(prompt, answer, opening_of(prompt, [answer]))
 
 
-def _kinds(conversation: Conversation, arguments: dict[str, Any]) -> Iterator[tuple[Kind, int]]:
-    """The kinds of text in a conversation, and a message that each is in."""
-    given = json.dumps({k: v for k, v in arguments.items() if k != "tools"}, default=str) if arguments else ""
-    given += "tools" if arguments.get("tools") else ""
+class _Shapes:
+    """What a template may take another way for among the arguments of rows: their values, such as a level of effort,
+    and the structure of lists and objects. Of an argument with many values, such as a date, further ones are alike."""
+
+    def __init__(self) -> None:
+        self._known: defaultdict[str, set[str]] = defaultdict(set)
+
+    def __call__(self, arguments: dict[str, Any]) -> str:
+        return " ".join(f"{name}={self._shape(name, value)}" for name, value in sorted(arguments.items()))
+
+    def _shape(self, name: str, value: Any) -> str:
+        known = self._known[name]
+        shape = json.dumps(_structure(value) if isinstance(value, list | dict) else value, default=str)
+        if len(known) < MOST_SHAPES:
+            known.add(shape)
+        return shape if shape in known else type(value).__name__
+
+
+def _structure(value: Any) -> Any:
+    """Keys, and where there is text, of a value that may be nested."""
+    if isinstance(value, dict):
+        return {key: _structure(one) for key, one in sorted(value.items())}
+    if isinstance(value, list):
+        return sorted({json.dumps(_structure(one)) for one in value})
+    return holds_text(value)
+
+
+def _kinds(conversation: Conversation, arguments: dict[str, Any], given: str) -> Iterator[tuple[Kind, int]]:
+    """The kinds of text in a conversation, and a message that each is in.
+
+    Args:
+        given: the shape of the arguments.
+    """
     if arguments.get("tools"):
         yield Kind("tools", "tools", "earlier", given), 0
         if any(described(arguments["tools"])):

@@ -43,6 +43,8 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.strict_json import loads, parsed
 from iwpo_fast.limits import check_limits
 
+HELD_OUT = ", held out"
+"""Behind the source of rows that are held out."""
 GOES_ON = "rows whose answers go on with turns of the user, because they part before their last turn"
 TIE = RowOfPairs([])
 """What a row holds whose two answers are equally good."""
@@ -133,7 +135,7 @@ def _evaluation_rows(config: DataConfig, training: Rows) -> Rows:
 
 
 def _named_held_out(rows: Rows) -> Rows:
-    return replace(rows, source=f"{rows.source}, held out")
+    return replace(rows, source=rows.source + HELD_OUT)
 
 
 def _read(place: Place, config: DataConfig, limit: int | None) -> _Read:

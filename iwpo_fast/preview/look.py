@@ -95,9 +95,7 @@ def look_at(
     Raises:
         ValueError: a row does not fit the tokenizer or its chat template.
     """
-    some = rows.without_candidates().take(np.array(list(wanted.values()), dtype=np.int64))
-    some = for_model(some, tokenizer, config.as_chat, config.chat_template)
-    use_template(some, tokenizer, config)
+    some = _chosen(rows, wanted, tokenizer, config)
     unwritten(some, tokenizer, config)  # refuses what training would refuse
     encoded, _ = encode_rows(some, tokenizer, config)
     place = {int(row): i for i, row in enumerate(encoded.row)}
@@ -117,6 +115,21 @@ def look_at(
         where = some.where(row).removeprefix("In ") if some.files else f"row {number}"
         looks.append(Look(name, number, where, parts, columns, reason))
     return looks
+
+
+def not_written(
+    rows: Rows, wanted: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> dict[str, int]:
+    """What the chat template leaves out of the given rows, and of how many; arguments and errors of `look_at`."""
+    return unwritten(_chosen(rows, wanted, tokenizer, config), tokenizer, config)
+
+
+def _chosen(rows: Rows, wanted: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Rows:
+    """The wanted rows as they are for this model, which gets the chat template of the data."""
+    some = rows.without_candidates().take(np.array(list(wanted.values()), dtype=np.int64))
+    some = for_model(some, tokenizer, config.as_chat, config.chat_template)
+    use_template(some, tokenizer, config)
+    return some
 
 
 def _fate(whole: Pairs, config: DataConfig, bos: int | None) -> tuple[Pairs | None, str | None]:

@@ -9,7 +9,9 @@ import pytest
 from template_families import FAMILIES, tokenizer_of
 from test_turns import assistant, tokenised, user
 
+from iwpo_fast.data import read_rows
 from iwpo_fast.data.context import token_ids
+from iwpo_fast.data.tokenise import unwritten
 
 ROW = {"prompt": [user("what is the sky")], "chosen": [assistant("blue")], "rejected": [assistant("green")]}
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
@@ -315,3 +317,23 @@ def test_texts_in_documents_that_the_template_drops_are_said_to_be_left_out(writ
     tokenizer.chat_template = "{% for d in documents or [] %}{{ d.title }}{% endfor %}" + FAMILIES["qwen2.5"]
     row = ROW | {"chat_template_kwargs": {"documents": [{"title": "t", "text": "lost"}]}}
     assert tokenised(write, tokenizer, row)[1].left_out == {"documents of chat_template_kwargs": 1}
+
+
+def test_arguments_that_are_others_in_every_row_are_tried_for_a_few_of_them(write, monkeypatch) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = "{{ today }}{% for d in documents or [] %}{{ d.title }}{% endfor %}" + FAMILIES["qwen2.5"]
+    asked = []
+    original = type(tokenizer).apply_chat_template
+    monkeypatch.setattr(
+        type(tokenizer), "apply_chat_template", lambda self, c, **k: asked.append(len(c)) or original(self, c, **k)
+    )
+
+    def rows(count: int) -> list[dict[str, Any]]:
+        documents = [[{"title": f"t {i}"} | ({"text": f"lost {i}"} if i == count - 1 else {})] for i in range(count)]
+        return [ROW | {"chat_template_kwargs": {"today": f"day {i}", "documents": documents[i]}} for i in range(count)]
+
+    config = write(rows(200))
+    found = read_rows(config)[0]
+    left = unwritten(found, tokenizer, config)
+    assert left == {"documents of chat_template_kwargs": 1}
+    assert len(asked) < 400  # which is two for each row

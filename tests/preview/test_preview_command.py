@@ -28,7 +28,7 @@ def test_three_typical_pairs_are_shown_with_their_rows_of_the_file(data, capsys)
     assert preview("--data.max_length", "4096") == 0
     said = capsys.readouterr().out
     assert said.startswith("pairs.jsonl: ")
-    headings = [line.partition(":")[0] for line in said.splitlines() if line[0] != " "][2:]
+    headings = [line.partition(":")[0] for line in said.splitlines() if line[0] != " "][3:]
     assert [heading.partition(",")[0] for heading in headings] == ["shortest", "median", "longest"]
     shortest, _, longest = (int(heading.rpartition(" ")[2]) for heading in headings)
     assert f"prompt   say {shortest}:" in said and f"prompt   say {longest}:" in said
@@ -45,6 +45,43 @@ def test_given_rows_are_shown_in_their_order_whether_they_are_held_out_or_not(da
     said = capsys.readouterr().out
     assert [int(word) for word in _prompts(said)] == list(range(2, 62))
     assert 0 < said.count("(held out)") < 20
+
+
+def test_rows_of_a_file_of_held_out_pairs_are_shown_beside_those_of_training(data, capsys) -> None:
+    rows = [{"prompt": f"tell {n}:\n", "chosen": "yes", "rejected": "no", "note": "b"} for n in range(90)]
+    Path("eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    held_out = ["--data.eval_path", "eval.jsonl", "--data.eval_fraction", "0"]
+    fixed = ["preview", "--data.path", "pairs.jsonl", "--data.cache_dir", "cache", "--model.tiny.vocab_size", "300"]
+    assert main([*fixed, *held_out, "--rows", "3,80"]) == 0
+    said = capsys.readouterr().out
+    assert "\nrow 3: " in said and "\nrow 3 of eval.jsonl (held out): " in said
+    assert "row 80 of eval.jsonl (held out): " in said and "\nrow 80: " not in said
+    assert said.startswith(
+        "eval.jsonl, held out: left out, because their texts stand in no text of the row: note (90 rows)"
+    )
+    assert main([*fixed, *held_out]) == 0
+    said = capsys.readouterr().out
+    assert "eval.jsonl, held out: 90 pairs read, 90 kept\n  left out, because" in said
+    assert main([*fixed, *held_out, "--rows", "91"]) == 2
+
+
+def test_given_rows_are_shown_with_what_is_left_out_of_them(data, capsys) -> None:
+    turns = [{"role": "user", "content": "ask", "name": "ann"}]
+    rows = [
+        {"prompt": turns, "chosen": [{"role": "assistant", "content": "yes"}], "rejected": "no", "source": "web"},
+        {"prompt": [{"role": "user", "content": "ask"}], "chosen": "yes", "rejected": "no"},
+    ]
+    rows[0]["rejected"] = [{"role": "assistant", "content": "no"}]
+    Path("talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    Path("template.jinja").write_text(template, encoding="utf-8")
+    flags = ["--data.path", "talk.jsonl", "--data.eval_fraction", "0", "--data.chat_template", "template.jinja"]
+    for shown, count in (("1,2", 1), ("2", 0)):
+        assert preview(*flags, "--rows", shown) == 0
+        said = capsys.readouterr().out
+        assert "talk.jsonl: left out, because their texts stand in no text of the row: source (1 rows)" in said
+        expected = "of the rows below, the chat template leaves out the name of messages of the role user: 1 rows"
+        assert said.count(expected) == count
 
 
 def _prompts(said: str) -> list[str]:
