@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
@@ -40,7 +39,7 @@ from iwpo_fast.data.recognise import Recogniser
 from iwpo_fast.data.records import Reader, Source
 from iwpo_fast.data.row_files import Row
 from iwpo_fast.data.rows import Rows
-from iwpo_fast.data.strict_json import loads, parsed
+from iwpo_fast.data.strict_json import RepeatedKey, loads, parsed
 from iwpo_fast.limits import check_limits
 
 HELD_OUT = ", held out"
@@ -283,8 +282,12 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
     """Nested values may be stored as JSON, since Arrow columns have one type."""
     value = record.get(name)
-    with suppress(ValueError, RecursionError):
+    try:
         value = loads(value) if isinstance(value, str) else value
+    except RepeatedKey:
+        raise
+    except (ValueError, RecursionError):
+        pass  # which the next line names
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"has {name} of another kind: make it {what}, or {what} as JSON.")
     return value

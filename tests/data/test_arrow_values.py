@@ -96,3 +96,36 @@ def test_text_that_only_looks_like_messages_stays_text(text, tmp_path) -> None:
     row = {"prompt": text, "chosen": "a", "rejected": "b"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
     assert read_rows(DataConfig(str(tmp_path / "a.jsonl"), eval_fraction=0.0))[0].prompt == [text]
+
+
+def test_maps_are_read_as_dictionaries(tmp_path) -> None:
+    calls = pa.list_(pa.struct({"name": pa.string(), "arguments": pa.map_(pa.string(), pa.string())}))
+    message = pa.struct({"role": pa.string(), "content": pa.string(), "tool_calls": calls})
+    call = [{"name": "look", "arguments": {"at": "sky", "how": "up"}}]
+    row = {
+        "prompt": [{"role": "user", "content": "q", "tool_calls": None}],
+        "chosen": [{"role": "assistant", "content": None, "tool_calls": call}],
+        "rejected": [{"role": "assistant", "content": "b", "tool_calls": None}],
+        "chat_template_kwargs": {"effort": "high"},
+        "meta": {"origin": "web"},
+    }
+    kinds = dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(message))
+    texts = pa.map_(pa.string(), pa.string())
+    table = pa.Table.from_pylist([row], pa.schema(kinds | {"chat_template_kwargs": texts, "meta": texts}))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pa.ipc.new_file(str(tmp_path / "rows.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for name in ("rows.parquet", "rows.arrow"):
+        rows = read_rows(DataConfig(path=str(tmp_path / name), eval_fraction=0.0))[0]
+        assert rows.chosen[0][0]["tool_calls"] == call
+        assert rows.template is not None and rows.template[0] == {"effort": "high"}
+        assert rows.unread == {"meta": 1}
+
+
+def test_a_map_with_a_key_twice_is_refused(tmp_path) -> None:
+    keys, items = pa.array(["a", "a"]), pa.array(["x", "y"])
+    maps = pa.MapArray.from_arrays(pa.array([0, 2], pa.int32()), keys, items)
+    texts = {name: [name] for name in ("prompt", "chosen", "rejected")}
+    pq.write_table(pa.table(texts | {"meta": maps}), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"cannot be read as Parquet .*a map has a key twice"):
+        read_rows(DataConfig(path=str(tmp_path / "rows.parquet"), eval_fraction=0.0))
