@@ -43,7 +43,7 @@ def main() -> None:
     from benchmarks.environment import describe, slug, versions
     from iwpo_fast.models.tiny import train_tokenizer
 
-    rows = read_rows(DataConfig(path=flags.data, eval_fraction=0.0, on_prefix_mismatch="drop"))[0]
+    rows = read_rows(DataConfig(path=flags.data, eval_fraction=0.0))[0]
     tokenizer = train_tokenizer(rows.texts(), flags.vocab_size)
     with tempfile.TemporaryDirectory() as caches:
         sides: dict[str, Callable[[], Any]] = {
@@ -81,8 +81,9 @@ def main() -> None:
 
 def our_side(rows: Rows, tokenizer: Any, caches: Path) -> Callable[[], Pairs]:
     def run() -> Pairs:
-        # A limit longer than any sequence, as TRL's preparation does not cut either.
-        config = DataConfig(path=rows.source, cache_dir=tempfile.mkdtemp(dir=caches), max_length=2**20)
+        # A limit longer than any sequence, as TRL's preparation does not cut either, and no token is context there.
+        folder = tempfile.mkdtemp(dir=caches)
+        config = DataConfig(path=rows.source, cache_dir=folder, max_length=2**20, train_on="all")
         return tokenise(rows, tokenizer, config)[0]
 
     return run

