@@ -32,7 +32,9 @@ def load_pairs(path: str, *, vocab: int, max_length: int, seed: int = 0) -> Pair
     rows = read_rows(DataConfig(path=path, eval_fraction=0.0))[0]
     tokenizer = train_tokenizer(rows.texts(), vocab)
     with tempfile.TemporaryDirectory() as cache:
-        pairs, _ = tokenise(rows, tokenizer, DataConfig(path=path, max_length=max_length, cache_dir=cache, train_on="all"))
+        pairs, _ = tokenise(
+            rows, tokenizer, DataConfig(path=path, max_length=max_length, cache_dir=cache, train_on="all")
+        )
     return pairs.take(np.random.default_rng(seed).permutation(len(pairs)))
 
 

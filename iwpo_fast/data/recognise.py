@@ -108,7 +108,8 @@ class Recogniser:
         if row.get("completion") is not None and any(row.get(name) is not None for name in UNPAIRED):
             raise ValueError(
                 "has one completion and a label, and every objective here compares two answers to a prompt, kto and "
-                "bco too: give rows with chosen and rejected, or candidates with scores."
+                "bco too: join one whose label is true and one whose label is false to the same prompt as chosen and "
+                "rejected, or all of a prompt as candidates with candidate_scores."
             )
         return row
 

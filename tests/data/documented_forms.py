@@ -175,7 +175,11 @@ FORMS = [
         "Unpaired rows",
         {"prompt": "Is it?", "completion": "Yes.", "label": True},
         "every objective here compares two answers to a prompt, kto and bco too",
-        note="There is no objective for them; `kto` and `bco` are those of pairs.",
+        note=(
+            "There is no objective for them: `kto` and `bco` are sums over the two answers of a pair, and batches, "
+            "baselines and metrics are those of pairs. Two answers to one prompt, a desirable and an undesirable one, "
+            "are a row with `chosen` and `rejected`; several are `candidates` with the scores 1 and 0."
+        ),
     ),
     Form(
         "A prompt under another name",

@@ -80,3 +80,16 @@ def test_a_column_is_left_out_by_null(dry_run, tmp_path) -> None:
     path = write(tmp_path / "rows.json", [row])
     assert "data.as_chat" not in dry_run("--data.path", path)[1]
     assert "data.as_chat true puts it in" in dry_run("--data.path", path, "--data.columns.system", "null")[1]
+
+
+def test_columns_of_json_and_columns_that_nothing_reads(dry_run, tmp_path) -> None:
+    talk = json.dumps([{"role": "assistant", "content": "a"}])
+    pairs = [{"prompt": "write a dialogue", "chosen": talk, "rejected": "none", "source": "web"}] * 2
+    path = write(tmp_path / "rows.json", pairs)
+    code, said = dry_run("--data.path", path, "--data.json_columns", "[]", "--data.as_chat", "auto")
+    assert code == 0 and "stand in no text of the row: source (2 rows)" in said, said
+    code, said = dry_run("--data.path", path, "--data.json_columns", "[rejected]")
+    assert (code, said.count("\n")) == (2, 1) and "row 1 has a text in rejected that is no JSON of messages" in said
+    path = write(tmp_path / "rows.json", [{"frage": "was ist es?", "chosen": "so it is", "rejected": "so it was"}])
+    code, said = dry_run("--data.path", path)
+    assert (code, said.count("\n")) == (2, 1) and "has no prompt and text in frage: name the prompt" in said
