@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from iwpo_fast.data.candidates import responses_of
+from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.columns import ASKED, NUMBERS, TEXTS
 from iwpo_fast.data.forms import ASSISTANT, FEWEST_WORDS, HUMAN
 from iwpo_fast.data.json_text import DIALOGUES, dialogue_in
@@ -114,7 +115,7 @@ def _begins_with_a_prompt(row: Mapping[str, Any]) -> bool:
     answers = [row.get(name) for name in ANSWERS]
     if all(isinstance(answer, str) and answer.startswith(HUMAN) and ASSISTANT in answer for answer in answers):
         return True
-    return all(is_dialogue(answer) and answer[0]["role"] != "assistant" for answer in answers)
+    return all(isinstance(answer, list) and is_dialogue(answer) and not is_assistants(answer[0]) for answer in answers)
 
 
 def _asks(name: str, value: Any) -> bool:

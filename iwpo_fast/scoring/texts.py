@@ -163,11 +163,12 @@ def _completions_of(record: dict[str, Any], names: tuple[str, ...], listed: str 
     if any(value is None for value in values):
         raise ValueError(f"has no completion as one of its {listed or form}: fill it in or remove the row.")
     found: Completions = {}
+    prompt: Any = record.get("prompt")
     if names:
         prompt, *both = canonical(record, may_be_empty=True)
         found = {name: [text] for name, text in zip(names, both, strict=False)}
         answers = answers_beside(record, prompt, values)
-    elif not isinstance(prompt := record.get("prompt"), str | list):
+    elif not isinstance(prompt, str | list):
         raise ValueError("has no prompt: add it, or name the column that holds it in data.columns.")
     else:
         prompt, answers = answers_alone(prompt, values)
