@@ -120,6 +120,9 @@ LATER_SETTINGS = (
 )
 """Settings of the data that came later; records leave them out where they have their defaults."""
 
+LATER: dict[str, Any] = {"checkpoint.dtype": "base", "checkpoint.best": None, "checkpoint.patience": None}
+"""Other settings that came later, with their defaults, where records leave them out."""
+
 
 @dataclass
 class TinyConfig:
@@ -305,11 +308,17 @@ class CheckpointConfig:
         keep: Number of newest checkpoints kept.
         dtype: Type in which the final model is saved: `base` is the one that the model given says in its config.json,
             and leaves an adapter in float32. Training and checkpoints keep float32 either way.
+        best: Save the model of the evaluation that was best by this metric of `metrics.jsonl`, and not the last one.
+            Every evaluation (`log.eval_every`) has a checkpoint then, and the best is kept beside the newest.
+        patience: End the run after so many evaluations in a row that were not better than the best; null ends it after
+            the last step alone.
     """
 
     every: Annotated[int, POSITIVE] | None = 100
     keep: Annotated[int, POSITIVE] = 2
     dtype: Literal["base", "float32", "bfloat16"] = "base"
+    best: Literal["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"] | None = None
+    patience: Annotated[int, POSITIVE] | None = None
 
 
 @dataclass

@@ -34,6 +34,7 @@ from iwpo_fast.extras import check_installed
 from iwpo_fast.files import check_folder
 from iwpo_fast.limits import check_limits
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
 
 OF_HEADS = ("likelihood", "ridge", "residual", "heads", "centring", "overlap", "folds", "ensemble")
 """Settings of rewards that only heads read."""
@@ -63,6 +64,7 @@ def check_config(config: TrainConfig) -> None:
     _check_sharding(config)
     _check_objective(config.objective)
     _check_log(config.log)
+    _check_best(config)
     _check_plan(config)
     if isinstance(config, RunConfig):
         _check_candidates(config)
@@ -437,6 +439,24 @@ def _check_log(log: LogConfig) -> None:
     if not {"wandb", "trackio"} & set(log.trackers):
         reason = "log.trackers names neither wandb nor trackio, which alone have one"
         _refuse_unread(log, "log", ["project"], reason, "add one of them")
+
+
+def _check_best(config: TrainConfig) -> None:
+    kept, data = config.checkpoint, config.data
+    if kept.best is None:
+        reason = "checkpoint.best is null, so no evaluation is better than another"
+        _refuse_unread(kept, "checkpoint", ["patience"], reason, "set checkpoint.best")
+        return
+    if config.log.eval_every is None:
+        raise ValueError(
+            f"checkpoint.best is {kept.best} and log.eval_every is null, so there is one evaluation, after the last "
+            "step: set log.eval_every, or leave checkpoint.best out."
+        )
+    scored = isinstance(config, RunConfig) and Mixture.of(config.objective).reads(Reads.SCORES)
+    if scored or (data.eval_path is None and data.eval_split is None and not data.eval_fraction):
+        why = f"held-out pairs have no scores, which {config.objective.name} reads" if scored else "nothing is held out"
+        remedy = "" if scored else "set data.eval_fraction to more than 0, name data.eval_path, or "
+        raise ValueError(f"checkpoint.best is {kept.best}, but {why}: {remedy}leave checkpoint.best out.")
 
 
 def _check_plan(config: TrainConfig) -> None:

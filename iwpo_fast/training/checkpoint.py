@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,14 @@ from iwpo_fast.world import World
 RECORD, METRICS = "state.json", "metrics.json"
 
 
+class Best(NamedTuple):
+    """The best evaluation so far: its step, the value of the metric, and how many evaluations have come since."""
+
+    step: int
+    value: float
+    waited: int = 0
+
+
 @dataclass
 class TrainState:
     """Where a run stands. Data order and random numbers are functions of the seed and the step alone.
@@ -45,12 +53,27 @@ class TrainState:
         pairs: pairs seen.
         tokens: tokens seen, both sequences of each pair.
         objective: running means that the objective keeps, by its name.
+        best: the best evaluation, where `checkpoint.best` asks for one.
+        stopped_early: whether no step is to come, though there are some left.
     """
 
     step: int = 0
     pairs: int = 0
     tokens: int = 0
     objective: dict[str, dict[str, float]] = field(default_factory=dict)
+    best: Best | None = None
+    stopped_early: bool = False
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> TrainState:
+        """What `record` gave."""
+        best = record.get("best")
+        return cls(**record | {"best": None if best is None else Best(*best)})
+
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON can hold them, without those of a run that keeps no best model and goes to its end."""
+        later = ("best", "stopped_early")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
 
 
 def save_checkpoint(
@@ -64,9 +87,9 @@ def save_checkpoint(
 ) -> None:
     """Write `step-N` aside, with the metrics up to here, rename it, then remove all but the newest `keep` checkpoints.
 
-    All ranks must call it.
+    That of the best evaluation stays too. All ranks must call it.
     """
-    path = folder.checkpoints / f"step-{state.step:08d}"
+    path = checkpoint_of(folder.checkpoints, state.step)
     groups: dict[str, Mapping[str, Tensor]] = {"weights": parameters, "optimizer": _moments(parameters, optimizer)}
     sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
     if not (sharded or world.is_main):
@@ -79,12 +102,18 @@ def save_checkpoint(
             if not sharded:
                 save_whole(aside, groups)
             hashes = parts if sharded else checksums.of_files(aside, aside.iterdir())
-            save_record(aside / RECORD, asdict(state) | {"files": hashes})
+            save_record(aside / RECORD, state.record() | {"files": hashes})
             if folder.metrics.exists():
                 lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
                 save_record(aside / METRICS, {"lines": lines})
+    best = None if state.best is None else checkpoint_of(folder.checkpoints, state.best.step)
     for old in checkpoints(folder.checkpoints)[:-keep] if world.is_main else ():
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -116,7 +145,7 @@ def load_checkpoint(
     newest = complete[-1]
     refuse_pickled(newest)
     try:
-        state = TrainState(**_checked_record(newest, world))
+        state = TrainState.of(_checked_record(newest, world))
         shapes, moment_shapes = (stored_shapes(newest, group) for group in ("weights", "optimizer"))
     except DAMAGED as error:
         raise _damaged(newest) from error
@@ -137,19 +166,24 @@ def load_checkpoint(
 
 
 def load_weights(folder: Path, parameters: Mapping[str, Parameter], world: World) -> None:
-    """Give the parameters the weights of the newest checkpoint in `folder`. All ranks must call it.
+    """Give the parameters the weights of the run's model: of its best checkpoint, or else of the newest in `folder`.
+
+    All ranks must call it.
 
     Raises:
         ValueError: the checkpoint is damaged.
     """
-    newest = checkpoints(folder)[-1]
-    refuse_pickled(newest)
+    path = checkpoints(folder)[-1]
+    refuse_pickled(path)
     try:
-        _checked_record(newest, world)
-        stored_shapes(newest, "weights")
-        read_stored(newest, "weights", parameters)
+        state = TrainState.of(_checked_record(path, world))
+        if state.best is not None and state.best.step != state.step:
+            path = checkpoint_of(folder, state.best.step)
+            _checked_record(path, world)
+        stored_shapes(path, "weights")
+        read_stored(path, "weights", parameters)
     except DAMAGED as error:
-        raise _damaged(newest) from error
+        raise _damaged(path) from error
 
 
 def _checked_record(path: Path, world: World) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,9 @@ from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate,
 from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.answer_ends import end_lines, ends_of
-from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from iwpo_fast.training.best import best_lines, check_evaluated, note_evaluation
+from iwpo_fast.training.callbacks import Callback, Run
+from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, load_weights, save_checkpoint
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.finished import finished
 from iwpo_fast.training.job import Job, batches_ahead, one_step
@@ -52,11 +54,12 @@ from iwpo_fast.world import World
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
 
 
-def train(config: TrainConfig, *, read: Read = read_rows) -> TrainSummary | None:
+def train(config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = ()) -> TrainSummary | None:
     """Run or resume the training that `config` describes.
 
     Args:
         read: gives the rows to train on and those held out, under the numbers that messages call them by.
+        callbacks: functions of your own, called while it goes on; the same on every rank.
 
     Returns:
         The summary, or None after a dry run.
@@ -74,10 +77,12 @@ def train(config: TrainConfig, *, read: Read = read_rows) -> TrainSummary | None
         clock_at(folder.clock),
         threads_of_run(folder.threads) as other_threads,
     ):
-        return _train(config, other_threads, read)
+        return _train(config, other_threads, read, callbacks)
 
 
-def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainSummary | None:
+def _train(
+    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback]
+) -> TrainSummary | None:
     world = World.start(config.device)
     _check_agreement(config, world)
     check_on_device(config.model, world.device)
@@ -96,6 +101,7 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     if held_out_rows is not None:
         held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
+    check_evaluated(config.checkpoint, held_out, rows.source)
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
     for ledger in ledgers.values():
@@ -112,16 +118,20 @@ def _train(config: TrainConfig, other_threads: str | None, read: Read) -> TrainS
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer, world)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
-    _optimise(job, folder, optimizer, state, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
+    run = Run(job, state, tokenizer, folder.path, callbacks)
+    _optimise(run, folder, optimizer, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
+    if state.best is not None:
+        load_weights(folder.checkpoints, policy.trainable_parameters(), world)
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         with written_aside(folder.model) as aside:
             policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
-        summarise(folder, job).save(folder.summary)
+        summarise(folder, job, state).save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
-    world.say(*summary.lines())
+    world.say(*summary.lines(), *best_lines(state, config.checkpoint))
+    run.ended()
     return summary
 
 
@@ -137,29 +147,25 @@ def _check_agreement(config: TrainConfig, world: World) -> None:
     check_seen(world, config.model, files)
 
 
-def _optimise(
-    job: Job,
-    folder: RunFolder,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    place: Place,
-    *,
-    truncated: float,
-) -> None:
-    """The steps from `state` to the last, with their log lines, evaluations and checkpoints.
+def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, place: Place, *, truncated: float) -> None:
+    """The steps from `run.state` to the last, with their log lines, evaluations and checkpoints.
 
     Raises:
         ValueError: a loss, a gradient or a weight is not finite; says which, at which step and with which pairs.
     """
+    job, state = run.job, run.state
     config, world, steps = job.config, job.world, job.steps
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
+    run.begun()
     if not world.from_main(world.is_main and has_evaluation(folder.metrics, state.step)):
-        _evaluate_if_due(job, state, reporter)
+        _evaluate_if_due(run, reporter)
+        if state.best is not None and state.step:  # of a run that was asked to end before this evaluation
+            _save(job, folder, optimizer, state)
     batches = batches_ahead(job, map(job.rows_of_step, range(state.step, steps)))
     with signals.finishing_steps():
-        for step in range(state.step, steps):
+        for step in range(state.step, state.step if state.stopped_early else steps):
             reporter.start_clock()
             rows = job.rows_of_step(step)
             rate = set_learning_rate(optimizer, step, steps, config.optim)
@@ -170,20 +176,25 @@ def _optimise(
             state.tokens += int(job.pairs.tokens[rows].sum())
             stopped_by = world.largest(signals.asked())
             saving = bool(stopped_by) or _due(config.checkpoint.every, state.step, state.step == steps)
+            saving = saving or (config.checkpoint.best is not None and _evaluation_due(job, state))
             # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
             line_due = _due(config.log.every, state.step, saving or state.step == 1)
-            bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
+            line, bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
             if bad_step is not None:
                 raise diverged(job, state, bad_step, place)
+            if line:
+                run.stepped(line)
             if not stopped_by:  # then the run that goes on does it first, because a queue leaves little time
-                _evaluate_if_due(job, state, reporter)
-            if saving:
+                _evaluate_if_due(run, reporter)
+            if saving or state.stopped_early:
                 check_update(job, optimizer, state, place)
                 _save(job, folder, optimizer, state)
             if stopped_by:
                 reporter.close()
                 world.barrier()  # a rank that ends early would have its launcher end those that still write
                 raise signals.Stopped(stopped_by, state.step)
+            if state.stopped_early:
+                break
     reporter.close()
 
 
@@ -192,10 +203,19 @@ def _save(job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: 
     save_checkpoint(folder, state, parameters, optimizer, job.world, keep=keep)
 
 
-def _evaluate_if_due(job: Job, state: TrainState, reporter: Reporter) -> None:
+def _evaluate_if_due(run: Run, reporter: Reporter) -> None:
+    job, state = run.job, run.state
     evaluation = job.evaluation
-    if evaluation is not None and _due(job.config.log.eval_every, state.step, state.step in (0, job.steps)):
-        reporter.evaluation(state, evaluate(evaluation, state))
+    if evaluation is None or not _evaluation_due(job, state):
+        return
+    metrics = evaluate(evaluation, state)
+    reporter.evaluation(state, metrics)
+    note_evaluation(state, metrics, job.config.checkpoint)
+    run.evaluated(metrics)
+
+
+def _evaluation_due(job: Job, state: TrainState) -> bool:
+    return _due(job.config.log.eval_every, state.step, state.step in (0, job.steps) or state.stopped_early)
 
 
 def train_step(

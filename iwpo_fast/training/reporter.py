@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,13 @@ from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import PreferenceMetrics, memory_metrics, step_metrics
 from iwpo_fast.training.trackers import Tracker
+
+
+class Reported(NamedTuple):
+    """The metrics of a step's line, empty where none is due; the first bad step since the last, counted from 1."""
+
+    line: Mapping[str, float]
+    bad_step: int | None
 
 
 class Reporter:
@@ -51,12 +59,11 @@ class Reporter:
         """Begin to time steps; called again after anything that is not a step."""
         self._mark = time.perf_counter()
 
-    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor, *, due: bool) -> int | None:
+    def step(self, state: TrainState, weights: np.ndarray, rate: float, grad_norm: Tensor, *, due: bool) -> Reported:
         """Report an optimiser step; waits for the device only if a line is `due`.
 
         Returns:
-            The first step since the last line whose loss or gradient was not finite, counted from 1; None if there is
-            none, or no line.
+            The line, and the first step since the last one whose loss or gradient was not finite.
         """
         self._bar.update()
         self._weights.append(weights)
@@ -65,7 +72,7 @@ class Reporter:
         self._seconds += time.perf_counter() - self._mark
         self.start_clock()
         if not due:
-            return None
+            return Reported({}, None)
         grad_norms = torch.stack(self._grad_norms).tolist()
         metrics |= step_metrics(
             np.concatenate(self._weights),
@@ -84,7 +91,7 @@ class Reporter:
         if not math.isfinite(metrics["loss"]):
             bad.append(state.step)
         self._restart(state)
-        return bad[0] if bad else None
+        return Reported(metrics, bad[0] if bad else None)
 
     def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self._log(metrics, state)

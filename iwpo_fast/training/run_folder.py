@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from iwpo_fast.config import LATER_SETTINGS, CheckpointConfig, DataConfig, TrainConfig
+from iwpo_fast.config import LATER, LATER_SETTINGS, DataConfig, TrainConfig
 from iwpo_fast.data import clock
 from iwpo_fast.files import load_record, save_record, written_aside
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
@@ -148,10 +148,11 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
     visit("", _as_json(config))
     defaults = {f"data.{name}": getattr(DataConfig(path=""), name) for name in LATER_SETTINGS}
-    defaults["checkpoint.dtype"] = CheckpointConfig().dtype
-    for name, default in defaults.items():  # a mapping stands there by its keys, and not by its own name
+    for name, default in (defaults | LATER).items():  # a mapping stands there by its keys, and not by its own name
         if name in flat and flat[name] == default:
             del flat[name]  # as before there was a choice, so that runs of then can go on
+    if config.checkpoint.best is not None:  # which evaluations there are decides what is saved
+        flat["log.eval_every"] = config.log.eval_every
     return flat
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.files import load_record, save_record
+from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import as_json, from_json
 from iwpo_fast.training.run_folder import RunFolder
@@ -66,13 +67,15 @@ class TrainSummary:
         return lines
 
 
-def summarise(folder: RunFolder, job: Job) -> TrainSummary:
-    """Read the evaluations before the first step and after the last from the run's metrics."""
+def summarise(folder: RunFolder, job: Job, state: TrainState) -> TrainSummary:
+    """Read the evaluations before the first step, and of the weights that are saved, from the run's metrics."""
     logged = [from_json(json.loads(line)) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
     evaluations = [metrics for metrics in logged if "eval_loss" in metrics]
+    if state.best is not None:
+        evaluations = [metrics for metrics in evaluations if metrics["step"] in (0, state.best.step)]
     return TrainSummary(
         output_dir=str(folder.path),
-        steps=job.steps,
+        steps=state.step,
         eval_pairs=0 if job.held_out is None else len(job.held_out),
         before=next((metrics for metrics in evaluations if metrics["step"] == 0), {}),
         after=evaluations[-1] if evaluations else {},

@@ -24,9 +24,13 @@ NEEDS = ("prepare", "weigh")
 
 def settings(config: RunConfig) -> dict[str, Any]:
     settings = reference.settings(config) | sections(config, "objective", "optim", "deterministic")
-    dtype = config.checkpoint.dtype
-    # Left out where it is the default, as before there was a choice, so that stages done then stay done.
-    return settings if dtype == CheckpointConfig().dtype else settings | {"saved as": dtype}
+    kept, plain = config.checkpoint, CheckpointConfig()
+    # Left out where they are the default, as before there was a choice, so that stages done then stay done.
+    if kept.dtype != plain.dtype:
+        settings["saved as"] = kept.dtype
+    if kept.best != plain.best:
+        settings["best"] = [kept.best, kept.patience, config.log.eval_every]
+    return settings
 
 
 def outputs(folder: PipelineFolder) -> list[Path]:

@@ -1,0 +1,50 @@
+"""Which evaluation of a run was its best one, and whether enough have come since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+
+from iwpo_fast.config import CheckpointConfig
+from iwpo_fast.training.checkpoint import Best, TrainState
+
+RISE = ("eval_rewards/accuracies", "eval_rewards/margins")
+"""Metrics of which more is better; of the others less is."""
+
+
+def note_evaluation(state: TrainState, metrics: Mapping[str, float], config: CheckpointConfig) -> None:
+    """Keep in `state` the best evaluation, and whether the run's patience is at its end.
+
+    The evaluation before the first step does not count, because there is nothing yet to be saved. One that is as good
+    as the best so far is not better, and one that is not a number is never.
+    """
+    if config.best is None or state.step == 0:
+        return
+    value, best = metrics[config.best], state.best
+    if best is None and value != value:
+        return
+    if best is None or (value > best.value if config.best in RISE else value < best.value):
+        state.best = Best(state.step, value)
+    elif config.patience is not None and best.waited + 1 >= config.patience:
+        state.best, state.stopped_early = best._replace(waited=best.waited + 1), True
+    else:
+        state.best = best._replace(waited=best.waited + 1)
+
+
+def check_evaluated(config: CheckpointConfig, held_out: Sized | None, source: str) -> None:
+    """Raise ValueError if a best evaluation is asked for and no pair was left to evaluate on."""
+    if config.best is not None and not held_out:
+        raise ValueError(
+            f"checkpoint.best is {config.best}, but no pair of {source} is held out: raise data.eval_fraction, name "
+            "data.eval_path, or leave checkpoint.best out."
+        )
+
+
+def best_lines(state: TrainState, config: CheckpointConfig) -> list[str]:
+    """What is saved at the end, and why the run ended there, for people."""
+    best = state.best
+    if best is None:
+        return []
+    impatient = state.stopped_early and config.patience is not None and best.waited >= config.patience
+    why = [f"stopped after step {state.step}, because {best.waited} evaluations brought no better {config.best}"]
+    saved = f"the model of step {best.step} is saved, which has the best {config.best}: {best.value:.4f}"
+    return [*(why if impatient else []), saved]

@@ -1,0 +1,132 @@
+"""The best evaluation is what is saved, patience ends a run, and a run that is killed comes to the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from iwpo_fast.cli import main
+from iwpo_fast.config import CheckpointConfig, LogConfig, OptimConfig
+from iwpo_fast.training import loop, train
+from iwpo_fast.training.best import best_lines, note_evaluation
+from iwpo_fast.training.checkpoint import Best, TrainState
+
+EVERY = LogConfig(every=2, eval_every=1)
+
+
+def kept(config) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in (Path(config.output_dir) / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def evaluating(monkeypatch):
+    """Have evaluations find these losses, by step."""
+
+    def make(losses: dict[int, float]) -> None:
+        def found(job, state):
+            names = ("eval_rewards/accuracies", "eval_rewards/margins")
+            return {"eval_loss": losses[state.step]} | dict.fromkeys(names, 0.5)
+
+        monkeypatch.setattr(loop, "evaluate", found)
+
+    return make
+
+
+LOSSES = {0: 0.1, 1: 0.7, 2: 0.5, 3: 0.6, 4: 0.6, 5: 0.5, 6: 0.4, 7: 0.3, 8: 0.2}
+
+
+def test_the_model_of_the_best_evaluation_is_saved_and_the_run_ends_when_its_patience_does(
+    config, evaluating, tmp_path, capsys
+) -> None:
+    evaluating(LOSSES)
+    checkpoint = CheckpointConfig(every=None, keep=1, best="eval_loss", patience=3)
+    settings = config(log=EVERY, checkpoint=checkpoint, output_dir=str(tmp_path / "early"))
+    summary = train(settings)
+    assert (summary.steps, summary.after["step"], summary.after["eval_loss"]) == (5, 2, 0.5)
+    assert kept(settings) == [2, 5]  # the newest one, and the best, from which the model can be made again
+    printed = capsys.readouterr().out
+    assert "stopped after step 5, because 3 evaluations brought no better eval_loss" in printed
+    assert "the model of step 2 is saved" in printed
+    two = config(
+        optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=8, epochs=4),
+        checkpoint=CheckpointConfig(every=2, keep=9),
+    )
+    train(two)
+    at_two = load_file(Path(two.output_dir) / "checkpoints/step-00000002/weights.safetensors")
+    saved = load_file(Path(settings.output_dir) / "model/model.safetensors")
+    assert all(at_two[name].equal(saved[name]) for name in saved)
+
+
+def test_a_run_that_ends_in_the_middle_of_its_patience_goes_on_as_if_it_had_not(
+    config, evaluating, tmp_path, monkeypatch
+) -> None:
+    evaluating(LOSSES)
+    checkpoint = CheckpointConfig(every=None, keep=1, best="eval_loss", patience=3)
+    whole = config(log=EVERY, checkpoint=checkpoint, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    part = config(log=EVERY, checkpoint=checkpoint, output_dir=str(tmp_path / "part"))
+    real, calls = loop.train_step, []
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", broken)
+        with pytest.raises(KeyboardInterrupt):
+            train(part)
+    train(part)
+    assert kept(part) == kept(whole) == [2, 5]
+    for path in sorted(Path(whole.output_dir).rglob("*.safetensors")):
+        assert (Path(part.output_dir) / path.relative_to(whole.output_dir)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("eval_loss", [0.5, 0.4, 0.4, 0.6], Best(2, 0.4, 2)),
+        ("eval_rewards/accuracies", [0.5, 0.6, 0.4, 0.6], Best(2, 0.6, 2)),
+        ("eval_rewards/margins", [math.nan, 0.1, math.nan], Best(2, 0.1, 1)),
+    ],
+)
+def test_the_first_of_equals_is_the_best_and_what_is_no_number_is_never(metric, values, best) -> None:
+    state = TrainState()
+    config = CheckpointConfig(best=metric)
+    note_evaluation(state, {metric: 0.0 if metric == "eval_loss" else 1.0}, config)  # before the first step
+    assert state.best is None
+    for state.step, value in enumerate(values, 1):
+        note_evaluation(state, {metric: value}, config)
+    assert state.best == best and not state.stopped_early
+    assert TrainState.of(json.loads(json.dumps(state.record()))) == state
+    assert best_lines(state, config) == [f"the model of step 2 is saved, which has the best {metric}: {best.value:.4f}"]
+
+
+def test_records_of_other_runs_are_as_before() -> None:
+    assert list(TrainState(step=3).record()) == ["step", "pairs", "tokens", "objective"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--checkpoint.patience", "2"], "checkpoint.patience is 2 and checkpoint.best is null"),
+        (["--checkpoint.best", "eval_loss"], "log.eval_every is null, so there is one evaluation"),
+        (
+            ["--checkpoint.best", "eval_loss", "--log.eval_every", "1", "--data.eval_fraction", "0"],
+            "checkpoint.best is eval_loss, but nothing is held out",
+        ),
+        (["--checkpoint.best", "eval_los"], "eval_loss"),
+    ],
+)
+def test_what_cannot_be_the_best_is_one_sentence(config, tmp_path, capsys, flags, sentence) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config())))))
+    assert main(["train", "--config", str(recipe), *flags]) == 2
+    assert sentence in capsys.readouterr().err
