@@ -291,12 +291,17 @@ class LogConfig:
         eval_every: Optimiser steps between evaluations; null evaluates before the first and after the last step.
         trackers: Where metrics go, in addition to `metrics.jsonl`.
         project: Project name for wandb and trackio.
+        samples: Held-out prompts that are answered at every evaluation, in `samples/step-N.jsonl`; the first answer is
+            shown. The most probable token is taken each time.
+        sample_tokens: Tokens of such an answer at most.
     """
 
     every: Annotated[int, POSITIVE] = 10
     eval_every: Annotated[int, POSITIVE] | None = None
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = field(default_factory=list)
     project: str = "iwpo_fast"
+    samples: Annotated[int, NOT_NEGATIVE] = 0
+    sample_tokens: Annotated[int, POSITIVE] = 128
 
 
 @dataclass

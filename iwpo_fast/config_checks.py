@@ -18,7 +18,6 @@ from iwpo_fast.config import (
     EVEN,
     CandidateConfig,
     DataConfig,
-    LogConfig,
     LoraConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -63,7 +62,7 @@ def check_config(config: TrainConfig) -> None:
     _check_optim(config.optim, "optim")
     _check_sharding(config)
     _check_objective(config.objective)
-    _check_log(config.log)
+    _check_log(config)
     _check_best(config)
     _check_plan(config)
     if isinstance(config, RunConfig):
@@ -297,14 +296,14 @@ def _check_preferred_pairs(config: RunConfig) -> None:
 
 def _check_arms(config: RunConfig) -> None:
     """Refuse arms that could not be trained, or would have nothing to be compared with."""
-    arms, data = config.arms, config.data
+    arms = config.arms
     if not arms:
         return
     if len(set(arms)) < len(arms):
         raise ValueError(f"arms names {', '.join(arms)}, one of them twice: name each once.")
     if "dpo" not in arms:
         raise ValueError(f"arms names {', '.join(arms)}, and all are compared with dpo: name dpo too.")
-    if data.eval_path is None and data.eval_split is None and not data.eval_fraction:
+    if _holds_nothing_out(config):
         raise ValueError(
             "arms are compared on held-out pairs, and data.eval_fraction is 0: set it to more, name data.eval_path, or "
             "leave arms out."
@@ -432,17 +431,31 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _check_log(log: LogConfig) -> None:
+def _check_log(config: TrainConfig) -> None:
+    log = config.log
     for name in log.trackers:
         if find_spec(name) is None:
             raise ValueError(f"log.trackers names {name}, which is not installed: pip install {name}.")
     if not {"wandb", "trackio"} & set(log.trackers):
         reason = "log.trackers names neither wandb nor trackio, which alone have one"
         _refuse_unread(log, "log", ["project"], reason, "add one of them")
+    if not log.samples:
+        reason = "log.samples is 0, so no prompt is answered"
+        _refuse_unread(log, "log", ["sample_tokens"], reason, "set log.samples")
+    elif _holds_nothing_out(config):
+        raise ValueError(
+            f"log.samples is {log.samples}, but nothing is held out to answer: set data.eval_fraction to more than 0, "
+            "name data.eval_path, or leave log.samples out."
+        )
+
+
+def _holds_nothing_out(config: TrainConfig) -> bool:
+    data = config.data
+    return data.eval_path is None and data.eval_split is None and not data.eval_fraction
 
 
 def _check_best(config: TrainConfig) -> None:
-    kept, data = config.checkpoint, config.data
+    kept = config.checkpoint
     if kept.best is None:
         reason = "checkpoint.best is null, so no evaluation is better than another"
         _refuse_unread(kept, "checkpoint", ["patience"], reason, "set checkpoint.best")
@@ -453,7 +466,7 @@ def _check_best(config: TrainConfig) -> None:
             "step: set log.eval_every, or leave checkpoint.best out."
         )
     scored = isinstance(config, RunConfig) and Mixture.of(config.objective).reads(Reads.SCORES)
-    if scored or (data.eval_path is None and data.eval_split is None and not data.eval_fraction):
+    if scored or _holds_nothing_out(config):
         why = f"held-out pairs have no scores, which {config.objective.name} reads" if scored else "nothing is held out"
         remedy = "" if scored else "set data.eval_fraction to more than 0, name data.eval_path, or "
         raise ValueError(f"checkpoint.best is {kept.best}, but {why}: {remedy}leave checkpoint.best out.")

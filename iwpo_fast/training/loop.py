@@ -45,6 +45,7 @@ from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
+from iwpo_fast.training.samples import Samples
 from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
 from iwpo_fast.training.summary import TrainSummary, summarise
@@ -118,7 +119,7 @@ def _train(
     state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer, world)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
-    run = Run(job, state, tokenizer, folder.path, callbacks)
+    run = Run(job, state, tokenizer, folder.path, [*_samples(job, folder, ends), *callbacks])
     _optimise(run, folder, optimizer, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
     if state.best is not None:
         load_weights(folder.checkpoints, policy.trainable_parameters(), world)
@@ -201,6 +202,11 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
 def _save(job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
     parameters, keep = job.policy.trainable_parameters(), job.config.checkpoint.keep
     save_checkpoint(folder, state, parameters, optimizer, job.world, keep=keep)
+
+
+def _samples(job: Job, folder: RunFolder, ends: Sequence[int]) -> list[Callback]:
+    log = job.config.log
+    return [Samples(folder.samples, log.samples, log.sample_tokens, ends)] if log.samples else []
 
 
 def _evaluate_if_due(run: Run, reporter: Reporter) -> None:

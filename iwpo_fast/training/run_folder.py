@@ -47,6 +47,7 @@ class RunFolder(OutputFolder):
     summary = Inside("summary.json")
     record = Inside("run.json")
     tracked = Inside("tracked_run.json")
+    samples = Inside("samples")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,11 @@ def kept(config) -> list[int]:
 
 
 @pytest.fixture
-def evaluating(monkeypatch):
+def evaluating(monkeypatch) -> Callable[[dict[int, float]], None]:
     """Have evaluations find these losses, by step."""
 
     def make(losses: dict[int, float]) -> None:
-        def found(job, state):
+        def found(_: object, state: TrainState) -> dict[str, float]:
             names = ("eval_rewards/accuracies", "eval_rewards/margins")
             return {"eval_loss": losses[state.step]} | dict.fromkeys(names, 0.5)
 
@@ -73,7 +74,7 @@ def test_a_run_that_ends_in_the_middle_of_its_patience_goes_on_as_if_it_had_not(
     part = config(log=EVERY, checkpoint=checkpoint, output_dir=str(tmp_path / "part"))
     real, calls = loop.train_step, []
 
-    def broken(*arguments):
+    def broken(*arguments) -> object:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
