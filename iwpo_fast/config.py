@@ -635,6 +635,9 @@ class TrainConfig:
         self_test: Before the first step, check on some pairs that policy and reference agree on every token, and on up
             to 2,000 that reference log-probs in the data are those of the model.
         dry_run: Validate everything and print the plan, but do not train.
+        push_to_hub: Repository of the Hugging Face hub that the saved model is sent to, with its card; null sends
+            nothing anywhere. One that is not there yet is made, and is private. A finished run sends it when it is run
+            again.
         plan: What a dry run estimates.
     """
 
@@ -651,6 +654,7 @@ class TrainConfig:
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False
+    push_to_hub: str | None = None
     plan: PlanConfig = field(default_factory=PlanConfig)
 
 

@@ -31,6 +31,7 @@ from iwpo_fast.config import (
 from iwpo_fast.data import cache_folder
 from iwpo_fast.extras import check_installed
 from iwpo_fast.files import check_folder
+from iwpo_fast.hub import check_push
 from iwpo_fast.limits import check_limits
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
@@ -73,6 +74,8 @@ def check_config(config: TrainConfig) -> None:
         _check_soft_labels(config)
         _check_preferred_pairs(config)
         _check_arms(config)
+    if config.push_to_hub is not None:
+        check_push(config.push_to_hub)
     check_folder("output_dir", Path(config.output_dir))
     check_folder("data.cache_dir", cache_folder(config.data))
 

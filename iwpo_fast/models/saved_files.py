@@ -12,7 +12,10 @@ from iwpo_fast.checksums import Damaged
 from iwpo_fast.files import load_record, save_record
 
 RECORD = "checksums.json"
-"""The hash of every other file, in a folder that we saved."""
+"""The hash of every other file, in a folder that we saved, except of the card."""
+
+CARD = "README.md"
+"""What the model is, for people, who may write more of it."""
 
 WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -93,4 +96,4 @@ def _has_its_length(path: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.name != RECORD]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, CARD)]

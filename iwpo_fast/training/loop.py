@@ -23,10 +23,12 @@ from iwpo_fast.data.clock import clock_at, clock_line
 from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
 from iwpo_fast.finite import backward
+from iwpo_fast.hub import push
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.router import RouterLoss
+from iwpo_fast.models.saved_files import CARD
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
@@ -40,6 +42,7 @@ from iwpo_fast.training.finished import finished
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
+from iwpo_fast.training.model_card import model_card
 from iwpo_fast.training.plan import plan_lines
 from iwpo_fast.training.reference_columns import reference_lines
 from iwpo_fast.training.reporter import Reporter
@@ -90,6 +93,7 @@ def _train(
     mesh = shard_mesh(world, config.shard_over)
     folder = RunFolder.check(config)
     if not config.dry_run and (done := finished(folder, world)) is not None:
+        _push(config, folder, world)
         return done
 
     loss = PreferenceLoss(config.objective)
@@ -126,14 +130,24 @@ def _train(
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
+        summary = summarise(folder, job, state)
         with written_aside(folder.model) as aside:
             policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
-        summarise(folder, job, state).save(folder.summary)
+            (aside / CARD).write_text(model_card(job, summary, rows.source), encoding="utf-8")
+        summary.save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
     world.say(*summary.lines(), *best_lines(state, config.checkpoint))
     run.ended()
+    _push(config, folder, world)
     return summary
+
+
+def _push(config: TrainConfig, folder: RunFolder, world: World) -> None:
+    """Send the model to the hub, if that is asked for."""
+    if config.push_to_hub is not None and world.is_main:
+        world.say(f"the model is at {push(folder.model, config.push_to_hub)}")
+    world.barrier()
 
 
 def _check_agreement(config: TrainConfig, world: World) -> None:

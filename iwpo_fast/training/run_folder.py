@@ -26,6 +26,7 @@ FREE = {
     "shard_over",
     "self_test",
     "dry_run",
+    "push_to_hub",
     "plan",
     "data.cache_dir",
     "data.processes",
@@ -63,7 +64,7 @@ class RunFolder(OutputFolder):
         if folder.is_used:
             folder._read_record()
         if folder.has_progress:
-            folder._refuse_other(_settings(config))
+            folder._refuse_other(settings_of(config))
         return folder
 
     def open(self, config: TrainConfig, inputs: dict[str, str]) -> None:
@@ -92,7 +93,7 @@ class RunFolder(OutputFolder):
     def _write_record(self, config: TrainConfig, inputs: dict[str, str]) -> None:
         threads = torch.get_num_threads()
         versions = {name: version_of(name) for name in ("iwpo-fast", "torch", "transformers", "datasets", "peft")}
-        record = {"settings": _settings(config), "inputs": inputs, "versions": versions, "threads": threads}
+        record = {"settings": settings_of(config), "inputs": inputs, "versions": versions, "threads": threads}
         moment = clock.to_keep()
         save_record(self.record, record | ({"clock": moment} if moment else {}))
 
@@ -134,7 +135,7 @@ class RunFolder(OutputFolder):
             )
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
+def settings_of(config: TrainConfig) -> dict[str, Any]:
     """Everything that the numbers of a run depend on, flat."""
     flat: dict[str, Any] = {}
 

@@ -71,4 +71,5 @@ def _train_config(job: PipelineJob) -> TrainConfig:
         data=replace(job.data(job.folder.weighted), columns=columns, eval_path=held_out),
         model=job.model,
         output_dir=str(job.folder.training),
+        push_to_hub=None,  # `iwpo_fast.pipeline.run` sends the model of the run, and none of its arms
     )

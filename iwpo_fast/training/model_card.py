@@ -1,0 +1,145 @@
+"""The README of a saved model: what was trained, on what, how, and what came of it, without a path of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from iwpo_fast.config import DataConfig, TrainConfig
+from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.paths import expanded
+from iwpo_fast.training.job import Job
+from iwpo_fast.training.run_folder import settings_of
+from iwpo_fast.training.summary import TrainSummary
+from iwpo_fast.versions import version_of
+
+LOADERS = {True: ("peft", "AutoPeftModelForCausalLM"), False: ("transformers", "AutoModelForCausalLM")}
+"""Library and class that load what was saved, by whether it is an adapter."""
+
+PLACES = ("data.path", "model.path")
+"""Settings that have a place of their own in the card."""
+
+
+def model_card(job: Job, summary: TrainSummary, source: str) -> str:
+    """The text of `README.md`; the same run writes the same bytes.
+
+    Args:
+        source: what the training rows were read from.
+    """
+    config, adapter = job.config, job.policy.saves_adapter
+    base, data = _public(config.model.path), Path(source).name
+    library, loader = LOADERS[adapter]
+    what = f"An adapter for `{base}`" if adapter else f"A model trained from `{base}`"
+    versions = [f"{name} {version_of(name)}" for name in ("iwpo-fast", "torch", "transformers", "peft")]
+    load = [f"from {library} import {loader}", "", f'model = {loader}.from_pretrained("PATH")']
+    unusual = yaml.safe_dump(_unusual(config), sort_keys=True).splitlines()
+    lines = [
+        *("---", *yaml.safe_dump(_metadata(config, library), sort_keys=False).splitlines(), "---", ""),
+        *(f"# {Path(config.output_dir).name}", ""),
+        *(f"{what}, by preference pairs of `{data}`, with iwpo-fast.", ""),
+        *(*_table(_facts(job, summary, data)), ""),
+        *_results(summary),
+        *("```python", *load, "```", ""),
+        *("## Settings", "", "Those that are not the defaults:", "", "```yaml", *unusual, "```", ""),
+        ", ".join(versions),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _metadata(config: TrainConfig, library: str) -> dict[str, Any]:
+    """What the hub reads of a card; models and data of this machine are not there."""
+    about: dict[str, Any] = {
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": ["iwpo-fast", "preference-optimization", *_objectives(config)],
+    }
+    if not _is_local(config.model.path):
+        about["base_model"] = config.model.path
+    if _is_hub_id(config.data.path):
+        about["datasets"] = [config.data.path]
+    return about
+
+
+def _facts(job: Job, summary: TrainSummary, data: str) -> list[tuple[str, str]]:
+    config, pairs, weight = job.config, job.pairs, job.pairs.weight
+    name, optim = config.objective.name, config.optim
+    objective = name if isinstance(name, str) else " + ".join(f"{factor:g} {part}" for part, factor in name.items())
+    if job.loss.mixture.uses_reference:
+        beta = config.objective.beta
+        objective += f", beta {'of its own' if beta is None else f'{beta:g}'}"
+    facts = [
+        ("pairs", f"{len(pairs):,} of {data}, {pairs.tokens.sum():,} tokens; {summary.eval_pairs:,} held out"),
+        ("objective", objective),
+        ("steps", f"{summary.steps:,} of {optim.pairs_per_step} pairs, learning rate {optim.lr:g} ({optim.schedule})"),
+    ]
+    if np.ptp(weight):
+        size = weight.sum() ** 2 / (weight**2).sum() / len(weight)
+        facts.append(("weights of pairs", f"{weight.min():.3g} to {weight.max():.3g}, effective size {size:.3f}"))
+    smoothing = pairs.label_smoothing
+    if smoothing is not None:
+        facts.append(
+            ("soft labels", f"a label is taken to be wrong with probability {smoothing.mean():.3g} on average")
+        )
+    return facts
+
+
+def _results(summary: TrainSummary) -> list[str]:
+    """Before and after on the held-out pairs; nothing where there are none."""
+    if not summary.after:
+        return []
+    rows = []
+    for when, metrics in (("before", summary.before), ("after", summary.after)):
+        if metrics:
+            accuracy, pairs = metrics["eval_rewards/accuracies"], summary.eval_pairs
+            _, low, high = preference_accuracy(accuracy * pairs, pairs)
+            rows.append(f"| {when} | {metrics['eval_loss']:.4f} | {accuracy:.3f} ({low:.3f} to {high:.3f}) |")
+    return [
+        f"On {summary.eval_pairs:,} held-out pairs, with 95 % intervals:",
+        "",
+        "| | loss | accuracy |",
+        "|---|--:|--:|",
+        *rows,
+        "",
+    ]
+
+
+def _table(facts: Iterable[tuple[str, str]]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {what} |" for name, what in facts)]
+
+
+def _objectives(config: TrainConfig) -> list[str]:
+    name = config.objective.name
+    names = [name] if isinstance(name, str) else sorted(name)
+    return ["dpo" if each == "sigmoid" else each for each in names]
+
+
+def _unusual(config: TrainConfig) -> dict[str, Any]:
+    """Settings that what was trained depends on and that are not the defaults, by their dotted names."""
+    plain = settings_of(TrainConfig(data=DataConfig(path=""))) | {"model.lora": None}
+    return {
+        name: _public(value)
+        for name, value in settings_of(config).items()
+        if name not in PLACES and plain.get(name) != value
+    } | {"seed": asdict(config)["seed"]}
+
+
+def _public(value: Any) -> Any:
+    """The name alone of what lies on this machine, also in lists and mappings."""
+    if isinstance(value, dict):
+        return {name: _public(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_public(each) for each in value]
+    return Path(value).name if isinstance(value, str) and _is_local(value) else value
+
+
+def _is_local(value: str) -> bool:
+    return value == "tiny" or value.startswith(("/", "~", ".")) or expanded(value).exists()
+
+
+def _is_hub_id(path: object) -> bool:
+    return isinstance(path, str) and path.count("/") == 1 and not _is_local(path) and "*" not in path
