@@ -120,9 +120,6 @@ LATER_SETTINGS = (
 )
 """Settings of the data that came later; records leave them out where they have their defaults."""
 
-LATER: dict[str, Any] = {"checkpoint.dtype": "base", "checkpoint.best": None, "checkpoint.patience": None}
-"""Other settings that came later, with their defaults, where records leave them out."""
-
 
 @dataclass
 class TinyConfig:
@@ -150,12 +147,21 @@ class LoraConfig:
         alpha: The update is scaled by alpha / rank.
         dropout: Dropout on the input of the adapters.
         target_modules: Names of the adapted linear layers; `all-linear` takes all but the LM head.
+        dora: Learn the lengths of a weight's rows apart from their directions, which the update matrices turn (DoRA,
+            arXiv 2402.09353).
+        rslora: Scale the update by alpha / sqrt(rank), so that it does not shrink with the rank (rsLoRA,
+            arXiv 2312.03732).
+        modules_to_save: Names of modules that are trained whole and saved beside the adapter, such as [embed_tokens,
+            lm_head]. Where head and embedding are one matrix, each becomes a copy of its own.
     """
 
     rank: Annotated[int, POSITIVE] = 16
     alpha: Annotated[float, POSITIVE] = 32.0
     dropout: Annotated[float, BELOW_ONE] = 0.0
     target_modules: str | list[str] = "all-linear"
+    dora: bool = False
+    rslora: bool = False
+    modules_to_save: list[str] = field(default_factory=list)
 
 
 @dataclass

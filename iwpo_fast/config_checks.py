@@ -189,6 +189,11 @@ def check_reward_settings(rewards: RewardConfig) -> None:
     if tuning is not None:
         _check_optim(tuning.optim, "rewards.tuning.optim")
         _check_lora(tuning.lora, "rewards.tuning.lora")
+        if tuning.lora.modules_to_save:
+            raise ValueError(
+                f"rewards.tuning.lora.modules_to_save is {tuning.lora.modules_to_save}, but rewards are tuned by "
+                "update matrices alone: leave it out."
+            )
 
 
 def check_weight_settings(weights: WeightConfig) -> None:

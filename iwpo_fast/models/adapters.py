@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import cast
 
 import peft
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
 from iwpo_fast.config import LoraConfig
+from iwpo_fast.models import four_bits
 from iwpo_fast.models.head import decoder_of
 
 
@@ -28,15 +30,39 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.Pef
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
         exclude_modules=_outside(model) if config.target_modules == "all-linear" else None,
+        use_dora=config.dora,
+        use_rslora=config.rslora,
+        modules_to_save=config.modules_to_save or None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return peft.get_peft_model(model, adapter)
+            adapted = peft.get_peft_model(model, adapter)
         except ValueError as error:
             raise ValueError(
                 f"model.lora does not fit {type(model).__name__}: {str(error).splitlines()[0].rstrip('.')}."
             ) from error
+    _settle_saved(adapted, config.modules_to_save)
+    return adapted
+
+
+def _settle_saved(model: peft.PeftModel, names: Sequence[str]) -> None:
+    """Have the modules that are trained whole in float32, as all that is trained.
+
+    Raises:
+        ValueError: there is no such module, or its weights are held in 4 bits.
+    """
+    found = {name: each for name, each in model.named_modules() if isinstance(each, ModulesToSaveWrapper)}
+    for name in names:
+        if not any(re.fullmatch(rf"(.*\.)?{re.escape(name)}", place) for place in found):
+            raise ValueError(f"model.lora.modules_to_save names {name}, and the model has no such module: correct it.")
+    for place, module in found.items():
+        if any(four_bits.scales(parameter) for parameter in module.parameters()):
+            raise ValueError(
+                f"model.lora.modules_to_save names {place}, whose weights model.quantize holds in 4 bits, in which "
+                "nothing is trained: leave one of the two out."
+            )
+        module.modules_to_save.float()
 
 
 def freeze_outside(model: PreTrainedModel) -> None:

@@ -6,10 +6,13 @@ from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from iwpo_kernels import TokenStatistics, linear_token_logps, linear_token_statistics
+
+Head = nn.Linear | LoraLinear | ModulesToSaveWrapper
 
 
 class LMHead:
@@ -20,7 +23,8 @@ class LMHead:
             `probe` compares the result with the model's own logits.
 
     Attributes:
-        module: the head, a linear layer [H → V], perhaps with LoRA on it or tied to the embedding.
+        module: the head, a linear layer [H → V], perhaps with LoRA on it or tied to the embedding, or one of peft's
+            `modules_to_save`, beside which the layer of before is kept.
         decoder: everything before the head, which reads its `last_hidden_state`.
         softcap: bound of the logits (Gemma 2 and 3), or None.
         scale: multiplier of the logits (`logit_scale` of Cohere, 1 / `logits_scaling` of Granite).
@@ -34,16 +38,15 @@ class LMHead:
         logits_scaling = getattr(text, "logits_scaling", None)
         logit_scale = getattr(text, "logit_scale", None)
         scale = 1.0 if logit_scale is None else float(logit_scale)
-        self.module: nn.Linear | LoraLinear = _checked(model.get_output_embeddings(), type(model).__name__)
+        self.module: Head = _checked(model.get_output_embeddings(), type(model).__name__)
         self.decoder: PreTrainedModel = decoder_of(model)
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self.scale = scale if logits_scaling is None else scale / float(logits_scaling)
 
     @property
     def linear(self) -> nn.Linear:
-        """The head without adapters."""
-        module: nn.Module = self.module.get_base_layer() if isinstance(self.module, LoraLinear) else self.module
-        return cast(nn.Linear, module)
+        """The head without adapters; that of `modules_to_save` while the adapter is on, else the one of before."""
+        return _linear_of(self.module)
 
     @property
     def is_adapted(self) -> bool:
@@ -105,7 +108,16 @@ class LMHead:
         }
 
 
-def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
+def _linear_of(head: Head) -> nn.Linear:
+    module: Any = head
+    if isinstance(head, LoraLinear):
+        module = head.get_base_layer()
+    elif isinstance(head, ModulesToSaveWrapper):
+        module = head.original_module if head.disable_adapters else head.modules_to_save[head.active_adapters[0]]
+    return cast(nn.Linear, module)
+
+
+def _checked(head: nn.Module | None, model: str) -> Head:
     if isinstance(head, LoraLinear):
         plain = type(head.base_layer) is nn.Linear and not head.lora_variant and not any(head.lora_bias.values())
         if not plain:
@@ -114,11 +126,13 @@ def _checked(head: nn.Module | None, model: str) -> nn.Linear | LoraLinear:
                 "leave the head out of the adapter's target modules."
             )
         return head
+    if isinstance(head, ModulesToSaveWrapper) and type(head.original_module) is nn.Linear:
+        return head
     if type(head) is not nn.Linear:
         what = "no LM head" if head is None else f"an LM head of type {type(head).__name__}"
         raise ValueError(
             f"{model} has {what}, and its log-probs cannot be computed without logits: "
-            "use a causal language model whose head is a plain linear layer, without modules_to_save on it."
+            "use a causal language model whose head is a plain linear layer."
         )
     return head
 
@@ -138,7 +152,7 @@ def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
     )
 
 
-def _active_adapters(head: nn.Linear | LoraLinear) -> list[str]:
+def _active_adapters(head: Head) -> list[str]:
     if not isinstance(head, LoraLinear) or head.disable_adapters or head.merged:
         return []
     return [name for name in head.active_adapters if name in head.lora_A]

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,8 +28,9 @@ def fingerprint(base: PreTrainedModel) -> str:
     """Hash of configuration, weights, saved buffers and the code that a model brings, adapters apart."""
     digest = hashlib.sha256(_settings(base).encode())
     for name, tensor in (*base.named_parameters(), *saved_buffers(base).items()):
-        if "lora_" not in name:
-            digest.update(f"{name.replace('.base_layer', '')} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if not of_adapter(name):
+            name = name.replace(".base_layer", "").replace(".original_module", "")
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             for part in (full_tensor(tensor.detach()), *four_bits.scales(tensor).values()):
                 digest.update(cast(Any, part.cpu().contiguous().flatten().view(torch.uint8).numpy()))
     digest.update(_own_code(base))
@@ -154,7 +156,12 @@ def saves_adapter(model: Model) -> bool:
 
 
 def _is_saved(model: Model, name: str) -> bool:
-    return "lora_" in name or not saves_adapter(model)
+    return of_adapter(name) or not saves_adapter(model)
+
+
+def of_adapter(name: str) -> bool:
+    """Whether a tensor of this name belongs to an adapter, and not to its base."""
+    return "lora_" in name or ".modules_to_save." in name
 
 
 def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedModel:
@@ -165,12 +172,15 @@ def _merged(model: PeftModel, state: dict[str, Tensor] | None) -> PreTrainedMode
 def merge(model: PeftModel) -> PreTrainedModel:
     """The base with the adapter in its weights, which are those of `model` and change.
 
-    A tied head with LoRA is untied, because the embedding has none.
+    A tied head with LoRA is untied, because the embedding has none, and so is one of which a copy was trained whole, or
+    of whose embedding.
     """
     base: Any = cast(Any, model).get_base_model()
-    head = base.get_output_embeddings()
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     if isinstance(head, LoraLinear) and base.config.tie_word_embeddings:
         head.base_layer.weight = nn.Parameter(cast(Tensor, head.base_layer.weight).detach().clone())
+        base.config.tie_word_embeddings = False
+    if any(isinstance(each, ModulesToSaveWrapper) for each in (head, embedding)):
         base.config.tie_word_embeddings = False
     return cast(Any, model).merge_and_unload()
 

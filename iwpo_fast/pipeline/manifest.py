@@ -15,6 +15,7 @@ from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import clock
 from iwpo_fast.files import link, load_record, save_record
+from iwpo_fast.later_settings import without_later
 from iwpo_fast.paths import expanded
 from iwpo_fast.versions import version_of
 
@@ -145,7 +146,7 @@ def key_of(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -
 
 def sections(config: RunConfig, *names: str) -> dict[str, Any]:
     """Whole sections of the configuration, for the settings of a stage."""
-    settings = asdict(config)
+    settings = without_later(asdict(config))
     del settings["model"]["trust_remote_code"]  # allows a stage to be done, and changes nothing that it does
     return {name: settings[name] for name in names}
 

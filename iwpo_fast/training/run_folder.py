@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import yaml
 
-from iwpo_fast.config import LATER, LATER_SETTINGS, DataConfig, TrainConfig
+from iwpo_fast.config import LATER_SETTINGS, DataConfig, TrainConfig
 from iwpo_fast.data import clock
 from iwpo_fast.files import load_record, save_record, written_aside
+from iwpo_fast.later_settings import LATER
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
 

@@ -1,0 +1,26 @@
+"""Settings that came later: records leave them out where they have their defaults, so that runs of before go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OF_LORA = {"dora": False, "rslora": False, "modules_to_save": []}
+
+LATER: dict[str, Any] = {
+    "checkpoint.dtype": "base",
+    "checkpoint.best": None,
+    "checkpoint.patience": None,
+    **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
+    **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
+}
+"""Their defaults, by dotted names; those of the data stand in `LATER_SETTINGS`."""
+
+
+def without_later(settings: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings without those of `LATER` that have their defaults; what was given stays as it was."""
+    return _without(settings, "")
+
+
+def _without(settings: dict[str, Any], prefix: str) -> dict[str, Any]:
+    kept = {name: v for name, v in settings.items() if f"{prefix}{name}" not in LATER or LATER[f"{prefix}{name}"] != v}
+    return {name: _without(v, f"{prefix}{name}.") if isinstance(v, dict) else v for name, v in kept.items()}
