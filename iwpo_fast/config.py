@@ -171,6 +171,11 @@ class ModelConfig:
     Args:
         path: Local folder, hub id, or `tiny` (see `tiny`).
         lora: Adapter settings; null trains all weights.
+        adapter: Folder of a LoRA adapter on `path`, or of the run that trained it, to start from: what the two are
+            together is the reference. Without `lora` this adapter is trained further and saved; with `lora` it is
+            merged into the model, on which a new one is trained, and the whole is saved.
+        reference: Another model that is the reference, of the same tokens: a folder or hub id. It is held beside the
+            policy for the pass over the data alone.
         quantize: `nf4` holds the frozen linear layers under `lora` in 4 bits (QLoRA), except the LM head. Every process
             holds a whole copy (pip install 'iwpo-fast[qlora]').
         batch_layout: `flat` runs sequences end to end, `padded` pads inside the model wrapper, `auto` takes flat
@@ -194,6 +199,8 @@ class ModelConfig:
 
     path: str = "tiny"
     lora: LoraConfig | None = None
+    adapter: str | None = None
+    reference: str | None = None
     quantize: Literal["none", "nf4"] = "none"
     batch_layout: Literal["auto", "flat", "padded"] = "auto"
     share_prompts: bool | Literal["auto"] = "auto"

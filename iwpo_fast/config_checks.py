@@ -63,6 +63,7 @@ def check_config(config: TrainConfig) -> None:
     _check_optim(config.optim, "optim")
     _check_sharding(config)
     _check_objective(config.objective)
+    _check_reference(config)
     _check_log(config)
     _check_best(config)
     _check_plan(config)
@@ -117,6 +118,11 @@ def _check_candidates(config: RunConfig) -> None:
                 f"candidates.backend is vllm and model.quantize is {config.model.quantize}, and vLLM would draw from "
                 "the model as it is without: set candidates.backend to transformers."
             )
+        if config.model.adapter is not None:
+            raise ValueError(
+                f"candidates.backend is vllm and model.adapter is {config.model.adapter}, and vLLM would draw from the "
+                "model without it: set candidates.backend to transformers."
+            )
 
 
 def check_model_settings(model: ModelConfig) -> None:
@@ -140,6 +146,11 @@ def check_model_settings(model: ModelConfig) -> None:
         )
     if model.quantize != "none":
         _check_quantize(model)
+    if model.adapter is not None and model.path == "tiny":
+        raise ValueError(
+            f"model.adapter is {model.adapter} but the tiny model has new weights, on which no adapter was trained: "
+            "leave it out, or set model.path to the adapter's base."
+        )
     if model.lora is not None:
         _check_lora(model.lora, "model.lora")
 
@@ -377,7 +388,12 @@ def _check_padded(model: ModelConfig) -> None:
 
 
 def _check_quantize(model: ModelConfig) -> None:
-    if model.lora is None:
+    if model.lora is not None and model.adapter is not None:
+        raise ValueError(
+            f"model.quantize is {model.quantize}, into which model.adapter cannot be merged without loss: leave "
+            "model.lora out to train that adapter further, or merge it into the original first (iwpo merge)."
+        )
+    if model.lora is None and model.adapter is None:
         raise ValueError(
             f"model.quantize is {model.quantize} but all weights are trained, and quantised weights cannot be: "
             "set model.lora, or quantize to none."
@@ -414,6 +430,19 @@ def _check_objective(objective: ObjectiveConfig) -> None:
             "alpha, or leave divergence_alpha out."
         )
     Mixture.of(objective)
+
+
+def _check_reference(config: TrainConfig) -> None:
+    given, name = config.model.reference, config.objective.name
+    if given is None:
+        return
+    if not Mixture.of(config.objective).uses_reference:
+        raise ValueError(
+            f"model.reference is {given} and the objective {name} reads no reference: leave model.reference out, or "
+            "choose another objective."
+        )
+    if given == "tiny":
+        raise ValueError("model.reference is tiny, which has random weights: give the folder or the id of a model.")
 
 
 def _check_optim(optim: OptimConfig, name: str) -> None:

@@ -10,6 +10,8 @@ LATER: dict[str, Any] = {
     "checkpoint.dtype": "base",
     "checkpoint.best": None,
     "checkpoint.patience": None,
+    "model.adapter": None,
+    "model.reference": None,
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
 }

@@ -17,7 +17,15 @@ from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.saving import Model
 from iwpo_fast.models.saving import base_of as base_model
 from iwpo_fast.models.sound import check_token_ids
-from iwpo_fast.models.trained import base_of, is_adapter, read_adapter, read_model, read_tokenizer, source_of
+from iwpo_fast.models.trained import (
+    base_of,
+    check_began_with_a_model,
+    is_adapter,
+    read_adapter,
+    read_model,
+    read_tokenizer,
+    source_of,
+)
 from iwpo_fast.terminal import escaped
 from iwpo_fast.world import World
 
@@ -109,6 +117,7 @@ def _other(config: ChatConfig, source: Source) -> Source:
     """The model that `config.compare` names."""
     assert config.compare is not None
     if config.compare == "base":
+        check_began_with_a_model(source)
         return base_of(source)
     return source_of(config.compare, "compare", trust_remote_code=config.trust_remote_code)
 

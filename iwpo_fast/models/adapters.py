@@ -12,9 +12,11 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from iwpo_fast.config import LoraConfig
+from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.head import decoder_of
+from iwpo_fast.models.pretrained import Source, model_location
+from iwpo_fast.models.trained import is_adapter, put_on, source_of
 
 
 def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
@@ -44,6 +46,44 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.Pef
             ) from error
     _settle_saved(adapted, config.modules_to_save)
     return adapted
+
+
+def with_adapter(model: PreTrainedModel, config: ModelConfig) -> peft.PeftModel:
+    """The model with the adapter that it starts from, to be trained further.
+
+    Raises:
+        ValueError: there is no adapter, it is not LoRA, or it does not fit the model.
+    """
+    source = adapter_source(config)
+    kind = peft.PeftConfig.from_pretrained(model_location(source.path)).peft_type
+    if kind != peft.PeftType.LORA:
+        raise ValueError(f"model.adapter {config.adapter} is an adapter of the kind {kind}: give one of LoRA.")
+    adapted = put_on(model, source, config.path, trainable=True)
+    _settle_saved(adapted, ())
+    return adapted
+
+
+def shaped_like(model: PreTrainedModel, config: ModelConfig) -> peft.PeftModel:
+    """The model with an adapter of the shape of the one that it starts from."""
+    settings = peft.PeftConfig.from_pretrained(model_location(adapter_source(config).path))
+    settings.inference_mode = False
+    return cast(peft.PeftModel, peft.get_peft_model(model, settings))
+
+
+def adapter_source(config: ModelConfig) -> Source:
+    """Where the adapter that the model starts from is.
+
+    Raises:
+        ValueError: what is there is no adapter.
+    """
+    assert config.adapter is not None
+    source = source_of(config.adapter, "model.adapter", trust_remote_code=config.trust_remote_code)
+    if not is_adapter(source):
+        raise ValueError(
+            f"model.adapter {config.adapter} is no adapter: give the folder of one, or of its run, and a whole model "
+            "as model.path."
+        )
+    return source
 
 
 def _settle_saved(model: peft.PeftModel, names: Sequence[str]) -> None:

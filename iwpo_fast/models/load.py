@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -18,12 +19,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from iwpo_fast.config import ModelConfig
 from iwpo_fast.config_checks import check_model_settings
 from iwpo_fast.models import four_bits
-from iwpo_fast.models.adapters import freeze_outside, with_lora
+from iwpo_fast.models.adapters import adapter_source, freeze_outside, with_adapter, with_lora
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, take_first, why_not_flat
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.pretrained import Source, model_location, read_pretrained, reason_of
 from iwpo_fast.models.probe import largest_error, tolerance
+from iwpo_fast.models.saving import merge
 from iwpo_fast.models.sharding import shard
 from iwpo_fast.models.sound import check_finite, check_token_ids
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
@@ -63,6 +65,8 @@ def check_on_device(config: ModelConfig, device: torch.device) -> None:
             f"model.compile is true but there is no compiler called {compiler}: install one, name another in the "
             f"environment variable {name}, or leave compile out."
         )
+    if config.adapter is not None:
+        adapter_source(config)
     if config.attention != "auto":
         check_backend(config.attention, device, _compute_dtype(config, device))
 
@@ -114,7 +118,7 @@ def _new_policy(
 ) -> Policy:
     """The policy, to be moved to `device`: it is on the host, except for weights that were quantised there."""
     dtype = _compute_dtype(config, device)
-    frozen_in_half = config.lora is not None and device.type == "cuda"
+    frozen_in_half = (config.lora or config.adapter) is not None and device.type == "cuda"
     options: dict[str, Any] = {"dtype": dtype if frozen_in_half else torch.float32}
     if config.quantize == "nf4":
         options |= four_bits.loading_options(dtype, device)
@@ -124,10 +128,21 @@ def _new_policy(
         model, stored = _load_model(config, options, max_length)
         check_token_ids(tokenizer, model, config.path)
         check_finite(model, config.path)
+    if config.adapter is not None and config.lora is not None:
+        model = merge(with_adapter(model.float(), config)).to(options["dtype"])
+        model.config.name_or_path = ""  # it is nowhere on disk, so the whole of it is saved
     freeze_outside(model)
-    policy = Policy(model if config.lora is None else with_lora(model, config.lora, seed), dtype, max_length)
+    policy = Policy(_adapted(model, config, seed), dtype, max_length)
     policy.stored_dtype = stored
+    policy.continues_adapter = config.adapter is not None and config.lora is None
     return policy
+
+
+def _adapted(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrainedModel | PeftModel:
+    """The model with the adapter that is trained, if any."""
+    if config.lora is not None:
+        return with_lora(model, config.lora, seed)
+    return model if config.adapter is None else with_adapter(model, config)
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
@@ -144,7 +159,8 @@ def _load_model(
     location = model_location(config.path)
     if (Path(location) / "adapter_config.json").exists():
         raise ValueError(
-            f"model.path {config.path} is an adapter: merge it into its base (iwpo merge) and give that folder."
+            f"model.path {config.path} is an adapter: give its base as model.path and this as model.adapter, or merge "
+            "the two (iwpo merge)."
         )
     settings = read_pretrained(AutoConfig, Source.of(config), "model")
     _check_settings(settings, config.path)

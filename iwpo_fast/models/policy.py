@@ -36,6 +36,7 @@ class Policy(nn.Module):
 
     Attributes:
         rope: gives each sequence the rotary frequencies of its own length.
+        continues_adapter: whether its adapter was there before, so that the reference has it too, as it was.
         stored_dtype: type of the weights that the model was read from, as its configuration says; else float32.
         layout: how the model runs a flat batch: `shared` as it is, each prompt once; `flat` repeats prompts, so that
             sequences are separate; `padded` makes a rectangle of them.
@@ -62,6 +63,7 @@ class Policy(nn.Module):
         )
         self.is_compiled = False
         self.stored_dtype = torch.float32
+        self.continues_adapter = False
         self.rope = RopeBySequence(self.head.decoder, max_length)
         self.run_padded("not asked for anything else")
 
@@ -212,11 +214,11 @@ class Policy(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what reference log-probs depend on: the base model's configuration and weights.
+        """Hash of what reference log-probs depend on: configuration and weights of the model before training.
 
         It is that of the weights at its first use, so use it before they are trained. All ranks must use it.
         """
-        return saving.fingerprint(self.causal_lm)
+        return saving.fingerprint(self.causal_lm, with_adapter=self.continues_adapter)
 
     def gathered(self, *, keep: bool) -> dict[str, Tensor] | None:
         """What `save` writes of a sharded policy, on the host; None of one that is not. All ranks must call it.

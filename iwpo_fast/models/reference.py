@@ -228,11 +228,15 @@ def pass_batches(policy: Policy, responses: Responses, tokens_per_batch: int, wo
 
 @contextlib.contextmanager
 def as_reference(policy: Policy) -> Iterator[None]:
-    """Let the policy be its reference while the body runs: evaluation mode, adapter off, no gradients."""
+    """Let the policy be its reference while the body runs: evaluation mode, no gradients, adapter off.
+
+    An adapter that was there before training stays on, so this is for before training then, as where all weights train.
+    """
     was_training = policy.training
     policy.eval()
+    is_base = policy.has_adapter and not policy.continues_adapter
     try:
-        with torch.no_grad(), policy.disable_adapter() if policy.has_adapter else contextlib.nullcontext():
+        with torch.no_grad(), policy.disable_adapter() if is_base else contextlib.nullcontext():
             yield
     finally:
         policy.train(was_training)

@@ -24,11 +24,11 @@ from iwpo_fast.world import full_tensor
 Model = PreTrainedModel | PeftModel
 
 
-def fingerprint(base: PreTrainedModel) -> str:
-    """Hash of configuration, weights, saved buffers and the code that a model brings, adapters apart."""
+def fingerprint(base: PreTrainedModel, *, with_adapter: bool = False) -> str:
+    """Hash of configuration, weights, saved buffers and the code that a model brings, adapters apart unless asked."""
     digest = hashlib.sha256(_settings(base).encode())
     for name, tensor in (*base.named_parameters(), *saved_buffers(base).items()):
-        if not of_adapter(name):
+        if with_adapter or not of_adapter(name):
             name = name.replace(".base_layer", "").replace(".original_module", "")
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             for part in (full_tensor(tensor.detach()), *four_bits.scales(tensor).values()):

@@ -100,22 +100,41 @@ def read_adapter(source: Source, base: Source, dtype: torch.dtype) -> PeftModel:
     Raises:
         ValueError: either cannot be read, or they do not fit.
     """
-    folder = Path(model_location(source.path))
-    check_saved(folder, source.setting, weights=True)
-    model = read_model(base, dtype)
+    check_saved(Path(model_location(source.path)), source.setting, weights=True)
+    return cast(PeftModel, put_on(read_model(base, dtype), source, base.path).eval())
+
+
+def put_on(model: PreTrainedModel, adapter: Source, base: str, *, trainable: bool = False) -> PeftModel:
+    """The adapter on a model that was read from `base`; what is trained of it is float32.
+
+    Raises:
+        ValueError: the adapter is damaged, or does not fit.
+    """
+    folder = Path(model_location(adapter.path))
+    check_saved(folder, adapter.setting, weights=True)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         unread = _names(folder) ^ get_peft_model_state_dict(adapted).keys()
     except (ValueError, RuntimeError, OSError, SafetensorError, TypeError) as error:
-        raise _does_not_fit(source, base, reason_of(error)) from error
+        raise _does_not_fit(adapter, base, reason_of(error)) from error
     if unread:
-        raise _does_not_fit(source, base, f"{min(unread)} is in one of them alone")
-    return cast(PeftModel, adapted.eval())
+        raise _does_not_fit(adapter, base, f"{min(unread)} is in one of them alone")
+    return cast(PeftModel, adapted)
 
 
-def _does_not_fit(source: Source, base: Source, reason: str) -> ValueError:
+def check_began_with_a_model(source: Source) -> None:
+    """Raise ValueError if the run that left a model began from an adapter, so that no folder is what it was before."""
+    adapter = _settings(expanded(source.path)).get("adapter")
+    if adapter is not None:
+        raise ValueError(
+            f"{source.setting} {source.path} began from the adapter {adapter}: merge that one into its base (iwpo "
+            "merge), and name the result."
+        )
+
+
+def _does_not_fit(source: Source, base: str, reason: str) -> ValueError:
     return ValueError(
-        f"the adapter {source.path} does not fit its base {base.path} ({reason}): give the base that it was trained on."
+        f"the adapter {source.path} does not fit its base {base} ({reason}): give the base that it was trained on."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.data import clock
+from iwpo_fast.later_settings import without_later
 from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import Clusters, PairFeatures, RewardScores
@@ -26,7 +27,9 @@ def describe_model(job: PipelineJob) -> dict[str, Any]:
     # A model inside `output_dir` moves with it, and its place must not tell where that is.
     inside = Path(path).is_relative_to(job.folder.path.resolve())
     where = {"path": os.path.relpath(path, folder) if inside else path, "inside": inside}
-    settings = asdict(job.model) | ONLY_TRAINING | where
+    if job.model.adapter is not None:
+        where["adapter"] = model_location(job.model.adapter)
+    settings = without_later({"model": asdict(job.model) | ONLY_TRAINING | where})["model"]
     del settings["tiny"], settings["trust_remote_code"]
     return {"settings": settings} | describe_policy(job.load_policy())
 

@@ -30,6 +30,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
         ValueError: one sentence on what is wrong with configuration, data or folder, and what to do.
     """
     check_config(config)
+    _check_reference(config)
     stages = tuple(stages_of(config))
     names, again = _choose(stages, start, only, force)
     if config.plan.on is not None:
@@ -60,6 +61,14 @@ def _write_page(job: PipelineJob) -> None:
 
         write_page(RunFiles(str(job.folder.path)), job.folder.page)
     job.world.barrier()
+
+
+def _check_reference(config: RunConfig) -> None:
+    if config.model.reference is not None:
+        raise ValueError(
+            f"model.reference is {config.model.reference}, but iwpo run draws, rewards and weighs by the model that it "
+            "trains: leave it out, or give the weighted pairs of a run to iwpo train."
+        )
 
 
 def _choose(

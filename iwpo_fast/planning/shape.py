@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from iwpo_fast.config import LoraConfig, TrainConfig
-from iwpo_fast.models.adapters import with_lora
+from iwpo_fast.models.adapters import shaped_like, with_lora
 from iwpo_fast.models.attention import why_not_flat
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.pretrained import Source, read_pretrained
@@ -44,11 +51,18 @@ def shape_of(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, lor
         else:
             settings, source = _settings(config)
             model = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.model.trust_remote_code)
-        model = cast(Any, model).to(torch.bfloat16 if half and lora is not None else torch.float32)
-        policy = Policy(model if lora is None else with_lora(model, lora, config.seed), _compute_type(half))
+        adapted = lora is not None or config.model.adapter is not None
+        model = cast(Any, model).to(torch.bfloat16 if half and adapted else torch.float32)
+        policy = Policy(_adapted(model, config, lora), _compute_type(half))
     if config.model.batch_layout != "padded" and why_not_flat(policy.causal_lm) is None:
         policy.layout = "shared" if config.model.share_prompts is True else "flat"
     return Shape(policy, source)
+
+
+def _adapted(model: PreTrainedModel, config: TrainConfig, lora: LoraConfig | None) -> PreTrainedModel | PeftModel:
+    if lora is not None:
+        return with_lora(model, lora, config.seed)
+    return model if config.model.adapter is None else shaped_like(model, config.model)
 
 
 def _compute_type(half: bool) -> torch.dtype:

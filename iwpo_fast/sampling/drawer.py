@@ -26,6 +26,7 @@ def backend_of(asked: str, model: ModelConfig, world: World) -> Backend:
     if asked != "auto":
         return "vllm" if asked == "vllm" else "transformers"
     suits = world.device.type == "cuda" and world.size == 1 and model.quantize == "none"
+    suits = suits and model.adapter is None
     return "vllm" if suits and find_spec("vllm") is not None else "transformers"
 
 

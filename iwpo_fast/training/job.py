@@ -30,6 +30,7 @@ class Job:
         pairs: what is trained on, with reference log-probs if the objective reads them.
         held_out: pairs to evaluate on, likewise, or None.
         router: the auxiliary loss of a mixture of experts, where the model asks for it.
+        reference: hash of another model that is the reference, where there is one.
     """
 
     config: TrainConfig
@@ -39,6 +40,7 @@ class Job:
     pairs: Pairs
     held_out: Pairs | None = None
     router: RouterLoss | None = None
+    reference: str | None = None
 
     @property
     def evaluation(self) -> Job | None:

@@ -26,6 +26,7 @@ from iwpo_fast.finite import backward
 from iwpo_fast.hub import push
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
+from iwpo_fast.models.other_reference import load_reference
 from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.saved_files import CARD
@@ -44,7 +45,7 @@ from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.model_card import model_card
 from iwpo_fast.training.plan import plan_lines
-from iwpo_fast.training.reference_columns import reference_lines
+from iwpo_fast.training.reference_columns import reference_lines, refuse_columns
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
@@ -303,13 +304,18 @@ def _tokenised(
     return pairs, ledger
 
 
-def _with_references(job: Job) -> Job:
+def _with_references(job: Job, tokenizer: PreTrainedTokenizerBase) -> Job:
     """With reference log-probs of all pairs, if the objective reads them."""
     if not job.loss.mixture.uses_reference:
         return job
+    other = None
+    if job.config.model.reference is not None:
+        refuse_columns(job)
+        other = load_reference(job.config, tokenizer, job.world)
+        job = replace(job, reference=other.fingerprint)
     reference = partial(
         with_reference,
-        job.policy,
+        other or job.policy,
         world=job.world,
         cache_dir=cache_folder(job.config.data),
         tokens_per_batch=job.config.optim.tokens_per_batch,
@@ -329,13 +335,13 @@ def _preview(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[s
 def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Job:
     """With reference log-probs, and the self-test before and after the pass that they take, unless the run goes on."""
     if folder.has_progress:
-        return _with_references(job)
+        return _with_references(job, tokenizer)
 
     place = _places(job, rows)
     measured = measure(job, place) if job.config.self_test else None
-    job = _with_references(job)
+    job = _with_references(job, tokenizer)
     job.world.say(*reference_lines(job, rows, held_out))
-    if measured is not None and job.pairs.ref_logps is not None:
+    if measured is not None and job.pairs.ref_logps is not None and job.reference is None:
         difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
         job.world.say(
             f"self-test: policy and reference agree to {difference:.1e} nats on {pairs} pairs in "
@@ -358,6 +364,8 @@ def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) ->
     inputs = {"model": job.policy.fingerprint, "training data": job.pairs.fingerprint()}
     if job.held_out is not None:
         inputs["evaluation data"] = job.held_out.fingerprint()
+    if job.reference is not None:
+        inputs["reference"] = job.reference
     if job.world.is_main:
         folder.open(job.config, inputs)
         for path, ledger in ledgers.items():

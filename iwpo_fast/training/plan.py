@@ -39,6 +39,11 @@ def plan_lines(job: Job) -> list[str]:
     if job.router is not None:
         factor = f"{job.router.coefficient:g}"
         extra.append(f"      the router's auxiliary loss is added with the factor {factor}, and logged as aux_loss")
+    if config.model.reference is not None:
+        extra.append(f"      the reference is {config.model.reference}, held beside the policy for its pass alone")
+    if config.model.adapter is not None:
+        becomes = "is trained further" if config.model.lora is None else "is merged into the model before"
+        extra.append(f"      the adapter {config.model.adapter} {becomes}; the reference has it, as it is now")
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
         f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",

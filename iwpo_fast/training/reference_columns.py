@@ -37,6 +37,16 @@ def reference_lines(job: Job, rows: Rows, held_out_rows: Rows | None) -> list[st
     return lines
 
 
+def refuse_columns(job: Job) -> None:
+    """Raise ValueError if the data bring log-probs of one reference, and the configuration names another."""
+    for pairs in filter(None, (job.pairs, job.held_out)):
+        if REFERENCE[0] in pairs.columns:
+            raise ValueError(
+                f"model.reference is {job.config.model.reference}, but the data bring {' and '.join(REFERENCE)}, which "
+                "would take its place: leave one of the two out."
+            )
+
+
 def check_reference_columns(job: Job, rows: Rows) -> str:
     """Run pairs of the job, all of them or `CHECKED` drawn at random, and compare. All ranks call it.
 

@@ -29,7 +29,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """What any pass of the model over tokenised pairs depends on."""
     data = config.data
     tokens = {name: getattr(data, name) for name in (*TOKEN_SETTINGS, "on_prefix_mismatch")}
-    content = [content_of(place) for place in (config.model.path, data.chat_template) if place]
+    content = [content_of(place) for place in (config.model.path, config.model.adapter, data.chat_template) if place]
     return {"tokens": tokens, "content": content} | sections(config, "model", "seed")
 
 
