@@ -190,6 +190,8 @@ class ModelConfig:
         offload_activations: Keep the inputs of the layers in host memory, with `gradient_checkpointing: full` on a GPU.
         compile: Compile the layers with torch.compile, which takes minutes at the beginning of a run. Compiled layers
             recompute their cheap operations anyway, so `gradient_checkpointing` can be `none` or `full`.
+        neftune_alpha: Add noise of up to alpha / sqrt(L d) to every entry of an embedding while training (NEFTune,
+            arXiv 2310.05914), L the tokens of the sequence and d the entries; prompts are then not shared.
         precision: Compute type; `auto` is bf16 on a GPU and fp32 on a CPU. Master weights are fp32 either way.
         revision: Revision of a hub model.
         trust_remote_code: Run code that the model brings in its own folder or repository, of its configuration, its
@@ -208,6 +210,7 @@ class ModelConfig:
     gradient_checkpointing: Literal["none", "selective", "full"] = "none"
     offload_activations: bool = False
     compile: bool = False
+    neftune_alpha: Annotated[float, POSITIVE] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
@@ -589,6 +592,19 @@ class WeightConfig:
 
 
 @dataclass
+class ReferenceSyncConfig:
+    """A reference that follows the policy (TR-DPO, arXiv 2404.09656).
+
+    Args:
+        alpha: Share of the policy in what the reference becomes; the rest is what it was. An adapter takes 1 alone.
+        steps: Optimiser steps between two moves.
+    """
+
+    alpha: Annotated[float, SHARE] = 0.6
+    steps: Annotated[int, POSITIVE] = 512
+
+
+@dataclass
 class DataShapeConfig:
     """What an estimate takes the data to be where they are not here.
 
@@ -636,6 +652,7 @@ class TrainConfig:
         data: Preference pairs.
         model: Policy.
         objective: Loss.
+        reference_sync: A reference that moves with the policy; null leaves it what it was before the first step.
         optim: Optimiser.
         log: Reports.
         checkpoint: Checkpoints.
@@ -657,6 +674,7 @@ class TrainConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    reference_sync: ReferenceSyncConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -144,6 +144,11 @@ def check_model_settings(model: ModelConfig) -> None:
             "model.gradient_checkpointing is selective and model.compile is true, but compiled layers recompute their "
             "cheap operations already: set gradient_checkpointing to none or full, or compile to false."
         )
+    if model.neftune_alpha is not None and model.share_prompts is True:
+        raise ValueError(
+            f"model.neftune_alpha is {model.neftune_alpha} and model.share_prompts is true, but its noise is of each "
+            "sequence alone, the prompt included: set share_prompts to auto or false, or leave neftune_alpha out."
+        )
     if model.quantize != "none":
         _check_quantize(model)
     if model.adapter is not None and model.path == "tiny":
@@ -433,13 +438,23 @@ def _check_objective(objective: ObjectiveConfig) -> None:
 
 
 def _check_reference(config: TrainConfig) -> None:
-    given, name = config.model.reference, config.objective.name
-    if given is None:
-        return
-    if not Mixture.of(config.objective).uses_reference:
+    given, sync, name = config.model.reference, config.reference_sync, config.objective.name
+    settings = {"model.reference": given, "reference_sync": sync and f"{sync.alpha} every {sync.steps} steps"}
+    for setting, value in settings.items() if not Mixture.of(config.objective).uses_reference else ():
+        if value is not None:
+            raise ValueError(
+                f"{setting} is {value} and the objective {name} reads no reference: leave {setting} out, or choose "
+                "another objective."
+            )
+    if sync is not None and given is not None:
         raise ValueError(
-            f"model.reference is {given} and the objective {name} reads no reference: leave model.reference out, or "
-            "choose another objective."
+            f"model.reference is {given} and reference_sync is set, but what moves is the policy as it was at first: "
+            "leave one of the two out."
+        )
+    if sync is not None and sync.alpha != 1 and (config.model.lora or config.model.adapter) is not None:
+        raise ValueError(
+            f"reference_sync.alpha is {sync.alpha} and an adapter is trained, of which the mean of two is not the mean "
+            "of what they do: set reference_sync.alpha to 1, or train all weights."
         )
     if given == "tiny":
         raise ValueError("model.reference is tiny, which has random weights: give the folder or the id of a model.")

@@ -10,8 +10,10 @@ LATER: dict[str, Any] = {
     "checkpoint.dtype": "base",
     "checkpoint.best": None,
     "checkpoint.patience": None,
+    "reference_sync": None,
     "model.adapter": None,
     "model.reference": None,
+    "model.neftune_alpha": None,
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
 }

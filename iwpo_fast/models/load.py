@@ -22,6 +22,7 @@ from iwpo_fast.models import four_bits
 from iwpo_fast.models.adapters import adapter_source, freeze_outside, with_adapter, with_lora
 from iwpo_fast.models.attention import CannotRunFlat, check_backend, take_first, why_not_flat
 from iwpo_fast.models.layers import checkpoint_layer, compile_layer, decoder_layers
+from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.pretrained import Source, model_location, read_pretrained, reason_of
 from iwpo_fast.models.probe import largest_error, tolerance
@@ -133,6 +134,8 @@ def _new_policy(
         model.config.name_or_path = ""  # it is nowhere on disk, so the whole of it is saved
     freeze_outside(model)
     policy = Policy(_adapted(model, config, seed), dtype, max_length)
+    if config.neftune_alpha is not None:
+        policy.noise = EmbeddingNoise(policy.causal_lm.get_input_embeddings(), config.neftune_alpha)
     policy.stored_dtype = stored
     policy.continues_adapter = config.adapter is not None and config.lora is None
     return policy
@@ -309,6 +312,8 @@ def _sharing(config: ModelConfig, device: torch.device, limit: int | None = None
         return [(False, reason)]
     if config.share_prompts != "auto":
         return [(config.share_prompts, "asked for")]
+    if config.neftune_alpha is not None:
+        return [(False, "the noise on embeddings is of each sequence alone")]
     if device.type == "cpu":
         return [(True, "the model can"), (False, "with shared prompts its log-probs would differ")]
     return [(False, f"on {device.type} prompts are shared only where model.share_prompts is true")]

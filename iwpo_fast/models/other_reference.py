@@ -25,6 +25,7 @@ def load_reference(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, worl
     given = config.model.reference
     assert given is not None
     alone = {"lora": None, "adapter": None, "quantize": "none", "offload_activations": False, "revision": None}
+    alone |= {"neftune_alpha": None}
     settings = replace(config.model, path=given, reference=None, gradient_checkpointing="none", **alone)
     try:
         own = load_tokenizer(settings, ())

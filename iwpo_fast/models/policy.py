@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.models import attention, saved_files, saving
 from iwpo_fast.models.head import LMHead
+from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.rope import RopeBySequence
 from iwpo_kernels import TokenStatistics
 
@@ -35,6 +36,7 @@ class Policy(nn.Module):
         max_length: longest sequence to come, in tokens; None where it is not known.
 
     Attributes:
+        noise: of the embeddings while training, if any.
         rope: gives each sequence the rotary frequencies of its own length.
         continues_adapter: whether its adapter was there before, so that the reference has it too, as it was.
         stored_dtype: type of the weights that the model was read from, as its configuration says; else float32.
@@ -64,6 +66,7 @@ class Policy(nn.Module):
         self.is_compiled = False
         self.stored_dtype = torch.float32
         self.continues_adapter = False
+        self.noise: EmbeddingNoise | None = None
         self.rope = RopeBySequence(self.head.decoder, max_length)
         self.run_padded("not asked for anything else")
 
@@ -160,7 +163,7 @@ class Policy(nn.Module):
             input_ids, mask, flat_index = pad(batch)
             # Padding has the last position of its row, so that a row's positions tell its length.
             of_rows = {} if self.rope.limit is None else {"position_ids": mask.cumsum(1) - 1}
-            with self.autocast():
+            with self.autocast(), self._noise_over(batch):
                 output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False, **of_rows)
             return output.last_hidden_state.flatten(0, 1), flat_index
         tables = (batch if batch.tables is not None else self.ready(batch)).tables
@@ -171,9 +174,19 @@ class Policy(nn.Module):
         if not shared:
             tokens, positions = tokens[batch.expand_index], positions[batch.expand_index]
         inputs = {"position_ids": positions[None], "use_cache": False, attention.KWARG: tables}
-        with self.autocast():
+        with self.autocast(), self._noise_over(batch):
             output = self.head.decoder(tokens[None], **inputs)
         return output.last_hidden_state[0], None if shared else batch.compact_index
+
+    def _noise_over(self, batch: FlatBatch) -> AbstractContextManager[None]:
+        """Noise on the embeddings of the batch, laid out as this policy runs it."""
+        if self.noise is None:
+            return nullcontext()
+        lengths = batch.cu_seqlens.diff()
+        if self.layout == "padded":
+            return self.noise.over(lengths[:, None])
+        assert self.layout == "flat", "the noise on a shared prompt would be of no one sequence"
+        return self.noise.over(torch.repeat_interleave(lengths, lengths, output_size=len(batch.expand_index))[None])
 
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in `compute_dtype`."""

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 Settings = dict[str, str | int]
 """What results of a pass depend on, by which they are found in the cache."""
+
+Inside = Callable[[Policy], AbstractContextManager[None]]
 
 
 def with_reference(
@@ -60,7 +63,7 @@ def with_reference(
     values = load_logps(cache_dir, policy, pairs)
     anyone_lacks_them = world.largest(values is None)
     if values is None or anyone_lacks_them:  # then all compute, because they wait for one another
-        values = _compute(policy, pairs, world, tokens_per_batch, workers)
+        values = _compute(policy, pairs, world, tokens_per_batch, workers, as_reference)
         if world.is_main:
             save_logps(cache_dir, policy, pairs, values)
     world.barrier()
@@ -71,6 +74,18 @@ def with_reference(
         of_candidates = _row_sums(Ragged(values["candidates"], candidates.completions.offsets))
         candidates = replace(candidates, ref_logps=of_candidates.astype(np.float32))
     return replace(pairs, ref_logps=sums.astype(np.float32), ref_token_logps=tokens, candidates=candidates)
+
+
+def logps_as_it_is(
+    policy: Policy, pairs: Pairs, world: World, *, tokens_per_batch: int, workers: Workers = "auto"
+) -> tuple[np.ndarray, tuple[Ragged, Ragged]]:
+    """float32 [P, 2] log-probs of the pairs under the policy as it is now, its adapter on, and those of their tokens.
+
+    They are kept nowhere. Arguments as of `with_reference`; all ranks call it.
+    """
+    values = _compute(policy, pairs, world, tokens_per_batch, workers, as_it_is)
+    tokens = Ragged(values["chosen"], pairs.chosen.offsets), Ragged(values["rejected"], pairs.rejected.offsets)
+    return np.stack([_row_sums(part) for part in tokens], axis=1).astype(np.float32), tokens
 
 
 def load_logps(cache_dir: Path, policy: Policy, pairs: Pairs) -> dict[str, np.ndarray] | None:
@@ -163,12 +178,12 @@ def _path(cache_dir: Path, settings: Settings) -> Path:
 
 
 def _compute(
-    policy: Policy, pairs: Pairs, world: World, tokens_per_batch: int, workers: Workers
+    policy: Policy, pairs: Pairs, world: World, tokens_per_batch: int, workers: Workers, inside: Inside
 ) -> dict[str, np.ndarray]:
     responses = Responses.of(pairs)
     values = np.zeros(len(responses.completions.values), np.float32)
     batches = pass_batches(policy, responses, tokens_per_batch, world)[world.rank]
-    with as_reference(policy), response_bar("reference log-probs", sum(map(len, batches)), world) as bar:
+    with inside(policy), response_bar("reference log-probs", sum(map(len, batches)), world) as bar:
         for rows, batch in run_batches(policy, responses, batches, world, workers):
             put_values(values, responses, rows, policy(batch).float().cpu().numpy())
             bar.update(len(rows))
@@ -232,11 +247,18 @@ def as_reference(policy: Policy) -> Iterator[None]:
 
     An adapter that was there before training stays on, so this is for before training then, as where all weights train.
     """
+    is_base = policy.has_adapter and not policy.continues_adapter
+    with as_it_is(policy), policy.disable_adapter() if is_base else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def as_it_is(policy: Policy) -> Iterator[None]:
+    """Evaluation mode and no gradients while the body runs."""
     was_training = policy.training
     policy.eval()
-    is_base = policy.has_adapter and not policy.continues_adapter
     try:
-        with torch.no_grad(), policy.disable_adapter() if is_base else contextlib.nullcontext():
+        with torch.no_grad():
             yield
     finally:
         policy.train(was_training)

@@ -149,7 +149,7 @@ class PipelineJob:
     def new_policy(self, lora: LoraConfig) -> Policy:
         """The whole model with a new adapter, the one of `rewards.tuning`."""
         try:
-            return self._policy(replace(self.model, lora=lora), None)
+            return self._policy(replace(self.model, lora=lora, neftune_alpha=None), None)
         except ValueError as error:
             raise ValueError(str(error).replace("model.lora", "rewards.tuning.lora", 1)) from error
         except torch.OutOfMemoryError as error:

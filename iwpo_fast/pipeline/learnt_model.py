@@ -17,7 +17,7 @@ from iwpo_fast.rewards.feature_reader import describe_policy
 from iwpo_fast.rewards.features import RECIPE
 from iwpo_fast.rewards.reward_model import RewardModel
 
-ONLY_TRAINING = {"gradient_checkpointing": "none", "offload_activations": False}
+ONLY_TRAINING = {"gradient_checkpointing": "none", "offload_activations": False, "neftune_alpha": None}
 """Settings of the model that features do not depend on."""
 
 

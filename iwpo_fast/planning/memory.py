@@ -20,6 +20,9 @@ from iwpo_kernels.linear_token_logps.saving import SAVED_SHARE_OF_MEMORY
 WORKSPACE = 256 << 20
 """Bytes of the LM head's slices of logits, `workspace_mb` of `linear_token_logps`."""
 
+SHARED = ("weights", "gradients", "optimiser", "moving reference")
+"""Parts that GPUs that hold a policy together share out."""
+
 FREE = 0.2
 """Share of a GPU that is left to fragmentation and to the buffers of libraries, as in docs/distributed.md."""
 
@@ -43,6 +46,8 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
         "optimiser": sum(moments_bytes(p, config.optim) for p in _local(policy.trainable_parameters().values())),
         "activations": tokens * kept[config.model.gradient_checkpointing],
     }
+    if config.reference_sync is not None:
+        memory["moving reference"] = trained
     return memory | _copies(policy, is_sharded=policy.is_sharded)
 
 
@@ -108,9 +113,7 @@ def _shared_out(memory: dict[str, int], config: TrainConfig, policy: Policy, sha
         memory["weights"] -= _saved_by_four_bits(policy)
     if shards == 1:
         return memory
-    shared = {
-        name: math.ceil(memory[name] / shards) for name in ("weights", "gradients", "optimiser") if name in memory
-    }
+    shared = {name: math.ceil(memory[name] / shards) for name in SHARED if name in memory}
     memory.pop("weights cast", None)
     return memory | shared | _copies(policy, is_sharded=True)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
+from iwpo_fast.training.moving_reference import MovingReference
 
 
 class Callback(Protocol):
@@ -42,12 +43,14 @@ class Run:
         job: configuration, processes, policy and pairs.
         state: where it stands.
         folder: its `output_dir`.
+        moving: the reference, where it moves.
     """
 
     job: Job
     state: TrainState
     tokenizer: PreTrainedTokenizerBase
     folder: Path
+    moving: MovingReference | None = None
     callbacks: Sequence[Callback] = ()
     _asked_to_stop: bool = field(default=False, init=False, repr=False)
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class TrainState:
 def save_checkpoint(
     folder: RunFolder,
     state: TrainState,
-    parameters: Mapping[str, Parameter],
+    parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     world: World,
     *,
@@ -133,7 +133,7 @@ def _metrics_in(path: Path) -> list[str]:
 
 
 def load_checkpoint(
-    folder: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, world: World
+    folder: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, world: World
 ) -> TrainState:
     """Restore the newest checkpoint in `folder`; a fresh state where there is none. All ranks must call it.
 
@@ -154,7 +154,7 @@ def load_checkpoint(
     with_moments = {key.rpartition("/")[0] for key in moment_shapes}
     for name, parameter in parameters.items():
         if name in with_moments:
-            begin_state(optimizer, parameter)
+            begin_state(optimizer, cast(Parameter, parameter))
     moments = _moments(parameters, optimizer)
     try:
         read_stored(newest, "weights", parameters)
@@ -165,7 +165,7 @@ def load_checkpoint(
     return state
 
 
-def load_weights(folder: Path, parameters: Mapping[str, Parameter], world: World) -> None:
+def load_weights(folder: Path, parameters: Mapping[str, Tensor], world: World) -> None:
     """Give the parameters the weights of the run's model: of its best checkpoint, or else of the newest in `folder`.
 
     All ranks must call it.
@@ -198,7 +198,7 @@ def _checked_record(path: Path, world: World) -> dict[str, Any]:
     return record
 
 
-def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimiser keeps of each parameter, without the shared 8-bit lookup tables."""
     return {
         f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -209,7 +209,7 @@ def _moments(parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimiz
 
 
 def _restore_numbers(
-    parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
 ) -> None:
     """Give the optimiser what it keeps as plain integers, which reading into tensors does not reach."""
     for name, parameter in parameters.items():

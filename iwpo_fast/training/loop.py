@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
@@ -44,6 +45,7 @@ from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.model_card import model_card
+from iwpo_fast.training.moving_reference import MovingReference
 from iwpo_fast.training.plan import plan_lines
 from iwpo_fast.training.reference_columns import reference_lines, refuse_columns
 from iwpo_fast.training.reporter import Reporter
@@ -121,13 +123,15 @@ def _train(
     job = _tested(job, rows, held_out_rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
-    state = load_checkpoint(folder.checkpoints, policy.trainable_parameters(), optimizer, world)
+    sync, parameters = config.reference_sync, policy.trainable_parameters()
+    moving = None if sync is None else MovingReference(sync, parameters)
+    state = load_checkpoint(folder.checkpoints, _kept(parameters, moving), optimizer, world)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
-    run = Run(job, state, tokenizer, folder.path, [*_samples(job, folder, ends), *callbacks])
+    run = Run(job, state, tokenizer, folder.path, moving, [*_samples(job, folder, ends), *callbacks])
     _optimise(run, folder, optimizer, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
     if state.best is not None:
-        load_weights(folder.checkpoints, policy.trainable_parameters(), world)
+        load_weights(folder.checkpoints, parameters, world)
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
@@ -174,14 +178,20 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
     trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
+    if run.moving is not None:
+        run.job = run.moving.resumed(job, state.step)
     run.begun()
     if not world.from_main(world.is_main and has_evaluation(folder.metrics, state.step)):
         _evaluate_if_due(run, reporter)
         if state.best is not None and state.step:  # of a run that was asked to end before this evaluation
-            _save(job, folder, optimizer, state)
-    batches = batches_ahead(job, map(job.rows_of_step, range(state.step, steps)))
+            _save(run, folder, optimizer)
+    batches = _batches_until_it_moves(run, state.step)
     with signals.finishing_steps():
         for step in range(state.step, state.step if state.stopped_early else steps):
+            if run.moving is not None and run.moving.moves_before(step):
+                run.job = run.moving.moved(run.job, step)
+                batches = _batches_until_it_moves(run, step)
+            job = run.job
             reporter.start_clock()
             rows = job.rows_of_step(step)
             rate = set_learning_rate(optimizer, step, steps, config.optim)
@@ -204,7 +214,7 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
                 _evaluate_if_due(run, reporter)
             if saving or state.stopped_early:
                 check_update(job, optimizer, state, place)
-                _save(job, folder, optimizer, state)
+                _save(run, folder, optimizer)
             if stopped_by:
                 reporter.close()
                 world.barrier()  # a rank that ends early would have its launcher end those that still write
@@ -214,9 +224,20 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
     reporter.close()
 
 
-def _save(job: Job, folder: RunFolder, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
-    parameters, keep = job.policy.trainable_parameters(), job.config.checkpoint.keep
-    save_checkpoint(folder, state, parameters, optimizer, job.world, keep=keep)
+def _save(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:
+    kept, keep = _kept(run.job.policy.trainable_parameters(), run.moving), run.job.config.checkpoint.keep
+    save_checkpoint(folder, run.state, kept, optimizer, run.job.world, keep=keep)
+
+
+def _kept(parameters: Mapping[str, Parameter], moving: MovingReference | None) -> Mapping[str, Tensor]:
+    """What checkpoints hold of weights: those that are trained, and those of a reference that moves."""
+    return {**parameters, **({} if moving is None else {f"reference.{n}": w for n, w in moving.weights.items()})}
+
+
+def _batches_until_it_moves(run: Run, step: int) -> Iterator[tuple[MicroBatch, FlatBatch]]:
+    """This rank's micro-batches from `step` on, as far as the reference that they bring is known."""
+    end = run.job.steps if run.moving is None else min(run.moving.until(step), run.job.steps)
+    return batches_ahead(run.job, map(run.job.rows_of_step, range(step, end)))
 
 
 def _samples(job: Job, folder: RunFolder, ends: Sequence[int]) -> list[Callback]:

@@ -30,6 +30,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
         settings["saved as"] = kept.dtype
     if kept.best != plain.best:
         settings["best"] = [kept.best, kept.patience, config.log.eval_every]
+    if config.reference_sync is not None:
+        settings |= sections(config, "reference_sync")
     return settings
 
 
