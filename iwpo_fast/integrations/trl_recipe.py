@@ -13,6 +13,7 @@ import yaml
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.integrations.trl_objective import objective_of
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.training.best import RISE
 
 Settings = dict[str, Any]
 
@@ -62,6 +63,10 @@ SAME = {
     "lora_alpha": "model.lora.alpha",
     "lora_dropout": "model.lora.dropout",
     "lora_target_modules": "model.lora.target_modules",
+    "lora_modules_to_save": "model.lora.modules_to_save",
+    "use_dora": "model.lora.dora",
+    "use_rslora": "model.lora.rslora",
+    "neftune_noise_alpha": "model.neftune_alpha",
     "torch_compile": "model.compile",
 }
 """Settings that mean the same under another name."""
@@ -136,13 +141,14 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     notes: list[str] = []
     settings = {ours: every[theirs] for theirs, ours in SAME.items() if theirs in every and not _is_lora(theirs)}
     settings |= _objective(every) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
+    settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
     unread = sorted(given.keys() - READ)
     notes += [f"{name}: {given[name]} has no counterpart here and is left out" for name in unread]
     return Translated(_in_order(settings), notes)
 
 
 def _is_lora(name: str) -> bool:
-    return name.startswith("lora_")
+    return SAME[name].startswith("model.lora.")
 
 
 def _objective(every: Settings) -> Settings:
@@ -212,6 +218,52 @@ def _model(every: Settings, notes: list[str]) -> Settings:
     return found
 
 
+def _moving(every: Settings, notes: list[str]) -> Settings:
+    """A reference that moves; with an adapter TRL has none."""
+    if not every.get("sync_ref_model"):
+        return {}
+    alpha, steps = every.get("ref_model_mixup_alpha", 0.6), every.get("ref_model_sync_steps", 512)
+    if every.get("use_peft") and alpha != 1:
+        notes.append(
+            f"ref_model_mixup_alpha: {alpha} becomes 1, because an adapter is trained, of which the mean of two is not "
+            "the mean of what they do"
+        )
+        alpha = 1.0
+    return {"reference_sync.alpha": alpha, "reference_sync.steps": steps}
+
+
+def _best(every: Settings, settings: Settings, notes: list[str]) -> Settings:
+    """The checkpoint that is saved; TRL's metrics have `eval_` before them or not."""
+    if not every.get("load_best_model_at_end"):
+        return {}
+    metric = every.get("metric_for_best_model", "loss")
+    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+    if metric not in ("eval_loss", *RISE):
+        notes.append(f"metric_for_best_model: {metric} has no counterpart here: eval_loss stands in its place")
+        metric = "eval_loss"
+    if every.get("greater_is_better") not in (None, metric in RISE):
+        notes.append(
+            f"greater_is_better: {every['greater_is_better']} is not kept, because {metric} says which is better"
+        )
+    if "log.eval_every" not in settings:
+        notes.append("load_best_model_at_end: true needs evaluations: set log.eval_every and checkpoint.best")
+        return {}
+    return {"checkpoint.best": metric}
+
+
+def _hub(every: Settings, notes: list[str]) -> Settings:
+    """Where the model is sent; a token stays in the recipe that it is in."""
+    if "hub_token" in every:
+        notes.append("hub_token is not kept: run hf auth login")
+    if not every.get("push_to_hub"):
+        return {}
+    if every.get("hub_private_repo") is False:
+        notes.append("hub_private_repo: false is not kept: a repository that is made is private, until you change it")
+    if every.get("hub_strategy", "end") != "end":
+        notes.append(f"hub_strategy: {every['hub_strategy']} is not kept: the model is sent once, when it is trained")
+    return {"push_to_hub": every.get("hub_model_id") or Path(every.get("output_dir", "trained")).name}
+
+
 def _data(every: Settings, notes: list[str]) -> Settings:
     found: Settings = {"data.truncation": TRUNCATIONS[every["truncation_mode"]]}
     if every["truncation_mode"] == "keep_end":
@@ -235,7 +287,8 @@ def _one_of(known: Mapping[str, str], name: str, every: Settings, instead: str, 
 
 def _in_order(settings: Settings) -> Settings:
     """By group, in the order of the configuration."""
-    groups = ("data", "model", "objective", "optim", "log", "checkpoint", "output_dir", "seed")
+    parts = ("data", "model", "objective", "reference_sync", "optim", "log", "checkpoint")
+    groups = (*parts, "output_dir", "seed", "push_to_hub")
     return dict(sorted(settings.items(), key=lambda item: groups.index(item[0].split(".")[0])))
 
 
@@ -245,6 +298,9 @@ READ: set[str] = {
     *NEEDLESS,
     *("max_steps", "optim", "eval_steps", "report_to", "fp16", "activation_offloading", "load_in_4bit"),
     "dataset_test_split",
+    *("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token"),
 }
 
 

@@ -68,6 +68,26 @@ def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out()
         ({"bf16": False}, {"model.precision": "fp32"}),
         ({"activation_checkpointing": False}, {"model.gradient_checkpointing": "none"}),
         ({"use_peft": True, "load_in_4bit": True}, {"model.quantize": "nf4", "model.lora.rank": 16}),
+        (
+            {"use_peft": True, "use_dora": True, "use_rslora": True, "lora_modules_to_save": ["lm_head"]},
+            {"model.lora.dora": True, "model.lora.rslora": True, "model.lora.modules_to_save": ["lm_head"]},
+        ),
+        ({"neftune_noise_alpha": 5}, {"model.neftune_alpha": 5}),
+        ({"sync_ref_model": True}, {"reference_sync.alpha": 0.6, "reference_sync.steps": 512}),
+        (
+            {"sync_ref_model": True, "ref_model_mixup_alpha": 1.0, "ref_model_sync_steps": 9},
+            {"reference_sync.alpha": 1.0, "reference_sync.steps": 9},
+        ),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 7},
+            {"checkpoint.best": "eval_loss", "log.eval_every": 7},
+        ),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "metric_for_best_model": "rewards/accuracies"},
+            {"checkpoint.best": "eval_rewards/accuracies"},
+        ),
+        ({"push_to_hub": True, "output_dir": "runs/mine"}, {"push_to_hub": "mine"}),
+        ({"push_to_hub": True, "hub_model_id": "me/mine"}, {"push_to_hub": "me/mine"}),
     ],
     ids=str,
 )
@@ -79,7 +99,11 @@ def test_settings_of_another_form_become_ours(theirs, ours) -> None:
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
-        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha: 5 has no counterpart here"),
+        ({"eval_delay": 5}, "eval_delay: 5 has no counterpart here"),
+        ({"sync_ref_model": True, "use_peft": True}, "ref_model_mixup_alpha: 0.6 becomes 1"),
+        ({"load_best_model_at_end": True}, "true needs evaluations: set log.eval_every"),
+        ({"push_to_hub": True, "hub_private_repo": False}, "a repository that is made is private"),
+        ({"push_to_hub": True, "hub_strategy": "every_save"}, "the model is sent once"),
         ({"optim": "lion_32bit"}, "optim: lion_32bit has no counterpart here: adamw stands in its place"),
         ({"warmup_steps": 100}, "warmup_steps: 100 is a number of steps"),
         ({"truncation_mode": "keep_end"}, "cuts prompt and completion alike from the left"),
@@ -89,6 +113,11 @@ def test_settings_of_another_form_become_ours(theirs, ours) -> None:
 )
 def test_what_cannot_be_kept_is_said(theirs, said) -> None:
     assert any(said in note for note in translated(theirs, processes=2).notes)
+
+
+def test_a_token_is_neither_kept_nor_printed() -> None:
+    found = translated({"hub_token": "hf_secret"})
+    assert "hf_secret" not in found.yaml() and "hub_token is not kept" in found.yaml()
 
 
 def test_the_defaults_and_the_names_are_those_of_trl() -> None:
