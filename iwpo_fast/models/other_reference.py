@@ -24,9 +24,18 @@ def load_reference(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, worl
     """
     given = config.model.reference
     assert given is not None
-    alone = {"lora": None, "adapter": None, "quantize": "none", "offload_activations": False, "revision": None}
-    alone |= {"neftune_alpha": None}
-    settings = replace(config.model, path=given, reference=None, gradient_checkpointing="none", **alone)
+    settings = replace(
+        config.model,
+        path=given,
+        revision=None,
+        lora=None,
+        adapter=None,
+        reference=None,
+        quantize="none",
+        gradient_checkpointing="none",
+        offload_activations=False,
+        neftune_alpha=None,
+    )
     try:
         own = load_tokenizer(settings, ())
         if own.get_vocab() != tokenizer.get_vocab():

@@ -24,15 +24,19 @@ class Callback(Protocol):
 
     def on_begin(self, run: Run) -> None:
         """Before the first evaluation; `run.state.step` is more than 0 where a run goes on."""
+        return
 
     def on_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         """After every step that has a line in `metrics.jsonl` (`log.every`), with that line."""
+        return
 
     def on_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
         """After every evaluation on the held-out pairs, with its line; the policy is in evaluation mode."""
+        return
 
     def on_end(self, run: Run) -> None:
         """When the model is saved, in `run.folder / "model"`."""
+        return
 
 
 @dataclass

@@ -150,7 +150,9 @@ def _train(
 
 def _push(config: TrainConfig, folder: RunFolder, world: World) -> None:
     """Send the model to the hub, if that is asked for."""
-    if config.push_to_hub is not None and world.is_main:
+    if config.push_to_hub is None:
+        return
+    if world.is_main:
         world.say(f"the model is at {push(folder.model, config.push_to_hub)}")
     world.barrier()
 
@@ -183,7 +185,8 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
     run.begun()
     if not world.from_main(world.is_main and has_evaluation(folder.metrics, state.step)):
         _evaluate_if_due(run, reporter)
-        if state.best is not None and state.step:  # of a run that was asked to end before this evaluation
+        if state.best is not None and state.step and _evaluation_due(job, state):
+            # The run was asked to end before this evaluation, and its checkpoint does not know of it.
             _save(run, folder, optimizer)
     batches = _batches_until_it_moves(run, state.step)
     with signals.finishing_steps():
