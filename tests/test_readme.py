@@ -12,7 +12,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 @pytest.mark.parametrize("name", ["docs/start.md", "docs/iwpo.md", "docs/python.md"])
 def test_the_example_prints_what_its_last_comment_says(name, capsys) -> None:
-    (example,) = _examples(name)
+    example, *_ = _examples(name)  # others on a page need what may not be installed
     exec(compile(example, name, "exec"), {})
     said = re.findall(r"print\(.*\)  # ([^,\n]*)", example)
     assert said and capsys.readouterr().out.splitlines()[-len(said) :] == said
