@@ -520,8 +520,9 @@ class WeightConfig:
             is plain DPO. What each was worth: docs/iwpo.md.
         method: `irpss` weighs pairs by importance; `none` gives every pair weight 1, and by itself leaves labels alone.
             With the form `cautious`, `auto` is `irpss` where any setting is given that weights read, such as `tau`.
-        tau: Temperature of the target policy, reference * exp(reward / tau); `ess` takes the smallest that keeps the
-            effective sample size of every large cluster above `ess_target`.
+        tau: Temperature of the target policy, reference * exp(reward / tau), for weights and for `preferred_pairs`;
+            `ess` takes the smallest that keeps the effective sample size of every large cluster above `ess_target`, and
+            1 for `preferred_pairs`.
         gamma: Sharpness of the probability that the chosen completion is the better one; 0 leaves it out. It needs a
             number for `tau` or `ess_target`.
         ess_target: Effective sample size, as a fraction of the pairs, for `tau: ess`. `noise` takes it from how far the

@@ -223,7 +223,9 @@ def check_weight_settings(weights: WeightConfig) -> None:
         )
     setting = "weights.method" if other is None else "weights.experimental.method"
     by_form = f" by weights.form {weights.form}" if other is None and weights.method == "auto" else ""
-    unread = sorted(set().union(*READ_BY.values()) - READ_BY[formula])
+    # The draws read a number for the temperature, whatever weighs pairs (`preferred.target_temperature`).
+    of_draws = {"tau"} if weights.resolved().preferred_pairs and not isinstance(weights.tau, str) else set[str]()
+    unread = sorted(set().union(*READ_BY.values()) - READ_BY[formula] - of_draws)
     reason = f"{setting} is {formula}{by_form}, which does not read it"
     _refuse_unread(weights, "weights", unread, reason, "choose another method")
     if formula == "irpss":

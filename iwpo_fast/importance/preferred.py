@@ -72,7 +72,7 @@ class Preferred(NamedTuple):
 
     Attributes:
         pairs: D pairs of weight above 0.
-        weight: float64 [D] in (0, 1], of each pair.
+        weight: float64 [D] above 0, of each pair: the reliability of its cluster, and what else it was multiplied by.
         q: float64 [C], importance of each candidate; sums to 1 over each prompt.
         reward: float64 [C], r̃, rewards in log-odds with the evidence of the labels.
         tau: temperature of the target.
@@ -83,6 +83,12 @@ class Preferred(NamedTuple):
     q: Float64s
     reward: Float64s
     tau: float
+
+    def times(self, factor: Float64s) -> Preferred:
+        """With the weight of each pair multiplied by a factor [D], without the pairs that it leaves at 0."""
+        weight = self.weight * factor
+        kept = np.flatnonzero(weight > 0)
+        return self._replace(pairs=self.pairs.take(kept), weight=weight[kept])
 
 
 def draw_preferred(
@@ -109,9 +115,8 @@ def draw_preferred(
     cluster = np.zeros(int(table.prompt_of.max()) + 1, dtype=np.int64)
     cluster[table.prompt] = rewards.cluster
     reliability = rewards.trust if rewards.reliability is None else rewards.reliability
-    weight = reliability[cluster[table.prompt_of[pairs.chosen]]]
-    kept = np.flatnonzero(weight > 0)
-    return Preferred(pairs.take(kept), weight[kept], q, reward, tau)
+    drawn = Preferred(pairs, np.ones(len(pairs.chosen)), q, reward, tau)
+    return drawn.times(reliability[cluster[table.prompt_of[pairs.chosen]]])
 
 
 def target_temperature(settings: WeightConfig) -> float:

@@ -105,6 +105,16 @@ def proposal_of(pairs: Pairs, responses: Responses, correction: float) -> Propos
     return Proposal(of_data + np.bincount(response, draws, minlength=len(responses)), log_mass)
 
 
+def weight_of_prompts(pairs: Pairs, table: PairTable) -> np.ndarray:
+    """float64 [M]: mean of the weights that the data give to the labelled pairs of each prompt, 1 where they give none.
+
+    So a prompt that the data leave out, by a weight of 0, is not brought back by pairs that are drawn for it.
+    """
+    prompts = int(table.prompt_of.max()) + 1
+    total = np.bincount(table.prompt, pairs.weight, prompts)
+    return total / np.maximum(np.bincount(table.prompt, minlength=prompts), 1)
+
+
 def with_preferred(rows: Rows, pairs: Pairs, preferred: Preferred, texts: ResponseTexts) -> Rows:
     """The rows of the labelled pairs, and behind them those of the drawn ones, without candidates."""
     drawn = preferred.pairs

@@ -11,7 +11,8 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from scipy.stats import chisquare
 
 from iwpo_fast.config import WeightConfig
-from iwpo_fast.importance import Candidates, PairRewards
+from iwpo_fast.config_checks import check_weight_settings
+from iwpo_fast.importance import Candidates, PairRewards, pair_weights
 from iwpo_fast.importance.labels import LARGEST_VARIANCE, gap_variance, label_shift
 from iwpo_fast.importance.posterior import candidate_importance
 from iwpo_fast.importance.preferred import (
@@ -152,6 +153,28 @@ def test_rewards_that_know_nothing_anywhere_draw_nothing() -> None:
     rewards, table = world(0)
     nothing = made(replace(rewards, reliability=np.zeros(3)), table)
     assert len(nothing.weight) == len(nothing.pairs.chosen) == 0
+
+
+def test_a_factor_multiplies_weights_and_leaves_out_the_pairs_that_it_makes_0() -> None:
+    preferred = made(*world(0))
+    factor = np.where(np.arange(len(preferred.weight)) % 3, 0.5, 0.0)
+    times = preferred.times(factor)
+    assert 0 < len(times.weight) < len(preferred.weight)
+    np.testing.assert_array_equal(times.weight, 0.5 * preferred.weight[factor > 0])
+    for before, after in zip(preferred.pairs, times.pairs, strict=True):
+        np.testing.assert_array_equal(after, before[factor > 0])
+    assert times.q is preferred.q and times.reward is preferred.reward
+
+
+def test_a_temperature_is_that_of_the_draws_where_nothing_else_reads_it() -> None:
+    alone = WeightConfig(form="off", soft_labels="posterior", preferred_pairs=2, tau=0.5)
+    rewards, table = world(1)
+    check_weight_settings(alone)
+    assert np.all(pair_weights(rewards, alone, seed=0).weight == 1)
+    assert draw_preferred(rewards, table, once(table), 2, alone, seed=0).tau == 0.5
+    for nobody in (replace(alone, preferred_pairs=0), replace(alone, tau="ess")):
+        with pytest.raises(ValueError, match=r"^weights\.tau is .*, which does not read it: leave weights\.tau out"):
+            check_weight_settings(nobody)
 
 
 def test_importance_is_of_rewards_with_the_evidence_of_labels_and_at_the_number_tau_or_one() -> None:

@@ -308,6 +308,16 @@ def test_prompts_may_have_any_number_of_candidates(place) -> None:
     assert len(counts) == len(read_jsonl("run/prepared/train.jsonl")) and set(counts.values()) == {2}
 
 
+def test_the_weight_that_the_data_give_a_prompt_is_that_of_its_drawn_pairs_too(place) -> None:
+    given = {row["prompt"]: i % 3 for i, row in enumerate(rows_of_four())}
+    write_jsonl(DATA, [row | {"weight": given[row["prompt"]]} for row in rows_of_four()])
+    stages_done(of_data())
+    reliability = load_file("run/rewards/rewards.safetensors")["reliability"]
+    rows = drawn_rows()
+    assert {given[row["prompt"]] for row in rows} == {1, 2}
+    assert all(row["weight"] == given[row["prompt"]] * reliability[row["cluster"]] for row in rows)
+
+
 def test_labels_of_the_objective_stay_where_drawn_pairs_bring_a_column(four) -> None:
     settings = of_data(objective=ObjectiveConfig(label_smoothing=0.1))
     settings.weights = WeightConfig(preferred_pairs=1)

@@ -11,7 +11,8 @@ from scipy.special import logsumexp
 from iwpo_fast.data.pairs import CandidateTokens, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.pipeline.preferred import proposal_of
+from iwpo_fast.pipeline.preferred import proposal_of, weight_of_prompts
+from iwpo_fast.rewards import PairTable
 
 NAN = float("nan")
 # Two prompts of a pair each; to the first also [5], drawn three times, and [1], which is chosen and was drawn twice;
@@ -44,6 +45,14 @@ def test_a_response_counts_as_often_as_it_was_drawn_and_once_for_the_data(kappa)
     assert found.log_mass[DRAWN] == pytest.approx(np.log(3) - 2 * kappa, rel=1e-12)
     assert found.log_mass[CHOSEN] == pytest.approx(logsumexp([0.0, np.log(2) + kappa]), rel=1e-12)
     assert np.all(found.log_mass[[TWICE, ONCE, RESPONSES.rejected[0]]] == 0)
+
+
+def test_a_prompt_weighs_the_mean_of_what_the_data_give_its_pairs() -> None:
+    rows = np.array([0, 0, 1])
+    table = PairTable(np.array([1, 1, 0]), np.array([0, 0, 3]), np.array([1, 2, 4]), np.array([1, 1, 1, 0, 0]))
+    weighted = replace(PAIRS.take(rows), weight=np.array([0.0, 3.0, 0.25]))
+    assert weight_of_prompts(weighted, table).tolist() == [0.25, 1.5]
+    assert weight_of_prompts(PAIRS.take(rows), table).tolist() == [1, 1]
 
 
 def test_data_alone_count_once_each() -> None:

@@ -29,7 +29,7 @@ from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.origin import origin_of, save_lines
-from iwpo_fast.pipeline.preferred import check_preferred, draws_for, proposal_of, with_preferred
+from iwpo_fast.pipeline.preferred import check_preferred, draws_for, proposal_of, weight_of_prompts, with_preferred
 from iwpo_fast.pipeline.response_texts import ResponseTexts, response_texts
 from iwpo_fast.pipeline.rows_file import write_rows
 
@@ -93,6 +93,7 @@ def _draw(job: PipelineJob, rewards: PairRewards, asked: WeightConfig) -> Drawn 
     responses = Responses.of(pairs)
     proposal = proposal_of(pairs, responses, asked.proposal_correction)
     preferred = draw_preferred(rewards, table, proposal, draws, asked, seed=job.config.seed)
+    preferred = preferred.times(weight_of_prompts(pairs, table)[table.prompt_of[preferred.pairs.chosen]])
     if not len(preferred.weight):
         print("no preferred pairs: the rewards of no cluster say anything of its labels")
         return None
