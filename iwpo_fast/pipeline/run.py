@@ -34,14 +34,14 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     stages = tuple(stages_of(config))
     names, again = _choose(stages, start, only, force)
     if config.plan.on is not None:
-        World.start("cpu").say(*estimate_lines(config, names))
+        World.start("cpu").say(weights_line(config.weights), *estimate_lines(config, names))
         return
     job = join(config)
     manifest = Manifest(job.folder.manifest)
     if only is not None:
         _check_before(only, config, job.folder, manifest)
     with clock_at(manifest.clock), threads_of_run(manifest.threads) as other_threads:
-        job.world.say(*filter(None, [other_threads, trust_line(config.model), _weights_line(config.weights)]))
+        job.world.say(*filter(None, [other_threads, trust_line(config.model), weights_line(config.weights)]))
         go_through(names, again, job, manifest)
         if only is None:
             run_arms(job, manifest, again)
@@ -106,11 +106,14 @@ def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest
             )
 
 
-def _weights_line(weights: WeightConfig) -> str:
-    """What the form of the weights sets."""
+def weights_line(weights: WeightConfig) -> str:
+    """What the form of the weights sets, or a setting in its place, as far as something reads it."""
     settings = weights.resolved()
-    names = list(FORMS[weights.form])
+    values = {name: getattr(settings, name) for name in FORMS[weights.form]} | {"method": settings.formula}
+    if settings.formula != "irpss":
+        del values["gamma"], values["ess_target"]
+        if not settings.preferred_pairs or settings.tau == "ess":
+            del values["tau"]
     if settings.soft_labels == "posterior" or settings.preferred_pairs:
-        names.append("relative_variance")
-    values = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
-    return f"weights, form {weights.form}: {values}"
+        values["relative_variance"] = settings.relative_variance
+    return f"weights, form {weights.form}: " + ", ".join(f"{name} {value}" for name, value in values.items())

@@ -12,10 +12,11 @@ from pipeline_cases import DATA, stages_done, toy_config, toy_rows, write_jsonl
 from transformers import LlamaConfig
 
 from iwpo_fast.cli import main
-from iwpo_fast.config import ClusterConfig, LoraConfig, OptimConfig, RewardConfig, TuningConfig
+from iwpo_fast.config import ClusterConfig, LoraConfig, OptimConfig, RewardConfig, TuningConfig, WeightConfig
 from iwpo_fast.pipeline import job as job_module
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.run import weights_line
 from iwpo_fast.world import World
 
 REFUSED = [
@@ -105,3 +106,25 @@ def test_a_model_that_one_device_cannot_hold_for_tuning_is_one_sentence(place, m
     job = PipelineJob(toy_config(), PipelineFolder(Path("run")), World(0, 2, torch.device("cpu")))
     with pytest.raises(ValueError, match=r"^rewards\.tuning needs the whole model on one device.*set rewards\.tuning"):
         job.new_policy(LoraConfig())
+
+
+DOUBT = "relative_variance 1.0"
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (WeightConfig(), f"form cautious: method none, soft_labels posterior, preferred_pairs 1, {DOUBT}"),
+        (
+            WeightConfig(form="strong"),
+            "form strong: method irpss, tau 2.0, gamma 2.0, ess_target noise, soft_labels 0.75, preferred_pairs 0",
+        ),
+        (WeightConfig(form="off"), "form off: method none, soft_labels 0.0, preferred_pairs 0"),
+        (
+            WeightConfig(form="off", preferred_pairs=2, tau=0.5),
+            f"form off: method none, tau 0.5, soft_labels 0.0, preferred_pairs 2, {DOUBT}",
+        ),
+    ],
+)
+def test_what_the_form_of_the_weights_sets_is_said_and_nothing_that_is_not_read(weights, said) -> None:
+    assert weights_line(weights) == f"weights, {said}"

@@ -69,6 +69,7 @@ def test_the_recipe_is_planned_from_what_it_says_itself(capsys: pytest.CaptureFi
     flags = ["--dry_run", "true", "--plan.on", "h100", "--plan.gpus", "8"]
     assert main(["run", "--config", str(RECIPE), *flags]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("weights, form cautious: method none, soft_labels posterior, preferred_pairs 1, ")
     assert "data: assumed, from plan.data (openbmb/UltraFeedback is not here): 62,688 prompts of 200 tokens" in said
     assert "assumed, from plan.model: 7,241,732,096 parameters, 7,241,732,096 of them trained; shared batches" in said
     # Each prompt runs once with its four responses; held-out ones with two.
