@@ -38,6 +38,19 @@ CONFIG: dict[str, type] = {
     "recipes": RecipesConfig,
     "demo": DemoConfig,
 }
+HELP = {
+    "preview": "look at pairs as they would be trained on",
+    "train": "train on preference pairs",
+    "run": "the whole job: rewards, importance weights, training",
+    "score": "score completions with the reward model of a run",
+    "evaluate": "evaluate a model on pairs and benchmarks",
+    "report": "write what a run has done as one page",
+    "chat": "talk with a model, beside the one it was",
+    "merge": "merge an adapter into its base",
+    "doctor": "what is installed, what would run, and why",
+    "recipes": "list or copy the recipes of the package",
+    "demo": "run the whole job on a built-in example",
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "train": {"from_trl": str | None},
     "run": {"from": str | None, "only": str | None, "force": bool, "baseline": bool},
@@ -52,8 +65,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     Raises:
         ValueError: one sentence on what is wrong with the arguments.
     """
-    parser = make_parser()
     command, *words = arguments or [""]
+    parser = make_parser(command if command in CONFIG else None)
     if command in CONFIG:
         words = written_out(command, words, _hints_of(command))
     try:
@@ -74,7 +87,11 @@ def _hints_of(command: str) -> dict[str, Any]:
     return hints_of(CONFIG[command]) | OPTIONS.get(command, {})
 
 
-def make_parser() -> ArgumentParser:
+def make_parser(only: str | None = None) -> ArgumentParser:
+    """The parser of all commands; if `only` names one, the others are known by name alone.
+
+    To make the parser of a command takes a twentieth of a second, because every field of its configuration is read.
+    """
     parser = ArgumentParser(
         prog="iwpo",
         description="Importance-weighted preference optimisation of language models.",
@@ -85,49 +102,40 @@ def make_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True)
-    commands.add_subcommand("preview", _preview_parser(), help="look at pairs as they would be trained on")
-    commands.add_subcommand("train", _train_parser(), help="train on preference pairs")
-    commands.add_subcommand("run", _run_parser(), help="the whole job: rewards, importance weights, training")
-    commands.add_subcommand("score", _parser_of(ScoreConfig), help="score completions with the reward model of a run")
-    commands.add_subcommand("evaluate", _parser_of(EvaluateConfig), help="evaluate a model on pairs and benchmarks")
-    commands.add_subcommand("report", _parser_of(ReportConfig), help="write what a run has done as one page")
-    commands.add_subcommand("chat", _parser_of(ChatConfig), help="talk with a model, beside the one it was")
-    commands.add_subcommand("merge", _parser_of(MergeConfig), help="merge an adapter into its base")
-    commands.add_subcommand("doctor", _parser_of(DoctorConfig), help="what is installed, what would run, and why")
-    commands.add_subcommand("recipes", _parser_of(RecipesConfig), help="list or copy the recipes of the package")
-    commands.add_subcommand("demo", _parser_of(DemoConfig), help="run the whole job on a built-in example")
+    for name, what in HELP.items():
+        of_command = _parser_of(name) if only in (None, name) else ArgumentParser(exit_on_error=False)
+        commands.add_subcommand(name, of_command, help=what)
     return parser
 
 
-def _parser_of(config: type) -> ArgumentParser:
+def _parser_of(command: str) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
     parser.add_argument("--config", action="config", help="YAML file; flags after it override it.")
-    parser.add_class_arguments(config)
+    parser.add_class_arguments(CONFIG[command])
+    if command in MORE:
+        MORE[command](parser)
     return parser
 
 
-def _train_parser() -> ArgumentParser:
-    parser = _parser_of(TrainConfig)
+def _more_of_train(parser: ArgumentParser) -> None:
     parser.add_argument(  # `cli.main` answers it, and looks at nothing else then
         "--from_trl", type=str | None, help="Print this recipe of trl dpo in the settings of iwpo train, and end."
     )
-    return parser
 
 
-def _run_parser() -> ArgumentParser:
-    parser = _parser_of(RunConfig)
+def _more_of_run(parser: ArgumentParser) -> None:
     parser.add_argument("--from", type=str | None, help="Do this stage and all later ones again.")
     parser.add_argument("--only", type=str | None, help="Do this stage alone.")
     parser.add_argument("--force", type=bool, default=False, help="Do every stage again.")
     parser.add_argument(
         "--baseline", type=bool, default=False, help="Train plain DPO beside the run: adds dpo to arms."
     )
-    return parser
 
 
-def _preview_parser() -> ArgumentParser:
+def _more_of_preview(parser: ArgumentParser) -> None:
     """It takes the settings of every recipe, so that `preview` can stand in the place of `train` or `run`."""
-    parser = _parser_of(RunConfig)
     parser.add_argument("--rows", type=str | None, help="Show these rows of data.path, such as 3,17.")
     parser.add_argument("--full", type=bool, default=False, help="Show texts whole, not their beginnings and ends.")
-    return parser
+
+
+MORE = {"train": _more_of_train, "run": _more_of_run, "preview": _more_of_preview}

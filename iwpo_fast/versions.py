@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+import functools
+import importlib.metadata
+from importlib.metadata import PackageNotFoundError
+
+version = functools.cache(importlib.metadata.version)  # which reads a file, and every stage asks anew
 
 
 def version_of(package: str) -> str:

@@ -26,7 +26,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
 def parse(*arguments: str) -> Any:
-    return make_parser().parse_args(["train", *arguments]).train
+    return make_parser("train").parse_args(["train", *arguments]).train
 
 
 def test_flags_after_a_recipe_override_it(tmp_path) -> None:
@@ -153,7 +153,7 @@ def test_the_page_of_commands_has_each_with_an_example_that_is_one() -> None:
     assert [command for command, *_ in shown] == list(RUN)
     for command, *words in shown:
         hints = hints_of(CONFIG[command]) | OPTIONS.get(command, {})
-        make_parser().parse_args([command, *written_out(command, words, hints)])
+        make_parser(command).parse_args([command, *written_out(command, words, hints)])
 
 
 def test_a_group_of_objective_settings_stays_one() -> None:
@@ -217,7 +217,7 @@ def test_the_help_of_every_command_names_its_settings(capsys) -> None:
 def test_recipes_may_name_an_objective_or_a_mixture_in_short(tmp_path, written, name) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {{path: pairs.jsonl}}\nobjective: {written}\n")
-    parser = make_parser()
+    parser = make_parser("train")
     settings = parser.instantiate(parser.parse_args(["train", "--config", str(recipe)]))
     assert settings.train.objective.name == name
 
@@ -282,7 +282,7 @@ def test_whatever_the_parser_refuses_is_explained(text) -> None:
 
     Inside an optional group it refuses some values that are right, such as null; its own words are shown then.
     """
-    parser, hints = make_parser(), hints_of(RunConfig)
+    parser, hints = make_parser("run"), hints_of(RunConfig)
     refused = 0
     for name in leaves(RunConfig):
         words = ["--data.path", "x", f"--{name}", text]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -28,11 +28,13 @@ def test_the_page_is_up_to_date() -> None:
     )
 
 
-def test_the_module_writes_the_page(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_module_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "objectives.md"
     prose, mark, _ = PAGE.partition(MARK)
     page.write_text(prose + mark + "stale\n", encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "iwpo_fast.objectives.table", str(page)], check=True)
+    monkeypatch.setattr(sys, "argv", ["table", str(page)])
+    runpy.run_module("iwpo_fast.objectives.table", run_name="__main__")
     assert page.read_text(encoding="utf-8") == PAGE
 
 

@@ -115,10 +115,21 @@ def test_an_interrupt_ends_in_one_line_and_the_run_goes_on(settings, ask, tmp_pa
 
 HOOK = """
 import os, signal, sys
-def look(event, arguments, left=[{place!r}]):
-    if event == "import" and arguments[0] == left[0]:
-        left[0] = None
-        os.kill(os.getpid(), signal.{name})
+left = {places!r}
+def look(event, arguments):
+    if event != "import" or arguments[0] not in left:
+        return
+    number = left.pop(arguments[0])
+    child = os.fork()
+    if child == 0:
+        left.clear()
+        said = os.open(f"said-{{arguments[0]}}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.kill(os.getpid(), number)
+    else:
+        _, status = os.waitpid(child, 0)
+        open(f"ended-{{arguments[0]}}.txt", "w").write(str(os.waitstatus_to_exitcode(status)))
 sys.addaudithook(look)
 """
 IMPORTED = [
@@ -133,20 +144,32 @@ IMPORTED = [
     "iwpo_fast.training.loop",
     "transformers.generation",
 ]
+SENT = {place: (signal.SIGINT, signal.SIGTERM)[number % 2] for number, place in enumerate(IMPORTED)}
+
+
+@pytest.fixture(scope="module")
+def importing(tmp_path_factory) -> Path:
+    """Folder of a process that imports all, and of one that it forked before each of `IMPORTED`, which got a signal."""
+    folder = tmp_path_factory.mktemp("importing")
+    places = {place: int(number) for place, number in SENT.items()}
+    (folder / "sitecustomize.py").write_text(HOOK.format(places=places))
+    command = [sys.executable, "-m", "iwpo_fast", "train", "--data.path", "absent.jsonl"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 2 and "data.path absent.jsonl" in done.stderr, done.stderr
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", IMPORTED)
-def test_a_signal_while_something_is_imported_is_one_line(tmp_path, place) -> None:
-    name, code = ("SIGINT", 130) if IMPORTED.index(place) % 2 == 0 else ("SIGTERM", 143)
-    (tmp_path / "sitecustomize.py").write_text(HOOK.format(place=place, name=name))
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
-    command = [sys.executable, "-m", "iwpo_fast", "train", "--data.path", "absent.jsonl"]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": paths}, cwd=tmp_path, capture_output=True, text=True, timeout=HANG
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
-    assert done.stderr.startswith("iwpo: interrupted; " if name == "SIGINT" else "iwpo: stopped by SIGTERM; ")
+def test_a_signal_while_something_is_imported_is_one_line(importing, place) -> None:
+    code, begin = {
+        signal.SIGINT: (130, "iwpo: interrupted; "),
+        signal.SIGTERM: (143, "iwpo: stopped by SIGTERM; "),
+    }[SENT[place]]
+    said = (importing / f"said-{place}.txt").read_text()
+    assert (int((importing / f"ended-{place}.txt").read_text()), said.count("\n")) == (code, 1), said
+    assert said.startswith(begin)
 
 
 def test_a_process_that_a_library_forks_ends_by_a_signal_as_if_nothing_were_handled() -> None:
