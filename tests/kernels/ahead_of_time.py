@@ -59,23 +59,28 @@ class Report:
 
 def compile_share(share: int, of: int) -> Report:
     """Every `of`-th launch and target, compiled. Random calls are shared out by their seeds."""
-    import torch
     from launches import Target, launches
-    from launching_calls import aligned_calls, epilogue_calls, every_call, random_calls
+    from launching_calls import ONE_TYPE, STANDING, aligned_calls, epilogue_calls, every_call, random_calls
 
     calls = every_call()
     nvidia, amd = launches(calls, Target("sm_90")), launches(calls, Target("gfx942"))
-    large = Target("gfx942", large=True)
-    jobs = [(launch, large) for launch in launches(every_call((torch.bfloat16,)), large)]
-    for architecture in SHARED_MEMORY_LIMIT:
-        target = Target(architecture)
-        # The two 16-bit types differ in one conversion, so on the other GPUs one stands for both.
-        wanted = amd if target.is_amd else nvidia
-        jobs += [(one, target) for one in wanted if architecture == "sm_90" or "fp16" not in str(one)]
-        jobs += [(launch, target) for launch in launches(epilogue_calls(), target)]
-    jobs += [(launch, large) for launch in launches(epilogue_calls((torch.bfloat16,)), large)]
+    wanted = {
+        Target("sm_90"): [*nvidia, *launches(epilogue_calls(), Target("sm_90"))],
+        Target("gfx942"): [*amd, *launches(epilogue_calls(STANDING), Target("gfx942"))],
+        Target("gfx942", large=True): _kinds(
+            launches([*every_call(ONE_TYPE), *epilogue_calls(ONE_TYPE)], Target("gfx942", large=True))
+        ),
+    }
+    for target in (Target("sm_80"), Target("sm_100")):
+        wanted[target] = _kinds([*nvidia, *launches(epilogue_calls(STANDING), target)])
+    jobs = [
+        (launch, target)
+        for target, of_target in wanted.items()
+        for launch in of_target
+        if target.architecture == "sm_90" or "fp16" not in str(launch)
+    ]
     known = {str(launch) for launch in nvidia}
-    aligned = {str(launch) for launch in launches(aligned_calls(), Target("sm_90"))}
+    aligned = {str(launch) for launch in launches(aligned_calls(), Target("sm_90")) if "fp16" not in str(launch)}
     others = [
         launch
         for seed in range(share, SEEDS, of)
@@ -111,6 +116,18 @@ def compile_all() -> list[Report]:
         fields = json.loads(output.splitlines()[-1])
         reports.append(Report(**fields | {"usages": [Usage(**usage) for usage in fields["usages"]]}))
     return reports
+
+
+def _kinds(launches: list[Any]) -> list[Any]:
+    """One launch of each kernel with its constants and types: the first, whose rows are aligned.
+
+    What else alignment makes of them is seen on one GPU of each maker.
+    """
+    kinds: dict[tuple[str, ...], Any] = {}
+    for one in launches:
+        constants = sorted(f"{path} {value}" for path, value in one.constants.items())
+        kinds.setdefault((one.kernel.__name__, str(one.signature), *constants, str(one.options)), one)
+    return list(kinds.values())
 
 
 def _kernels() -> list[str]:

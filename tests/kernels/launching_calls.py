@@ -18,6 +18,8 @@ from iwpo_kernels.linear_token_logps.epilogue import serves, stream_slice
 from iwpo_kernels.linear_token_logps.types import Head
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+STANDING = (torch.bfloat16, torch.float32)  # the two 16-bit types differ in one conversion, so one stands for both
+ONE_TYPE = (torch.bfloat16,)
 Call = Callable[[], Any]
 HEAD = ("weight", "bias")
 EVERYTHING = ("hidden", *HEAD)

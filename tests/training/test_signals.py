@@ -123,6 +123,7 @@ def look(event, arguments):
     child = os.fork()
     if child == 0:
         left.clear()
+        sys.modules["iwpo_fast.signals"]._asked.process = os.getpid()  # it is the command from here on
         said = os.open(f"said-{{arguments[0]}}.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(said, 1)
         os.dup2(said, 2)
