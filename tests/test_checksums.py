@@ -40,6 +40,7 @@ def each_flipped(path: Path) -> list[Callable[[], None]]:
     return [lambda p=place, b=bit: flip(p, b) for place in range(len(whole)) for bit in range(8)]
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_file_of_tensors_counts(tmp_path) -> None:
     path = tmp_path / "values.safetensors"
     save_tensors(path, TENSORS, {"of": "somebody"})
@@ -63,6 +64,7 @@ def test_every_bit_of_a_file_of_tensors_counts(tmp_path) -> None:
     assert harmless < 200  # in names of entries of the metadata, which then looks like that of an earlier version
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_record_counts(tmp_path) -> None:
     path = tmp_path / "record.json"
     save_record(path, RECORD)

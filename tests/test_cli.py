@@ -36,6 +36,7 @@ def test_flags_after_a_recipe_override_it(tmp_path) -> None:
     assert (settings.optim.lr, settings.optim.epochs, settings.data.path) == (1e-6, 2.0, "a.jsonl")
 
 
+@pytest.mark.slow
 def test_print_config_prints_a_recipe_that_parses_to_the_same_settings(tmp_path, capsys) -> None:
     flags = ["--data.path", "a.jsonl", "--model.lora.rank", "8", "--data.columns", "{chosen: better}"]
     with pytest.raises(SystemExit) as stop:
@@ -49,6 +50,7 @@ def test_print_config_prints_a_recipe_that_parses_to_the_same_settings(tmp_path,
     assert again == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,6 +66,7 @@ def test_recipes_are_configurations_that_can_run(recipe, monkeypatch, tmp_path) 
     assert main([command, "--config", str(recipe), *needed, "--objective.name", "none"]) == 2
 
 
+@pytest.mark.slow
 def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data: {path: a.jsonl}\noptim: {lr: 1e-5, betas: [0.9, 1e-1]}\nmodel: {lora: {alpha: 8}}\n")
@@ -145,6 +148,7 @@ def test_an_objective_is_named_in_short(flags, monkeypatch) -> None:
     assert seen in (["simpo"], [{"simpo": 1.0}])
 
 
+@pytest.mark.slow
 def test_the_page_of_commands_has_each_with_an_example_that_is_one() -> None:
     page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(RUN) == list(CONFIG)
@@ -197,6 +201,7 @@ for module in ("transformers.modeling_utils", "peft", "transformers_fork", "else
     ]
 
 
+@pytest.mark.slow
 def test_the_help_of_every_command_names_its_settings(capsys) -> None:
     for command, setting in (
         ("train", "--optim.lr"),
@@ -276,6 +281,7 @@ def leaves(config: type, group: str = "") -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["null", "x", "[1]", "{a: 1}", "1.5"])
 def test_whatever_the_parser_refuses_is_explained(text) -> None:
     """In our words, whatever those of jsonargparse are.

@@ -48,6 +48,7 @@ def meeting_point(monkeypatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_a_failure_of_any_process_is_heard_by_all_others_once() -> None:
     job = Job(4)
     failure = Failure(2, "the disk is full.", 2)
@@ -71,6 +72,7 @@ def test_a_connection_that_breaks_is_a_death(dead) -> None:
     assert job.hears(2) == Failure(dead, DIED)
 
 
+@pytest.mark.slow
 def test_processes_that_end_as_they_should_end_nobody() -> None:
     job = Job(3)
     for rank in (1, 0, 2):
@@ -80,6 +82,7 @@ def test_processes_that_end_as_they_should_end_nobody() -> None:
     assert all(heard.empty() for heard in job.heard)
 
 
+@pytest.mark.slow
 def test_only_processes_that_know_the_token_are_heard() -> None:
     job = Job(2)
     for said in (b"", b"hello\n", b'{"rank": 1, "token": "x"}\n', b'{"rank": 1, "why": "no", "code": 0}\n', b"[]\n"):

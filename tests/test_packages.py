@@ -49,6 +49,7 @@ def test_a_range_is_no_pin() -> None:
         PACKAGES["pins"]("numpy>=2")
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_names_all_that_the_project_needs_once() -> None:
     printed = subprocess.run([sys.executable, SCRIPT, "sbom"], capture_output=True, text=True, check=True).stdout
     bill = json.loads(printed)

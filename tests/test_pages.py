@@ -44,6 +44,7 @@ def test_every_page_is_in_the_menu() -> None:
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "folder"), [("docs/how_it_works.md", "iwpo_fast"), ("CONTRIBUTING.md", "")])
 def test_every_file_that_a_page_names_is_there(page: str, folder: str) -> None:
     named = re.findall(r"`([\w./]+/[\w./]*\.\w+|[\w]+\.py)`", (ROOT / page).read_text(encoding="utf-8"))

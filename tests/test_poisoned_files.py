@@ -223,6 +223,7 @@ def load(folder: Path) -> None:
     load_policy(config, load_tokenizer(config, ()), ALONE, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "model.ckpt", "model.pkl"])
 def test_a_model_with_pickled_weights_is_refused_before_anything_loads_them(tmp_path, mark, poison, name) -> None:
     folder = save_model(tmp_path / "model")

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["docs/start.md", "docs/iwpo.md", "docs/python.md"])
 def test_the_example_prints_what_its_last_comment_says(name, capsys) -> None:
     example, *_ = _examples(name)  # others on a page need what may not be installed

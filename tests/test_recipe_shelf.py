@@ -19,6 +19,7 @@ def test_every_recipe_is_listed_with_its_command_and_what_it_says(capsys) -> Non
     assert "iwpo train --config hh_tiny.yaml" in said and "recipes/" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", recipes())
 def test_a_copy_is_the_recipe_and_its_command_takes_it(name, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,11 +33,13 @@ def test_a_copy_is_the_recipe_and_its_command_takes_it(name, tmp_path, monkeypat
     assert stop.value.code == 0
 
 
+@pytest.mark.slow
 def test_a_copy_goes_where_it_is_told(tmp_path) -> None:
     assert main(["recipes", "--copy", "hh_tiny.yaml", "--to", str(tmp_path / "new" / "mine.yaml")]) == 0
     assert (tmp_path / "new" / "mine.yaml").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

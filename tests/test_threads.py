@@ -50,6 +50,7 @@ def topology(*cores_of_cpus: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_command_settles_number_and_waiting_before_torch_is_loaded() -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     found = environment_of("demo")

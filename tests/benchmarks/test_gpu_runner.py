@@ -79,6 +79,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("begun_first")
 def test_a_part_over_its_limit_is_killed_with_its_children_and_keeps_its_output(tmp_path: Path) -> None:
     child = tmp_path / "child"
@@ -129,6 +130,7 @@ def test_commands_see_their_folder_in_variables_too(tmp_path: Path) -> None:
     assert run(tmp_path, Part("table", "", LIMIT, "table.txt", command, command))["table"].last == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("begun_first")
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_failures_that_pytest_names_come_onto_the_page_once(tmp_path: Path, is_killed: bool) -> None:
@@ -150,6 +152,7 @@ raise SystemExit(1)
     assert "FAILED tests/a.py::test_b" in (tmp_path / PAGE).read_text()
 
 
+@pytest.mark.slow
 def test_parts_may_share_a_file_and_a_new_run_begins_it_anew(tmp_path: Path) -> None:
     both = part("one", "print('first')", file="both.txt"), part("two", "print('second')", file="both.txt")
     for _ in range(2):

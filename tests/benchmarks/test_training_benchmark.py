@@ -92,6 +92,7 @@ def constant_steps(logp: float) -> Callable[[Job, Any], None]:
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LENGTHS))
 def test_synthetic_pairs_have_the_medians_of_their_data_and_keep_to_the_limit(name: str) -> None:
     pairs = synthetic_pairs(name, 4000, vocab=100, max_length=100_000)
@@ -177,6 +178,7 @@ def test_products_of_forward_and_backward_pass_go_to_the_part_that_they_belong_t
     assert counted == {"attention": 3, "MLP": 6, "head": 3, "loss, batches, clipping": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [FULL, ADAPTER], ids=lambda case: case.name)
 def test_profile_of_our_step_finds_every_part_and_adds_up(case: Case) -> None:
     pairs = equal_pairs(12, vocab=SMOKE.vocab, length=16)
@@ -282,6 +284,7 @@ def test_where_processes_are_used_again_each_contender_has_one_for_all_its_tasks
     assert len(started) == 2
 
 
+@pytest.mark.slow
 def test_a_contender_that_never_answers_does_not_outlast_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of the test's own: all the time but a tenth of a second passes as it is first waited for."""
     clock, test_is_over, answered = [0.0], threading.Event(), []
@@ -411,6 +414,7 @@ def test_run_writes_json_tables_and_a_plot_for_each_sweep(tmp_path: Path, monkey
     assert plots == {"length.png", "vocabulary.png", "pairs.png"}
 
 
+@pytest.mark.slow
 def test_nothing_is_started_after_the_deadline(tmp_path: Path) -> None:
     path = run.main(["--quick", "--peers", "--seconds", "-1", "--out", str(tmp_path)])
     result = json.loads(path.read_text())

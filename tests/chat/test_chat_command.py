@@ -56,6 +56,7 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_plain_transformers(base, talk) -> None:
     model = LlamaForCausalLM.from_pretrained(base)
     expected = escaped_lines(greedy(model, base, [user("quick fox")]))
@@ -65,6 +66,7 @@ def test_the_answer_is_that_of_plain_transformers(base, talk) -> None:
     assert talk(base, "quick fox\n", "--system", "be brief") == f"{escaped_lines(greedy(model, base, system))}\n"
 
 
+@pytest.mark.slow
 def test_beside_its_base_both_answer_and_each_remembers_what_it_said(base, adapter, talk) -> None:
     models = {
         str(adapter): PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter),
@@ -82,12 +84,14 @@ def test_beside_its_base_both_answer_and_each_remembers_what_it_said(base, adapt
     assert talk(adapter, "quick fox\nlazy dog\n", "--compare", "base") == expected
 
 
+@pytest.mark.slow
 def test_a_new_conversation_forgets_and_exit_ends(base, talk) -> None:
     first, second = talk(base, "quick fox\n\n/new\nquick fox\n/exit\nquick fox\n").split("\n")[:2]
     assert first == second
     assert talk(base, "quick fox\n/new\nlazy dog\n/exit\n").count("\n") == 2
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_seed_and_leave_the_random_state_alone(base, talk) -> None:
     before = torch.random.get_rng_state()
     one, same, other = (talk(base, "fox\n", "--temperature", "1", "--seed", seed) for seed in "112")
@@ -95,6 +99,7 @@ def test_draws_are_those_of_the_seed_and_leave_the_random_state_alone(base, talk
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_the_oldest_exchanges_go_where_the_model_has_no_room(base) -> None:
     config = ChatConfig(model=str(base), system="be brief", max_new_tokens=60, temperature=0.0)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -109,6 +114,7 @@ def test_the_oldest_exchanges_go_where_the_model_has_no_room(base) -> None:
         speaker.answer("quick brown fox " * 80, seed=0)
 
 
+@pytest.mark.slow
 def test_without_a_chat_template_each_line_is_gone_on_with(base, tmp_path, talk, capsys) -> None:
     plain = save_base(tmp_path / "plain")
     (plain / "chat_template.jinja").unlink()
@@ -126,6 +132,7 @@ def test_nothing_that_a_model_says_acts_on_the_terminal(base, capsys) -> None:
     assert capsys.readouterr().out == "a\\x1b[2Jb\n\n"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_line_that_is_too_long_ends_nothing(base, monkeypatch, capsys) -> None:
     lines = iter(["quick fox", "quick brown fox " * 80, "/new", "quick fox"])
 
@@ -148,6 +155,7 @@ def test_on_a_terminal_a_line_that_is_too_long_ends_nothing(base, monkeypatch, c
     assert "more than the model has positions for" in said.err and said.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_chat_without_a_word(base, monkeypatch, capsys) -> None:
     def interrupted() -> object:
         raise Stopped(2)
@@ -157,6 +165,7 @@ def test_ctrl_c_ends_a_chat_without_a_word(base, monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

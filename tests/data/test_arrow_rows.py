@@ -96,6 +96,7 @@ def test_rows_of_data_are_stored_those_held_out_and_mixed_ones_too(tmp_path) -> 
             assert all(isinstance(part, Stored) for part in (some.prompt, some.chosen, some.rejected))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text_of_rows(tmp_path) -> None:
     """A row of a kilobyte would take three as Python's objects; what is kept of it is numbers."""
 

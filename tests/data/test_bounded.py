@@ -34,6 +34,7 @@ def use(tokenizer, template: str) -> None:
     tokenizer.chat_template = template
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [LOOP, "{% macro f(x) %}{{ f(x) }}{% endmacro %}" + LOOP])
 def test_a_template_that_does_not_end_is_stopped(template, write, tokenizer) -> None:
     use(tokenizer, template)
@@ -41,6 +42,7 @@ def test_a_template_that_does_not_end_is_stopped(template, write, tokenizer) -> 
         tokenise(read_rows(write([ROW]))[0], tokenizer, write([ROW]))
 
 
+@pytest.mark.slow
 def test_a_template_that_writes_without_end_is_stopped(write, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 60.0)
     monkeypatch.setattr(limits, "BYTES", 2**26)
@@ -49,6 +51,7 @@ def test_a_template_that_writes_without_end_is_stopped(write, tokenizer, monkeyp
         tokenise(read_rows(write([ROW]))[0], tokenizer, write([ROW]))
 
 
+@pytest.mark.slow
 def test_the_row_that_the_template_does_not_end_with_is_named(write, tokenizer) -> None:
     use(tokenizer, "{% if messages[0].content == 'loop' %}" + LOOP + "{% endif %}" + TURNS)
     config = write([ROW, ROW, SLOW])
@@ -73,6 +76,7 @@ def test_rows_that_take_long_together_are_rendered_one_by_one(write, tokenizer, 
     assert (pairs.chosen.values == expected.chosen.values).all()
 
 
+@pytest.mark.slow
 def test_timers_and_handlers_are_as_before(monkeypatch) -> None:
     def mine(*_: object) -> None:
         raise AssertionError

@@ -36,6 +36,7 @@ def dry_run(tmp_path, capsys) -> Callable[..., tuple[int, str]]:
     return train
 
 
+@pytest.mark.slow
 def test_columns_and_values_that_say_which_answer_is_better(dry_run, tmp_path) -> None:
     path = write(tmp_path / "rows.json", ROWS)
     code, said = dry_run("--data.path", path, *NAMED, *MEANT)
@@ -56,6 +57,7 @@ def test_values_one_by_one_and_as_chat_auto(dry_run, tmp_path) -> None:
     assert "data.as_chat" not in said
 
 
+@pytest.mark.slow
 def test_lists_patterns_and_mixes(dry_run, tmp_path) -> None:
     pairs = [{"prompt": row["question"], "chosen": row["a"], "rejected": row["b"]} for row in ROWS]
     files = [write(tmp_path / f"part-{i}.json", pairs[2 * i : 2 * i + 2]) for i in range(3)]
@@ -75,6 +77,7 @@ def test_lists_patterns_and_mixes(dry_run, tmp_path) -> None:
         assert expected in said
 
 
+@pytest.mark.slow
 def test_a_column_is_left_out_by_null(dry_run, tmp_path) -> None:
     row = {"system": "be brief", "prompt": "q", "chosen": "a", "rejected": "b"}
     path = write(tmp_path / "rows.json", [row])

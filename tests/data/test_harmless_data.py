@@ -37,6 +37,7 @@ def test_real_dialogues_that_part_early_are_cut_where_they_part_and_said(tmp_pat
     assert what.startswith("rows whose answers go on with turns of the user") and count == EARLY
 
 
+@pytest.mark.slow
 def test_real_prompts_are_held_out_whole(tmp_path) -> None:
     train, evaluation = read_rows(config(tmp_path, eval_fraction=0.1))
     assert len(train) + len(evaluation) == 2312
@@ -55,6 +56,7 @@ def test_every_real_row_is_in_one_ledger_and_once(tmp_path, tokenizer) -> None:
     assert evaluation.lines()[0].startswith("hh_harmless_test.jsonl.gz, held out: ")
 
 
+@pytest.mark.slow
 def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer) -> None:
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=100_000)
     rows = read_rows(settings)[0]
@@ -69,6 +71,7 @@ def test_real_dialogues_survive_tokenisation(tmp_path, tokenizer) -> None:
         assert tokenizer.decode(pairs.prompt[row]).endswith("\n\nAssistant:")
 
 
+@pytest.mark.slow
 def test_real_dialogues_are_cut_to_the_limit_and_accounted_for(tmp_path, tokenizer) -> None:
     settings = config(tmp_path, eval_fraction=0.0, limit=300, max_length=200)
     pairs, ledger = tokenise(read_rows(settings)[0], tokenizer, settings)

@@ -11,6 +11,7 @@ from iwpo_fast.data.hold_out import hold_out
 few = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 
 
+@pytest.mark.slow
 @given(few, st.floats(0, 0.9))
 def test_a_prompt_is_on_one_side_and_stays_there_whatever_else_is_in_the_data(prompts, fraction) -> None:
     held_out = hold_out(prompts, None, fraction)
@@ -37,6 +38,7 @@ def test_the_one_prompt_held_out_of_a_few_is_the_same_in_any_order() -> None:
     assert not hold_out(["same", "same"], None, 1e-6).any()
 
 
+@pytest.mark.slow
 @given(few, st.data())
 def test_a_prompt_under_several_ids_is_never_on_both_sides(prompts, data) -> None:
     ids = data.draw(st.lists(st.integers(0, 9), min_size=len(prompts), max_size=len(prompts)))

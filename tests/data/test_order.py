@@ -20,6 +20,7 @@ def test_steps_of_an_epoch_visit_every_pair_once_and_the_last_may_be_smaller() -
     assert (second_epoch == epoch_order(10, seed=0, epoch=1)[:4]).all()
 
 
+@pytest.mark.slow
 @given(
     tokens=st.lists(st.integers(1, 60), min_size=1, max_size=40),
     budget=st.integers(10, 200),

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ def lists(ragged: Ragged) -> list[list[int]]:
     return [ragged[row].tolist() for row in range(len(ragged))]
 
 
+@pytest.mark.slow
 @given(rows_of_ids)
 def test_ragged_rows_come_back_as_they_went_in(rows) -> None:
     ragged = Ragged.from_rows(rows)
@@ -23,6 +25,7 @@ def test_ragged_rows_come_back_as_they_went_in(rows) -> None:
     assert ragged.lengths.tolist() == [len(row) for row in rows]
 
 
+@pytest.mark.slow
 @given(rows_of_ids, st.data())
 def test_taken_rows_are_in_the_order_asked_for_and_may_repeat(rows, data) -> None:
     wanted = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
@@ -31,6 +34,7 @@ def test_taken_rows_are_in_the_order_asked_for_and_may_repeat(rows, data) -> Non
     assert (taken.values.dtype, taken.offsets.dtype) == (np.int32, np.int64)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=3), min_size=1, max_size=4))
 def test_concatenated_parts_follow_each_other(parts) -> None:
     whole = Ragged.concatenate([Ragged.from_rows(part) for part in parts])

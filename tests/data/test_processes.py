@@ -38,6 +38,7 @@ def small_blocks(monkeypatch) -> None:
     monkeypatch.setattr(encode, "ROWS_AT_ONCE", 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [PAIRS, TALKS], ids=["text", "conversations"])
 def test_any_number_of_processes_writes_the_same_bytes(rows, write: Callable, tokenizer, tmp_path) -> None:
     def written(count: int) -> dict[str, bytes]:
@@ -52,6 +53,7 @@ def test_any_number_of_processes_writes_the_same_bytes(rows, write: Callable, to
     assert written(5) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_first_row_that_is_wrong_is_named_by_any_number_of_processes(count, write: Callable, tokenizer) -> None:
     rows = [
@@ -63,6 +65,7 @@ def test_the_first_row_that_is_wrong_is_named_by_any_number_of_processes(count, 
         tokenise(read_rows(config)[0], tokenizer, config)
 
 
+@pytest.mark.slow
 def test_results_come_in_the_order_of_their_keys_from_other_processes() -> None:
     found = list(in_order(lambda key: (key, os.getpid()), range(30), 3))
     assert [key for key, _ in found] == list(range(30))
@@ -70,6 +73,7 @@ def test_results_come_in_the_order_of_their_keys_from_other_processes() -> None:
     assert list(in_order(lambda key: (key, os.getpid()), range(3), 1)) == [(key, os.getpid()) for key in range(3)]
 
 
+@pytest.mark.slow
 def test_processes_are_only_so_far_ahead(tmp_path) -> None:
     results = in_order(lambda key: (tmp_path / str(key)).touch(), range(100), 2)
     next(results)
@@ -77,6 +81,7 @@ def test_processes_are_only_so_far_ahead(tmp_path) -> None:
     assert len(list(tmp_path.iterdir())) <= 2 * processes.WAITING + 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"One of 2 processes that tokenise was killed.*set data\.processes to fewer"):
         list(in_order(lambda _: os._exit(9), range(3), 2))
@@ -88,6 +93,7 @@ def test_auto_starts_processes_for_many_rows_alone(monkeypatch) -> None:
     assert processes_for(1, 3) == 3
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_processes(write: Callable, tokenizer, tmp_path, capsys) -> None:
     tokenizer.save_pretrained(tmp_path / "model")
     path = write(PAIRS).path

@@ -139,6 +139,7 @@ def test_a_message_with_only_a_tool_call_is_not_empty() -> None:
 words = st.text(alphabet="ab '\n.é", min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(words, words, words)
 @example("don'", "t", "x")
 @example("the sky", "the sky is blue", "")

@@ -98,6 +98,7 @@ def test_a_damaged_cache_is_made_anew(harm, write, tokenizer) -> None:
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_of_the_cache_gives_other_tokens(tmp_path) -> None:
     some = Ragged.from_rows([[1, 2, 3], [], [4]])
     path = tmp_path / "tokens.parquet"

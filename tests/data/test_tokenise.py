@@ -199,6 +199,7 @@ def test_a_bar_is_shown_on_terminals_only(write, tokenizer, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_the_heavy_libraries() -> None:
     heavy = ["torch", "transformers", "datasets", "pyarrow"]
     code = f"import sys, iwpo_fast.data; sys.exit(any(name in sys.modules for name in {heavy}))"

@@ -88,6 +88,7 @@ ids = st.lists(st.integers(0, 3), min_size=1, max_size=8)
 policies = st.sampled_from(["drop", "truncate_prompt_left", "truncate_completion"])
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(ids, ids, ids), min_size=1, max_size=6), policies, st.integers(2, 12))
 def test_whatever_the_policy_pairs_fit_and_are_parts_of_their_source_and_all_are_accounted_for(
     rows, policy, longest

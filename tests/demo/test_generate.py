@@ -68,6 +68,7 @@ def test_labels_follow_bradley_terry_with_flips(noise) -> None:
     assert frequency_of_first(settings, (3.0, 1.0)) == pytest.approx(expected, abs=0.018)
 
 
+@pytest.mark.slow
 def test_the_share_of_wrong_labels_is_the_noise_where_the_temperature_is_low(tmp_path) -> None:
     settings = replace(SMALL, train_pairs=4000, noise=0.2, temperature=1e-6)
     write_dataset(tmp_path / "data", settings)

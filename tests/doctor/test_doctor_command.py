@@ -35,6 +35,7 @@ def test_the_doctor_names_packages_machine_and_what_would_run(capsys) -> None:
     assert said.endswith("nothing is missing\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="looks at a machine without a GPU")
 def test_a_machine_without_a_gpu_is_told_why(capsys) -> None:
     assert main(["doctor"]) == 0

@@ -57,6 +57,7 @@ def test_lines_are_short_and_json_has_no_infinity() -> None:
     assert all(len(line) <= 120 and "\n" not in line for line in lines)
 
 
+@pytest.mark.slow
 def test_the_plot_differs_with_importance(tmp_path: Path) -> None:
     pictures = []
     for name, q in (("some", Q), ("one", np.array([0.0, 1.0, 0.0, 0.0, 1.0]))):

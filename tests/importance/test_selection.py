@@ -30,6 +30,7 @@ def winners(candidates: int, prompts: int = 60_000) -> tuple[PairRewards, np.nda
     return rewards, chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("selection", "candidates"), [("cluster", 2), ("candidates", 100)])
 def test_weighted_winners_recover_the_target_and_without_selection_miss_it(tau, selection, candidates) -> None:

@@ -98,6 +98,7 @@ def test_resampling_reports_the_skipped_pairs() -> None:
     assert sum(c["skipped"] * c["pairs"] for c in report["clusters"]) == pytest.approx(600 * report["skipped"])
 
 
+@pytest.mark.slow
 def test_the_histogram_is_a_picture_that_differs_with_the_weights(tmp_path: Path) -> None:
     rewards = make_rewards(0)
     pictures = []

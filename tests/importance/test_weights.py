@@ -72,6 +72,7 @@ def test_weights_are_those_of_the_formula() -> None:
     np.testing.assert_allclose(pair_weights(rewards, FULL, seed=0).weight, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @seeded
 @given(
     pair_rewards(),
@@ -90,6 +91,7 @@ def test_weights_are_finite_with_mean_one_in_each_cluster(
     np.testing.assert_allclose(cluster_means(weights.weight, rewards.cluster), 1.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 @hypothesis_settings(seeded, max_examples=30)
 @given(pair_rewards())
 def test_weights_keep_the_effective_size_that_the_noise_asks_for_whatever_the_rewards(
@@ -116,6 +118,7 @@ def test_huge_rewards_of_candidates_give_finite_weights(baseline: str, exponent:
     np.testing.assert_allclose(cluster_means(weight, rewards.cluster), 1.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 @seeded
 @given(
     pair_rewards(largest=5.0),
@@ -432,6 +435,7 @@ def test_strength_zero_leaves_labels_alone() -> None:
     assert np.all(soft_labels(REWARDS, 0.0) == 0.0)
 
 
+@pytest.mark.slow
 @seeded
 @given(MANY, st.integers(0, 2**32))
 def test_counts_are_the_weight_rounded_down_or_up(pairs: list[tuple[float, int]], seed: int) -> None:
@@ -440,6 +444,7 @@ def test_counts_are_the_weight_rounded_down_or_up(pairs: list[tuple[float, int]]
     assert np.all((counts == np.floor(weight)) | (counts == np.ceil(weight)))
 
 
+@pytest.mark.slow
 @seeded
 @given(MANY, st.integers(0, 2**32))
 def test_each_cluster_keeps_its_number_of_pairs(pairs: list[tuple[float, int]], seed: int) -> None:
@@ -449,6 +454,7 @@ def test_each_cluster_keeps_its_number_of_pairs(pairs: list[tuple[float, int]], 
     assert np.array_equal(np.bincount(cluster, systematic_counts(weight, cluster, seed=seed)), size)
 
 
+@pytest.mark.slow
 def test_counts_are_the_weights_on_average() -> None:
     rng = np.random.default_rng(0)
     weight = rng.exponential(size=30)

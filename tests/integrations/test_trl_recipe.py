@@ -134,6 +134,7 @@ def test_the_defaults_and_the_names_are_those_of_trl() -> None:
     assert trl_recipe.READ - of_trl.keys() <= gone
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_recipe_that_iwpo_takes(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"say {i}", "chosen": " red", "rejected": " blue"} for i in range(8)]

@@ -81,6 +81,7 @@ def loss_and_gradients(trainer: Any, denominator: Any = None) -> tuple[float, li
     return loss.item(), [p.grad for p in trainer.model.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_with_weights_of_1_losses_and_gradients_are_trls(name, models, tokenizer, tmp_path) -> None:
     smoothing = {"label_smoothing": 0.1} if name in ("robust", "exo_pair") else {}
@@ -127,6 +128,7 @@ def test_a_smoothed_label_mixes_both_sides(models, tokenizer, tmp_path) -> None:
     assert ours == pytest.approx(0.8 * straight + 0.2 * swapped, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", ["count", "weights"])
 def test_training_does_not_depend_on_how_a_step_is_split(normalize, models, tokenizer, tmp_path) -> None:
     rows = [row | {"weight": weight} for row, weight in zip(ROWS, (0.5, 3.0, 1.0, 0.25), strict=True)]
@@ -155,6 +157,7 @@ def test_training_does_not_depend_on_how_a_step_is_split(normalize, models, toke
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_objectives_that_trl_lacks_train_by_name(models, tokenizer, tmp_path) -> None:
     rows = [row | {"score_chosen": 1.0, "score_rejected": 0.0} for row in ROWS]
     for objective in (ObjectiveConfig(name="d_dpo"), ObjectiveConfig(name="simpo", beta=2.0)):
@@ -166,6 +169,7 @@ def test_objectives_that_trl_lacks_train_by_name(models, tokenizer, tmp_path) ->
         assert loss_and_gradients(trainer)[0] < first
 
 
+@pytest.mark.slow
 def test_adapters_and_cached_log_probs_of_the_reference_work(models, tokenizer, tmp_path) -> None:
     peft = pytest.importorskip("peft")
     adapter = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")

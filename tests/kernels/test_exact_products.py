@@ -142,6 +142,7 @@ def test_threads_that_overlap_restore_once_all_have_left() -> None:
     assert seen == ["ieee"] and get("cuda", "matmul") == "tf32"
 
 
+@pytest.mark.slow
 def test_operators_compute_so_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_float32_matmul_precision("medium")
     seen = []

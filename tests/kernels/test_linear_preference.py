@@ -129,6 +129,7 @@ def test_masked_labels_are_not_counted() -> None:
     assert supervised_lengths(labels, torch.tensor([0, 3, 3, 5, 6])).tolist() == [2, 0, 0, 1]
 
 
+@pytest.mark.slow
 def test_triton_and_pytorch_agree(batch, device) -> None:
     on_device = {name: value.to(device) for name, value in batch.items()}
     loss = linear_preference_loss(**differentiable(on_device), average=True, form="squared").loss

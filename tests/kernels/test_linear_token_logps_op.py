@@ -26,6 +26,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
     return given | changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["pytorch", "kernels"])
 @pytest.mark.parametrize("save", [False, True])
 def test_opcheck_passes(request: pytest.FixtureRequest, path: str, save: bool) -> None:
@@ -88,6 +89,7 @@ def test_counting_labels_while_a_graph_is_captured_is_refused(monkeypatch: pytes
     assert Kept.of(labels, all_served=True).count.shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_ten_lengths_compile_once(backend: str) -> None:
     counter = CompileCounterWithBackend(backend)
@@ -203,6 +205,7 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
         assert ("recomputes" in caplog.text) == (kept == 300 * H)
 
 
+@pytest.mark.slow
 def test_automatic_saving_also_goes_by_memory_under_compile(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,6 +231,7 @@ def test_automatic_saving_also_goes_by_memory_under_compile(
     assert ["recomputes" in record.message for record in caplog.records] == [False, True]
 
 
+@pytest.mark.slow
 @torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
 def test_a_number_of_labels_known_only_at_run_time_compiles() -> None:
     torch._dynamo.reset()

@@ -60,6 +60,7 @@ PATIENT = settings(
 )
 
 
+@pytest.mark.slow
 @settings(PATIENT, max_examples=60)
 @given(case=cases(largest=300), save=st.booleans())
 def test_float64_equals_the_specification(narrow: None, case: Case, save: bool) -> None:

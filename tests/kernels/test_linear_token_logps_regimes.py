@@ -14,6 +14,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink_tiles(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [True, False])
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -100,6 +100,7 @@ def test_exact_in_every_regime(place: torch.device, dtype: torch.dtype, regime: 
     assert_exact(logits.to(dtype), labels, place, temperature=0.8, inplace_backward=inplace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inplace", [False, True])
 def test_any_strides(place: torch.device, inplace: bool) -> None:
     logits, labels = random_logits()
@@ -168,6 +169,7 @@ INPLACE_UNDER_COMPILE: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", INPLACE_UNDER_COMPILE)
 def test_compiled_inplace_backward_gives_the_gradient(what: str) -> None:
     logits, labels = random_logits()
@@ -259,6 +261,7 @@ def test_opcheck_passes(request: pytest.FixtureRequest, path: str) -> None:
     torch.library.opcheck(op._forward_op, (logits.requires_grad_(), labels, 0.7, False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_ten_lengths_compile_once(backend: str, inplace: bool) -> None:

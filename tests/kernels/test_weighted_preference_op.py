@@ -15,6 +15,7 @@ from iwpo_kernels.weighted_preference.op import _backward_op, _forward_op
 LENGTHS = (5, 0, 3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["pytorch", "triton"])
 def test_opcheck_passes(path, request) -> None:
     place = torch.device("cpu") if path == "pytorch" else request.getfixturevalue("device")
@@ -30,6 +31,7 @@ def test_opcheck_passes(path, request) -> None:
     torch.library.opcheck(_backward_op, (torch.ones((), device=place), coefficients, case.segments, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conservative dpo", "ipo", "reward distillation"])
 def test_ten_lengths_compile_once(name) -> None:
     torch._dynamo.reset()

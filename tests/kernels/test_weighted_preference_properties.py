@@ -48,6 +48,7 @@ def by_sequence(case: Case, gradient: Tensor) -> list[Tensor]:
     return list(gradient.split(case.segments.diff().tolist()))
 
 
+@pytest.mark.slow
 @all_losses
 def test_weights_scale_loss_and_gradient_linearly(name) -> None:
     @quickly
@@ -61,6 +62,7 @@ def test_weights_scale_loss_and_gradient_linearly(name) -> None:
     holds()
 
 
+@pytest.mark.slow
 @all_losses
 def test_the_order_of_the_pairs_does_not_matter(name) -> None:
     @quickly
@@ -77,6 +79,7 @@ def test_the_order_of_the_pairs_does_not_matter(name) -> None:
     holds()
 
 
+@pytest.mark.slow
 @all_losses
 def test_swapping_chosen_and_rejected_is_flipping_the_label(name) -> None:
     @quickly
@@ -99,6 +102,7 @@ def test_swapping_chosen_and_rejected_is_flipping_the_label(name) -> None:
     holds()
 
 
+@pytest.mark.slow
 @all_losses
 def test_weight_0_is_as_if_the_pair_were_not_there(name) -> None:
     @quickly
@@ -120,6 +124,7 @@ def test_weight_0_is_as_if_the_pair_were_not_there(name) -> None:
     holds()
 
 
+@pytest.mark.slow
 @all_losses
 def test_a_batch_in_parts_adds_up_to_the_batch(name) -> None:
     @quickly

@@ -77,6 +77,7 @@ def test_candidates_of_a_prompt_are_different_completions() -> None:
     assert all(len(set(row)) == 4 for row in candidates.tolist())
 
 
+@pytest.mark.slow
 def test_graders_agree_with_bradley_terry_and_noise_flips_that_share() -> None:
     for noise in (0.0, 0.3):
         world = make_world(WorldSettings(8000, noise=noise), 0)
@@ -138,6 +139,7 @@ def test_training_starts_at_the_reference_and_raises_the_gold_reward(world: Worl
         assert trained["gold"][0, 0].min() > 0.2
 
 
+@pytest.mark.slow
 def test_training_does_not_depend_on_arms_and_worlds_beside_it(world: World) -> None:
     worlds = [world, make_world(SETTINGS, 5)]
     names = ("dpo", "iwpo", "d_dpo", "wpo", "p_dpo")
@@ -207,6 +209,7 @@ def test_shuffling_keeps_the_histogram_of_each_cluster(world: World) -> None:
         assert np.array_equal(np.sort(smoothing[own]), np.sort(made.label_smoothing[own]))
 
 
+@pytest.mark.slow
 def test_the_family_of_biased_models_disagrees_about_length() -> None:
     world = make_world(WorldSettings(2000, longer_chosen=0.65), 0)
     gaps = score(world, "biased_family", 0).gaps
@@ -225,6 +228,7 @@ def test_relative_change_is_of_the_means_and_zero_against_oneself() -> None:
     assert mean_of_changes([(changed, base), (base, base)]).mean == pytest.approx(5.0)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_nineteen_times_in_twenty() -> None:
     random = np.random.default_rng(0)
     base = 2 + 0.5 * random.standard_normal((2000, 20))
@@ -241,6 +245,7 @@ def test_the_full_table_has_every_regime_and_every_arm_but_that_for_language_mod
     assert all(regime.arms[0] == "dpo" for regime in (*FULL, *FULL_BIAS))
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_up_what_the_first_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     regime = Regime("small", replace(SETTINGS, pairs=64), ("dpo", "oracle"), QUICK)
     monkeypatch.setattr(simulate, "WORLDS_AT_ONCE", 2)

@@ -27,6 +27,7 @@ def test_a_row_has_an_interval_of_every_series_that_names_it() -> None:
     assert drawn == [[[0.5, 2.0], [-4.0, -1.0]], [[0.5, 2.0]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exact-clusters", "exact-choice"])
 def test_committed_results_are_drawn(name: str, tmp_path: Path) -> None:
     shutil.copy(RESULTS / f"{name}.json", tmp_path)

@@ -70,6 +70,7 @@ def test_recorded_log_probs_are_those_of_a_whole_forward_pass(tokenizer: PreTrai
         assert ended or drawn == places
 
 
+@pytest.mark.slow
 def test_samples_follow_the_model(tokenizer: PreTrainedTokenizerBase) -> None:
     model = model_of(tokenizer, 0)
     samples = sample(model, tokenizer, ["a b c"] * 4000, max_new_tokens=1, seed=0)

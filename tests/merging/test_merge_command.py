@@ -42,6 +42,7 @@ def adapted(base: Path, adapter: Path) -> torch.Tensor:
     return logits(PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter))
 
 
+@pytest.mark.slow
 def test_plain_transformers_reads_the_merged_model_which_says_what_the_adapter_said(base, adapter, tmp_path) -> None:
     assert main(["merge", "--model", str(adapter), "--output", str(tmp_path / "out")]) == 0
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -51,6 +52,7 @@ def test_plain_transformers_reads_the_merged_model_which_says_what_the_adapter_s
     assert is_whole(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "stored"), [("float16", "float16"), ("bfloat16", "bfloat16"), ("base", "float32")])
 def test_weights_are_written_in_the_type_asked_for(asked, stored, base, adapter, tmp_path, capsys) -> None:
     assert main(["merge", "--model", str(adapter), "--output", str(tmp_path / "out"), "--dtype", asked]) == 0
@@ -85,6 +87,7 @@ def test_the_merged_model_stops_where_the_chat_template_ends_an_answer(base, ada
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [own, end]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_with_more_tokens_than_the_base_is_refused(base, adapter, tmp_path, capsys) -> None:
     shutil.copytree(adapter, tmp_path / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(adapter)
@@ -96,12 +99,14 @@ def test_a_tokenizer_with_more_tokens_than_the_base_is_refused(base, adapter, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_merged_by_its_folder(adapter, tmp_path) -> None:
     shutil.copytree(adapter, tmp_path / "run" / "train" / "model")
     assert main(["merge", "--model", str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 0
     assert is_whole(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_base_in_four_bits_is_merged_into_the_original(base, tmp_path, capsys) -> None:
     pytest.importorskip("bitsandbytes")
     config = ModelConfig(path=str(base), lora=LoraConfig(rank=2), quantize="nf4")
@@ -124,6 +129,7 @@ def test_an_adapter_on_a_base_in_four_bits_is_merged_into_the_original(base, tmp
     assert after.keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_a_weight_that_the_type_cannot_hold_leaves_nothing_behind(base, adapter, tmp_path, capsys) -> None:
     shutil.copytree(base, tmp_path / "base")
     path = tmp_path / "base" / "model.safetensors"
@@ -136,6 +142,7 @@ def test_a_weight_that_the_type_cannot_hold_leaves_nothing_behind(base, adapter,
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"hidden_size": 32}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}])
 def test_a_base_that_does_not_fit_is_refused(changes, adapter, tmp_path, capsys) -> None:
     other = save_base(tmp_path / "other", **changes)
@@ -150,6 +157,7 @@ def test_a_base_that_does_not_fit_is_refused(changes, adapter, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

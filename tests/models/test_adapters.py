@@ -80,6 +80,7 @@ def test_the_towers_are_frozen_without_adapters(seeing) -> None:
     assert frozen == outside - {"lm_head.weight"} != set()
 
 
+@pytest.mark.slow
 def test_what_is_trained_has_gradients_and_what_is_saved_is_the_adapter(tmp_path, tokenizer, batch) -> None:
     gemma3(SHAPE | {"vocab_size": len(tokenizer)}).save_pretrained(tmp_path / "m")
     world = World(0, 1, torch.device("cpu"))

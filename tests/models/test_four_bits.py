@@ -60,6 +60,7 @@ def dequantised(policy, plain_folder, folder, tokenizer) -> Policy:
     return stirred(load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=3, max_length=20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "qwen2", "gemma2"])
 def test_log_probs_and_gradients_are_those_of_the_dequantised_weights(
     quantised, batch, tokenizer, tmp_path, family
@@ -73,6 +74,7 @@ def test_log_probs_and_gradients_are_those_of_the_dequantised_weights(
         assert_same_gradients(gradients(ours, policy), gradients(theirs, plain), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_linear_layers_but_the_head_have_4_bits(quantised) -> None:
     for family in ("llama", "llama_tied"):
         policy = quantised(family)
@@ -85,6 +87,7 @@ def test_all_linear_layers_but_the_head_have_4_bits(quantised) -> None:
         assert (policy.head.linear.weight is embedding) == (family == "llama_tied")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["selective", "full"])
 def test_recomputed_layers_change_no_bit(quantised, batch, mode) -> None:
     plain, recomputed = quantised(), quantised(gradient_checkpointing=mode)
@@ -94,6 +97,7 @@ def test_recomputed_layers_change_no_bit(quantised, batch, mode) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_selective_layers_run_no_quantised_product_again(quantised, batch) -> None:
     def in_backward(mode) -> int:
         policy, seen = quantised(gradient_checkpointing=mode), []
@@ -111,6 +115,7 @@ def test_selective_layers_run_no_quantised_product_again(quantised, batch) -> No
     assert in_backward("none") == in_backward("selective") == 0 < in_backward("full")
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_weights_and_gradients_as_they_are(quantised, batch) -> None:
     policy = quantised()
     before, expected = fingerprint(policy.causal_lm), gradients(policy(batch), policy)
@@ -123,6 +128,7 @@ def test_evaluation_leaves_weights_and_gradients_as_they_are(quantised, batch) -
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_codes_and_scales(quantised, policy_of) -> None:
     policy = quantised()
     assert fingerprint(policy.causal_lm) == fingerprint(quantised().causal_lm)

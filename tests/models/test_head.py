@@ -28,6 +28,7 @@ def stir_adapter(policy: Policy) -> None:
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, batch, family) -> None:
     policy = policy_of(family)
@@ -40,6 +41,7 @@ def test_log_probs_and_gradients_are_those_of_the_models_own_logits(policy_of, b
     assert_same_gradients(gradients(ours, policy), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "gemma2", "cohere", "phi", "gpt2"])
 @pytest.mark.parametrize("targets", ["all-linear", ["lm_head"]], ids=["all_linear", "lm_head"])
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning", "ignore:.*fan_in_fan_out:UserWarning")
@@ -85,6 +87,7 @@ def test_gradients_reach_the_master_weights_in_float32(policy_of, batch, family,
     assert policy.head.linear.weight.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "forgotten"),
     [("gemma2", "softcap"), ("gemma3_text", "softcap"), ("cohere", "scale"), ("granite", "scale")],
@@ -101,6 +104,7 @@ def test_a_softcap_or_scale_that_is_not_understood_stops_the_load(policy_of, mon
         policy_of(family)
 
 
+@pytest.mark.slow
 def test_unknown_processing_of_logits_stops_the_load_and_names_the_model(policy_of, monkeypatch) -> None:
     own = LlamaForCausalLM.forward
 
@@ -114,6 +118,7 @@ def test_unknown_processing_of_logits_stops_the_load_and_names_the_model(policy_
         policy_of("llama")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["auto", "padded"])
 def test_logits_that_are_no_numbers_stop_the_load(policy_of, monkeypatch, layout) -> None:
     own = LlamaForCausalLM.forward

@@ -51,6 +51,7 @@ def run(policy, batch) -> tuple[Mapping[str, Tensor], int]:
     return gradients(logps, policy) | {"log-probs": logps.detach()}, kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["full", "lora"])
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
 def test_recomputing_more_keeps_less_and_changes_no_bit(policy_of, batch, lora, options) -> None:
@@ -63,6 +64,7 @@ def test_recomputing_more_keeps_less_and_changes_no_bit(policy_of, batch, lora, 
     assert kept["full"] < 0.7 * kept["selective"] and kept["selective"] < 0.85 * none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "phi3", "cohere"])
 @pytest.mark.parametrize("mode", ["selective", "full"])
 def test_layers_of_other_families_are_recomputed_too(policy_of, batch, family, mode) -> None:
@@ -72,6 +74,7 @@ def test_layers_of_other_families_are_recomputed_too(policy_of, batch, family, m
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_selective_layers_run_no_product_and_no_attention_again(policy_of, batch) -> None:
     def expensive_in_backward(mode: str) -> int:
         policy, count = policy_of("llama", share_prompts=False, gradient_checkpointing=mode), 0

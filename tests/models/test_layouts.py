@@ -54,6 +54,7 @@ def test_a_gpu_computes_in_bf16_with_float32_master_weights(
     assert all(g.isfinite().all() for g in gradients(logps.cpu(), policy).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_layouts_give_the_same_log_probs_and_gradients(policy_of, batch, family) -> None:
     policy = policy_of(family)
@@ -73,6 +74,7 @@ def test_all_layouts_give_the_same_log_probs_and_gradients(policy_of, batch, fam
         assert_same_gradients(our_gradients, padded_gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supports_sdpa", [True, False], ids=["transformers_5_17", "transformers_5_23"])
 def test_attention_keeps_its_softcap_where_transformers_would_take_sdpa(
     policy_of, batch, monkeypatch, supports_sdpa
@@ -130,6 +132,7 @@ def test_only_the_shared_layout_runs_each_prompt_once(policy_of, batch) -> None:
     assert seen == [batch.tokens, batch.expand_index.numel()] == [37, 59]
 
 
+@pytest.mark.slow
 def test_pairs_cost_as_many_tokens_as_their_layout_runs(policy_of) -> None:
     pairs = Pairs(*(Ragged.from_rows([[5] * n]) for n in (3, 4, 2)), weight=np.ones(1))
     policy = policy_of("llama")
@@ -150,6 +153,7 @@ def test_a_sequence_does_not_see_its_neighbours(policy_of, batch, options) -> No
     assert torch.equal(before[first:], after[first:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
@@ -191,6 +195,7 @@ def test_padded_batches_with_shared_prompts_are_refused(policy_of) -> None:
         policy_of("llama", batch_layout="padded", share_prompts=True)
 
 
+@pytest.mark.slow
 def test_prompts_are_not_shared_where_log_probs_would_differ(policy_of, monkeypatch) -> None:
     error = load.largest_error
     monkeypatch.setattr(load, "largest_error", lambda p, n: float("inf") if p.layout == "shared" else error(p, n))
@@ -207,6 +212,7 @@ def test_prompts_are_not_shared_on_a_gpu_unless_asked_for() -> None:
     assert load._sharing(ModelConfig(share_prompts=True), gpu) == [(True, "asked for")]
 
 
+@pytest.mark.slow
 def test_the_model_can_generate_with_its_own_attention(policy_of, batch) -> None:
     policy = policy_of("llama")
     prompt, before = batch.input_ids[None, :3], policy(batch)

@@ -21,6 +21,7 @@ def load(path, tokenizer, **options) -> Policy:
     return load_policy(ModelConfig(path=str(path), **options), tokenizer, World(0, 1, CPU), seed=0, max_length=64)
 
 
+@pytest.mark.slow
 def test_master_weights_are_float32_though_the_checkpoint_is_bf16(tmp_path, tokenizer) -> None:
     folder = save_model(tmp_path / "m", "llama", tokenizer)
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
@@ -29,6 +30,7 @@ def test_master_weights_are_float32_though_the_checkpoint_is_bf16(tmp_path, toke
         assert {p.dtype for p in policy.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_dropout_is_off_except_the_adapters_own(policy_of, batch) -> None:
     policy = policy_of("gpt2")
     assert policy.training
@@ -38,6 +40,7 @@ def test_dropout_is_off_except_the_adapters_own(policy_of, batch) -> None:
     assert rates == {0.25}
 
 
+@pytest.mark.slow
 def test_an_adapter_is_the_same_for_the_same_seed(tmp_path, tokenizer) -> None:
     folder = save_model(tmp_path / "m", "llama", tokenizer)
 
@@ -131,6 +134,7 @@ def test_a_vocabulary_smaller_than_the_embedding_is_fine(tmp_path, tokenizer) ->
     assert load(folder, tokenizer).head.linear.out_features == len(tokenizer) + 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "message"),
     [(T5Config(), "is an encoder-decoder model"), (ViTConfig(), "holds a ViTConfig, which is no causal language")],
@@ -150,6 +154,7 @@ def test_quantised_weights_are_refused(tmp_path, tokenizer) -> None:
         load(folder, tokenizer)
 
 
+@pytest.mark.slow
 def test_an_adapter_folder_is_refused_as_a_model(tmp_path, tokenizer) -> None:
     policy = load(save_model(tmp_path / "m", "llama", tokenizer), tokenizer, lora=LoraConfig(rank=2))
     policy.save(tmp_path / "adapter", tokenizer)
@@ -164,6 +169,7 @@ def test_target_modules_that_the_model_lacks_are_reported_in_one_sentence(tmp_pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_sequences_longer_than_the_learned_positions_are_refused(tmp_path, tokenizer) -> None:
     folder = save_model(tmp_path / "m", "gpt2", tokenizer)
     config = ModelConfig(path=str(folder))
@@ -172,6 +178,7 @@ def test_sequences_longer_than_the_learned_positions_are_refused(tmp_path, token
     assert load_policy(config, tokenizer, World(0, 1, CPU), seed=0, max_length=128).layout == "shared"
 
 
+@pytest.mark.slow
 def test_a_trained_tiny_model_loads_from_its_folder(tmp_path, tokenizer, batch) -> None:
     tiny = load_policy(ModelConfig(tiny=TinyConfig(hidden_size=32)), tokenizer, World(0, 1, CPU), seed=0)
     tiny.save(tmp_path / "m", tokenizer)

@@ -27,6 +27,7 @@ def shake(policy) -> None:
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "gemma2", "cohere", "gpt2"])
 def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(
     policy_of, tokenizer, batch, tmp_path, family
@@ -42,6 +43,7 @@ def test_a_saved_model_gives_the_same_log_probs_in_plain_transformers(
         assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float32}  # noqa: SIM118
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]], ids=["all_linear", "lm_head"])
 @pytest.mark.parametrize("family", ["llama", "llama_tied"])
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
@@ -56,6 +58,7 @@ def test_a_saved_adapter_gives_the_same_log_probs_in_plain_peft(
     assert_close_logps(policy(batch), plain_logps(loaded.eval(), batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]], ids=["all_linear", "lm_head"])
 @pytest.mark.filterwarnings("ignore:.*tie:UserWarning")
 def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch, tmp_path, targets) -> None:
@@ -69,6 +72,7 @@ def test_an_adapter_on_the_tiny_model_is_saved_as_a_whole_model(tokenizer, batch
     assert torch.equal(policy(batch), before)
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained_with_lora_and_everything_without(policy_of) -> None:
     full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     assert not full.has_adapter and lora.has_adapter
@@ -86,6 +90,7 @@ def test_an_adapter_trains_again_after_it_was_off(policy_of, batch) -> None:
     assert policy.trainable_parameters().keys() == names
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path) -> None:
     full, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     stir_adapter(lora)
@@ -98,6 +103,7 @@ def test_the_fingerprint_is_that_of_the_base_weights(policy_of, tmp_path) -> Non
     assert fingerprint(full.causal_lm) != before == full.fingerprint
 
 
+@pytest.mark.slow
 def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of, batch) -> None:
     exact, rounded = policy_of("llama")(batch), policy_of("llama", precision="bf16")(batch)
     assert rounded.dtype == torch.float32
@@ -105,6 +111,7 @@ def test_bf16_compute_stays_close_to_fp32_and_is_used_in_the_products(policy_of,
     assert 1e-4 < error < 0.5
 
 
+@pytest.mark.slow
 def test_hidden_states_of_all_layouts_are_those_of_the_tokens_as_they_are_laid_out(policy_of, tokenizer) -> None:
     batch = make_batch(len(tokenizer), seed=4)
     shared, flat, padded = (policy_of("llama", **options).hidden_states(batch) for options in LAYOUTS.values())
@@ -112,6 +119,7 @@ def test_hidden_states_of_all_layouts_are_those_of_the_tokens_as_they_are_laid_o
     assert max((flat - padded).abs().max(), (shared - padded).abs().max()) <= 2e-5
 
 
+@pytest.mark.slow
 def test_loading_and_running_leave_the_random_state_alone(policy_of, batch) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -41,6 +41,7 @@ def reference(policy, pairs: Pairs, folder: Path, world: World = ALONE) -> Pairs
     return with_reference(policy, pairs, world, folder, tokens_per_batch=50)
 
 
+@pytest.mark.slow
 def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_of, pairs, tmp_path) -> None:
     plain, lora = policy_of("llama"), policy_of("llama", lora=LoraConfig(rank=4))
     stir_adapter(lora)
@@ -55,6 +56,7 @@ def test_reference_log_probs_are_those_of_the_model_without_its_adapter(policy_o
         np.testing.assert_allclose(found.ref_logps[row], sums, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
     policy_of, pairs, tmp_path, monkeypatch, caplog
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_computed_again(
     assert "computing them again" in caplog.text
 
 
+@pytest.mark.slow
 def test_layouts_do_not_share_a_cache_entry(policy_of, pairs, tmp_path) -> None:
     policies = (policy_of("llama", **options) for options in LAYOUTS.values())
     shared, *others = (reference(policy, pairs, tmp_path).ref_logps for policy in policies)
@@ -106,6 +109,7 @@ def four_to_a_prompt(tokenizer, prompts: int = 5) -> tuple[Pairs, Ragged, Ragged
     return pairs, Ragged.from_rows(asked), Ragged.from_rows(answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_four_completions_of_a_prompt_in_six_pairs_are_each_run_once_and_the_prompt_once_for_all_where_it_is_shared(
     policy_of, tokenizer, tmp_path, run_by_model, layout
@@ -142,6 +146,7 @@ def test_pairs_that_are_there_again_cost_the_reference_nothing(policy_of, pairs,
     assert not run_by_model
 
 
+@pytest.mark.slow
 def test_pairs_of_known_responses_find_their_log_probs_and_others_are_left_to_a_pass(
     policy_of, tokenizer, tmp_path, run_by_model
 ) -> None:
@@ -175,6 +180,7 @@ def _first_with(prompts: Ragged, prompt: np.ndarray) -> int:
     return next(i for i in range(len(prompts)) if np.array_equal(prompts[i], prompt))
 
 
+@pytest.mark.slow
 def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_of, tokenizer) -> None:
     pairs, _, _ = four_to_a_prompt(tokenizer)
     responses = Responses.of(pairs)
@@ -184,6 +190,7 @@ def test_responses_of_one_prompt_share_a_batch_where_prompts_are_shared(policy_o
         assert (sum(map(len, together)) == 5) == (layout == "shared")
 
 
+@pytest.mark.slow
 def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs, tmp_path, monkeypatch) -> None:
     policy = policy_of("llama")
     whole = reference(policy, pairs, tmp_path / "whole")
@@ -198,6 +205,7 @@ def test_each_rank_computes_its_own_rows_and_the_sum_joins_them(policy_of, pairs
     np.testing.assert_allclose(sum(parts), whole.ref_logps, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(
     policy_of, pairs, tmp_path, monkeypatch
 ) -> None:
@@ -210,6 +218,7 @@ def test_a_rank_that_finds_the_log_probs_computes_them_with_one_that_does_not(
     assert np.array_equal(reference(policy, pairs, tmp_path).ref_logps, found.ref_logps) and computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_a_policy_is_its_reference_only_inside_the_body_also_when_that_fails(policy_of, training) -> None:
     policy = policy_of("llama", lora=LoraConfig(rank=4)).train(training)
@@ -230,6 +239,7 @@ def test_batches_are_visited_in_order_and_empty_ones_are_passed_over(policy_of, 
     assert seen == [([3, 1], expected[0]), ([6], expected[1])]
 
 
+@pytest.mark.slow
 def test_context_has_no_log_probs_and_what_is_behind_it_those_it_had_as_trained(policy_of, pairs, tmp_path) -> None:
     policy = policy_of("llama")
     whole = reference(policy, pairs, tmp_path)

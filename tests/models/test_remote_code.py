@@ -90,6 +90,7 @@ def test_a_tokenizer_of_ones_own_is_not_run_either(own, tmp_path) -> None:
     assert not (tmp_path / "it ran").exists()
 
 
+@pytest.mark.slow
 def test_trusted_code_runs_trains_and_is_saved_with_the_model(own, tokenizer, batch, tmp_path) -> None:
     load_tokenizer(ModelConfig(path=str(own), trust_remote_code=True), ())
     policy = load(own, tokenizer, trust_remote_code=True)
@@ -99,12 +100,14 @@ def test_trusted_code_runs_trains_and_is_saved_with_the_model(own, tokenizer, ba
     assert torch.equal(again(batch), policy(batch))
 
 
+@pytest.mark.slow
 def test_the_fingerprint_covers_the_code(own, tokenizer) -> None:
     before = fingerprint(load(own, tokenizer, trust_remote_code=True).causal_lm)
     (own / "code.py").write_text((own / "code.py").read_text() + "\n# another\n")
     assert fingerprint(load(own, tokenizer, trust_remote_code=True).causal_lm) != before
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_held_to_the_same_setting(tmp_path, tokenizer) -> None:
     folder = save_model(tmp_path / "own", "llama", tokenizer)
     config = AutoConfig.from_pretrained(folder)
@@ -155,6 +158,7 @@ WITHOUT_CODE = ("GenerationConfig", "PeftModel")
 """Classes whose files are settings and numbers alone; an adapter's go through `check_saved`, which refuses pickles."""
 
 
+@pytest.mark.slow
 def test_every_loader_of_the_library_is_told_whether_code_may_run() -> None:
     silent, told = [], 0
     for path in sorted(Path(iwpo_fast.__file__).parent.rglob("*.py")):

@@ -59,6 +59,7 @@ def alone(folder: Path, batch: FlatBatch) -> torch.Tensor:
     return plain_logps(model, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["flat", "padded"])
 @pytest.mark.parametrize("model", MODELS)
 def test_each_sequence_has_the_log_probs_that_it_has_alone(policy_of, tokenizer, tmp_path, model, layout) -> None:
@@ -71,6 +72,7 @@ def test_each_sequence_has_the_log_probs_that_it_has_alone(policy_of, tokenizer,
             torch.testing.assert_close(policy(batch).double(), alone(tmp_path / family, batch), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_frequencies_of_the_longest_sequence_would_have_been_others(tokenizer, tmp_path) -> None:
     # So that the test above sees what it is for: a padded batch of transformers differs from its sequences alone.
     for model, (family, changes) in MODELS.items():
@@ -84,6 +86,7 @@ def test_the_frequencies_of_the_longest_sequence_would_have_been_others(tokenize
             assert (plain(ids, attention_mask=mask).logits[1:, :8] - short).abs().max() > 1e-2, model
 
 
+@pytest.mark.slow
 def test_prompts_are_not_shared_where_a_length_could_decide(policy_of) -> None:
     family, changes = MODELS["longrope phi3"]
     assert policy_of(family, max_length=16, changes=changes).layout == "shared"

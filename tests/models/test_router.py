@@ -32,6 +32,7 @@ def policy_with(tmp_path, tokenizer, family: str, layout: str = "auto", **change
     return load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=0, max_length=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["auto", "padded"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_equals_the_models_own_over_the_full_sequences(tmp_path, tokenizer, family, layout) -> None:
@@ -48,6 +49,7 @@ def test_it_equals_the_models_own_over_the_full_sequences(tmp_path, tokenizer, f
     assert routers and all(p.grad is not None and p.grad.abs().max() > 0 for p in routers)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_ask_has_none(tmp_path, tokenizer, policy_of) -> None:
     assert RouterLoss.of(policy_of("llama")) is None
     assert RouterLoss.of(policy_with(tmp_path, tokenizer, "mixtral", output_router_logits=False)) is None
@@ -61,6 +63,7 @@ def test_a_model_that_does_not_say_how_is_refused(tmp_path, tokenizer, monkeypat
         RouterLoss.of(policy)
 
 
+@pytest.mark.slow
 def test_shared_prompts_count_as_often_as_they_are_in_sequences(tmp_path, tokenizer) -> None:
     policy, batch = policy_with(tmp_path, tokenizer, "mixtral"), make_batch(len(tokenizer))
     assert policy.layout == "shared" and len(batch.expand_index) > batch.tokens

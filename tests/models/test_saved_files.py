@@ -34,12 +34,14 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_every_file_of_a_saved_model_has_a_hash(saved) -> None:
     names = {path.name for path in saved.iterdir()} - {"checksums.json"}
     assert load_record(saved / "checksums.json")["files"].keys() == names >= {"model.safetensors", "tokenizer.json"}
     load(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_a_flipped_bit_is_named_and_a_change_by_hand_is_allowed_without_the_hashes(saved, name) -> None:
     flip(saved / name)
@@ -60,6 +62,7 @@ def test_a_damaged_list_of_hashes_is_named(saved) -> None:
         load(saved)
 
 
+@pytest.mark.slow
 def test_an_adapter_has_hashes_too(saved, tmp_path, tokenizer) -> None:
     config = ModelConfig(path=str(saved), lora=LoraConfig(rank=2))
     load_policy(config, tokenizer, ALONE, seed=0).save(tmp_path / "adapter", tokenizer)

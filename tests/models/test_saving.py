@@ -67,6 +67,7 @@ def half(tmp_path, tokenizer) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "expected"), [("base", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")]
 )
@@ -87,6 +88,7 @@ def test_a_model_is_saved_in_the_type_asked_for(half, tmp_path, tokenizer, asked
     assert {p.dtype for p in policy.parameters()} == {torch.float32}  # the policy itself is as it was
 
 
+@pytest.mark.slow
 def test_parts_of_a_configuration_say_the_same_type(tmp_path, tokenizer) -> None:
     from test_adapters import gemma3
 
@@ -97,6 +99,7 @@ def test_parts_of_a_configuration_say_the_same_type(tmp_path, tokenizer) -> None
     assert {settings["dtype"], settings["text_config"]["dtype"], settings["vision_config"]["dtype"]} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_an_adapter_stays_float32_unless_another_type_is_asked_for(half, tmp_path, tokenizer) -> None:
     policy = load(half, tokenizer, lora=LoraConfig(rank=2))
     for asked, expected in (("base", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -105,6 +108,7 @@ def test_an_adapter_stays_float32_unless_another_type_is_asked_for(half, tmp_pat
         assert {tensor.dtype for tensor in saved.values()} == {expected}
 
 
+@pytest.mark.slow
 def test_a_merged_tiny_model_is_float32_or_as_asked(tmp_path, tokenizer) -> None:
     config = ModelConfig(tiny=TinyConfig(vocab_size=320, hidden_size=32, layers=1, heads=2), lora=LoraConfig(rank=2))
     policy = load_policy(config, tokenizer, World(0, 1, torch.device("cpu")), seed=0)

@@ -21,6 +21,7 @@ def load(folder, tokenizer) -> object:
     return load_policy(ModelConfig(path=str(folder)), tokenizer, CPU, seed=0, max_length=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
     "name", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"]

@@ -38,6 +38,7 @@ def assert_gradients_are_differences(mixture: Mixture, pair: Pair, smoothing: Te
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - SHARED_DIFFERENCES))
 def test_gradients_agree_with_central_differences(name: str) -> None:
     assert_gradients_are_differences(mixture_of(name), random_pair())

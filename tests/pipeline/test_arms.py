@@ -95,6 +95,7 @@ def copied(place: Path, with_arms: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_every_arm_is_trained_on_its_part_of_the_method_alone(copied) -> None:
     weights = {name: np.array([row["weight"] for row in rows_of(name)]) for name in ARMS}
     labels = {name: np.array([row.get("label_smoothing", 0.0) for row in rows_of(name)]) for name in ARMS}
@@ -113,6 +114,7 @@ def test_an_arm_is_bitwise_the_pipeline_that_has_its_weights_by_itself(copied) -
         np.testing.assert_array_equal(margins(f"{name}-alone"), margins(f"run/arms/{name}"))
 
 
+@pytest.mark.slow
 def test_an_arm_that_equals_another_is_not_trained_twice(copied) -> None:
     # Without preferred pairs the default form is posterior labels alone.
     assert table()["labels"]["same_as"] == "run"
@@ -121,6 +123,7 @@ def test_an_arm_that_equals_another_is_not_trained_twice(copied) -> None:
     assert [name for name in ARMS if Path(f"run/arms/{name}/train/model").exists()] == ["dpo", "weights", "both"]
 
 
+@pytest.mark.slow
 def test_arms_of_a_run_that_is_dpo_itself_are_compared_with_it(place, capsys) -> None:
     write_toy_data()
     run(config(weights=WeightConfig(form="off"), arms=["dpo"]))
@@ -131,6 +134,7 @@ def test_arms_of_a_run_that_is_dpo_itself_are_compared_with_it(place, capsys) ->
     assert table()["dpo"]["accuracy"] == table()["run"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_table_has_the_held_out_margins_of_every_arm_and_paired_differences(copied) -> None:
     folders = {"run": "run", "labels": "run"} | {name: f"run/arms/{name}" for name in ("dpo", "weights", "both")}
     assert list(table()) == sorted([*ARMS, "run"])
@@ -148,6 +152,7 @@ def test_the_table_has_the_held_out_margins_of_every_arm_and_paired_differences(
     assert page.count("\n- ") == 4 and "points of accuracy beside dpo (95 % interval" in page
 
 
+@pytest.mark.slow
 def test_stages_up_to_the_rewards_are_taken_over_and_not_done_again(copied) -> None:
     stages = json.loads(Path("run/manifest.json").read_text())["stages"]
     for name in ARMS:
@@ -159,11 +164,13 @@ def test_stages_up_to_the_rewards_are_taken_over_and_not_done_again(copied) -> N
         assert not Path(f"run/arms/{name}/cache").exists()
 
 
+@pytest.mark.slow
 def test_files_that_are_taken_over_take_no_room(with_arms) -> None:
     file = "run/arms/dpo/rewards/rewards.safetensors"
     assert os.path.samefile(with_arms / file, with_arms / "run/rewards/rewards.safetensors")
 
 
+@pytest.mark.slow
 def test_a_second_call_does_nothing_and_from_goes_for_the_arms_too(copied) -> None:
     before = results(copied)
     assert stages_done(config()) == []
@@ -173,6 +180,7 @@ def test_a_second_call_does_nothing_and_from_goes_for_the_arms_too(copied) -> No
     assert results(copied) == before
 
 
+@pytest.mark.slow
 def test_changed_rewards_are_those_of_all_arms(copied) -> None:
     changed = config()
     changed.rewards.ridge = 1e-3
@@ -185,6 +193,7 @@ def test_changed_rewards_are_those_of_all_arms(copied) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_an_arm_is_taken_over_or_made_again(copied) -> None:
     before = results(copied)
     Path("run/arms/dpo/rewards/rewards.safetensors").unlink()
@@ -194,6 +203,7 @@ def test_a_damaged_file_of_an_arm_is_taken_over_or_made_again(copied) -> None:
     assert results(copied) == before
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_where_what_it_compares_is_made_again(copied) -> None:
     assert stages_done(config(arms=[]), start="evaluate") == ["evaluate"]
     assert not Path("run/evaluation/arms.json").exists() and not Path("run/evaluation/arms.md").exists()
@@ -229,6 +239,7 @@ def test_two_processes_train_the_same_arms(place, with_arms, processes) -> None:
         assert row["margin"] == pytest.approx(there[name]["margin"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_done_to_the_pairs(copied) -> None:
     smoothing = np.array([row["label_smoothing"] for row in read_jsonl("run/weights/train.jsonl")])
     page = Path("run/evaluation/report.md").read_text()
@@ -237,6 +248,7 @@ def test_the_report_says_what_was_done_to_the_pairs(copied) -> None:
     assert f"- labels: softened, by {smoothing.mean():.3f} on the mean; {turned}" in page
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_the_arms_and_trains_none(copied, capsys) -> None:
     before = results(copied)
     run(config(dry_run=True))
@@ -244,6 +256,7 @@ def test_a_dry_run_names_the_arms_and_trains_none(copied, capsys) -> None:
     assert results(copied) == before
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_the_training_of_every_arm(place, capsys) -> None:
     write_toy_data()
     run(config(dry_run=True, plan=PlanConfig(on="h100"), arms=["dpo", "labels"]))
@@ -253,6 +266,7 @@ def test_an_estimate_counts_the_training_of_every_arm(place, capsys) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_where_nothing_turns_out_to_be_held_out_no_arm_is_trained(place, capsys) -> None:
     write_jsonl(DATA, [row | {"prompt_id": "the only one"} for row in toy_rows(20)])
     run(config())
@@ -284,6 +298,7 @@ def test_arms_that_cannot_be_are_refused_in_a_sentence(place, capsys, flags, sen
     refused_in_a_sentence(flags, sentence, capsys)
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_in_the_place_of_an_arm_is_left_alone(place) -> None:
     write_toy_data()
     Path("run/arms/dpo").mkdir(parents=True)

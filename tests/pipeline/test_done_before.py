@@ -149,6 +149,7 @@ def test_held_out_pairs_and_their_evaluation_go_where_none_are_held_out_any_more
     assert stages_done(config) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damaged", "stage"),
     [
@@ -184,6 +185,7 @@ def test_from_only_and_force_do_what_they_say_and_end_in_the_same_bytes(copied) 
     assert results(copied) == before
 
 
+@pytest.mark.slow
 def test_only_one_stage_of_changed_settings_is_done_and_the_next_call_catches_up(copied) -> None:
     config = toy_config()
     config.weights.tau = 1.0
@@ -205,6 +207,7 @@ def test_only_one_stage_is_refused_where_an_earlier_one_has_changed(copied, name
     assert results(copied) == before
 
 
+@pytest.mark.slow
 def test_evaluation_without_checkpoints_is_one_sentence(copied) -> None:
     shutil.rmtree("run/train/checkpoints")
     with pytest.raises(ValueError, match="checkpoints holds no checkpoint to evaluate: run again with --from train"):

@@ -48,6 +48,7 @@ def of_two(name: str, subset: str, chosen: list[str], rejected: list[str]) -> di
     return {"id": name, "prompt": f"say {name}", "chosen": chosen, "rejected": rejected, "subset": subset}
 
 
+@pytest.mark.slow
 def test_accuracy_and_margins_are_those_of_the_run_with_intervals(copied, capsys) -> None:
     report = evaluate("--against", BASE, "--data.path", HELD_OUT, "--reward_model", JUDGE, *NO_ANSWERS)
     of_run = load_file("run/evaluation/margins.safetensors")
@@ -67,6 +68,7 @@ def test_accuracy_and_margins_are_those_of_the_run_with_intervals(copied, capsys
     assert max(map(len, said)) <= 80 and "all numbers are in out.json" in said
 
 
+@pytest.mark.slow
 def test_calibration_error_follows_beta(copied) -> None:
     flags = ("--against", BASE, "--data.path", HELD_OUT, *NO_ANSWERS)
     small, large = (evaluate(*flags, "--beta", beta)["held_out"]["log_ratio"] for beta in ("0.1", "100"))
@@ -75,6 +77,7 @@ def test_calibration_error_follows_beta(copied) -> None:
     assert large["calibration_error"]["value"] > small["calibration_error"]["value"]
 
 
+@pytest.mark.slow
 def test_without_a_reference_margins_are_of_mean_log_probs_and_scores_those_of_the_data(copied) -> None:
     rows = [row | {"score_chosen": i % 5, "score_rejected": 0.0} for i, row in enumerate(read_jsonl(HELD_OUT))]
     write_jsonl("scored.jsonl", rows)
@@ -120,6 +123,7 @@ def test_answers_are_judged_probed_and_written_in_alpaca_evals_format(copied) ->
         assert of["answers"] == 10 and 0 < of["tokens"]["value"] <= 6 and 0 <= of["ended"]["value"] <= 1
 
 
+@pytest.mark.slow
 def test_without_another_model_answers_are_compared_with_the_chosen_ones(copied) -> None:
     report = evaluate("--data.path", HELD_OUT, "--reward_model", JUDGE, "--answers.prompts", "4")
     assert report["wins"]["beside"] == "the chosen ones of the data"
@@ -143,6 +147,7 @@ def test_an_adapter_is_the_model_that_it_was_trained_to(modules, copied) -> None
     assert abs(found["margin"]["value"]) > 5e-3
 
 
+@pytest.mark.slow
 def test_rewardbench_is_scored_by_the_models_rewards_and_by_the_judge(rewardbench, capsys) -> None:
     flags = ("--rewardbench", "rewardbench.jsonl", "--reward_model", JUDGE)
     report = evaluate("--against", BASE, *flags)
@@ -178,6 +183,7 @@ def test_a_sequence_classifier_judges_too(rewardbench) -> None:
     assert report["rewardbench"]["reward_model"]["subsets"]["Math"]["accuracy"]["value"] is not None
 
 
+@pytest.mark.slow
 def test_alpaca_evals_instructions_and_mt_benchs_questions_are_answered(copied) -> None:
     Path("alpaca.json").write_text(json.dumps([{"dataset": "vicuna", "instruction": f"say {word}"} for word in WORDS]))
     questions = [
@@ -197,6 +203,7 @@ def test_alpaca_evals_instructions_and_mt_benchs_questions_are_answered(copied) 
     assert json.loads(Path("again-alpaca_eval.json").read_text()) == outputs and again["model"] == "run"
 
 
+@pytest.mark.slow
 def test_pairs_that_are_too_long_are_left_out_and_counted(copied, capsys) -> None:
     rows = read_jsonl(HELD_OUT)
     long = {"prompt": "say red\n", "chosen": "blue " * 200, "rejected": "red"}
@@ -226,6 +233,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_be_is_one_sentence_and_nothing_is_lost(copied, capsys, flags, sentence) -> None:
     Path("folder.json").mkdir()
@@ -242,6 +250,7 @@ def test_there_has_to_be_something_to_evaluate_on(copied, capsys) -> None:
     assert "There is nothing to evaluate on: give data.path" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_turns_need_a_chat_template(copied, capsys) -> None:
     shutil.copytree("run/train/model", "plain")
     for name in ("chat_template.jinja", "checksums.json"):

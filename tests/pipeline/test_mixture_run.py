@@ -19,6 +19,7 @@ from iwpo_fast.rewards.reward_model import RewardModel
 MIXTURE = ClusterConfig(count=3, min_pairs=8, backend="sklearn", method="mixture")
 
 
+@pytest.mark.slow
 def test_the_scores_of_gated_clusters_are_those_of_the_reward_model_and_of_every_stage(place, monkeypatch) -> None:
     """The toy data are too few for a mixture to be worth it, so its rivals are handicapped."""
 
@@ -38,6 +39,7 @@ def test_the_scores_of_gated_clusters_are_those_of_the_reward_model_and_of_every
     assert manifest["stages"]["cluster"]["result"]["mixture"]["taken"] is True
 
 
+@pytest.mark.slow
 def test_the_command_learns_a_mixture_and_says_whether_it_is_taken(copied, capsys) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     recipe = {
@@ -53,6 +55,7 @@ def test_the_command_learns_a_mixture_and_says_whether_it_is_taken(copied, capsy
     assert "a mixture of rewards predicts labels that it has not seen" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_folds_of_rewards_redo_the_clusters_of_a_mixture_and_not_those_of_k_means(copied) -> None:
     folds = RewardConfig(folds=3)
     assert stages_done(toy_config(rewards=folds))[0] == "reward"
@@ -60,6 +63,7 @@ def test_folds_of_rewards_redo_the_clusters_of_a_mixture_and_not_those_of_k_mean
     assert stages_done(toy_config(clusters=MIXTURE, rewards=folds))[0] == "cluster"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

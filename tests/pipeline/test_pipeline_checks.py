@@ -33,6 +33,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_would_fail_late_is_refused_before_anything_is_made(
@@ -59,6 +60,7 @@ def test_a_dry_run_refuses_data_that_cannot_be_read(place, content) -> None:
     assert not (place / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatch) -> None:
     config = toy_config(clusters=ClusterConfig(count=3, min_pairs=8, backend="cuml"))
     monkeypatch.setattr("iwpo_fast.pipeline.stages.cluster.choose_backend", lambda name: name)
@@ -72,6 +74,7 @@ def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatc
         stages_done(config, start="cluster")
 
 
+@pytest.mark.slow
 def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_its_own_name(place) -> None:
     write_jsonl(DATA, toy_rows(8))
     tuning = TuningConfig(lora=LoraConfig(target_modules=["nowhere"]), optim=OptimConfig(max_steps=1))

@@ -48,6 +48,7 @@ def test_pairs_of_a_single_prompt_are_refused_by_the_reward_stage(place) -> None
         stages_done(toy_config(data=DataConfig(path=DATA, eval_fraction=0.0)))
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_and_evaluated(copied) -> None:
     model = ModelConfig(tiny=TINY, lora=LoraConfig(rank=4))
     config = toy_config(model=model)
@@ -68,6 +69,7 @@ def test_the_evaluation_is_that_of_the_trained_policy(finished) -> None:
     assert report.count("\n| ") == 2 + len(table)
 
 
+@pytest.mark.slow
 def test_a_low_effective_sample_size_is_refused_after_the_report_and_can_be_forced(copied) -> None:
     report = Path("run/weights/report.json")
     report.unlink()
@@ -108,12 +110,14 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_work_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence) -> None:
     refused_in_a_sentence(flags, sentence, capsys)
     assert not list(Path().glob("run/*.json*"))
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_recipe_and_flags(copied, capsys) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     recipe = {

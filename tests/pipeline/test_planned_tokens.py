@@ -91,6 +91,7 @@ def planned(config: TrainConfig, *stages: str) -> dict[str, int]:
     return {name: found.work.tokens for name, found in stage_estimates(setting, stages).items() if found.work.tokens}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [SHARED, FLAT, PADDED], ids=["shared", "flat", "padded"])
 def test_every_stage_computes_the_tokens_that_were_planned(
     place: Path, monkeypatch: Any, parts: dict[str, Any]
@@ -105,6 +106,7 @@ def test_every_stage_computes_the_tokens_that_were_planned(
     assert before.keys() == {"reference", "train", "evaluate"}
 
 
+@pytest.mark.slow
 def test_candidates_that_are_in_no_pair_are_planned_for_the_frozen_model_alone(place: Path, monkeypatch: Any) -> None:
     data = DataConfig(path=str(write_jsonl("rated.jsonl", ultrafeedback())), eval_fraction=0.2, as_chat=True)
     config = toy_config(data=data, model=model(**SHARED))
@@ -114,6 +116,7 @@ def test_candidates_that_are_in_no_pair_are_planned_for_the_frozen_model_alone(p
     assert before == dict(+tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "self_test"),
     [(ObjectiveConfig(), True), (ObjectiveConfig("simpo"), True), (ObjectiveConfig("bco"), False)],
@@ -133,6 +136,7 @@ def test_training_alone_computes_the_tokens_that_were_planned(
     assert ("reference" in before) == (objective.name != "simpo")
 
 
+@pytest.mark.slow
 def test_tuned_rewards_are_planned_to_within_what_bootstraps_and_folds_draw(place: Path, monkeypatch: Any) -> None:
     write_toy_data()
     optim = OptimConfig(lr=1e-3, pairs_per_step=8, tokens_per_batch=256)

@@ -133,6 +133,7 @@ def four(place) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_drawn_pairs_stand_behind_the_labelled_ones_with_every_column(with_samples, monkeypatch) -> None:
     monkeypatch.chdir(with_samples)
     rows = read_jsonl(WEIGHTED)
@@ -172,6 +173,7 @@ def test_drawn_pairs_are_of_responses_to_their_prompt_with_its_scores_and_the_re
     assert sum(row["rejected"] in samples for row in drawn_rows()) > 10
 
 
+@pytest.mark.slow
 def test_labels_of_drawn_pairs_are_the_odds_of_their_scores_and_of_the_evidence_of_labels(four) -> None:
     settings = of_data()
     stages_done(settings)
@@ -197,6 +199,7 @@ def test_every_response_is_run_once_by_the_reference_also_those_of_drawn_pairs(w
     assert len(run) == len(set(run)) == responses + sum(not prompt.startswith("long") for prompt, _ in held_out)
 
 
+@pytest.mark.slow
 def test_training_on_the_file_alone_is_the_training_of_the_pipeline(again) -> None:
     def alone(name: str, **data: Any) -> list[float]:
         settings = config()
@@ -215,6 +218,7 @@ def test_training_on_the_file_alone_is_the_training_of_the_pipeline(again) -> No
     assert alone("computed", cache_dir="other") == pytest.approx(losses("run/train"), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_runs_the_responses_itself_where_their_log_probs_are_not_known(again) -> None:
     before = losses("run/train")
     shutil.rmtree("run/cache/reference")
@@ -222,6 +226,7 @@ def test_training_runs_the_responses_itself_where_their_log_probs_are_not_known(
     assert losses("run/train") == pytest.approx(before, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_call_does_nothing_and_other_draws_redo_weights_alone(again) -> None:
     before = results(again)
     assert stages_done(config()) == []
@@ -235,6 +240,7 @@ def test_the_second_call_does_nothing_and_other_draws_redo_weights_alone(again) 
         assert results(again)[name] == before[name]
 
 
+@pytest.mark.slow
 def test_a_lost_plot_is_made_again(again) -> None:
     before = results(again)
     Path("run/weights/preferred.png").unlink()
@@ -274,6 +280,7 @@ def test_two_processes_draw_the_pairs_of_one(with_samples, place, processes, sha
     assert losses(place / "run/train")[0] == pytest.approx(losses(with_samples / "run/train")[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_command_draws_among_candidates_of_the_data(four, capsys) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     sizes = {"vocab_size": 320, "hidden_size": 32, "layers": 1, "heads": 2}
@@ -296,6 +303,7 @@ def test_the_command_draws_among_candidates_of_the_data(four, capsys) -> None:
         assert row["chosen_reward"] > row["rejected_reward"]
 
 
+@pytest.mark.slow
 def test_prompts_may_have_any_number_of_candidates(place) -> None:
     rows = rows_of_four()
     for i, row in enumerate(rows):
@@ -308,6 +316,7 @@ def test_prompts_may_have_any_number_of_candidates(place) -> None:
     assert len(counts) == len(read_jsonl("run/prepared/train.jsonl")) and set(counts.values()) == {2}
 
 
+@pytest.mark.slow
 def test_the_weight_that_the_data_give_a_prompt_is_that_of_its_drawn_pairs_too(place) -> None:
     given = {row["prompt"]: i % 3 for i, row in enumerate(rows_of_four())}
     write_jsonl(DATA, [row | {"weight": given[row["prompt"]]} for row in rows_of_four()])
@@ -318,6 +327,7 @@ def test_the_weight_that_the_data_give_a_prompt_is_that_of_its_drawn_pairs_too(p
     assert all(row["weight"] == given[row["prompt"]] * reliability[row["cluster"]] for row in rows)
 
 
+@pytest.mark.slow
 def test_labels_of_the_objective_stay_where_drawn_pairs_bring_a_column(four) -> None:
     settings = of_data(objective=ObjectiveConfig(label_smoothing=0.1))
     settings.weights = WeightConfig(preferred_pairs=1)
@@ -329,6 +339,7 @@ def test_labels_of_the_objective_stay_where_drawn_pairs_bring_a_column(four) -> 
     assert {row["label_smoothing"] for row in read_jsonl(WEIGHTED) if not row["drawn"]} == {0.2}
 
 
+@pytest.mark.slow
 def test_counts_of_resampling_are_for_labelled_pairs_and_drawn_ones_keep_their_weight(again) -> None:
     weights = WeightConfig(tau=2.0, gamma=2.0, realisation="resampling", force=True, preferred_pairs=1)
     stages_done(config(weights=weights), only="weigh")
@@ -337,6 +348,7 @@ def test_counts_of_resampling_are_for_labelled_pairs_and_drawn_ones_keep_their_w
     assert all(row["weight"] == reliability[row["cluster"]] for row in drawn_rows())
 
 
+@pytest.mark.slow
 def test_rewards_that_know_nothing_leave_file_and_training_as_they_are_without_preferred_pairs(
     again, monkeypatch
 ) -> None:
@@ -353,6 +365,7 @@ def test_rewards_that_know_nothing_leave_file_and_training_as_they_are_without_p
     assert made[0][1] == made[2][1]  # plain DPO bitwise, because a label that alone counts is not softened
 
 
+@pytest.mark.slow
 def test_labels_alone_are_plain_dpo_bitwise(again) -> None:
     trained = []
     for weights in (replace(POSTERIOR, preferred_pairs=0, relative_variance=math.inf), WeightConfig(form="off")):

@@ -128,6 +128,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_be_drawn_is_one_sentence_and_nothing_is_written(
     place, capsys, monkeypatch, flags, sentence
@@ -147,6 +148,7 @@ def test_a_number_of_pairs_beside_reference_log_probs_of_the_data_is_refused_at_
     assert not Path("run").exists() or not Path("run/prepared").exists()
 
 
+@pytest.mark.slow
 def test_candidates_that_are_all_lost_are_noticed_when_pairs_are_drawn(place) -> None:
     write_jsonl(DATA, [row | {"candidates": ["blue " * 400]} for row in two_responses_each(60)])
     settings = toy_config(weights=WeightConfig(preferred_pairs=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pipeline_cases import read_jsonl, stages_done, toy_config, write_toy_data
 
 from iwpo_fast.config import WeightConfig
@@ -13,6 +14,7 @@ def responses(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
     return {(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")}
 
 
+@pytest.mark.slow
 def test_every_response_is_run_once_by_the_reference_whatever_resampling_drew(place, monkeypatch) -> None:
     run, real = [], reference.flat_responses
 

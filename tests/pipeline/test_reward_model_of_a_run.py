@@ -119,6 +119,7 @@ def save_other_model(place: Path, hidden_size: int, seed: int) -> None:
     load_policy(config, tokenizer, World.start("cpu"), seed=seed).save(place, tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden_size", "sentence"),
     [(64, "was learnt on hidden states of size 32, and other has 64"), (32, "with the fingerprint [0-9a-f]{12}, and")],
@@ -163,6 +164,7 @@ def test_a_run_with_a_fine_tuned_model_leaves_none_and_says_so_when_asked(copied
         RewardModel.load(FOLDER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -188,6 +190,7 @@ def test_a_reward_model_that_cannot_be_taken_is_refused_before_anything_is_made(
     assert not Path("other/prepared").exists()
 
 
+@pytest.mark.slow
 def test_pairs_that_the_reward_model_drops_are_named(copied) -> None:
     config = toy_config(rewards=RewardConfig(source="iwpo", model=str(FOLDER)), output_dir="long")
     config.data.truncation = "truncate_completion"

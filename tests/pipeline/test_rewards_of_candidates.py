@@ -61,6 +61,7 @@ def given_scores(path: str = DATA) -> dict[tuple[str, str], float]:
     return dict(zip(texts, scores + train.candidates.scores.tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_every_response_is_run_once_and_has_a_reward_and_training_runs_none_again(four, monkeypatch) -> None:
     run, real = [], reference.flat_responses
 
@@ -92,6 +93,7 @@ def test_every_response_is_run_once_and_has_a_reward_and_training_runs_none_agai
     assert counts["kept"] == counts["read"] == 2 * len(training) and counts["cut"] == 0
 
 
+@pytest.mark.slow
 def test_scores_of_the_data_are_the_rewards_of_candidates_too(four) -> None:
     settings = config(rewards=RewardConfig(source="columns"))
     stages_done(settings)
@@ -99,6 +101,7 @@ def test_scores_of_the_data_are_the_rewards_of_candidates_too(four) -> None:
     assert {key: value.tolist() for key, value in found.items()} == {key: [value] for key, value in given.items()}
 
 
+@pytest.mark.slow
 def test_a_candidate_without_a_score_is_named_where_scores_are_the_rewards(four, capsys) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     four[3]["candidate_scores"] = [None, 4.0, 0.0, 2.0]
@@ -167,6 +170,7 @@ def test_pairs_of_candidates_are_those_that_the_setting_names(four, capsys, how)
     assert all(row["score_chosen"] > row["score_rejected"] for row in rows)
 
 
+@pytest.mark.slow
 def test_training_alone_reads_the_pairs_and_runs_no_other_candidate(four, monkeypatch) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     run, real = [], reference.flat_responses

@@ -49,6 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 COLUMNS, ALL = ["--rewards.source", "columns"], ["--data.eval_fraction", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 def test_a_missing_score_is_named_by_its_line(place, capsys, dry_run) -> None:
     rows = scored(toy_rows(8))
@@ -58,6 +59,7 @@ def test_a_missing_score_is_named_by_its_line(place, capsys, dry_run) -> None:
     assert said.startswith(f"In {DATA}, row 9 lacks a score although rewards.source is columns")
 
 
+@pytest.mark.slow
 def test_two_scores_of_one_response_are_named_by_their_lines(place, capsys) -> None:
     rows = scored(toy_rows(8))
     (i, first), (j, second) = [(i, row) for i, row in enumerate(rows) if row["prompt"] == rows[2]["prompt"]][:2]
@@ -68,18 +70,21 @@ def test_two_scores_of_one_response_are_named_by_their_lines(place, capsys) -> N
     assert f"a completion has different scores in different pairs, rows {i + 4} and {j + 4}" in said
 
 
+@pytest.mark.slow
 def test_too_few_prompts_for_the_folds_are_seen_before_the_reference_pass(place, capsys) -> None:
     write(toy_rows(5))
     said = refused(capsys, "--rewards.folds", "4", "--data.eval_fraction", "0.3")
     assert said.startswith("rewards.folds is 4, but there are 3 different prompts: lower it")
 
 
+@pytest.mark.slow
 def test_pairs_of_one_fold_are_seen_before_the_reference_pass(place, capsys) -> None:
     write([row | {"prompt": "say\n"} for row in toy_rows(8)])
     assert "rewards.folds is 2, but there are 1 different prompts" in refused(capsys, "--rewards.folds", "2", *ALL)
     assert "All 16 pairs fall into one of 4 folds" in refused(capsys, "--rewards.folds", "1", *ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pairs", "held out"])
 def test_a_row_whose_tokens_do_not_fit_the_limit_is_named_by_its_line(place, capsys, name) -> None:
     rows, long = toy_rows(8), {"prompt": "long\n", "chosen": "blue " * 300, "rejected": "red"}
@@ -91,6 +96,7 @@ def test_a_row_whose_tokens_do_not_fit_the_limit_is_named_by_its_line(place, cap
     assert said.startswith(f"In {row} has ") and "tokens: raise data.max_length from 200" in said
 
 
+@pytest.mark.slow
 def test_a_candidate_that_does_not_fit_is_named_by_the_line_of_its_row(place, capsys) -> None:
     rows = rows_of_four(8)
     rows[6]["candidates"][3] = "blue " * 300
@@ -99,12 +105,14 @@ def test_a_candidate_that_does_not_fit_is_named_by_the_line_of_its_row(place, ca
     assert refused(capsys, *flags).startswith(f"In {DATA}, row 10 has a candidate of ")
 
 
+@pytest.mark.slow
 def test_labels_that_an_objective_cannot_smooth_are_seen_before_the_first_stage(place, capsys) -> None:
     write([row | {"label_smoothing": 0.1} for row in toy_rows(8)])
     flags = ["--objective.name", "odpo", "--weights.form", "off"]
     assert "cannot smooth labels" in refused(capsys, *flags)
 
 
+@pytest.mark.slow
 def test_an_objective_of_several_reward_models_asks_for_them_before_the_first_stage(place, capsys) -> None:
     write(scored(toy_rows(8)))
     flags = ["--objective.name", "up_dpo_pair", "--weights.form", "off"]
@@ -158,6 +166,7 @@ def test_a_pipeline_that_kept_no_numbers_goes_by_those_of_its_own_files(copied) 
     assert (rows.source, rows.numbers.tolist()) == ("train.jsonl", list(range(1, len(rows) + 1)))
 
 
+@pytest.mark.slow
 def test_an_error_of_the_stage_train_names_the_line_of_the_data(copied) -> None:
     records = read_jsonl("run/weights/train.jsonl")
     gaps = [np.mean(row["scores_chosen"]) - np.mean(row["scores_rejected"]) for row in records]
@@ -176,6 +185,7 @@ def test_numbers_of_rows_that_have_moved_redo_no_later_stage_and_messages_have_t
     assert [row["rejected"] for row in _given(rows.numbers)] == rows.rejected
 
 
+@pytest.mark.slow
 def test_stale_reference_columns_are_refused_behind_the_reference_pass(place) -> None:
     write(toy_rows(12))
     data = DataConfig(path=DATA, eval_fraction=0.0, max_length=96)

@@ -59,6 +59,7 @@ def sampled(tmp_path_factory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_drawn_completions_become_candidates_of_their_prompts_with_features_and_rewards(sampled, monkeypatch) -> None:
     monkeypatch.chdir(sampled)
     rows, drawn = read_jsonl("run/prepared/train.jsonl"), read_jsonl(SAMPLES)
@@ -94,6 +95,7 @@ def test_the_second_call_does_nothing_and_another_temperature_draws_and_reads_an
     assert "sample" not in stages_done(config(candidates=CandidateConfig()))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_samples_is_drawn_again_to_the_same_bytes(sampled, place) -> None:
     shutil.copytree(sampled, place, dirs_exist_ok=True)
     before = results(place)
@@ -217,6 +219,7 @@ def test_conversations_get_messages_that_end_with_the_models_end_of_turn(place, 
     assert {7, 9} < set(ends[0]) and len(ends[0]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncation", ["drop", "truncate_prompt_left"])
 def test_prompts_without_room_are_left_out_or_cut_as_the_policy_says(place, truncation) -> None:
     write_jsonl(DATA, [*toy_rows(20), {"prompt": "long " * 300 + "\n", "chosen": "red", "rejected": "blue"}])
@@ -255,6 +258,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_be_drawn_is_one_sentence_and_nothing_is_written(place, capsys, flags, sentence) -> None:
     refused_in_a_sentence(flags, sentence, capsys)
@@ -268,6 +272,7 @@ def test_vllm_is_refused_among_several_processes(place) -> None:
         module.check(job)
 
 
+@pytest.mark.slow
 def test_every_setting_and_stage_is_in_the_help(capsys) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     with pytest.raises(SystemExit):

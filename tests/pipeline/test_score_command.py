@@ -25,6 +25,7 @@ def score(path: str, output: str, *flags: str) -> int:
     return main([*call, *flags])
 
 
+@pytest.mark.slow
 def test_pairs_keep_their_columns_and_get_bitwise_the_scores_of_the_run(copied, capsys) -> None:
     weighted = read_jsonl(WEIGHTED)
     write_jsonl(
@@ -40,6 +41,7 @@ def test_pairs_keep_their_columns_and_get_bitwise_the_scores_of_the_run(copied, 
     assert f"{len(weighted):,} rows are in out/scored.jsonl" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_parquet_and_the_cache_hold_the_same_scores(copied, monkeypatch) -> None:
     assert score(WEIGHTED, "scored.parquet", "--data.cache_dir", "cache") == 0
     table = pq.read_table("scored.parquet").to_pydict()
@@ -49,6 +51,7 @@ def test_parquet_and_the_cache_hold_the_same_scores(copied, monkeypatch) -> None
     assert [row["score_rejected"] for row in read_jsonl("again.jsonl")] == table["score_rejected"]
 
 
+@pytest.mark.slow
 def test_single_completions_conversations_and_candidates_get_scores_of_their_own(copied) -> None:
     write_jsonl(
         "mixed.jsonl",
@@ -70,6 +73,7 @@ def test_single_completions_conversations_and_candidates_get_scores_of_their_own
     assert np.isfinite(read_jsonl("chats-out.jsonl")[0]["score"])
 
 
+@pytest.mark.slow
 def test_single_completions_of_which_none_is_there_twice_are_scored(copied) -> None:
     write_jsonl("single.jsonl", [{"prompt": f"say {word}\n", "completion": word} for word in ("red", "blue")])
     assert score("single.jsonl", "out.jsonl") == 0
@@ -86,6 +90,7 @@ def test_rows_that_are_too_long_are_kept_without_a_score_and_counted(copied, cap
     assert "2 completions have no score: they are too long" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_long_candidates_of_a_prompt_are_cut_to_one_prompt(copied) -> None:
     record = load_record(Path(FOLDER, "reward_model.json"))
     record["tokens"] |= {"max_length": 24, "truncation": "truncate_prompt_left"}
@@ -112,6 +117,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_be_is_one_sentence_and_nothing_is_lost(copied, capsys, flags, sentence) -> None:
     Path("folder.jsonl").mkdir()
@@ -122,6 +128,7 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_lost(copied, capsys, flag
     assert Path(DATA).read_bytes() == before and not Path("out.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_one_sentence(copied, capsys) -> None:
     path = Path(FOLDER, "reward_model.json")
     record = load_record(path)
@@ -131,6 +138,7 @@ def test_a_damaged_record_is_one_sentence(copied, capsys) -> None:
     assert f"The reward model in {copied / FOLDER} is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_missing_argument_is_named(copied, capsys) -> None:
     assert main(["score", "--data.path", DATA, "--output", "out.jsonl"]) == 2
     assert "reward_model is missing: give --reward_model" in capsys.readouterr().err

@@ -87,6 +87,7 @@ def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pa
     assert np.abs(moved - frozen).max() > 0.1 * frozen.std()
 
 
+@pytest.mark.slow
 def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path) -> None:
     before, features = score(pairs, tmp_path / "before")
     fold = fold_of_prompts(features.prompt_keys, 2, seed=0)
@@ -105,6 +106,7 @@ def test_rewards_do_not_depend_on_how_steps_are_cut_into_batches(pairs, tmp_path
     np.testing.assert_array_equal(score(pairs, tmp_path / "again", tokens_per_batch=40)[0].raw, cut)
 
 
+@pytest.mark.slow
 def test_rewards_that_are_not_finite_are_refused(pairs, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"is not finite: lower rewards\.tuning\.optim\.lr\."):
         score(pairs, tmp_path, lr=1e30, max_grad_norm=None)
@@ -176,6 +178,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_settings_that_cannot_be_are_one_sentence(place, capsys, flags, sentence) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")

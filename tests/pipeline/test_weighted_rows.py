@@ -48,6 +48,7 @@ def plain_training(config: RunConfig, data: str, output_dir: str) -> list[float]
     return losses(output_dir)
 
 
+@pytest.mark.slow
 def test_rows_have_the_columns_that_other_trainers_and_ours_read(finished) -> None:
     rows = read_jsonl(finished / "run/weights/train.jsonl")
     scores = {f"{kind}_{side}" for kind in ("score", "scores", "raw_score") for side in ("chosen", "rejected")}
@@ -98,12 +99,14 @@ def test_a_completion_in_several_pairs_of_its_prompt_has_one_score(finished) -> 
     assert all(len(found) == 1 for found in clusters.values())
 
 
+@pytest.mark.slow
 def test_training_on_the_file_alone_has_the_losses_of_the_train_stage(copied) -> None:
     alone = plain_training(toy_config(), "run/weights/train.jsonl", "alone")
     assert alone == losses("run/train")
     assert len(alone) == toy_config().optim.max_steps
 
 
+@pytest.mark.slow
 def test_without_weights_and_soft_labels_it_is_plain_training_bit_for_bit(copied) -> None:
     weighted = losses("run/train")
     config = toy_config(weights=WeightConfig(method="none", soft_labels=0.0))
@@ -122,6 +125,7 @@ def test_an_objective_with_a_family_of_reward_models_reads_the_ensemble(copied) 
     assert family == losses("run/train") != mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "softened"),
     [
@@ -156,6 +160,7 @@ def test_posterior_labels_need_rewards_in_log_odds(place) -> None:
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_posterior_labels_are_written_and_follow_the_relative_variance(copied) -> None:
     flips, gaps = [], []
     for nu in (math.inf, 1.0, 0.25):
@@ -192,6 +197,7 @@ def test_weights_multiply_those_of_the_data_and_soft_labels_replace_theirs(copie
     assert [row["label_smoothing"] for row in after] == expected
 
 
+@pytest.mark.slow
 def test_conversations_keep_their_messages_tools_and_template_arguments(place) -> None:
     def conversation(row: dict[str, str], i: int) -> dict[str, object]:
         ask = [{"role": "system", "content": "Repeat."}, {"role": "user", "content": row["prompt"]}]
@@ -216,6 +222,7 @@ def test_conversations_keep_their_messages_tools_and_template_arguments(place) -
     assert alone == losses("run/train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [1, 2])
 def test_scores_of_the_data_can_be_the_rewards(place, models) -> None:
     def scored(row: dict[str, str]) -> dict[str, object]:

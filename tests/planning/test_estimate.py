@@ -65,6 +65,7 @@ def planned(**plan: Any) -> PlanConfig:
     return replace(config().plan, **plan)
 
 
+@pytest.mark.slow
 def test_the_recipe_is_planned_from_what_it_says_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     flags = ["--dry_run", "true", "--plan.on", "h100", "--plan.gpus", "8"]
     assert main(["run", "--config", str(RECIPE), *flags]) == 0
@@ -84,6 +85,7 @@ def test_the_recipe_is_planned_from_what_it_says_itself(capsys: pytest.CaptureFi
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_recipe_is_a_configuration_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[RunConfig] = []
     monkeypatch.setitem(RUN, "run", lambda settings: parsed.append(dataclass_from(RunConfig, settings)))
@@ -122,6 +124,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_what_cannot_be_planned_is_one_sentence(
     flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]

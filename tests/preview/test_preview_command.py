@@ -36,6 +36,7 @@ def test_three_typical_pairs_are_shown_with_their_rows_of_the_file(data, capsys)
     assert "\x1b" not in said
 
 
+@pytest.mark.slow
 def test_given_rows_are_shown_in_their_order_whether_they_are_held_out_or_not(data, capsys) -> None:
     assert preview("--rows", "17, 3,40") == 0
     said = capsys.readouterr().out
@@ -88,6 +89,7 @@ def _prompts(said: str) -> list[str]:
     return [line.split()[2].strip(":↵") for line in said.splitlines() if line.startswith("  prompt ")]
 
 
+@pytest.mark.slow
 def test_full_shows_texts_whole(data, capsys) -> None:
     assert preview("--rows", "61", "--data.max_length", "4096") == 0
     assert "tokens …]" in capsys.readouterr().out
@@ -96,6 +98,7 @@ def test_full_shows_texts_whole(data, capsys) -> None:
     assert "tokens …]" not in said and said.count("yes") == 61
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -114,12 +117,14 @@ def test_a_mistake_is_one_sentence(data, capsys, flags, sentence) -> None:
     assert sentence in said and said.startswith("iwpo: error: ") and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_recipe_of_a_training_is_one_of_a_preview(data, capsys) -> None:
     Path("recipe.yaml").write_text("data: {path: pairs.jsonl}\noptim: {lr: 1e-5}\nobjective: {label_smoothing: 0.2}\n")
     assert main(["preview", "--config", "recipe.yaml", "--data.cache_dir", "cache", "--rows", "5"]) == 0
     assert "; weight 1, label_smoothing 0.2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "run"])
 def test_a_dry_run_shows_the_same_pairs(data, capsys, command) -> None:
     assert preview("--data.max_length", "256") == 0
@@ -132,6 +137,7 @@ def test_a_dry_run_shows_the_same_pairs(data, capsys, command) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_rows_of_several_files_are_named_by_their_file(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     for folder, words in (("a", ["one"]), ("b", ["two two", "three three three three"])):

@@ -193,6 +193,7 @@ def test_control_characters_are_escaped_and_letters_are_not() -> None:
     assert visible("naïve 日本 👩\u200d👧 سلام") == "naïve 日本 👩\u200d👧 سلام"
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["plain", "trained"])), max_size=5), st.integers(4, 40))
 def test_wrapped_lines_hold_all_characters_in_their_styles_and_fit(spans: list[tuple[str, str]], width: int) -> None:
     lines = list(wrapped([Span(*span) for span in spans], width, at_new_lines=False))

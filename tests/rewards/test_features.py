@@ -207,6 +207,7 @@ def test_log_probs_that_are_known_are_not_computed_again(policy, pairs, tmp_path
     features(policy, pairs, tmp_path / "cached")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_after", [0, 1, 3])
 def test_a_killed_pass_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     policy, pairs, tmp_path, count_batches, kill_after
@@ -230,6 +231,7 @@ def test_a_killed_pass_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     ]
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_arrays_are_written_is_made_good_without_the_model(
     policy, pairs, tmp_path, monkeypatch, count_batches
 ) -> None:
@@ -251,6 +253,7 @@ def kill(*arguments, **options) -> NoReturn:
     raise Killed
 
 
+@pytest.mark.slow
 def test_damaged_parts_and_arrays_are_computed_again(policy, pairs, tmp_path, count_batches, caplog) -> None:
     whole = count_batches()
     features(policy, pairs, tmp_path / "whole")
@@ -270,6 +273,7 @@ def test_damaged_parts_and_arrays_are_computed_again(policy, pairs, tmp_path, co
     assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_off_and_the_policy_is_left_as_it_was(pairs, tmp_path) -> None:
     lora = make_policy(lora=LoraConfig(rank=4, dropout=0.5))
     with lora.disable_adapter(), torch.no_grad():
@@ -300,6 +304,7 @@ def test_hidden_states_that_float16_cannot_hold_are_refused(pairs, tmp_path, val
     assert not list(tmp_path.rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_ranks_that_share_a_folder_fill_the_same_arrays(policy, pairs, tmp_path, monkeypatch) -> None:
     """Rank 1 computes its parts first, then rank 0 its own and joins them."""
     monkeypatch.setattr(World, "barrier", lambda self: None if self.is_main else kill())
@@ -324,6 +329,7 @@ def with_candidates(pairs: Pairs, extra: int = 9) -> tuple[Pairs, list[list[int]
     return replace(pairs, candidates=candidates), tokens
 
 
+@pytest.mark.slow
 def test_candidates_are_run_once_beside_the_pairs_with_features_and_log_probs_of_their_own(
     policy, pairs, tmp_path, count_batches
 ) -> None:
@@ -347,6 +353,7 @@ def test_candidates_are_run_once_beside_the_pairs_with_features_and_log_probs_of
     assert known.candidates.ref_logps[4] == pytest.approx(logps[-len(tokens[4]) :].sum().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_candidates_change_nothing_of_the_pairs_whose_log_probs_training_finds_without_them(
     policy, pairs, tmp_path, count_batches, monkeypatch
 ) -> None:

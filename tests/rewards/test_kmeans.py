@@ -34,6 +34,7 @@ def lloyd() -> tuple[np.ndarray, np.ndarray]:
     return x, centroids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", available_backends())
 def test_a_backend_conforms(backend, lloyd) -> None:
     x, expected = lloyd

@@ -73,6 +73,7 @@ def learnt(planted) -> tuple[Clusters, np.ndarray, dict]:
     return cluster_prompts(planted[0], SETTINGS, HEADS, seed=0)
 
 
+@pytest.mark.slow
 def test_a_mixture_finds_groups_of_opposite_taste_that_k_means_does_not_see(planted, learnt) -> None:
     (features, group), (_, cluster, report) = planted, learnt
     _, by_kmeans, nothing = cluster_prompts(features, replace(SETTINGS, method="kmeans"), HEADS, seed=0)
@@ -105,6 +106,7 @@ def test_experts_in_another_order_get_their_numbers_back(planted) -> None:
     assert np.array_equal(found.margins(gaps)[rows, expert], whole.margins(gaps)[rows, expert])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_gates(planted, learnt) -> None:
     again = cluster_prompts(planted[0], SETTINGS, HEADS, seed=0)[0]
     assert isinstance(again, GatedClusters)
@@ -121,6 +123,7 @@ def test_saved_gates_assign_the_same(planted, learnt, tmp_path) -> None:
     assert np.array_equal(loaded.assign(prompt), clusters.assign(prompt))
 
 
+@pytest.mark.slow
 def test_a_gate_has_not_seen_the_labels_of_its_own_fold(planted, learnt) -> None:
     features, table = planted[0], planted[0].table
     fold = folds_for(features, PROMPTS, HEADS, 0)
@@ -136,6 +139,7 @@ def test_a_gate_has_not_seen_the_labels_of_its_own_fold(planted, learnt) -> None
     assert not np.array_equal(trial.mixtures[1].gate, again.mixtures[1].gate)
 
 
+@pytest.mark.slow
 def test_labels_that_are_noise_are_given_away_by_one_gate_and_not_by_those_of_folds() -> None:
     found = []
     for seed in range(2):
@@ -150,6 +154,7 @@ def test_labels_that_are_noise_are_given_away_by_one_gate_and_not_by_those_of_fo
     assert by_one > 0.6
 
 
+@pytest.mark.slow
 def test_k_means_stays_where_labels_are_noise() -> None:
     features = noise()
     clusters, cluster, report = cluster_prompts(features, SETTINGS, HEADS, seed=0)
@@ -158,12 +163,14 @@ def test_k_means_stays_where_labels_are_noise() -> None:
     assert clusters.folds == 0 and np.array_equal(cluster, by_kmeans[1])
 
 
+@pytest.mark.slow
 def test_a_mixture_of_which_one_cluster_is_left_is_not_taken(planted) -> None:
     clusters, _, report = cluster_prompts(planted[0], replace(SETTINGS, min_pairs=10**6), HEADS, seed=0)
     assert report["held_out_gain"] > report["standard_error"] and not report["taken"]
     assert clusters.folds == 0
 
 
+@pytest.mark.slow
 def test_one_head_is_tried_under_the_penalties_of_every_mixture(planted) -> None:
     trials = held_out_trials(inputs_of(planted[0]))
     heads = [trial.penalties[:2] for trial in trials if trial.kind == "one head"]
@@ -209,12 +216,14 @@ def test_the_objective_is_the_log_of_sums_over_experts_of_products_over_pairs() 
     assert one.objective(examples, Penalties(0.1, 0.2, 0.3)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_no_gated_cluster_is_left_with_too_few_pairs(planted) -> None:
     clusters, cluster, report = cluster_prompts(planted[0], replace(SETTINGS, count=3, min_pairs=150), HEADS, seed=0)
     assert report["taken"]
     assert np.bincount(cluster).min() >= 150 and clusters.count == cluster.max() + 1
 
 
+@pytest.mark.slow
 def test_gates_that_are_fitted_on_some_prompts_assign_all(planted) -> None:
     features, group = planted
     _, cluster, report = cluster_prompts(features, replace(SETTINGS, fit_prompts=400), HEADS, seed=0)
@@ -222,11 +231,13 @@ def test_gates_that_are_fitted_on_some_prompts_assign_all(planted) -> None:
     assert purity(cluster, group) > 0.95
 
 
+@pytest.mark.slow
 def test_equal_prompts_make_one_cluster() -> None:
     features = replace(noise(), prompt=np.ones((400, 5), dtype=np.float32))
     assert cluster_prompts(features, SETTINGS, HEADS, seed=0)[1].tolist() == [0] * 400
 
 
+@pytest.mark.slow
 def test_a_fold_without_prompts_is_no_obstacle() -> None:
     keys = [key for key in range(400) if fold_of_prompts([key], 4, 0)[0] != 1][:60]
     features = replace(noise(prompts=60), prompt_keys=keys)

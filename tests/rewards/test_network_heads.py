@@ -61,6 +61,7 @@ def test_auto_keeps_linear_heads_bitwise_where_rewards_are_linear() -> None:
         assert np.array_equal(getattr(auto, name), getattr(linear, name))
 
 
+@pytest.mark.slow
 def test_networks_are_taken_when_asked_for_and_are_the_same_each_time(one_choice) -> None:
     first, again = (score(make_world(pairs=200, residual=0.0), **FIXED, heads="mlp") for _ in range(2))
     assert isinstance(first.heads, NetworkHeads) and first.report["penalties"]["networks"]["taken"]
@@ -70,6 +71,7 @@ def test_networks_are_taken_when_asked_for_and_are_the_same_each_time(one_choice
     assert not np.array_equal(first.heads.hidden, other.heads.hidden)
 
 
+@pytest.mark.slow
 def test_no_prompt_is_scored_by_a_network_that_saw_its_labels(one_choice) -> None:
     world = make_world(pairs=200)
     before = score(world, **FIXED, heads="mlp")
@@ -109,6 +111,7 @@ def test_before_its_first_step_a_network_adds_nothing() -> None:
     assert np.array_equal(Networks.new(5, 2, 3, 4, seed=0).gaps(given), given.offset)
 
 
+@pytest.mark.slow
 def test_networks_that_learn_together_are_those_that_learn_alone() -> None:
     """Up to rounding, which Adam makes larger where a gradient is near 0."""
     given = examples()
@@ -153,6 +156,7 @@ def test_directions_are_those_of_most_variance_and_keep_the_square_norm() -> Non
     assert weight[:200].min() > 10 * weight[290:].max()
 
 
+@pytest.mark.slow
 def test_auto_is_linear_with_the_overlap_term() -> None:
     world = make_world(pairs=120)
     auto = score(world, **FIXED, heads="auto", overlap=0.1)

@@ -33,6 +33,7 @@ def written_out_loss(theta, features, weights, ridge, residual, centring, overla
     return loss + overlap * (across * np.logaddexp(0, rejected - chosen[:, None])).sum() / across.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("centring", "overlap"), [(0.01, 0.0), (0.0, 0.0), (0.3, 0.0), (0.01, 0.7)])
 def test_heads_minimise_the_loss_as_it_is_defined(centring, overlap, monkeypatch) -> None:
     monkeypatch.setattr("iwpo_fast.rewards.heads.PARTNERS", 10**6)

@@ -55,6 +55,7 @@ def world() -> World:
     return make_world(pairs=PAIRS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -159,6 +160,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "sentence"), DAMAGES.values(), ids=DAMAGES)
 def test_a_folder_that_cannot_be_read_is_one_sentence_that_names_it(world, tmp_path, damage, sentence) -> None:
     learnt(world)[0].save(tmp_path / "model")

@@ -36,6 +36,7 @@ def test_calibrated_gaps_have_no_calibration_error_and_overconfident_ones_have()
     assert calibration_error(10 * gaps) == pytest.approx(expit(10 * np.abs(gaps)).mean() - (gaps > 0).mean(), abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_report_is_a_table_and_json() -> None:
     report = score(make_world(pairs=300)).report
     lines = list(report_lines(report))

@@ -12,6 +12,7 @@ def gaps(scores: RewardScores, table: PairTable) -> np.ndarray:
     return scores.calibrated[table.chosen] - scores.calibrated[table.rejected]
 
 
+@pytest.mark.slow
 def test_informative_features_give_calibrated_rewards() -> None:
     world = make_world()
     scores = score(world)
@@ -24,6 +25,7 @@ def test_informative_features_give_calibrated_rewards() -> None:
     np.testing.assert_allclose(scores.members_calibrated.mean(axis=1)[unclipped], scores.calibrated[unclipped])
 
 
+@pytest.mark.slow
 def test_log_probs_that_tell_the_better_response_raise_the_accuracy_beside_many_other_features() -> None:
     world = make_world(residual=0.0)
     noise = np.random.default_rng(1).normal(size=(len(world.response_features), 60)).astype(np.float32)
@@ -37,11 +39,13 @@ def test_log_probs_that_tell_the_better_response_raise_the_accuracy_beside_many_
     assert (ignored.raw == score(only_noise).raw).all()
 
 
+@pytest.mark.slow
 def test_residuals_raise_the_accuracy_where_clusters_differ() -> None:
     world = make_world(residual=2.0)
     assert score(world).report["total"]["accuracy"] > score(world, residual=None).report["total"]["accuracy"] + 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["random", "flipped"])
 def test_labels_without_a_pattern_earn_no_trust(labels) -> None:
     world = make_world(labels=labels)
@@ -58,6 +62,7 @@ def test_labels_without_a_pattern_earn_no_trust(labels) -> None:
         assert trust.mean() < 0.1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scores_and_another_does_not() -> None:
     world = make_world(pairs=300)
     assert (score(world, seed=4).raw == score(world, seed=4).raw).all()
@@ -73,6 +78,7 @@ def test_responses_in_no_pair_are_scored_like_their_copies_in_pairs() -> None:
     np.testing.assert_allclose(scores.raw[600:], scores.raw[table.chosen], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_pairs_among_four_candidates_can_be_scored() -> None:
     draw = np.random.default_rng(0)
     features = draw.standard_normal((800, 10)).astype(np.float32)

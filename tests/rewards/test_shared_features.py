@@ -109,6 +109,7 @@ def features_of_some_pairs(folder: Path, said: Path) -> None:
         features(make_policy(), some_pairs(), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prompt.npy", "response.npy", "checksums.json"])
 @pytest.mark.parametrize("place", [0.05, 0.62, 0.98])
 def test_one_flipped_bit_of_features_is_found(policy, tmp_path, name, place, caplog) -> None:
@@ -124,6 +125,7 @@ def test_one_flipped_bit_of_features_is_found(policy, tmp_path, name, place, cap
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_of_a_finished_batch_is_found(policy, tmp_path, monkeypatch) -> None:
     pairs = some_pairs()
     features(policy, pairs, tmp_path / "whole")

@@ -58,6 +58,7 @@ def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     return kept.log_softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.5, 0.8)])
 def test_log_probs_are_those_of_the_model_and_of_the_sampler(policy, temperature, top_p) -> None:
     ends = (0, 17, 40, 41, 42, 43)
@@ -78,6 +79,7 @@ def test_log_probs_are_those_of_the_model_and_of_the_sampler(policy, temperature
         assert (draw.log_mu == draw.log_model) == (temperature == top_p == 1)
 
 
+@pytest.mark.slow
 def test_the_end_is_part_of_the_log_probs_and_not_of_the_tokens(policy) -> None:
     first = drawn(policy)[0].tokens
     ended = drawn(policy, ends=(0, first[3]))[0]
@@ -88,6 +90,7 @@ def test_the_end_is_part_of_the_log_probs_and_not_of_the_tokens(policy) -> None:
     assert ended.log_model == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_draws_again_and_the_global_state_and_the_mode_stay(policy) -> None:
     policy.train()
     torch.manual_seed(5)
@@ -99,6 +102,7 @@ def test_a_seed_gives_the_same_draws_again_and_the_global_state_and_the_mode_sta
     assert alike[1].tokens != alike[3].tokens  # the same prompt twice
 
 
+@pytest.mark.slow
 def test_what_the_model_wants_of_generation_by_itself_is_ignored_and_stays(policy) -> None:
     plain = drawn(policy)
     own = policy.causal_lm.generation_config
@@ -108,6 +112,7 @@ def test_what_the_model_wants_of_generation_by_itself_is_ignored_and_stays(polic
     own.update(repetition_penalty=None, top_k=None, temperature=None, max_length=None)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution_that_log_mu_tells(policy) -> None:
     prompts = Ragged.from_rows([[5, 6, 7]] * 4000)
     found = drawn(policy, prompts, ends=(), max_new_tokens=1, top_p=0.6)
@@ -119,6 +124,7 @@ def test_draws_follow_the_distribution_that_log_mu_tells(policy) -> None:
         assert count / 4000 == pytest.approx(probability, abs=five_standard_errors + 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recomputed", ["none", "selective", "full"])
 def test_an_adapter_is_off_and_recomputed_layers_change_nothing(policy, recomputed) -> None:
     adapted = make_policy(lora=LoraConfig(rank=4), gradient_checkpointing=recomputed)

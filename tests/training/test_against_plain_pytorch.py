@@ -61,6 +61,7 @@ def plain_losses(model: torch.nn.Module, pairs: Pairs, config: TrainConfig) -> l
     return logged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", ["count", "weights"])
 @pytest.mark.parametrize("name", ["sigmoid", "ipo"])
 def test_weighted_smoothed_clipped_steps_are_those_of_plain_pytorch(config, tmp_path, name, normalize) -> None:

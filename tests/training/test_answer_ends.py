@@ -61,6 +61,7 @@ def stops_of(run: Path) -> list[int]:
     return stops if isinstance(stops, list) else [stops]
 
 
+@pytest.mark.slow
 def test_a_base_model_stops_at_the_end_that_its_answers_were_given_and_only_the_assistants_tokens_are_summed(
     tmp_path, model, capsys
 ) -> None:
@@ -88,6 +89,7 @@ def test_an_adapter_says_that_it_does_not_keep_where_to_stop(tmp_path, model, ca
     assert "<|im_end|>, at which the model's generation does not stop; an adapter cannot" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "\n", "<|im_start|>user"])
 def test_answers_that_never_end_are_named_in_one_line(end, tmp_path, model, capsys) -> None:
     (tmp_path / "t.jinja").write_text(CHATML.replace("<|im_end|>\n", end), encoding="utf-8")
@@ -95,6 +97,7 @@ def test_answers_that_never_end_are_named_in_one_line(end, tmp_path, model, caps
     assert "no completion ends with a token that stops generation" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("add_eos", ["true", "false"])
 def test_plain_text_ends_where_the_model_stops_unless_it_is_told_not_to(add_eos, tmp_path, model, capsys) -> None:
     row = {"prompt": "count", "chosen": " one", "rejected": " no"}

@@ -184,6 +184,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return sentences[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_bad_data_and_settings_are_one_sentence(case, tmp_path, capsys) -> None:
     content, flags, expected = CASES[case]
@@ -204,10 +205,12 @@ def test_bad_data_and_settings_are_one_sentence(case, tmp_path, capsys) -> None:
     assert made == ({"cache"} if case == "nothing left" else set())  # which shows only after tokenising
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_named(tmp_path, capsys) -> None:
     assert "absent.jsonl" in run(["--data.path", str(tmp_path / "absent.jsonl")], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RECIPES)
 def test_bad_recipes_are_one_sentence(case, tmp_path, capsys) -> None:
     content, expected = RECIPES[case]
@@ -216,6 +219,7 @@ def test_bad_recipes_are_one_sentence(case, tmp_path, capsys) -> None:
     assert expected in run(["--config", str(recipe)], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "expected"),
     [(b"", "the recipe holds no settings"), (b"- a", "the recipe holds no settings"), (b"\xff\x00", "is not text")],
@@ -233,6 +237,7 @@ def test_a_truncated_archive_is_named(tmp_path, capsys) -> None:
     assert "pairs.jsonl.gz cannot be unpacked" in run(["--data.path", str(data)], capsys)
 
 
+@pytest.mark.slow
 def test_a_run_of_another_configuration_is_refused(tmp_path, capsys) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text(rows(GOOD | {"prompt": "say: b\n"}))
@@ -309,6 +314,7 @@ def test_a_full_disk_is_one_sentence(error, capsys, monkeypatch) -> None:
     assert "check the path and the room on its disk, then run this again." in message
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, capsys) -> None:
     precious = tmp_path / "thesis"
     precious.mkdir()
@@ -320,6 +326,7 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, capsys) -> None:
     assert [path.name for path in precious.iterdir()] == ["chapter1.tex"]
 
 
+@pytest.mark.slow
 def test_a_file_as_output_folder_is_refused(tmp_path, capsys) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text(rows())

@@ -26,6 +26,7 @@ def results(settings: TrainConfig) -> tuple[list[dict[str, float]], bytes]:
     return kept, (folder / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sigmoid", {"bco": 1.0, "sft": 0.1}])
 def test_threads_train_the_same_bytes_and_a_killed_run_may_go_on_with_another_number(
     config, tmp_path, objective

@@ -106,6 +106,7 @@ def weights_of(folder: Path) -> bytes:
 FILES_OF_A_CHECKPOINT = ["weights.safetensors", "optimizer.safetensors", "state.json", "metrics.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES_OF_A_CHECKPOINT)
 def test_one_flipped_bit_of_a_checkpoint_is_found(interrupted, name) -> None:
     settings, folder = interrupted
@@ -153,6 +154,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
 def test_lost_metrics_are_those_that_the_checkpoint_kept(interrupted, made, lose) -> None:
     settings, folder = interrupted

@@ -50,6 +50,7 @@ def test_accumulation_1x8_2x4_and_8x1_give_the_same_losses(config, tmp_path, obj
     assert runs[1] == pytest.approx(runs[8], rel=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sigmoid", "ld_dpo"])
 def test_shared_prompts_and_separate_sequences_give_the_same_losses(config, tmp_path, capsys, objective) -> None:
     runs = {}

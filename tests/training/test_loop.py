@@ -19,6 +19,7 @@ def metrics_of(settings) -> list[dict]:
     return [json.loads(line) for line in (Path(settings.output_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config) -> None:
     settings = config(optim=OptimConfig(lr=3e-3, pairs_per_step=8, max_steps=16, epochs=8))
     summary = train(settings)
@@ -29,6 +30,7 @@ def test_the_loss_starts_at_ln_2_and_falls_while_accuracy_rises(config) -> None:
     assert steps[-1]["rewards/accuracies"] > 0.9
 
 
+@pytest.mark.slow
 def test_ipo_starts_at_its_value_at_margin_zero(config) -> None:
     settings = config(objective=ObjectiveConfig(name="ipo", beta=0.5), optim=OptimConfig(pairs_per_step=8, max_steps=1))
     assert train(settings).before["eval_loss"] == pytest.approx(1.0, abs=1e-5)
@@ -52,6 +54,7 @@ def test_the_line_of_a_step_fits_80_columns_and_shows_the_unweighted_loss_beside
     assert max(len(plain), len(weighted)) <= 80
 
 
+@pytest.mark.slow
 def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp_path) -> None:
     def final_loss(name: str, rows: int, **columns: list[float]) -> float:
         data = write_pairs(tmp_path / f"{name}.jsonl", rows=rows, **columns)
@@ -67,6 +70,7 @@ def test_weight_zero_removes_pairs_and_weights_of_one_change_nothing(config, tmp
     assert final_loss("zeros", 16, weight=[0.0] * 16) == 0.0
 
 
+@pytest.mark.slow
 def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config) -> None:
     settings = config()
     summary = train(settings)
@@ -84,6 +88,7 @@ def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config) 
     assert summary.after["eval_logps/chosen"] == pytest.approx(total / len(held_out), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, monkeypatch) -> None:
     real = loop.with_reference
 
@@ -105,6 +110,7 @@ def test_reference_log_probs_from_the_data_are_used_and_checked(config, tmp_path
         train(settings)
 
 
+@pytest.mark.slow
 def test_reference_log_probs_are_computed_once_and_read_from_the_cache_afterwards(
     config, tmp_path, monkeypatch
 ) -> None:
@@ -124,6 +130,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config, capsys) -> None:
     assert not Path(settings.output_dir).exists()
 
 
+@pytest.mark.slow
 def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was(config, monkeypatch) -> None:
     step, seen = loop.train_step, []
 
@@ -140,6 +147,7 @@ def test_deterministic_training_fills_no_memory_and_leaves_the_process_as_it_was
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_metrics_that_the_file_gets(config) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

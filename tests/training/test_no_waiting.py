@@ -131,6 +131,7 @@ def nowhere(monkeypatch) -> Callable[..., Policy]:
     return lambda backend, shared: make_policy(NOWHERE, torch.float32, backend, shared=shared)
 
 
+@pytest.mark.slow
 def test_the_host_waits_for_no_objective(nowhere) -> None:
     policy, all_at_once = nowhere("varlen", True), dict.fromkeys(OBJECTIVES.keys() - READS_BACK.keys(), 1.0)
     with no_waiting():
@@ -138,6 +139,7 @@ def test_the_host_waits_for_no_objective(nowhere) -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [name for name, objective in OBJECTIVES.items() if objective.fused])
 def test_the_host_waits_for_no_closed_form(nowhere, objective) -> None:
     policy = nowhere("varlen", False)
@@ -151,6 +153,7 @@ def test_objectives_that_compute_on_the_host_are_known(nowhere, objective) -> No
         next(steps(nowhere("varlen", True), objective, NOWHERE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("backend", ["varlen", "sdpa_by_length", "eager_by_length"])
 def test_the_host_waits_in_no_flat_layout(nowhere, backend, shared) -> None:

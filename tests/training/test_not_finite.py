@@ -86,6 +86,7 @@ def message_of(settings: TrainConfig) -> str:
     return str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "what"), [("sigmoid", "the norm of the gradient"), ("ipo", "the loss")], ids=["gradient", "loss"]
 )
@@ -137,6 +138,7 @@ def test_the_pair_of_one_rank_stops_all_with_one_sentence(weighted, shard_over) 
     assert saved(Path(settings.output_dir)) == []
 
 
+@pytest.mark.slow
 def test_checkpoints_of_before_are_whole_and_the_run_goes_on_from_them(config, monkeypatch) -> None:
     """Step 5 is bad only once, as when a machine fails."""
     step, calls = loop.backward, []

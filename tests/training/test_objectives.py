@@ -52,6 +52,7 @@ def logged(config: TrainConfig, key: str) -> list[float]:
     return [metrics[key] for metrics in map(json.loads, lines) if key in metrics]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name) -> None:
     smoothing = {"label_smoothing": [0.1 * (i % 3) for i in range(ROWS)]} if name in WITH_OTHER_SIDE else {}
@@ -67,6 +68,7 @@ def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name) -
     assert min(norms) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*STATISTICAL, "wpo", "ld_dpo", {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}], ids=str)
 def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name) -> None:
     runs = []
@@ -82,6 +84,7 @@ def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name) -> No
     assert runs[1] == pytest.approx(runs[0], rel=2e-4)
 
 
+@pytest.mark.slow
 def test_running_means_of_an_objective_survive_a_resume(config, tmp_path) -> None:
     objective, data = ObjectiveConfig(name="beta_dpo"), scored(tmp_path)
     optim = OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=6, epochs=4)
@@ -108,6 +111,7 @@ def test_running_means_of_an_objective_survive_a_resume(config, tmp_path) -> Non
     assert logged(resumed, "loss") == logged(through, "loss")
 
 
+@pytest.mark.slow
 def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypatch) -> None:
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("reference log-probs were computed")

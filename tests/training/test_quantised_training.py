@@ -67,6 +67,7 @@ def test_a_killed_run_learns_and_resumes_bitwise_and_its_adapter_loads(config, t
         assert torch.equal(loaded[name.replace(".weight", ".default.weight")], value)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_half_a_byte_for_a_quantised_weight(config, model) -> None:
     def of(quantize) -> dict[str, int]:
         settings = dataclasses.replace(model, quantize=quantize)

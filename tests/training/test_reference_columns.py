@@ -58,6 +58,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("\n" + "".join(json.dumps(record) + "\n" for record in records))
 
 
+@pytest.mark.slow
 def test_log_probs_of_the_very_model_agree_on_all_rows_and_are_trained_on(given, capsys) -> None:
     path, records = given
     write(path, records)
@@ -67,6 +68,7 @@ def test_log_probs_of_the_very_model_agree_on_all_rows_and_are_trained_on(given,
     assert "agree with the model to" in said and "nats a token on all 20 pairs" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "error"), [("chosen", 40.0), ("rejected", -0.5), ("chosen", float("inf"))])
 def test_a_row_of_another_text_is_named_by_its_line_wherever_it_stands(given, side, error) -> None:
     path, records = given
@@ -92,6 +94,7 @@ def test_in_half_precision_a_long_completion_may_differ_by_less_a_token_than_a_s
         reference_columns.refuse_stale(pairs, own, rows, torch.float32)
 
 
+@pytest.mark.slow
 def test_columns_that_are_meant_to_differ_are_taken_as_they_are_and_the_run_says_so(given, capsys) -> None:
     path, records = given
     records[13]["ref_chosen_logps"] += 40.0
@@ -101,6 +104,7 @@ def test_columns_that_are_meant_to_differ_are_taken_as_they_are_and_the_run_says
     assert "the reference log-probs of pairs.jsonl are taken as they are, because self_test is false" in said
 
 
+@pytest.mark.slow
 def test_held_out_rows_are_compared_too(given) -> None:
     path, records = given
     write(path, records)
@@ -113,6 +117,7 @@ def test_held_out_rows_are_compared_too(given) -> None:
         train(config)
 
 
+@pytest.mark.slow
 def test_of_many_pairs_some_are_drawn_and_the_run_says_how_many(given, capsys, monkeypatch) -> None:
     monkeypatch.setattr(reference_columns, "CHECKED", 15)
     path, records = given
@@ -121,6 +126,7 @@ def test_of_many_pairs_some_are_drawn_and_the_run_says_how_many(given, capsys, m
     assert "on 15 of 20 pairs, drawn at random" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_refuses_stale_columns_in_one_sentence(given, capsys, monkeypatch) -> None:
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
     path, records = given

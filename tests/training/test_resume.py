@@ -71,6 +71,7 @@ def test_full_fine_tuning_resumes_bitwise_from_a_checkpoint(config, tmp_path, op
     assert model_bytes(part) == model_bytes(whole) != {}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(config, capsys) -> None:
     settings = config()
     first = train(settings)
@@ -80,6 +81,7 @@ def test_a_finished_run_is_not_run_again(config, capsys) -> None:
     assert model_bytes(settings) == weights
 
 
+@pytest.mark.slow
 def test_another_configuration_does_not_resume(config) -> None:
     train(config())
     other = config()
@@ -88,6 +90,7 @@ def test_another_configuration_does_not_resume(config) -> None:
         train(other)
 
 
+@pytest.mark.slow
 def test_changed_data_does_not_resume(config, pairs_file) -> None:
     settings = config()
     train(settings)
@@ -98,6 +101,7 @@ def test_changed_data_does_not_resume(config, pairs_file) -> None:
         train(settings)
 
 
+@pytest.mark.slow
 def test_how_much_is_logged_and_kept_may_change_on_resume(config) -> None:
     settings = config()
     train(settings)
@@ -106,6 +110,7 @@ def test_how_much_is_logged_and_kept_may_change_on_resume(config) -> None:
     assert train(settings).steps == 8
 
 
+@pytest.mark.slow
 def test_changed_weights_do_not_resume(config, tmp_path) -> None:
     data = write_pairs(tmp_path / "weighted.jsonl", rows=40, weight=[1.0] * 40)
     settings = config()
@@ -117,6 +122,7 @@ def test_changed_weights_do_not_resume(config, tmp_path) -> None:
         train(settings)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(config, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -128,6 +134,7 @@ def test_a_run_without_a_checkpoint_may_begin_anew_with_another_configuration(co
     assert [step for step, _ in losses(other)] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, monkeypatch) -> None:
     real, calls = optimisation.clip_gradients, []
 
@@ -147,6 +154,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_never_saved(config, 
         assert values.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_recognised_without_its_checkpoints(config) -> None:
     settings = config()
     first = train(settings)
@@ -170,6 +178,7 @@ def test_a_folder_with_somebody_elses_run_json_is_left_alone(config, record) -> 
     assert {path.name: path.read_text() for path in folder.iterdir()} == content
 
 
+@pytest.mark.slow
 def test_changed_evaluation_data_does_not_resume(config, tmp_path) -> None:
     settings = config()
     settings.data.eval_fraction = 0.0
@@ -181,6 +190,7 @@ def test_changed_evaluation_data_does_not_resume(config, tmp_path) -> None:
         train(settings)
 
 
+@pytest.mark.slow
 def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch) -> None:
     settings = config(model=ModelConfig(tiny=TINY, lora=LoraConfig(rank=4)))
     train(settings)
@@ -190,6 +200,7 @@ def test_a_changed_base_model_does_not_resume(config, tmp_path, monkeypatch) -> 
         train(settings)
 
 
+@pytest.mark.slow
 def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path) -> None:
     settings = config()
     holder = (
@@ -210,6 +221,7 @@ def test_a_second_process_may_not_run_in_the_same_folder(config, tmp_path) -> No
     assert train(settings).steps == 8
 
 
+@pytest.mark.slow
 def test_what_a_kill_in_the_last_save_left_is_removed(config) -> None:
     settings = config()
     train(settings)
@@ -220,6 +232,7 @@ def test_what_a_kill_in_the_last_save_left_is_removed(config) -> None:
     assert not (folder / ".model.1234.tmp").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(config) -> None:
     settings = config()
     train(settings)
@@ -233,6 +246,7 @@ def test_a_damaged_checkpoint_is_named(config) -> None:
     assert train(settings).steps == 8
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_while_the_folder_was_opened_is_no_obstacle(config) -> None:
     settings = config()
     folder = Path(settings.output_dir)

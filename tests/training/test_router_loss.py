@@ -20,6 +20,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_that_of_preferences_and_the_factor_times_the_routers(config, tmp_path, family, capsys) -> None:
     tokenizer = train_tokenizer(["say: red green blue\nwarm cold"], 280)

@@ -85,6 +85,7 @@ def uneven(config, tmp_path) -> Callable[..., TrainConfig]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", BY_LENGTH)
 def test_the_first_loss_is_ln_2_however_the_step_is_cut(uneven, family) -> None:
     for max_pairs in (1, 3, None):
@@ -109,6 +110,7 @@ def test_an_indexer_that_sees_padding_is_refused_before_the_reference_pass(uneve
         train(uneven(family, **SPARSE, index_topk=8))
 
 
+@pytest.mark.slow
 def test_an_indexer_that_chooses_all_tokens_trains(uneven) -> None:
     assert train(uneven("deepseek_v32", **SPARSE, index_topk=512)) is not None
 

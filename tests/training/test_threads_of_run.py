@@ -49,6 +49,7 @@ def interrupted(config: Make, two_threads: None, monkeypatch: pytest.MonkeyPatch
     return settings
 
 
+@pytest.mark.slow
 def test_the_plan_prints_the_threads_and_the_run_keeps_them(
     config: Make, two_threads: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_plan_prints_the_threads_and_the_run_keeps_them(
     assert json.loads((Path(settings.output_dir) / "run.json").read_text())["threads"] == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_its_own_number_and_gives_the_other_back(
     capsys: pytest.CaptureFixture[str], interrupted: TrainConfig
 ) -> None:
@@ -71,6 +73,7 @@ def test_a_resumed_run_takes_its_own_number_and_gives_the_other_back(
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.slow
 def test_a_number_of_the_user_goes_before_that_of_the_run_and_is_said(
     interrupted: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +83,7 @@ def test_a_number_of_the_user_goes_before_that_of_the_run_and_is_said(
     assert "the run began with 2 CPU threads and goes on with the 1 that" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_recorded_before_threads_were_resume(interrupted: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(interrupted.output_dir) / "run.json"
     record = load_record(file)

@@ -31,6 +31,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module, None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("backend", VERSIONS)
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3_text", "phi3"])
@@ -62,6 +63,7 @@ def test_a_softcap_falls_to_the_backend_that_has_it(policy_of) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_window_that_layers_keep_to_themselves_is_found_out_where_sequences_outgrow_it(policy_of, batch) -> None:
     """The self-test's own sequences would fit into it."""
     policy = policy_of("llama", changes=QWEN_MOE | {"sliding_window": 9}, max_length=20)

@@ -43,6 +43,7 @@ def padded_eager(policy: Policy, batch: FlatBatch) -> tuple[Tensor, Tensor, dict
     return policy.hidden_states(batch), logps, gradients(logps.cpu(), policy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("backend", BY_LENGTH)
 def test_hidden_states_and_gradients_are_those_of_padded_eager_attention(policy_of, batch, model, backend) -> None:
