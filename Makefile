@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(PYTEST) tests
 
-# All but the tests of whole runs, jobs of several processes and compilers.
+# All but the tests with the mark `slow`: whole runs, jobs of several processes, compilers, repeated training.
 test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' tests
 
