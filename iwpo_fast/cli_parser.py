@@ -90,7 +90,7 @@ def _hints_of(command: str) -> dict[str, Any]:
 def make_parser(only: str | None = None) -> ArgumentParser:
     """The parser of all commands; if `only` names one, the others are known by name alone.
 
-    To make the parser of a command takes a twentieth of a second, because every field of its configuration is read.
+    To make the parser of a command takes a tenth of a second, because every field of its configuration is read.
     """
     parser = ArgumentParser(
         prog="iwpo",
