@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
-from pipeline_cases import results, stages_done, toy_config
+from pipeline_cases import DATA, results, stages_done, toy_config, toy_rows, write_jsonl
+
+from iwpo_fast.config import OptimConfig, RunConfig
 
 OF_A_TRAINING = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "checkpoints/")
 UNREAD = tuple(f"train/{name}" for name in OF_A_TRAINING)
 """What a finished pipeline has and does not read again."""
+
+
+def short_config() -> RunConfig:
+    return toy_config(optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=2, tokens_per_batch=1024))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the data and, in `run`, of a pipeline that trains for two steps, because it is done 50 times again."""
+    place = tmp_path_factory.mktemp("short")
+    with contextlib.chdir(place):
+        write_jsonl(DATA, toy_rows(30))
+        stages_done(short_config())
+    return place
 
 
 def flipped(path: Path) -> None:
@@ -33,7 +50,7 @@ def test_a_bit_of_any_file_of_a_finished_pipeline(finished, place) -> None:
         shutil.copytree(finished, place, dirs_exist_ok=True)
         flipped(place / "run" / name)
         try:
-            stages_done(toy_config())
+            stages_done(short_config())
         except ValueError as error:
             assert name.name in str(error) or name.parent.name in str(error)
             refused.append(str(name))
@@ -53,7 +70,7 @@ def test_a_bit_of_any_file_of_the_cache(finished, place) -> None:
         shutil.rmtree(place / "run", ignore_errors=True)
         shutil.copytree(finished, place, dirs_exist_ok=True)
         flipped(place / "run" / "cache" / name)
-        stages_done(toy_config(), start="reference")
+        stages_done(short_config(), start="reference")
         assert results(place) == expected, name
         if name.parts[0] != "tokens":  # of which Parquet keeps bytes that nobody reads
             made = (place / "run/cache" / name).read_bytes()
