@@ -150,6 +150,7 @@ def test_drawn_pairs_stand_behind_the_labelled_ones_with_every_column(with_sampl
     assert result["preferred_pairs"] == drawn and result["pairs"] == labelled
 
 
+@pytest.mark.slow
 def test_drawn_pairs_are_of_responses_to_their_prompt_with_its_scores_and_the_reliability_of_its_cluster(
     with_samples, monkeypatch
 ) -> None:
@@ -187,6 +188,7 @@ def test_labels_of_drawn_pairs_are_the_odds_of_their_scores_and_of_the_evidence_
     assert np.abs(flips - odds)[~free].max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_response_is_run_once_by_the_reference_also_those_of_drawn_pairs(with_samples, monkeypatch) -> None:
     monkeypatch.chdir(with_samples)
     run = [tuple(map(tuple, found)) for found in json.loads(Path("responses.json").read_text())]
