@@ -56,10 +56,11 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
 
 def _write_page(job: PipelineJob) -> None:
     """What the run has done, for people; a page that is there is of what is there, except that arms may be new."""
-    if job.world.is_main and (job.config.arms or not job.folder.page.exists()):
-        from iwpo_fast.report import RunFiles, write_page  # which reads what is in this package
+    if job.world.is_main:
+        from iwpo_fast.report import RunFiles, is_whole, write_page  # which reads what is in this package
 
-        write_page(RunFiles(str(job.folder.path)), job.folder.page)
+        if job.config.arms or not is_whole(job.folder.page):
+            write_page(RunFiles(str(job.folder.path)), job.folder.page)
     job.world.barrier()
 
 

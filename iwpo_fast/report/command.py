@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xxhash import xxh3_128_hexdigest
+
+from iwpo_fast.checksums import KEY
 from iwpo_fast.command_config import ReportConfig
 from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.paths import expanded
@@ -25,10 +28,25 @@ def report_run(config: ReportConfig) -> None:
 
 
 def write_page(run: RunFiles, output: Path) -> None:
-    """Write the page of a run, aside and then renamed."""
+    """Write the page of a run, aside and then renamed; its last line is the hash of what stands above."""
     text = page(run)
     with written_aside(output) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text + _hash_line(text.encode()), encoding="utf-8")
+
+
+def is_whole(output: Path) -> bool:
+    """Whether the file is a page as `write_page` wrote it."""
+    if not output.exists():
+        return False
+    text, mark, rest = output.read_bytes().rpartition(HASH.encode())
+    return bool(mark) and (mark + rest).decode("utf-8", "replace") == _hash_line(text)
+
+
+HASH = f"<!-- {KEY} "
+
+
+def _hash_line(text: bytes) -> str:
+    return f"{HASH}{xxh3_128_hexdigest(text)} -->\n"
 
 
 def _check_output(output: str) -> Path:
