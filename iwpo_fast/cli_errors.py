@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from iwpo_fast.limits import check_settings, hint_at, hints_of, is_allowed, names_of
+from iwpo_fast.limits import check_settings, groups_of, hint_at, hints_of, is_allowed, names_of
 from iwpo_fast.nearest import nearest
 from iwpo_fast.recipe import load_recipe
 
@@ -67,6 +67,8 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             value = next(left, "--")
             if value.startswith("--"):
                 raise ValueError(f"{name} has no value: write --{name} VALUE.")
+        if value == "--":  # which the parser takes for the end of all flags
+            raise ValueError(f"{name} is --, which no setting may be: give another value.")
         yield name.removesuffix("+"), value  # --NAME+ adds to a list
 
 
@@ -74,7 +76,7 @@ def _setting(hints: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
     """A flag as a recipe would set it: `optim.lr` inside `optim`."""
     *parents, key = name.split(".")
     hint = hint_at(hints, name) or str
-    value = text if is_allowed(hint, text) else _loaded(text)
+    value = text if not text or is_allowed(hint, text) else _loaded(text)  # the parser takes no text for null
     if is_dataclass(hint) and not isinstance(value, dict):
         raise ValueError(f"{name} is a group of settings: set them one by one, such as --{name}.NAME VALUE.")
     setting = {key: value}
@@ -88,8 +90,9 @@ def _missing(config: type, given: Sequence[Mapping[str, Any]], group: str = "") 
     for field in fields(config):
         values = [settings[field.name] for settings in given if field.name in settings]
         hint = hints_of(config)[field.name]
-        if isinstance(hint, type) and is_dataclass(hint):
-            yield from _missing(hint, [value for value in values if isinstance(value, dict)], f"{group}{field.name}.")
+        inside = [value for value in values if isinstance(value, dict)]
+        if (inner := groups_of(hint)) and (inside or hint is inner[0]):
+            yield from _missing(inner[0], inside, f"{group}{field.name}.")
         elif field.default is MISSING and field.default_factory is MISSING and not values:
             yield f"{group}{field.name}"
 

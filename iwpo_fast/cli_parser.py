@@ -58,6 +58,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What commands take beside their configuration."""
 
+MOST_OF_REASON = 200
+"""Characters of the parser's own words, which are said where we know none."""
+
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     """The command and its settings.
@@ -71,11 +74,12 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
         words = written_out(command, words, _hints_of(command))
     try:
         parsed = parser.parse_args([command, *words])
-    except (ArgumentError, UnicodeDecodeError, OverflowError) as error:
+    except (ArgumentError, ValueError, OverflowError, IndexError) as error:  # the last two of YAML
         if command not in CONFIG:
             raise no_command(command, CONFIG) from error
         explain(command, words, CONFIG[command], _hints_of(command))
-        raise ValueError(str(error)) from error
+        reason = " ".join(str(error).split())[:MOST_OF_REASON]
+        raise ValueError(f"the arguments cannot be read ({reason}): correct them.") from error
     command = parsed.subcommand
     settings = parsed[command].as_dict()
     settings.pop("config")

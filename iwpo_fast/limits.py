@@ -273,5 +273,5 @@ def _shown(value: Any) -> str:
         return str(value).lower().replace("none", "null")
     if isinstance(value, Integral) and int(value).bit_length() > MOST_BITS:
         return f"a whole number of {int(value).bit_length():,} bits"
-    text = escaped(str(value))
+    text = escaped(str(value)) or "''"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -13,21 +13,35 @@ from iwpo_fast.config import ObjectiveConfig
 MODE = "recipe"
 MOST_VALUES = 100_000
 """Of a recipe, each alias counted as all that it stands for."""
+MOST_LEVELS = 100
+"""Of nesting; the time that YAML takes grows with their square."""
+
+
+class _Composer(yaml.SafeLoader):
+    """Stops at too many levels."""
+
+    levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.levels += 1
+        if self.levels > MOST_LEVELS:
+            raise yaml.YAMLError("the recipe is nested too deeply: write it with fewer levels.")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
 
 
 def load_recipe(text: str) -> Any:
     """What jsonargparse's own YAML loader reads.
 
     Raises:
-        yaml.YAMLError: malformed YAML, a mapping that has a key twice, of which YAML would keep the last, or aliases
-            that stand for more values than a recipe has.
+        yaml.YAMLError: malformed YAML, a mapping that has a key twice, of which YAML would keep the last, more levels
+            than a recipe has, or aliases that stand for more values.
     """
     try:
-        _size_of(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        _size_of(yaml.compose(text, Loader=_Composer), {})
         recipe = get_loader("yaml")(text)
-    except RecursionError:
-        raise yaml.YAMLError("the recipe is nested too deeply: write it with fewer levels.") from None
-    except (ValueError, OverflowError) as error:  # such as a number of too many digits
+    except (ValueError, OverflowError, IndexError) as error:  # such as a number of too many digits, or of none
         raise yaml.YAMLError(f"the recipe has a value that cannot be ({error}): correct it.") from None
     if isinstance(recipe, dict) and "objective" in recipe:
         recipe["objective"] = _spelled_out(recipe["objective"])

@@ -13,6 +13,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
 from jsonargparse import ArgumentError
 
+from iwpo_fast import cli_parser
 from iwpo_fast.cli import RUN, dataclass_from, main
 from iwpo_fast.cli_errors import explain
 from iwpo_fast.cli_parser import CONFIG, OPTIONS, make_parser
@@ -90,6 +91,11 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -
         (["train", "--optim.max_steps", "x"], "optim.max_steps is x: it must be a whole number or null."),
         (["train", "--optim.betas", "[1,2,3]"], "optim.betas is [1, 2, 3]: it must be a list of two numbers."),
         (["train", "--model.lora", "x"], "model.lora is x: it must be a group of settings or null."),
+        (["train", "--optim.max_grad_norm="], "optim.max_grad_norm is '': it must be a finite number or null."),
+        (["train", "--optim.lr", "!!float ''"], "optim.lr is !!float '': it must be a finite number."),
+        (["train", "--data.chat_template=--"], "data.chat_template is --, which no setting may be: give another value."),
+        (["run", "--plan.data.prompts", "3"], "plan.data.prompt_tokens is missing: give --plan.data.prompt_tokens or"),
+        (["train", "--data", "a\0b"], "data is a group of settings: set them one by one, such as --data.NAME VALUE."),
         (["train", "--optim", "x"], "optim is a group of settings: set them one by one, such as --optim.NAME VALUE."),
     ],
 )
@@ -98,6 +104,12 @@ def test_mistakes_on_the_command_line_are_one_sentence(arguments, expected, caps
     errors = capsys.readouterr().err
     assert errors.startswith(f"iwpo: error: {expected}")
     assert errors.count("\n") == 1
+
+
+def test_what_only_the_parser_knows_is_one_sentence_too(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cli_parser, "explain", lambda *_: None)
+    assert main(["train", "--optim.lr", "x"]) == 2
+    assert re.fullmatch(r"iwpo: error: the arguments cannot be read \(.+\): correct them\.\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,15 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object) -> None:
-    """It is a number that a float holds.
+    """It is a number that a float holds, and no truth value.
 
     Raises:
         TypeError, ValueError: it is of another kind, or too large.
     """
     if isinstance(value, float):
         return
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is {value}: pass a number.")
     if not isinstance(value, int) and (not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0):
         raise TypeError(f"{name} is of type {type(value).__name__}: pass a number.")
     if isinstance(value, int) and not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
