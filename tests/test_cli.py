@@ -93,8 +93,11 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -
         (["train", "--model.lora", "x"], "model.lora is x: it must be a group of settings or null."),
         (["train", "--optim.max_grad_norm="], "optim.max_grad_norm is '': it must be a finite number or null."),
         (["train", "--optim.lr", "!!float ''"], "optim.lr is !!float '': it must be a finite number."),
-        (["train", "--data.chat_template=--"], "data.chat_template is --, which no setting may be: give another value."),
-        (["run", "--plan.data.prompts", "3"], "plan.data.prompt_tokens is missing: give --plan.data.prompt_tokens or"),
+        (
+            ["train", "--data.chat_template=--"],
+            "data.chat_template is --, which no setting may be: give another value.",
+        ),
+        (["run", "--data.path=x", "--plan.data.prompts=3"], "plan.data.prompt_tokens is missing: give"),
         (["train", "--data", "a\0b"], "data is a group of settings: set them one by one, such as --data.NAME VALUE."),
         (["train", "--optim", "x"], "optim is a group of settings: set them one by one, such as --optim.NAME VALUE."),
     ],

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from forked import CONTEXT, _run
+from places import LINES, SAID, SPEAKING
 
 PATIENCE = 180.0
 """Seconds after which a command hangs: its work is done in three, on a machine without other work."""
@@ -92,6 +93,9 @@ def _command(place: Path, words: list[str], variables: dict[str, str], sabotage:
 
     os.chdir(place)
     os.environ |= variables
+    if words[0] in SPEAKING:  # as a shell does for `< lines.txt > said.txt`
+        sys.stdin = open(LINES, encoding="utf-8")
+        os.dup2(os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stdout.fileno())
     torch.set_num_threads(1)
     if sabotage:
         sabotage()

@@ -6,22 +6,28 @@ import random
 from pathlib import Path
 
 from children import run
-from places import COMMANDS, DISK, OUT, results, words
+from places import ADAPTER, BASE, COMMANDS, DISK, JUDGE, OUT, READING, results, words
 from verdicts import Outcome, Verdict, differences, judge
 from wholes import Wholes
 
+DAMAGED = tuple(command for command in COMMANDS if command != "recipes")
+"""Those that find a file of ours."""
+READ = (BASE, f"{ADAPTER}/model", JUDGE)
 SITUATIONS = ("finished", "interrupted", "cached")
 UNREAD = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "metrics.jsonl", "checkpoints")
 """Files and a folder of a training that is finished, which nothing but a training that goes on would read."""
 
 
 def case(chance: random.Random, wholes: Wholes) -> Outcome:
-    command, situation = chance.choice(COMMANDS), chance.choice(SITUATIONS)
+    command, situation = chance.choice(DAMAGED), chance.choice(SITUATIONS)
     wholes.situation(f"{command} {situation}")
     whole, place = wholes.whole(command), wholes.copy(f"{command} {situation}")
-    files = sorted(path for path in (place / DISK).rglob("*") if path.is_file() and path.stat().st_size)
-    path = chance.choice(files)
-    what = f"{command}, {situation}: {path.relative_to(place / DISK)} {damaged(chance, path)}"
+    files = [path for path in (place / DISK).rglob("*") if path.is_file()]
+    if command in READING:
+        wholes.own_given(place)
+        files += [path for folder in READ for path in (place / folder).rglob("*") if path.is_file()]
+    path = chance.choice(sorted(path for path in files if path.stat().st_size))
+    what = f"{command}, {situation}: {path.relative_to(place)} {damaged(chance, path)}"
     bad = path.read_bytes()
     outcome = judge(run(place, words(command)), place, whole.results, what)
     if outcome.verdict == Verdict.DIFFERENT and situation == "finished" and _is_unread(place, path, bad):
@@ -45,5 +51,5 @@ def damaged(chance: random.Random, path: Path) -> str:
 
 
 def _is_unread(place: Path, path: Path, bad: bytes) -> bool:
-    inside = path.relative_to(place / DISK).parts
-    return path.read_bytes() == bad and any(part in UNREAD for part in inside)
+    inside = path.relative_to(place).parts
+    return inside[0] == DISK and path.read_bytes() == bad and any(part in UNREAD for part in inside)

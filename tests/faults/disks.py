@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sabotage
 from children import run
-from places import COMMANDS, DISK, words
+from places import DISK, WRITING, words
 from verdicts import FAULTS, Outcome, Verdict, judge
 from wholes import Whole, Wholes
 
@@ -25,8 +25,8 @@ MANY = "size=256m,nr_inodes=9999"
 
 
 def case(chance: random.Random, wholes: Wholes) -> Outcome:
-    command = chance.choice(COMMANDS)
-    whole, place = wholes.whole(command), wholes.new_place()
+    command = chance.choice(WRITING)
+    whole, place = wholes.whole(command), wholes.new_place(command)
     outcome = (
         _on_small_disk(chance, command, whole, place) if may_mount() else _small_files(chance, command, whole, place)
     )

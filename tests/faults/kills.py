@@ -8,22 +8,22 @@ from functools import partial
 import sabotage
 from children import Sabotage, run
 from places import COMMANDS, words
-from verdicts import KILLED, Outcome, judge
+from verdicts import KILLED, Outcome, judge_again
 from wholes import Whole, Wholes
 
 
 def case(chance: random.Random, wholes: Wholes) -> Outcome:
     command = chance.choice(COMMANDS)
-    whole, place = wholes.whole(command), wholes.new_place()
+    whole, place = wholes.whole(command), wholes.new_place(command)
     killed: list[str] = []
     for _ in range(chance.choice((1, 1, 2, 3))):
         how, kill = drawn_kill(chance, whole)
         ended = run(place, words(command), kill)
         if ended.code not in KILLED:  # it was over before, as what is done already is not done again
-            outcome = judge(ended, place, whole.results, f"{command} that goes on after a kill {_all(killed)}")
+            outcome = judge_again(ended, place, whole.results, f"{command} that goes on after a kill {_all(killed)}")
             return outcome if killed else outcome._replace(what=f"{command}, no kill: over before {how}")
         killed.append(how)
-    outcome = judge(run(place, words(command)), place, whole.results, f"{command} after a kill {_all(killed)}")
+    outcome = judge_again(run(place, words(command)), place, whole.results, f"{command} after a kill {_all(killed)}")
     wholes.remove(place)
     return outcome
 

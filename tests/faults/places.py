@@ -1,4 +1,4 @@
-"""Folders in which `iwpo train` and `iwpo run` come to their end in seconds, and what they leave there."""
+"""Folders in which the commands come to their end in seconds, and what they leave there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 
 import yaml
 
-COMMANDS = ("train", "run")
 DISK = "disk"
 """Folder of all that a command writes, in the folder that it runs in; a small disk may stand in its place."""
 OUT = f"{DISK}/out"
 CACHE = f"{DISK}/cache"
+GIVEN = "given"
+"""Folder of the run and the adapter that commands read."""
+SAID = "said.txt"
+"""What a command of `SPEAKING` has said."""
 PAIRS = "pairs.jsonl"
+LINES = "lines.txt"
 WORDS = ("red", "green", "blue", "warm", "cold", "small", "large", "quick", "slow", "calm")
 
 RECIPE: dict[str, Any] = {
@@ -29,6 +33,38 @@ RECIPE: dict[str, Any] = {
 }
 OF_STAGES = {"clusters": {"count": 2, "min_pairs": 4, "backend": "sklearn"}, "rewards": {"folds": 2}}
 
+BASE, ADAPTER, JUDGE = f"{GIVEN}/run/prepared/tiny", f"{GIVEN}/adapter", f"{GIVEN}/run/rewards/reward_model"
+RECIPES = {
+    "train": RECIPE,
+    "run": RECIPE | OF_STAGES,
+    "adapter": RECIPE | {"model": {"path": BASE, "lora": {"rank": 2}}, "output_dir": ADAPTER},
+}
+
+JUDGED = ("--reward_model", JUDGE, "--language_model", BASE, "--data.path", PAIRS, "--device", "cpu")
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "train": ("--config", "train.yaml"),
+    "run": ("--config", "run.yaml"),
+    "preview": ("--config", "train.yaml"),
+    "score": (*JUDGED, "--data.cache_dir", CACHE, "--output", f"{OUT}/scored.jsonl"),
+    "evaluate": (
+        *(*JUDGED, "--cache_dir", CACHE, "--output", f"{OUT}/report.json", "--model", ADAPTER, "--against", BASE),
+        *("--max_length", "64", "--resamples", "100", "--answers.prompts", "4", "--answers.max_new_tokens", "4"),
+    ),
+    "chat": ("--model", ADAPTER, "--compare", "base", "--max_new_tokens", "4", "--device", "cpu"),
+    "merge": ("--model", ADAPTER, "--output", f"{OUT}/merged"),
+    "recipes": ("--copy", "demo", "--to", f"{OUT}/demo.yaml"),
+}
+COMMANDS = tuple(ARGUMENTS)
+"""Those that read or write files; the demo is `run` with data of its own."""
+SPEAKING = ("preview", "chat")
+"""What they say is their result; it is kept outside the disk."""
+WRITING = tuple(command for command in COMMANDS if command != "chat")
+CACHING = ("train", "run", "preview", "score", "evaluate")
+READING = ("score", "evaluate", "chat", "merge")
+"""Those that read what another command has left."""
+ONCE = ("merge", "recipes")
+"""Those that do not write over what they have written."""
+
 
 def pairs(number: int = 40) -> list[dict[str, str]]:
     draw = random.Random(0)
@@ -41,11 +77,12 @@ def pairs(number: int = 40) -> list[dict[str, str]]:
 
 
 def new_place(place: Path) -> Path:
-    """Make the folder, with data and a recipe for each command."""
+    """Make the folder, with data and recipes."""
     (place / DISK).mkdir(parents=True)
     (place / PAIRS).write_text("".join(json.dumps(row) + "\n" for row in pairs()))
-    (place / "train.yaml").write_text(yaml.safe_dump(RECIPE))
-    (place / "run.yaml").write_text(yaml.safe_dump(RECIPE | OF_STAGES))
+    (place / LINES).write_text("say red\n/new\nsay blue and green\n")
+    for name, recipe in RECIPES.items():
+        (place / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     return place
 
 
@@ -55,14 +92,25 @@ def copy_of(place: Path, to: Path) -> Path:
 
 def words(command: str) -> list[str]:
     """The command as it is typed in a place."""
-    return [command, "--config", f"{command}.yaml"]
+    return [command, *ARGUMENTS[command]]
 
 
 def results(place: Path) -> dict[str, bytes]:
-    """What every file of the output holds, by its name in there; lines of metrics without the speed."""
+    """What was said, and every file of the output by its name in there; lines of metrics without the speed.
+
+    Left out are locks, and what a killed command of a single file has left aside under a hidden name.
+    """
     folder = place / OUT
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): _content(path) for path in found if not path.name.endswith(".lock")}
+    said = {SAID: (place / SAID).read_bytes()} if (place / SAID).exists() else {}
+    kept = [path for path in found if not path.name.endswith(".lock") and not _is_left_aside(path.relative_to(folder))]
+    return said | {str(path.relative_to(folder)): _content(path) for path in kept}
+
+
+def _is_left_aside(inside: Path) -> bool:
+    return inside.parts[0].startswith((".scored.", ".report.", ".merged.", ".demo.")) and inside.parts[0].endswith(
+        ".tmp"
+    )
 
 
 def _content(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import time
 
 from children import begin, end, run
 from kills import drawn_kill
-from places import CACHE, COMMANDS, words
+from places import CACHE, CACHING, COMMANDS, words
 from verdicts import FAULTS, KILLED, Outcome, Verdict, judge
 from wholes import Wholes
 
@@ -17,8 +17,8 @@ def case(chance: random.Random, wholes: Wholes) -> Outcome:
 
 
 def _one_cache(chance: random.Random, wholes: Wholes) -> Outcome:
-    commands = [chance.choice(COMMANDS) for _ in range(2)]
-    places = [wholes.new_place() for _ in commands]
+    commands = [chance.choice(CACHING) for _ in range(2)]
+    places = [wholes.new_place(command) for command in commands]
     (places[0] / CACHE).mkdir()
     (places[1] / CACHE).symlink_to(places[0] / CACHE)
     how, kill = drawn_kill(chance, wholes.whole(commands[0])) if chance.random() < 0.5 else ("", None)
@@ -35,7 +35,8 @@ def _one_cache(chance: random.Random, wholes: Wholes) -> Outcome:
 
 
 def _one_folder(chance: random.Random, wholes: Wholes) -> Outcome:
-    command, place = chance.choice(COMMANDS), wholes.new_place()
+    command = chance.choice(COMMANDS)
+    place = wholes.new_place(command)
     what = f"{command} twice in one folder"
     first = begin(place, words(command))
     time.sleep(chance.random())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from children import Ended
-from places import results
+from places import ONCE, results
 
 ERROR = re.compile(r"^iwpo: (error( on rank \d+)?: \S.*\.|stopped by \S.*\.)$")
 KILLED = (-signal.SIGKILL, -signal.SIGPROF)
@@ -68,6 +68,16 @@ def judge(ended: Ended, place: Path, whole: Mapping[str, bytes], what: str) -> O
         return Outcome(Verdict.SENTENCE, what, sentences(ended)[0])
     other = list(differences(results(place), whole))
     return Outcome(Verdict.DIFFERENT if other else Verdict.SAME, what, ", ".join(other))
+
+
+def judge_again(ended: Ended, place: Path, whole: Mapping[str, bytes], what: str) -> Outcome:
+    """As `judge`, of a command that goes on; a sentence is for one that does not write over what is whole."""
+    outcome = judge(ended, place, whole, what)
+    if outcome.verdict == Verdict.SENTENCE:
+        other = list(differences(results(place), whole))
+        is_whole = what.startswith(ONCE) and not other
+        return outcome if is_whole else outcome._replace(verdict=Verdict.DIFFERENT)
+    return outcome
 
 
 def differences(found: Mapping[str, bytes], whole: Mapping[str, bytes]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import sabotage
 from children import Command, Ended, begin, end, run
-from places import OUT, copy_of, new_place, results, words
+from places import GIVEN, OUT, READING, copy_of, new_place, results, words
 
 
 class Whole(NamedTuple):
@@ -47,9 +47,28 @@ class Wholes:
         self._wholes: dict[str, Whole] = {}
         self._places = 0
 
-    def new_place(self) -> Path:
-        """A fresh place for one case."""
-        return new_place(self._new_folder())
+    def new_place(self, command: str = "train") -> Path:
+        """A fresh place for one case, with a link to what the command reads."""
+        place = new_place(self._new_folder())
+        if command in READING:
+            (place / GIVEN).symlink_to(self._given())
+        return place
+
+    def own_given(self, place: Path) -> None:
+        """What the command reads as files of this place, which a case may change."""
+        given = (place / GIVEN).resolve()
+        (place / GIVEN).unlink()
+        copy_of(given, place / GIVEN)
+
+    def _given(self) -> Path:
+        """A finished run, and an adapter of its base."""
+        with self._lock:
+            if "given" not in self._made:
+                place = new_place(self._new_folder())
+                copy_of(self.whole("run").place / OUT, place / GIVEN / "run")
+                _must_succeed(run(place, ["train", "--config", "adapter.yaml"]))
+                self._made["given"] = place / GIVEN
+            return self._made["given"]
 
     def copy(self, name: str) -> Path:
         """A place as `interrupted` or `whole` has left it, that a case may change."""
@@ -64,14 +83,14 @@ class Wholes:
         shutil.rmtree(place, ignore_errors=True)
 
     def whole(self, command: str) -> Whole:
-        """Of `train`, of `run`, or of `rank 0` or `rank 1` of a training by two processes, which share their place."""
+        """Of a command, or of `rank 0` or `rank 1` of a training by two processes, which share their place."""
         with self._lock:
             if command not in self._wholes:
                 self._wholes |= self._make_ranks() if command.startswith("rank") else {command: self._make(command)}
             return self._wholes[command]
 
     def _make(self, command: str) -> Whole:
-        place, counts = self.new_place(), self._folder / f"{command}.json"
+        place, counts = self.new_place(command), self._folder / f"{command}.json"
         _must_succeed(run(place, words(command), partial(sabotage.count_into, counts)))
         self._made[f"{command} finished"] = place
         return Whole(place, results(place), *json.loads(counts.read_text()))
@@ -85,7 +104,7 @@ class Wholes:
         return {f"rank {rank}": Whole(place, found, *json.loads(counts[rank].read_text())) for rank in range(2)}
 
     def situation(self, name: str) -> None:
-        """Make what `copy` gives: `train finished`, `train interrupted`, `train cached`, and the same of `run`.
+        """Make what `copy` gives: `train finished`, `train interrupted`, `train cached`, and the same of the others.
 
         Interrupted is a command that was killed before its last fifth; cached is one whose output is gone.
         """
@@ -94,12 +113,11 @@ class Wholes:
             whole = self.whole(command)
             if name in self._made:
                 return
-            place = self._new_folder()
             if state == "cached":
-                copy_of(whole.place, place)
-                shutil.rmtree(place / OUT)
+                place = copy_of(whole.place, self._new_folder())
+                shutil.rmtree(place / OUT, ignore_errors=True)
             else:
-                new_place(place)
+                place = self.new_place(command)
                 run(place, words(command), partial(sabotage.signal_at_event, _last_checkpoint(whole)))
             self._made[name] = place
 
