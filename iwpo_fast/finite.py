@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -12,19 +12,19 @@ from torch.nn import Parameter
 
 
 def backward(loss: Tensor) -> None:
-    """Add the gradients of a loss []; where it is not finite, they are NaN, so that `stop_unless_finite` sees it.
+    """Add the gradients of a loss []; where it is not finite, they are NaN, so that `step_if_finite` sees it.
 
     Gradients are summed over all ranks, and so is a NaN among them: all ranks learn of the loss of one.
     """
     loss.backward(torch.ones_like(loss).masked_fill(~loss.detach().isfinite(), torch.nan))
 
 
-def stop_unless_finite(optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], grad_norm: Tensor) -> None:
-    """Have the next `step` of the optimiser, and all later ones, change nothing if the gradient's norm is not finite.
+def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
+    """Have the optimiser step, unless the gradient's norm is not finite, now or before: then nothing changes.
 
-    The device decides, and the host does not wait for it. Whoever reads the norms says what has happened. Fused AdamW
-    leaves weights and moments as they are, as it does under a `GradScaler`; to other optimisers the gradient becomes
-    zero, which keeps the weights finite, though moments and weight decay still move them.
+    Whoever reads the norms says what has happened. Fused AdamW takes the decision from the device, as it does under a
+    `GradScaler`, and the host does not wait. For an optimiser that cannot, the host waits for the norm; those of
+    bitsandbytes wait for the device after each parameter as it is.
 
     Args:
         grad_norm: [], of the gradients of all ranks, equal on all of them.
@@ -35,10 +35,9 @@ def stop_unless_finite(optimizer: torch.optim.Optimizer, parameters: Iterable[Pa
     guarded.stopped = bad if before is None else before | bad
     if getattr(optimizer, "_step_supports_amp_scaling", False):  # as `torch.amp.GradScaler` asks
         guarded.found_inf = guarded.stopped.float()
-        return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            local_part(parameter.grad).masked_fill_(guarded.stopped, 0.0)
+        optimizer.step()
+    elif not guarded.stopped:
+        optimizer.step()
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

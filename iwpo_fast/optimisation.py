@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from iwpo_fast.config import OptimConfig
 from iwpo_fast.extras import check_installed
-from iwpo_fast.finite import not_finite, stop_unless_finite
+from iwpo_fast.finite import not_finite, step_if_finite
 from iwpo_fast.progress import progress
 from iwpo_fast.world import full_tensor
 
@@ -74,12 +74,11 @@ def _check_finite(parameters: Mapping[str, Parameter], norms: Sequence[Tensor], 
 def update(optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], config: OptimConfig) -> Tensor:
     """Clip the gradients, step, and forget them; returns the norm [] that they had.
 
-    Where the norm is not finite, this step and all later ones change nothing, as `stop_unless_finite` says.
+    Where the norm is not finite, this step and all later ones change nothing, as `step_if_finite` says.
     """
     parameters = list(parameters)
     grad_norm = clip_gradients(parameters, config.max_grad_norm)
-    stop_unless_finite(optimizer, parameters, grad_norm)
-    optimizer.step()
+    step_if_finite(optimizer, grad_norm)
     optimizer.zero_grad(set_to_none=True)
     return grad_norm
 

@@ -95,7 +95,7 @@ def test_numbers_in_a_recipe_may_be_written_like_on_the_command_line(tmp_path) -
         (["train", "--optim.lr", "!!float ''"], "optim.lr is !!float '': it must be a finite number."),
         (
             ["train", "--data.chat_template=--"],
-            "data.chat_template is --, which no setting may be: give another value.",
+            "data.chat_template is --, which no setting may be: give another",
         ),
         (["run", "--data.path=x", "--plan.data.prompts=3"], "plan.data.prompt_tokens is missing: give"),
         (["train", "--data", "a\0b"], "data is a group of settings: set them one by one, such as --data.NAME VALUE."),

@@ -94,7 +94,7 @@ def _command(place: Path, words: list[str], variables: dict[str, str], sabotage:
     os.chdir(place)
     os.environ |= variables
     if words[0] in SPEAKING:  # as a shell does for `< lines.txt > said.txt`
-        sys.stdin = open(LINES, encoding="utf-8")
+        sys.stdin = os.fdopen(os.open(LINES, os.O_RDONLY), encoding="utf-8")
         os.dup2(os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stdout.fileno())
     torch.set_num_threads(1)
     if sabotage:
