@@ -35,6 +35,7 @@ from iwpo_fast.hub import check_push
 from iwpo_fast.limits import check_limits
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
+from iwpo_fast.terminal import escaped
 
 OF_HEADS = ("likelihood", "ridge", "residual", "heads", "centring", "overlap", "folds", "ensemble")
 """Settings of rewards that only heads read."""
@@ -55,7 +56,20 @@ READ_BY = {
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise ValueError for the first setting that cannot work, with what to set instead."""
+    """Raise ValueError for the first setting that cannot work, with what to set instead.
+
+    Texts of settings are quoted with control characters by their numbers.
+    """
+    try:
+        _check_all(config)
+    except ValueError as error:
+        said = escaped(str(error))
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
+
+
+def _check_all(config: TrainConfig) -> None:
     check_limits(config)
     _check_held_out(config.data)
     check_model_settings(config.model)

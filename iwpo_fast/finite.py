@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn import Parameter
 
 
 def backward(loss: Tensor) -> None:

@@ -6,23 +6,26 @@ is needed, so that a process with bad arguments can say so to others that wait f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn
 
-from iwpo_fast.lifeline import Failure, Lifeline
+from iwpo_fast.lifeline import Failure, Lifeline, connection_to, connection_to_any, listener
+
+PORT = 29500
+"""At which the processes of a job meet where MASTER_PORT does not say."""
 
 COME = 600.0
 """Seconds in which all processes of a job have to come: machines may differ by minutes in what their imports take."""
-
-LINGER = 20.0
-"""Seconds that a first process which has failed stays for others to hear of it."""
 
 HEAR = 10.0
 """Seconds in which the reason for a broken connection is heard of, before it counts as a failure of its own."""
@@ -44,13 +47,21 @@ class PeerFailed(ValueError):
 
 
 class _Job:
-    """What this process knows of its job while a command runs."""
+    """What this process knows of its job while a command runs.
+
+    Attributes:
+        place: host and port at which all meet; torchrun listens there itself, else the first process does.
+        refusal: why nobody can meet there.
+    """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        self.place = os.environ["MASTER_ADDR"], int(os.environ.get("MASTER_PORT") or PORT)
+        self.has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self.store: Any = None
         self.lifeline: Lifeline | None = None
+        self.refusal: OSError | OverflowError | None = None
 
 
 _job: _Job | None = None
@@ -60,11 +71,14 @@ _job: _Job | None = None
 def told() -> Iterator[None]:
     """Inside, which is a command, the processes of a job tell one another how they end."""
     global _job
-    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    if not (rank.isdecimal() and size.isdecimal() and int(size) > 1 and "MASTER_ADDR" in os.environ):
+    rank, size, port = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    are_numbers = rank.isdecimal() and size.isdecimal() and (port or str(PORT)).isdecimal()
+    if not (are_numbers and int(size) > 1 and int(port or PORT) < 2**16 and "MASTER_ADDR" in os.environ):
         yield
         return
     _job = _Job(int(rank), int(size))
+    if not _job.has_agent:
+        _watch_from_the_start(_job)
     try:
         yield
     finally:
@@ -81,7 +95,7 @@ def meet() -> Any:
     if _job is None:
         return None
     job, deadline = _job, time.monotonic() + COME
-    job.store = _open_store(job.rank, COME)
+    job.store = _open_store(job, COME)
     job.store.set(f"come/{job.rank}", "")
     missing = list(range(job.size))
     while missing := [rank for rank in missing if not job.store.check([f"come/{rank}"])]:
@@ -91,12 +105,8 @@ def meet() -> Any:
                 f"rank {missing[0]} has not come in {COME:.0f} s: look at what it says, and start all again."
             )
         time.sleep(0.1)
-    job.lifeline = Lifeline(
-        job.rank,
-        publish=lambda place: job.store.set("lifeline", place),
-        find=lambda: job.store.get("lifeline").decode(),
-        on_failure=lambda failure: _end_by(failure, job),
-    )
+    if job.lifeline is None:
+        _watch_from_now(job)
     return job.store
 
 
@@ -129,58 +139,76 @@ def speaks(error: BaseException) -> bool:
     return _job.rank == 0
 
 
-def _open_store(rank: int, patience: float) -> Any:
+def _watch_from_the_start(job: _Job) -> None:
+    """The first process listens at the meeting point, before it imports anything that takes long."""
+    connect = None if job.rank == 0 else partial(connection_to, job.place, COME)
+    try:
+        at = listener(job.place[1]) if job.rank == 0 else None
+        job.lifeline = Lifeline(job.rank, job.size, partial(_end_by, job), listener=at, connect=connect)
+    except (OSError, OverflowError) as error:
+        job.refusal = error
+
+
+def _watch_from_now(job: _Job) -> None:
+    """The first process listens on a port that the others learn of through torchrun's store."""
+    if job.rank == 0:
+        at, token = listener(), secrets.token_hex(16)
+        names = [job.place[0], socket.getfqdn(), socket.gethostname()]
+        found = {"port": at.getsockname()[1], "names": names, "token": token}
+        job.store.set("lifeline", json.dumps(found))
+        job.lifeline = Lifeline(0, job.size, partial(_end_by, job), listener=at, token=token)
+        return
+    found = json.loads(job.store.get("lifeline"))
+    connection = connection_to_any(found["names"], found["port"])
+    on_failure = partial(_end_by, job)
+    job.lifeline = Lifeline(job.rank, job.size, on_failure, connect=lambda: connection, token=found["token"])
+
+
+def _open_store(job: _Job, patience: float) -> Any:
     import torch.distributed as dist
 
-    place = os.environ["MASTER_ADDR"], int(os.environ.get("MASTER_PORT", "29500"))
-    hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if not hosts:
-        _wait_for(place, patience)
     try:
-        store = dist.TCPStore(*place, None, hosts, KEPT, wait_for_workers=False, multi_tenant=True)
-    except dist.DistNetworkError as error:
+        if job.refusal is not None:
+            raise job.refusal
+        hosts = job.rank == 0 and not job.has_agent
+        port = 0 if hosts else _port_of_store(job, patience)
+        store = dist.TCPStore(job.place[0], port, None, hosts, KEPT, wait_for_workers=False, multi_tenant=True)
+    except (OSError, OverflowError, dist.DistNetworkError) as error:
         raise ValueError(
-            f"the processes of the job cannot meet at {place[0]}:{place[1]} ({' '.join(str(error).split())[:200]}): "
-            "choose another MASTER_PORT, or let torchrun do it."
+            f"the processes of the job cannot meet at {job.place[0]}:{job.place[1]} "
+            f"({' '.join(str(error).split())[:200]}): choose another MASTER_PORT, or let torchrun do it."
         ) from error
+    if hosts and job.lifeline is not None:
+        job.lifeline.announce(store.port)
     return dist.PrefixStore(f"iwpo/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _wait_for(place: tuple[str, int], patience: float) -> None:
-    """Wait until somebody listens there; in short tries, between which signals are heard."""
+def _port_of_store(job: _Job, patience: float) -> int:
+    """On which port of the meeting point's machine it is; waits for it, and hears signals meanwhile."""
+    if job.has_agent:
+        return job.place[1]
+    assert job.lifeline is not None
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            socket.create_connection(place, timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"rank 0 has not come to {place[0]}:{place[1]} in {patience:.0f} s ({error.strerror or error}): "
-                    "look at what it says, and start all again."
-                ) from error
-        time.sleep(0.2)
+    while (port := job.lifeline.announced()) is None:
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"rank 0 has not come to {job.place[0]}:{job.place[1]} in {patience:.0f} s: look at what it says, and "
+                "start all again."
+            )
+        time.sleep(0.1)
+    return port
 
 
 def _raise_failed(job: _Job) -> None:
     if job.store.check(["failed"]):
-        failure = Failure(*json.loads(job.store.get("failed")))
-        job.store.set(f"left/{job.rank}", "")
-        raise PeerFailed(failure)
+        raise PeerFailed(Failure(*json.loads(job.store.get("failed"))))
 
 
 def _tell_those_who_come(job: _Job, failure: Failure) -> None:
-    """Leave the failure in the store, and, where this process keeps it, stay until the others have read it."""
-    try:
-        store = job.store or _open_store(job.rank, 1.0 if job.rank else LINGER)
-    except ValueError:  # nobody is there to be told
-        return
-    store.compare_set("failed", "", json.dumps(failure))
-    store.set(f"left/{job.rank}", "")
-    deadline = time.monotonic() + LINGER
-    others = [f"left/{rank}" for rank in range(job.size)] if job.rank == 0 else []
-    while others and not store.check(others) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    """Leave the failure in torchrun's store."""
+    with contextlib.suppress(ValueError):  # nobody is there to be told
+        store = job.store or _open_store(job, COME)
+        store.compare_set("failed", "", json.dumps(failure))
 
 
 def _says(failure: Failure, job: _Job) -> bool:
@@ -188,7 +216,7 @@ def _says(failure: Failure, job: _Job) -> bool:
     return job.rank == (1 if failure.rank == 0 else 0)
 
 
-def _end_by(failure: Failure, job: _Job) -> NoReturn:
+def _end_by(job: _Job, failure: Failure) -> NoReturn:
     """End this process, whatever it waits for. What it was writing is aside, and removed by the next call."""
     if _says(failure, job):
         print(f"iwpo: error on rank {job.rank}: {failure.sentence()}", file=sys.stderr)

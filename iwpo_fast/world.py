@@ -58,6 +58,8 @@ class World:
         where = _device(device, local_rank)
         if size == 1:
             return cls(rank, size, where)
+        if (port := _variable("MASTER_PORT", peers.PORT)) >= 2**16:
+            raise ValueError(f"The environment variable MASTER_PORT is {port}: set it to less than 65536.")
         if not dist.is_initialized():
             backend = "nccl" if where.type == "cuda" else "gloo"
             store = peers.meet()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from iwpo_fast.lifeline import DIED, Failure, Lifeline
+from iwpo_fast import lifeline
+from iwpo_fast.lifeline import DIED, Failure, Lifeline, connection_to, listener
 
 QUIET = 0.5
 """Seconds in which nothing may happen."""
@@ -20,15 +21,23 @@ QUIET = 0.5
 class Job:
     """Lifelines of several ranks in this process, and what each has heard."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, absent: tuple[int, ...] = ()) -> None:
+        self.size = size
         self.heard = [queue.Queue[Failure]() for _ in range(size)]
-        places: list[str] = []
-        self.ranks = [Lifeline(rank, places.append, lambda: places[0], self.heard[rank].put) for rank in range(size)]
-        self.place = json.loads(places[0])
-        self.wait_until_all_are_known(size)
+        at = listener()
+        self.port = at.getsockname()[1]
+        self.ranks = {0: Lifeline(0, size, self.heard[0].put, listener=at, token="secret")}
+        for rank in range(1, size):
+            if rank not in absent:
+                self.comes(rank)
+        self.wait_until_known(*self.ranks)
 
-    def wait_until_all_are_known(self, size: int) -> None:
-        while sorted(self.ranks[0]._rank_of.values()) != list(range(1, size)):
+    def comes(self, rank: int) -> None:
+        connect = partial(connection_to, ("127.0.0.1", self.port), 30.0)
+        self.ranks[rank] = Lifeline(rank, self.size, self.heard[rank].put, connect=connect, token="secret")
+
+    def wait_until_known(self, *ranks: int) -> None:
+        while not self.ranks[0]._known >= set(ranks):
             time.sleep(0.01)
 
     def cut(self, rank: int) -> None:
@@ -40,12 +49,6 @@ class Job:
 
     def hears(self, rank: int) -> Failure:
         return self.heard[rank].get(timeout=30)
-
-
-@pytest.fixture(autouse=True)
-def meeting_point(monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    yield
 
 
 @pytest.mark.slow
@@ -86,7 +89,7 @@ def test_processes_that_end_as_they_should_end_nobody() -> None:
 def test_only_processes_that_know_the_token_are_heard() -> None:
     job = Job(2)
     for said in (b"", b"hello\n", b'{"rank": 1, "token": "x"}\n', b'{"rank": 1, "why": "no", "code": 0}\n', b"[]\n"):
-        with socket.create_connection(("127.0.0.1", job.place["port"])) as stranger:
+        with socket.create_connection(("127.0.0.1", job.port)) as stranger:
             stranger.sendall(said)
             stranger.shutdown(socket.SHUT_WR)
             assert stranger.recv(1) == b""
@@ -94,3 +97,44 @@ def test_only_processes_that_know_the_token_are_heard() -> None:
     assert all(heard.empty() for heard in job.heard)
     job.ranks[1].end(Failure(1, "still heard."))
     assert job.hears(0) == Failure(1, "still heard.")
+
+
+def test_what_is_announced_reaches_those_who_come_later_too() -> None:
+    job = Job(3, absent=(2,))
+    job.ranks[0].announce(1234)
+    job.comes(2)
+    for rank in (1, 2):
+        while job.ranks[rank].announced() is None:
+            time.sleep(0.01)
+        assert job.ranks[rank].announced() == 1234
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_a_failure_waits_for_those_who_come_later(failed) -> None:
+    job, failure = Job(3, absent=(2,)), Failure(failed, "no.")
+    ending = threading.Thread(target=job.ranks[failed].end, args=(failure,))
+    ending.start()
+    assert job.hears(1 - failed) == failure if failed == 0 else True
+    time.sleep(QUIET)
+    assert job.heard[0].empty(), "the first process has left before all have heard"
+    job.comes(2)
+    assert job.hears(2) == failure
+    if failed == 1:
+        assert job.hears(0) == failure
+    ending.join(30)
+    assert not ending.is_alive()
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_a_failure_does_not_wait_for_ever(failed, monkeypatch) -> None:
+    monkeypatch.setattr(lifeline, "LINGER", 0.2)
+    job = Job(3, absent=(2,))
+    job.ranks[failed].end(Failure(failed, "no."))
+    assert job.hears(1 - failed) == Failure(failed, "no.")
+
+
+def test_nobody_is_there_to_connect_to() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert connection_to(("127.0.0.1", port), 0.5) is None

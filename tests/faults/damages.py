@@ -6,16 +6,17 @@ import random
 from pathlib import Path
 
 from children import run
-from places import ADAPTER, BASE, COMMANDS, DISK, JUDGE, OUT, READING, results, words
+from places import ADAPTER, BASE, COMMANDS, DISK, GIVEN, JUDGE, OUT, READING, results, words
 from verdicts import Outcome, Verdict, differences, judge
 from wholes import Wholes
 
 DAMAGED = tuple(command for command in COMMANDS if command != "recipes")
 """Those that find a file of ours."""
-READ = (BASE, f"{ADAPTER}/model", JUDGE)
+READ = (BASE, f"{ADAPTER}/model", JUDGE, f"{GIVEN}/run/train/model")
 SITUATIONS = ("finished", "interrupted", "cached")
 UNREAD = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "metrics.jsonl", "checkpoints")
-"""Files and a folder of a training that is finished, which nothing but a training that goes on would read."""
+"""Files and a folder of a training that is finished, which nothing but a training that goes on would read; that reads
+the newest checkpoint."""
 
 
 def case(chance: random.Random, wholes: Wholes) -> Outcome:
@@ -30,7 +31,7 @@ def case(chance: random.Random, wholes: Wholes) -> Outcome:
     what = f"{command}, {situation}: {path.relative_to(place)} {damaged(chance, path)}"
     bad = path.read_bytes()
     outcome = judge(run(place, words(command)), place, whole.results, what)
-    if outcome.verdict == Verdict.DIFFERENT and situation == "finished" and _is_unread(place, path, bad):
+    if outcome.verdict == Verdict.DIFFERENT and path.read_bytes() == bad and _is_unread(place, path, situation):
         others = set(differences(results(place), whole.results)) - {str(path.relative_to(place / OUT))}
         outcome = outcome if others else Outcome(Verdict.UNREAD, what)
     wholes.remove(place)
@@ -50,6 +51,7 @@ def damaged(chance: random.Random, path: Path) -> str:
     return f"with bit {bit} of byte {place} flipped, of {len(content)} bytes"
 
 
-def _is_unread(place: Path, path: Path, bad: bytes) -> bool:
+def _is_unread(place: Path, path: Path, situation: str) -> bool:
     inside = path.relative_to(place).parts
-    return inside[0] == DISK and path.read_bytes() == bad and any(part in UNREAD for part in inside)
+    unread = {"finished": UNREAD, "interrupted": UNREAD[-1:]}.get(situation, ())
+    return inside[0] == DISK and not set(inside).isdisjoint(unread)

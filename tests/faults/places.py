@@ -51,8 +51,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
         *(*JUDGED, "--cache_dir", CACHE, "--output", f"{OUT}/report.json", "--model", ADAPTER, "--against", BASE),
         *("--max_length", "64", "--resamples", "100", "--answers.prompts", "4", "--answers.max_new_tokens", "4"),
     ),
-    "chat": ("--model", ADAPTER, "--compare", "base", "--max_new_tokens", "4", "--device", "cpu"),
-    "merge": ("--model", ADAPTER, "--output", f"{OUT}/merged"),
+    "chat": ("--model", f"{GIVEN}/run", "--compare", BASE, "--max_new_tokens", "4", "--device", "cpu"),
+    "merge": ("--model", ADAPTER, "--base", BASE, "--output", f"{OUT}/merged"),
     "recipes": ("--copy", "demo", "--to", f"{OUT}/demo.yaml"),
 }
 COMMANDS = tuple(ARGUMENTS)
@@ -109,9 +109,7 @@ def results(place: Path) -> dict[str, bytes]:
 
 
 def _is_left_aside(inside: Path) -> bool:
-    return inside.parts[0].startswith((".scored.", ".report.", ".merged.", ".demo.")) and inside.parts[0].endswith(
-        ".tmp"
-    )
+    return re.match(r"\.(scored|report|merged|demo)\..*\.tmp$", inside.parts[0]) is not None
 
 
 def _content(path: Path) -> bytes:

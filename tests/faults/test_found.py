@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,25 @@ def test_an_error_of_ours_stays_one_with_its_traceback(here, monkeypatch) -> Non
 def test_a_recipe_that_no_one_can_read_is_refused(text, why) -> None:
     with pytest.raises(yaml.YAMLError, match=why):
         load_recipe(text)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J"])
+def test_a_rule_quotes_a_setting_without_what_a_terminal_acts_on(text) -> None:
+    config = TrainConfig(DataConfig("pairs.jsonl"))
+    config.model.revision = text
+    with pytest.raises(
+        ValueError, match=r"^model\.revision is \S+ but the tiny model has none"
+    ) as error:
+        check_config(config)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("opened", ["[", "{a: "])
+def test_levels_without_end_take_no_time(opened) -> None:
+    began = time.process_time()
+    with pytest.raises(yaml.YAMLError, match="nested too deeply"):
+        load_recipe(opened * 20_000)
+    assert time.process_time() - began < 5
 
 
 def test_an_alias_that_is_used_twice_is_read() -> None:

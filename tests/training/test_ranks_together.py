@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from forked import Done
-from jobs import killed, run_job
+from jobs import killed, killed_once_connected, run_job
 from test_signals import results
 from toy_pairs import write_pairs
 
 from iwpo_fast.config import CheckpointConfig, LogConfig, ModelConfig, TrainConfig
+from iwpo_fast.lifeline import DIED
 from iwpo_fast.training import train
 from iwpo_fast.training.checkpoint import checkpoints
 
@@ -57,6 +58,25 @@ def test_a_process_that_is_killed_ends_the_other(config, tmp_path, rank, where, 
     assert sentences(ended) == [f"{said}machine is gone."]
     assert "Traceback" not in ended[other].said
     assert seconds < SOON
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_before_they_meet_ends_the_other(config, tmp_path, rank) -> None:
+    sabotage = [(), ()]
+    sabotage[rank] = ("meet", 1, killed_once_connected)
+    ended, seconds = run_job(config(), tmp_path, sabotage=sabotage)
+    assert [ended[rank].exitcode, ended[1 - rank].exitcode] == [-signal.SIGKILL, 2], ended[1 - rank].said
+    assert sentences(ended) == [f"iwpo: error on rank {1 - rank}: rank {rank} failed first: {DIED}"]
+    assert not list(tmp_path.glob("run"))
+    assert seconds < SOON
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MASTER_PORT", "x"), ("MASTER_PORT", "99999999")])
+def test_a_meeting_point_that_cannot_be_is_a_sentence(config, tmp_path, variable, value) -> None:
+    ended, _ = run_job(config(), tmp_path, variables={variable: value})
+    assert [done.exitcode for done in ended] == [2, 2]
+    assert all(line.endswith(".") and variable in line for line in sentences(ended)), sentences(ended)
+    assert "Traceback" not in ended[0].said + ended[1].said
 
 
 @pytest.mark.parametrize("rank", [0, 1])
