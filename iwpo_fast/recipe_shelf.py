@@ -12,6 +12,7 @@ from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.limits import check_limits
 from iwpo_fast.nearest import nearest
 from iwpo_fast.paths import expanded
+from iwpo_fast.terminal import escaped
 
 SHELF = Path(__file__).parent / "recipes"
 OF_PIPELINE = {"weights", "candidates", "rewards", "clusters", "arms"}
@@ -61,9 +62,9 @@ def _copy(name: str, to: str | None) -> None:
         question = f" did you mean {meant}?" if meant else ""
         raise ValueError(f"there is no recipe {name}:{question} choose one of {', '.join(shelf)}.")
     path = expanded(to or f"{name}.yaml")
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise ValueError(f"{path} exists, and what is in it would be lost: give another file with --to.")
     check_folder("to", path.parent)
     with written_aside(path) as aside:
         aside.write_bytes(shelf[name].read_bytes())
-    print(f"{path} is written: iwpo {command_of(path)} --config {path}")
+    print(escaped(f"{path} is written: iwpo {command_of(path)} --config {path}"))

@@ -43,7 +43,7 @@ def chat(config: ChatConfig) -> None:
     if world.size > 1:
         raise ValueError("iwpo chat runs in one process: start it without torchrun.")
     speakers = _speakers(config, world.device)
-    print(_greeting(speakers), flush=True)
+    print(escaped(_greeting(speakers)), flush=True)
     try:
         _talk(speakers, config.seed)
     except signals.Stopped as stopped:
@@ -79,6 +79,8 @@ def _answer(speaker: Speaker, line: str, seed: int) -> None:
 
 def _lines() -> Iterator[str]:
     """What the user says, without empty lines; with a prompt and line editing on a terminal."""
+    if sys.stdin is None:  # it was closed before Python began
+        return
     if not sys.stdin.isatty():
         yield from filter(None, map(str.strip, sys.stdin))
         return

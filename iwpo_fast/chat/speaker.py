@@ -16,7 +16,7 @@ from iwpo_fast.data.bounded import bounded
 from iwpo_fast.data.ends import end_of_turn
 from iwpo_fast.models.pretrained import reason_of
 from iwpo_fast.models.saving import Model, base_of, stop_tokens
-from iwpo_fast.terminal import escaped_lines
+from iwpo_fast.terminal import escaped, escaped_lines
 
 Inside = Callable[[], AbstractContextManager[object]]
 Messages = list[dict[str, str]]
@@ -53,7 +53,7 @@ class Speaker:
         self.said.append({"role": "user", "content": line})
         ids = self._prompt()
         if self.name:
-            print(f"{self.name}: ", end="", flush=True)
+            print(f"{escaped(self.name)}: ", end="", flush=True)
         with self.inside(), _drawing(self.model.device, seed):
             answer = self._generated(ids, _Printer(self.tokenizer, skip_prompt=True, skip_special_tokens=True))
         text = str(self.tokenizer.decode(answer, skip_special_tokens=True))

@@ -34,6 +34,7 @@ from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.pipeline import run
 from iwpo_fast.pipeline.arms import model_of
 from iwpo_fast.pipeline.folder import PipelineFolder
+from iwpo_fast.terminal import escaped
 from iwpo_fast.world import World
 
 WARMUP = OptimConfig(lr=4e-3, epochs=2, pairs_per_step=32, tokens_per_batch=8192, warmup_fraction=0.05)
@@ -74,8 +75,7 @@ def run_demo(
 
     data, warm_model = folder / "data", folder / "warmup"
     _heading(1, f"data: {dataset.train_pairs} training pairs, {dataset.eval_pairs} held out, of {len(TASKS)} tasks")
-    if not data.exists():
-        write_dataset(data, dataset)
+    write_dataset(data, dataset)  # again where it is there, because nothing would see damage inside a text
     _heading(2, "supervised warm-up of a tiny model on completions of mixed quality")
     if not warm_model.exists():
         text = DataConfig(
@@ -95,7 +95,7 @@ def run_demo(
     sentences = "\n".join(fill(sentence, 80, subsequent_indent="  ") for sentence in comparisons(results))
     print("\n" + aligned(totals(results)) + "\n\n" + sentences + "\n\n" + fill(SHORT_LEGEND, 80) + "\n")
     for what, place in _places(folder).items():
-        print(f"{what + ':':<19}{place}")
+        print(escaped(f"{what + ':':<19}{place}"))
     print(f"finished after {time.monotonic() - start:.0f} s")
     return results
 

@@ -29,6 +29,7 @@ from iwpo_fast.models.trained import (
     was_in_four_bits,
 )
 from iwpo_fast.paths import expanded
+from iwpo_fast.terminal import escaped
 
 PROBE = 64
 """Tokens on which the adapter and the written model are compared."""
@@ -48,7 +49,7 @@ def merge_adapter(config: MergeConfig) -> None:
     base = _base(config, source)
     dtype = stored_dtype(base) if config.dtype == "base" else getattr(torch, config.dtype)
     tokenizer = read_tokenizer(source)
-    print(f"merging {source.path} into {base.path}, in {str(dtype).removeprefix('torch.')}", flush=True)
+    print(escaped(f"merging {source.path} into {base.path}, in {str(dtype).removeprefix('torch.')}"), flush=True)
     if was_in_four_bits(source):
         print("the adapter was trained on this base in 4 bits; the original differs from those by their rounding")
     before = _write(source, base, output, dtype, tokenizer)
@@ -56,12 +57,12 @@ def merge_adapter(config: MergeConfig) -> None:
     written = read_model(Source(str(output), "output", trust_remote_code=config.trust_remote_code), torch.float32)
     error = (_probe(written, tokenizer) - before).abs().max()
     print(f"log-probs of {PROBE} tokens differ from those of base and adapter by at most {error:.1g} nats, in float32")
-    print(f"the model is in {output}")
+    print(escaped(f"the model is in {output}"))
 
 
 def _check_output(output: str) -> Path:
     path = expanded(output)
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise ValueError(f"output {output} exists, and what is in it would be lost: choose another folder.")
     check_folder("output", path.parent)
     return path

@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from iwpo_fast.files import load_record
 from iwpo_fast.models.pretrained import Source, model_location, read_pretrained, reason_of
 from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.paths import expanded
@@ -153,11 +154,10 @@ def _is_model(folder: Path) -> bool:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """Settings of the model of the run that left it in `folder`; empty where there is no run."""
-    settings = _entry(folder.resolve().parent / "run.json", "settings")
-    return {} if not isinstance(settings, dict) else _of_model(settings)
-
-
-def _of_model(settings: dict[str, Any]) -> dict[str, Any]:
+    record = folder.resolve().parent / "run.json"
+    settings = load_record(record).get("settings") if record.exists() else None
+    if not isinstance(settings, dict):
+        return {}
     return {name.removeprefix("model."): value for name, value in settings.items() if name.startswith("model.")}
 
 

@@ -19,6 +19,7 @@ from iwpo_fast.pipeline.manifest import Manifest
 from iwpo_fast.pipeline.rows_file import effects_in
 from iwpo_fast.pipeline.stages import stages_of
 from iwpo_fast.pipeline.walk import go_through
+from iwpo_fast.terminal import escaped
 
 OF_ARMS = ("weigh", "train", "evaluate")
 """The stages that an arm does itself."""
@@ -111,6 +112,6 @@ def _report(folder: PipelineFolder, arms: list[Arm], same: dict[str, str]) -> No
     save_json(folder.arms_table, rows)
     with written_aside(folder.arms_report) as aside:
         aside.write_text(markdown(rows, said), encoding="utf-8")
-    print(f"\nthe parts of the method on held-out pairs ({folder.arms_report}):")
+    print(f"\nthe parts of the method on held-out pairs ({escaped(str(folder.arms_report))}):")
     for line in said:
         print(f"  {line}")

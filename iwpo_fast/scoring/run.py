@@ -21,6 +21,7 @@ from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.scoring.output import check_output, write
 from iwpo_fast.scoring.texts import LISTS, Texts, texts_of
+from iwpo_fast.terminal import escaped
 from iwpo_fast.world import World
 
 ADDED = {
@@ -63,7 +64,7 @@ def score_file(config: ScoreConfig) -> None:
     added = _added(texts, scores)
     _say(records, texts, scores, added)
     write(output, [record | columns for record, columns in zip(records.values(), added, strict=True)])
-    print(f"{len(records):,} rows are in {output}")
+    print(f"{len(records):,} rows are in {escaped(str(output))}")
 
 
 def _texts(records: Records, source: Source, config: ScoreConfig) -> Texts:
@@ -104,7 +105,7 @@ def _say(records: Records, texts: Texts, scores: Scores, added: list[dict[str, A
         {name for record, row in zip(records.values(), added, strict=True) for name in record.keys() & row}
     )
     if replaced:
-        print(f"columns of the data are replaced in the output: {', '.join(replaced)}")
+        print(f"columns of the data are replaced in the output: {', '.join(map(escaped, replaced))}")
 
 
 @contextmanager

@@ -79,10 +79,12 @@ def case(chance: random.Random, wholes: Wholes) -> Outcome:
 
 
 def _drawn(chance: random.Random, whole: Whole) -> Fault:
-    kind = chance.choice(("killed", "killed", "stopped", "flags", "flags", "data"))
+    kind = chance.choice(("killed", "killed", "early", "stopped", "flags", "flags", "data"))
     if kind == "killed":
         how, kill = drawn_kill(chance, whole)
         return Fault(f"killed {how}, once they have met", partial(sabotage.once_met, kill), goes_on=True)
+    if kind == "early":
+        return Fault("killed before they have met", sabotage.killed_before_meeting, goes_on=True)
     if kind == "stopped":
         event, which = chance.randint(1, whole.events), chance.choice((signal.SIGTERM, signal.SIGUSR1))
         act = partial(sabotage.signal_at_event, event, which)

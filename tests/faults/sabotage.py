@@ -51,13 +51,25 @@ def killed_after(seconds: float) -> None:
 
 
 def once_met(sabotage: Callable[[], None]) -> None:
-    """Sabotage this process of a job as soon as it has met the others; nobody misses it before, as the promise says."""
+    """Sabotage this process of a job as soon as it has met the others."""
     real = peers.meet
 
     def meet() -> Any:
         store = real()
         sabotage()
         return store
+
+    peers.meet = meet
+
+
+def killed_before_meeting() -> None:
+    """Killed as it comes to the meeting, once this process of a job and another know one another."""
+
+    def meet() -> Any:
+        lifeline = peers._job.lifeline
+        while not (lifeline._come.is_set() or len(lifeline._known) > 1):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     peers.meet = meet
 

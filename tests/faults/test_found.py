@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -16,14 +17,19 @@ import pytest
 import torch
 import yaml
 from test_configuration_fuzz import PAIRS, RECIPE
+from trained_models import save_adapter, save_base
 
 from iwpo_fast.cli import RUN, main
+from iwpo_fast.command_config import DemoConfig
 from iwpo_fast.config import DataConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import read_rows
+from iwpo_fast.demo import run as demo
+from iwpo_fast.demo.generate import DatasetSettings
 from iwpo_fast.demo.run import DemoFolder, _open
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.recipe import load_recipe
+from iwpo_fast.terminal import escaped
 from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.world import World
 
@@ -183,11 +189,60 @@ def test_a_recipe_that_no_one_can_read_is_refused(text, why) -> None:
 def test_a_rule_quotes_a_setting_without_what_a_terminal_acts_on(text) -> None:
     config = TrainConfig(DataConfig("pairs.jsonl"))
     config.model.revision = text
-    with pytest.raises(
-        ValueError, match=r"^model\.revision is \S+ but the tiny model has none"
-    ) as error:
+    with pytest.raises(ValueError, match=r"^model\.revision is \S+ but the tiny model has none") as error:
         check_config(config)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J"])
+def test_names_that_a_terminal_acts_on_are_said_escaped_by_every_command(name, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = save_base(tmp_path / f"{name} base")
+    adapter = save_adapter(tmp_path / f"{name} adapter", base)
+    write_rows(tmp_path / f"{name}.jsonl", *PAIRS)
+    of_data = ["--data.path", f"{name}.jsonl", "--device", "cpu", "--max_length=64", "--answers.per_prompt=0"]
+    assert main(["merge", "--model", str(adapter), "--output", f"{name} merged"]) == 0
+    assert main(["evaluate", "--model", str(adapter), "--output", f"{name}.json", "--resamples=100", *of_data]) == 0
+    assert main(["recipes", "--copy", "demo", "--to", f"{name}.yaml"]) == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    of_chat = ["--max_new_tokens", "2", "--device", "cpu"]
+    assert main(["chat", "--model", f"{name} merged", "--compare", str(base), *of_chat]) == 0
+    said = capsys.readouterr().out
+    assert all(line.isprintable() for line in said.splitlines()) and escaped(name) in said
+
+
+def test_a_chat_without_an_input_ends_at_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["chat", "--model", str(save_base(tmp_path / "base")), "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize("command", ["merge", "recipes"])
+def test_an_output_that_is_a_link_to_nothing_is_refused_at_the_start(command, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("absent")
+    base = save_base(tmp_path / "base")
+    given = {"merge": ["--model", str(save_adapter(tmp_path / "adapter", base)), "--output", "link"]}
+    assert main([command, *given.get(command, ["--copy", "demo", "--to", "link"])]) == 2
+    assert "link exists, and what is in it would be lost" in capsys.readouterr().err
+    assert Path("link").is_symlink() and not Path("absent").exists()
+
+
+def test_data_of_a_demo_that_are_damaged_are_made_again(tmp_path, monkeypatch) -> None:
+    class Reached(Exception):
+        pass
+
+    def stop(*_: object, **__: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(demo, "warm_up", stop)
+    config, dataset = DemoConfig(output_dir=str(tmp_path / "demo")), DatasetSettings(train_pairs=8, eval_pairs=8)
+    path, made = tmp_path / "demo" / "data" / "train.jsonl", []
+    for _ in range(2):
+        with pytest.raises(Reached):
+            demo.run_demo(config, dataset=dataset)
+        made.append(path.read_bytes())
+        path.write_bytes(made[0].replace(b"e", b"d", 1))
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("opened", ["[", "{a: "])

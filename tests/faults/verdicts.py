@@ -18,7 +18,7 @@ KILLED = (-signal.SIGKILL, -signal.SIGPROF)
 
 class Verdict(StrEnum):
     SAME = "same bytes"
-    UNREAD = "unread"  # a damaged file of a finished run, or an older checkpoint, that is not read; all others are the same
+    UNREAD = "unread"  # a damaged file of a finished run, or an older checkpoint; all others are the same
     SENTENCE = "sentence"
     TRACEBACK = "traceback"
     CRASH = "crash"  # a signal that nobody sent, or an exit without a word

@@ -101,7 +101,7 @@ def test_a_bit_of_any_file_of_a_run_with_samples_and_arms(with_all, place) -> No
     """Whatever is read is seen to be damaged; what keeps its damage is read by nothing."""
     expected, refused, reads = results(with_all), [], Reads()
     names = [path for path in files_in(with_all / "run") if path.parts[0] != "cache"]
-    assert {"arms", "candidates", "evaluation"} <= {path.parts[0] for path in names}
+    assert {"arms", "samples", "evaluation"} <= {path.parts[0] for path in names}
     for name in names:
         shutil.rmtree(place / "run", ignore_errors=True)
         shutil.copytree(with_all, place, dirs_exist_ok=True)

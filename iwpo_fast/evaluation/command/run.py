@@ -42,6 +42,7 @@ from iwpo_fast.evaluation.reward_bench import Benchmark
 from iwpo_fast.files import save_json
 from iwpo_fast.limits import check_limits
 from iwpo_fast.paths import expanded
+from iwpo_fast.terminal import escaped
 from iwpo_fast.world import World
 
 
@@ -97,7 +98,7 @@ def evaluate_model(config: EvaluateConfig) -> None:
     for name, of in said.items():
         _save_answers(outputs, name, of, given)
     save_json(outputs.report, _plain(report))
-    print("\n".join([*screen(report), "", f"all numbers are in {config.output}"]))
+    print("\n".join([*screen(report), "", f"all numbers are in {escaped(config.output)}"]))
 
 
 def _is_set(config: EvaluateConfig, name: str) -> bool:
