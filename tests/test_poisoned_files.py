@@ -18,18 +18,29 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from trained_models import save_adapter, save_base
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
 import iwpo_fast
 from iwpo_fast import threads
+from iwpo_fast.cli import main
 from iwpo_fast.config import DataConfig, ModelConfig
 from iwpo_fast.data import read_rows
 from iwpo_fast.data.row_files import KNOWN
 from iwpo_fast.data.token_cache import load_candidates, load_tokens
 from iwpo_fast.demo import run as demo
+from iwpo_fast.demo.generate import read_jsonl
+from iwpo_fast.evaluation import reward_bench
+from iwpo_fast.evaluation.answer_formats import read_instructions, read_questions
 from iwpo_fast.files import load_record, load_tensors
+from iwpo_fast.integrations.trl_recipe import translated_file
 from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.models.pretrained import Source
+from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.models.tiny import train_tokenizer
+from iwpo_fast.models.trained import base_of, was_in_four_bits
+from iwpo_fast.pipeline.arms import model_of
+from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest
 from iwpo_fast.pipeline.origin import origin_of, read_written
 from iwpo_fast.pipeline.rows_file import effects_in
@@ -91,6 +102,10 @@ def read_origin(path: Path) -> None:
     read_written(data(rows))
 
 
+def of_folder(folder: Path) -> Source:
+    return Source(str(folder), "model")
+
+
 BATCH = np.arange(3)
 
 FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -114,12 +129,28 @@ FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "weighted rows": ("train.jsonl", effects_in),
     "recipe": ("recipe.yaml", lambda path: load_recipe(path.read_text(encoding="latin-1"))),
     "demo": ("demo.json", lambda path: demo._open(path.parent, {})),
+    "settings of an adapter": ("adapter_config.json", lambda path: base_of(of_folder(path.parent))),
+    "run beside an adapter": ("run.json", lambda path: was_in_four_bits(of_folder(path.parent / "model"))),
+    "table of arms": ("evaluation/arms.json", lambda path: model_of(PipelineFolder(path.parents[1]), "dpo")),
+    "hashes of a model": ("checksums.json", lambda path: check_saved(path.parent, "model", weights=True)),
+    "rows of the demo": ("eval.jsonl", read_jsonl),
+    "recipe of trl": ("dpo.yaml", translated_file),
     "width of a model": ("config.json", lambda path: threads.hidden_size(str(path.parent))),
     "width of a reward model": (
         "reward_model.json",
         lambda path: threads.hidden_size_of_reward_model(str(path.parent)),
     ),
-} | {f"data {kind}": (f"data{kind}", lambda path: read_rows(data(path))) for kind in (*KNOWN, ".pkl", ".pt")}
+}
+FILES |= {f"data {kind}": (f"data{kind}", lambda path: read_rows(data(path))) for kind in (*KNOWN, ".pkl", ".pt")}
+FILES |= {
+    f"{name} {kind}": (f"data{kind}", lambda path, read=read: read(str(path)))
+    for name, read in {
+        "rewardbench": reward_bench.read,
+        "alpaca_eval": read_instructions,
+        "mt_bench": read_questions,
+    }.items()
+    for kind in (".json", ".jsonl", ".parquet")
+}
 
 FOLDERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "features": (("prompt.npy", "response.npy"), store.load),
@@ -267,6 +298,68 @@ def test_a_classifier_with_pickled_weights_is_refused(tmp_path, mark, poison) ->
     with pytest.raises(ValueError, match=r"rewards\.model .* has pickled weights \(pytorch_model\.bin\)"):
         classifier_scores(str(tmp_path / "model"), ["a"], ["b"], tokens_per_batch=10, device=torch.device("cpu"))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("command", ["merge", "chat", "evaluate"])
+def test_an_adapter_with_pickled_weights_is_refused_by_every_command(command, tmp_path, mark, poison, capsys) -> None:
+    adapter = save_adapter(tmp_path / "adapter", save_base(tmp_path / "base"))
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_model.bin").write_bytes(poison)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " c"}) + "\n")
+    flags = {
+        "merge": ["--output", str(tmp_path / "merged")],
+        "chat": ["--device", "cpu"],
+        "evaluate": [
+            *("--output", str(tmp_path / "report.json"), "--data.path", str(path), "--max_length", "64"),
+            *("--answers.per_prompt", "0", "--device", "cpu"),
+        ],
+    }
+    assert main([command, "--model", str(adapter), *flags[command]]) == 2
+    assert "has pickled weights (adapter_model.bin), which can run code" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+READING = {"load", "loads", "safe_load", "compose", "load_file", "open_memmap"}
+OF_MODULES = {"json", "np", "yaml", "format"}
+READERS = {
+    *(
+        "agreement.py",
+        "checksums.py",
+        "threads.py",
+        "files.py",
+        "recipe.py",
+        "recipe_shelf.py",
+        "peers.py",
+        "lifeline.py",
+    ),
+    *(
+        f"data/{name}.py"
+        for name in ("arrow_rows", "arrow_values", "marks", "messages", "read", "recognise", "row_files")
+    ),
+    *(f"training/{name}.py" for name in ("run_folder", "stored_tensors", "summary", "trackers")),
+    *(f"pipeline/{name}.py" for name in ("origin", "rows_file", "arms")),
+    *(f"rewards/{name}.py" for name in ("reward_model_files", "store")),
+    *(f"models/{name}.py" for name in ("pretrained", "saved_files", "saving", "trained")),
+    *("demo/run.py", "demo/generate.py", "sampling/drawer.py", "sampling/store.py", "integrations/trl_recipe.py"),
+    "evaluation/command/subject.py",
+}
+"""Modules that read files, each tried above, or what this job or package has written."""
+
+
+def test_every_module_that_reads_is_tried_above() -> None:
+    """A new one fails here: give it a poisoned file in `FILES` or `FOLDERS`, and its name in `READERS`."""
+    root = Path(iwpo_fast.__file__).parent
+    trees = {path.relative_to(root).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert {name for name, tree in trees.items() if _reads(tree)} == READERS
+
+
+def _reads(tree: ast.AST) -> bool:
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    of = [getattr(node.value, "id", getattr(node.value, "attr", "")) for node in nodes]
+    found = [node.attr for node, name in zip(nodes, of, strict=True) if node.attr in READING and name in OF_MODULES]
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return bool(found) or "safe_open" in names or any(node.attr == "from_pretrained" for node in nodes)
 
 
 MODULES = sorted(Path(iwpo_fast.__file__).parent.rglob("*.py"))

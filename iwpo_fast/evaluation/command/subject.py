@@ -172,8 +172,9 @@ class Subject:
         model, limit = self._settings(self.base), self.config.max_length
         policy = load_policy(model, self.tokenizer, self.world, seed=self.config.seed, max_length=limit)
         if self.path != self.base:
-            check_saved(Path(self.path), self.setting, weights=True)
-            merged = merge(PeftModel.from_pretrained(policy.causal_lm, self.path))
+            folder = expanded(self.path)
+            check_saved(folder, self.setting, weights=True)
+            merged = merge(PeftModel.from_pretrained(policy.causal_lm, str(folder)))
             assert merged is policy.causal_lm, "peft merges in place"
         policy.requires_grad_(False)
         return policy.eval()
