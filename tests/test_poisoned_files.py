@@ -32,7 +32,7 @@ from iwpo_fast.demo import run as demo
 from iwpo_fast.demo.generate import read_jsonl
 from iwpo_fast.evaluation import reward_bench
 from iwpo_fast.evaluation.answer_formats import read_instructions, read_questions
-from iwpo_fast.files import load_record, load_tensors
+from iwpo_fast.files import load_record, load_tensors, save_record
 from iwpo_fast.integrations.trl_recipe import translated_file
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.pretrained import Source
@@ -45,6 +45,7 @@ from iwpo_fast.pipeline.manifest import Manifest
 from iwpo_fast.pipeline.origin import origin_of, read_written
 from iwpo_fast.pipeline.rows_file import effects_in
 from iwpo_fast.recipe import load_recipe
+from iwpo_fast.report import RunFiles
 from iwpo_fast.rewards import Clusters, reward_model_files, store, tuning
 from iwpo_fast.rewards.classifier import classifier_scores
 from iwpo_fast.sampling.store import load_part, load_records
@@ -106,6 +107,12 @@ def of_folder(folder: Path) -> Source:
     return Source(str(folder), "model")
 
 
+def run_with(path: Path) -> RunFiles:
+    """The run that a file of one of its stages is in."""
+    save_record(path.parents[1] / "manifest.json", {"stages": {}})
+    return RunFiles(str(path.parents[1]))
+
+
 BATCH = np.arange(3)
 
 FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -135,6 +142,13 @@ FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "hashes of a model": ("checksums.json", lambda path: check_saved(path.parent, "model", weights=True)),
     "rows of the demo": ("eval.jsonl", read_jsonl),
     "recipe of trl": ("dpo.yaml", translated_file),
+    "metrics of a run": ("train/metrics.jsonl", lambda path: run_with(path).metrics()),
+    "arms of a run": ("evaluation/arms.json", lambda path: run_with(path).arms()),
+    "margins of a run": (
+        "evaluation/margins.safetensors",
+        lambda path: run_with(path).margins(),
+    ),
+    "weights of a run": ("weights/train.jsonl", lambda path: run_with(path).weighted),
     "width of a model": ("config.json", lambda path: threads.hidden_size(str(path.parent))),
     "width of a reward model": (
         "reward_model.json",
@@ -323,25 +337,13 @@ def test_an_adapter_with_pickled_weights_is_refused_by_every_command(command, tm
 READING = {"load", "loads", "safe_load", "compose", "load_file", "open_memmap"}
 OF_MODULES = {"json", "np", "yaml", "format"}
 READERS = {
-    *(
-        "agreement.py",
-        "checksums.py",
-        "threads.py",
-        "files.py",
-        "recipe.py",
-        "recipe_shelf.py",
-        "peers.py",
-        "lifeline.py",
-    ),
-    *(
-        f"data/{name}.py"
-        for name in ("arrow_rows", "arrow_values", "marks", "messages", "read", "recognise", "row_files")
-    ),
-    *(f"training/{name}.py" for name in ("run_folder", "stored_tensors", "summary", "trackers")),
-    *(f"pipeline/{name}.py" for name in ("origin", "rows_file", "arms")),
-    *(f"rewards/{name}.py" for name in ("reward_model_files", "store")),
-    *(f"models/{name}.py" for name in ("pretrained", "saved_files", "saving", "trained")),
-    *("demo/run.py", "demo/generate.py", "sampling/drawer.py", "sampling/store.py", "integrations/trl_recipe.py"),
+    *("agreement.py", "checksums.py", "files.py", "lifeline.py", "peers.py", "recipe.py", "threads.py"),
+    *("recipe_shelf.py", "demo/generate.py", "demo/run.py", "integrations/trl_recipe.py", "report/run_files.py"),
+    *("data/arrow_rows.py", "data/arrow_values.py", "data/columns.py", "data/marks.py", "data/messages.py"),
+    *("data/read.py", "data/recognise.py", "data/row_files.py", "sampling/drawer.py", "sampling/store.py"),
+    *("training/run_folder.py", "training/stored_tensors.py", "training/summary.py", "training/trackers.py"),
+    *("pipeline/origin.py", "pipeline/rows_file.py", "rewards/reward_model_files.py", "rewards/store.py"),
+    *("models/pretrained.py", "models/saved_files.py", "models/saving.py", "models/trained.py"),
     "evaluation/command/subject.py",
 }
 """Modules that read files, each tried above, or what this job or package has written."""

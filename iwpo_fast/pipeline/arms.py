@@ -5,13 +5,12 @@ An arm is a whole pipeline in `arms/NAME`, so it is kept, resumed and read like 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from iwpo_fast.config import Arm
 from iwpo_fast.evaluation.arms import FIRST, OWN, Row, compared, markdown, verdict
-from iwpo_fast.files import load_tensors, save_json, written_aside
+from iwpo_fast.files import load_record, load_tensors, save_record, written_aside
 from iwpo_fast.importance.arms import arm_weights
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
@@ -60,7 +59,7 @@ def folder_of(folder: PipelineFolder, name: str) -> PipelineFolder:
 
 def model_of(folder: PipelineFolder, name: str) -> Path:
     """The model that an arm, or the run itself, has trained, or the arm that it is the same as."""
-    row = json.loads(folder.arms_table.read_text(encoding="utf-8"))[name]
+    row = load_record(folder.arms_table)[name]
     return folder_of(folder, row.get("same_as", name)).training / "model"
 
 
@@ -109,7 +108,7 @@ def _report(folder: PipelineFolder, arms: list[Arm], same: dict[str, str]) -> No
             row["same_as"] = same[name]
     trained = {name: same.get(name, name) for name in names}
     said = [verdict(name, rows[name], trained[name] == trained[FIRST]) for name in names if name != FIRST]
-    save_json(folder.arms_table, rows)
+    save_record(folder.arms_table, rows)
     with written_aside(folder.arms_report) as aside:
         aside.write_text(markdown(rows, said), encoding="utf-8")
     print(f"\nthe parts of the method on held-out pairs ({escaped(str(folder.arms_report))}):")

@@ -13,6 +13,7 @@ from iwpo_fast.paths import expanded
 from iwpo_fast.report.page import page
 from iwpo_fast.report.run_files import RunFiles
 from iwpo_fast.report.verdict import verdict
+from iwpo_fast.terminal import escaped
 
 
 def report_run(config: ReportConfig) -> None:
@@ -24,7 +25,7 @@ def report_run(config: ReportConfig) -> None:
     run = RunFiles(config.run)
     output = run.folder.page if config.output is None else _check_output(config.output)
     write_page(run, output)
-    print(f"{verdict(run)}\nthe report is in {output}")
+    print(f"{verdict(run)}\nthe report is in {escaped(str(output))}")
 
 
 def write_page(run: RunFiles, output: Path) -> None:

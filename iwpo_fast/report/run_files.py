@@ -13,7 +13,7 @@ import numpy as np
 
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.data.rows import Text, contents
-from iwpo_fast.files import load_tensors
+from iwpo_fast.files import load_record, load_tensors
 from iwpo_fast.paths import expanded
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest
@@ -89,7 +89,7 @@ class RunFiles:
     def arms(self) -> dict[str, Row]:
         """A row for each arm that was trained beside the run; empty where none was."""
         path = self.folder.arms_table
-        rows = self._record(path) if path.exists() else {}
+        rows = load_record(path) if path.exists() else {}
         if not all(
             isinstance(row, dict) and {"pairs", "accuracy", "low", "high"} <= row.keys() for row in rows.values()
         ):
@@ -133,6 +133,7 @@ class RunFiles:
             first.setdefault(row["row"], row)
             if len(first) == most:
                 break
+        self.manifest.check_whole(self.folder.prepared)
         prompts = _picked(self.folder.prepared, first)
         return [first[number] | {"prompt": prompts[number]["prompt"]} for number in sorted(first)]
 

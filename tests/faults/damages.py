@@ -12,9 +12,13 @@ from wholes import Wholes
 
 DAMAGED = tuple(command for command in COMMANDS if command != "recipes")
 """Those that find a file of ours."""
-READ = (BASE, f"{ADAPTER}/model", JUDGE, f"{GIVEN}/run/train/model")
+RUN = (f"{GIVEN}/run/{name}" for name in ("train/model", "weights", "evaluation"))
+READ = (BASE, f"{ADAPTER}/model", JUDGE, *RUN)
 SITUATIONS = ("finished", "interrupted", "cached")
-UNREAD = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "metrics.jsonl", "checkpoints")
+UNREAD = (
+    *("report.html", "run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "metrics.jsonl"),
+    "checkpoints",
+)
 """Files and a folder of a training that is finished, which nothing but a training that goes on would read; that reads
 the newest checkpoint."""
 

@@ -53,6 +53,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     ),
     "chat": ("--model", f"{GIVEN}/run", "--compare", BASE, "--max_new_tokens", "4", "--device", "cpu"),
     "merge": ("--model", ADAPTER, "--base", BASE, "--output", f"{OUT}/merged"),
+    "report": ("--run", f"{GIVEN}/run", "--output", f"{OUT}/page.html"),
     "recipes": ("--copy", "demo", "--to", f"{OUT}/demo.yaml"),
 }
 COMMANDS = tuple(ARGUMENTS)
@@ -61,7 +62,7 @@ SPEAKING = ("preview", "chat")
 """What they say is their result; it is kept outside the disk."""
 WRITING = tuple(command for command in COMMANDS if command != "chat")
 CACHING = ("train", "run", "preview", "score", "evaluate")
-READING = ("score", "evaluate", "chat", "merge")
+READING = ("score", "evaluate", "chat", "merge", "report")
 """Those that read what another command has left."""
 ONCE = ("merge", "recipes")
 """Those that do not write over what they have written."""
@@ -109,7 +110,7 @@ def results(place: Path) -> dict[str, bytes]:
 
 
 def _is_left_aside(inside: Path) -> bool:
-    return re.match(r"\.(scored|report|merged|demo)\..*\.tmp$", inside.parts[0]) is not None
+    return re.match(r"\.(scored|report|merged|page|demo)\..*\.tmp$", inside.parts[0]) is not None
 
 
 def _content(path: Path) -> bytes:
