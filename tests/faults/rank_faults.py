@@ -79,7 +79,7 @@ def case(chance: random.Random, wholes: Wholes) -> Outcome:
 
 
 def _is_as_good(again: Outcome) -> bool:
-    """Whether it came to the bytes of a whole job; a signal has left a checkpoint of its own in the place of another."""
+    """Whether it came to the bytes of a whole job; a signal leaves a checkpoint of its own in the place of another."""
     if again.verdict == Verdict.DIFFERENT and "SIG" in again.what:
         return all(name.startswith("checkpoints/") for name in again.more.split(", "))
     return again.verdict == Verdict.SAME
