@@ -20,6 +20,7 @@ from iwpo_fast.data import clock
 from iwpo_fast.data.pairs import Pairs, hash_of
 from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.files import check_readable, written_aside
 from iwpo_fast.paths import expanded
 
@@ -179,6 +180,6 @@ def _tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return [part for path in files for part in (path.name.encode(), path.read_bytes())]

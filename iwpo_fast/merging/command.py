@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.command_config import MergeConfig
 from iwpo_fast.data.ends import end_of_turn
+from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.limits import check_limits
 from iwpo_fast.models.pretrained import Source
@@ -94,7 +95,7 @@ def _write(
             if "not finite" not in str(error):
                 raise
             raise ValueError(f"the merged model has weights that {dtype} cannot hold: set dtype to float32.") from error
-        tokenizer.save_pretrained(aside)
+        save_tokenizer(tokenizer, aside)
         keep_hashes(aside)
     return before
 

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, saved_files, saving
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
@@ -257,7 +258,7 @@ class Policy(nn.Module):
             ends: tokens that answers end with, at which a whole model's generation then stops.
         """
         saving.save(self.model, folder, state, dtype, ends)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         saved_files.keep_hashes(folder)
 
     def saved_dtype(self, asked: Literal["base", "float32", "bfloat16"]) -> torch.dtype:

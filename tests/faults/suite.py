@@ -46,9 +46,7 @@ def _how_of_disks() -> str:
 KINDS = {
     "kills": Kind(kills.case, 200, lambda: "SIGKILL before a file event, or by the processor's time; every command"),
     "disks": Kind(disks.case, 60, _how_of_disks),
-    "damages": Kind(
-        damages.case, 300, lambda: "one bit or a cut, in a run, a cache, or what a command reads"
-    ),
+    "damages": Kind(damages.case, 300, lambda: "one bit or a cut, in a run, a cache, or what a command reads"),
     "shared": Kind(shared.case, 30, lambda: "two commands at once on one cache or folder"),
     "ranks": Kind(rank_faults.case, 40, lambda: "one of two killed, stopped, or given something else"),
 }

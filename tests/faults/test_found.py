@@ -18,12 +18,14 @@ import torch
 import yaml
 from test_configuration_fuzz import PAIRS, RECIPE
 from trained_models import save_adapter, save_base
+from transformers import AutoTokenizer
 
 from iwpo_fast.cli import RUN, main
 from iwpo_fast.command_config import DemoConfig
 from iwpo_fast.config import DataConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import read_rows
+from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.demo import run as demo
 from iwpo_fast.demo.generate import DatasetSettings
 from iwpo_fast.demo.run import DemoFolder, _open
@@ -225,6 +227,13 @@ def test_an_output_that_is_a_link_to_nothing_is_refused_at_the_start(command, tm
     assert main([command, *given.get(command, ["--copy", "demo", "--to", "link"])]) == 2
     assert "link exists, and what is in it would be lost" in capsys.readouterr().err
     assert Path("link").is_symlink() and not Path("absent").exists()
+
+
+def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_disk(tmp_path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(save_base(tmp_path / "base"))
+    (tmp_path / "folder" / "tokenizer.json").mkdir(parents=True)
+    with pytest.raises(OSError, match="Is a directory"):
+        save_tokenizer(tokenizer, tmp_path / "folder")
 
 
 def test_data_of_a_demo_that_are_damaged_are_made_again(tmp_path, monkeypatch) -> None:
