@@ -67,7 +67,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     about = content["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     facts = f"{about['device']['name']}, {about['device']['cores']} cores. {versions}. Commit {about['commit']}."
-    return "\n".join([HEAD, *lines, "", facts, *_faults(content["kinds"]), ""])
+    notes = [part for note in content.get("notes", []) for part in ("", note)]
+    return "\n".join([HEAD, *lines, "", facts, *notes, *_faults(content["kinds"]), ""])
 
 
 def _faults(kinds: Mapping[str, Record]) -> list[str]:
