@@ -30,6 +30,7 @@ from safetensors.numpy import load_file
 from iwpo_fast.cli import main
 from iwpo_fast.config import Arm, PlanConfig, RunConfig, WeightConfig
 from iwpo_fast.evaluation.preference import paired_difference, wins
+from iwpo_fast.files import load_record
 from iwpo_fast.importance.arms import arm_weights
 from iwpo_fast.pipeline import run
 from iwpo_fast.pipeline.arms import model_of
@@ -53,7 +54,7 @@ def config(**parts: Any) -> RunConfig:
 
 
 def table(place: Path = Path()) -> dict[str, dict[str, Any]]:
-    return json.loads((place / "run/evaluation/arms.json").read_text())
+    return load_record(place / "run/evaluation/arms.json")
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
