@@ -19,6 +19,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.files import load_record
 from iwpo_fast.pipeline.manifest import Manifest
 from iwpo_fast.report.sections import SECTIONS
 
@@ -135,7 +136,7 @@ def test_numbers_of_the_page_are_those_of_the_run(made: Path) -> None:
 
 
 def test_the_arm_that_baseline_asks_for_is_beside_the_run(made: Path) -> None:
-    arms = json.loads((made / "run" / "evaluation" / "arms.json").read_text())
+    arms = load_record(made / "run" / "evaluation" / "arms.json")
     assert set(arms) == {"dpo", "run"}
     text = said_of(made / "run" / "report.html")
     assert f"{100 * arms['run']['difference'][0]:+.1f} points".replace("-", "−") in text
