@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from iwpo_fast.data.order import micro_batches
@@ -44,6 +46,8 @@ def plan_lines(job: Job) -> list[str]:
     if config.model.adapter is not None:
         becomes = "is trained further" if config.model.lora is None else "is merged into the model before"
         extra.append(f"      the adapter {config.model.adapter} {becomes}; the reference has it, as it is now")
+    if slow_bfloat16(policy.compute_dtype, world.device):
+        extra.append("      this CPU imitates bfloat16, which it has no instructions for: fp32 is faster")
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
         f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
@@ -56,6 +60,13 @@ def plan_lines(job: Job) -> list[str]:
         f"      about {_size(sum(memory.values()))} of memory: {parts}",
         *extra,
     ]
+
+
+def slow_bfloat16(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products are computed in a type for which an x86 CPU has no instructions."""
+    if dtype != torch.bfloat16 or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
-from iwpo_fast.training import train
+from iwpo_fast.training import plan, train
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,20 @@ def test_the_plan_says_how_attention_is_computed_and_why(config, capsys, options
     model, optim = dataclasses.replace(base.model, **options), dataclasses.replace(base.optim, max_steps=1)
     train(dataclasses.replace(base, model=model, optim=optim))
     assert f"{words}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dtype", "machine", "has", "slow"),
+    [
+        (torch.bfloat16, "x86_64", False, True),
+        (torch.bfloat16, "x86_64", True, False),
+        (torch.bfloat16, "arm64", False, False),
+        (torch.float32, "x86_64", False, False),
+    ],
+)
+def test_bfloat16_without_instructions_is_called_slow(monkeypatch, dtype, machine, has, slow) -> None:
+    monkeypatch.setattr(plan.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert plan.slow_bfloat16(dtype, torch.device("cpu")) == slow
+    assert not plan.slow_bfloat16(dtype, torch.device("cuda"))

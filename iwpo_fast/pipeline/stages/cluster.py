@@ -49,5 +49,13 @@ def run(job: PipelineJob, features: PairFeatures) -> Result:
     sizes = np.bincount(assigned[job.read_table().prompt], minlength=clusters.count).tolist()
     for line in mixture_lines(report):
         print(line)
-    print(f"{clusters.count} clusters of {', '.join(f'{size:,}' for size in sizes)} pairs")
+    print(f"{clusters.count} clusters of {', '.join(f'{size:,}' for size in sizes)} pairs", end="")
+    print(merged_words(len(clusters.merged), clusters.count, config.clusters.min_pairs))
     return {"clusters": clusters.count, "pairs_per_cluster": sizes} | ({"mixture": report} if report else {})
+
+
+def merged_words(found: int, kept: int, min_pairs: int) -> str:
+    """What became of clusters that had too few pairs; nothing where all are there."""
+    if found == kept:
+        return ""
+    return f"; of the {found} found, those of under {min_pairs:,} pairs (clusters.min_pairs) joined their nearest"
