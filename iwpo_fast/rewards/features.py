@@ -19,17 +19,14 @@ from iwpo_fast.data.unique import Responses
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.reference import (
     as_reference,
-    cache_key,
     in_the_order_of,
-    load_logps,
     pass_batches,
-    pass_settings,
     put_values,
     response_bar,
     run_batches,
-    save_logps,
     with_reference,
 )
+from iwpo_fast.models.reference_cache import cache_key, load_logps, pass_settings, save_logps
 from iwpo_fast.rewards import store
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.world import World

@@ -21,7 +21,8 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import Policy
 from iwpo_fast.models import reference as module
-from iwpo_fast.models.reference import as_reference, keep_logps, pass_batches, run_batches, with_reference
+from iwpo_fast.models.reference import as_reference, pass_batches, run_batches, with_reference
+from iwpo_fast.models.reference_cache import keep_logps
 from iwpo_fast.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.models.reference import pass_settings
+from iwpo_fast.models.reference_cache import pass_settings
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 LONG = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import CheckpointConfig, RunConfig, TrainConfig, dataclass_from
-from iwpo_fast.models.reference import keep_logps
+from iwpo_fast.models.reference_cache import keep_logps
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
