@@ -707,6 +707,8 @@ class RunConfig(TrainConfig):
             held-out pairs: `dpo`, the objective on the pairs as they are, with which the others are compared;
             `weights` between pairs alone, those of the form `strong` where the run has none; posterior `labels` alone;
             `both` of these.
+        rounds: Times to go through it all, in output_dir/round-1, round-2, ...: each round draws from the model that
+            the one before trained, which is its reference too, and trains it further; needs `candidates.per_prompt`.
     """
 
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
@@ -714,6 +716,7 @@ class RunConfig(TrainConfig):
     rewards: RewardConfig = field(default_factory=RewardConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
     arms: list[Arm] = field(default_factory=list)
+    rounds: Annotated[int, POSITIVE] = 1
     output_dir: str = "runs/iwpo"
 
 

@@ -11,6 +11,7 @@ from iwpo_fast.pipeline.arms import run_arms
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Manifest
+from iwpo_fast.pipeline.rounds import run_rounds
 from iwpo_fast.pipeline.stages import STAGES, stages_of
 from iwpo_fast.pipeline.walk import go_through, join, settings_and_key
 from iwpo_fast.planning import estimate_lines
@@ -31,10 +32,17 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     """
     check_config(config)
     _check_reference(config)
+    if config.rounds > 1 and config.plan.on is None:
+        if start is not None or only is not None:
+            raise ValueError("--from and --only name a stage of one round: leave them out, or take --force.")
+        run_rounds(config, run, force=force)
+        return
     stages = tuple(stages_of(config))
     names, again = _choose(stages, start, only, force)
     if config.plan.on is not None:
         World.start("cpu").say(weights_line(config.weights), *estimate_lines(config, names))
+        if config.rounds > 1:
+            World.start("cpu").say(f"each of the {config.rounds} rounds takes so much")
         return
     job = join(config)
     manifest = Manifest(job.folder.manifest)
