@@ -168,10 +168,10 @@ def messages_in(text: str) -> Any:
         return None
     try:
         value = parsed(text)
+        turns = [value] if isinstance(value, dict) else value
+        are_messages = isinstance(turns, list) and turns and all(map(speaks, map(_object_in, turns)))
     except RepeatedKey as error:
         return error
-    turns = [value] if isinstance(value, dict) else value
-    are_messages = isinstance(turns, list) and turns and all(map(speaks, map(_object_in, turns)))
     return value if are_messages else None
 
 

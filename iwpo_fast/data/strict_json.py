@@ -39,7 +39,7 @@ def parsed(value: Any) -> Any:
     except RepeatedKey:
         raise
     except (ValueError, RecursionError):
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as its page lists them
             return ast.literal_eval(value)
     return value
 

@@ -118,6 +118,12 @@ def test_an_error_that_reading_as_messages_would_make_does_not_refuse_text(write
     assert found.chosen == [like, "{}"]
 
 
+def test_a_key_that_stands_twice_in_an_answer_about_json_does_not_refuse_it(write) -> None:
+    for like in ('[{"role": "user", "role": "x", "content": "a"}]', '["{\\"role\\": 1, \\"role\\": 2}"]'):
+        found = read_rows(write([PLAIN, PLAIN | {"chosen": like}]))[0]
+        assert found.chosen == ["{}", like]
+
+
 REPEATED = '{"prompt": "q", "chosen": "a", "chosen": "c", "rejected": "b"}'
 
 

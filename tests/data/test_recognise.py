@@ -133,7 +133,7 @@ def test_calls_and_answers_of_tools_in_sharegpt(write) -> None:
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
 def test_text_that_only_looks_like_json_stays_text(side, write) -> None:
-    for text in ('[{"role": 1}, 2]', '[{"a": 1}]', '{"role": "x"}', '["a"]', '[{"role"'):
+    for text in ('[{"role": 1}, 2]', '[{"a": 1}]', '{"role": "x"}', '["a"]', '[{"role"', '{{"role"}}', "{[1]: 'from'}"):
         found = read(write([PAIR | {side: text}]))
         assert found[1 if side == "chosen" else 2] == text
 
