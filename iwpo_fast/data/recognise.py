@@ -75,7 +75,7 @@ class Recogniser:
         Raises:
             ValueError: it has no form that is known. The message goes on from "row 1".
         """
-        row = with_joined(record, self._joined)
+        row = with_joined(record, others, self._joined)
         if "preferred" in self._columns or (row.get("chosen") is None and row.get("rejected") is None):
             found = self._without_sides(row)
             if found is None:
@@ -133,8 +133,11 @@ def _asked_for(row: Row) -> Row:
     return row
 
 
-def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> Row:
+def with_joined(record: Mapping[str, Any], others: Mapping[str, Any], joined: Mapping[str, list[str]]) -> Row:
     """The row with the columns that `data.columns` joins of others, as of `joined_columns`.
+
+    Args:
+        others: columns of the source that mean nothing to us, among them a `prompt` in `{prompt: prompt+input}`.
 
     Raises:
         ValueError: one of them is no text. The message goes on from "row 1".
@@ -142,7 +145,8 @@ def with_joined(record: Mapping[str, Any], joined: Mapping[str, list[str]]) -> R
     row = dict(record)
     for ours, parts in joined.items():
         if ours not in row:
-            row[ours] = "\n".join(text for part in parts if (text := _text_to_join(row, part)))
+            given = {**record, **others}
+            row[ours] = "\n".join(text for part in parts if (text := _text_to_join(given, part)))
     return row
 
 
@@ -227,7 +231,7 @@ def _is_answer(value: Any) -> bool:
     return isinstance(value, str) or (is_dialogue(value) and value[0]["role"] == "assistant")
 
 
-def _text_to_join(row: Row, part: str) -> str | None:
+def _text_to_join(row: Mapping[str, Any], part: str) -> str | None:
     text = row.get(part)
     if not isinstance(text, str | None):
         raise ValueError(

@@ -119,7 +119,7 @@ class _RowReader:
         """
         given, others = self._split(dict(row))
         given = {name: value for name, value in given.items() if value is not None}
-        record = with_joined(self.recognise.json(given), self._joined)
+        record = with_joined(self.recognise.json(given), others, self._joined)
         listed = next((name for name in ("candidates", "ranked") if name in record), None)
         names, record = _with_pair(record)
         if listed is not None and (not isinstance(record[listed], list) or not record[listed]):

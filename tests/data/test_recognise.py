@@ -65,6 +65,12 @@ def test_joined_columns_leave_out_what_is_empty(write) -> None:
     assert read(write([named], columns={"prompt": "a+b"}))[0] == "one"
 
 
+@pytest.mark.parametrize("part", ["prompt", "system", "history", "chosen_by", "answers"])
+def test_a_joined_column_may_have_a_name_of_ours(part, write) -> None:
+    rows = read_rows(write([SIDES | {part: "one", "input": "two"}], columns={"prompt": f"{part}+input"}))[0]
+    assert (rows.prompt, rows.unread) == (["one\ntwo"], {})
+
+
 SYSTEM = {"role": "system", "content": "be brief"}
 
 

@@ -82,6 +82,9 @@ def test_columns_may_be_joined() -> None:
     row = {"instruction": "say", "input": "red", "completion": "a"}
     texts = texts_of({1: row}, Numbering("f.jsonl"), columns={"prompt": "instruction+input"})
     assert texts.rows.prompt == ["say\nred"]
+    row = {"prompt": "say", "input": "red", "completion": "a"}
+    texts = texts_of({1: row}, Numbering("f.jsonl"), columns={"prompt": "prompt+input"})
+    assert (texts.rows.prompt, texts.lines) == (["say\nred"], [])
 
 
 READ = [form for form in (*FORMS, *SCHEMAS) if not isinstance(form.texts, str)]
