@@ -9,7 +9,8 @@ from iwpo_fast.data.candidates import responses_of
 from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.columns import ASKED, NUMBERS, TEXTS
 from iwpo_fast.data.forms import ASSISTANT, FEWEST_WORDS, HUMAN
-from iwpo_fast.data.json_text import DIALOGUES, dialogue_in
+from iwpo_fast.data.json_text import DIALOGUES, messages_in, speaks
+from iwpo_fast.data.left_out import REASONING
 from iwpo_fast.data.messages import is_dialogue
 from iwpo_fast.data.rows import contents
 
@@ -19,6 +20,9 @@ READ = {
     *("prompt_id", "tools", "chat_template_kwargs"),
 }
 """Columns that are read, or refused, wherever they stand."""
+SAID_BESIDE = frozenset(("value", "tool_calls", "function_call", *REASONING))
+"""What messages say beside their content."""
+SPEAKERS = ("role", "from")
 WITHOUT_SPACES = "\u0e00"
 """From this letter on, there are languages that write no spaces between words."""
 
@@ -77,17 +81,26 @@ class _Texts(NamedTuple):
 def strings_in(value: Any) -> Iterator[str]:
     """All text in a value, whatever its form."""
     if isinstance(value, str):
-        found = dialogue_in(value)
-        if found is value:
+        found = messages_in(value)
+        if found is None or isinstance(found, ValueError):
             yield value.strip()
         else:
             yield from strings_in(found)
-    elif is_dialogue(value):
-        yield from (text.strip() for text in contents(value))
-    elif isinstance(value, dict) and "from" in value:
-        yield from strings_in(value.get("value"))
-    elif isinstance(value, list | tuple | dict):
-        for part in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        yield from _strings_in_object(value)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from strings_in(part)
+
+
+def _strings_in_object(value: dict[str, Any]) -> Iterator[str]:
+    """Of a message what it says; of any other object, also of one that keeps its text in another form, all."""
+    is_message = speaks(value)
+    if is_message:
+        said = [text.strip() for text in contents([value])]
+        yield from said or strings_in(value.get("content"))
+    for name, part in value.items():
+        if name in SAID_BESIDE if is_message else name not in SPEAKERS:
             yield from strings_in(part)
 
 

@@ -76,6 +76,48 @@ def test_a_text_that_stands_in_the_prompt_or_an_answer_needs_no_word(write) -> N
     assert read_rows(write([row]))[0].unread == {}
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"role": "user", "text": QUESTION}],
+        [{"from": "human", "text": QUESTION}],
+        {"from": "someone", "subject": QUESTION},
+        {"role": "user", "message": {"parts": [QUESTION]}},
+        [{"role": "user", "content": {"parts": [QUESTION]}}],
+        [{"role": "user", "content": [QUESTION]}],
+    ],
+)
+def test_messages_that_keep_their_text_in_another_form_lose_none_of_it_in_silence(value, write) -> None:
+    assert read_rows(write([PAIR | {"frage": value}]))[0].unread == {"frage": 1}
+    with pytest.raises(ValueError, match="row 1 has no prompt and text in frage"):
+        read_rows(write([SIDES | {"frage": value}]))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"reasoning_content": "first I look"},
+        {"thinking": "first I look"},
+        {"tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}]},
+    ],
+)
+def test_what_messages_say_beside_their_content_is_looked_for_too(more, write) -> None:
+    answer = [{"role": "assistant", "content": "a"} | more]
+    row = {"prompt": ASKED, "rejected": "b", "copy": [*ASKED, *answer]}
+    assert read_rows(write([row | {"chosen": "a"}]))[0].unread == {"copy": 1}
+    assert (
+        read_rows(write([row | {"chosen": answer, "rejected": [{"role": "assistant", "content": "b"}]}]))[0].unread
+        == {}
+    )
+
+
+def test_an_answer_about_json_in_which_a_key_stands_twice_is_text_beside_other_columns_too(write) -> None:
+    like = '[{"role": "user", "role": "x", "content": "a"}]'
+    rows = [PAIR | {"source": "web"}, PAIR | {"chosen": like, "source": "web"}]
+    found = read_rows(write(rows))[0]
+    assert (found.chosen, found.unread) == (["a", like], {"source": 2})
+
+
 def test_numbers_are_no_texts(write) -> None:
     assert read_rows(write([PAIR | {"votes": 3, "ok": True, "scores_of": [1.5], "at": {"line": 2}}]))[0].unread == {}
 
