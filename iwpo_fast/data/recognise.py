@@ -24,7 +24,7 @@ from iwpo_fast.data.forms import canonical, without_prompt
 from iwpo_fast.data.json_text import DIALOGUES, LISTS, JsonText, dialogue_in, speaks
 from iwpo_fast.data.messages import is_dialogue
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
-from iwpo_fast.data.rows import Message
+from iwpo_fast.data.rows import Message, contents
 from iwpo_fast.data.strict_json import loads, parsed
 from iwpo_fast.data.unread import ANSWERS, Unread
 
@@ -120,7 +120,7 @@ def _asked_for(row: Row) -> Row:
         row.pop("prompt", None)
         used, dialogue = dialogue_of(row)
         if dialogue is not None and (_has_list(row) or all(_is_answer(row.get(name)) for name in ANSWERS)):
-            row["prompt"] = _without_answer(dialogue, [row.get(name) for name in ANSWERS])
+            row["prompt"] = _without_answer(dialogue, row)
             del row[used]
         elif isinstance(row.get("instruction"), str) and responses_of(row) is not None:
             row["prompt"] = row.pop("instruction")
@@ -169,12 +169,20 @@ def dialogue_of(row: Row) -> tuple[str, list[Message] | None]:
     return "", None
 
 
-def _without_answer(dialogue: list[Message], answers: list[Any]) -> list[Message]:
-    """The conversation up to its last turn, if that is one of the answers."""
+def _without_answer(dialogue: list[Message], row: Row) -> list[Message]:
+    """The conversation up to its last turn, if that is one of the answers, whatever white space is around it."""
     last = dialogue[-1]
-    said = [answer if isinstance(answer, str) else answer[0].get("content") for answer in answers if answer]
-    is_answered = last["role"] == "assistant" and not last.get("tool_calls") and last.get("content") in said
-    return dialogue[:-1] if is_answered else dialogue
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        return dialogue
+    _, candidates = responses_of(row) or ("", [])
+    answers = [*(row.get(name) for name in ANSWERS), *candidates]
+    said = {_said(answer[:1] if isinstance(answer, list) else answer) for answer in answers}
+    return dialogue[:-1] if _said([last]) in said - {""} else dialogue
+
+
+def _said(text: Any) -> str:
+    """What a text or messages say; nothing for a list of anything else."""
+    return "".join(contents(text)).strip() if isinstance(text, str) or is_dialogue(text) else ""
 
 
 def _has_list(row: Row) -> bool:

@@ -257,6 +257,14 @@ def test_a_context_that_only_an_answer_says_is_counted_beside_a_prompt(write) ->
 def test_a_whole_conversation_beside_its_answers_is_the_prompt_up_to_the_last_turn(write) -> None:
     whole = [*ASKED, {"role": "assistant", "content": "a"}]
     assert read(write([SIDES | {"messages": whole}])) == (ASKED, YES, NO)
+    spaced = [*ASKED, {"role": "assistant", "content": " a\n"}]
+    assert read(write([SIDES | {"messages": spaced}])) == (ASKED, YES, NO)
+    parts = [*ASKED, {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]
+    assert read(write([{"chosen": YES, "rejected": NO, "messages": parts}])) == (ASKED, YES, NO)
+    candidates = {"candidates": ["b", "a"], "candidate_scores": [0, 1]}
+    assert read(write([candidates | {"messages": whole}])) == (ASKED, YES, NO)
+    begun = [*ASKED, {"role": "assistant", "content": "well"}]
+    assert read(write([SIDES | {"messages": begun}])) == (begun, YES, NO)
 
 
 def test_a_history_that_answers_repeat_stands_once(write) -> None:
