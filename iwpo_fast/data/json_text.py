@@ -215,4 +215,6 @@ def _parts_in(content: str) -> Any:
 
 def _is_part(part: Mapping[str, Any]) -> bool:
     kind = part.get("type")
-    return isinstance(kind, str) and (kind in part or any(medium in kind for medium in MEDIA))
+    if not isinstance(kind, str):
+        return False
+    return any(medium in kind for medium in MEDIA) or (kind in part and isinstance(part[kind], str | None))

@@ -211,7 +211,7 @@ def _is_list_as_text(value: Any) -> bool:
 
 
 def _message(turn: Any) -> Message:
-    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str | list):
         raise ValueError("has a message without from and value among such messages: give every message both.")
     if turn.get("from") == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(turn["value"])}
@@ -225,7 +225,7 @@ def _message(turn: Any) -> Message:
 def _calls(text: str) -> list[dict[str, Any]]:
     try:
         calls = loads(text)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         raise ValueError("has a function_call that is not JSON: write it as {name, arguments}.") from None
     return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
 

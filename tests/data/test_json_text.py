@@ -90,6 +90,17 @@ def test_contents_are_decided_by_column_and_role(write) -> None:
     assert "the content of the assistant's messages in chosen: looks like JSON" in "\n".join(found.notes)
 
 
+def test_contents_of_sharegpt_may_be_parts_too(write) -> None:
+    row = TALK | {"prompt": [{"from": "human", "value": parts("q")}]}
+    assert read_rows(write([row]))[0].prompt == [[{"role": "user", "content": json.loads(parts("q"))}]]
+
+
+def test_a_list_of_calls_is_no_list_of_parts(write) -> None:
+    calls = json.dumps([{"type": "function", "function": {"name": "look", "arguments": {}}}])
+    row = TALK | {"chosen": [{"role": "assistant", "content": calls}]}
+    assert read_rows(write([row]))[0].chosen == [row["chosen"]]
+
+
 def test_candidates_are_decided_together(write) -> None:
     like = json.dumps({"role": "assistant", "content": "a"})
     row = {"prompt": "q", "candidate_scores": [2, 1]}
