@@ -68,8 +68,7 @@ def as_conversations(rows: Rows) -> Rows:
 
 def has_later_turns(prompt: Text, answer: str) -> bool:
     """Whether an answer to a dialogue in HH form goes on with further turns."""
-    is_dialogue = isinstance(prompt, str) and HUMAN in prompt and prompt.rstrip().endswith(ASSISTANT)
-    return is_dialogue and (HUMAN in answer or ASSISTANT in answer)
+    return _asks_in_hh_form(prompt) and (HUMAN in answer or ASSISTANT in answer)
 
 
 def own_spans(prompt: Text, answer: str) -> list[tuple[int, int]] | None:
@@ -88,6 +87,11 @@ def own_spans(prompt: Text, answer: str) -> list[tuple[int, int]] | None:
     if speaker == "assistant":
         spans[-1] = (spans[-1][0], sys.maxsize)
     return spans
+
+
+def _asks_in_hh_form(prompt: Text) -> bool:
+    """Whether a prompt, be it a regular dialogue or not, ends where the assistant of a dialogue is to speak."""
+    return isinstance(prompt, str) and HUMAN in prompt and prompt.rstrip().endswith(ASSISTANT)
 
 
 def _question(text: Text) -> Text:
@@ -116,7 +120,7 @@ def _answer(text: Text, prompt: Text) -> Text:
     """As the assistant's message; an answer to a dialogue may go on with further turns, which are messages too."""
     if not isinstance(text, str):
         return text
-    if not (isinstance(prompt, str) and _turns(prompt)):
+    if not _asks_in_hh_form(prompt):
         return [{"role": "assistant", "content": text}]
     own, *later = TURN.split(text)
     turns = [(ASSISTANT, own), *zip(later[::2], later[1::2], strict=True)]

@@ -92,9 +92,10 @@ def test_evaluation_rows_are_conversations_where_training_rows_are(write, tmp_pa
     assert held_out is not None and texts(held_out) == [tuple(CHAT.values())]
 
 
-def test_later_turns_of_an_answer_in_hh_form_are_messages_of_their_own(write) -> None:
+@pytest.mark.parametrize("before", ["", "\n\nHuman: Hello", "\n\nHuman: Hello\n\nAssistant: a\n\nAssistant: b"])
+def test_later_turns_of_an_answer_in_hh_form_are_messages_of_their_own(before, write) -> None:
     row = {
-        "prompt": "\n\nHuman: Is it?\n\nAssistant:",
+        "prompt": f"{before}\n\nHuman: Is it?\n\nAssistant:",
         "chosen": " Yes.\n\nHuman: And so?\n\nAssistant: It is.",
         "rejected": " No.",
     }
