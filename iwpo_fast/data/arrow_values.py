@@ -97,10 +97,12 @@ def _of_map(inner: Reader | None) -> Reader:
 
 
 def _of_struct(readers: dict[str, Reader | None]) -> Reader:
+    kept = "content" if "role" in readers else None  # arguments of a call may be called content as well
+
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        there = {name: one for name, one in value.items() if one is not None or name == "content"}
+        there = {name: one for name, one in value.items() if one is not None or name == kept}
         return {name: one if (inner := readers.get(name)) is None else inner(one) for name, one in there.items()}
 
     return read

@@ -74,6 +74,15 @@ def test_keys_that_arrow_adds_to_structures_are_left_out_and_a_message_keeps_its
     assert [row["plain"] for row in read] == ["x", None]
 
 
+def test_a_call_gets_no_argument_of_another_whatever_it_is_called() -> None:
+    arguments = [{"path": "a.txt", "content": "x"}, {"query": "y"}]
+    calls = [[{"function": {"name": "f", "arguments": given}}] for given in arguments]
+    rows = [{"chosen": [{"role": "assistant", "content": None, "tool_calls": made}]} for made in calls]
+    table = pa.Table.from_pylist(rows)
+    read = as_stored(table.to_pylist(), readers_of(table.schema, parse=True))
+    assert table.to_pylist() != rows and read == rows
+
+
 def test_columns_of_plain_values_need_no_reading() -> None:
     schema = pa.schema({"a": pa.string(), "b": pa.list_(pa.float64()), "c": pa.list_(pa.struct({"d": pa.int8()}))})
     assert readers_of(schema, parse=True).keys() == {"c"}
