@@ -57,8 +57,9 @@ def of_call(call: Any, mark: Mark) -> Any:
     if isinstance(call.get("function"), dict):
         return call | {"function": of_call(call["function"], mark)}
     changed = dict(call)
-    if isinstance(call.get("name"), str):
-        changed["name"] = mark(call["name"])
+    for name in ("name", "function"):  # some write the name itself as the function, which few templates read
+        if isinstance(call.get(name), str):
+            changed[name] = mark(call[name])
     for name in ARGUMENTS:
         given = call.get(name)
         if isinstance(given, str) and given.strip():

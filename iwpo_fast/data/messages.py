@@ -18,7 +18,7 @@ def with_messages(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     """The row with the messages in these columns, and among its candidates, as chat templates take them.
 
     Raises:
-        ValueError: a message has a part that is no text. The message goes on from "row 1".
+        ValueError: a message has a part that is no text, or calls that are none. The message goes on from "row 1".
     """
     row = dict(record) | {name: _conversation(record[name], name) for name in names if name in record}
     if isinstance(candidates := row.get("candidates"), list):
@@ -51,7 +51,19 @@ def _message(message: Any, name: str) -> Any:
     content, calls = message.get("content"), message.get("tool_calls")
     for part in content if isinstance(content, list) else ():
         _check_part(part, name)
-    return _with_tools(message | {"tool_calls": parsed(calls)} if isinstance(calls, str) and calls else message)
+    return _with_tools(message | {"tool_calls": _calls(calls, name)} if calls else message)
+
+
+def _calls(given: Any, name: str) -> list[dict[str, Any]]:
+    """Tool calls, which may be JSON text together or each by itself."""
+    calls = parsed(given) or []
+    calls = [parsed(call) for call in calls] if isinstance(calls, list) else calls
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise ValueError(
+            f"has tool_calls in {name} that are no list of calls: make them a list of objects with a function, or one "
+            "as JSON."
+        )
+    return calls
 
 
 def _with_tools(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_tools_alone_that_the_template_does_not_write_are_said_to_be_left_out(wr
 
 
 @pytest.mark.parametrize(
-    "stored", ["object", "arguments as JSON", "calls as JSON", "messages as JSON", "tools as JSON"]
+    "stored", ["object", "arguments as JSON", "calls as JSON", "each call as JSON", "messages as JSON", "tools as JSON"]
 )
 def test_tool_calls_and_tools_are_written_however_they_are_stored(stored, write) -> None:
     tokenizer = tokenizer_of("qwen2.5")
@@ -89,7 +89,8 @@ def test_tool_calls_and_tools_are_written_however_they_are_stored(stored, write)
     call, tools = dict(CALL), TOOLS
     if stored == "arguments as JSON":
         call = CALL | {"function": CALL["function"] | {"arguments": json.dumps(CALL["function"]["arguments"])}}
-    calls: Any = json.dumps([call]) if stored == "calls as JSON" else [call]
+    forms = {"calls as JSON": json.dumps([call]), "each call as JSON": [json.dumps(call)]}
+    calls: Any = forms.get(stored, [call])
     chosen: Any = [WITH_CALL[0] | {"tool_calls": calls}]
     chosen = json.dumps(chosen) if stored == "messages as JSON" else chosen
     given: Any = [json.dumps(tool) for tool in tools] if stored == "tools as JSON" else tools
@@ -97,6 +98,24 @@ def test_tool_calls_and_tools_are_written_however_they_are_stored(stored, write)
     assert "look" in tokenizer.decode(pairs.chosen[0]) and "sky" in tokenizer.decode(pairs.chosen[0])
     assert '"name": "look"' in tokenizer.decode(pairs.prompt[0])
     assert not ledger.left_out
+
+
+@pytest.mark.parametrize("calls", ["look(at='sky')", ["look"], {"name": "look"}, 3])
+def test_tool_calls_of_no_known_form_are_refused(calls, write) -> None:
+    with pytest.raises(ValueError, match="row 1 has tool_calls in chosen that are no list of calls: make them"):
+        read_rows(write([ROW | {"chosen": [assistant("", tool_calls=calls)]}]))
+
+
+def test_the_name_of_a_call_under_another_key_is_refused_where_the_template_does_not_write_it(write) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+        "{% for call in m.tool_calls or [] %}{{ call.name }} {{ call.arguments | tojson }}{% endfor %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    row = ROW | {"chosen": [assistant("", tool_calls=[{"function": "look", "arguments": {"at": "sky"}}])]}
+    with pytest.raises(ValueError, match="the tool_calls of the answer"):
+        tokenised(write, tokenizer, row)
 
 
 def test_arguments_that_the_template_drops_are_refused_where_it_writes_the_name(write) -> None:
