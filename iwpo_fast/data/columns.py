@@ -35,6 +35,9 @@ PUBLIC = (
 """Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)
 CANDIDATES = ("candidates", "candidate_scores")
+LISTS_OF_SCORES = ("candidate_scores", "scores", "all_rm_scores")
+IN_TABLES = frozenset((*NUMBERS, *LISTS_OF_SCORES))
+"""Columns that are numbers, or lists of them, although a file holds nothing but text."""
 PREFERRED = ("first", "second", "preferred")
 TURNS = ("system", "history", "conversations", "messages")
 COLUMNS = (
@@ -99,7 +102,7 @@ def check_mapping(mapping: Mapping[str, str | None], columns: Sequence[str], sou
 
 def with_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a file that holds nothing but text, such as CSV, with numbers in the columns that hold numbers."""
-    return {name: _as_number(value) if name in NUMBERS else value for name, value in record.items()}
+    return {name: _as_number(value) if name in IN_TABLES else value for name, value in record.items()}
 
 
 def _as_number(text: Any) -> Any:

@@ -121,6 +121,10 @@ def test_tables_are_decided_in_the_same_way(tmp_path) -> None:
     pandas = {name: str(value) for name, value in TALK.items()}
     assert read_rows(written([pandas, STORED]))[0].chosen == [TALK["chosen"]] * 2
     assert read_rows(written([PLAIN | {"chosen": str(ASKED)}, PLAIN]))[0].chosen == [str(ASKED), "{}"]
+    for scores in ("candidate_scores", "scores"):
+        listed = {"prompt": "q", "candidates": json.dumps(["a", "b", "c"]), scores: "[0, 2.5, null]"}
+        found = read_rows(written([listed]))[0]
+        assert (found.chosen, found.rejected, found.columns["score_chosen"].tolist()) == (["b"], ["a"], [2.5])
 
 
 def test_an_error_that_reading_as_messages_would_make_does_not_refuse_text(write) -> None:
