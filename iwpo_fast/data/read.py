@@ -39,7 +39,7 @@ from iwpo_fast.data.recognise import Recogniser
 from iwpo_fast.data.records import Reader, Source
 from iwpo_fast.data.row_files import Row
 from iwpo_fast.data.rows import Rows
-from iwpo_fast.data.strict_json import RepeatedKey, loads, parsed
+from iwpo_fast.data.strict_json import parsed
 from iwpo_fast.limits import check_limits
 
 HELD_OUT = ", held out"
@@ -274,20 +274,16 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
             f"has {min(reserved)} in chat_template_kwargs, which rendering decides by itself: leave it out there."
         )
     tools = _unpacked(record, "tools", list, "a list of tools")
+    if tools and (keywords or {}).get("tools"):
+        raise ValueError("has tools and others in chat_template_kwargs: keep one of them.")
     arguments = (keywords or {}) | ({"tools": [parsed(tool) for tool in tools]} if tools else {})
     check_encodable(arguments)
     return arguments
 
 
 def _unpacked(record: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
-    """Nested values may be stored as JSON, since Arrow columns have one type."""
-    value = record.get(name)
-    try:
-        value = loads(value) if isinstance(value, str) else value
-    except RepeatedKey:
-        raise
-    except (ValueError, RecursionError):
-        pass  # which the next line names
+    """Nested values may be stored as text, since Arrow columns have one type, and are absent where that is empty."""
+    value = parsed(record.get(name) or None)
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"has {name} of another kind: make it {what}, or {what} as JSON.")
     return value

@@ -370,6 +370,15 @@ def test_an_empty_list_of_scores_is_named_by_its_row(write) -> None:
         read_rows(write([row]))
 
 
+def test_tools_as_text_are_json_or_what_pandas_writes_and_may_be_empty(write) -> None:
+    talk = {side: [{"role": "assistant", "content": side}] for side in ("prompt", "chosen", "rejected")}
+    tools = [{"type": "function", "function": {"name": "look", "strict": True}}]
+    rows = read_rows(write([talk | {"tools": given} for given in (tools, json.dumps(tools), str(tools), "", "[]")]))[0]
+    assert list(rows.template) == [{"tools": tools}] * 3 + [{}] * 2
+    with pytest.raises(ValueError, match="row 1 has tools and others in chat_template_kwargs: keep one"):
+        read_rows(write([talk | {"tools": tools, "chat_template_kwargs": {"tools": tools[:1]}}]))
+
+
 @pytest.mark.parametrize("name", ["tokenize", "messages", "add_generation_prompt"])
 def test_what_rendering_decides_is_no_argument_of_a_row(name, write) -> None:
     talk = {side: [{"role": "assistant", "content": side}] for side in ("prompt", "chosen", "rejected")}
