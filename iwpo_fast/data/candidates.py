@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from iwpo_fast.config import PairsFromCandidates
+from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.columns import number_of
 from iwpo_fast.data.forms import (
     ASSISTANT,
@@ -239,14 +240,14 @@ def _apart(prompt: Text, values: list[Any]) -> tuple[Text, list[Any]]:
 def _question(prompt: str, messages: list[Message]) -> list[Message]:
     """The messages that `prompt` stands for: those of a conversation up to it, or it alone as the user's."""
     asked = [k for k, message in enumerate(messages) if _says(message, prompt)]
-    if not asked and messages[0]["role"] != "assistant":
+    if not asked and not is_assistants(messages[0]):
         raise ValueError("has a prompt that is none of the messages of its candidates: make it the last they share.")
     return messages[: asked[-1] + 1] if asked else [{"role": "user", "content": prompt}]
 
 
 def _says(message: Message, text: str) -> bool:
     content = message.get("content")
-    return message["role"] != "assistant" and isinstance(content, str) and content.strip() == text.strip()
+    return not is_assistants(message) and isinstance(content, str) and content.strip() == text.strip()
 
 
 def _completion(prompt: Text, value: Any, cut: Text | None) -> Text:

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.rows import Message, Text, contents
 from iwpo_fast.terminal import is_text
 
@@ -135,7 +136,7 @@ def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> tuple
     _must_be_text_or_absent(prompt)
     if not chosen or not rejected:
         return [], chosen, rejected
-    if isinstance(prompt, str) and all(messages[0]["role"] == "assistant" for messages in (chosen, rejected)):
+    if isinstance(prompt, str) and all(is_assistants(messages[0]) for messages in (chosen, rejected)):
         return [{"role": "user", "content": prompt}], chosen, rejected
     before, after_chosen, after_rejected = split_messages(chosen, rejected)
     if isinstance(prompt, str) and prompt.strip() not in (content.strip() for content in contents(before)):

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from iwpo_fast.data.candidates import responses_of
+from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.columns import TEXTS, UNPAIRED, joined_columns
 from iwpo_fast.data.forms import canonical, without_prompt
 from iwpo_fast.data.json_text import DIALOGUES, LISTS, JsonText, dialogue_in, speaks
@@ -172,7 +173,7 @@ def dialogue_of(row: Row) -> tuple[str, list[Message] | None]:
 def _without_answer(dialogue: list[Message], row: Row) -> list[Message]:
     """The conversation up to its last turn, if that is one of the answers, whatever white space is around it."""
     last = dialogue[-1]
-    if last["role"] != "assistant" or last.get("tool_calls"):
+    if not is_assistants(last) or last.get("tool_calls"):
         return dialogue
     _, candidates = responses_of(row) or ("", [])
     answers = [*(row.get(name) for name in ANSWERS), *candidates]
@@ -236,7 +237,7 @@ def _has_both(row: Row) -> bool:
 
 def _is_answer(value: Any) -> bool:
     """Text, or messages that begin with the assistant's."""
-    return isinstance(value, str) or (is_dialogue(value) and value[0]["role"] == "assistant")
+    return isinstance(value, str) or (is_dialogue(value) and is_assistants(value[0]))
 
 
 def _text_to_join(row: Mapping[str, Any], part: str) -> str | None:

@@ -267,6 +267,14 @@ def test_a_whole_conversation_beside_its_answers_is_the_prompt_up_to_the_last_tu
     assert read(write([SIDES | {"messages": begun}])) == (begun, YES, NO)
 
 
+@pytest.mark.parametrize("asked", [{"prompt": "q"}, {"messages": ASKED}, {"conversations": ASKED}])
+def test_answers_of_the_role_model_are_the_assistants_whatever_they_answer(asked, write) -> None:
+    yes, no = ([{"role": "model", "content": text}] for text in ("a", "b"))
+    assert read(write([asked | {"chosen": yes, "rejected": no}])) == (ASKED, yes, no)
+    listed = {"candidates": [no, yes], "candidate_scores": [0, 1]}
+    assert read(write([asked | listed])) == (ASKED, yes, no)
+
+
 def test_a_history_that_answers_repeat_stands_once(write) -> None:
     before = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
     whole = {"chosen": [*before, *ASKED, *YES], "rejected": [*before, *ASKED, *NO]}
