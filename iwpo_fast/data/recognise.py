@@ -263,7 +263,7 @@ def _put_before(row: Row) -> None:
     elif isinstance(prompt, list):
         row["prompt"] = _behind(before, [*turns, *prompt])
     elif all(is_dialogue(row.get(name)) for name in ANSWERS):
-        row |= {name: _behind(before, [*turns, *row[name]]) for name in ANSWERS}
+        row |= {name: _behind(before, [*turns, *without_prompt(turns, row[name])]) for name in ANSWERS}
     elif before or turns:
         raise ValueError(
             "has a system or history column, and no prompt that they could stand before: name the prompt in "

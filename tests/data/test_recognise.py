@@ -278,7 +278,10 @@ def test_answers_of_the_role_model_are_the_assistants_whatever_they_answer(asked
 def test_a_history_that_answers_repeat_stands_once(write) -> None:
     before = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
     whole = {"chosen": [*before, *ASKED, *YES], "rejected": [*before, *ASKED, *NO]}
-    assert read(write([{"prompt": "q", "history": [["h", "i"]]} | whole])) == ([*before, *ASKED], YES, NO)
+    for prompt in ({"prompt": "q"}, {}):
+        assert read(write([prompt | {"history": [["h", "i"]]} | whole])) == ([*before, *ASKED], YES, NO)
+    alone = {"chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO], "history": [["h", "i"]]}
+    assert read(write([alone])) == ([*before, *ASKED], YES, NO)
 
 
 def test_candidates_answer_a_conversation_and_may_stand_as_text(write) -> None:
