@@ -221,7 +221,7 @@ SCHEMAS = [
     Form(
         "openbmb/UltraFeedback",
         {
-            "source": "s",
+            "source": "evol",
             "instruction": "Is it?",
             "models": ["m", "n"],
             "completions": [rated("No.", 1.0), rated("Yes.", 4.0)],
@@ -229,16 +229,17 @@ SCHEMAS = [
         },
         PLAIN,
         scores=(4.0, 1.0),
-        unread=("completions beside its responses", "models", "correct_answers"),
+        unread=("completions beside its responses", "source", "models", "correct_answers"),
     ),
     Form(
         "argilla/ultrafeedback-binarized-preferences-cleaned",
-        {"source": "s", "prompt": "Is it?", "chosen-rating": 5.0, "rejected-rating": 3.0, "chosen-model": "m"} | CHATS,
+        {"source": "evol", "prompt": "Is it?", "chosen-rating": 5.0, "rejected-rating": 3.0, "chosen-model": "m"}
+        | CHATS,
         SAID,
         {"columns": {"score_chosen": "chosen-rating", "score_rejected": "rejected-rating"}},
         "the setting is for the scores alone",
         (5.0, 3.0),
-        unread=("chosen-model",),
+        unread=("source", "chosen-model"),
     ),
     Form(
         "princeton-nlp/llama3-ultrafeedback",
@@ -256,11 +257,15 @@ SCHEMAS = [
         "berkeley-nest/Nectar",
         {
             "prompt": "\n\nHuman: Is it?\n\nAssistant: ",
-            "answers": [{"answer": "No.", "model": "m", "rank": 2.0}, {"answer": "Yes.", "model": "n", "rank": 1.0}],
+            "answers": [
+                {"answer": "No.", "model": "gpt-4", "rank": 2.0},
+                {"answer": "Yes.", "model": "llama-7b", "rank": 1.0},
+            ],
             "turns": 1,
         },
         ("\n\nHuman: Is it?\n\nAssistant:", " Yes.", " No."),
         scores=(-1.0, -2.0),
+        unread=("answers beside its responses",),
     ),
     Form(
         "nvidia/HelpSteer2",
@@ -393,23 +398,33 @@ SCHEMAS = [
     Form(
         "argilla/distilabel-capybara-dpo-7k-binarized",
         {
-            "source": "s",
+            "source": "evol",
             "conversation": [{"input": "Is it?", "output": "Yes."}],
             "rating_chosen": 5,
             "rating_rejected": 1,
         }
         | CHATS,
         SAID,
+        unread=("source",),
     ),
-    Form("mlabonne/orpo-dpo-mix-40k", {"source": "s", "prompt": "Is it?", "question": "Is it?"} | CHATS, SAID),
+    Form(
+        "mlabonne/orpo-dpo-mix-40k",
+        {"source": "evol", "prompt": "Is it?", "question": "Is it?"} | CHATS,
+        SAID,
+        unread=("source",),
+    ),
     Form(
         "jondurbin/truthy-dpo-v0.1",
-        {"id": "i", "source": "s", "system": "Be brief.", "prompt": "Is it?"} | SIDES,
+        {"id": "a17", "source": "evol", "system": "Be brief.", "prompt": "Is it?"} | SIDES,
         INSTRUCTED,
+        unread=("id", "source"),
     ),
     Form("unalignment/toxic-dpo-v0.2", {"prompt": "Is it?"} | SIDES, PLAIN),
     Form(
-        "allenai/llama-3.1-tulu-3-8b-preference-mixture", {"id": "i", "source": "s", "prompt": "Is it?"} | CHATS, SAID
+        "allenai/llama-3.1-tulu-3-8b-preference-mixture",
+        {"id": "a17", "source": "evol", "prompt": "Is it?"} | CHATS,
+        SAID,
+        unread=("id", "source"),
     ),
     Form(
         "hendrydong/preference_700K",
@@ -419,7 +434,7 @@ SCHEMAS = [
         "the setting is for the scores alone",
         (5.0, 1.0),
     ),
-    Form("Skywork/Skywork-Reward-Preference-80K-v0.2", {"source": "s"} | CHATS, SAID),
+    Form("Skywork/Skywork-Reward-Preference-80K-v0.2", {"source": "evol"} | CHATS, SAID, unread=("source",)),
     Form(
         "lvwerra/stack-exchange-paired",
         {"qid": 1, "question": "Is it?", "response_j": "Yes.", "response_k": "No."},
@@ -434,9 +449,10 @@ SCHEMAS = [
     ),
     Form(
         "openbmb/UltraInteract_pair",
-        {"task": "t", "trajectory": [{"from": "user", "value": "Is it?"}]} | SIDES,
+        {"task": "Logic", "trajectory": [{"from": "user", "value": "Is it?"}]} | SIDES,
         SAID,
         {"columns": {"conversations": "trajectory"}},
+        unread=("task",),
     ),
     Form(
         "OpenAssistant/oasst1",
