@@ -91,12 +91,18 @@ class JsonText:
                 row[name] = self._messages(name, row[name])
         for name in DIALOGUES:
             if row.get(name):
-                row[name] = self._contents(name, dialogue_in(row[name]))
+                row[name] = self._contents(name, self._dialogue(name, row[name]))
         for name in LISTS:
             if row.get(name):
                 values = _list_in(row[name])
                 row[name] = [self._messages(name, one) for one in values] if isinstance(values, list) else values
         return row
+
+    def _dialogue(self, name: str, value: Any) -> Any:
+        found = dialogue_in(value)
+        if isinstance(found, str) and name in (self._named or ()):
+            raise _no_json(name)
+        return found
 
     def _messages(self, name: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -138,15 +144,19 @@ class JsonText:
             self._read[where] += 1
             return found
         if self._named is not None and not where.role:
-            raise ValueError(
-                f"has a text in {where.column} that is no JSON of messages, as data.json_columns says it is: correct "
-                "the one or the other."
-            )
+            raise _no_json(where.column)
         if text.strip():
             if where in self._read:
                 raise Undecided(where)
             self._as_text.add(where)
         return text
+
+
+def _no_json(column: str) -> ValueError:
+    return ValueError(
+        f"has a text in {column} that is no JSON of messages, as data.json_columns says it is: correct the one or the "
+        "other."
+    )
 
 
 def decided(setting: JsonColumns, read: Callable[[JsonText], Read]) -> Read:

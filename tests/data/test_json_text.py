@@ -60,6 +60,9 @@ def test_the_setting_decides_where_the_rows_do_not(write) -> None:
     assert read_rows(write([STORED], json_columns=["prompt", "chosen", "rejected"]))[0].chosen == [TALK["chosen"]]
     with pytest.raises(ValueError, match=r"row 2 has a text in chosen that is no JSON of messages, as data\.json_col"):
         read_rows(write([STORED, STORED | {"chosen": "a"}], json_columns=["prompt", "chosen", "rejected"]))
+    for name in ("conversations", "messages"):
+        with pytest.raises(ValueError, match=f"row 1 has a text in {name} that is no JSON of messages"):
+            read_rows(write([PLAIN | {name: "say it"}], json_columns=[name]))
     with pytest.raises(ValueError, match=r"data\.json_columns names 'choosen': use auto, or some of prompt, chosen"):
         read_rows(write([STORED], json_columns=["choosen"]))
 
