@@ -144,7 +144,7 @@ def reading_lines(unread: Mapping[str, int], notes: Mapping[str, int]) -> list[s
     """What reading left out of rows, and how it read texts, for people."""
     columns = ", ".join(f"{escaped(name)} ({count:,} rows)" for name, count in unread.items())
     left_out = [f"left out, because their texts stand in no text of the row: {columns}"] if unread else []
-    return left_out + [f"{what}: {count:,}" for what, count in notes.items()]
+    return left_out + [f"{escaped(what)}: {count:,}" for what, count in notes.items()]
 
 
 def left_out_lines(left_out: Mapping[str, int]) -> list[str]:

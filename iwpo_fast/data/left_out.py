@@ -64,7 +64,7 @@ class Kind(NamedTuple):
         if self.role == "tools":
             return self.key
         if self.role == "argument":
-            return f"{self.key} of chat_template_kwargs"
+            return escaped(f"{self.key} of chat_template_kwargs")
         where = {"answer": "the answer", "turn": "the last turn", "earlier": "earlier turns"}[self.place]
         if self.key == "thinking":
             return f"the reasoning before {THOUGHT_END} in {where}"

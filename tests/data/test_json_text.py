@@ -10,6 +10,7 @@ import pytest
 
 from iwpo_fast.config import DataConfig
 from iwpo_fast.data import read_rows
+from iwpo_fast.data.ledger import reading_lines
 from iwpo_fast.data.tokenise import tokenise
 
 ASKED = [{"role": "user", "content": "q"}]
@@ -102,6 +103,12 @@ def test_a_list_of_calls_is_no_list_of_parts(write) -> None:
     calls = json.dumps([{"type": "function", "function": {"name": "look", "arguments": {}}}])
     row = TALK | {"chosen": [{"role": "assistant", "content": calls}]}
     assert read_rows(write([row]))[0].chosen == [row["chosen"]]
+
+
+def test_a_role_that_would_write_on_a_terminal_is_said_in_letters(write) -> None:
+    row = TALK | {"prompt": [{"role": "us\x1b[31mer", "content": parts("q")}]}
+    [line] = reading_lines({}, read_rows(write([row]))[0].notes)
+    assert line.startswith(r"the content of the us\x1b[31mer's messages in prompt: JSON text")
 
 
 def test_candidates_are_decided_together(write) -> None:

@@ -331,6 +331,12 @@ def test_tools_and_arguments_of_plain_text_are_said_to_be_left_out(write) -> Non
     assert "leaves out tools and chat_template_kwargs, because these rows are plain text: 1 rows" in lines(ledger)
 
 
+def test_the_name_of_an_argument_is_said_in_letters(write) -> None:
+    row = ROW | {"chat_template_kwargs": {"mo\x1b[31mod": "calm"}}
+    _, ledger = tokenised(write, tokenizer_of("qwen2.5"), row)
+    assert r"leaves out mo\x1b[31mod of chat_template_kwargs: 1 rows" in lines(ledger)
+
+
 def test_texts_in_documents_that_the_template_drops_are_said_to_be_left_out(write) -> None:
     tokenizer = tokenizer_of("qwen2.5")
     tokenizer.chat_template = "{% for d in documents or [] %}{{ d.title }}{% endfor %}" + FAMILIES["qwen2.5"]
