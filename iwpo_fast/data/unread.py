@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from iwpo_fast.data.candidates import responses_of
 from iwpo_fast.data.chat import is_assistants
-from iwpo_fast.data.columns import ASKED, LISTS_OF_SCORES, NUMBERS, TEXTS
+from iwpo_fast.data.columns import ASKED, NUMBERS, TEXTS
 from iwpo_fast.data.forms import ASSISTANT, FEWEST_WORDS, HUMAN
 from iwpo_fast.data.json_text import DIALOGUES, messages_in, speaks
 from iwpo_fast.data.left_out import REASONING
@@ -15,10 +15,7 @@ from iwpo_fast.data.messages import is_dialogue
 from iwpo_fast.data.rows import contents
 
 ANSWERS = ("chosen", "rejected")
-READ = {
-    *(*TEXTS, *NUMBERS, *LISTS_OF_SCORES),
-    *("prompt_id", "tools", "chat_template_kwargs"),
-}
+READ = {*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs"}
 """Columns that are read, or refused, wherever they stand."""
 SAID_BESIDE = frozenset(("value", "tool_calls", "function_call", *REASONING))
 """What messages say beside their content."""

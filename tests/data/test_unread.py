@@ -138,6 +138,8 @@ def test_a_column_whose_place_another_takes_is_counted(write, tmp_path) -> None:
         ({"candidates": [{"response": "c", "critique": "too short"}]}, ["candidates beside its responses"]),
         ({"completions": ["c", "d"]}, ["completions"]),
         ({"answers": [{"text": "c"}]}, ["answers"]),
+        ({"scores": ["good", "bad"]}, ["scores"]),
+        ({"candidates": ["c"], "scores": [1.5]}, []),
     ],
 )
 def test_columns_that_others_hide_are_counted(more, unread, write) -> None:
