@@ -92,7 +92,7 @@ def strings_in(value: Any) -> Iterator[str]:
 
 def _strings_in_object(value: dict[str, Any]) -> Iterator[str]:
     """Of a message what it says; of any other object, also of one that keeps its text in another form, all."""
-    is_message = speaks(value)
+    is_message = speaks(value) and any(value.get(name) for name in ("content", *SAID_BESIDE))
     if is_message:
         said = [text.strip() for text in contents([value])]
         yield from said or strings_in(value.get("content"))

@@ -85,6 +85,7 @@ def test_a_text_that_stands_in_the_prompt_or_an_answer_needs_no_word(write) -> N
         {"role": "user", "message": {"parts": [QUESTION]}},
         [{"role": "user", "content": {"parts": [QUESTION]}}],
         [{"role": "user", "content": [QUESTION]}],
+        [{"role": "user", "content": None, "text": QUESTION}],
     ],
 )
 def test_messages_that_keep_their_text_in_another_form_lose_none_of_it_in_silence(value, write) -> None:
