@@ -35,8 +35,7 @@ PUBLIC = (
 """Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)
 CANDIDATES = ("candidates", "candidate_scores")
-LISTS_OF_SCORES = ("candidate_scores", "scores", "all_rm_scores")
-IN_TABLES = frozenset((*NUMBERS, *LISTS_OF_SCORES))
+IN_TABLES = frozenset((*NUMBERS, "candidate_scores", "scores", "all_rm_scores"))
 """Columns that are numbers, or lists of them, although a file holds nothing but text."""
 PREFERRED = ("first", "second", "preferred")
 TURNS = ("system", "history", "conversations", "messages")

@@ -202,7 +202,8 @@ def speaks(turn: Any) -> bool:
 
 def _object_in(value: Any) -> Any:
     """A message that stands as text in a list of them; any other value as it is."""
-    return parsed(value) if isinstance(value, str) and value[:1] == "{" and "role" in value else value
+    is_object = isinstance(value, str) and value[:1] == "{" and ("role" in value or "from" in value)
+    return parsed(value) if is_object else value
 
 
 def _list_in(value: Any) -> Any:

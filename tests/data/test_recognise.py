@@ -158,6 +158,12 @@ def test_messages_as_text_in_any_column(write) -> None:
         assert read(write([row | {name: json.dumps(row[name]) for name in names}])) == (ASKED, YES, NO)
 
 
+@pytest.mark.parametrize("turn", [*ASKED, {"from": "human", "value": "q"}])
+def test_each_message_of_a_list_may_stand_as_text(turn, write) -> None:
+    for name in ("prompt", "conversations", "messages"):
+        assert read(write([SIDES | {name: [json.dumps(turn)]}])) == (ASKED, YES, NO)
+
+
 def test_candidates_of_one_message_and_ranks_of_them(write) -> None:
     row = {"prompt": "q", "ranked": [YES[0], {"from": "gpt", "value": "c"}, NO[0]]}
     rows = read_rows(write([row]))[0]
