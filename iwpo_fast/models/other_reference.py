@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from iwpo_fast.config import TrainConfig
 from iwpo_fast.models.load import load_policy, load_tokenizer
 from iwpo_fast.models.policy import Policy
+from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.sharding import shard_mesh
+from iwpo_fast.models.trained import is_adapter
 from iwpo_fast.world import World
 
 
@@ -36,6 +38,11 @@ def load_reference(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, worl
         offload_activations=False,
         neftune_alpha=None,
     )
+    if is_adapter(Source.of(settings)):
+        raise ValueError(
+            f"model.reference {given} is an adapter: write it into its base (iwpo merge), and give the result as "
+            "model.reference."
+        )
     try:
         own = load_tokenizer(settings, ())
         if own.get_vocab() != tokenizer.get_vocab():

@@ -130,6 +130,13 @@ def test_another_model_is_the_reference_and_its_log_probs_are_kept_under_its_own
     assert set(json.loads((tmp_path / "apart/run.json").read_text())["inputs"]) >= {"model", "reference"}
 
 
+def test_an_adapter_is_no_reference_by_itself(recipe_of, base, adapter, capsys) -> None:
+    flags = recipe_of("bad", model=ModelConfig(path=base))
+    assert main([*flags, "--model.reference", f"{adapter}/model"]) == 2
+    said = capsys.readouterr().err
+    assert "is an adapter: write it into its base (iwpo merge), and give the result as model.reference." in said
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
