@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
 from typing import cast
 
 import peft
@@ -15,7 +16,8 @@ from transformers import PreTrainedModel
 from iwpo_fast.config import LoraConfig, ModelConfig
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.head import decoder_of
-from iwpo_fast.models.pretrained import Source, model_location
+from iwpo_fast.models.pretrained import Source, model_location, reason_of
+from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.models.trained import is_adapter, put_on, source_of
 
 
@@ -52,20 +54,20 @@ def with_adapter(model: PreTrainedModel, config: ModelConfig) -> peft.PeftModel:
     """The model with the adapter that it starts from, to be trained further.
 
     Raises:
-        ValueError: there is no adapter, it is not LoRA, or it does not fit the model.
+        ValueError: there is no adapter, it is damaged or not LoRA, or it does not fit the model.
     """
     source = adapter_source(config)
-    kind = peft.PeftConfig.from_pretrained(model_location(source.path)).peft_type
-    if kind != peft.PeftType.LORA:
-        raise ValueError(f"model.adapter {config.adapter} is an adapter of the kind {kind}: give one of LoRA.")
+    _settings_of(source)
     adapted = put_on(model, source, config.path, trainable=True)
+    # It goes on from here with this base, wherever that was when the adapter was first trained.
+    adapted.peft_config["default"].base_model_name_or_path = model.config.name_or_path
     _settle_saved(adapted, ())
     return adapted
 
 
 def shaped_like(model: PreTrainedModel, config: ModelConfig) -> peft.PeftModel:
     """The model with an adapter of the shape of the one that it starts from."""
-    settings = peft.PeftConfig.from_pretrained(model_location(adapter_source(config).path))
+    settings = _settings_of(adapter_source(config))
     settings.inference_mode = False
     return cast(peft.PeftModel, peft.get_peft_model(model, settings))
 
@@ -84,6 +86,34 @@ def adapter_source(config: ModelConfig) -> Source:
             "as model.path."
         )
     return source
+
+
+def _settings_of(source: Source) -> peft.LoraConfig:
+    """The `adapter_config.json` of an adapter.
+
+    Raises:
+        ValueError: it is damaged, of another kind than LoRA, or trains what is not saved beside LoRA's matrices.
+    """
+    folder = model_location(source.path)
+    check_saved(Path(folder), source.setting, weights=False)
+    try:
+        settings = peft.PeftConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"The adapter_config.json of {source.setting} {source.path} cannot be read ({reason_of(error)}): save or "
+            "copy the adapter again."
+        ) from error
+    if not isinstance(settings, peft.LoraConfig):
+        kind = getattr(settings.peft_type, "value", settings.peft_type)
+        raise ValueError(f"{source.setting} {source.path} is an adapter of the kind {kind}: give one of LoRA.")
+    beside = {"bias": settings.bias != "none", "trainable_token_indices": settings.trainable_token_indices is not None}
+    if names := [name for name, is_set in beside.items() if is_set]:
+        raise ValueError(
+            f"{source.setting} {source.path} was trained with {names[0]} {getattr(settings, names[0])}, and only the "
+            "matrices of LoRA and whole modules are trained further here: merge it into its base (iwpo merge), and "
+            "give the result as model.path."
+        )
+    return settings
 
 
 def _settle_saved(model: peft.PeftModel, names: Sequence[str]) -> None:

@@ -130,6 +130,39 @@ def test_another_model_is_the_reference_and_its_log_probs_are_kept_under_its_own
     assert set(json.loads((tmp_path / "apart/run.json").read_text())["inputs"]) >= {"model", "reference"}
 
 
+def test_what_is_saved_names_the_base_that_it_was_trained_on(recipe_of, base, adapter, tmp_path) -> None:
+    moved = tmp_path / "moved"
+    Path(base).rename(moved)  # so that the adapter names a base that is no longer there
+    assert main([*recipe_of("second", model=ModelConfig(path=str(moved))), "--model.adapter", adapter]) == 0
+    named = json.loads((tmp_path / "second/model/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(moved)
+    AutoPeftModelForCausalLM.from_pretrained(tmp_path / "second/model")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("{", "adapter_config.json of model.adapter"),
+        ('{"peft_type": "NEWER"}', "cannot be read (KeyError 'NEWER')"),
+        ('{"peft_type": "IA3"}', "is an adapter of the kind IA3: give one of LoRA"),
+        ({"bias": "all"}, "was trained with bias all"),
+        ({"trainable_token_indices": [1, 2]}, "was trained with trainable_token_indices [1, 2]"),
+    ],
+    ids=str,
+)
+def test_settings_of_an_adapter_that_cannot_be_are_one_sentence(
+    recipe_of, base, adapter, capsys, settings, sentence
+) -> None:
+    folder = Path(adapter) / "model"
+    (folder / "checksums.json").unlink()
+    path = folder / "adapter_config.json"
+    text = settings if isinstance(settings, str) else json.dumps(json.loads(path.read_text()) | settings)
+    path.write_text(text)
+    flags = recipe_of("bad", model=ModelConfig(path=base))
+    assert main([*flags, "--model.adapter", adapter]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_an_adapter_is_no_reference_by_itself(recipe_of, base, adapter, capsys) -> None:
     flags = recipe_of("bad", model=ModelConfig(path=base))
     assert main([*flags, "--model.reference", f"{adapter}/model"]) == 2
