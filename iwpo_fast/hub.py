@@ -8,6 +8,8 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from iwpo_fast.world import World
+
 
 def check_push(name: str) -> None:
     """Raise ValueError for what can be seen, without a network, not to arrive at the hub."""
@@ -24,6 +26,15 @@ def check_push(name: str) -> None:
         raise ValueError(
             f"push_to_hub is {name} but nobody is logged in here: run hf auth login, or leave push_to_hub out."
         )
+
+
+def push_if_asked(folder: Path, name: str | None, world: World) -> None:
+    """Have rank 0 send the model in `folder` where a name is given, and the others wait for it."""
+    if name is None:
+        return
+    if world.is_main:
+        world.say(f"the model is at {push(folder, name)}")
+    world.barrier()
 
 
 def push(folder: Path, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iwpo_fast.config import FORMS, RunConfig, WeightConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data.clock import clock_at
-from iwpo_fast.hub import push
+from iwpo_fast.hub import push_if_asked
 from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.pipeline.arms import run_arms
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -58,8 +58,8 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
                 job.world.say(f"\nwhat was done is on one page, {job.folder.page}")
         if not config.dry_run:
             job.world.say(f"\neverything is in {job.folder.path}")
-            if config.push_to_hub is not None and only is None and job.world.is_main:
-                job.world.say(f"the model is at {push(job.folder.training / 'model', config.push_to_hub)}")
+            if only is None:
+                push_if_asked(job.folder.training / "model", config.push_to_hub, job.world)
 
 
 def _write_page(job: PipelineJob) -> None:

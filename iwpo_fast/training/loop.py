@@ -24,7 +24,7 @@ from iwpo_fast.data.clock import clock_at, clock_line
 from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
 from iwpo_fast.finite import backward
-from iwpo_fast.hub import push
+from iwpo_fast.hub import push_if_asked
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.other_reference import load_reference
@@ -96,7 +96,7 @@ def _train(
     mesh = shard_mesh(world, config.shard_over)
     folder = RunFolder.check(config)
     if not config.dry_run and (done := finished(folder, world)) is not None:
-        _push(config, folder, world)
+        push_if_asked(folder.model, config.push_to_hub, world)
         return done
 
     loss = PreferenceLoss(config.objective)
@@ -144,17 +144,8 @@ def _train(
     summary = TrainSummary.load(folder.summary)
     world.say(*summary.lines(), *best_lines(state, config.checkpoint))
     run.ended()
-    _push(config, folder, world)
+    push_if_asked(folder.model, config.push_to_hub, world)
     return summary
-
-
-def _push(config: TrainConfig, folder: RunFolder, world: World) -> None:
-    """Send the model to the hub, if that is asked for."""
-    if config.push_to_hub is None:
-        return
-    if world.is_main:
-        world.say(f"the model is at {push(folder.model, config.push_to_hub)}")
-    world.barrier()
 
 
 def _check_agreement(config: TrainConfig, world: World) -> None:
