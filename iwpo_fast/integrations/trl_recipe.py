@@ -37,6 +37,7 @@ DEFAULTS: Settings = {
     "discopop_tau": 0.05,
     "f_divergence_type": "reverse_kl",
     "f_alpha_divergence_coef": 0.5,
+    "logging_steps": 10,
     "save_steps": 500,
 }
 """TRL 1.16's own, where this library's are others."""
@@ -56,7 +57,6 @@ SAME = {
     "max_grad_norm": "optim.max_grad_norm",
     "max_length": "data.max_length",
     "seed": "seed",
-    "logging_steps": "log.every",
     "save_total_limit": "checkpoint.keep",
     "project": "log.project",
     "lora_r": "model.lora.rank",
@@ -141,6 +141,7 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     notes: list[str] = []
     settings = {ours: every[theirs] for theirs, ours in SAME.items() if theirs in every and not _is_lora(theirs)}
     settings |= _objective(every) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
+    settings |= _intervals(every, notes)
     settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
     unread = sorted(given.keys() - READ)
     notes += [f"{name}: {given[name]} has no counterpart here and is left out" for name in unread]
@@ -179,15 +180,27 @@ def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
     else:
         found["optim.warmup_fraction"] = _warmup(every, notes)
     found["optim.name"] = _one_of(OPTIMIZERS, "optim", {"optim": "adamw_torch"} | every, "adamw", notes)
-    if every.get("save_strategy", "steps") == "no":
-        found["checkpoint.every"] = None
-    elif isinstance(every["save_steps"], int):
-        found["checkpoint.every"] = every["save_steps"]
-    if every.get("eval_strategy", "no") == "steps" and isinstance(every.get("eval_steps", 500), int):
-        found["log.eval_every"] = every.get("eval_steps", every.get("logging_steps", 500))
     trackers = every.get("report_to", "none")
     trackers = [trackers] if isinstance(trackers, str) else trackers
     found["log.trackers"] = [name for name in trackers if name in ("tensorboard", "wandb", "trackio")]
+    return found
+
+
+def _intervals(every: Settings, notes: list[str]) -> Settings:
+    """Steps between log lines, checkpoints and evaluations, for which TRL also takes epochs and shares of all steps."""
+    found: Settings = {"checkpoint.every": None} if every.get("save_strategy") == "no" else {}
+    for ours, setting, strategy, default in (
+        ("log.every", "logging_steps", "logging_strategy", "steps"),
+        ("checkpoint.every", "save_steps", "save_strategy", "steps"),
+        ("log.eval_every", "eval_steps", "eval_strategy", "no"),
+    ):
+        how = every.get(strategy, default)
+        steps = every.get(setting) or every["logging_steps"]  # as TRL has it for evaluations
+        if how == "steps" and isinstance(steps, int | float) and steps >= 1:
+            found[ours] = int(steps)
+        elif how != "no":
+            what = f"{strategy}: {how}" if how != "steps" else f"{setting}: {steps}"
+            notes.append(f"{what} is no number of steps: set {ours} to one")
     return found
 
 
@@ -211,11 +224,24 @@ def _model(every: Settings, notes: list[str]) -> Settings:
     if every.get("activation_offloading"):
         found["model.offload_activations"] = True
     if every.get("use_peft"):
-        lora = {SAME[name]: every[name] for name in SAME if _is_lora(name) and name in every}
-        found |= {"model.lora.rank": 16, "model.lora.alpha": 32, "model.lora.dropout": 0.05} | lora
+        found |= _lora(every, notes)
     if every.get("load_in_4bit"):
         found["model.quantize"] = "nf4"
     return found
+
+
+def _lora(every: Settings, notes: list[str]) -> Settings:
+    """TRL's defaults and what is given; it takes a list of one name as that name, which may stand for all layers."""
+    found = {SAME[name]: every[name] for name in SAME if _is_lora(name) and name in every}
+    modules = every.get("lora_target_modules")
+    if modules is None:
+        notes.append(
+            "lora_target_modules is not set, where peft adapts the layers that it knows of a model, often q_proj and "
+            "v_proj: all-linear stands in its place, so set model.lora.target_modules to adapt fewer"
+        )
+    elif isinstance(modules, list) and len(modules) == 1:
+        found["model.lora.target_modules"] = modules[0]
+    return {"model.lora.rank": 16, "model.lora.alpha": 32, "model.lora.dropout": 0.05} | found
 
 
 def _moving(every: Settings, notes: list[str]) -> Settings:
