@@ -528,6 +528,11 @@ def _check_best(config: TrainConfig) -> None:
         reason = "checkpoint.best is null, so no evaluation is better than another"
         _refuse_unread(kept, "checkpoint", ["patience"], reason, "set checkpoint.best")
         return
+    if config.reference_sync is not None:
+        raise ValueError(
+            f"checkpoint.best is {kept.best} and reference_sync is set, but evaluations on two sides of a move are "
+            "against two references, and none is better than the other: leave one of the two out."
+        )
     if config.log.eval_every is None:
         raise ValueError(
             f"checkpoint.best is {kept.best} and log.eval_every is null, so there is one evaluation, after the last "

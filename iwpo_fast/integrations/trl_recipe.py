@@ -271,6 +271,9 @@ def _best(every: Settings, settings: Settings, notes: list[str]) -> Settings:
         notes.append(
             f"greater_is_better: {every['greater_is_better']} is not kept, because {metric} says which is better"
         )
+    if every.get("sync_ref_model"):
+        notes.append("load_best_model_at_end: true is not kept, because sync_ref_model changes what evaluations mean")
+        return {}
     if "log.eval_every" not in settings:
         notes.append("load_best_model_at_end: true needs evaluations: set log.eval_every and checkpoint.best")
         return {}

@@ -110,6 +110,10 @@ def test_settings_of_another_form_become_ours(theirs, ours) -> None:
         ({"eval_delay": 5}, "eval_delay: 5 has no counterpart here"),
         ({"sync_ref_model": True, "use_peft": True}, "ref_model_mixup_alpha: 0.6 becomes 1"),
         ({"load_best_model_at_end": True}, "true needs evaluations: set log.eval_every"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "sync_ref_model": True},
+            "true is not kept, because sync_ref_model changes what evaluations mean",
+        ),
         ({"push_to_hub": True, "hub_private_repo": False}, "a repository that is made is private"),
         ({"push_to_hub": True, "hub_strategy": "every_save"}, "the model is sent once"),
         ({"use_peft": True}, "lora_target_modules is not set, where peft adapts the layers that it knows"),

@@ -123,6 +123,10 @@ def test_records_of_other_runs_are_as_before() -> None:
             ["--checkpoint.best", "eval_loss", "--log.eval_every", "1", "--data.eval_fraction", "0"],
             "checkpoint.best is eval_loss, but nothing is held out",
         ),
+        (
+            ["--checkpoint.best", "eval_loss", "--log.eval_every", "1", "--reference_sync.steps", "4"],
+            "checkpoint.best is eval_loss and reference_sync is set, but evaluations on two sides of a move",
+        ),
         (["--checkpoint.best", "eval_los"], "eval_loss"),
     ],
 )

@@ -30,20 +30,22 @@ def test_shards_train_what_one_process_does(tmp_path) -> None:
     data = write_pairs(tmp_path / "pairs.jsonl", rows=42)
     untied = save_family(tmp_path / "llama", "llama", tie_word_embeddings=False)
     untied.lora = LoraConfig(rank=2, dora=True, rslora=True, modules_to_save=["lm_head", "embed_tokens"])
+    last, best = CheckpointConfig(every=1, keep=1), CheckpointConfig(keep=1, best="eval_loss")
     kinds = {
-        "full": (ModelConfig(tiny=TINY), ReferenceSyncConfig(alpha=0.5, steps=2)),
-        "adapter": (untied, ReferenceSyncConfig(alpha=1.0, steps=2)),
+        "moving": (ModelConfig(tiny=TINY), ReferenceSyncConfig(alpha=0.5, steps=2), last),
+        "adapter": (untied, ReferenceSyncConfig(alpha=1.0, steps=2), last),
+        "best": (ModelConfig(tiny=TINY), None, best),
     }
 
     def run(kind: str, name: str, shard_over: Any) -> TrainConfig:
-        model, sync = kinds[kind]
+        model, sync, checkpoint = kinds[kind]
         return TrainConfig(
             data=DataConfig(path=str(data), eval_fraction=0.2, cache_dir=str(tmp_path / f"cache-{name}")),
             model=model,
             reference_sync=sync,
             optim=OptimConfig(lr=1e-3, pairs_per_step=12, max_steps=4, epochs=4, tokens_per_batch=100),
             log=LogConfig(every=1, eval_every=1, samples=2, sample_tokens=4),
-            checkpoint=CheckpointConfig(keep=1, best="eval_loss"),
+            checkpoint=checkpoint,
             output_dir=str(tmp_path / f"{name}-{kind}"),
             shard_over=shard_over,
             device="cpu",
