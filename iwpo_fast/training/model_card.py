@@ -32,7 +32,7 @@ def model_card(job: Job, summary: TrainSummary, source: str) -> str:
         source: what the training rows were read from.
     """
     config, adapter = job.config, job.policy.saves_adapter
-    base, data = _public(config.model.path), Path(source).name
+    base, data = _public(config.model.path), _named(source)
     library, loader = LOADERS[adapter]
     what = f"An adapter for `{base}`" if adapter else f"A model trained from `{base}`"
     versions = [f"{name} {version_of(name)}" for name in ("iwpo-fast", "torch", "transformers", "peft")]
@@ -77,6 +77,9 @@ def _facts(job: Job, summary: TrainSummary, data: str) -> list[tuple[str, str]]:
         ("objective", objective),
         ("steps", f"{summary.steps:,} of {optim.pairs_per_step} pairs, learning rate {optim.lr:g} ({optim.schedule})"),
     ]
+    if config.checkpoint.best is not None and summary.after:
+        best = f"that of step {summary.after['step']:.0f}, the best by {config.checkpoint.best}"
+        facts.append(("model", best))
     if np.ptp(weight):
         size = weight.sum() ** 2 / (weight**2).sum() / len(weight)
         facts.append(("weights of pairs", f"{weight.min():.3g} to {weight.max():.3g}, effective size {size:.3f}"))
@@ -135,6 +138,11 @@ def _public(value: Any) -> Any:
     if isinstance(value, list):
         return [_public(each) for each in value]
     return Path(value).name if isinstance(value, str) and _is_local(value) else value
+
+
+def _named(source: str) -> str:
+    """What the rows were read from, several data sets each, without the folders in which files are."""
+    return " and ".join(part if _is_hub_id(part) else Path(part).name for part in source.split(" and "))
 
 
 def _is_local(value: str) -> bool:

@@ -13,9 +13,10 @@ import yaml
 from toy_pairs import write_pairs
 
 from iwpo_fast.cli import main
-from iwpo_fast.config import LoraConfig, ModelConfig, OptimConfig
+from iwpo_fast.config import CheckpointConfig, LogConfig, LoraConfig, MixedConfig, ModelConfig, OptimConfig
 from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.training import train
+from iwpo_fast.training.model_card import _named
 
 
 class Hub:
@@ -117,3 +118,22 @@ def test_the_card_of_an_adapter_takes_the_place_of_pefts(config, tmp_path) -> No
     assert about["library_name"] == "peft"
     assert "An adapter for `model`" in text and "AutoPeftModelForCausalLM" in text
     assert "model.lora.rank: 2" in text
+
+
+def test_the_card_says_which_step_is_saved_and_names_all_data(config, tmp_path) -> None:
+    settings = config(
+        optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=3),
+        log=LogConfig(eval_every=1),
+        checkpoint=CheckpointConfig(best="eval_rewards/margins"),
+    )
+    more = write_pairs(tmp_path / "more.jsonl", rows=8, seed=1)
+    settings.data.mix = [MixedConfig(path=str(more))]
+    summary = train(settings)
+    _, text = card_of(tmp_path / "run/model")
+    assert f"| model | that of step {summary.after['step']}, the best by eval_rewards/margins |" in text
+    assert "by preference pairs of `pairs.jsonl and more.jsonl`" in text
+
+
+def test_data_of_the_hub_keep_their_owner() -> None:
+    assert _named("them/their-pairs") == "them/their-pairs"
+    assert _named("/data/a.jsonl and them/their-pairs") == "a.jsonl and them/their-pairs"
