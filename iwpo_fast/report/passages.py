@@ -9,7 +9,7 @@ MOST = 3000
 
 
 def passage(name: str, text: str) -> Html:
-    """A text under its name, which is one of prompt, chosen, rejected and before."""
+    """A text under its name, which is one of prompt, chosen, rejected, before and after."""
     left_out = len(text) - MOST
     if left_out > 0:
         half = MOST // 2

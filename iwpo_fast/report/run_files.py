@@ -141,11 +141,32 @@ class RunFiles:
         """Lines that the training has logged; the last is left out while it is being written."""
         path = RunFolder(self.folder.training).metrics
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [_parsed(path, line) for line in lines if line.endswith("\n")]
+        metrics = [_parsed(path, line) for line in lines if line.endswith("\n")]
+        if not all(_is_metrics(row) for row in metrics):
+            raise Damaged(path)
+        return metrics
+
+    def answers(self) -> tuple[list[Row], list[Row]]:
+        """What `log.samples` left, of before the first step and of the model that was saved; empty without it."""
+        folder, after = RunFolder(self.folder.training).samples, self.manifest.result("train")["after"]
+        return _answers(folder, 0), _answers(folder, after["step"]) if after else []
 
     def _record(self, path: Path) -> dict[str, Any]:
         self.manifest.check_whole(path)
         return _parsed(path, path.read_text(encoding="utf-8"))
+
+
+def _is_metrics(row: Row) -> bool:
+    numbers = all(value is None or isinstance(value, int | float) for value in row.values())
+    return numbers and isinstance(row.get("step"), int)
+
+
+def _answers(folder: Path, step: int) -> list[Row]:
+    path = folder / f"step-{step:08d}.jsonl"
+    rows = list(_rows(path)) if path.exists() else []
+    if not all(isinstance(row.get(name), str) for row in rows for name in ("prompt", "answer")):
+        raise Damaged(path)
+    return rows
 
 
 def text_of(text: Text) -> str:

@@ -28,7 +28,12 @@ FLAGS = [
     *("--data.path", DATA, "--data.eval_fraction", "0.2", "--data.max_length", "320", "--device", "cpu"),
     *("--model.tiny", "{vocab_size: 320, hidden_size: 32, layers: 2, heads: 2}", "--candidates.per_prompt", "1"),
     *("--optim", "{lr: 1.0e-3, pairs_per_step: 8, max_steps: 4}", "--candidates.max_new_tokens", "4"),
-    *("--log", "{every: 1, eval_every: 2}", "--clusters", "{count: 3, min_pairs: 8, backend: sklearn}"),
+    *(
+        "--log",
+        "{every: 1, eval_every: 2, samples: 2, sample_tokens: 4}",
+        "--clusters",
+        "{count: 3, min_pairs: 8, backend: sklearn}",
+    ),
     *("--rewards.heads", "linear", "--weights.form", "strong", "--output_dir", "run"),
 ]
 VOID = {"meta"}
@@ -133,6 +138,24 @@ def test_numbers_of_the_page_are_those_of_the_run(made: Path) -> None:
     assert (f"reward gap {least:+.2f}".replace("-", "−") in text) == (least < 0)
     (summary,) = [read for read in (made / "run" / "train").glob("summary.json")]
     assert f"{json.loads(summary.read_text())['steps']} steps." in text
+
+
+def test_answers_to_the_same_held_out_prompts_stand_beside_one_another(made: Path, page: Page) -> None:
+    before, after = (read_jsonl(made / "run" / "train" / "samples" / f"step-{step:08d}.jsonl") for step in (0, 4))
+    assert [row["prompt"] for row in before] == [row["prompt"] for row in after] and len(before) == 2
+    shown = "".join(page.text).partition("Held-out prompts, before and after")[2].partition("Drawn before")[0]
+    for place, row in enumerate(before):
+        part = shown.partition(f"Held-out prompt {place + 1}")[2]
+        assert part.startswith(f"prompt{row['prompt'].splitlines()[0]}")
+        assert 0 < part.index("before") < part.index("after")
+    assert "kept no answers" not in "".join(page.text)
+
+
+@pytest.mark.parametrize("line", ["{}", '{"step": 1, "loss": "low"}', '{"step": null, "loss": 1.0}'])
+def test_lines_that_are_no_metrics_are_damage(line: str, run: Path, capsys) -> None:
+    (run / "train/metrics.jsonl").write_text(f"{line}\n")
+    assert main(["report", "run"]) == 2
+    assert "metrics.jsonl is damaged" in capsys.readouterr().err
 
 
 def test_the_arm_that_baseline_asks_for_is_beside_the_run(made: Path) -> None:
