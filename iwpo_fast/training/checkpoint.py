@@ -64,6 +64,12 @@ class TrainState:
     best: Best | None = None
     stopped_early: bool = False
 
+    def count(self, pairs: int, tokens: int) -> None:
+        """Count a step that has been done."""
+        self.step += 1
+        self.pairs += pairs
+        self.tokens += tokens
+
     @classmethod
     def of(cls, record: dict[str, Any]) -> TrainState:
         """What `record` gave."""

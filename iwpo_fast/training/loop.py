@@ -166,39 +166,26 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
     Raises:
         ValueError: a loss, a gradient or a weight is not finite; says which, at which step and with which pairs.
     """
-    job, state = run.job, run.state
-    config, world, steps = job.config, job.world, job.steps
-    trackers = open_trackers(config, folder, resumed_step=state.step) if world.is_main else []
+    job, state, world = run.job, run.state, run.job.world
+    trackers = open_trackers(job.config, folder, resumed_step=state.step) if world.is_main else []
     metrics = _metrics(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
     if run.moving is not None:
         run.job = run.moving.resumed(job, state.step)
     run.begun()
-    if not world.from_main(world.is_main and has_evaluation(folder.metrics, state.step)):
-        _evaluate_if_due(run, reporter)
-        if state.best is not None and state.step and _evaluation_due(job, state):
-            # The run was asked to end before this evaluation, and its checkpoint does not know of it.
-            _save(run, folder, optimizer)
-    batches = _batches_until_it_moves(run, state.step)
+    _evaluate_first(run, folder, optimizer, reporter)
     with signals.finishing_steps():
-        for step in range(state.step, state.step if state.stopped_early else steps):
-            if run.moving is not None and run.moving.moves_before(step):
-                run.job = run.moving.moved(run.job, step)
-                batches = _batches_until_it_moves(run, step)
+        for batches in _steps(run):
             job = run.job
             reporter.start_clock()
-            rows = job.rows_of_step(step)
-            rate = set_learning_rate(optimizer, step, steps, config.optim)
-            seed_step(config.seed, step, world.rank)
+            rows = job.rows_of_step(state.step)
+            rate = set_learning_rate(optimizer, state.step, job.steps, job.config.optim)
+            seed_step(job.config.seed, state.step, world.rank)
             grad_norm = train_step(job, rows, batches, optimizer, state, metrics)
-            state.step += 1
-            state.pairs += len(rows)
-            state.tokens += int(job.pairs.tokens[rows].sum())
+            state.count(len(rows), int(job.pairs.tokens[rows].sum()))
             stopped_by = world.largest(signals.asked())
-            saving = bool(stopped_by) or _due(config.checkpoint.every, state.step, state.step == steps)
-            saving = saving or (config.checkpoint.best is not None and _evaluation_due(job, state))
-            # A line before every checkpoint: no sum goes across one, and nothing that is not finite is saved.
-            line_due = _due(config.log.every, state.step, saving or state.step == 1)
+            saving = bool(stopped_by) or _checkpoint_due(job, state)
+            line_due = saving or _line_due(run)
             line, bad_step = reporter.step(state, job.pairs.weight[rows], rate, grad_norm, due=line_due)
             if bad_step is not None:
                 raise diverged(job, state, bad_step, place)
@@ -213,9 +200,50 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
                 reporter.close()
                 world.barrier()  # a rank that ends early would have its launcher end those that still write
                 raise signals.Stopped(stopped_by, state.step)
-            if state.stopped_early:
-                break
     reporter.close()
+
+
+def _steps(run: Run) -> Iterator[Iterator[tuple[MicroBatch, FlatBatch]]]:
+    """This rank's micro-batches for each step to come, those of the step next; the reference has moved where it is due.
+
+    `run.state` says which step is next, and whether there is one.
+    """
+    state, moving = run.state, run.moving
+    batches: Iterator[tuple[MicroBatch, FlatBatch]] | None = None
+    while state.step < run.job.steps and not state.stopped_early:
+        if moving is not None and moving.moves_before(state.step):
+            run.job, batches = moving.moved(run.job, state.step), None
+        if batches is None:
+            batches = _batches_until_it_moves(run, state.step)
+        yield batches
+
+
+def _evaluate_first(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, reporter: Reporter) -> None:
+    """The evaluation that is due where the run begins, unless its metrics have it."""
+    job, state = run.job, run.state
+    if job.world.from_main(job.world.is_main and has_evaluation(folder.metrics, state.step)):
+        return
+    _evaluate_if_due(run, reporter)
+    if state.best is not None and state.step and _evaluation_due(job, state):
+        # The run was asked to end before this evaluation, and its checkpoint does not know of it.
+        _save(run, folder, optimizer)
+
+
+def _checkpoint_due(job: Job, state: TrainState) -> bool:
+    kept = job.config.checkpoint
+    return _due(kept.every, state.step, state.step == job.steps) or (
+        kept.best is not None and _evaluation_due(job, state)
+    )
+
+
+def _line_due(run: Run) -> bool:
+    """Whether a step has a line whether or not it has a checkpoint.
+
+    Each checkpoint has one before it: no sum goes across one, and nothing that is not finite is saved. A callback may
+    end the run at an evaluation, which makes a checkpoint.
+    """
+    may_end = bool(run.callbacks) and run.job.held_out is not None and _evaluation_due(run.job, run.state)
+    return _due(run.job.config.log.every, run.state.step, run.state.step == 1 or may_end)
 
 
 def _save(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer) -> None:

@@ -30,6 +30,12 @@ class Notes(Callback):
         self.seen.append(("end", run.state.step, (run.folder / "model/config.json").exists()))
 
 
+class StopAtEvaluation(Callback):
+    def on_evaluation(self, run: Run, metrics) -> None:
+        if run.state.step:
+            run.stop()
+
+
 class StopAt(Callback):
     """Needs one of the functions alone."""
 
@@ -65,3 +71,14 @@ def test_a_callback_ends_a_run_with_evaluation_checkpoint_and_model_and_it_stays
     summary = train(settings)  # without the callback, because what it asked for is in the checkpoint
     assert summary.steps == 2
     assert summary.after["step"] == 2
+
+
+def test_a_run_that_an_evaluation_ends_has_a_line_of_its_last_steps(config) -> None:
+    settings = config(log=LogConfig(every=100, eval_every=3), checkpoint=CheckpointConfig(every=None))
+    assert train(settings, callbacks=[StopAtEvaluation()]).steps == 3
+    assert [line[:2] for line in lines(settings)] == [
+        ("evaluation", 0),
+        ("step", 1),
+        ("step", 3),  # which looks at the gradients of the steps since the line before
+        ("evaluation", 3),
+    ]
