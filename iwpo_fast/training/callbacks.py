@@ -17,9 +17,9 @@ from iwpo_fast.training.moving_reference import MovingReference
 class Callback(Protocol):
     """Functions that `train` calls. A class that inherits from this one needs only those that it is about.
 
-    All processes of a job call them, so that they may run the policy. What one of them raises ends the run, as any
-    other error does; what they change in the policy, or draw from PyTorch's random numbers between two steps, is theirs
-    to answer for: a resumed run repeats its numbers only if they do.
+    All processes of a job call theirs, so that they may run the policy; one that does so has to be on all of them. What
+    one of them raises ends the run, as any other error does; what they change in the policy, or draw from PyTorch's
+    random numbers between two steps, is theirs to answer for: a resumed run repeats its numbers only if they do.
     """
 
     def on_begin(self, run: Run) -> None:
@@ -48,6 +48,7 @@ class Run:
         state: where it stands.
         folder: its `output_dir`.
         moving: the reference, where it moves.
+        is_watched: whether a process of the job has callbacks; known from `begun` on.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class Run:
     folder: Path
     moving: MovingReference | None = None
     callbacks: Sequence[Callback] = ()
+    is_watched: bool = field(default=False, init=False)
     _asked_to_stop: bool = field(default=False, init=False, repr=False)
 
     def stop(self) -> None:
@@ -66,6 +68,8 @@ class Run:
         self._asked_to_stop = True
 
     def begun(self) -> None:
+        # Agreed, because processes that wait for one another would not if some of them had no callbacks.
+        self.is_watched = bool(self.job.world.largest(bool(self.callbacks)))
         for callback in self.callbacks:
             callback.on_begin(self)
 
@@ -85,5 +89,5 @@ class Run:
 
     def _agree(self) -> None:
         """Note, on all ranks, whether a callback of one of them has asked to stop."""
-        if self.callbacks and self.job.world.largest(self._asked_to_stop):
+        if self.is_watched and self.job.world.largest(self._asked_to_stop):
             self.state.stopped_early = True

@@ -66,7 +66,7 @@ def train(config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Ca
 
     Args:
         read: gives the rows to train on and those held out, under the numbers that messages call them by.
-        callbacks: functions of your own, called while it goes on; the same on every rank.
+        callbacks: functions of your own, called while it goes on.
 
     Returns:
         The summary, or None after a dry run.
@@ -242,7 +242,7 @@ def _line_due(run: Run) -> bool:
     Each checkpoint has one before it: no sum goes across one, and nothing that is not finite is saved. A callback may
     end the run at an evaluation, which makes a checkpoint.
     """
-    may_end = bool(run.callbacks) and run.job.held_out is not None and _evaluation_due(run.job, run.state)
+    may_end = run.is_watched and run.job.held_out is not None and _evaluation_due(run.job, run.state)
     return _due(run.job.config.log.every, run.state.step, run.state.step == 1 or may_end)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from ranks import run_on_ranks
 
-from iwpo_fast.config import CheckpointConfig, LogConfig
+from iwpo_fast.config import CheckpointConfig, LogConfig, TrainConfig
 from iwpo_fast.training import Callback, Run, loop, train
 
 
@@ -82,3 +84,15 @@ def test_a_run_that_an_evaluation_ends_has_a_line_of_its_last_steps(config) -> N
         ("step", 3),  # which looks at the gradients of the steps since the line before
         ("evaluation", 3),
     ]
+
+
+def stopped_by_one(config: TrainConfig, rank: int) -> int:
+    summary = train(config, callbacks=[StopAt(2)] if os.environ["RANK"] == str(rank) else [])
+    assert summary is not None
+    return summary.steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_callback_of_one_process_ends_all(config, rank) -> None:
+    assert run_on_ranks(2, stopped_by_one, config(log=LogConfig(every=1, eval_every=3)), rank) == [2, 2]
