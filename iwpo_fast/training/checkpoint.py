@@ -93,7 +93,7 @@ def save_checkpoint(
 ) -> None:
     """Write `step-N` aside, with the metrics up to here, rename it, then remove all but the newest `keep` checkpoints.
 
-    That of the best evaluation stays too. All ranks must call it.
+    Those that the newest name as the best stay too. All ranks must call it.
     """
     path = checkpoint_of(folder.checkpoints, state.step)
     groups: dict[str, Mapping[str, Tensor]] = {"weights": parameters, "optimizer": _moments(parameters, optimizer)}
@@ -112,10 +112,26 @@ def save_checkpoint(
             if folder.metrics.exists():
                 lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
                 save_record(aside / METRICS, {"lines": lines})
-    best = None if state.best is None else checkpoint_of(folder.checkpoints, state.best.step)
-    for old in checkpoints(folder.checkpoints)[:-keep] if world.is_main else ():
-        if old != best:
-            shutil.rmtree(old)
+    if world.is_main:
+        _remove_old(folder.checkpoints, keep)
+
+
+def _remove_old(folder: Path, keep: int) -> None:
+    """Keep the newest, and those that they name as the best, so that a run can go on from each of the newest."""
+    newest = checkpoints(folder)[-keep:]
+    kept = {*newest, *map(_best_of, newest)}
+    for path in checkpoints(folder):
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def _best_of(path: Path) -> Path | None:
+    """The checkpoint that this one names as the best; None if it names none, or is damaged."""
+    try:
+        best = TrainState.of({"best": load_record(path / RECORD).get("best")}).best
+    except DAMAGED:
+        return None
+    return None if best is None else checkpoint_of(path.parent, best.step)
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def test_a_run_that_ends_in_the_middle_of_its_patience_goes_on_as_if_it_had_not(
     assert kept(part) == kept(whole) == [2, 5]
     for path in sorted(Path(whole.output_dir).rglob("*.safetensors")):
         assert (Path(part.output_dir) / path.relative_to(whole.output_dir)).read_bytes() == path.read_bytes()
+
+
+def test_a_run_whose_newest_checkpoint_is_deleted_still_has_the_best_of_then(config, evaluating, tmp_path) -> None:
+    settings = config(
+        log=EVERY,
+        checkpoint=CheckpointConfig(every=None, keep=2, best="eval_loss"),
+        optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=4),
+    )
+    evaluating({0: 0.1, 1: 0.7, 2: 0.5, 3: 0.6, 4: 0.4})
+    assert train(settings).after["step"] == 4
+    assert kept(settings) == [2, 3, 4]  # the two newest, and the best as the older of them knew it
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000004")
+    (tmp_path / "run/summary.json").unlink()
+    evaluating({4: 0.9})  # as it may on a GPU that sums in another order
+    assert train(settings).after["step"] == 2
+    assert kept(settings) == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
