@@ -32,8 +32,8 @@ class Samples(Callback):
     file again.
 
     Args:
-        count: how many prompts, the first different ones that are held out.
-        tokens: tokens of an answer at most.
+        count: how many prompts, the first different ones that are held out and leave room for an answer.
+        tokens: tokens of an answer at most; fewer where no prompt leaves room for so many.
         ends: tokens at which an answer ends, beside the tokenizer's and the model's own.
     """
 
@@ -46,7 +46,8 @@ class Samples(Callback):
         assert run.job.held_out is not None, "an evaluation has pairs"
         held_out = run.job.held_out.prompt
         first = {key: row for row, key in reversed(list(enumerate(digests(held_out))))}
-        prompts = [held_out[row] for row in sorted(first.values())[: self.count]]
+        different, longest = [held_out[row] for row in sorted(first.values())], run.job.config.data.max_length
+        prompts = with_room(different, self.tokens, longest)[: self.count]
         found = self._answers(run, prompts)
         if not run.job.world.is_main:
             return
@@ -60,9 +61,13 @@ class Samples(Callback):
     def _answers(self, run: Run, prompts: Sequence[np.ndarray]) -> list[str]:
         """All ranks call it, because they may hold the policy together."""
         policy, tokenizer = run.job.policy.eval(), run.tokenizer
+        room = run.job.config.data.max_length - max(map(len, prompts))
         ends = sorted({tokenizer.eos_token_id, *stop_tokens(policy.model), *self.ends})
         settings = GenerationConfig(
-            do_sample=False, max_new_tokens=self.tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+            do_sample=False,
+            max_new_tokens=min(self.tokens, room),
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
         )
         ids, mask = _padded_left(prompts, tokenizer, policy.device)
         with torch.no_grad():
@@ -70,6 +75,14 @@ class Samples(Callback):
         policy.release()
         answers = drawn[:, ids.shape[1] :].tolist()
         return [str(tokenizer.decode(a, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for a in answers]
+
+
+def with_room(prompts: Sequence[np.ndarray], tokens: int, longest: int) -> Sequence[np.ndarray]:
+    """The prompts behind which so many tokens fit into `longest`, or all where there is none.
+
+    A model need not have positions, nor the tables of its rotary embedding entries, for more than `data.max_length`.
+    """
+    return [prompt for prompt in prompts if len(prompt) + tokens <= longest] or prompts
 
 
 def _padded_left(

@@ -6,12 +6,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.cli import main
+from iwpo_fast.models import Policy
+from iwpo_fast.training.samples import with_room
 
 
 def recipe_of(config, tmp_path) -> str:
@@ -38,6 +42,23 @@ def test_samples_are_the_most_probable_answers_and_change_nothing_that_is_traine
     rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
     assert len({row["prompt"] for row in rows}) == len(rows) == 3
     assert [row["answer"] for row in rows] == [greedy(tmp_path / "sampled/model", row["prompt"]) for row in rows]
+
+
+def test_an_answer_stays_within_the_longest_sequence(config, tmp_path, monkeypatch) -> None:
+    prompts = [np.arange(n) for n in (9, 4, 6)]
+    assert [len(prompt) for prompt in with_room(prompts, 4, 10)] == [4, 6]
+    assert [len(prompt) for prompt in with_room(prompts, 99, 10)] == [9, 4, 6]
+    real, widths = Policy.generate, []
+
+    def noted(policy: Policy, **inputs: object) -> torch.Tensor:
+        drawn = real(policy, **inputs)
+        widths.append(drawn.shape[1])
+        return drawn
+
+    monkeypatch.setattr(Policy, "generate", noted)
+    flags = ["train", "--config", recipe_of(config(), tmp_path), "--optim.max_steps", "1", "--data.max_length", "64"]
+    assert main([*flags, "--log.samples", "3", "--log.sample_tokens", "100"]) == 0  # for which no prompt leaves room
+    assert len(widths) == 2 and max(widths) <= 64
 
 
 def greedy(folder: Path, prompt: str) -> str:
