@@ -510,10 +510,21 @@ def _check_log(config: TrainConfig) -> None:
     if not log.samples:
         reason = "log.samples is 0, so no prompt is answered"
         _refuse_unread(log, "log", ["sample_tokens"], reason, "set log.samples")
-    elif _holds_nothing_out(config):
+    else:
+        _check_evaluated(config, "log.samples", log.samples)
+
+
+def _check_evaluated(config: TrainConfig, setting: str, value: object) -> None:
+    """Raise ValueError if the setting is about evaluations while training, and there are none."""
+    if isinstance(config, RunConfig) and Mixture.of(config.objective).reads(Reads.SCORES):
         raise ValueError(
-            f"log.samples is {log.samples}, but nothing is held out to answer: set data.eval_fraction to more than 0, "
-            "name data.eval_path, or leave log.samples out."
+            f"{setting} is {value}, but held-out pairs have no scores, which {config.objective.name} reads: leave "
+            f"{setting} out."
+        )
+    if _holds_nothing_out(config):
+        raise ValueError(
+            f"{setting} is {value}, but nothing is held out: set data.eval_fraction to more than 0, name "
+            f"data.eval_path, or leave {setting} out."
         )
 
 
@@ -538,11 +549,7 @@ def _check_best(config: TrainConfig) -> None:
             f"checkpoint.best is {kept.best} and log.eval_every is null, so there is one evaluation, after the last "
             "step: set log.eval_every, or leave checkpoint.best out."
         )
-    scored = isinstance(config, RunConfig) and Mixture.of(config.objective).reads(Reads.SCORES)
-    if scored or _holds_nothing_out(config):
-        why = f"held-out pairs have no scores, which {config.objective.name} reads" if scored else "nothing is held out"
-        remedy = "" if scored else "set data.eval_fraction to more than 0, name data.eval_path, or "
-        raise ValueError(f"checkpoint.best is {kept.best}, but {why}: {remedy}leave checkpoint.best out.")
+    _check_evaluated(config, "checkpoint.best", kept.best)
 
 
 def _check_plan(config: TrainConfig) -> None:

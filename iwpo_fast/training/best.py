@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sized
 
-from iwpo_fast.config import CheckpointConfig
+from iwpo_fast.config import CheckpointConfig, TrainConfig
 from iwpo_fast.training.checkpoint import Best, TrainState
 
 RISE = ("eval_rewards/accuracies", "eval_rewards/margins")
@@ -30,13 +30,14 @@ def note_evaluation(state: TrainState, metrics: Mapping[str, float], config: Che
         state.best = best._replace(waited=best.waited + 1)
 
 
-def check_evaluated(config: CheckpointConfig, held_out: Sized | None, source: str) -> None:
-    """Raise ValueError if a best evaluation is asked for and no pair was left to evaluate on."""
-    if config.best is not None and not held_out:
-        raise ValueError(
-            f"checkpoint.best is {config.best}, but no pair of {source} is held out: raise data.eval_fraction, name "
-            "data.eval_path, or leave checkpoint.best out."
-        )
+def check_evaluated(config: TrainConfig, held_out: Sized | None, source: str) -> None:
+    """Raise ValueError if evaluations are to be more than numbers, and no pair was left to evaluate on."""
+    for setting, value in {"checkpoint.best": config.checkpoint.best, "log.samples": config.log.samples}.items():
+        if value and not held_out:
+            raise ValueError(
+                f"{setting} is {value}, but no pair of {source} is held out: raise data.eval_fraction, name "
+                f"data.eval_path, or leave {setting} out."
+            )
 
 
 def best_lines(state: TrainState, config: CheckpointConfig) -> list[str]:

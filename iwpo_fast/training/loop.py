@@ -109,7 +109,7 @@ def _train(
     if held_out_rows is not None:
         held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
-    check_evaluated(config.checkpoint, held_out, rows.source)
+    check_evaluated(config, held_out, rows.source)
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
     for ledger in ledgers.values():

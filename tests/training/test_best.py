@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from iwpo_fast.cli import main
 from iwpo_fast.config import CheckpointConfig, LogConfig, OptimConfig
 from iwpo_fast.training import loop, train
-from iwpo_fast.training.best import best_lines, note_evaluation
+from iwpo_fast.training.best import best_lines, check_evaluated, note_evaluation
 from iwpo_fast.training.checkpoint import Best, TrainState
 
 EVERY = LogConfig(every=2, eval_every=1)
@@ -129,6 +129,21 @@ def test_the_first_of_equals_is_the_best_and_what_is_no_number_is_never(metric, 
 
 def test_records_of_other_runs_are_as_before() -> None:
     assert list(TrainState(step=3).record()) == ["step", "pairs", "tokens", "objective"]
+
+
+@pytest.mark.parametrize(
+    ("log", "checkpoint", "setting"),
+    [
+        (LogConfig(samples=2), CheckpointConfig(), "log.samples is 2"),
+        (LogConfig(), CheckpointConfig(best="eval_loss"), "checkpoint.best is eval_loss"),
+    ],
+)
+def test_what_needs_evaluations_needs_a_pair_that_was_held_out(config, log, checkpoint, setting) -> None:
+    settings = config(log=log, checkpoint=checkpoint)
+    check_evaluated(settings, [1], "p.jsonl")
+    for held_out in ([], None):
+        with pytest.raises(ValueError, match=rf"{setting}, but no pair of p\.jsonl is held out: raise"):
+            check_evaluated(settings, held_out, "p.jsonl")
 
 
 @pytest.mark.parametrize(
