@@ -339,12 +339,11 @@ OF_MODULES = {"json", "np", "yaml", "format"}
 READERS = {
     *("agreement.py", "checksums.py", "files.py", "lifeline.py", "peers.py", "recipe.py", "threads.py"),
     *("recipe_shelf.py", "demo/generate.py", "demo/run.py", "integrations/trl_recipe.py", "report/run_files.py"),
-    *("data/arrow_rows.py", "data/arrow_values.py", "data/columns.py", "data/marks.py", "data/messages.py"),
-    *("data/read.py", "data/recognise.py", "data/row_files.py", "sampling/drawer.py", "sampling/store.py"),
+    *("data/arrow_rows.py", "data/columns.py", "data/marks.py", "data/strict_json.py"),
+    *("sampling/drawer.py", "sampling/store.py", "evaluation/command/subject.py"),
     *("training/run_folder.py", "training/stored_tensors.py", "training/summary.py", "training/trackers.py"),
     *("pipeline/origin.py", "pipeline/rows_file.py", "rewards/reward_model_files.py", "rewards/store.py"),
-    *("models/pretrained.py", "models/saved_files.py", "models/saving.py", "models/trained.py"),
-    "evaluation/command/subject.py",
+    *("models/adapters.py", "models/pretrained.py", "models/saved_files.py", "models/saving.py", "models/trained.py"),
 }
 """Modules that read files, each tried above, or what this job or package has written."""
 

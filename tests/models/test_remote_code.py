@@ -154,7 +154,7 @@ def test_trusting_the_tiny_model_has_no_effect_and_is_refused() -> None:
 
 
 LOADERS = ("from_pretrained", "from_config")
-WITHOUT_CODE = ("GenerationConfig", "PeftModel")
+WITHOUT_CODE = ("GenerationConfig", "PeftModel", "peft.PeftConfig")
 """Classes whose files are settings and numbers alone; an adapter's go through `check_saved`, which refuses pickles."""
 
 

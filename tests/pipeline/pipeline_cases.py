@@ -132,13 +132,14 @@ def losses(folder: Path | str) -> list[float]:
 
 
 def results(place: Path) -> dict[str, bytes]:
-    """Every file of the pipeline at `place`, except caches, and metrics, because they hold times."""
+    """Every file of the pipeline at `place`, except caches, metrics, because they hold times, and the page of the run,
+    which a stage alone does not write."""
     folder = place / "run"
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: path.read_bytes()
         for name, path in sorted(found.items())
-        if not name.startswith("cache/") and not name.endswith(("metrics.jsonl", "metrics.json"))
+        if not name.startswith("cache/") and not name.endswith(("metrics.jsonl", "metrics.json", "report.html"))
     }
 
 

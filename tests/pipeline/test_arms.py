@@ -227,7 +227,7 @@ KILLS = {
     "between two arms": ("iwpo_fast.pipeline.manifest:Manifest.take_over", 2),
     "while files are taken over": ("iwpo_fast.pipeline.manifest:link", 5),
     "in the training of an arm": ("iwpo_fast.training.loop:train_step", 10),
-    "before the table": ("iwpo_fast.pipeline.arms:save_json", 1),
+    "before the table": ("iwpo_fast.pipeline.arms:save_record", 1),
 }
 
 

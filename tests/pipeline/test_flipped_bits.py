@@ -61,6 +61,7 @@ def test_a_bit_of_any_file_of_a_finished_pipeline(finished, place) -> None:
         found = results(place)
         for other in expected:
             assert found[other] == expected[other] or other.startswith(UNREAD), f"{name} was flipped, {other} differs"
+        assert (place / "run/report.html").read_bytes() == (finished / "run/report.html").read_bytes()
     # Whatever a stage has written it writes again; only the record of them all has no other copy.
     assert refused == ["manifest.json"]
 
@@ -119,7 +120,8 @@ def test_a_bit_of_any_file_of_a_run_with_samples_and_arms(with_all, place) -> No
         differing = {other for other in expected.keys() | found.keys() if expected.get(other) != found.get(other)}
         assert differing <= {str(name)}, f"{name} was flipped: {differing}"
         assert not (differing and reads.opened), f"{name} is damaged, and was read"
-    assert sorted(refused) == ["arms/dpo/manifest.json", "manifest.json"]
+    # The page, which is written anew where there are arms, shows the metrics.
+    assert sorted(refused) == ["arms/dpo/manifest.json", "manifest.json", "train/metrics.jsonl"]
 
 
 @pytest.mark.slow

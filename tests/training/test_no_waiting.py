@@ -120,12 +120,23 @@ def steps(policy: Policy, objective: str | dict[str, float], device: torch.devic
         yield
 
 
+class LikeFused(torch.optim.AdamW):
+    """Told by the device whether to step, as fused AdamW is, though it steps in any case."""
+
+    def __init__(self, *args: Any, fused: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._step_supports_amp_scaling = True
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.__dict__.pop("found_inf").device.type == "meta"
+        return super().step(closure)
+
+
 @pytest.fixture
 def nowhere(monkeypatch) -> Callable[..., Policy]:
     """Makes policies whose tensors have no values; autocast and fused AdamW, which do not know their device,
     are left out."""
-    plain = torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **options: plain(*args, **options))
+    monkeypatch.setattr(torch.optim, "AdamW", LikeFused)
     monkeypatch.setattr(Policy, "autocast", lambda self: contextlib.nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     return lambda backend, shared: make_policy(NOWHERE, torch.float32, backend, shared=shared)

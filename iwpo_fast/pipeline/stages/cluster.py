@@ -50,11 +50,11 @@ def run(job: PipelineJob, features: PairFeatures) -> Result:
     for line in mixture_lines(report):
         print(line)
     print(f"{clusters.count} clusters of {', '.join(f'{size:,}' for size in sizes)} pairs", end="")
-    print(merged_words(len(clusters.merged), clusters.count, config.clusters.min_pairs))
+    print(_merged_words(len(clusters.merged), clusters.count, config.clusters.min_pairs))
     return {"clusters": clusters.count, "pairs_per_cluster": sizes} | ({"mixture": report} if report else {})
 
 
-def merged_words(found: int, kept: int, min_pairs: int) -> str:
+def _merged_words(found: int, kept: int, min_pairs: int) -> str:
     """What became of clusters that had too few pairs; nothing where all are there."""
     if found == kept:
         return ""
