@@ -195,6 +195,7 @@ def load_weights(folder: Path, parameters: Mapping[str, Tensor], world: World) -
     Raises:
         ValueError: the checkpoint is damaged.
     """
+    world.barrier()  # the first process may not have renamed the newest yet, and then removes those before
     path = checkpoints(folder)[-1]
     refuse_pickled(path)
     try:
