@@ -11,7 +11,7 @@ import pytest
 import table
 from children import Ended, run
 from places import OUT, new_place, results, words
-from suite import KINDS, outcome_of
+from suite import KINDS, outcome_of, without_places
 from verdicts import FAULTS, Outcome, Verdict, judge
 from wholes import Wholes
 
@@ -87,3 +87,8 @@ def test_the_table_keeps_cases_of_earlier_parts_and_counts_faults(tmp_path: Path
     assert "| kills | x | 0 | 3 | 2 | 0 | 0 | 0 | 0 | 1 | 0 | 4 |" in said and "- kills 0: hang: b" in said
     assert "| data | y | fixed | 7 | 0 | 0 | 7 | 0 | 0 | 0 | 0 | 1 |" in said and table.number_of_faults(fuzz) == 0
     assert table.number_of_faults(json.loads(path.read_text())["kinds"]["kills"]) == 1
+
+
+def test_what_is_kept_of_a_case_names_no_folder_of_this_machine() -> None:
+    said = 'no room at "/var/tmp-1/faults-a1_b/place-21/disk/x", nor in /t/faults-a/place-2: see /etc/faults'
+    assert without_places(said) == 'no room at "place-21/disk/x", nor in place-2: see /etc/faults'
