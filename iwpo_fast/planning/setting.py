@@ -9,7 +9,7 @@ import numpy as np
 from iwpo_fast.config import CandidateConfig, LoraConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.importance.preferred import FEWEST_RESPONSES, preferred_pairs
+from iwpo_fast.importance.preferred import has_several, preferred_pairs
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.planning.counts import PairsToRun, pairs_of
 from iwpo_fast.planning.gpus import GPUS, Gpu
@@ -63,9 +63,11 @@ class Setting(NamedTuple):
         Which candidates make these is not known before there are rewards, so all are taken to be as likely.
         """
         of = self.run_once
-        draws = _preferred_pairs(self.config) if np.bincount(of.prompt_of).max() >= FEWEST_RESPONSES else 0
+        several = has_several(of.prompt_of)
+        draws = _preferred_pairs(self.config) if several.any() else 0
         alike = np.ones(len(of))
         drawn = preferred_pairs(alike, of.prompt_of, alike, alike, draws, seed=self.config.seed)
+        drawn = drawn.take(np.flatnonzero(several[drawn.chosen]))
         chosen, rejected = np.concatenate([of.chosen, drawn.chosen]), np.concatenate([of.rejected, drawn.rejected])
         return PairsToRun(of, chosen, rejected)
 
