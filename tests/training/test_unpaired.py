@@ -16,10 +16,10 @@ from ranks import run_on_ranks
 from test_equivalence import logged
 from toy_pairs import write_pairs
 
-from iwpo_fast.config import CheckpointConfig, DataConfig, MixConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from iwpo_fast.config import CheckpointConfig, DataConfig, MixedConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.data import Pairs
 from iwpo_fast.data.batch import flat_batch
-from iwpo_fast.data.pairs import Ragged
+from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.training import train
 from iwpo_fast.training.loss import PreferenceLoss, TokenScores
@@ -83,7 +83,7 @@ def test_the_halves_of_pairs_have_half_of_their_loss_and_gradient(name: str, smo
     """Half, because the denominator counts rows."""
     pairs, found = some_pairs(0), []
     for some in (pairs, as_singles(pairs)):
-        logp_of = -torch.linspace(0.1, 2.0, 9, dtype=torch.float64).requires_grad_()
+        logp_of = torch.linspace(-0.1, -2.0, 9, dtype=torch.float64, requires_grad=True)
         loss_of(name, some, logp_of, label_smoothing=smoothing).backward()
         assert logp_of.grad is not None
         found.append(logp_of.grad)
@@ -105,6 +105,7 @@ def test_an_absent_completion_is_no_sequence() -> None:
     assert (responses.completions.lengths[responses.to_run] > 0).all() and len(responses.to_run) == 10
 
 
+@pytest.mark.slow
 def test_no_number_of_an_absent_completion_is_counted(unpaired: Make, tmp_path: Path) -> None:
     settings = unpaired()
     train(settings)
@@ -119,6 +120,7 @@ def test_no_number_of_an_absent_completion_is_counted(unpaired: Make, tmp_path: 
     assert last["eval_loss"] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [True, False])
 @pytest.mark.parametrize("name", ["kto", "bco"])
 def test_completions_of_one_kind_train(config: Make, pairs_file: Path, tmp_path: Path, name: str, label: bool) -> None:
@@ -171,19 +173,20 @@ def test_two_processes_have_the_losses_of_one(unpaired: Make, tmp_path: Path) ->
         assert logged(together, key) == pytest.approx(logged(alone, key), rel=2e-5, abs=1e-6), key
 
 
+@pytest.mark.slow
 def test_paired_and_unpaired_data_train_together(unpaired: Make, tmp_path: Path, capsys: Any) -> None:
     pairs = write_pairs(tmp_path / "more.jsonl", rows=20, seed=1)
-    data = dataclasses.replace(unpaired().data, mix=[MixConfig(path=str(pairs), weight=0.5)])
+    data = dataclasses.replace(unpaired().data, mix=[MixedConfig(path=str(pairs), weight=0.5)])
     train(unpaired(data=data))
     said = capsys.readouterr().out
     assert "rows read" in said and "desirable" in said
-    with pytest.raises(ValueError, match=r"row 1 has one completion.*sigmoid compares two.*kto"):
+    with pytest.raises(ValueError, match=r"row \d+ has one completion.*sigmoid compares two.*kto"):
         train(unpaired(data=data, objective=ObjectiveConfig(), output_dir=str(tmp_path / "refused")))
 
 
 def test_objectives_that_compare_refuse_rows_of_one_completion_before_a_model_is_read(unpaired: Make) -> None:
     model = dataclasses.replace(unpaired().model, path="/nowhere")
-    with pytest.raises(ValueError, match=r"In .*kto.jsonl, row 1 has one completion.*objective sigmoid compares two"):
+    with pytest.raises(ValueError, match=r"In kto\.jsonl, row \d+ has one completion.*objective sigmoid compares"):
         train(unpaired(model=model, objective=ObjectiveConfig()))
     with pytest.raises(ValueError, match=r"objective ipo compares two: set objective.name to one of .*kto"):
         train(unpaired(model=model, objective=ObjectiveConfig(name={"kto": 1.0, "ipo": 0.1})))
@@ -202,7 +205,8 @@ def test_a_weight_multiplies_the_loss_of_its_row(tmp_path: Path) -> None:
     assert loss_of("bco", doubled, logp_of) == pytest.approx(2 * loss_of("bco", pairs, logp_of).item())
 
 
-def test_data_config_is_read_from_csv(config: Make, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_labels_are_read_from_csv(config: Make, tmp_path: Path) -> None:
     path = tmp_path / "kto.csv"
     path.write_text("prompt,completion,label,weight\n" + "".join(f"say {i},no {i},{i % 2},0.5\n" for i in range(20)))
     data = DataConfig(path=str(path), eval_fraction=0, cache_dir=str(tmp_path / "cache"))
