@@ -76,13 +76,15 @@ def read_single(row: Row) -> RowOfPairs:
         raise ValueError(
             f"has a completion of type {type(completion).__name__}: make it a string or a list of messages."
         )
-    if is_empty(completion if isinstance(completion, str) else as_messages(completion, "completion")):
-        raise ValueError("has an empty completion: fill it in or remove the row.")
+    if isinstance(completion, list):
+        as_messages(completion, "completion")
     is_text = isinstance(completion, str) and not completion.startswith(HUMAN)
-    if not row.get("prompt") and (is_text or len(completion) < 2):
+    if completion and not row.get("prompt") and (is_text or len(completion) < 2):
         raise ValueError("has one completion and no prompt: add it, or name the column that holds it in data.columns.")
     prompt = with_messages(row, ["prompt"]).get("prompt")
-    texts = canonical({"prompt": prompt, "chosen": completion, "rejected": completion})
+    texts = canonical({"prompt": prompt, "chosen": completion, "rejected": completion}, may_be_empty=True)
+    if is_empty(texts[1]):
+        raise ValueError("has an empty completion: fill it in or remove the row.")
     return RowOfPairs([PairOfRow(texts, desirable=row[DESIRABLE])])
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LINES_OF_A_PART = 2
 """Lines of a prompt or a completion of which not all is shown."""
 
+INDENT = 11
 SPACE = "␣"
 
 
@@ -72,7 +73,7 @@ def _lines_of(look: Look, reader: _Reader, width: int, *, full: bool) -> Iterato
         yield [Span("  "), *line] if i else line
     if look.left_out is not None:
         yield [Span(f"  left out: {look.left_out}", "note")]
-    indent = max(map(len, look.parts), default=0) + 3
+    indent = max(INDENT, *(len(part_name) + 3 for part_name in look.parts))
     room = width - indent
     for part_name, part in look.parts.items():
         spans = reader.all_of(part) if full else reader.ends_of(part, room * LINES_OF_A_PART)
