@@ -71,8 +71,7 @@ def tokenise(
         seams=counted_seams(seams),
         left_out=not_written,
         with_context=int((pairs.tokens_trained < _lengths(pairs)).any(1).sum()),
-        **counts,
-        **_singles(pairs),
+        **(counts | _singles(pairs)),
     )
     if ledger.kept == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.dropped.items())

@@ -120,7 +120,7 @@ def test_cached_log_probs_of_before_are_not_taken(policy_of, tokenizer) -> None:
     pairs = long_and_short_pairs(len(tokenizer))
     assert pass_settings(policy_of("llama"), pairs).get("rope") is None
     dynamic = policy_of("llama", max_length=64, changes=MODELS["dynamic llama"][1])
-    assert pass_settings(dynamic, pairs)["rope"] == "by sequence"
+    assert pass_settings(dynamic, pairs)["rope"] == "by sequence, behind context too"
 
 
 def test_generation_sees_the_frequencies_of_transformers(policy_of, tmp_path) -> None:
