@@ -123,27 +123,14 @@ class Policy(nn.Module):
         hidden, rows = self._decode(batch)
         index = batch.hidden_index
         if rows is not None and self.rope.limit is not None:
-            index = self._in_own_sequence(batch)
+            # Each in its own sequence: the hidden state of a shared prompt depends on the length of the whole.
+            index = rows[batch.completion_index] - 1
         elif rows is not None and self.head.is_adapted:
             hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
         elif rows is not None:
             index = rows[index]
         read = self.head.token_statistics if statistics else self.head.token_logps
         return read(hidden, batch.labels, index, dtype=self.compute_dtype)
-
-    def _in_own_sequence(self, batch: FlatBatch) -> Tensor:
-        """int64 [N], rows of the hidden states that predict the supervised tokens, each in its own sequence.
-
-        `hidden_index` has the last token of a shared prompt in the first sequence alone, which is as good as any other
-        where a hidden state does not depend on the length of the whole sequence.
-        """
-        counts, ends = batch.segments.diff(), batch.cu_seqlens[1:].long()
-        behind = torch.arange(len(batch.labels), device=counts.device)
-        shift = ends - batch.segments[1:] - 1
-        if self.layout == "padded":
-            starts = batch.cu_seqlens[:-1].long()
-            shift = shift - starts + batch.max_seqlen * torch.arange(len(starts), device=counts.device)
-        return behind + torch.repeat_interleave(shift, counts, output_size=len(behind))
 
     def hidden_states(self, batch: FlatBatch) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.

@@ -123,7 +123,7 @@ def _row_sums(part: Ragged) -> np.ndarray:
 
 def pass_batches(policy: Policy, responses: Responses, tokens_per_batch: int, world: World) -> list[list[np.ndarray]]:
     """The responses in each batch of each rank; those to one prompt together if the policy shares prompts."""
-    rows, tokens, of_prompt = np.arange(len(responses)), responses.completions.lengths, responses.prompts.lengths
+    rows, tokens, of_prompt = responses.to_run, responses.completions.lengths, responses.prompts.lengths
     shared = SharedPrompts(responses.prompt_of, of_prompt) if policy.layout == "shared" else None
     if shared is None:
         tokens = tokens + of_prompt[responses.prompt_of]
@@ -163,8 +163,11 @@ def run_batches(
         workers: as of `made_ahead`.
     """
 
+    there = responses.to_run
+    shortest = there[[responses.completions.lengths[there].argmin()]]
+
     def make(micro_batch: MicroBatch) -> FlatBatch:
-        rows = micro_batch.rows if len(micro_batch.rows) else np.array([responses.completions.lengths.argmin()])
+        rows = micro_batch.rows if len(micro_batch.rows) else shortest
         return policy.ready(flat_responses(responses, rows))
 
     return in_lockstep(policy, made_ahead(make, as_micro_batches(batches), world.device, workers))

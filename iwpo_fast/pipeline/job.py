@@ -18,6 +18,7 @@ from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
 from iwpo_fast.data import Ledger, Pairs, read_rows, tokenise
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.unpaired import refuse_unpaired
 from iwpo_fast.files import load_tensors
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
@@ -87,6 +88,8 @@ class PipelineJob:
         def load() -> tuple[Rows, Rows | None]:
             data = self.config.data
             rows, held_out = read_rows(data)
+            for some in (rows, held_out):
+                refuse_unpaired(some, "iwpo run")
             if data.as_chat != "auto":
                 return rows, held_out
             tokenizer = load_tokenizer(self.config.model, rows.texts())
