@@ -17,6 +17,7 @@ from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.attention import AttentionMetadata
+from iwpo_fast.models.context_slice import ContextSlice
 from iwpo_fast.models.policy import Policy
 
 LENGTHS = (3, 4, 2)
@@ -92,6 +93,8 @@ def native_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
 def _with_rehearsal(batch: FlatBatch) -> FlatBatch:
     """Flat layouts run the backward pass of their attention too, so that one without is found before the first step."""
     tables = batch.tables
+    if isinstance(tables, ContextSlice):
+        return replace(batch, tables=replace(tables, attention=replace(tables.attention, rehearsal=True)))
     return replace(batch, tables=replace(tables, rehearsal=True)) if isinstance(tables, AttentionMetadata) else batch
 
 
