@@ -1,4 +1,4 @@
-"""Processes that compute one batch together, each a slice of its tokens (context parallelism), and what they exchange."""
+"""Processes that compute slices of one batch (context parallelism), and what they send to one another."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, saved_files, saving
-from iwpo_fast.models.context_slice import ContextSlice
+from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.rope import RopeBySequence
@@ -186,7 +186,7 @@ class Policy(nn.Module):
             self.reshard()
 
     def _decode(self, batch: FlatBatch) -> tuple[Tensor, Tensor | None]:
-        """Hidden states [R, H] of all tokens that the layout runs here, and the rows [T] of the batch's, or None for all.
+        """Hidden states [R, H] of all tokens that run here, and the rows [T] of the batch's, or None for all.
 
         Args:
             batch: as `ready` returns it.

@@ -17,7 +17,7 @@ from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.attention import AttentionMetadata
-from iwpo_fast.models.context_slice import ContextSlice
+from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.policy import Policy
 
 LENGTHS = (3, 4, 2)

@@ -13,7 +13,7 @@ from iwpo_fast.context_group import ContextGroup
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.ragged import bounds_of, positions_of
 from iwpo_fast.data.tensor_dataclass import TensorDataclass
-from iwpo_fast.models.attention import AttentionMetadata
+from iwpo_fast.models.attention.metadata import AttentionMetadata
 
 
 class Parts(NamedTuple):
@@ -25,20 +25,23 @@ class Parts(NamedTuple):
     def begins(self, starts: np.ndarray) -> Parts:
         """Where these parts begin, in sequences that begin at `starts` [S].
 
-        The early parts lie in the order of ranks, the late ones behind them in the reverse order.
+        The early parts lie in the order of ranks, the late ones behind them in the reverse order. Each sequence begins
+        with another rank, because the late part of the first has most of what is supervised behind a long prompt.
         """
-        middle = starts + self.early.sum(0)
-        behind = self.late[::-1].cumsum(0)[::-1]
-        return Parts(starts + self.early.cumsum(0) - self.early, middle + behind - self.late)
+        ranks, sequences = self.early.shape
+        order = (np.arange(ranks)[:, None] + np.arange(sequences)) % ranks  # the rank at each place
+        early, late = (np.take_along_axis(x, order, axis=0) for x in self)
+        begins = starts + early.cumsum(0) - early, starts + early.sum(0) + late[::-1].cumsum(0)[::-1] - late
+        return Parts(*(np.take_along_axis(x, order.argsort(0), axis=0) for x in begins))
 
 
 def parts_of(lengths: np.ndarray, ranks: int) -> Parts:
     """Deal the tokens of each of S sequences to ranks, so that both tokens and attention are even.
 
-    A query attends to all before it. Of a sequence in 2 · ranks equal parts, a rank has part r from the front and part
-    r from the back, whose queries attend to as many keys together as those of any other rank (the order of Llama 3,
-    arXiv 2407.21783, section 3.3.2, here in each sequence, whatever the lengths). Tokens that are left over go round,
-    from sequence to sequence, so that no rank has more than one token more than another.
+    A query attends to all before it. Of a sequence in 2 · ranks equal parts, a rank has one part and the part as far
+    from the end as that is from the beginning, whose queries attend to as many keys together as those of any other rank
+    (after Llama 3, arXiv 2407.21783, as understood here, which cuts a batch so; here it is each sequence). Tokens that
+    are left over go round, from sequence to sequence, so that no rank has more than one token more than another.
     """
     each, over = np.divmod(lengths.astype(np.int64), ranks)
     first = over.cumsum() - over
@@ -81,9 +84,7 @@ class ContextSlice(TensorDataclass):
         run = positions_of(own.begins, own.counts)
         padding_at = context.rank * width + len(run) + np.arange(len(padding))
         keys = np.concatenate([entry_places[positions_of(own.key_begins, own.key_counts)], padding_at])
-        counts, key_counts = (
-            np.append(x, len(padding)) if len(padding) else x for x in (own.counts, own.key_counts)
-        )
+        counts, key_counts = (np.append(x, len(padding)) if len(padding) else x for x in (own.counts, own.key_counts))
         device = batch.expand_index.device
 
         def there(values: np.ndarray) -> Tensor:
