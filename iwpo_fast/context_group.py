@@ -28,7 +28,7 @@ class ContextGroup:
 
     def gathered(self, values: Tensor) -> Tensor:
         """[L, ...] of each process to [size · L, ...], by rank; the gradients of all processes are summed."""
-        return _Gathered.apply(values, self)  # type: ignore[no-any-return, no-untyped-call]
+        return _Gathered.apply(values, self)
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the processes.
@@ -36,7 +36,7 @@ class ContextGroup:
         All of them compute the same loss from it, so its gradient is that of each summand as it is: a sum of the
         gradients would count the loss `size` times.
         """
-        return _Summed.apply(values, self)  # type: ignore[no-any-return, no-untyped-call]
+        return _Summed.apply(values, self)
 
 
 class _Gathered(torch.autograd.Function):

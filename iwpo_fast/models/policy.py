@@ -151,7 +151,8 @@ class Policy(nn.Module):
             logps = self.head.token_logps(hidden, labels, part.rows, dtype=self.compute_dtype)
             return part.of_group(logps, len(batch.labels))
         found = self.head.token_statistics(hidden, labels, part.rows, dtype=self.compute_dtype)
-        return TokenStatistics(*(None if x is None else part.of_group(x, len(batch.labels)) for x in found))
+        given = {name: values for name, values in found._asdict().items() if values is not None}
+        return found._replace(**{name: part.of_group(values, len(batch.labels)) for name, values in given.items()})
 
     def _in_own_sequence(self, batch: FlatBatch) -> Tensor:
         """int64 [N], rows of the hidden states that predict the supervised tokens, each in its own sequence.
