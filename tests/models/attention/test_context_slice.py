@@ -87,13 +87,13 @@ def test_short_answers_to_long_prompts_fall_to_all_ranks() -> None:
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_ranks_have_even_attention_whatever_the_lengths_of_a_batch(ranks, shared) -> None:
-    """Pairs of queries and keys: the largest is within 0.2 % of the mean, of 56,000 tokens in four sequences."""
+    """In pairs of queries and keys, of four sequences of 5,777 to 31,200 tokens."""
     batch = batch_of((30_000, 5_000), (1_200, 9_000), (300, 777))
     pairs = []
     for part in slices_of(batch, ranks, "varlen", shared=shared):
         of_queries, of_keys = (x.diff().double() for x in (part.attention.cu_queries, part.attention.cu_seqlens))
         pairs.append(float((of_queries * of_keys - of_queries * (of_queries - 1) / 2).sum()))
-    assert max(pairs) <= 1.002 * np.mean(pairs)
+    assert max(pairs) <= 1.0002 * np.mean(pairs)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
