@@ -31,6 +31,7 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import load_policy
+from iwpo_fast.models.attention.rectangles import Rectangle
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import train
@@ -159,6 +160,27 @@ def test_each_process_runs_and_keeps_its_share_of_a_long_pair(models) -> None:
     for ran, kept in slices:
         assert ran == tokens // 2
         assert kept <= 0.55 * whole
+
+
+def refusal_where_causal_masks_begin_together(model: ModelConfig) -> str:
+    """What loading says where the first query of a part sees the first key alone, as some kernels have it."""
+
+    def mask(self: Rectangle, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.full((self.queries, self.keys), -torch.inf, dtype=dtype, device=device).triu(1)
+
+    world = World.start("cpu").in_contexts_of(2)
+    tokenizer = train_tokenizer(TOKENIZER_TEXTS, TINY.vocab_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rectangle, "mask", mask)
+        with pytest.raises(ValueError, match="context_parallel") as refusal:
+            load_policy(model, tokenizer, world, seed=5, max_length=100)
+    return str(refusal.value)
+
+
+@pytest.mark.slow
+def test_an_attention_that_aligns_queries_with_the_first_keys_is_found_out_before_the_first_pass(models) -> None:
+    for said in run_on_ranks(2, refusal_where_causal_masks_begin_together, models["separate"]):
+        assert "cannot run flat, its log-probs would differ from those of separate sequences" in said
 
 
 @pytest.mark.parametrize(("processes", "context"), [(4, 3), (2, 4), (1, 2)])
