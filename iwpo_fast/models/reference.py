@@ -94,7 +94,7 @@ def _compute(
 ) -> dict[str, np.ndarray]:
     responses = Responses.of(pairs)
     values = np.zeros(len(responses.completions.values), np.float32)
-    batches = pass_batches(policy, responses, tokens_per_batch, world)[world.rank]
+    batches = pass_batches(policy, responses, tokens_per_batch, world)[world.data_rank]
     with inside(policy), response_bar("reference log-probs", sum(map(len, batches)), world) as bar:
         for rows, batch in run_batches(policy, responses, batches, world, workers):
             put_values(values, responses, rows, policy(batch).float().cpu().numpy())
@@ -127,7 +127,7 @@ def pass_batches(policy: Policy, responses: Responses, tokens_per_batch: int, wo
     shared = SharedPrompts(responses.prompt_of, of_prompt) if policy.layout == "shared" else None
     if shared is None:
         tokens = tokens + of_prompt[responses.prompt_of]
-    return micro_batches(rows, tokens, budget=tokens_per_batch, ranks=world.size, shared=shared)
+    return micro_batches(rows, tokens, budget=tokens_per_batch, ranks=world.data_size, shared=shared)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class PipelineJob:
         if self.world.size == 1:
             return self
         # What it loads stays in the copy: when all ranks load, the others wait until rank 0 has loaded first.
-        return replace(self, world=replace(self.world, rank=0, size=1), mesh=None, _kept=dict(self._kept))
+        return replace(self, world=replace(self.world, rank=0, size=1, context=None), mesh=None, _kept=dict(self._kept))
 
     @property
     def model(self) -> ModelConfig:
@@ -138,6 +138,7 @@ class PipelineJob:
         """The model as it is before training. All ranks call it."""
         policy = self._once("policy", lambda: self._policy(self.model, self.mesh))
         assert policy.is_sharded == (self.mesh is not None), "one process cannot run what several hold together"
+        assert policy.context is self.world.context, "one process cannot run what several compute together"
         return policy
 
     def load_features(self) -> PairFeatures:

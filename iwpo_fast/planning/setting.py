@@ -48,6 +48,11 @@ class Setting(NamedTuple):
         return self.config.plan.gpus
 
     @property
+    def data_gpus(self) -> int:
+        """How many micro-batches are computed at once, each by one GPU or by those of a context."""
+        return self.gpus // self.config.context_parallel
+
+    @property
     def policy(self) -> Policy:
         return self.shape.policy
 
@@ -117,5 +122,10 @@ def _shards(config: TrainConfig) -> int:
         raise ValueError(
             f"shard_over is {asked} and plan.gpus is {gpus}, which cannot be split into groups of {shards}: set "
             "plan.gpus to a multiple of that, or shard_over to all."
+        )
+    if gpus % config.context_parallel:
+        raise ValueError(
+            f"context_parallel is {config.context_parallel} and plan.gpus is {gpus}, which cannot be split into groups "
+            "of so many: set plan.gpus to a multiple of that."
         )
     return shards

@@ -93,7 +93,7 @@ def _train(
     world = World.start(config.device)
     _check_agreement(config, world)
     check_on_device(config.model, world.device)
-    mesh = shard_mesh(world, config.shard_over)
+    mesh, world = shard_mesh(world, config.shard_over), world.in_contexts_of(config.context_parallel)
     folder = RunFolder.check(config)
     if not config.dry_run and (done := finished(folder, world)) is not None:
         push_if_asked(folder.model, config.push_to_hub, world)
