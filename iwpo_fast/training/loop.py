@@ -41,6 +41,7 @@ from iwpo_fast.training.callbacks import Callback, Run
 from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, load_weights, save_checkpoint
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.finished import finished
+from iwpo_fast.training.held_out_margins import Margins, keep_margins
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
@@ -272,7 +273,9 @@ def _evaluate_if_due(run: Run, reporter: Reporter) -> None:
     evaluation = job.evaluation
     if evaluation is None or not _evaluation_due(job, state):
         return
-    metrics = evaluate(evaluation, state)
+    metrics, margins = evaluate(evaluation, state)
+    if job.world.is_main:  # before the line in `metrics.jsonl`, after which nothing is evaluated again
+        keep_margins(RunFolder(run.folder).margins, state.step, evaluation.pairs, margins)
     reporter.evaluation(state, metrics)
     note_evaluation(state, metrics, job.config.checkpoint)
     run.evaluated(metrics)
@@ -315,16 +318,18 @@ def train_step(
 
 
 @torch.no_grad()
-def evaluate(job: Job, state: TrainState) -> dict[str, float]:
-    """Exact metrics over all pairs of the job, named `eval_...`; for the objective they are one step."""
-    rows = np.arange(len(job.pairs))
+def evaluate(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
+    """Exact metrics over all pairs, named `eval_...`, and the margins of each; for the objective they are one step."""
+    rows, margins = np.arange(len(job.pairs)), Margins.empty(job.pairs, job.world.device)
     metrics, policy, loss = _metrics(job), job.policy.eval(), job.loss
     constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
     for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
-        output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
+        logps = loss.token_logps(policy, batch)
+        output = loss(logps, batch, float(len(rows)), constants_of(some))
+        margins.put(batch.rows, loss.margins(logps, batch))
         aux_loss = None if job.router is None else job.router(batch)
         metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()))
-    return held_out_metrics(metrics.compute(job.world))
+    return held_out_metrics(metrics.compute(job.world)), Margins(*map(job.world.sum_, margins))
 
 
 def _metrics(job: Job) -> PreferenceMetrics:
