@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.data import Pairs
+from iwpo_fast.evaluation.preference import without_rounding
 from iwpo_fast.files import load_with_metadata, save_tensors
 
 TOKENS = "tokens"
@@ -21,11 +23,15 @@ class Margins(NamedTuple):
 
     Attributes:
         margin: reward of the chosen minus reward of the rejected completion.
-        rounding: how large a margin may be and still be rounding alone.
+        size: sizes of both rewards, by which a margin may be rounding alone.
     """
 
     margin: Tensor
-    rounding: Tensor
+    size: Tensor
+
+    def settled(self) -> np.ndarray:
+        """The margins, 0 where they may be rounding alone."""
+        return without_rounding(self.margin.cpu().numpy(), self.size.cpu().numpy())
 
     @classmethod
     def empty(cls, pairs: Pairs, device: torch.device) -> Margins:
@@ -33,7 +39,7 @@ class Margins(NamedTuple):
 
     def put(self, rows: Tensor, found: Margins) -> None:
         """Take over what was found of these rows, int64."""
-        self.margin[rows], self.rounding[rows] = found
+        self.margin[rows], self.size[rows] = found
 
 
 def keep_margins(folder: Path, step: int, pairs: Pairs, margins: Margins) -> None:

@@ -123,10 +123,10 @@ class PreferenceLoss:
         )
 
     def margins(self, tokens: TokenScores, batch: FlatBatch) -> Margins:
-        """Implicit reward of each chosen minus that of the rejected completion, and what of it may be rounding."""
+        """Implicit reward of each chosen minus that of the rejected completion, and the sizes of both."""
         pair = self._pair(tokens, batch).detach()
         chosen, rejected = self.mixture.implicit_rewards(pair)
-        return Margins(chosen - rejected, TIE * self.mixture.size_of_rewards(pair))
+        return Margins(chosen - rejected, self.mixture.size_of_rewards(pair))
 
     def sequence_logps(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:
         """float64 [P, 2], log-probs of chosen and rejected completions, without gradient."""

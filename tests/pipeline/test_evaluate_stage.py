@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from pipeline_cases import results, stages_done, toy_config, write_toy_data
 
 from iwpo_fast.config import ObjectiveConfig, OptimConfig, ReferenceSyncConfig, RunConfig
+from iwpo_fast.files import load_record, load_with_metadata
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.pipeline.manifest import Manifest
 
@@ -68,6 +70,16 @@ def test_a_damaged_file_of_margins_is_not_taken_over(copied: Path) -> None:
     for path in KEPT.iterdir():
         path.write_bytes(path.read_bytes()[:-1] + b"\1")
     assert evaluated(toy_config()) == taken_over
+
+
+@pytest.mark.slow
+def test_the_accuracy_of_the_stage_is_that_of_the_training_where_margins_are_rounding(place: Path) -> None:
+    write_toy_data()
+    config = toy_config(optim=OptimConfig(lr=1e-12, pairs_per_step=8, max_steps=2, tokens_per_batch=256))
+    stages_done(config)
+    trained = load_record(Path("run/train/summary.json"))["after"]["eval_rewards/accuracies"]
+    assert json.loads(Path("run/evaluation/evaluation.json").read_text())["all"]["accuracy"] == trained == 0.5
+    assert load_with_metadata(KEPT / "step-00000002.safetensors")[0]["margin"].any()  # so that exact ties are not all
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def _found_in_training(job: PipelineJob, pairs: Pairs, when: Literal["before", "
         folder = RunFolder(job.folder.training)
         evaluation = getattr(TrainSummary.load(folder.summary), when)
         kept = kept_margins(folder.margins, int(evaluation["step"]), pairs) if evaluation else None
-        return None if kept is None else kept.margin.numpy()
+        return None if kept is None else kept.settled()
 
     return job.world.from_main(read() if job.world.is_main else None)
 
@@ -123,7 +123,7 @@ def _pass(job: PipelineJob, loss: PreferenceLoss, pairs: Pairs) -> np.ndarray:
     with torch.no_grad():
         for _, batch in in_lockstep(policy, batches):
             margins.put(batch.rows, loss.margins(loss.token_logps(policy, batch), batch))
-    return world.sum_(margins.margin).cpu().numpy()
+    return Margins(*map(world.sum_, margins)).settled()
 
 
 def _row(correct: np.ndarray, margins: np.ndarray) -> dict[str, float]:
