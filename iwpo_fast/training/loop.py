@@ -62,12 +62,15 @@ from iwpo_fast.world import World
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
 
 
-def train(config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = ()) -> TrainSummary | None:
+def train(
+    config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = (), about: str = ""
+) -> TrainSummary | None:
     """Run or resume the training that `config` describes.
 
     Args:
         read: gives the rows to train on and those held out, under the numbers that messages call them by.
         callbacks: functions of your own, called while it goes on.
+        about: a paragraph for the card of the model, on how the rows were made.
 
     Returns:
         The summary, or None after a dry run.
@@ -85,11 +88,11 @@ def train(config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Ca
         clock_at(folder.clock),
         threads_of_run(folder.threads) as other_threads,
     ):
-        return _train(config, other_threads, read, callbacks)
+        return _train(config, other_threads, read, callbacks, about)
 
 
 def _train(
-    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback]
+    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback], about: str
 ) -> TrainSummary | None:
     world = World.start(config.device)
     _check_agreement(config, world)
@@ -139,7 +142,7 @@ def _train(
         summary = summarise(folder, job, state)
         with written_aside(folder.model) as aside:
             policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
-            (aside / CARD).write_text(model_card(job, summary, rows.source), encoding="utf-8")
+            (aside / CARD).write_text(model_card(job, summary, rows.source, about), encoding="utf-8")
         summary.save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
