@@ -170,3 +170,11 @@ def test_a_key_that_stands_twice_is_refused_with_its_line_however_it_is_stored(w
     tools = '[{"type": "function", "type": "f"}]'
     with pytest.raises(ValueError, match="row 1 has the key 'type' twice in one object"):
         read_rows(write([TALK | {"tools": tools}]))
+
+
+def test_a_key_that_stands_twice_in_python_source_is_refused_as_in_json(write) -> None:
+    said = "[{{'role': 'user', 'content': 'q', 'content': 'r'}}, {{'role': 'assistant', 'content': '{}'}}]"
+    with pytest.raises(ValueError, match="row 1 has the key 'content' twice in one object: keep one of them"):
+        read_rows(write([{"chosen": said.format("a"), "rejected": said.format("b")}]))
+    answer = {"prompt": "q", "chosen": "{'a': 1, 'a': 2}", "rejected": "none"}
+    assert read_rows(write([answer]))[0].chosen == ["{'a': 1, 'a': 2}"]
