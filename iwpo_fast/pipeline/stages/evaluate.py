@@ -76,6 +76,7 @@ def _margins(job: PipelineJob, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 
     Where rewards are relative to a reference, it is the policy before training, and the margins before are 0.
     """
+    before: np.ndarray | None = None
     after = _found_in_training(job, pairs, "after")
     if PreferenceLoss(job.config.objective).mixture.reports_log_ratios:
         before = np.zeros(len(pairs))
