@@ -96,9 +96,12 @@ def train(setting: Setting) -> Estimate:
 
 
 def evaluate(setting: Setting) -> Estimate:
-    """The trained policy on held-out pairs."""
+    """The trained policy on held-out pairs, unless training has found what it gives."""
+    config = setting.config
     if setting.held_out is None:
         return Estimate(note="nothing is held out")
+    if config.reference_sync is None and not Mixture.of(config.objective).reads(Reads.SCORES):
+        return Estimate(note="from the last evaluation of the training")
     return _forward(setting, evaluation_work(setting.policy, setting.held_out, setting.config.optim, setting.data_gpus))
 
 
