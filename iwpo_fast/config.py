@@ -420,7 +420,10 @@ class RewardConfig:
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
         heads: `linear`; `mlp` puts a small network on the same features beside each linear head, of a width and decay
             that cross-validation chooses; `auto` does so where held-out labels are predicted better by more than a
-            standard error, and not with `tuning` or `overlap`, which are for linear heads alone.
+            standard error, and not with `tuning` or `overlap`, which are for linear heads alone; `gpm` embeds responses
+            so that scores of pairs may be cyclic (docs/systems/gpm.md).
+        preference_dimension: Dimensions of the embeddings of `heads: gpm`, an even number; with 2, and one of them the
+            same for all responses, it is a Bradley-Terry reward.
         centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
         folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model that saw all.
@@ -437,7 +440,8 @@ class RewardConfig:
     likelihood: bool | Literal["auto"] = "auto"
     ridge: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     residual: Annotated[float, POSITIVE] | Literal["auto"] | None = "auto"
-    heads: Literal["linear", "mlp", "auto"] = "auto"
+    heads: Literal["linear", "mlp", "auto", "gpm"] = "auto"
+    preference_dimension: Annotated[int, Limits(2)] = 4
     centring: Annotated[float, NOT_NEGATIVE] = 0.01
     overlap: Annotated[float, NOT_NEGATIVE] = 0.0
     folds: Annotated[int, POSITIVE] = 4

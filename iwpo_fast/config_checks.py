@@ -37,7 +37,9 @@ from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.terminal import escaped
 
-OF_HEADS = ("likelihood", "ridge", "residual", "heads", "centring", "overlap", "folds", "ensemble")
+OF_HEADS = (
+    *("likelihood", "ridge", "residual", "heads", "preference_dimension", "centring", "overlap", "folds", "ensemble"),
+)
 """Settings of rewards that only heads read."""
 
 OF_CALIBRATION = ("calibration_strength", "max_reward")
@@ -201,15 +203,23 @@ def check_reward_settings(rewards: RewardConfig) -> None:
             f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
-    if rewards.heads == "mlp" and (rewards.overlap or tuning is not None):
+    if rewards.heads in ("mlp", "gpm") and (rewards.overlap or tuning is not None):
         other = "tuning is set" if tuning is not None else f"overlap is {rewards.overlap}"
         raise ValueError(
-            f"rewards.heads is mlp and rewards.{other}, which is for linear heads alone: set rewards.heads to linear "
-            "or auto, or leave the other out."
+            f"rewards.heads is {rewards.heads} and rewards.{other}, which is for linear heads alone: set "
+            "rewards.heads to linear or auto, or leave the other out."
         )
     if source != "features":
         reason = f"rewards.source is {source}, which learns no heads"
         _refuse_unread(rewards, "rewards", OF_HEADS, reason, "set rewards.source to features")
+    if rewards.heads != "gpm":
+        reason = f"rewards.heads is {rewards.heads}, which embeds nothing"
+        _refuse_unread(rewards, "rewards", ["preference_dimension"], reason, "set rewards.heads to gpm")
+    elif rewards.preference_dimension % 2:
+        raise ValueError(
+            f"rewards.preference_dimension is {rewards.preference_dimension}, and preferences turn in planes of two "
+            "dimensions: give an even number."
+        )
     if source == "iwpo":
         reason = "rewards.source is iwpo, whose scores are calibrated already"
         _refuse_unread(rewards, "rewards", ("calibration", *OF_CALIBRATION), reason, "choose another source")

@@ -20,10 +20,11 @@ from iwpo_fast.rewards.checks import (
     uses_likelihood,
 )
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
+from iwpo_fast.rewards.head_kinds import Heads
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
-from iwpo_fast.rewards.network_heads import Heads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
+from iwpo_fast.rewards.preference_choice import with_preferences
 from iwpo_fast.rewards.report import report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
@@ -91,10 +92,13 @@ def score_pairs(
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     ridge, residual = penalties["ridge"], penalties["residual"]
-    of_folds = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
+    of_folds = fit_fold_heads(pairs, ridge, residual, response_cluster, table.prompt_of, response_fold, seed=seed)
     if may_have_networks(settings):
         of_folds, report = with_networks(of_folds, pairs, penalties)
         penalties = penalties | {"networks": report}
+    if settings.heads == "gpm":
+        of_folds, report = with_preferences(of_folds, pairs, penalties)
+        penalties = penalties | {"preferences": report}
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
