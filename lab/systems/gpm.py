@@ -66,8 +66,8 @@ def show(*, short: bool) -> Shown:
     note = (
         f"Held-out pairs that are right, least to most of {seeds} seeds; all pairs of the responses of {prompts} "
         f"prompts, one response of each kind; {FEATURES} features, and a kind is a point among them with noise of "
-        f"{NOISE} around it. The last column is what is left where every response must have one reward, its mean score against "
-        "the others of its prompt: nothing, because in a cycle each beats as many as beat it."
+        f"{NOISE} around it. The last column is what is left where every response must have one reward, "
+        "its mean score against the others of its prompt: nothing, because in a cycle each beats as many as beat it."
     )
     return Shown(CLAIM, holds, rows, {"held_out_accuracy": found, "prompts": prompts}, note)
 
