@@ -136,7 +136,7 @@ class RewardModel:
         language_model_reader = self._reader(device, language_model, trust_remote_code)
         with tempfile.TemporaryDirectory() as cache:
             reader = language_model_reader.with_options(tokens_per_batch, cache)
-            return self.score_rows(rows, reader, self._together(rows)).take((slice(None), 0))
+            return self.score_rows(rows, reader, self.together(rows)).take((slice(None), 0))
 
     def prefer(
         self,
@@ -178,9 +178,14 @@ class RewardModel:
             self._readers[device, language_model] = reader
         return self._readers[device, language_model]
 
-    def _together(self, rows: Rows) -> Ints | None:
-        """Rows of one prompt by a number of their own, where heads compare and so must find one prompt."""
-        if not isinstance(self.heads, PreferenceHeads):
+    @property
+    def compares(self) -> bool:
+        """Whether the score of a completion depends on the others of its prompt."""
+        return isinstance(self.heads, PreferenceHeads)
+
+    def together(self, rows: Rows) -> Ints | None:
+        """[N] int64, the same for rows of one prompt, where heads compare; None where rows are by themselves."""
+        if not self.compares:
             return None
         number: dict[str, int] = {}
         return np.array([number.setdefault(repr(prompt), len(number)) for prompt in rows.prompt], dtype=np.int64)
@@ -279,7 +284,7 @@ class RewardModel:
         return features.response, features.mean_logps[:, None]
 
     def _check_opponents(self, features: PairFeatures) -> None:
-        if not isinstance(self.heads, PreferenceHeads):
+        if not self.compares:
             return
         alone = int((np.bincount(features.table.prompt_of) == 1).sum())
         if alone:

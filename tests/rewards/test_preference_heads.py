@@ -101,7 +101,7 @@ def test_the_reward_of_a_response_is_its_mean_score_and_those_of_a_prompt_sum_to
 
 
 def test_rewards_of_two_responses_differ_by_their_score() -> None:
-    heads, features, cluster, prompt = made_up(responses=6)
+    heads, features, *_ = made_up(responses=6)
     pairs = np.arange(6) // 2
     found = rewards_of(heads, features, pairs % 2, pairs)
     expected = heads.scores((features,), pairs % 2, np.arange(0, 6, 2), np.arange(1, 6, 2))
@@ -186,6 +186,7 @@ def cyclic_world(prompts: int = 60) -> World:
     return World(plain.prompt_features, responses, PairTable(prompt, chosen, rejected, prompt), np.zeros(prompts, int))
 
 
+@pytest.mark.slow
 def test_a_cycle_is_learnt_and_the_report_tells_scores_of_pairs_from_rewards(one_choice, monkeypatch) -> None:
     monkeypatch.setattr(choice_module, "MOST_ROUNDS", 6)
     found = score(cyclic_world(), **FIXED, heads="gpm", folds=2, ensemble=1)
@@ -283,7 +284,7 @@ def test_a_response_alone_with_its_prompt_is_refused(learnt) -> None:
             {"heads": "gpm", "preference_dimension": 5},
             "preference_dimension is 5, and preferences turn in planes of two",
         ),
-        ({"heads": "gpm", "preference_dimension": 0}, "rewards.preference_dimension is 0: it must be 2 or more"),
+        ({"heads": "gpm", "preference_dimension": 0}, "rewards.preference_dimension is 0: it must be at least 2"),
         (
             {"preference_dimension": 2},
             "rewards.preference_dimension is 2 and rewards.heads is auto, which embeds nothing",
