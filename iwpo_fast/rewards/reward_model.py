@@ -14,14 +14,16 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.paths import expanded
 from iwpo_fast.rewards import reward_model_files as files
-from iwpo_fast.rewards.blocks import Float32s, Groups, Ints
+from iwpo_fast.rewards.blocks import Groups, Ints
 from iwpo_fast.rewards.calibration import Calibration, calibrate
 from iwpo_fast.rewards.clusters import Clusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
+from iwpo_fast.rewards.distribution_heads import DistributionHeads
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.head_kinds import HEADS, Heads
 from iwpo_fast.rewards.pair_table import PairFeatures
@@ -150,8 +152,8 @@ class RewardModel:
     ) -> Float64s:
         """[n] fp64, log-odds that the first of two completions is preferred to the second; NaN for what is too long.
 
-        Heads that compare need no third completion to say so; of other heads it is the gap of two rewards. The slope is
-        that of the prompt's cluster, and nothing is clipped.
+        Heads that compare need no third completion to say so; of others it is the gap of two rewards. The slope is that
+        of the prompt's cluster, and nothing is clipped. Heads that know grades give the log-odds of the higher grade.
 
         Args:
             prompts, first, second: n strings each, or n lists of messages each; the others as of `score`.
@@ -234,6 +236,10 @@ class RewardModel:
             every = self.heads.scores(self._groups(features), cluster, table.chosen, table.rejected)
             fold, new = self._seen(features)
             gap = _finite(self._own(every, fold[table.chosen], new[table.chosen])).astype(np.float64)
+        elif isinstance(self.heads, DistributionHeads):
+            every = logit(self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected))
+            fold, new = self._seen(features)
+            return _finite(self._own(every, fold[table.chosen], new[table.chosen]))
         else:
             rewards = self._raw(features, cluster)
             gap = rewards[table.chosen] - rewards[table.rejected]
@@ -271,7 +277,7 @@ class RewardModel:
         return fold[prompt_of], np.array([key not in self.training_prompts for key in keys])[prompt_of]
 
     @staticmethod
-    def _own(rewards: Float32s, fold: Ints, new: NDArray[np.bool_]) -> Float32s:
+    def _own(rewards: NDArray[Any], fold: Ints, new: NDArray[np.bool_]) -> NDArray[Any]:
         """[b, members] of rewards [b, folds, members]: by the own fold, moved to the mean of all folds if new."""
         own = rewards[np.arange(len(rewards)), fold]
         own[new] += (rewards[new].mean(axis=(1, 2)) - own[new].mean(axis=1))[:, None]

@@ -21,7 +21,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
 from iwpo_fast.models.pretrained import read_pretrained
-from iwpo_fast.pipeline.external_scores import scores_of_responses_in
+from iwpo_fast.pipeline.external_scores import grades_of_responses, scores_of_responses_in
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.learnt_model import describe_model, save_reward_model
@@ -115,11 +115,12 @@ def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.
             new_policy=partial(job.new_policy, rewards.tuning.lora),
             folder=job.folder.tuned,
         )
-    return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune)
+    grades = grades_of_responses(job.load_rows(), job.load_pairs()) if rewards.heads == "dprm" else None
+    return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune, grades=grades)
 
 
 def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
-    response, score = scores_of_responses_in(job.load_rows(), job.load_pairs())
+    response, score = scores_of_responses_in(job.load_rows(), job.load_pairs(), job.config.rewards)
     raw = np.empty((len(table.prompt_of), score.shape[1]))
     raw[response] = score
     return scores_of_responses(raw, table, prompt_cluster, job.config.rewards)
