@@ -87,5 +87,4 @@ def _members(rewards: RewardConfig, pairs: Pairs) -> int | None:
     """Reward models that score every response; None where another run says how many."""
     if rewards.source == "columns":
         return int(np.atleast_2d(pairs.columns["score_chosen"].T).shape[0])
-    of_heads = rewards.ensemble * (2 if rewards.heads == "dprm" else 1)
-    return {"features": of_heads, "model": 1}.get(rewards.source)
+    return {"features": rewards.ensemble, "model": 1}.get(rewards.source)

@@ -21,8 +21,7 @@ class DistributionHeads:
     """p(x, y) = softmax(Uᵀ Pᵀ f(x, y) + c_z) over d categories of the values w, for each of E heads in every fold.
 
     The reward is the expected value r = Σ_i w_i p_i, and its variance, by how differently graders would judge, is
-    Σ_i w_i² p_i - r². A head stands in an ensemble as two members, r - √v and r + √v, whose mean and variance these
-    are: so what reads the spread of an ensemble reads doubt of the heads and of the graders together.
+    Σ_i w_i² p_i - r². It is part of the spread of a score, beside how far heads disagree.
 
     Attributes:
         mean, scale: [d_f] fp32, by which features are standardised.
@@ -49,7 +48,7 @@ class DistributionHeads:
 
     @property
     def members(self) -> int:
-        return 2 * self.slope.shape[1]
+        return self.slope.shape[1]
 
     def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of features [C, d_f], with its place.
@@ -59,9 +58,16 @@ class DistributionHeads:
             prompt: [C] int64, which these heads need not know.
         """
         for place, found in self.distributions(groups, cluster):
-            mean, deviation = moments(found, self.values)
-            both = np.stack([mean - deviation, mean + deviation], axis=-1) * self.slope[..., None]
-            yield place, both.reshape(len(both), self.folds, self.members).astype(np.float32)
+            yield place, (moments(found, self.values)[0] * self.slope).astype(np.float32)
+
+    def variances(self, groups: Groups, cluster: Ints) -> Float64s:
+        """[C, folds, E], of the graders, in squared log-odds.
+
+        Args:
+            cluster: [C] int64.
+        """
+        blocks = [moments(found, self.values)[1] for _, found in self.distributions(groups, cluster)]
+        return np.square(np.concatenate(blocks) * self.slope)
 
     def distributions(self, groups: Groups, cluster: Ints) -> Iterator[tuple[slice, Float64s]]:
         """p [b, folds, E, d] fp64 of each block of rows, with its place."""

@@ -40,7 +40,7 @@ class Scores(NamedTuple):
     Attributes:
         score: [n] fp64, calibrated reward in log-odds; NaN for what is too long, where the reward model drops that.
         spread: [n] fp64, standard deviation of the calibrated rewards among the members of the ensemble; NaN for an
-            ensemble of one.
+            ensemble of one. Of heads that know grades, with the variance of the grades among graders (not clipped).
         raw: [n, members] fp64, by each member, before calibration.
         members: [n, members] fp64, each after calibration.
         cluster: [n] int64, of the prompt; -1 where there is no score.
@@ -222,6 +222,8 @@ class RewardModel:
         centre, slope, limit = self.calibration.centre, self.calibration.slope, self.limit
         members = calibrate(raw, cluster, centre, slope, limit)
         spread = members.std(axis=1) if members.shape[1] > 1 else np.full(len(members), np.nan)
+        if isinstance(self.heads, DistributionHeads):
+            spread = np.sqrt(np.nan_to_num(spread) ** 2 + slope[cluster] ** 2 * self._of_graders(features, cluster))
         return Scores(calibrate(raw.mean(axis=1), cluster, centre, slope, limit), spread, raw, members, cluster)
 
     def prefer_features(self, features: PairFeatures) -> Float64s:
@@ -268,6 +270,12 @@ class RewardModel:
         for place, rewards in self.heads.rewards(self._groups(features), cluster, features.table.prompt_of):
             raw[place] = self._own(rewards, fold[place], new[place])
         return _finite(raw)
+
+    def _of_graders(self, features: PairFeatures, cluster: Ints) -> Float64s:
+        """[C], variance of the grades of a response among graders, in squared log-odds before calibration."""
+        assert isinstance(self.heads, DistributionHeads)
+        every = self.heads.variances(self._groups(features), cluster)
+        return np.asarray(self._own(every, *self._seen(features)).mean(axis=1))
 
     def _seen(self, features: PairFeatures) -> tuple[Ints, NDArray[np.bool_]]:
         """Of every response [C], the fold of its prompt, and whether that is none of the training data."""

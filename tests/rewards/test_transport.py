@@ -73,3 +73,14 @@ def test_cross_entropy_does_not_know_which_categories_are_near_and_transport_doe
     values = torch.arange(3.0)
     assert on_a_line(p, near, values) == pytest.approx(0.1, abs=1e-6)
     assert on_a_line(p, far, values) == pytest.approx(1.8, abs=1e-6)
+
+
+def test_of_single_votes_transport_finds_the_majority_and_cross_entropy_the_shares() -> None:
+    """Why a target needs several votes: the least mean distance is at the median of the votes."""
+    votes, values = torch.tensor([[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 3), torch.arange(2.0)
+    share = torch.linspace(0.001, 0.999, 999)
+    found = torch.stack([1 - share, share], -1)[:, None]
+    transport = on_a_line(votes, found.expand(-1, 5, -1), values).mean(-1)
+    cross_entropy = -(votes * found.log()).sum(-1).mean(-1)
+    assert share[transport.argmin()].item() == pytest.approx(0.999)
+    assert share[cross_entropy.argmin()].item() == pytest.approx(0.6)
