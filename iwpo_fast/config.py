@@ -691,6 +691,8 @@ class TrainConfig:
         device: `auto`, `cpu`, `cuda`, ...
         shard_over: Number of processes that hold one copy of weights, gradients and optimiser state between them
             (FSDP2); `all`, or `node` for those of each machine (HSDP). With 1 every process holds a whole copy.
+        context_parallel: Number of neighbouring processes that compute each batch together, every one of them a part of
+            each sequence (context parallelism), for pairs too long for one.
         deterministic: Ask PyTorch for deterministic algorithms on a GPU; a CPU run always is.
         self_test: Before the first step, check on some pairs that policy and reference agree on every token, and on up
             to 2,000 that reference log-probs in the data are those of the model.
@@ -712,6 +714,7 @@ class TrainConfig:
     seed: Annotated[int, SEED] = 0
     device: str = "auto"
     shard_over: Annotated[int, POSITIVE] | Literal["node", "all"] = 1
+    context_parallel: Annotated[int, POSITIVE] = 1
     deterministic: bool = False
     self_test: bool = True
     dry_run: bool = False

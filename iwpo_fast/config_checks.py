@@ -84,6 +84,7 @@ def _check_all(config: TrainConfig) -> None:
     _check_trust(config)
     _check_optim(config.optim, "optim")
     _check_sharding(config)
+    _check_context(config)
     _check_objective(config.objective)
     _check_reference(config)
     _check_log(config)
@@ -523,6 +524,22 @@ def _check_sharding(config: TrainConfig) -> None:
         raise ValueError(
             f"model.quantize is {config.model.quantize} but shard_over is {config.shard_over}, and quantised weights "
             "cannot be sharded: set shard_over to 1, or quantize to none."
+        )
+
+
+def _check_context(config: TrainConfig) -> None:
+    processes, model = config.context_parallel, config.model
+    if processes == 1:
+        return
+    if model.batch_layout == "padded":
+        raise ValueError(
+            f"context_parallel is {processes} and model.batch_layout is padded, but only flat batches are split: set "
+            "batch_layout to auto or flat, or context_parallel to 1."
+        )
+    if model.neftune_alpha is not None:
+        raise ValueError(
+            f"context_parallel is {processes} and model.neftune_alpha is {model.neftune_alpha}, but the noise of a "
+            "sequence is drawn in one process: leave neftune_alpha out, or set context_parallel to 1."
         )
 
 

@@ -2,7 +2,8 @@
 
 An answer may be JSON by itself, as in data about JSON. So a column is read as messages while each of its texts is some;
 at the first that is not, the source is read anew with that column as text. Contents that are lists of parts are decided
-in the same way, by column and role.
+in the same way, by column and role. A column in which fewer texts are plain than are messages holds messages, and the
+plain ones are mistakes: the first of them is refused. Where they are as many, the other columns decide.
 """
 
 from __future__ import annotations
@@ -51,16 +52,19 @@ class JsonText:
     Args:
         setting: `DataConfig.json_columns`.
         as_text: where texts are known to be no JSON.
+        refused: where a text that is no JSON is an error.
 
     Raises:
         ValueError: the setting names a column that holds no messages.
     """
 
-    def __init__(self, setting: JsonColumns, as_text: Collection[Where] = ()) -> None:
+    def __init__(self, setting: JsonColumns, as_text: Collection[Where] = (), refused: Collection[Where] = ()) -> None:
         self._named = None if setting == "auto" else frozenset(setting)
         if unknown := (self._named or frozenset()) - set(KNOWN):
             raise ValueError(f"data.json_columns names {min(unknown)!r}: use auto, or some of {', '.join(KNOWN)}.")
         self._as_text = set(as_text)
+        self._refused = set(refused)
+        self._plain: Counter[Where] = Counter()
         self._read: Counter[Where] = Counter()
         self._kept: Counter[Where] = Counter()
 
@@ -77,6 +81,13 @@ class JsonText:
             for where, count in self._kept.items()
         }
         return read | kept
+
+    @property
+    def mistaken(self) -> set[Where]:
+        """Columns read as text in which most texts look like messages, or half of them beside columns of messages."""
+        as_many = 1 if any(not where.role for where in self._read) else 0
+        of_columns = {where: count + as_many for where, count in self._kept.items() if not where.role}
+        return {where for where, count in of_columns.items() if self.is_automatic and self._plain[where] < count}
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The row with the messages that its columns hold.
@@ -136,7 +147,7 @@ class JsonText:
             return text
         found = find(text)
         if where in self._as_text:
-            self._kept.update([where] if found is not None else [])
+            self._count(where, text, found)
             return text
         if isinstance(found, ValueError):
             raise found
@@ -146,10 +157,18 @@ class JsonText:
         if self._named is not None and not where.role:
             raise _no_json(where.column)
         if text.strip():
+            if where in self._refused:
+                raise _unlike_the_others(where.column)
             if where in self._read:
                 raise Undecided(where)
             self._as_text.add(where)
+            self._count(where, text, found)
         return text
+
+    def _count(self, where: Where, text: str, found: Any) -> None:
+        """Count a text that stays one, by whether it looks like messages."""
+        if text.strip():
+            (self._plain if found is None else self._kept).update([where])
 
 
 def _no_json(column: str) -> ValueError:
@@ -159,14 +178,25 @@ def _no_json(column: str) -> ValueError:
     )
 
 
+def _unlike_the_others(column: str) -> ValueError:
+    return ValueError(
+        f"has a text in {column} that is no JSON of messages, as at least half of that column's texts are: correct "
+        "it, or set data.json_columns to [] if all are to stay text."
+    )
+
+
 def decided(setting: JsonColumns, read: Callable[[JsonText], Read]) -> Read:
     """What `read` returns, which goes through all rows; once more for each column that looked like JSON and is text."""
     as_text: set[Where] = set()
     while True:
+        texts = JsonText(setting, as_text)
         try:
-            return read(JsonText(setting, as_text))
+            done = read(texts)
         except Undecided as undecided:
             as_text.add(undecided.where)
+            continue
+        mistaken = texts.mistaken
+        return read(JsonText(setting, as_text - mistaken, mistaken)) if mistaken else done
 
 
 def messages_in(text: str) -> Any:

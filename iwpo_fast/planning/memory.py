@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 from torch import Tensor, nn
@@ -28,7 +29,10 @@ FREE = 0.2
 
 
 def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[str, int]:
-    """Bytes by part for a micro-batch of `tokens`: exact for weights and optimiser, an estimate for activations."""
+    """Bytes by part for a micro-batch of `tokens`: exact for weights and optimiser, an estimate for activations.
+
+    Of the micro-batch, processes of one context have a part of the tokens each.
+    """
     trained = _held(policy.trainable_parameters().values())
     text = policy.causal_lm.config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
@@ -44,8 +48,10 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
         "weights": _held(policy.parameters()) + _scales(policy.parameters()),
         "gradients": trained,
         "optimiser": sum(moments_bytes(p, config.optim) for p in _local(policy.trainable_parameters().values())),
-        "activations": tokens * kept[config.model.gradient_checkpointing],
+        "activations": _part(config, tokens) * kept[config.model.gradient_checkpointing],
     }
+    all_layers = config.model.gradient_checkpointing == "none"
+    memory |= _gathered_keys(config, policy, tokens, layers if all_layers else 1)
     if config.reference_sync is not None:
         memory["moving reference"] = trained
     return memory | _copies(policy, is_sharded=policy.is_sharded)
@@ -78,7 +84,9 @@ def pass_memory(config: TrainConfig, policy: Policy, tokens: int, *, shards: int
     """The same without gradients: what a pass over `tokens` takes on one GPU."""
     weights = _held(policy.parameters())
     entry = policy.causal_lm.config.get_text_config().hidden_size * 4
-    memory = {"weights": weights, "activations": tokens * (entry + _layer_bytes(policy)), "LM head": WORKSPACE}
+    activations = _part(config, tokens) * (entry + _layer_bytes(policy))
+    memory = {"weights": weights, "activations": activations, "LM head": WORKSPACE}
+    memory |= _gathered_keys(config, policy, tokens, 1)
     return _shared_out(memory | _copies(policy, is_sharded=False), config, policy, shards)
 
 
@@ -89,7 +97,7 @@ def sampling_memory(config: TrainConfig, policy: Policy, cached: int, drawn: int
         cached: tokens whose keys and values are kept, padding among them.
         drawn: completions that are drawn together, each with float32 logits, their softmax and two copies.
     """
-    memory = pass_memory(config, policy, cached, shards=shards)
+    memory = pass_memory(replace(config, context_parallel=1), policy, cached, shards=shards)
     memory["keys and values"] = cached * cache_bytes(policy)
     memory["logits"] = 4 * 4 * drawn * policy.head.linear.weight.shape[0]
     return memory
@@ -136,6 +144,24 @@ def _saved_by_four_bits(policy: Policy) -> int:
     linear = [m for m in policy.modules() if isinstance(m, nn.Linear) and m is not policy.head.linear]
     frozen = [m.weight for m in linear if not m.weight.requires_grad]
     return sum(int(w.numel() * (w.element_size() - 0.5 - 1 / 64 - 4 / (64 * 256))) for w in frozen)
+
+
+def _part(config: TrainConfig, tokens: int) -> int:
+    """Of the tokens of a micro-batch, those on one GPU."""
+    return math.ceil(tokens / config.context_parallel)
+
+
+def _gathered_keys(config: TrainConfig, policy: Policy, tokens: int, layers: int) -> dict[str, int]:
+    """What a context adds: keys and values of all tokens in one layer, and what each layer keeps of them.
+
+    That is for each sequence all before the end of an early part, and all before the end of a late one.
+    """
+    processes = config.context_parallel
+    if processes == 1:
+        return {}
+    of_layer = cache_bytes(policy) // policy.causal_lm.config.get_text_config().num_hidden_layers
+    kept = 1 + 1 / (2 * processes)
+    return {"gathered keys and values": math.ceil(tokens * of_layer * (1 + layers * kept))}
 
 
 def _layer_bytes(policy: Policy) -> int:

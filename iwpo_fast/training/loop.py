@@ -93,7 +93,7 @@ def _train(
     world = World.start(config.device)
     _check_agreement(config, world)
     check_on_device(config.model, world.device)
-    mesh = shard_mesh(world, config.shard_over)
+    mesh, world = shard_mesh(world, config.shard_over), world.in_contexts_of(config.context_parallel)
     folder = RunFolder.check(config)
     if not config.dry_run and (done := finished(folder, world)) is not None:
         push_if_asked(folder.model, config.push_to_hub, world)
@@ -102,6 +102,8 @@ def _train(
     loss = PreferenceLoss(config.objective)
     rows, held_out_rows = read(config.data)
     check_rows(world, (rows, held_out_rows))
+    for some in (rows, held_out_rows):
+        loss.check_rows(some)
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
     pairs, ledgers[folder.ledger] = _tokenised(rows, tokenizer, loss, config, world)
@@ -309,7 +311,7 @@ def train_step(
         output = loss(logps, batch, denominator, constants_of(some))
         aux_loss = None if job.router is None else job.router(batch)
         backward(_with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())))
-        metrics.add(output.sums, aux_loss, int(tokens[some].sum()))
+        metrics.add(output.sums, aux_loss, int(tokens[some].sum()), batch.present)
     job.world.sum_gradients(parameters)
     return update(optimizer, parameters, job.config.optim)
 
@@ -323,13 +325,15 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float]:
     for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
         output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
         aux_loss = None if job.router is None else job.router(batch)
-        metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()))
+        metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()), batch.present)
     return held_out_metrics(metrics.compute(job.world))
 
 
 def _metrics(job: Job) -> PreferenceMetrics:
     router = 0.0 if job.router is None else job.router.coefficient
-    return PreferenceMetrics(job.world.device, normalize=job.config.objective.normalize, router=router)
+    unpaired = job.pairs.present is not None
+    normalize = job.config.objective.normalize
+    return PreferenceMetrics(job.world.device, normalize=normalize, router=router, unpaired=unpaired)
 
 
 def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data import Pairs, Rows
 from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.rows import first_single
 from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.objectives import Mixture, Pair, Side
@@ -41,6 +42,11 @@ class PreferenceLoss:
         self.mixture = Mixture.of(config)
         self._fused = self.mixture.fused
         self._smoothing = config.label_smoothing
+
+    def check_rows(self, rows: Rows | None) -> None:
+        """Raise ValueError if rows have one completion, and the objective compares two."""
+        if rows is not None and rows.present is not None:
+            self.mixture.check_paired(rows.where(first_single(rows.present)))
 
     def check_data(self, pairs: Pairs, rows: Rows) -> None:
         """Raise ValueError if `pairs`, which were read from `rows`, lack what the objective needs."""
@@ -119,6 +125,7 @@ class PreferenceLoss:
             alignment=alignment,
             shared_logp=shared,
             shared_ref_logp=ref_shared,
+            present=batch.present,
         )
 
     def rewards(self, tokens: TokenScores, batch: FlatBatch) -> tuple[Tensor, Tensor]:
@@ -139,7 +146,8 @@ class PreferenceLoss:
         counts = pairs.tokens_trained.clip(min=1)
         ref = None if pairs.ref_logps is None else by_side(pairs.ref_logps)
         scores = None if pairs.scores is None else by_side(pairs.scores)
-        return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores)
+        there = None if pairs.present is None else by_side(pairs.present).bool()
+        return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores, present=there)
 
 
 def _pair_of(mixture: Mixture, logp: Tensor, tokens: Tensor, **optional: Tensor | None) -> Pair:

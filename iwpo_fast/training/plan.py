@@ -29,14 +29,16 @@ def plan_lines(job: Job) -> list[str]:
         tokens,
         budget=config.optim.tokens_per_batch,
         max_pairs=config.optim.max_pairs_per_batch,
-        ranks=world.size,
-    )[world.rank]
+        ranks=world.data_size,
+    )[world.data_rank]
     memory = expected_memory(config, policy, max((int(tokens[rows].sum()) for rows in batches), default=0))
     parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
     trainable = sum(p.numel() for p in policy.trainable_parameters().values())
     held_out = 0 if job.held_out is None else len(job.held_out)
     saved = policy.saved_dtype(config.checkpoint.dtype)
     sharding = "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
+    if world.context is not None:
+        sharding += f"each batch split over {world.context.size} processes, "
     extra = [] if (trust := trust_line(config.model)) is None else [f"      {trust}"]
     if job.router is not None:
         factor = f"{job.router.coefficient:g}"

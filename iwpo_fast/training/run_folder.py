@@ -25,6 +25,7 @@ FREE = {
     "checkpoint.keep",
     "device",
     "shard_over",
+    "context_parallel",
     "self_test",
     "dry_run",
     "push_to_hub",

@@ -115,8 +115,11 @@ def test_candidates_are_decided_together(write) -> None:
     like = json.dumps({"role": "assistant", "content": "a"})
     row = {"prompt": "q", "candidate_scores": [2, 1]}
     other = like.replace('"a"', '"c"')
-    mixed = read_rows(write([row | {"candidates": [like, other]}, row | {"candidates": [like, "b"]}]))[0]
-    assert (mixed.chosen, mixed.rejected) == ([like, like], [other, "b"])
+    plain = [row | {"candidates": [f"{i}", "b"]} for i in range(2)]
+    mixed = read_rows(write([row | {"candidates": [like, other]}, row | {"candidates": [like, "b"]}, *plain]))[0]
+    assert (mixed.chosen, mixed.rejected) == ([like, like, "0", "1"], [other, "b", "b", "b"])
+    with pytest.raises(ValueError, match=r"row 2 .*has a text in candidates that is no JSON of messages"):
+        read_rows(write([row | {"candidates": [like, other]}, row | {"candidates": [like, "b"]}]))
     assert read_rows(write([row | {"candidates": [like, other]}]))[0].prompt == [ASKED]
 
 
@@ -170,3 +173,11 @@ def test_a_key_that_stands_twice_is_refused_with_its_line_however_it_is_stored(w
     tools = '[{"type": "function", "type": "f"}]'
     with pytest.raises(ValueError, match="row 1 has the key 'type' twice in one object"):
         read_rows(write([TALK | {"tools": tools}]))
+
+
+@pytest.mark.parametrize("where", range(3))
+def test_one_plain_prompt_among_prompts_that_are_json_is_refused_by_its_row(where, write) -> None:
+    rows = [dict(STORED) for _ in range(3)]
+    rows[where]["prompt"] = "Is it?"
+    with pytest.raises(ValueError, match=rf"row {where + 1} .*has a text in prompt that is no JSON of messages, as at"):
+        read_rows(write(rows))

@@ -60,6 +60,14 @@ def test_a_dry_run_refuses_data_that_cannot_be_read(place, content) -> None:
     assert not (place / "run").exists()
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_rows_of_one_completion_are_refused_because_rewards_compare_two(place, dry_run) -> None:
+    write_jsonl(DATA, [{"prompt": "Is it?", "completion": f"Yes {i}.", "label": True} for i in range(9)])
+    with pytest.raises(ValueError, match="has one completion and a label, and iwpo run compares two answers"):
+        stages_done(toy_config(dry_run=dry_run))
+    assert not (place / "run" / "prepared").exists()
+
+
 @pytest.mark.slow
 def test_what_the_stages_to_do_have_no_need_of_is_not_checked(copied, monkeypatch) -> None:
     config = toy_config(clusters=ClusterConfig(count=3, min_pairs=8, backend="cuml"))

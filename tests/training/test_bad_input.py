@@ -111,6 +111,21 @@ CASES = {
         ["--model.quantize", "nf4", "--model.path", "m", "--model.lora.rank", "2", "--shard_over", "2"],
         "model.quantize is nf4 but shard_over is 2, and quantised weights cannot be sharded: set shard_over to 1",
     ),
+    "padded and in slices": (
+        rows(),
+        ["--context_parallel", "2", "--model.batch_layout", "padded"],
+        "context_parallel is 2 and model.batch_layout is padded, but only flat batches are split: set batch_layout to",
+    ),
+    "noise in slices": (
+        rows(),
+        ["--context_parallel", "2", "--model.neftune_alpha", "5"],
+        "context_parallel is 2 and model.neftune_alpha is 5.0, but the noise of a sequence is drawn in one process",
+    ),
+    "slices for processes that are not there": (
+        rows(),
+        ["--context_parallel", "2"],
+        "context_parallel is 2 but the job's 1 processes cannot be split into groups of 2: set a number that divides 1",
+    ),
     "compiled and selective": (
         rows(),
         ["--model.compile", "true", "--model.gradient_checkpointing", "selective"],

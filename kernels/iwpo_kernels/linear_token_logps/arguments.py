@@ -32,7 +32,7 @@ def as_linear_layer(
     for name, tensor in (("hidden", hidden), ("head_weight", head_weight), ("labels", labels)):
         check_tensor(name, tensor)
     device = hidden.device.type
-    if torch.is_autocast_enabled(device) and hidden.dtype in FLOATING:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and hidden.dtype in FLOATING:
         hidden = hidden.to(torch.get_autocast_dtype(device))
         if head_weight.dtype in FLOATING and head_weight.dtype not in (hidden.dtype, torch.float32):
             head_weight = head_weight.to(hidden.dtype)
