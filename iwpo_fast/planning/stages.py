@@ -64,7 +64,9 @@ def reward(setting: Setting) -> Estimate:
     pairs = setting.pairs
     responses = len(np.unique(np.concatenate([pairs.chosen, pairs.rejected])))
     share = responses / MEASURED_RESPONSES * setting.policy.head.linear.weight.shape[1] / MEASURED_FEATURES
-    note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
+    note = f"heads on the host: those of the kind {rewards.heads} have not been timed"
+    if rewards.heads in MEASURED_SECONDS:
+        note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
     return Estimate(note=note) if rewards.tuning is None else _tuned(setting)._replace(note=note)
 
 
