@@ -279,7 +279,7 @@ def _evaluate_if_due(run: Run, reporter: Reporter) -> None:
     if evaluation is None or not _evaluation_due(job, state):
         return
     metrics, margins = evaluate(evaluation, state)
-    if job.world.is_main:  # before the line in `metrics.jsonl`, after which nothing is evaluated again
+    if job.world.is_main and evaluation.pairs.present is None:  # before `metrics.jsonl`, after which none is evaluated
         keep_margins(RunFolder(run.folder).margins, state.step, evaluation.pairs, margins)
     reporter.evaluation(state, metrics)
     note_evaluation(state, metrics, job.config.checkpoint)

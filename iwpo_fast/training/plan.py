@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 
+import numpy as np
 import torch
 
 from iwpo_fast.data.order import micro_batches
