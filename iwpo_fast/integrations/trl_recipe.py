@@ -173,7 +173,7 @@ def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
         )
     found: Settings = {"optim.pairs_per_step": pairs, "optim.betas": [every["adam_beta1"], every["adam_beta2"]]}
     if every.get("max_steps", -1) > 0:
-        found["optim.max_steps"] = every["max_steps"]
+        found |= _all_steps(every["max_steps"], notes)
     found["optim.schedule"] = _one_of(SCHEDULES, "lr_scheduler_type", every, "cosine", notes)
     if found["optim.schedule"] == "constant" and every["lr_scheduler_type"] == "constant":
         found["optim.warmup_fraction"] = 0.0
@@ -184,6 +184,15 @@ def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
     trackers = [trackers] if isinstance(trackers, str) else trackers
     found["log.trackers"] = [name for name in trackers if name in ("tensorboard", "wandb", "trackio")]
     return found
+
+
+def _all_steps(steps: int, notes: list[str]) -> Settings:
+    """So many steps, however few pairs there are: an epoch has one step at least."""
+    notes.append(
+        f"max_steps: {steps} overrides num_train_epochs in TRL and ends optim.epochs here: {steps} epochs are enough "
+        "for as many steps, whatever the number of pairs"
+    )
+    return {"optim.max_steps": steps, "optim.epochs": float(steps)}
 
 
 def _intervals(every: Settings, notes: list[str]) -> Settings:

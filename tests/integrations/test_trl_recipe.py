@@ -62,6 +62,7 @@ def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out()
         ({"loss_type": ["robust"], "label_smoothing": 0.2}, {"objective.params": {"epsilon": 0.2}}),
         ({"f_divergence_type": "js_divergence"}, {"objective.divergence": "js"}),
         ({"max_steps": 50, "warmup_steps": 5}, {"optim.max_steps": 50, "optim.warmup_fraction": 0.1}),
+        ({"max_steps": 50, "num_train_epochs": 1}, {"optim.max_steps": 50, "optim.epochs": 50.0}),
         ({"lr_scheduler_type": "constant"}, {"optim.schedule": "constant", "optim.warmup_fraction": 0.0}),
         ({"optim": "paged_adamw_8bit"}, {"optim.name": "adamw_8bit"}),
         ({"save_strategy": "no"}, {"checkpoint.every": None}),
@@ -107,6 +108,7 @@ def test_settings_of_another_form_become_ours(theirs, ours) -> None:
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
+        ({"max_steps": 50}, "max_steps: 50 overrides num_train_epochs in TRL"),
         ({"eval_delay": 5}, "eval_delay: 5 has no counterpart here"),
         ({"sync_ref_model": True, "use_peft": True}, "ref_model_mixup_alpha: 0.6 becomes 1"),
         ({"load_best_model_at_end": True}, "true needs evaluations: set log.eval_every"),
