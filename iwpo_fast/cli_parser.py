@@ -44,7 +44,7 @@ HELP = {
     "run": "the whole job: rewards, importance weights, training",
     "score": "score completions with the reward model of a run",
     "evaluate": "evaluate a model on pairs and benchmarks",
-    "report": "write what a run has done as one page",
+    "report": "write what iwpo run has done as one page",
     "chat": "talk with a model, beside the one it was",
     "merge": "merge an adapter into its base",
     "doctor": "what is installed, what would run, and why",

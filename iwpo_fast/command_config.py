@@ -15,6 +15,8 @@ from iwpo_fast.config import (
 )
 from iwpo_fast.limits import NOT_NEGATIVE, POSITIVE, Limits
 
+ANSWERED = Limits(0, low_open=True, words="positive (answers.per_prompt 0 draws no answers)")
+
 
 @dataclass
 class ScoredDataConfig:
@@ -126,7 +128,7 @@ class AnswerConfig(CandidateConfig):
             installed and can be used.
     """
 
-    prompts: Annotated[int, POSITIVE] | None = 256
+    prompts: Annotated[int, ANSWERED] | None = 256
     per_prompt: Annotated[int, NOT_NEGATIVE] = 1
     temperature: Annotated[float, POSITIVE] = 0.7
 
@@ -261,7 +263,7 @@ class RecipesConfig:
 
 @dataclass
 class ReportConfig:
-    """Write what a run has done as one HTML page, which needs nothing beside itself and runs nothing.
+    """Write what iwpo run has done as one HTML page, which needs nothing beside itself and runs nothing.
 
     The run may be at work still or stopped; the page has what there is.
 

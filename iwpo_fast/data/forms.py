@@ -9,10 +9,31 @@ from typing import Any
 
 from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.rows import Message, Text, contents
-from iwpo_fast.terminal import is_text
+from iwpo_fast.nearest import nearest
+from iwpo_fast.terminal import escaped, is_text
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 FEWEST_WORDS = 3
+
+
+class AnswerMissing(ValueError):
+    """A row has no chosen, or no rejected."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"has no {name}: add it, or name the column that holds it in data.columns.")
+        self._name = name
+
+    def among(self, columns: Sequence[str]) -> ValueError:
+        """The sentence with the columns that the row has, and the one that may be meant."""
+        if self._name in columns:
+            return ValueError(f"has no {self._name} although it has the column: fill it in, or remove the row.")
+        meant = nearest(self._name, columns)
+        form = f"{{{self._name}: {meant}}}" if meant else "{chosen: COLUMN, rejected: COLUMN}"
+        return ValueError(
+            f"{str(self).removesuffix('.')}, {'perhaps' if meant else 'as in'} --data.columns '{form}': its columns "
+            f"are {escaped(', '.join(columns))}. Where a column says which of two answers is the better, the three are "
+            "first, second and preferred."
+        )
 
 
 class PrefixMismatch(ValueError):
@@ -147,10 +168,7 @@ def _from_messages(prompt: Any, chosen: list[Any], rejected: list[Any]) -> tuple
 def _completion(row: Mapping[str, Any], name: str) -> Text:
     value = row.get(name)
     if value is None:
-        raise ValueError(
-            f"has no {name}: add it, or name the column that holds it in data.columns, where two answers of which a "
-            "column says the better are first, second and preferred."
-        )
+        raise AnswerMissing(name)
     if not isinstance(value, str | list):
         raise ValueError(f"has a {name} of type {type(value).__name__}: make it a string or a list of messages.")
     return value

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from iwpo_fast.data.row_files import FORMS, KNOWN, first_line
 from iwpo_fast.extras import needed
-from iwpo_fast.paths import expanded
+from iwpo_fast.paths import expanded, looks_local
 from iwpo_fast.terminal import escaped
 
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -133,8 +133,7 @@ def _checked_split(files: list[Path], place: Place) -> list[Path]:
 
 def _check_is_id(path: str, place: Place) -> None:
     """Nothing is here, so the path can only be a hub id."""
-    looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
-    if looks_local or path.lower().endswith(KNOWN):
+    if looks_local(path) or path.lower().endswith(KNOWN):
         raise place.missing("is not there: check the path.")
 
 

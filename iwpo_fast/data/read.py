@@ -26,7 +26,7 @@ from iwpo_fast.data.columns import (
     numeric_columns,
     with_numbers,
 )
-from iwpo_fast.data.forms import PrefixMismatch, check_encodable
+from iwpo_fast.data.forms import AnswerMissing, PrefixMismatch, check_encodable
 from iwpo_fast.data.gathered import GatheredRows
 from iwpo_fast.data.hold_out import hold_out
 from iwpo_fast.data.json_text import JsonText, decided
@@ -41,6 +41,7 @@ from iwpo_fast.data.row_files import Row
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.strict_json import parsed
 from iwpo_fast.data.unpaired import DESIRABLE, read_single
+from iwpo_fast.data.unread_numbers import UnreadNumbers
 from iwpo_fast.limits import check_limits
 
 HELD_OUT = ", held out"
@@ -167,6 +168,7 @@ class _Read:
         self._config = config
         self._recognise = Recogniser(config.columns, config.preferred, json_text)
         self._numbers = array("q")
+        self._numbers_unread = UnreadNumbers(config.columns)
         self._columns: RareStore[Row] = RareStore({})
         self._gathered = GatheredRows()
         self._recognised = self._going_on = 0
@@ -201,7 +203,11 @@ class _Read:
 
     def _add_texts(self, number: int, record: Row, others: Row) -> None:
         found = self._recognise(record, others)
-        row = TIE if found is None else _read_one(found, self._config)
+        try:
+            row = TIE if found is None else _read_one(found, self._config)
+        except AnswerMissing as missing:
+            raise missing.among([*record, *others]) from None
+        self._numbers_unread(others)
         self._going_on += go_on(row)
         arguments = template_arguments(record)
         check_encodable(record.get("prompt_id"))
@@ -219,7 +225,7 @@ class _Read:
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
         found, going_on = self._recognise, {GOES_ON: self._going_on} if self._going_on else {}
-        notes = found.json.counts | going_on
+        notes = found.json.counts | going_on | self._numbers_unread.notes
         rows = replace(rows, mismatches=len(self._mismatches), unread=found.unread, notes=notes)
         return rows, self._gathered.prompt_ids.finish()
 

@@ -75,7 +75,11 @@ def preferred_lines(report: dict[str, Any]) -> list[str]:
     ]
     for row in report["doubted"]:
         lines += _shown(f"label doubted: probability {row['label_smoothing']:.2f} that it is wrong", row)
+    doubted = [row["text"] for row in report["doubted"]]
     for row in report["beaten"]:
+        text = row["text"]
+        if text | {"chosen": text["rejected"], "rejected": text["chosen"]} in doubted:
+            continue  # its doubted label has just been said
         lines += _shown("drawn against a chosen response", row)
     return lines
 

@@ -102,7 +102,8 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             "{cluster:7d} {pairs:9,} {trust:6.2f} {ess:6.1%} {smallest:7.3f} {largest:7.3f} {skipped:8.1%} "
             "{label_smoothing:16.3f}".format(**row)
         )
-    for row in report["largest"]:
+    extremes = {row[end] for row in report["clusters"] for end in ("smallest", "largest")}
+    for row in report["largest"] if len(extremes) > 1 else ():  # of equal weights none is large
         lines.append(
             "weight {weight:.2f} | pair {pair} of cluster {cluster} | label smoothing {label_smoothing:.2f} | "
             "rewards {chosen_reward:+.2f} {rejected_reward:+.2f}".format(**row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from iwpo_fast.config import ObjectiveConfig
@@ -14,6 +15,11 @@ DIVERGENCES: dict[str, Literal["reverse_kl", "forward_kl", "js", "alpha"]] = {
 }
 EPSILON = ("robust", "exo_pair")
 """Losses of TRL that read its `label_smoothing`, as the `epsilon` inside of them; `aot` reads it too."""
+
+
+def smooths(names: Iterable[str]) -> bool:
+    """Whether one of these losses of TRL reads `label_smoothing` as the probability of a flipped label."""
+    return not set(EPSILON).isdisjoint(names)
 
 
 def objective_of(config: Any) -> ObjectiveConfig:
@@ -31,7 +37,7 @@ def objective_of(config: Any) -> ObjectiveConfig:
             params[f"{before}epsilon"] = config.label_smoothing
         if name == "discopop":
             params[f"{before}tau"] = config.discopop_tau
-    if config.label_smoothing and not set(names) & set(EPSILON):
+    if config.label_smoothing and not smooths(names):
         raise ValueError(
             f"label_smoothing is {config.label_smoothing}, which TRL's {' and '.join(names)} does not read as the "
             "probability of a flipped label: pass objective=ObjectiveConfig(label_smoothing=...), or a column "

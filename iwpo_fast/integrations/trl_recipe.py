@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from iwpo_fast.config import ObjectiveConfig
-from iwpo_fast.integrations.trl_objective import objective_of
+from iwpo_fast.integrations.trl_objective import objective_of, smooths
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.training.best import RISE
 
@@ -140,7 +141,7 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     notes: list[str] = []
     settings = {ours: every[theirs] for theirs, ours in SAME.items() if theirs in every and not _is_lora(theirs)}
-    settings |= _objective(every) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
+    settings |= _objective(every, notes) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
     settings |= _intervals(every, notes)
     settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
     unread = sorted(given.keys() - READ)
@@ -152,10 +153,27 @@ def _is_lora(name: str) -> bool:
     return SAME[name].startswith("model.lora.")
 
 
-def _objective(every: Settings) -> Settings:
+def _not_smoothed(names: Sequence[str], smoothing: float, found: ObjectiveConfig) -> str:
+    """The sentence about a label smoothing that TRL's losses do not read as this library reads one."""
+    note = (
+        f"label_smoothing: {smoothing} is not kept, because TRL's {' and '.join(names)} does not read it as the "
+        "probability of a flipped label"
+    )
+    try:
+        Mixture.of(replace(found, label_smoothing=smoothing))
+    except ValueError:
+        return note
+    return f"{note}: set objective.label_smoothing to {smoothing} if it is meant as that"
+
+
+def _objective(every: Settings, notes: list[str]) -> Settings:
     names = every["loss_type"]
-    found = objective_of(SimpleNamespace(**(every | {"loss_type": [names] if isinstance(names, str) else names})))
+    names = [names] if isinstance(names, str) else names
+    smoothing = every["label_smoothing"] if smooths(names) else 0.0
+    found = objective_of(SimpleNamespace(**(every | {"loss_type": names, "label_smoothing": smoothing})))
     Mixture.of(found)  # says what is no objective
+    if smoothing != every["label_smoothing"]:
+        notes.append(_not_smoothed(names, every["label_smoothing"], found))
     default = ObjectiveConfig()
     return {
         f"objective.{name}": value
@@ -173,7 +191,7 @@ def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
         )
     found: Settings = {"optim.pairs_per_step": pairs, "optim.betas": [every["adam_beta1"], every["adam_beta2"]]}
     if every.get("max_steps", -1) > 0:
-        found["optim.max_steps"] = every["max_steps"]
+        found |= _all_steps(every["max_steps"], notes)
     found["optim.schedule"] = _one_of(SCHEDULES, "lr_scheduler_type", every, "cosine", notes)
     if found["optim.schedule"] == "constant" and every["lr_scheduler_type"] == "constant":
         found["optim.warmup_fraction"] = 0.0
@@ -184,6 +202,15 @@ def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
     trackers = [trackers] if isinstance(trackers, str) else trackers
     found["log.trackers"] = [name for name in trackers if name in ("tensorboard", "wandb", "trackio")]
     return found
+
+
+def _all_steps(steps: int, notes: list[str]) -> Settings:
+    """So many steps, however few pairs there are: an epoch has one step at least."""
+    notes.append(
+        f"max_steps: {steps} overrides num_train_epochs in TRL and ends optim.epochs here: {steps} epochs are enough "
+        "for as many steps, whatever the number of pairs"
+    )
+    return {"optim.max_steps": steps, "optim.epochs": float(steps)}
 
 
 def _intervals(every: Settings, notes: list[str]) -> Settings:

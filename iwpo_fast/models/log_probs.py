@@ -29,8 +29,10 @@ def log_probs_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         float32 [B, L], 0 where the label is -100 and at the first position.
 
     Raises:
-        ValueError: the batch has no labels of the shape of its tokens, or the head is no plain linear layer.
+        ValueError: the batch is no mapping with tokens and labels of their shape, or the head is no plain linear layer.
     """
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        raise ValueError('The batch needs input_ids and labels: pass {"input_ids": tokens, "labels": labels}.')
     labels, tokens = batch.get("labels"), batch["input_ids"]
     if labels is None or labels.shape != tokens.shape:
         raise ValueError("The batch needs labels of the shape of input_ids, -100 where nothing is to be predicted.")

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from iwpo_fast.config import ModelConfig
 from iwpo_fast.models.saved_files import check_saved, pickled_weights
-from iwpo_fast.paths import expanded
+from iwpo_fast.paths import expanded, looks_local
 
 LONGEST_REASON = 400
 """Characters of a loader's reason that an error quotes."""
@@ -43,6 +43,13 @@ class Source(NamedTuple):
     def of(cls, model: ModelConfig) -> Source:
         return cls(model.path, "model.path", model.revision, model.trust_remote_code)
 
+    def check_there(self) -> None:
+        """Raise ValueError if the path can only be one of this machine, and nothing is there."""
+        if looks_local(self.path) and not expanded(self.path).exists():
+            raise ValueError(
+                f"{self.setting} {self.path} does not exist: check the path, or give the id of a model of the hub."
+            )
+
 
 def read_pretrained(reader: Any, source: Source, what: str, *, weights: bool = False, **options: Any) -> Any:
     """What the auto class `reader` makes of the source.
@@ -56,6 +63,7 @@ def read_pretrained(reader: Any, source: Source, what: str, *, weights: bool = F
         ValueError: it cannot be read, and the sentence has the reason that transformers gives; or it is no longer as we
             saved it, or has pickled weights.
     """
+    source.check_there()
     check_saved(Path(model_location(source.path)), source.setting, weights=weights)
     if weights:
         options["use_safetensors"] = True

@@ -158,7 +158,7 @@ def objective(name: str, *, limits: Mapping[str, Limits] | None = None, **attrib
 def get_objective(name: str) -> Objective:
     """The objective of that name; ValueError lists the names there are."""
     if name not in OBJECTIVES:
-        meant = nearest(name, [*SYNONYMS, *sorted(OBJECTIVES)])
+        meant = nearest(name.removesuffix("_pair"), [*SYNONYMS, *sorted(OBJECTIVES)])
         question = f" (did you mean {meant}?)" if meant else ""
         raise ValueError(
             f"objective.name {name!r} is unknown{question}: choose one of {', '.join(sorted(OBJECTIVES))}."

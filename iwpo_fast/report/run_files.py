@@ -178,10 +178,13 @@ def text_of(text: Text) -> str:
 
 def _no_run(given: str, path: Path) -> ValueError:
     if (path / "run.json").exists():
-        return ValueError(f"run {given} is a folder of iwpo train: iwpo report shows what iwpo run has left.")
+        return ValueError(
+            f"{given} is a folder of iwpo train, and iwpo report shows one of iwpo run: what this run has done is in "
+            "its summary.json and metrics.jsonl."
+        )
     if path.is_dir():
-        return ValueError(f"run {given} has no manifest.json: give the output_dir of iwpo run.")
-    return ValueError(f"run {given} is no folder: give the output_dir of iwpo run.")
+        return ValueError(f"{given} has no manifest.json: give the output_dir of iwpo run.")
+    return ValueError(f"{given} is no folder: give the output_dir of iwpo run.")
 
 
 def _picked(path: Path, numbers: Collection[int]) -> dict[int, Row]:

@@ -17,8 +17,13 @@ def rows_of_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> Rows:
     """A row for each completion, which is both completions of the row; it may be empty.
 
     Raises:
-        ValueError: the numbers differ or are 0, or a text is of no form that the library knows.
+        ValueError: these are no lists, their numbers differ or are 0, or a text is of no form that the library knows.
     """
+    for name, texts in (("prompts", prompts), ("completions", completions)):
+        if isinstance(texts, str) or (len(texts) and isinstance(texts[0], dict)):
+            raise ValueError(
+                f"The {name} are one text and not a list of them: pass lists, as in [prompt], [completion]."
+            )
     if len(prompts) != len(completions) or not len(prompts):
         raise ValueError(
             f"There are {len(prompts)} prompts and {len(completions)} completions: give one completion for each "

@@ -55,7 +55,8 @@ def plan_lines(job: Job) -> list[str]:
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
         f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
-        f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch), {len(batches)} micro-batches a step and rank",
+        f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch{_fewer(job)}), "
+        f"{len(batches)} micro-batches a step and rank",
         f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train; "
         f"the {'adapter' if policy.saves_adapter else 'model'} is saved in {_name(saved)}",
         f"      {world.size} x {world.device.type}, {_threads()}, "
@@ -71,6 +72,14 @@ def slow_bfloat16(dtype: torch.dtype, device: torch.device) -> bool:
     if dtype != torch.bfloat16 or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False
     return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _fewer(job: Job) -> str:
+    """That the epochs end before `optim.max_steps` does, where they do."""
+    optim = job.config.optim
+    if optim.max_steps is None or job.steps >= optim.max_steps:
+        return ""
+    return f"; optim.max_steps {optim.max_steps:,} is more than the {optim.epochs:g} of optim.epochs have"
 
 
 def _name(dtype: torch.dtype) -> str:

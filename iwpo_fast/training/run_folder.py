@@ -12,8 +12,11 @@ import yaml
 
 from iwpo_fast.config import LATER_SETTINGS, DataConfig, TrainConfig
 from iwpo_fast.data import clock
+from iwpo_fast.data.mix import sources_of
+from iwpo_fast.data.places import Place, files_of
 from iwpo_fast.files import load_record, save_record, written_aside
 from iwpo_fast.later_settings import LATER
+from iwpo_fast.models.pretrained import Source
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
 
@@ -67,7 +70,7 @@ class RunFolder(OutputFolder):
         if folder.is_used:
             folder._read_record()
         if folder.has_progress:
-            folder._refuse_other(settings_of(config))
+            folder._refuse_other(config)
         return folder
 
     def open(self, config: TrainConfig, inputs: dict[str, str]) -> None:
@@ -127,15 +130,24 @@ class RunFolder(OutputFolder):
             pass
         raise not_ours(self.path, f"run of iwpo_fast, or its {self.record.name} is damaged")
 
-    def _refuse_other(self, settings: dict[str, Any]) -> None:
+    def _refuse_other(self, config: TrainConfig) -> None:
+        settings = settings_of(config)
         recorded = self._read_record()["settings"]
         differing = sorted(k for k in settings.keys() | recorded.keys() if settings.get(k) != recorded.get(k))
         if differing:
+            _check_there(config)
             changes = ", ".join(f"{k}={settings.get(k)!r} (was {recorded.get(k)!r})" for k in differing)
             raise ValueError(
                 f"output_dir {self.path} holds a run of another configuration, {changes}: "
                 "restore these settings to resume it or choose another output_dir."
             )
+
+
+def _check_there(config: TrainConfig) -> None:
+    """Raise ValueError for a path that does not exist, which says more than that it is another one than before."""
+    for data, _ in sources_of(config.data):
+        files_of(Place(data.path, data.split, data.name))
+    Source.of(config.model).check_there()
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:

@@ -57,6 +57,18 @@ def test_lines_are_short_and_json_has_no_infinity() -> None:
     assert all(len(line) <= 120 and "\n" not in line for line in lines)
 
 
+def test_a_pair_is_not_shown_twice_turned_round() -> None:
+    def plain(chosen: int, rejected: int) -> dict[str, str]:
+        return {"prompt": "Question", "chosen": f"no {chosen}", "rejected": f"no {rejected}"}
+
+    smoothing = np.array([0.6, 0.0])  # of 0 over 2, which is drawn as 2 over 0
+    said = preferred_report(PREFERRED, TABLE, smoothing, plain)
+    assert plain(2, 0) in [row["text"] for row in said["beaten"]]
+    lines = preferred_lines(said)
+    assert sum(line.startswith("drawn against a chosen response") for line in lines) == 1
+    assert sum(line.startswith("label doubted") for line in lines) == 1
+
+
 @pytest.mark.slow
 def test_the_plot_differs_with_importance(tmp_path: Path) -> None:
     pictures = []

@@ -66,6 +66,11 @@ def test_lines_say_why_all_weights_are_one_where_the_rewards_agree() -> None:
     assert "agree" not in report_lines(weight_report(pair_weights(noisy, by_noise, seed=0), noisy))[1]
 
 
+def test_of_equal_weights_no_pair_is_shown() -> None:
+    report = weight_report(pair_weights(REWARDS, WeightConfig(method="none"), seed=0), REWARDS, texts=text)
+    assert len(report["largest"]) == 10 and len(report_lines(report)) == 2 + 3
+
+
 def test_the_noise_of_rewards_is_shown_where_it_is_known() -> None:
     noisy = replace(REWARDS, noise=0.05)
     weights = pair_weights(noisy, WeightConfig(), seed=0)

@@ -62,6 +62,7 @@ def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out()
         ({"loss_type": ["robust"], "label_smoothing": 0.2}, {"objective.params": {"epsilon": 0.2}}),
         ({"f_divergence_type": "js_divergence"}, {"objective.divergence": "js"}),
         ({"max_steps": 50, "warmup_steps": 5}, {"optim.max_steps": 50, "optim.warmup_fraction": 0.1}),
+        ({"max_steps": 50, "num_train_epochs": 1}, {"optim.max_steps": 50, "optim.epochs": 50.0}),
         ({"lr_scheduler_type": "constant"}, {"optim.schedule": "constant", "optim.warmup_fraction": 0.0}),
         ({"optim": "paged_adamw_8bit"}, {"optim.name": "adamw_8bit"}),
         ({"save_strategy": "no"}, {"checkpoint.every": None}),
@@ -107,6 +108,12 @@ def test_settings_of_another_form_become_ours(theirs, ours) -> None:
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
+        ({"max_steps": 50}, "max_steps: 50 overrides num_train_epochs in TRL"),
+        (
+            {"label_smoothing": 0.1, "loss_type": ["sigmoid", "sft"]},
+            "label_smoothing: 0.1 is not kept, because TRL's sigmoid and sft does not read it as the probability of a "
+            "flipped label: set objective.label_smoothing to 0.1",
+        ),
         ({"eval_delay": 5}, "eval_delay: 5 has no counterpart here"),
         ({"sync_ref_model": True, "use_peft": True}, "ref_model_mixup_alpha: 0.6 becomes 1"),
         ({"load_best_model_at_end": True}, "true needs evaluations: set log.eval_every"),
@@ -173,7 +180,6 @@ def test_the_command_prints_a_recipe_that_iwpo_takes(tmp_path, capsys, monkeypat
         (["--from_trl=absent.yaml"], "from_trl absent.yaml cannot be read"),
         (["--from_trl", "list.yaml"], "from_trl list.yaml holds no settings"),
         (["--from_trl", "broken.yaml"], "from_trl broken.yaml cannot be read"),
-        (["--from_trl", "loss.yaml"], "label_smoothing is 0.1, which TRL's sigmoid does not read"),
         (["--from_trl", "type.yaml"], "objective"),
     ],
 )
@@ -181,7 +187,6 @@ def test_what_is_no_recipe_is_one_sentence(arguments, sentence, tmp_path, capsys
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("a: [\n")
-    (tmp_path / "loss.yaml").write_text("label_smoothing: 0.1\n")
     (tmp_path / "type.yaml").write_text("loss_type: dpoo\n")
     assert main(["train", *arguments]) == 2
     assert sentence in capsys.readouterr().err

@@ -74,3 +74,11 @@ def test_labels_of_another_shape_are_one_sentence(labels) -> None:
     batch = batch_of() | {"labels": labels}
     with pytest.raises(ValueError, match="needs labels of the shape of input_ids"):
         log_probs_of(model_of("llama"), batch)
+
+
+@pytest.mark.parametrize(
+    "batch", [batch_of()["input_ids"], {"labels": batch_of()["labels"]}], ids=["tensor", "no tokens"]
+)
+def test_what_is_no_batch_is_one_sentence(batch) -> None:
+    with pytest.raises(ValueError, match=r'pass \{"input_ids": tokens, "labels": labels\}'):
+        log_probs_of(model_of("llama"), batch)

@@ -244,9 +244,9 @@ def test_a_damaged_file_is_named_in_a_sentence_and_the_page_stays(name: str, sen
     ("words", "sentence"),
     [
         ([], "run is missing: give --run"),
-        (["nowhere"], "run nowhere is no folder: give the output_dir of iwpo run."),
-        (["empty"], "run empty has no manifest.json: give the output_dir of iwpo run."),
-        (["run/train"], "run run/train is a folder of iwpo train"),
+        (["nowhere"], "iwpo: error: nowhere is no folder: give the output_dir of iwpo run."),
+        (["empty"], "iwpo: error: empty has no manifest.json: give the output_dir of iwpo run."),
+        (["run/train"], "iwpo: error: run/train is a folder of iwpo train, and iwpo report shows one of iwpo run"),
         (["run", "--output", "run"], "output is run: give the name of a file that ends in .html."),
         (["run", "--output", "a.html"], "output is a.html, which is a folder"),
         (["run", "--output", "data.jsonl/a.html"], "data.jsonl is a file: choose another output."),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from iwpo_fast.optimisation import optimizer_steps
 from iwpo_fast.training import plan, train
 
 
@@ -27,6 +30,17 @@ def test_the_plan_says_how_attention_is_computed_and_why(config, capsys, options
     model, optim = dataclasses.replace(base.model, **options), dataclasses.replace(base.optim, max_steps=1)
     train(dataclasses.replace(base, model=model, optim=optim))
     assert f"{words}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "words"),
+    [(50, "; optim.max_steps 50 is more than the 3 of optim.epochs have"), (12, ""), (7, ""), (None, "")],
+)
+def test_the_plan_says_where_epochs_end_before_max_steps_does(config, max_steps, words) -> None:
+    optim = dataclasses.replace(config().optim, epochs=3, max_steps=max_steps)
+    pairs = range(4 * optim.pairs_per_step)
+    job: Any = SimpleNamespace(config=config(optim=optim), steps=optimizer_steps(optim, len(pairs))[1])
+    assert plan._fewer(job) == words
 
 
 @pytest.mark.parametrize(

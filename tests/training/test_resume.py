@@ -19,6 +19,7 @@ from iwpo_fast import optimisation
 from iwpo_fast.config import LogConfig, LoraConfig, ModelConfig, TinyConfig, TrainConfig
 from iwpo_fast.models import Policy
 from iwpo_fast.training import loop, train
+from iwpo_fast.training.run_folder import RunFolder
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
 
@@ -88,6 +89,23 @@ def test_another_configuration_does_not_resume(config) -> None:
     other.optim.lr = 5e-4
     with pytest.raises(ValueError, match=r"another configuration, optim\.lr=0\.0005 \(was 0\.001\)"):
         train(other)
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "sentence"),
+    [
+        ("data", "nowhere.jsonl", "data.path nowhere.jsonl is not there"),
+        ("model", "./nomodel", "model.path ./nomodel does not exist"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named_before_another_configuration(config, part, path, sentence) -> None:
+    before = config()
+    folder = RunFolder(Path(before.output_dir))
+    folder.open(before, {"training data": "some"})
+    folder.summary.touch()
+    assert RunFolder.check(before) == folder
+    with pytest.raises(ValueError, match=sentence):
+        RunFolder.check(dataclasses.replace(before, **{part: dataclasses.replace(getattr(before, part), path=path)}))
 
 
 @pytest.mark.slow

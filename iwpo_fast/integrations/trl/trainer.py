@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -37,7 +38,8 @@ class WeightedDPOTrainer(DPOTrainer):
             `score_rejected`.
 
     Raises:
-        ValueError: settings that this trainer would ignore are set, or the objective does not exist.
+        ValueError: settings that this trainer would ignore are set, the objective does not exist, or a column that is
+            named is not in `train_dataset`.
     """
 
     args: Any
@@ -59,6 +61,7 @@ class WeightedDPOTrainer(DPOTrainer):
             "weight": weight_column,
             "label_smoothing": label_smoothing_column,
         }
+        _check_columns(inspect.signature(DPOTrainer).bind_partial(*args, **kwargs).arguments, self.columns)
         super().__init__(*args, **kwargs)
         self.objective = objective or objective_of(self.args)
         self.mixture = Mixture.of(self.objective)
@@ -183,6 +186,17 @@ class _Recorded:
 
 def _as_tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
+
+
+def _check_columns(given: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """Raise ValueError where a column that is named otherwise than by default is not in the data set."""
+    data = given.get("train_dataset")
+    present = () if data is None else data.column_names or next(iter(data), {})  # a stream knows its rows alone
+    for ours, theirs in columns.items():
+        if theirs != ours and data is not None and theirs not in present:
+            raise ValueError(
+                f"{ours}_column is {theirs!r}, which train_dataset does not have: choose among {', '.join(present)}."
+            )
 
 
 def _check(mixture: Mixture, config: DPOConfig, *, is_vision: bool) -> None:
