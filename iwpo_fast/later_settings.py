@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 OF_LORA = {"dora": False, "rslora": False, "modules_to_save": []}
@@ -15,6 +16,10 @@ LATER: dict[str, Any] = {
     "model.reference": None,
     "model.neftune_alpha": None,
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
+    "weights.experimental.madpo_factor": 2.0,
+    "weights.experimental.madpo_turn": log(0.999 / 0.001),
+    "weights.experimental.madpo_sharpness": 1.0,
+    "weights.experimental.selected_share": 0.5,
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
 }
 """Their defaults, by dotted names; those of the data stand in `LATER_SETTINGS`."""
