@@ -3,7 +3,8 @@
 All read the same rewards, of the library's default heads; policies are compared at equal KL, in worlds whose seeds no
 other experiment uses. The settings of the rivals are those of their authors' code, except that Uni-DPO's η is 1, as
 rewards are in log-odds here, and its likelihood term is left out: it needs the log-prob itself, and here only
-differences are known. MADPO's weights are not normalised, as in its author's code.
+differences are known. MADPO's weights are not normalised, as in its author's code. Lengths of the laboratory have no
+unit: MWPO is shown 256 exp(length / 2) tokens, and stands there without its length weight too.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ BUILDS: Mapping[str, Build] = {
     "Uni-DPO": by_objective("uni_dpo", eta=1.0, tau=0.8, gamma=1.0, nll=0.0),
     "Uni-DPO's quality weight alone": weighted(QUALITY),
     "MWPO": by_objective("mwpo", counts_tokens=True),
+    "MWPO, without its length weight": by_objective("mwpo", counts_tokens=True, alpha=1.0),
     "SelectiveDPO, 50 %": weighted(SELECTIVE),
 }
 
