@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline_cases import DATA, read_jsonl, rows_of_four, toy_rows, write_jsonl
+from pipeline_cases import DATA, read_jsonl, rows_of_four, write_jsonl
 
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
@@ -50,8 +50,6 @@ def test_a_recipe_runs_in_miniature(recipe: str, place: Path) -> None:
 
 @pytest.mark.slow
 def test_the_recipe_without_rewards_trains_in_miniature(place: Path) -> None:
-    write_jsonl(DATA, toy_rows())
-    small = {name: value for name, value in SMALL.items() if name != "data.as_chat"}
-    pairs = {"data.as_chat": "false", "data.pairs_from_candidates": "null"}
-    assert main(["train", *flags("mwpo", **small, **pairs)]) == 0
+    write_jsonl(DATA, rows_of_four())
+    assert main(["train", *flags("mwpo", **SMALL)]) == 0
     assert Path("run/model/model.safetensors").exists()
