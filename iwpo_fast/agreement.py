@@ -172,6 +172,8 @@ def _digest_of_rows(parts: Iterable[Rows | None]) -> str:
             digest.update(f"{len(text)} {text}".encode(errors="surrogatepass"))
         for name, values in sorted(rows.columns.items()) if rows is not None else ():
             digest.update(name.encode() + values.tobytes())
+        if rows is not None and rows.present is not None:
+            digest.update(rows.present.tobytes())
         digest.update(b"|")
     return digest.hexdigest()
 

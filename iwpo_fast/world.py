@@ -7,16 +7,18 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from iwpo_fast import peers, signals
+from iwpo_fast.context_group import ContextGroup
 from iwpo_fast.terminal import escaped_lines
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class World:
     Attributes:
         local_rank, local_size: the same among the processes of this machine.
         waiting: the group in which processes wait for one that works alone.
+        context: the processes with which this one computes each of its batches; None where it does so alone.
     """
 
     rank: int
@@ -43,17 +46,19 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     waiting: dist.ProcessGroup | None = None
+    context: ContextGroup | None = None
 
     @classmethod
     def start(cls, device: str = "auto") -> World:
         """Join the job that torchrun's environment variables describe, or be alone.
 
         Raises:
-            ValueError: the device is unknown or not there, one of these variables is not a number, or another process
-                has failed or not come.
+            ValueError: the device is unknown or not there, one of these variables is not a number or goes with no job,
+                or another process has failed or not come.
         """
         signals.check()
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
+        _check_variables(rank, size)
         local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
         where = _device(device, local_rank)
         if size == 1:
@@ -65,6 +70,37 @@ class World:
             store = peers.meet()
             dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT, store=store)
         return cls(rank, size, where, local_rank, local_size, _waiting_group())
+
+    def in_contexts_of(self, processes: int) -> World:
+        """The same, where so many neighbouring processes compute each batch together. All ranks call it.
+
+        Raises:
+            ValueError: the job's processes cannot be split that way.
+        """
+        if processes < 1 or self.size % processes:
+            raise ValueError(
+                f"context_parallel is {processes} but the job's {self.size} processes cannot be split into groups of "
+                f"{processes}: set a number that divides {self.size}."
+            )
+        if processes == 1:
+            return self
+        shape = self.size // processes, processes
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "context"))
+        return replace(self, context=ContextGroup(self.rank % processes, processes, mesh.get_group("context")))
+
+    @property
+    def data_rank(self) -> int:
+        """Which of `data_size` shares of the batches this process computes, alone or with those of its context."""
+        return self.rank if self.context is None else self.rank // self.context.size
+
+    @property
+    def data_size(self) -> int:
+        return self.size if self.context is None else self.size // self.context.size
+
+    @property
+    def has_share(self) -> bool:
+        """Whether it is the first of those that compute the same batches."""
+        return self.context is None or self.context.rank == 0
 
     @property
     def is_main(self) -> bool:
@@ -115,7 +151,9 @@ class World:
         return values
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Replace `tensor` by its sum over all ranks."""
+        """Replace `tensor` by its sum over all ranks; those that compute the same batches count once."""
+        if not self.has_share:
+            tensor.zero_()
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -154,6 +192,21 @@ def _variable(name: str, default: int) -> int:
     if not value.isdecimal():
         raise ValueError(f"The environment variable {name} is {value!r}: unset it, or let torchrun set it.")
     return int(value)
+
+
+def _check_variables(rank: int, size: int) -> None:
+    """Raise ValueError if they describe no job, such as those that a shell has kept of another one."""
+    if rank >= size:
+        raise ValueError(
+            f"The environment variable RANK is {rank} and WORLD_SIZE is {size}, but ranks count from 0: unset both, or "
+            "let torchrun set them."
+        )
+    absent = [name for name in ("RANK", "MASTER_ADDR") if size > 1 and name not in os.environ]
+    if absent and not dist.is_initialized():
+        raise ValueError(
+            f"The environment variable WORLD_SIZE is {size} and {absent[0]} is not set: unset WORLD_SIZE to be one "
+            "process, or let torchrun set all of them."
+        )
 
 
 def _device(name: str, local_rank: int) -> torch.device:

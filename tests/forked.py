@@ -30,6 +30,7 @@ PRELOADED = [
     "transformers.models.gemma2.modeling_gemma2",
     "transformers.models.llama.modeling_llama",
     "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
 ]
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -19,8 +19,9 @@ def check_answers(row: RowOfPairs, train_on: str) -> None:
 
     The message goes on from "row 1".
     """
-    for (prompt, chosen, rejected), _ in row.pairs:
-        named = {"chosen": [chosen], "rejected": [rejected], "candidates": [text for text, _ in row.others or ()]}
+    for (prompt, chosen, rejected), _, desirable in row.pairs:
+        sides = {"chosen": [chosen], "rejected": [rejected]} if desirable is None else {"completion": [chosen]}
+        named = sides | {"candidates": [text for text, _ in row.others or ()]}
         for name, answers in named.items():
             for answer in answers:
                 if isinstance(prompt, list) and isinstance(answer, list):
@@ -29,7 +30,7 @@ def check_answers(row: RowOfPairs, train_on: str) -> None:
 
 def go_on(row: RowOfPairs) -> bool:
     """Whether answers of a row hold further turns of the user, as where two dialogues part early."""
-    return any(_has_later_turns(prompt, answer) for (prompt, *answers), _ in row.pairs for answer in answers)
+    return any(_has_later_turns(prompt, answer) for (prompt, *answers), *_ in row.pairs for answer in answers)
 
 
 def _has_later_turns(prompt: Text, answer: Text) -> bool:

@@ -22,7 +22,8 @@ class FlatBatch(TensorDataclass):
 
     The first sequence of a prompt is laid out in full. Later ones leave the prompt out and share the first one's.
     Of P pairs, S = 2P, sequences 0 to P-1 are the chosen ones and P to 2P-1 the rejected ones, in the order of `rows`.
-    A batch of single responses has no pairs, P = 0.
+    A completion that is absent is no sequence, so S is smaller then; it keeps its place, C = 2P, among the completions.
+    A batch of single responses has no pairs, P = 0 and C = S.
 
     Attributes:
         input_ids: int64 [T], token ids as they are laid out.
@@ -37,12 +38,13 @@ class FlatBatch(TensorDataclass):
         hidden_index: int64 [N], flat position whose hidden state predicts a supervised token; may repeat.
         completion_index: int64 [N], flat position of each supervised token.
         labels: int64 [N], the supervised tokens, sequence after sequence: those of completions that are no context.
-        segments: int64 [S + 1], supervised tokens of sequence s are entries segments[s] to segments[s + 1].
+        segments: int64 [C + 1], supervised tokens of completion c are entries segments[c] to segments[c + 1].
         weight: float32 [P]; label_smoothing: float32 [P] or None.
         rows: int64 [P], row of each pair in its data set.
-        ref_logps: float32 [S], reference log-prob of each sequence, or None before it is known.
+        ref_logps: float32 [C], reference log-prob of each completion, or None before it is known.
         ref_token_logps: float32 [N], the same for each supervised token, where asked for.
-        scores: float32 [S, k], scores of k reward models, or None.
+        scores: float32 [C, k], scores of k reward models, or None.
+        present: bool [C], which completions there are; None where all are.
         tables: what the policy's attention needs beside this, or None where the policy has to make it first.
     """
 
@@ -64,6 +66,7 @@ class FlatBatch(TensorDataclass):
     ref_logps: Tensor | None = None
     ref_token_logps: Tensor | None = None
     scores: Tensor | None = None
+    present: Tensor | None = None
     tables: TensorDataclass | None = None
 
     @property
@@ -84,14 +87,25 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> F
     part = pairs.take(rows)
     tokens = part.ref_token_logps if ref_tokens else None
     return FlatBatch(
-        **_layout(part.prompt, np.tile(np.arange(len(rows)), 2), Ragged.concatenate([part.chosen, part.rejected])),
+        **_layout_of(part),
         weight=_float32(part.weight),
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         label_smoothing=None if part.label_smoothing is None else _float32(part.label_smoothing),
         ref_logps=None if part.ref_logps is None else _by_side(part.ref_logps),
         ref_token_logps=None if tokens is None else _of_trained(part, tokens),
         scores=None if part.scores is None else _by_side(part.scores),
+        present=None if part.present is None else torch.from_numpy(part.present.T.ravel()),
     )
+
+
+def _layout_of(pairs: Pairs) -> dict[str, Any]:
+    """The attributes of `FlatBatch` that lay out the completions that these pairs have."""
+    prompt_of, completions = np.tile(np.arange(len(pairs)), 2), Ragged.concatenate([pairs.chosen, pairs.rejected])
+    if pairs.present is None:
+        return _layout(pairs.prompt, prompt_of, completions)
+    there = np.flatnonzero(pairs.present.T)
+    segments = torch.from_numpy(bounds_of(trained_lengths(completions)))
+    return _layout(pairs.prompt, prompt_of[there], completions.take(there)) | {"segments": segments}
 
 
 def _of_trained(pairs: Pairs, values: tuple[Ragged, Ragged]) -> Tensor:

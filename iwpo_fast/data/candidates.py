@@ -47,10 +47,15 @@ UNSCORED = (math.nan, math.nan)
 
 
 class PairOfRow(NamedTuple):
-    """Prompt, chosen and rejected completion, with the scores of the two that the row's candidates bring."""
+    """Prompt, chosen and rejected completion, with the scores of the two that the row's candidates bring.
+
+    Attributes:
+        desirable: None of a pair; of a row with one completion, which stands on both sides, what its label says.
+    """
 
     texts: Texts
     scores: tuple[float, float] = UNSCORED
+    desirable: bool | None = None
 
 
 class RowOfPairs(NamedTuple):

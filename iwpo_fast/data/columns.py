@@ -27,10 +27,12 @@ _ASKED = (
 )
 ASKED = tuple(dict.fromkeys(written for name in _ASKED for written in (name, name.capitalize(), name.upper())))
 """Names under which people keep the prompt or a part of it; none is left out without a word."""
-UNPAIRED = ("label", "labels", "kto_tag")
+LABELS = ("label", "labels", "kto_tag")
+"""Whether the one completion of a row is desirable: as TRL, and as LLaMA-Factory names it."""
+SINGLE = ("completion", LABELS[0])
 PUBLIC = (
     *("scores", "all_generated_responses", "all_rm_scores", "completions", "answers"),
-    *("completion", *UNPAIRED, "instruction"),
+    *(*LABELS[1:], "instruction"),
 )
 """Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
 LARGEST = float(np.finfo(np.float32).max)
@@ -40,7 +42,7 @@ IN_TABLES = frozenset((*NUMBERS, "candidate_scores", "scores", "all_rm_scores"))
 PREFERRED = ("first", "second", "preferred")
 TURNS = ("system", "history", "conversations", "messages")
 COLUMNS = (
-    *(*TEXTS, *TURNS, *PREFERRED, *NUMBERS, *CANDIDATES, "ranked"),
+    *(*TEXTS, *SINGLE, *TURNS, *PREFERRED, *NUMBERS, *CANDIDATES, "ranked"),
     *("prompt_id", "tools", "chat_template_kwargs"),
 )
 

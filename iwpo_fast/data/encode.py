@@ -48,7 +48,8 @@ def encode_rows(
     """Encode prompt, prompt + chosen and prompt + rejected, and take what follows the prompt's tokens as completion.
 
     Strings get the tokenizer's beginning-of-sequence token, once; a chat template writes all special tokens itself.
-    Where the prompt's tokens are not the first of prompt + completion, see `iwpo_fast.data.seams`.
+    Where the prompt's tokens are not the first of prompt + completion, see `iwpo_fast.data.seams`. A completion that a
+    row does not have has no tokens.
 
     Returns:
         Pairs of weight 1, not yet cut, of the rows that could be encoded; int8 [P], what was done to each of them.
@@ -56,9 +57,11 @@ def encode_rows(
     Raises:
         ValueError: a row cannot be rendered, or has a prompt without tokens.
     """
-    encoder = _RowEncoder(rows, [rows.chosen, rows.rejected], tokenizer, config)
-    kept, seams, (prompt, chosen, rejected) = encoder.encode(progress=progress)
-    return Pairs(prompt, chosen, rejected, np.ones(len(kept)), row=kept), seams
+    alone = rows.present is not None and not rows.present.all(1).any()  # then the two sides are one text
+    sides = [rows.chosen] if alone else [rows.chosen, rows.rejected]
+    kept, seams, (prompt, *completions) = _RowEncoder(rows, sides, tokenizer, config).encode(progress=progress)
+    pairs = Pairs(prompt, completions[0], completions[-1], np.ones(len(kept)), row=kept)
+    return pairs.only(None if rows.present is None else rows.present[kept]), seams
 
 
 def encode_candidates(

@@ -13,10 +13,10 @@ from iwpo_fast.data.arrow_rows import RareStore, Store
 from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.data.rows import Candidates, Rows, Text
+from iwpo_fast.data.rows import Candidates, Rows, Text, some_absent
 
-INTEGER, FLOAT = "q", "d"
-"""Kinds of `array`, of eight bytes each."""
+INTEGER, FLOAT, BYTE = "q", "d", "b"
+"""Kinds of `array`, of eight bytes each except the last."""
 
 
 class GatheredRows:
@@ -32,6 +32,7 @@ class GatheredRows:
         self.unpaired = 0
         self._numbers, self._places = array(INTEGER), array(INTEGER)
         self._scores: array[float] = array(FLOAT)
+        self._present = array(BYTE)
         self._texts: tuple[Store[Text], ...] = (Store(), Store(), Store())
         self._template: RareStore[dict[str, Any]] = RareStore({})
         self._candidates = _GatheredCandidates()
@@ -51,6 +52,7 @@ class GatheredRows:
             self._numbers.append(number)
             self._places.append(place)
             self._scores.extend(pair.scores)
+            self._present.extend((pair.desirable is not False, pair.desirable is not True))
             self._add_texts(pair)
             self._template.append(arguments)
             self.prompt_ids.append(prompt_id)
@@ -73,6 +75,7 @@ class GatheredRows:
             template=self._template.finish(),
             unpaired=self.unpaired,
             files=numbering.files if len(numbering.files) > 1 else (),
+            present=some_absent(np.array(self._present, dtype=bool).reshape(-1, 2)),
         )
         return replace(rows, candidates=self._candidates.finish(len(rows)))
 

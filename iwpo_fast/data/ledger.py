@@ -49,6 +49,7 @@ class Ledger:
         left_out: what the chat template does not write, and of how many rows.
         with_context: kept pairs of which some tokens behind the prompt are context, because they are not the
             assistant's.
+        desirable, undesirable: kept rows of one completion, by what their label says.
     """
 
     source: str
@@ -72,6 +73,8 @@ class Ledger:
     seams: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     with_context: int = 0
+    desirable: int = 0
+    undesirable: int = 0
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -90,9 +93,13 @@ class Ledger:
         """Share of all pairs that were longer than the limit, and so were cut or dropped."""
         return self.too_long / self.rows_read
 
+    @property
+    def _kind(self) -> str:
+        return "rows" if self.desirable or self.undesirable else "pairs"
+
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{self.source}: {self.rows_read:,} pairs read, {self.kept:,} kept"]
+        lines = [f"{self.source}: {self.rows_read:,} {self._kind} read, {self.kept:,} kept"]
         if self.dropped:
             lines.append("  dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()))
         if self.prompts_cut or self.completions_cut:
@@ -100,6 +107,8 @@ class Ledger:
                 f"  cut to {self.max_length} tokens ({self.truncation}): prompts {self.prompts_cut:,}, "
                 f"completions {self.completions_cut:,}"
             )
+        if self.desirable or self.undesirable:
+            lines.append(f"  of one completion: {self.desirable:,} desirable, {self.undesirable:,} undesirable")
         if self.equal_scores:
             lines.append(f"  equal scores: {self.equal_scores:,}")
         if self.candidates:
@@ -122,7 +131,8 @@ class Ledger:
         """The counts as JSON can hold them."""
         ledger = asdict(self)
         del ledger["plain_for_chat"]  # it is no count
-        for name in ("candidates", "dropped_unpaired", "unread", "notes", "seams", "left_out", "with_context"):
+        later = ("candidates", "dropped_unpaired", "unread", "notes", "seams", "left_out", "with_context")
+        for name in (*later, "desirable", "undesirable"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         return ledger

@@ -13,7 +13,7 @@ from iwpo_fast.config import DataConfig
 from iwpo_fast.data.arrow_rows import Store, stored
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
-from iwpo_fast.data.rows import Candidates, Rows, Text
+from iwpo_fast.data.rows import Candidates, Rows, Text, some_absent
 
 
 def sources_of(config: DataConfig) -> list[tuple[DataConfig, float]]:
@@ -56,7 +56,13 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         unread=_added([part.unread for part in parts]),
         notes=_added([part.notes for part in parts]),
         files=tuple(files),
+        present=_present(parts),
     )
+
+
+def _present(parts: Sequence[Rows]) -> np.ndarray | None:
+    both = [np.ones((len(part), 2), dtype=bool) if part.present is None else part.present for part in parts]
+    return some_absent(np.concatenate(both))
 
 
 def _arguments(part: Rows) -> Iterable[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,8 @@ class Pairs:
         ref_token_logps: float32, the same for each token of `chosen` and of `rejected`; None where the data brought
             only the sums.
         candidates: further responses to the prompts of these pairs, or None.
+        present: bool [P, 2], which completions there are; None where all are. One that is absent has no tokens, and its
+            pair stands for a row of one completion that is desirable, as chosen, or undesirable, as rejected.
     """
 
     prompt: Ragged
@@ -66,14 +68,16 @@ class Pairs:
     ref_logps: np.ndarray | None = None
     ref_token_logps: tuple[Ragged, Ragged] | None = None
     candidates: CandidateTokens | None = None
+    present: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """int64 [P]: tokens of both sequences of each pair, the prompt counted twice."""
-        return self.tokens_laid_out + self.prompt.lengths
+        """int64 [P]: tokens of the sequences of each pair, the prompt counted with each of its completions."""
+        repeated = 1 if self.present is None else self.present.sum(1) - 1
+        return self.tokens_laid_out + repeated * self.prompt.lengths
 
     @cached_property
     def tokens_laid_out(self) -> np.ndarray:
@@ -106,7 +110,18 @@ class Pairs:
             row=self.row[rows] if len(self.row) else self.row,
             ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
             ref_token_logps=None if tokens is None else (tokens[0].take(rows), tokens[1].take(rows)),
+            present=None if self.present is None else self.present[rows],
         )
+
+    def only(self, present: np.ndarray | None) -> Pairs:
+        """With these completions alone, bool [P, 2]; None leaves all."""
+        if present is None:
+            return self
+        chosen, rejected = (
+            side.slices(side.offsets[:-1], side.lengths * there)
+            for side, there in zip((self.chosen, self.rejected), present.T, strict=True)
+        )
+        return replace(self, chosen=chosen, rejected=rejected, present=present)
 
     def token_fingerprint(self) -> str:
         """Hash of the pairs' token ids: equal for data that differs only in weights, scores or candidates."""

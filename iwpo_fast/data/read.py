@@ -40,6 +40,7 @@ from iwpo_fast.data.records import Reader, Source
 from iwpo_fast.data.row_files import Row
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.strict_json import parsed
+from iwpo_fast.data.unpaired import DESIRABLE, read_single
 from iwpo_fast.limits import check_limits
 
 HELD_OUT = ", held out"
@@ -254,8 +255,9 @@ class _Read:
             )
 
 
-def _read_one(row: Mapping[str, Any], config: DataConfig) -> RowOfPairs:
-    pairs = read_row(with_messages(row, TEXTS), config.pairs_from_candidates)
+def _read_one(row: Row, config: DataConfig) -> RowOfPairs:
+    is_pair = DESIRABLE not in row
+    pairs = read_row(with_messages(row, TEXTS), config.pairs_from_candidates) if is_pair else read_single(row)
     check_answers(pairs, config.train_on)
     return pairs
 

@@ -9,6 +9,7 @@
 | `conversations` or `messages`, and no prompt     | the prompt                                                |
 | `system`, `history`                              | messages before the prompt                                |
 | `ranked`, answers from the best to the worst     | `candidates` and their scores                             |
+| one completion and a label                       | chosen or rejected alone (`iwpo_fast.data.unpaired`)      |
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Any
 
 from iwpo_fast.data.candidates import responses_of
 from iwpo_fast.data.chat import is_assistants
-from iwpo_fast.data.columns import TEXTS, UNPAIRED, joined_columns
+from iwpo_fast.data.columns import TEXTS, joined_columns
 from iwpo_fast.data.forms import canonical, without_prompt
 from iwpo_fast.data.json_text import DIALOGUES, LISTS, JsonText, dialogue_in, speaks
 from iwpo_fast.data.messages import is_dialogue
 from iwpo_fast.data.preferred import Meaning, meaning_of, ordered
 from iwpo_fast.data.rows import Message, contents
 from iwpo_fast.data.strict_json import loads, parsed
+from iwpo_fast.data.unpaired import is_single, with_label
 from iwpo_fast.data.unread import ANSWERS, Unread
 
 Row = dict[str, Any]
@@ -106,13 +108,8 @@ class Recogniser:
     def _without_sides(self, row: Row) -> Row | None:
         if any(row.get(name) is not None for name in ("first", "second")) or "preferred" in self._columns:
             return ordered(row, self.means)
-        if row.get("completion") is not None and any(row.get(name) is not None for name in UNPAIRED):
-            raise ValueError(
-                "has one completion and a label, and every objective here compares two answers to a prompt, kto and "
-                "bco too: join one whose label is true and one whose label is false to the same prompt as chosen and "
-                "rejected, or all of a prompt as candidates with candidate_scores."
-            )
-        return row
+        used, dialogue = dialogue_of(row)
+        return with_label(row, used, dialogue) if is_single(row, dialogue) else row
 
 
 def _asked_for(row: Row) -> Row:

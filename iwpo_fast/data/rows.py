@@ -82,6 +82,8 @@ class Rows:
         unread: columns whose texts are in no text of their rows, with the number of rows.
         notes: how texts were read where that is not plain to see, in words, with the number of them.
         files: as of `Numbering`, where the source has several files.
+        present: bool [N, 2], which completions the rows have; None where all have both. A row with one of them has it
+            as chosen and as rejected (`iwpo_fast.data.unpaired`).
     """
 
     source: str
@@ -97,6 +99,7 @@ class Rows:
     unread: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     files: tuple[tuple[str, int], ...] = ()
+    present: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -135,7 +138,18 @@ class Rows:
             rejected=taken(self.rejected, rows),
             columns={name: values[rows] for name, values in self.columns.items()},
             template=None if self.template is None else taken(self.template, rows),
+            present=None if self.present is None else some_absent(self.present[rows]),
         )
+
+
+def first_single(present: np.ndarray) -> int:
+    """The first row of one completion, given `Rows.present`."""
+    return int(np.flatnonzero(~present.all(1))[0])
+
+
+def some_absent(present: np.ndarray) -> np.ndarray | None:
+    """`Rows.present` of rows with these completions, bool [N, 2]."""
+    return None if present.all() else present
 
 
 def contents(text: Text) -> Iterator[str]:

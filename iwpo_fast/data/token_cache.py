@@ -50,7 +50,8 @@ def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConf
     it, so changing them costs no tokenisation.
     """
     arguments: Iterable[dict[str, Any]] = rows.template or repeat({}, len(rows))
-    texts = zip(rows.prompt, rows.chosen, rows.rejected, arguments, strict=True)
+    present = () if rows.present is None else (rows.present.tolist(),)
+    texts = zip(rows.prompt, rows.chosen, rows.rejected, arguments, *present, strict=True)
     return _path(FORMAT, texts, tokenizer, config)
 
 
@@ -73,7 +74,7 @@ def save_tokens(path: Path, pairs: Pairs, seams: np.ndarray) -> None:
 
 
 def load_tokens(path: Path) -> tuple[Pairs, np.ndarray] | None:
-    """What `save_tokens` wrote, all of weight 1; None if there is nothing, or nothing that is undamaged."""
+    """What `save_tokens` wrote, of weight 1 and without `present`; None if there is nothing, or nothing undamaged."""
     loaded = _load(path, ("row", "seam"), SIDES)
     if loaded is None:
         return None

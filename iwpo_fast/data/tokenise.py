@@ -21,6 +21,7 @@ from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.tokenise_candidates import candidate_counts, candidate_tokens
 from iwpo_fast.data.truncate import cut, cut_candidates, fitted, too_long
+from iwpo_fast.data.unpaired import SIDES
 from iwpo_fast.limits import check_limits
 from iwpo_fast.paths import expanded
 
@@ -70,7 +71,7 @@ def tokenise(
         seams=counted_seams(seams),
         left_out=not_written,
         with_context=int((pairs.tokens_trained < _lengths(pairs)).any(1).sum()),
-        **counts,
+        **(counts | _singles(pairs)),
     )
     if ledger.kept == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.dropped.items())
@@ -176,7 +177,16 @@ def _encoded(
     if found is None:
         found = encode_rows(rows, tokenizer, config, progress=progress)
         save_tokens(path, *found)
-    return found
+    pairs, seams = found
+    return (pairs if rows.present is None else replace(pairs, present=rows.present[pairs.row])), seams
+
+
+def _singles(pairs: Pairs) -> dict[str, int]:
+    """Numbers of rows with one completion, by their names in `Ledger`."""
+    if pairs.present is None:
+        return {}
+    alone = pairs.present[~pairs.present.all(1)]
+    return {name: int(there) for name, there in zip(SIDES, alone.sum(0), strict=True)}
 
 
 def _lengths(pairs: Pairs) -> np.ndarray:

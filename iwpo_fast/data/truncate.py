@@ -41,7 +41,8 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
     new = _new_lengths(pairs, _longest_responses(pairs), max_length, policy)
     lost = ~new.kept
     sides = ((pairs.chosen, new.chosen), (pairs.rejected, new.rejected))
-    empty = ~lost & np.any([trained_of_first(side, lengths) == 0 for side, lengths in sides], axis=0)
+    empty = np.array([trained_of_first(side, lengths) == 0 for side, lengths in sides])
+    empty = ~lost & np.any(empty if pairs.present is None else empty & pairs.present.T, axis=0)
     identical = ~lost & ~empty & _identical(pairs, new.chosen, new.rejected)
     keep = np.flatnonzero(~(lost | empty | identical))
     return _shortened(pairs, keep, new, bos), {
@@ -104,6 +105,7 @@ def _shortened(pairs: Pairs, keep: np.ndarray, new: _Lengths, bos: int | None) -
         pairs.rejected.slices(pairs.rejected.offsets[keep], new.rejected[keep]),
         weight=pairs.weight[keep],
         row=pairs.row[keep],
+        present=None if pairs.present is None else pairs.present[keep],
     )
 
 

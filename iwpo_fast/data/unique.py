@@ -23,6 +23,8 @@ class Responses:
         prompt_of: int64 [C], prompt of each response.
         chosen, rejected: int64 [P], the responses of each pair.
         candidates: int64 [K], the response that each candidate is.
+        present: bool [C], which responses there are; None where all are. An absent one has no tokens, and stands in the
+            place of the other completion of pairs that have one.
     """
 
     prompts: Ragged
@@ -31,6 +33,7 @@ class Responses:
     chosen: np.ndarray
     rejected: np.ndarray
     candidates: np.ndarray
+    present: np.ndarray | None = None
 
     @classmethod
     def of(cls, pairs: Pairs) -> Responses:
@@ -51,17 +54,24 @@ class Responses:
             completions.append(others.completions)
         response, first = numbered(keys)
         chosen, rejected = response[: 2 * len(pairs)].reshape(-1, 2).T.copy()
+        of_responses = Ragged.concatenate(completions).take(place[first])
         return cls(
             prompts=pairs.prompt.take(first_prompt),
-            completions=Ragged.concatenate(completions).take(place[first]),
+            completions=of_responses,
             prompt_of=of_response[first],
             chosen=chosen,
             rejected=rejected,
             candidates=response[2 * len(pairs) :],
+            present=None if pairs.present is None else of_responses.lengths > 0,
         )
 
     def __len__(self) -> int:
         return len(self.completions)
+
+    @cached_property
+    def to_run(self) -> np.ndarray:
+        """int64, the responses that there are."""
+        return np.arange(len(self)) if self.present is None else np.flatnonzero(self.present)
 
     @property
     def prompt_keys(self) -> list[str]:

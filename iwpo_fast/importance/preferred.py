@@ -75,6 +75,7 @@ class Preferred(NamedTuple):
         weight: float64 [D] above 0, of each pair: the reliability of its cluster, and what else it was multiplied by.
         q: float64 [C], importance of each candidate; sums to 1 over each prompt.
         reward: float64 [C], r̃, rewards in log-odds with the evidence of the labels.
+        prompt_of: int64 [C], the prompt among whose candidates each is.
         tau: temperature of the target.
     """
 
@@ -82,6 +83,7 @@ class Preferred(NamedTuple):
     weight: Float64s
     q: Float64s
     reward: Float64s
+    prompt_of: Ints
     tau: float
 
     def times(self, factor: Float64s) -> Preferred:
@@ -92,7 +94,14 @@ class Preferred(NamedTuple):
 
 
 def draw_preferred(
-    rewards: PairRewards, table: PairTable, proposal: Proposal, draws: int, settings: WeightConfig, *, seed: int
+    rewards: PairRewards,
+    table: PairTable,
+    proposal: Proposal,
+    draws: int,
+    settings: WeightConfig,
+    *,
+    seed: int,
+    prompt_of: Ints | None = None,
 ) -> Preferred:
     """Draw pairs for each prompt, of the weight that is the reliability of its cluster; those of weight 0 are left out.
 
@@ -104,19 +113,26 @@ def draw_preferred(
         draws: pairs of each prompt.
         settings: `relative_variance`, of the gaps; `opponent`; and `tau`, which is 1, the unit of the labels' log-odds,
             where it is not a number.
+        prompt_of: int64 [C], the prompt among whose candidates each is, where the table takes several for one.
     """
     assert rewards.candidates is not None
+    prompt_of = table.prompt_of if prompt_of is None else prompt_of
     variance = gap_variance(rewards, settings.relative_variance)
     reward = posterior_rewards(rewards.candidates.reward, table, label_shift(rewards, variance))
     tau = target_temperature(settings)
-    q = candidate_importance(reward, table.prompt_of, tau=tau, log_ratio=proposal.log_mass)
+    q = candidate_importance(reward, prompt_of, tau=tau, log_ratio=proposal.log_mass)
     opponents = q if settings.opponent == "importance" else proposal.draws
-    pairs = preferred_pairs(reward, table.prompt_of, q, opponents, draws, seed=seed)
+    pairs = preferred_pairs(reward, prompt_of, q, opponents, draws, seed=seed)
     cluster = np.zeros(int(table.prompt_of.max()) + 1, dtype=np.int64)
     cluster[table.prompt] = rewards.cluster
     reliability = rewards.trust if rewards.reliability is None else rewards.reliability
-    drawn = Preferred(pairs, np.ones(len(pairs.chosen)), q, reward, tau)
+    drawn = Preferred(pairs, np.ones(len(pairs.chosen)), q, reward, prompt_of, tau)
     return drawn.times(reliability[cluster[table.prompt_of[pairs.chosen]]])
+
+
+def has_several(prompt_of: Ints) -> NDArray[np.bool_]:
+    """[C], whether the prompt of each candidate has enough of them for a draw to bring a new pair."""
+    return np.bincount(prompt_of)[prompt_of] >= FEWEST_RESPONSES
 
 
 def target_temperature(settings: WeightConfig) -> float:

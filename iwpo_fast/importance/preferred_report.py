@@ -40,7 +40,7 @@ def preferred_report(
         whose opponent is a labelled chosen response, by the largest gap above 0. `importance_counts`,
         `importance_edges`, `effective_counts`, `effective_edges`: histograms of q and of 1/Σq².
     """
-    q, prompt_of = preferred.q, table.prompt_of
+    q, prompt_of = preferred.q, preferred.prompt_of
     is_chosen = np.zeros(len(q), dtype=bool)
     is_chosen[table.chosen] = True
     effective = effective_candidates(q, prompt_of)

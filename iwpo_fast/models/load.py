@@ -104,6 +104,7 @@ def load_policy(
         with world.one_at_a_time():
             policy = _new_policy(config, tokenizer, seed, world.device, max_length)
             shard(policy, mesh)
+    policy.context = world.context
     _settle_layout(policy, config, max_length)
     for layer in decoder_layers(policy.head.decoder):
         if config.compile:
@@ -241,6 +242,12 @@ def _turn_off_noise(settings: PreTrainedConfig) -> None:
 
 def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) -> None:
     """Choose the layout, and check with a few tokens that it gives the model's own log-probs."""
+    if policy.context is not None and policy.rope.limit is not None:
+        raise ValueError(
+            f"context_parallel is {policy.context.size}, and above {policy.rope.limit} tokens the rotary embedding of "
+            f"{type(policy.causal_lm).__name__} depends on the length of a sequence, of which each process has a part: "
+            f"set context_parallel to 1, or data.max_length to {policy.rope.limit} or less."
+        )
     if config.batch_layout == "padded":
         obstacle, reason = None, "asked for"
     else:
@@ -249,6 +256,11 @@ def _settle_layout(policy: Policy, config: ModelConfig, max_length: int | None) 
             return
         reason = f"cannot run flat, {obstacle}"
     name = type(policy.causal_lm).__name__
+    if policy.context is not None:
+        raise ValueError(
+            f"context_parallel is {policy.context.size} but {name} {reason}, and padded batches are not split: set "
+            "context_parallel to 1, or give another model."
+        )
     policy.run_padded(reason)
     if not largest_error(policy, max_length) <= tolerance(policy):
         chosen = getattr(policy.causal_lm.config.get_text_config(), "index_topk", None)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from iwpo_fast.context_group import ContextGroup
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, saved_files, saving
+from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.rope import RopeBySequence
@@ -38,6 +40,7 @@ class Policy(nn.Module):
 
     Attributes:
         noise: of the embeddings while training, if any.
+        context: processes with which this one computes each batch, except padded ones; None where it does so alone.
         rope: gives each sequence the rotary frequencies of its own length.
         continues_adapter: whether its adapter was there before, so that the reference has it too, as it was.
         stored_dtype: type of the weights that the model was read from, as its configuration says; else float32.
@@ -68,6 +71,7 @@ class Policy(nn.Module):
         self.stored_dtype = torch.float32
         self.continues_adapter = False
         self.noise: EmbeddingNoise | None = None
+        self.context: ContextGroup | None = None
         self.rope = RopeBySequence(self.head.decoder, max_length)
         self.run_padded("not asked for anything else")
 
@@ -109,8 +113,10 @@ class Policy(nn.Module):
         """The batch with the tables of this policy's attention; made on the host, nothing waits for them later."""
         if self.layout == "padded":
             return batch
-        tables = attention.AttentionMetadata.of(batch, self.attention, shared=self.layout == "shared")
-        return replace(batch, tables=tables)
+        shared = self.layout == "shared"
+        if self.context is not None:
+            return replace(batch, tables=ContextSlice.of(batch, self.attention, self.context, shared=shared))
+        return replace(batch, tables=attention.AttentionMetadata.of(batch, self.attention, shared=shared))
 
     @overload
     def forward(self, batch: FlatBatch) -> Tensor: ...
@@ -119,11 +125,19 @@ class Policy(nn.Module):
     def forward(self, batch: FlatBatch, *, statistics: Literal[True]) -> TokenStatistics: ...
 
     def forward(self, batch: FlatBatch, *, statistics: bool = False) -> Tensor | TokenStatistics:
-        """float32 [N], log-prob of each supervised token of the batch; with `statistics`, its distribution's too."""
+        """float32 [N], log-prob of each supervised token of the batch; with `statistics`, its distribution's too.
+
+        The processes of a context all call it with the same batch, and each gets all N. Their losses are the same, and
+        gradients of weights are then parts, of which the sum over processes is the gradient of that loss.
+        """
+        batch = batch if batch.tables is not None else self.ready(batch)
+        if isinstance(batch.tables, ContextSlice):
+            return self._in_slices(batch, batch.tables, statistics=statistics)
         hidden, rows = self._decode(batch)
         index = batch.hidden_index
         if rows is not None and self.rope.limit is not None:
-            index = self._in_own_sequence(batch)
+            # Each in its own sequence: the hidden state of a shared prompt depends on the length of the whole.
+            index = rows[batch.completion_index] - 1
         elif rows is not None and self.head.is_adapted:
             hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
         elif rows is not None:
@@ -131,26 +145,27 @@ class Policy(nn.Module):
         read = self.head.token_statistics if statistics else self.head.token_logps
         return read(hidden, batch.labels, index, dtype=self.compute_dtype)
 
-    def _in_own_sequence(self, batch: FlatBatch) -> Tensor:
-        """int64 [N], rows of the hidden states that predict the supervised tokens, each in its own sequence.
-
-        `hidden_index` has the last token of a shared prompt in the first sequence alone, which is as good as any other
-        where a hidden state does not depend on the length of the whole sequence.
-        """
-        counts, ends = batch.segments.diff(), batch.cu_seqlens[1:].long()
-        behind = torch.arange(len(batch.labels), device=counts.device)
-        shift = ends - batch.segments[1:] - 1
-        if self.layout == "padded":
-            starts = batch.cu_seqlens[:-1].long()
-            shift = shift - starts + batch.max_seqlen * torch.arange(len(starts), device=counts.device)
-        return behind + torch.repeat_interleave(shift, counts, output_size=len(behind))
+    def _in_slices(self, batch: FlatBatch, part: ContextSlice, *, statistics: bool) -> Tensor | TokenStatistics:
+        """`forward`, of which this process computes a part."""
+        hidden, labels = self._decode(batch)[0], batch.labels[part.served]
+        if not statistics:
+            logps = self.head.token_logps(hidden, labels, part.rows, dtype=self.compute_dtype)
+            return part.of_group(logps, len(batch.labels))
+        found = self.head.token_statistics(hidden, labels, part.rows, dtype=self.compute_dtype)
+        given = {name: values for name, values in found._asdict().items() if values is not None}
+        return found._replace(**{name: part.of_group(values, len(batch.labels)) for name, values in given.items()})
 
     def hidden_states(self, batch: FlatBatch) -> Tensor:
         """[T, H], what the LM head reads at each token of the batch, final norm included.
 
-        A sharded policy has its head gathered from then on, until `release` is called.
+        A sharded policy has its head gathered from then on, until `release` is called. The processes of a context all
+        call it with the same batch and get all T, to read and not to train on.
         """
+        batch = batch if batch.tables is not None else self.ready(batch)
         hidden, rows = self._decode(batch)
+        if self.context is not None and isinstance(batch.tables, ContextSlice):
+            assert not torch.is_grad_enabled(), "each process would count the gradient of all T"
+            return self.context.gathered(hidden)[batch.tables.places]
         return hidden if rows is None else hidden[rows]
 
     def release(self) -> None:
@@ -159,7 +174,11 @@ class Policy(nn.Module):
             self.reshard()
 
     def _decode(self, batch: FlatBatch) -> tuple[Tensor, Tensor | None]:
-        """Hidden states [R, H] of all tokens that the layout runs, and the rows [T] of the batch's, or None for all."""
+        """Hidden states [R, H] of all tokens that run here, and the rows [T] of the batch's, or None for all.
+
+        Args:
+            batch: as `ready` returns it.
+        """
         if self.layout == "padded":
             input_ids, mask, flat_index = pad(batch)
             # Padding has the last position of its row, so that a row's positions tell its length.
@@ -167,22 +186,23 @@ class Policy(nn.Module):
             with self.autocast(), self._noise_over(batch):
                 output = self.head.decoder(input_ids, attention_mask=mask, use_cache=False, **of_rows)
             return output.last_hidden_state.flatten(0, 1), flat_index
-        tables = (batch if batch.tables is not None else self.ready(batch)).tables
         lent = self.head.decoder.config._attn_implementation != attention.NAME
         assert not lent, "the model's own attention does not see where flat sequences begin"
-        shared = self.layout == "shared"
-        tokens, positions = batch.input_ids, batch.position_ids
-        if not shared:
-            tokens, positions = tokens[batch.expand_index], positions[batch.expand_index]
+        tables, rows, tokens, positions = batch.tables, None, batch.input_ids, batch.position_ids
+        if isinstance(tables, ContextSlice):
+            tokens, positions, tables = tokens[tables.tokens], positions[tables.tokens], tables.attention
+        elif self.layout == "flat":
+            tokens, positions, rows = tokens[batch.expand_index], positions[batch.expand_index], batch.compact_index
         inputs = {"position_ids": positions[None], "use_cache": False, attention.KWARG: tables}
         with self.autocast(), self._noise_over(batch):
             output = self.head.decoder(tokens[None], **inputs)
-        return output.last_hidden_state[0], None if shared else batch.compact_index
+        return output.last_hidden_state[0], rows
 
     def _noise_over(self, batch: FlatBatch) -> AbstractContextManager[None]:
         """Noise on the embeddings of the batch, laid out as this policy runs it."""
         if self.noise is None:
             return nullcontext()
+        assert self.context is None, "the noise of a sequence would be of other tokens on each process"
         lengths = batch.cu_seqlens.diff()
         if self.layout == "padded":
             return self.noise.over(lengths[:, None])

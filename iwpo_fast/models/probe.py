@@ -17,10 +17,12 @@ from iwpo_fast.data.batch import FlatBatch, flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.attention import AttentionMetadata
+from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.policy import Policy
 
 LENGTHS = (3, 4, 2)
-"""Of the prompt, the chosen and the rejected completion."""
+"""Of the prompt, the chosen and the rejected completion; in a context so many for each process, whose parts would
+otherwise be of one query, which some kernels take as not causal."""
 
 AMPLITUDE = 30.0
 """Largest logit of the self-test, in nats: large enough that a softcap shows."""
@@ -68,7 +70,8 @@ def random_batch(policy: Policy) -> FlatBatch:
     """A batch of two sequences with one prompt, in which every token is supervised by a random label."""
     rng = np.random.default_rng(0)
     vocabulary = policy.head.linear.out_features
-    prompt, chosen, rejected = (Ragged.from_rows([rng.integers(0, vocabulary, n)]) for n in LENGTHS)
+    processes = 1 if policy.context is None else policy.context.size
+    prompt, chosen, rejected = (Ragged.from_rows([rng.integers(0, vocabulary, processes * n)]) for n in LENGTHS)
     batch = flat_batch(Pairs(prompt, chosen, rejected, weight=np.ones(1)), np.arange(1))
     labels = torch.from_numpy(rng.integers(0, vocabulary, batch.tokens))
     return replace(batch, hidden_index=torch.arange(batch.tokens), labels=labels).to(policy.device)
@@ -92,6 +95,8 @@ def native_logps(policy: Policy, batch: FlatBatch, gain: float = 1.0) -> Tensor:
 def _with_rehearsal(batch: FlatBatch) -> FlatBatch:
     """Flat layouts run the backward pass of their attention too, so that one without is found before the first step."""
     tables = batch.tables
+    if isinstance(tables, ContextSlice):
+        return replace(batch, tables=replace(tables, attention=replace(tables.attention, rehearsal=True)))
     return replace(batch, tables=replace(tables, rehearsal=True)) if isinstance(tables, AttentionMetadata) else batch
 
 

@@ -94,7 +94,7 @@ def _compute(
 ) -> dict[str, np.ndarray]:
     responses = Responses.of(pairs)
     values = np.zeros(len(responses.completions.values), np.float32)
-    batches = pass_batches(policy, responses, tokens_per_batch, world)[world.rank]
+    batches = pass_batches(policy, responses, tokens_per_batch, world)[world.data_rank]
     with inside(policy), response_bar("reference log-probs", sum(map(len, batches)), world) as bar:
         for rows, batch in run_batches(policy, responses, batches, world, workers):
             put_values(values, responses, rows, policy(batch).float().cpu().numpy())
@@ -123,11 +123,11 @@ def _row_sums(part: Ragged) -> np.ndarray:
 
 def pass_batches(policy: Policy, responses: Responses, tokens_per_batch: int, world: World) -> list[list[np.ndarray]]:
     """The responses in each batch of each rank; those to one prompt together if the policy shares prompts."""
-    rows, tokens, of_prompt = np.arange(len(responses)), responses.completions.lengths, responses.prompts.lengths
+    rows, tokens, of_prompt = responses.to_run, responses.completions.lengths, responses.prompts.lengths
     shared = SharedPrompts(responses.prompt_of, of_prompt) if policy.layout == "shared" else None
     if shared is None:
         tokens = tokens + of_prompt[responses.prompt_of]
-    return micro_batches(rows, tokens, budget=tokens_per_batch, ranks=world.size, shared=shared)
+    return micro_batches(rows, tokens, budget=tokens_per_batch, ranks=world.data_size, shared=shared)
 
 
 @contextlib.contextmanager
@@ -163,8 +163,11 @@ def run_batches(
         workers: as of `made_ahead`.
     """
 
+    there = responses.to_run
+    shortest = there[[responses.completions.lengths[there].argmin()]]
+
     def make(micro_batch: MicroBatch) -> FlatBatch:
-        rows = micro_batch.rows if len(micro_batch.rows) else np.array([responses.completions.lengths.argmin()])
+        rows = micro_batch.rows if len(micro_batch.rows) else shortest
         return policy.ready(flat_responses(responses, rows))
 
     return in_lockstep(policy, made_ahead(make, as_micro_batches(batches), world.device, workers))

@@ -107,7 +107,7 @@ def _path(cache_dir: Path, settings: Settings) -> Path:
 def pass_settings(policy: Policy, pairs: Pairs) -> Settings:
     """What the results of a pass over `pairs` and their candidates depend on."""
     candidates: Settings = {} if pairs.candidates is None else {"candidates": pairs.candidates.token_fingerprint()}
-    rope: Settings = {} if policy.rope.limit is None else {"rope": "by sequence"}
+    rope: Settings = {} if policy.rope.limit is None else {"rope": "by sequence, behind context too"}
     return (
         candidates
         | rope

@@ -43,10 +43,18 @@ class RouterLoss:
         """The loss, if the model's configuration asks for it by `output_router_logits` and a coefficient.
 
         Raises:
-            ValueError: it asks, and the model does not say how the loss is computed.
+            ValueError: it asks, and the model does not say how the loss is computed, or processes share each batch.
         """
         text = policy.causal_lm.config.get_text_config()
-        return cls(policy) if getattr(text, "output_router_logits", False) and _coefficient(text) else None
+        if not getattr(text, "output_router_logits", False) or not _coefficient(text):
+            return None
+        if policy.context is not None:
+            raise ValueError(
+                f"The configuration of {type(policy.causal_lm).__name__} asks for the router's auxiliary loss by "
+                f"output_router_logits, over all tokens of a batch, which context_parallel {policy.context.size} "
+                "splits: set output_router_logits to false in its config.json, or context_parallel to 1."
+            )
+        return cls(policy)
 
     def __call__(self, batch: FlatBatch) -> Tensor:
         """float32 [], the loss of `batch`, which the policy has run last; with its gradient."""

@@ -16,7 +16,16 @@ from iwpo_fast.limits import BELOW_ONE
 from iwpo_fast.objectives.divergence import DIVERGENCES, Divergence, DivergenceName, alpha_divergence, reverse_kl
 from iwpo_fast.objectives.pair import Pair, Scores
 from iwpo_fast.objectives.parameters import checked
-from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Objective, Reads, State, get_objective
+from iwpo_fast.objectives.registry import (
+    OBJECTIVES,
+    Constants,
+    FusedForm,
+    Labels,
+    Objective,
+    Reads,
+    State,
+    get_objective,
+)
 
 REPORTED_BETA = 0.1
 
@@ -163,6 +172,20 @@ class Mixture:
                 loss = (1 - smoothing) * loss + smoothing * flipped
             terms.append(self.coefficients[name] * loss)
         return sum(terms[1:], start=terms[0])
+
+    def check_paired(self, where: str) -> None:
+        """Raise ValueError unless every objective has a loss for rows of one completion.
+
+        Args:
+            where: what the first of these is called, such as "In kto.jsonl, row 3".
+        """
+        for objective in self.objectives:
+            if not objective.unpaired:
+                able = ", ".join(name for name, other in OBJECTIVES.items() if other.unpaired)
+                raise ValueError(
+                    f"{where} has one completion and a label, and the objective {objective.name} compares two: set "
+                    f"objective.name to one of {able}, or give rows with chosen and rejected."
+                )
 
     def check_columns(
         self,

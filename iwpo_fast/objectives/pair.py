@@ -26,6 +26,8 @@ class Side:
         alignment: [P], mean over tokens of log p(y_t) - log sum_v p(v)^2, or None (WPO).
         shared_logp, shared_ref_logp: [P], sums over the first min(|y_w|, |y_l|) tokens only, or None (LD-DPO).
         divergence: monotone map of log-ratios (f-DPO).
+        present: bool [P], which completions there are; None where all are. Numbers of absent ones are finite, and mean
+            nothing.
     """
 
     logp: Tensor
@@ -36,6 +38,7 @@ class Side:
     shared_logp: Tensor | None = None
     shared_ref_logp: Tensor | None = None
     divergence: Divergence = reverse_kl
+    present: Tensor | None = None
 
     @property
     def log_ratio(self) -> Tensor:
@@ -71,6 +74,10 @@ class Side:
         """[P], s with the tokens beyond the shorter completion of the pair counted alpha times."""
         shared = self._given(self.shared_logp, "shared_logp") - self._given(self.shared_ref_logp, "shared_ref_logp")
         return self.divergence(shared + alpha * (self.log_ratio - shared))
+
+    def there(self, values: Tensor) -> Tensor:
+        """[P], the values of completions that there are, and 0 for absent ones."""
+        return values if self.present is None else values.where(self.present, 0)
 
     @staticmethod
     def _given(value: Tensor | None, name: str) -> Tensor:
@@ -122,6 +129,10 @@ class Pair:
     def family_gaps(self) -> Tensor:
         """[P, k], the same for every reward model."""
         return self.chosen.family - self.rejected.family
+
+    def over_sides(self, of_chosen: Tensor, of_rejected: Tensor) -> Tensor:
+        """[P], the sum of a term of each completion over those that there are."""
+        return self.chosen.there(of_chosen) + self.rejected.there(of_rejected)
 
     def swapped(self) -> Pair:
         """The pairs with their labels flipped."""

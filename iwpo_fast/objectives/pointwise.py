@@ -35,14 +35,19 @@ def nca_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
     source="code",
     transforms=False,
     note="without the shift, as TRL has it since 0.29",
+    unpaired=True,
 )
 def bco_pair(pair: Pair, *, beta: float = 0.1) -> Tensor:
-    return -F.logsigmoid(beta * pair.chosen.s) - F.logsigmoid(-beta * pair.rejected.s)
+    return pair.over_sides(-F.logsigmoid(beta * pair.chosen.s), -F.logsigmoid(-beta * pair.rejected.s))
 
 
 def _mean_reward(step: Pair, state: State, rng: np.random.Generator | None, /, **_: Any) -> Constants:
     """Mean of s over all completions of the step."""
-    mean = (step.chosen.s.mean() + step.rejected.s.mean()) / 2
+    w, l = step.chosen, step.rejected  # noqa: E741
+    if w.present is None or l.present is None:
+        mean = (w.s.mean() + l.s.mean()) / 2
+    else:
+        mean = step.over_sides(w.s, l.s).sum() / (w.present.sum() + l.present.sum())
     return {"mean_s": mean.expand(len(step))}
 
 
@@ -55,10 +60,13 @@ def _mean_reward(step: Pair, state: State, rng: np.random.Generator | None, /, *
     transforms=False,
     note="δ over the global step, where the authors keep a running mean",
     statistics=_mean_reward,
+    unpaired=True,
 )
 def bco(pair: Pair, *, beta: float = 0.1) -> Tensor:
     delta = beta * pair.step["mean_s"]
-    return -F.logsigmoid(beta * pair.chosen.s - delta) - F.logsigmoid(-(beta * pair.rejected.s - delta))
+    desirable = -F.logsigmoid(beta * pair.chosen.s - delta)
+    undesirable = -F.logsigmoid(-(beta * pair.rejected.s - delta))
+    return pair.over_sides(desirable, undesirable)
 
 
 @objective(
@@ -71,12 +79,13 @@ def bco(pair: Pair, *, beta: float = 0.1) -> Tensor:
     transforms=False,
     note="z from the step's own completions, not from mismatched ones; a weight multiplies both halves of its pair",
     statistics=_mean_reward,
+    unpaired=True,
 )
 def kto(pair: Pair, *, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) -> Tensor:
     z = pair.step["mean_s"].clamp(min=0)
     good = torch.sigmoid(-beta * (pair.chosen.s - z))
     bad = torch.sigmoid(-beta * (z - pair.rejected.s))
-    return desirable * good + undesirable * bad
+    return pair.over_sides(desirable * good, undesirable * bad)
 
 
 @objective(
@@ -86,9 +95,10 @@ def kto(pair: Pair, *, beta: float = 0.1, desirable: float = 1.0, undesirable: f
     arxiv="2408.06266",
     source="code",
     transforms=False,
+    unpaired=True,
 )
 def apo_zero(pair: Pair, *, beta: float = 0.1) -> Tensor:
-    return torch.sigmoid(-beta * pair.chosen.s) + torch.sigmoid(beta * pair.rejected.s)
+    return pair.over_sides(torch.sigmoid(-beta * pair.chosen.s), torch.sigmoid(beta * pair.rejected.s))
 
 
 @objective(
@@ -143,3 +153,19 @@ def sppo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
 )
 def gpo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     return (pair.chosen.s - pair.chosen.reward / beta) ** 2 + (pair.rejected.s - pair.rejected.reward / beta) ** 2
+
+
+@objective(
+    "gpo_norm",
+    formula="(s_w/|y_w| - S_w/β)² + (s_l/|y_l| - S_l/β)², S the score columns",
+    paper="length-normalised general preference optimisation, Zhang et al. 2024",
+    arxiv="2410.02197",
+    source="text",
+    transforms=False,
+    note="the exponent of the length is 1",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
+)
+def gpo_norm(pair: Pair, *, beta: float = 1e-3) -> Tensor:
+    chosen, rejected = pair.chosen, pair.rejected
+    return (chosen.mean_s - chosen.reward / beta) ** 2 + (rejected.mean_s - rejected.reward / beta) ** 2

@@ -101,6 +101,8 @@ class Objective:
             arguments say `label_smoothing` themselves.
         statistics: constants over the whole step.
         from_data: `statistics` reads lengths and scores only, which are known before any forward pass.
+        unpaired: the loss is a sum of a term of each completion (`Pair.over_sides`), so that rows of one completion
+            have a loss too.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Objective:
     fused: Callable[..., FusedForm] | None = None
     statistics: Statistics | None = None
     from_data: bool = False
+    unpaired: bool = False
 
     @property
     def uses_reference(self) -> bool:

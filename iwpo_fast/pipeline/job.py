@@ -18,6 +18,7 @@ from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, RunConfig
 from iwpo_fast.data import Ledger, Pairs, read_rows, tokenise
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.unpaired import refuse_unpaired
 from iwpo_fast.files import load_tensors
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.reference import with_reference
@@ -53,7 +54,7 @@ class PipelineJob:
         if self.world.size == 1:
             return self
         # What it loads stays in the copy: when all ranks load, the others wait until rank 0 has loaded first.
-        return replace(self, world=replace(self.world, rank=0, size=1), mesh=None, _kept=dict(self._kept))
+        return replace(self, world=replace(self.world, rank=0, size=1, context=None), mesh=None, _kept=dict(self._kept))
 
     @property
     def model(self) -> ModelConfig:
@@ -87,6 +88,8 @@ class PipelineJob:
         def load() -> tuple[Rows, Rows | None]:
             data = self.config.data
             rows, held_out = read_rows(data)
+            for some in (rows, held_out):
+                refuse_unpaired(some, "iwpo run")
             if data.as_chat != "auto":
                 return rows, held_out
             tokenizer = load_tokenizer(self.config.model, rows.texts())
@@ -135,6 +138,7 @@ class PipelineJob:
         """The model as it is before training. All ranks call it."""
         policy = self._once("policy", lambda: self._policy(self.model, self.mesh))
         assert policy.is_sharded == (self.mesh is not None), "one process cannot run what several hold together"
+        assert policy.context is self.world.context, "one process cannot run what several compute together"
         return policy
 
     def load_features(self) -> PairFeatures:

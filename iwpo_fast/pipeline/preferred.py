@@ -16,7 +16,7 @@ from iwpo_fast.data.candidates import key_of
 from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.importance.preferred import FEWEST_RESPONSES, Preferred, Proposal
+from iwpo_fast.importance.preferred import FEWEST_RESPONSES, Preferred, Proposal, has_several
 from iwpo_fast.pipeline.response_texts import ResponseTexts
 from iwpo_fast.rewards import PairTable
 
@@ -39,13 +39,16 @@ def check_preferred(config: RunConfig) -> None:
     _draws(config, set(rows.columns), several)
 
 
-def draws_for(config: RunConfig, pairs: Pairs, table: PairTable) -> int:
+def draws_for(config: RunConfig, pairs: Pairs, prompt_of: np.ndarray) -> int:
     """M, the pairs to draw for each prompt.
+
+    Args:
+        prompt_of: int64 [C], prompt of each response.
 
     Raises:
         ValueError: `weights.preferred_pairs` is a number, and there is nothing to draw.
     """
-    draws = _draws(config, set(pairs.columns), int(np.bincount(table.prompt_of).max()) >= FEWEST_RESPONSES)
+    draws = _draws(config, set(pairs.columns), bool(has_several(prompt_of).any()))
     if draws and config.weights.preferred_pairs == "auto" and not leaves_room(config):
         print("no preferred pairs: the objective smooths labels or cannot, or rewards are not calibrated")
         return 0

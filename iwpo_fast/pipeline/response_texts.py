@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iwpo_fast.data import Pairs
+from iwpo_fast.data.candidates import key_of
 from iwpo_fast.data.rows import Rows, Text, contents
-from iwpo_fast.data.unique import Responses
+from iwpo_fast.data.unique import Responses, numbered
 
 
 class ResponseTexts(NamedTuple):
@@ -22,6 +23,14 @@ class ResponseTexts(NamedTuple):
     row: np.ndarray
     prompt: list[Text]
     completion: list[Text]
+
+    @property
+    def prompt_of(self) -> np.ndarray:
+        """int64 [C]: which prompt each response answers, as it was before any of it was cut.
+
+        Prompts that `data.max_length` cuts to the same last tokens are one for the model, and not for a reader.
+        """
+        return numbered(map(key_of, self.prompt))[0]
 
     def of_pair(self, chosen: int, rejected: int) -> dict[str, str]:
         """What a report shows of two responses to one prompt."""

@@ -27,7 +27,7 @@ def join(config: RunConfig) -> PipelineJob:
     if not config.dry_run:
         check_shared(world, {"output_dir": folder.path})
     check_seen(world, config.model, {"the manifest": folder.manifest if folder.manifest.exists() else None})
-    mesh = shard_mesh(world, config.shard_over)
+    mesh, world = shard_mesh(world, config.shard_over), world.in_contexts_of(config.context_parallel)
     folder.check()
     world.barrier()
     if world.is_main and not config.dry_run:

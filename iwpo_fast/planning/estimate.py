@@ -61,10 +61,14 @@ def _heading(setting: Setting) -> list[str]:
         f"  data: {lengths.source}: {_counts(lengths.training)}; {held_out}",
         f"  model: {setting.shape.source}: {entries:,} parameters, {trained:,} of them trained; "
         f"{policy.layout} batches",
-        f"  assumed: {worst:.0%} to {best:.0%} of the peak in hours; shared by {setting.shards} GPUs"
-        if setting.shards > 1
-        else f"  assumed: {worst:.0%} to {best:.0%} of the peak in hours; each GPU holds the whole model",
+        f"  assumed: {worst:.0%} to {best:.0%} of the peak in hours; {_who_holds_it(setting)}",
     ]
+
+
+def _who_holds_it(setting: Setting) -> str:
+    held = f"shared by {setting.shards} GPUs" if setting.shards > 1 else "each GPU holds the whole model"
+    context = setting.config.context_parallel
+    return held if context == 1 else f"{held}; each batch split over {context}"
 
 
 def _counts(responses: Responses) -> str:
@@ -130,7 +134,7 @@ def _smallest(setting: Setting, estimate: Estimate) -> str:
     """The least number of GPUs, a power of two, on which training fits."""
     config, gpu = setting.config, setting.gpu
     tokens, head_tokens = estimate.work.largest
-    shards = 1
+    shards = config.context_parallel
     while shards <= MOST_GPUS:
         memory = training_memory(config, setting.policy, tokens, head_tokens, room=gpu.memory, shards=shards)
         if fits(memory, gpu.memory):

@@ -9,7 +9,7 @@ import numpy as np
 from iwpo_fast.config import CandidateConfig, LoraConfig, RunConfig, TrainConfig
 from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.importance.preferred import FEWEST_RESPONSES, preferred_pairs
+from iwpo_fast.importance.preferred import has_several, preferred_pairs
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.planning.counts import PairsToRun, pairs_of
 from iwpo_fast.planning.gpus import GPUS, Gpu
@@ -48,6 +48,11 @@ class Setting(NamedTuple):
         return self.config.plan.gpus
 
     @property
+    def data_gpus(self) -> int:
+        """How many micro-batches are computed at once, each by one GPU or by those of a context."""
+        return self.gpus // self.config.context_parallel
+
+    @property
     def policy(self) -> Policy:
         return self.shape.policy
 
@@ -63,9 +68,11 @@ class Setting(NamedTuple):
         Which candidates make these is not known before there are rewards, so all are taken to be as likely.
         """
         of = self.run_once
-        draws = _preferred_pairs(self.config) if np.bincount(of.prompt_of).max() >= FEWEST_RESPONSES else 0
+        several = has_several(of.prompt_of)
+        draws = _preferred_pairs(self.config) if several.any() else 0
         alike = np.ones(len(of))
         drawn = preferred_pairs(alike, of.prompt_of, alike, alike, draws, seed=self.config.seed)
+        drawn = drawn.take(np.flatnonzero(several[drawn.chosen]))
         chosen, rejected = np.concatenate([of.chosen, drawn.chosen]), np.concatenate([of.rejected, drawn.rejected])
         return PairsToRun(of, chosen, rejected)
 
@@ -115,5 +122,10 @@ def _shards(config: TrainConfig) -> int:
         raise ValueError(
             f"shard_over is {asked} and plan.gpus is {gpus}, which cannot be split into groups of {shards}: set "
             "plan.gpus to a multiple of that, or shard_over to all."
+        )
+    if gpus % config.context_parallel:
+        raise ValueError(
+            f"context_parallel is {config.context_parallel} and plan.gpus is {gpus}, which cannot be split into groups "
+            "of so many: set plan.gpus to a multiple of that."
         )
     return shards

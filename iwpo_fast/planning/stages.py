@@ -22,7 +22,7 @@ from iwpo_fast.planning.counts import (
 )
 from iwpo_fast.planning.draws import sample
 from iwpo_fast.planning.figures import Estimate, seconds_of
-from iwpo_fast.planning.memory import pass_memory, training_memory
+from iwpo_fast.planning.memory import cache_bytes, pass_memory, training_memory
 from iwpo_fast.planning.setting import Setting
 from iwpo_fast.planning.work import Work, total
 from iwpo_fast.rewards.kmeans import MAX_ITERATIONS
@@ -64,7 +64,9 @@ def reward(setting: Setting) -> Estimate:
     pairs = setting.pairs
     responses = len(np.unique(np.concatenate([pairs.chosen, pairs.rejected])))
     share = responses / MEASURED_RESPONSES * setting.policy.head.linear.weight.shape[1] / MEASURED_FEATURES
-    note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
+    note = f"heads on the host: those of the kind {rewards.heads} have not been timed"
+    if rewards.heads in MEASURED_SECONDS:
+        note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
     return Estimate(note=note) if rewards.tuning is None else _tuned(setting)._replace(note=note)
 
 
@@ -77,13 +79,13 @@ def train(setting: Setting) -> Estimate:
     config, pairs, policy = setting.config, setting.trained, setting.policy
     mixture = Mixture.of(config.objective)
     steps = optimizer_steps(config.optim, pairs.size)[1]
-    trained = training_work(policy, pairs, config.optim, config.seed, setting.gpus)
+    trained = training_work(policy, pairs, config.optim, config.seed, setting.data_gpus)
     forward = self_test_work(policy, pairs, config) if config.self_test else Work()
     if mixture.needs_step_logps:  # the statistics of a step need its log-probs first
         forward = forward.beside(trained)
     held_out = None if mixture.reads(Reads.SCORES) and isinstance(config, RunConfig) else setting.held_out
     if held_out is not None:
-        once = evaluation_work(policy, held_out, config.optim, setting.gpus)
+        once = evaluation_work(policy, held_out, config.optim, setting.data_gpus)
         forward = forward.beside(once.times(evaluations(config, steps) * (2 if mixture.needs_step_logps else 1)))
     estimate = _training(setting, trained, steps)
     others = _forward(setting, forward)
@@ -96,10 +98,13 @@ def train(setting: Setting) -> Estimate:
 
 
 def evaluate(setting: Setting) -> Estimate:
-    """The trained policy on held-out pairs."""
+    """The trained policy on held-out pairs, unless training has found what it gives."""
+    config = setting.config
     if setting.held_out is None:
         return Estimate(note="nothing is held out")
-    return _forward(setting, evaluation_work(setting.policy, setting.held_out, setting.config.optim, setting.gpus))
+    if config.reference_sync is None and not Mixture.of(config.objective).reads(Reads.SCORES):
+        return Estimate(note="from the last evaluation of the training")
+    return _forward(setting, evaluation_work(setting.policy, setting.held_out, setting.config.optim, setting.data_gpus))
 
 
 STAGES: dict[str, Callable[[Setting], Estimate]] = {
@@ -121,7 +126,7 @@ def reference_of_training(setting: Setting) -> Estimate:
 
 
 def _pass(setting: Setting, responses: Responses) -> Work:
-    return pass_work(setting.policy, responses, setting.config.optim.tokens_per_batch, setting.gpus)
+    return pass_work(setting.policy, responses, setting.config.optim.tokens_per_batch, setting.data_gpus)
 
 
 def _forward(setting: Setting, *works: Work) -> Estimate:
@@ -129,7 +134,7 @@ def _forward(setting: Setting, *works: Work) -> Estimate:
     work = total(works)
     flops = setting.model.forward(work)
     each = setting.policy.compute_dtype.itemsize * _entries(setting) if setting.shards > 1 else 0
-    traffic = each * work.batches / setting.gpus
+    traffic = each * work.batches / setting.data_gpus + _keys_received(setting, work, passes=1)
     memory = pass_memory(setting.config, setting.policy, work.largest[0], shards=setting.shards)
     return Estimate(work, flops, seconds_of(setting, flops, traffic), memory)
 
@@ -144,9 +149,10 @@ def _training(setting: Setting, work: Work, steps: int) -> Estimate:
     traffic = 0.0
     if setting.shards > 1:
         gathered = 2 * policy.compute_dtype.itemsize * _entries(setting)
-        traffic = (gathered + gradients) * work.batches / setting.gpus
+        traffic = (gathered + gradients) * work.batches / setting.data_gpus
     elif setting.gpus > 1:
         traffic = 2.0 * gradients * steps
+    traffic += _keys_received(setting, work, passes=2 if config.model.gradient_checkpointing == "none" else 3)
     memory = training_memory(config, policy, *work.largest, room=setting.gpu.memory, shards=setting.shards)
     return Estimate(work, flops, seconds_of(setting, flops, traffic), memory)
 
@@ -156,7 +162,7 @@ def _tuned(setting: Setting) -> Estimate:
     assert isinstance(setting.config, RunConfig) and setting.config.rewards.tuning is not None
     rewards, optim = setting.config.rewards, setting.config.rewards.tuning.optim
     alone = setting.with_adapter(setting.config.rewards.tuning.lora)
-    config = replace(setting.config, optim=optim, plan=replace(setting.config.plan, gpus=1))
+    config = replace(setting.config, optim=optim, plan=replace(setting.config.plan, gpus=1), context_parallel=1)
     alone = alone._replace(config=config)
     pairs = setting.pairs
     seen = pairs.size if rewards.folds == 1 else pairs.size * (rewards.folds - 1) // rewards.folds
@@ -175,6 +181,12 @@ def _tuned(setting: Setting) -> Estimate:
         flops=fitted.flops + scored.flops,
         seconds=_both(fitted.seconds, scored.seconds),
     )
+
+
+def _keys_received(setting: Setting, work: Work, *, passes: int) -> float:
+    """Bytes of keys and values, or of their gradients, that a GPU receives from the others of its context."""
+    processes = setting.config.context_parallel
+    return passes * cache_bytes(setting.policy) * work.tokens / setting.data_gpus * (processes - 1) / processes
 
 
 def _both(mine: tuple[float, float], others: tuple[float, float]) -> tuple[float, float]:

@@ -73,11 +73,12 @@ def _lines_of(look: Look, reader: _Reader, width: int, *, full: bool) -> Iterato
         yield [Span("  "), *line] if i else line
     if look.left_out is not None:
         yield [Span(f"  left out: {look.left_out}", "note")]
+    indent = max(INDENT, *(len(part_name) + 3 for part_name in look.parts))
+    room = width - indent
     for part_name, part in look.parts.items():
-        room = width - INDENT
         spans = reader.all_of(part) if full else reader.ends_of(part, room * LINES_OF_A_PART)
         for i, line in enumerate(wrapped(_with_visible_ends(spans), room, at_new_lines=full)):
-            yield [Span(f"  {'' if i else part_name:{INDENT - 2}}"), *line]
+            yield [Span(f"  {'' if i else part_name:{indent - 2}}"), *line]
 
 
 def _with_visible_ends(spans: list[Span]) -> list[Span]:

@@ -15,11 +15,14 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.tokenise import unwritten, use_template
 from iwpo_fast.data.truncate import cut, too_long
+from iwpo_fast.data.unpaired import SIDES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PARTS = ("prompt", "chosen", "rejected")
+ALONE = dict(zip(PARTS[1:], SIDES, strict=True))
+"""What a completion is called that has no other beside it."""
 UNEVEN = "its completions do not continue the tokens of its prompt"
 
 
@@ -48,7 +51,8 @@ class Look(NamedTuple):
         name: why it is shown, such as `longest`.
         number: its row in the source, from 1.
         place: the same in words, with the file where the source has several.
-        parts: by name; empty where the tokens of the completions do not follow those of the prompt.
+        parts: by name, a single completion by what its label says; empty where the tokens of the completions do not
+            follow those of the prompt.
         columns: numbers that the data bring for it, weight and label smoothing among them; lists by several models.
         left_out: why it is not trained on, None if it is.
     """
@@ -155,7 +159,10 @@ def _parts(whole: Pairs, left: Pairs | None, bos: int | None, *, trained: bool) 
         # A beginning-of-sequence token stays in front of what is cut.
         "prompt": Part(prompt, prompt[:0], np.zeros(len(prompt), bool), lost["prompt"], int(prompt[0] == bos)),
     }
-    for name in PARTS[1:]:
+    there = (True, True) if whole.present is None else whole.present[0]
+    for name in (name for name, is_there in zip(PARTS[1:], there, strict=True) if is_there):
         stored = getattr(kept, name)[0]
-        parts[name] = Part(token_ids(stored), prompt, is_trained(stored) & trained, lost[name], len(stored))
+        parts[name if all(there) else ALONE[name]] = Part(
+            token_ids(stored), prompt, is_trained(stored) & trained, lost[name], len(stored)
+        )
     return parts

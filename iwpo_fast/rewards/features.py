@@ -108,12 +108,14 @@ def _compute(made: _Pass, folder: Path, cache_dir: Path) -> None:
     policy, pairs, responses, world, tokens_per_batch, workers = made
     with_logps = bool(world.largest(load_logps(cache_dir, policy, pairs) is None))
     batches = pass_batches(policy, responses, tokens_per_batch, world)
-    remaining = _remaining(folder, batches[world.rank], with_logps, world)
-    total = sum(map(len, batches[world.rank]))
+    remaining = _remaining(folder, batches[world.data_rank], with_logps, world)
+    total = sum(map(len, batches[world.data_rank]))
     done = total - sum(map(len, remaining))
     with as_reference(policy), response_bar("features", total, world, done=done) as bar:
         for rows, batch in run_batches(policy, responses, remaining, world, workers):
-            store.save_part(folder, rows, _results(policy, batch, responses.first_of_prompt[rows], with_logps))
+            results = _results(policy, batch, responses.first_of_prompt[rows], with_logps)
+            if world.has_share:
+                store.save_part(folder, rows, results)
             bar.update(len(rows))
     world.barrier()
     if world.is_main:

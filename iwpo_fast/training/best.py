@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 
 from iwpo_fast.config import CheckpointConfig, TrainConfig
+from iwpo_fast.data import Pairs
 from iwpo_fast.training.checkpoint import Best, TrainState
 
 RISE = ("eval_rewards/accuracies", "eval_rewards/margins")
@@ -30,14 +31,24 @@ def note_evaluation(state: TrainState, metrics: Mapping[str, float], config: Che
         state.best = best._replace(waited=best.waited + 1)
 
 
-def check_evaluated(config: TrainConfig, held_out: Sized | None, source: str) -> None:
-    """Raise ValueError if evaluations are to be more than numbers, and no pair was left to evaluate on."""
+def check_evaluated(config: TrainConfig, held_out: Pairs | None, source: str) -> None:
+    """Raise ValueError if evaluations are to be more than numbers, and no pair was left to evaluate on, or none that
+    has what the best one is chosen by."""
     for setting, value in {"checkpoint.best": config.checkpoint.best, "log.samples": config.log.samples}.items():
         if value and not held_out:
             raise ValueError(
                 f"{setting} is {value}, but no pair of {source} is held out: raise data.eval_fraction, name "
                 f"data.eval_path, or leave {setting} out."
             )
+
+    best = config.checkpoint.best
+    if best not in RISE or held_out is None or held_out.present is None:
+        return
+    if best == RISE[0] or not held_out.present.any(0).all():
+        raise ValueError(
+            f"checkpoint.best is {best}, which {source} with rows of one completion does not have: set "
+            "checkpoint.best to eval_loss."
+        )
 
 
 def best_lines(state: TrainState, config: CheckpointConfig) -> list[str]:

@@ -90,9 +90,13 @@ def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[Micro
     def dealt() -> Iterator[MicroBatch]:
         for rows in steps:
             of_ranks = micro_batches(
-                rows, tokens, budget=optim.tokens_per_batch, max_pairs=optim.max_pairs_per_batch, ranks=job.world.size
+                rows,
+                tokens,
+                budget=optim.tokens_per_batch,
+                max_pairs=optim.max_pairs_per_batch,
+                ranks=job.world.data_size,
             )
-            yield from as_micro_batches(of_ranks[job.world.rank])
+            yield from as_micro_batches(of_ranks[job.world.data_rank])
 
     return made_ahead(make, dealt(), job.world.device, job.config.data.workers)
 

@@ -12,10 +12,12 @@ from torch import Tensor
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data import Pairs, Rows
 from iwpo_fast.data.batch import FlatBatch
+from iwpo_fast.data.rows import first_single
 from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Constants, Reads
+from iwpo_fast.training.held_out_margins import Margins
 from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
 from iwpo_kernels.weighted_preference import TIE, weighted
 
@@ -41,6 +43,11 @@ class PreferenceLoss:
         self.mixture = Mixture.of(config)
         self._fused = self.mixture.fused
         self._smoothing = config.label_smoothing
+
+    def check_rows(self, rows: Rows | None) -> None:
+        """Raise ValueError if rows have one completion, and the objective compares two."""
+        if rows is not None and rows.present is not None:
+            self.mixture.check_paired(rows.where(first_single(rows.present)))
 
     def check_data(self, pairs: Pairs, rows: Rows) -> None:
         """Raise ValueError if `pairs`, which were read from `rows`, lack what the objective needs."""
@@ -119,11 +126,14 @@ class PreferenceLoss:
             alignment=alignment,
             shared_logp=shared,
             shared_ref_logp=ref_shared,
+            present=batch.present,
         )
 
-    def rewards(self, tokens: TokenScores, batch: FlatBatch) -> tuple[Tensor, Tensor]:
-        """Implicit rewards of chosen and rejected completions, float64 [P] each."""
-        return self.mixture.implicit_rewards(self._pair(tokens, batch).detach())
+    def margins(self, tokens: TokenScores, batch: FlatBatch) -> Margins:
+        """Implicit reward of each chosen minus that of the rejected completion, and the sizes of both."""
+        pair = self._pair(tokens, batch).detach()
+        chosen, rejected = self.mixture.implicit_rewards(pair)
+        return Margins(chosen - rejected, self.mixture.size_of_rewards(pair))
 
     def sequence_logps(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:
         """float64 [P, 2], log-probs of chosen and rejected completions, without gradient."""
@@ -139,7 +149,8 @@ class PreferenceLoss:
         counts = pairs.tokens_trained.clip(min=1)
         ref = None if pairs.ref_logps is None else by_side(pairs.ref_logps)
         scores = None if pairs.scores is None else by_side(pairs.scores)
-        return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores)
+        there = None if pairs.present is None else by_side(pairs.present).bool()
+        return _pair_of(self.mixture, logps.T.reshape(-1), by_side(counts), ref_logp=ref, rewards=scores, present=there)
 
 
 def _pair_of(mixture: Mixture, logp: Tensor, tokens: Tensor, **optional: Tensor | None) -> Pair:

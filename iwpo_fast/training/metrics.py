@@ -16,6 +16,8 @@ from iwpo_kernels import PreferenceSums
 
 BESIDE = ("aux_losses", "aux_tokens")
 """Sums beside those of pairs: the router's loss of each micro-batch times its tokens, and these tokens."""
+PRESENT = ("chosen", "rejected")
+"""Sums where rows have one completion: how many of each kind there are."""
 
 
 class PreferenceMetrics:
@@ -24,23 +26,32 @@ class PreferenceMetrics:
     Args:
         normalize: what the loss is divided by, as in `ObjectiveConfig`.
         router: factor of the router's auxiliary loss in the loss of a mixture of experts; 0 where there is none.
+        unpaired: whether rows may have one completion. As in TRL's KTO, means are then over the completions that there
+            are, margins the difference of two such means, and there are no accuracies.
     """
 
-    def __init__(self, device: torch.device, *, normalize: str = "count", router: float = 0.0) -> None:
+    def __init__(
+        self, device: torch.device, *, normalize: str = "count", router: float = 0.0, unpaired: bool = False
+    ) -> None:
         self._normalize = normalize
         self._router = router
-        self._names = (*PreferenceSums._fields, *(BESIDE if router else ()))
+        self._unpaired = unpaired
+        self._names = (*PreferenceSums._fields, *(BESIDE if router else ()), *(PRESENT if unpaired else ()))
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
-    def add(self, sums: PreferenceSums, aux_loss: Tensor | None = None, tokens: int = 0) -> None:
+    def add(
+        self, sums: PreferenceSums, aux_loss: Tensor | None = None, tokens: int = 0, present: Tensor | None = None
+    ) -> None:
         """Add a micro-batch.
 
         Args:
             aux_loss: [], the router's loss of it, where there is one.
             tokens: of its full sequences.
+            present: as of `FlatBatch`, where rows may have one completion.
         """
         beside = () if aux_loss is None else (aux_loss.detach() * tokens, torch.full_like(aux_loss, tokens))
-        self._sums += torch.stack([value.double() for value in (*sums, *beside)])
+        counts = () if present is None else present.reshape(2, -1).sum(1)
+        self._sums += torch.stack([value.double() for value in (*sums, *beside, *counts)])
 
     def compute(self, world: World) -> dict[str, float]:
         """Means over all pairs of all ranks since the start or the last call; the sums start anew."""
@@ -49,16 +60,34 @@ class PreferenceMetrics:
         pairs = total["pairs"] or 1.0
         divisor = pairs if self._normalize == "count" else total["weights"] or 1.0
         aux_loss = {"aux_loss": total["aux_losses"] / (total["aux_tokens"] or 1.0)} if self._router else {}
-        return aux_loss | {
-            "loss": total["weighted_loss"] / divisor + self._router * aux_loss.get("aux_loss", 0.0),
-            "loss/unweighted": total["loss"] / pairs,
-            "rewards/chosen": total["chosen_rewards"] / pairs,
-            "rewards/rejected": total["rejected_rewards"] / pairs,
-            "rewards/margins": total["margins"] / pairs,
-            "rewards/accuracies": total["correct"] / pairs,
-            "logps/chosen": total["chosen_logps"] / pairs,
-            "logps/rejected": total["rejected_logps"] / pairs,
-        }
+        return (
+            aux_loss
+            | {
+                "loss": total["weighted_loss"] / divisor + self._router * aux_loss.get("aux_loss", 0.0),
+                "loss/unweighted": total["loss"] / pairs,
+            }
+            | (_of_completions(total) if self._unpaired else _of_pairs(total, pairs))
+        )
+
+
+def _of_pairs(total: Mapping[str, float], pairs: float) -> dict[str, float]:
+    return {
+        "rewards/chosen": total["chosen_rewards"] / pairs,
+        "rewards/rejected": total["rejected_rewards"] / pairs,
+        "rewards/margins": total["margins"] / pairs,
+        "rewards/accuracies": total["correct"] / pairs,
+        "logps/chosen": total["chosen_logps"] / pairs,
+        "logps/rejected": total["rejected_logps"] / pairs,
+    }
+
+
+def _of_completions(total: Mapping[str, float]) -> dict[str, float]:
+    """Means over the completions of each kind, of the kinds that there are."""
+    sides = [side for side in PRESENT if total[side]]
+    means = {f"{what}/{side}": total[f"{side}_{what}"] / total[side] for what in ("rewards", "logps") for side in sides}
+    if len(sides) == len(PRESENT):
+        means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+    return means
 
 
 def step_metrics(

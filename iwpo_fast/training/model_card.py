@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.paths import expanded
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.run_folder import settings_of
-from iwpo_fast.training.summary import TrainSummary
+from iwpo_fast.training.summary import TrainSummary, rewards_of_kinds
 from iwpo_fast.versions import version_of
 
 LOADERS = {True: ("peft", "AutoPeftModelForCausalLM"), False: ("transformers", "AutoModelForCausalLM")}
@@ -25,11 +25,12 @@ PLACES = ("data.path", "model.path")
 """Settings that have a place of their own in the card."""
 
 
-def model_card(job: Job, summary: TrainSummary, source: str) -> str:
+def model_card(job: Job, summary: TrainSummary, source: str, about: str = "") -> str:
     """The text of `README.md`; the same run writes the same bytes.
 
     Args:
         source: what the training rows were read from.
+        about: a paragraph on how they were made, where this library made them.
     """
     config, adapter = job.config, job.policy.saves_adapter
     base, data = _public(config.model.path), _named(source)
@@ -42,6 +43,7 @@ def model_card(job: Job, summary: TrainSummary, source: str) -> str:
         *("---", *yaml.safe_dump(_metadata(config, library), sort_keys=False).splitlines(), "---", ""),
         *(f"# {Path(config.output_dir).name}", ""),
         *(f"{what}, by preference pairs of `{data}`, with iwpo-fast.", ""),
+        *((about, "") if about else ()),
         *(*_table(_facts(job, summary, data)), ""),
         *_results(summary),
         *("```python", *load, "```", ""),
@@ -95,20 +97,26 @@ def _results(summary: TrainSummary) -> list[str]:
     """Before and after on the held-out pairs; nothing where there are none."""
     if not summary.after:
         return []
-    rows = []
+    rows, compares = [], "eval_rewards/accuracies" in summary.after
     for when, metrics in (("before", summary.before), ("after", summary.after)):
         if metrics:
-            accuracy, pairs = metrics["eval_rewards/accuracies"], summary.eval_pairs
-            _, low, high = preference_accuracy(accuracy * pairs, pairs)
-            rows.append(f"| {when} | {metrics['eval_loss']:.4f} | {accuracy:.3f} ({low:.3f} to {high:.3f}) |")
+            cell = _accuracy(metrics, summary.eval_pairs) if compares else rewards_of_kinds(metrics)
+            rows.append(f"| {when} | {metrics['eval_loss']:.4f} | {cell} |")
+    what = "held-out pairs, with 95 % intervals" if compares else "held-out rows"
     return [
-        f"On {summary.eval_pairs:,} held-out pairs, with 95 % intervals:",
+        f"On {summary.eval_pairs:,} {what}:",
         "",
-        "| | loss | accuracy |",
+        f"| | loss | {'accuracy' if compares else 'rewards'} |",
         "|---|--:|--:|",
         *rows,
         "",
     ]
+
+
+def _accuracy(metrics: Mapping[str, float], pairs: int) -> str:
+    accuracy = metrics["eval_rewards/accuracies"]
+    _, low, high = preference_accuracy(accuracy * pairs, pairs)
+    return f"{accuracy:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _table(facts: Iterable[tuple[str, str]]) -> list[str]:

@@ -95,10 +95,8 @@ class Reporter:
 
     def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self._log(metrics, state)
-        self.say(
-            f"step {state.step}/{self._job.steps} held out  loss {metrics['eval_loss']:.4f} "
-            f" accuracy {metrics['eval_rewards/accuracies']:.3f}  margin {metrics['eval_rewards/margins']:+.3f}"
-        )
+        compared = "  ".join(_compared(metrics, "eval_", with_margin=True))
+        self.say(f"step {state.step}/{self._job.steps} held out  loss {metrics['eval_loss']:.4f}  {compared}")
 
     def close(self) -> None:
         self._bar.close()
@@ -125,8 +123,15 @@ def step_line(metrics: Mapping[str, float], step: int, steps: int, left: float) 
     """
     weighted = metrics["weights/ess_frac"] < 1 - 1e-9 or metrics["weights/max"] != 1
     second = f", {metrics['loss/unweighted']:.4f} unweighted" if weighted else ""
-    margin = "" if weighted else f"  margin {metrics['rewards/margins']:+.3f}"
-    return (
-        f"step {step}/{steps}  loss {metrics['loss']:.4f}{second}  accuracy {metrics['rewards/accuracies']:.3f}{margin}"
-        f"  {span(left)} left"
-    )
+    compared = "  ".join(_compared(metrics, with_margin=not weighted))
+    return f"step {step}/{steps}  loss {metrics['loss']:.4f}{second}  {compared}  {span(left)} left"
+
+
+def _compared(metrics: Mapping[str, float], prefix: str = "", *, with_margin: bool) -> Sequence[str]:
+    """What a line says of the two completions of pairs, or of the two kinds of single ones."""
+    rewards = {name: metrics.get(f"{prefix}rewards/{name}") for name in ("accuracies", "margins", "chosen", "rejected")}
+    if rewards["accuracies"] is not None:
+        margin = [f"margin {rewards['margins']:+.3f}"] if with_margin else []
+        return [f"accuracy {rewards['accuracies']:.3f}", *margin]
+    sides = {"desirable": rewards["chosen"], "undesirable": rewards["rejected"]}
+    return [f"{side} {reward:+.3f}" for side, reward in sides.items() if reward is not None]

@@ -25,6 +25,7 @@ FREE = {
     "checkpoint.keep",
     "device",
     "shard_over",
+    "context_parallel",
     "self_test",
     "dry_run",
     "push_to_hub",
@@ -50,6 +51,7 @@ class RunFolder(OutputFolder):
     record = Inside("run.json")
     tracked = Inside("tracked_run.json")
     samples = Inside("samples")
+    margins = Inside("held_out")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:

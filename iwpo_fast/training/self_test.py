@@ -89,9 +89,9 @@ def _micro_batches(job: Job) -> list[np.ndarray]:
         job.policy.tokens(job.pairs),
         budget=optim.tokens_per_batch,
         max_pairs=optim.max_pairs_per_batch,
-        ranks=job.world.size,
+        ranks=job.world.data_size,
     )
-    first = step[job.world.rank][0]
+    first = step[job.world.data_rank][0]
     return [*(extremes[i : i + 1] for i in range(len(extremes))), extremes, first if len(first) else extremes]
 
 

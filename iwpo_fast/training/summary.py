@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class TrainSummary:
     Attributes:
         output_dir: folder of the run; the model is in `output_dir/model`.
         steps: optimiser steps.
-        eval_pairs: held-out pairs, 0 if there are none.
+        eval_pairs: held-out pairs or rows of one completion, 0 if there are none.
         before, after: metrics on the held-out pairs, empty if there are none. `before` is empty too where the line of
             the evaluation before the first step is lost.
     """
@@ -57,14 +58,22 @@ class TrainSummary:
     def lines(self) -> list[str]:
         lines = [f"done: {self.steps} steps; model, metrics and checkpoints are in {self.output_dir}"]
         if self.after:
-            accuracy = self.after["eval_rewards/accuracies"]
-            _, low, high = preference_accuracy(accuracy * self.eval_pairs, self.eval_pairs)
             before = f"{self.before['eval_loss']:.4f} before and " if self.before else ""
-            lines.append(
-                f"held-out accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.eval_pairs} pairs), "
-                f"loss {before}{self.after['eval_loss']:.4f} after"
-            )
+            lines.append(f"held-out {self._compared()}, loss {before}{self.after['eval_loss']:.4f} after")
         return lines
+
+    def _compared(self) -> str:
+        accuracy = self.after.get("eval_rewards/accuracies")
+        if accuracy is None:
+            return f"rewards {rewards_of_kinds(self.after)} ({self.eval_pairs} rows)"
+        _, low, high = preference_accuracy(accuracy * self.eval_pairs, self.eval_pairs)
+        return f"accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.eval_pairs} pairs)"
+
+
+def rewards_of_kinds(metrics: Mapping[str, float]) -> str:
+    """Mean rewards of held-out completions that are desirable or not, of the kinds that there are."""
+    kinds = {"desirable": "eval_rewards/chosen", "undesirable": "eval_rewards/rejected"}
+    return " and ".join(f"{kind} {metrics[name]:+.3f}" for kind, name in kinds.items() if name in metrics)
 
 
 def summarise(folder: RunFolder, job: Job, state: TrainState) -> TrainSummary:

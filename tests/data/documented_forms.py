@@ -35,6 +35,9 @@ PLAIN: Texts = ("Is it?", "Yes.", "No.")
 INSTRUCTED: Texts = ([system("Be brief."), *ASKED], *SAID[1:])
 
 
+NAMES = ("prompt", "chosen", "rejected")
+
+
 class Form(NamedTuple):
     """A form that rows have.
 
@@ -45,6 +48,7 @@ class Form(NamedTuple):
         settings: of `data`.
         note: what else there is to say.
         scores: of chosen and rejected, where candidates bring them.
+        label: of a row of one completion, whether it is desirable; the page names it so.
         unread: columns whose text is left out, as the run says.
     """
 
@@ -55,6 +59,7 @@ class Form(NamedTuple):
     note: str = ""
     scores: tuple[float, float] | None = None
     unread: tuple[str, ...] = ()
+    label: bool | None = None
 
 
 FORMS = [
@@ -174,11 +179,26 @@ FORMS = [
     Form(
         "Unpaired rows",
         {"prompt": "Is it?", "completion": "Yes.", "label": True},
-        "every objective here compares two answers to a prompt, kto and bco too",
+        ("Is it?", "Yes.", "Yes."),
+        label=True,
         note=(
-            "There is no objective for them: `kto` and `bco` are sums over the two answers of a pair, and batches, "
-            "baselines and metrics are those of pairs. Two answers to one prompt, a desirable and an undesirable one, "
-            "are a row with `chosen` and `rejected`; several are `candidates` with the scores 1 and 0."
+            "One completion, and whether it is desirable: `true` or `false`, or 1 or 0. `kto`, `bco`, `bco_pair` and "
+            "`apo_zero` train on such rows, also beside pairs, in one file or in `data.mix`; other objectives compare "
+            "two answers and refuse them, and so do `iwpo run` and `iwpo evaluate`. Two rows of one prompt need not be "
+            "joined ([training](training.md#rows-of-one-completion))."
+        ),
+    ),
+    Form(
+        "Unpaired rows, as a dialogue",
+        {
+            "conversations": [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": "No."}],
+            "kto_tag": False,
+        },
+        (ASKED, SAID[2], SAID[2]),
+        label=False,
+        note=(
+            "As LLaMA-Factory has them: the last message is the completion. `messages` and `label` are read likewise, "
+            "and in other forms `data.columns` names `completion`, `label` and `prompt`."
         ),
     ),
     Form(
@@ -463,7 +483,9 @@ SCHEMAS = [
     Form(
         "trl-lib/kto-mix-14k",
         {"prompt": ASKED, "completion": SAID[1], "label": True},
-        "every objective here compares two answers",
+        (ASKED, SAID[1], SAID[1]),
+        label=True,
+        note="for `kto` and `bco`",
     ),
     Form(
         "llamafactory/DPO-En-Zh-20k (ShareGPT)",
@@ -506,7 +528,8 @@ def _lines(form: Form) -> list[str]:
     if isinstance(form.texts, str):
         result = [f"refused: {form.texts}"]
     else:
-        result = [json.dumps(dict(zip(("prompt", "chosen", "rejected"), form.texts, strict=True)))]
+        names = NAMES if form.label is None else ("prompt", "desirable" if form.label else "undesirable")
+        result = [json.dumps(dict(zip(names, form.texts, strict=form.label is None)))]
     block = [json.dumps(form.row), *settings, f"→ {result[0]}"]
     return [f"### {form.title}", "", "```text", *block, "```", *(["", form.note] if form.note else []), ""]
 

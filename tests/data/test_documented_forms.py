@@ -29,6 +29,8 @@ def test_each_row_of_the_page_is_read_as_it_says(title, write) -> None:
     rows = read_rows(config)[0]
     assert (rows.prompt[0], rows.chosen[0], rows.rejected[0]) == form.texts
     assert tuple(rows.unread) == form.unread
+    sides = None if form.label is None else [[form.label, not form.label]] * 2
+    assert (None if rows.present is None else rows.present.tolist()) == sides
     if form.scores is not None:
         columns = (rows.columns["score_chosen"], rows.columns["score_rejected"])
         assert tuple(values[0].item() for values in columns) == form.scores

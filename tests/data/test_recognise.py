@@ -106,8 +106,6 @@ def test_rows_without_a_text_of_the_system_are_conversations_too(write) -> None:
         (PAIR | {"chosen": [{"from": "gpt"}]}, "has a message without from and value"),
         (PAIR | {"chosen": {"from": "function_call", "value": "x"}}, "a function_call that is not JSON"),
         ({"prompt": "q", "ranked": "a"}, "has ranked answers of type str"),
-        ({"prompt": "q", "completion": "a", "label": False}, "every objective here compares two answers"),
-        ({"prompt": "q", "completion": [*YES], "kto_tag": True}, "every objective here compares two answers"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(row, expected, write) -> None:

@@ -145,6 +145,8 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
         "seams",
         "left_out",
         "with_context",
+        "desirable",
+        "undesirable",
     }  # absent where none is
     rare |= {"plain_for_chat"}  # which is no count
     counts = {name: count for name, count in dataclasses.asdict(ledger).items() if name not in rare}

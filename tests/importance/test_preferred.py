@@ -304,3 +304,17 @@ def test_training_on_winners_and_preferred_pairs_recovers_the_target_of_temperat
     alone = slice(prompts, None)  # soft labels of exact rewards have no sampling error
     found = minimum_of_the_loss(chosen[alone], rejected[alone], flip[alone], np.ones(4 * prompts), REF, beta)
     np.testing.assert_allclose(found, target, atol=1e-5)
+
+
+def test_pairs_are_drawn_inside_the_prompts_of_readers_where_the_table_takes_two_for_one() -> None:
+    rewards, table = world(0, candidates=4)
+    apart = np.where(np.arange(160) < 2, 40, table.prompt_of)
+    settings, certain = WeightConfig(), replace(rewards, reliability=np.ones(3))
+    every, split = (
+        draw_preferred(certain, table, once(table), 50, settings, seed=0, prompt_of=prompt_of)
+        for prompt_of in (None, apart)
+    )
+    crossed, inside = (apart[made.pairs.chosen] != apart[made.pairs.rejected] for made in (every, split))
+    assert crossed.any() and not inside.any()
+    assert np.array_equal(np.bincount(apart[split.pairs.chosen]), np.full(41, 50))
+    assert np.array_equal(split.prompt_of, apart)

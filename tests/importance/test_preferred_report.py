@@ -18,7 +18,7 @@ TABLE = PairTable(np.array([0, 1]), np.array([0, 3]), np.array([2, 1]), np.array
 Q = np.array([0.2, 0.5, 0.3, 0.5, 0.5])
 REWARD = np.array([0.0, 1.0, 0.5, 1.0, 3.0])
 PAIRS = PreferredPairs(np.array([4, 4, 2, 0]), np.array([0, 0, 0, 4]), np.array([0.05, 0.05, 0.4, 0.95]))
-PREFERRED = Preferred(PAIRS, np.ones(4), Q, REWARD, np.inf)
+PREFERRED = Preferred(PAIRS, np.ones(4), Q, REWARD, TABLE.prompt_of, np.inf)
 SMOOTHING = np.array([0.0, 0.6])
 
 

@@ -9,7 +9,7 @@ import pytest
 from importance_cases import by_method, make_rewards
 from scipy.special import expit
 
-from iwpo_fast.config import ExperimentalConfig, RewardConfig, RunConfig, WeightConfig
+from iwpo_fast.config import DataConfig, ExperimentalConfig, RewardConfig, RunConfig, WeightConfig
 from iwpo_fast.config_checks import check_config, check_weight_settings
 from iwpo_fast.importance import PairRewards, pair_weights
 from iwpo_fast.importance.rivals import log_madpo, log_selected
@@ -110,7 +110,7 @@ def test_what_cannot_work_or_is_not_read_is_refused(settings: WeightConfig, sent
 def test_selective_needs_losses_on_pairs_that_heads_have_not_seen() -> None:
     weights = of(method="selective")
     with pytest.raises(ValueError, match=r"set rewards\.folds to 2 or more\.$"):
-        check_config(RunConfig(weights=weights, rewards=RewardConfig(folds=1)))
+        check_config(RunConfig(DataConfig("x.jsonl"), weights=weights, rewards=RewardConfig(folds=1)))
 
 
 @pytest.mark.parametrize(

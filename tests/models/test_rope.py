@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from families import plain_logps, save_model
 from transformers import AutoModelForCausalLM
 
 from iwpo_fast.data.batch import FlatBatch, flat_batch
+from iwpo_fast.data.context import is_trained
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.reference_cache import pass_settings
@@ -73,6 +75,24 @@ def test_each_sequence_has_the_log_probs_that_it_has_alone(policy_of, tokenizer,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layout", ["flat", "padded"])
+def test_context_in_a_completion_and_an_absent_one_move_no_token(policy_of, tokenizer, layout) -> None:
+    family, changes = MODELS["dynamic llama"]
+    policy = policy_of(family, max_length=64, changes=changes, batch_layout=layout)
+    whole = long_and_short_pairs(len(tokenizer))
+    chosen, present = whole.chosen.values.copy(), np.array([[False, True], [True, True], [True, False]])
+    chosen[5:9] = ~chosen[5:9]  # inside of the second completion, with trained tokens on both sides
+    pairs = replace(whole, chosen=Ragged(chosen, whole.chosen.offsets))
+    tokens = Ragged.concatenate([pairs.chosen, pairs.rejected])
+    there = np.repeat(present.T.ravel(), tokens.lengths)
+    with torch.no_grad():
+        full = policy(flat_batch(whole, np.arange(3)))
+        for some, kept in ((pairs, np.ones_like(there)), (pairs.only(present), there)):
+            found = policy(flat_batch(some, np.arange(3)))
+            torch.testing.assert_close(found, full[is_trained(tokens.values) & kept], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_frequencies_of_the_longest_sequence_would_have_been_others(tokenizer, tmp_path) -> None:
     # So that the test above sees what it is for: a padded batch of transformers differs from its sequences alone.
     for model, (family, changes) in MODELS.items():
@@ -100,7 +120,7 @@ def test_cached_log_probs_of_before_are_not_taken(policy_of, tokenizer) -> None:
     pairs = long_and_short_pairs(len(tokenizer))
     assert pass_settings(policy_of("llama"), pairs).get("rope") is None
     dynamic = policy_of("llama", max_length=64, changes=MODELS["dynamic llama"][1])
-    assert pass_settings(dynamic, pairs)["rope"] == "by sequence"
+    assert pass_settings(dynamic, pairs)["rope"] == "by sequence, behind context too"
 
 
 def test_generation_sees_the_frequencies_of_transformers(policy_of, tmp_path) -> None:

@@ -132,6 +132,17 @@ def test_kto_equals_trl_with_the_same_baseline(seed: int) -> None:
     assert_equal(lambda pair: mean_loss(mixture)(pair) / 2, theirs, random_pair(seed))
 
 
+@pytest.mark.parametrize("desirable", [0, 2, 6])
+@pytest.mark.parametrize("name", ["kto", "apo_zero"])
+def test_rows_of_one_completion_have_the_loss_of_trl(name: str, desirable: int) -> None:
+    """Six rows, of which so many are desirable, and no number of the others' absent completions counts."""
+    parameters = {"desirable": 1.2, "undesirable": 0.9} if name == "kto" else {}
+    theirs = trl_losses.kto(BETA, 1.2, 0.9) if parameters else trl_losses.kto(BETA, 1.0, 1.0, "apo_zero_unpaired")
+    there, pair = torch.arange(6) < desirable, random_pair()
+    pair = Pair(replace(pair.chosen, present=there), replace(pair.rejected, present=~there))
+    assert_equal(mean_loss(mixture_of(name, BETA, **parameters)), theirs, pair)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_simpo_equals_trl_with_smoothed_labels_too(smoothing: float) -> None:
     theirs = trl_losses.cpo("simpo", 2.0, gamma=0.7, average=True, smoothing=smoothing)

@@ -97,6 +97,16 @@ def test_kto_judges_against_the_mean_of_the_step_where_it_is_positive() -> None:
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("desirable", [0, 1, 4, 6])
+def test_bco_of_single_completions_shifts_by_the_mean_of_those_that_there_are(desirable: int) -> None:
+    pair, there = random_pair(), torch.arange(6) < desirable
+    s = torch.where(there, pair.chosen.s, pair.rejected.s)
+    z = BETA * (s - s.mean())
+    expected = torch.log1p(torch.exp(torch.where(there, -z, z)))
+    pair = Pair(replace(pair.chosen, present=there), replace(pair.rejected, present=~there))
+    torch.testing.assert_close(losses(mixture_of("bco", BETA), pair), expected, rtol=1e-12, atol=0)
+
+
 class TestBetaDPO:
     """The common beta, the sample of pairs, and the running means."""
 

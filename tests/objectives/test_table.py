@@ -48,6 +48,12 @@ def test_every_objective_has_one_row_with_formula_link_and_parameters(name: str)
     assert all(f"`{parameter}` " in parameters for parameter in objective.parameters)
 
 
+def test_the_page_names_the_objectives_that_train_on_one_completion() -> None:
+    section = PAGE.partition("## Rows of one completion")[2].partition("\n## ")[0]
+    named = [name for name in OBJECTIVES if f"`{name}`" in section]
+    assert named == [name for name, objective in OBJECTIVES.items() if objective.unpaired] != []
+
+
 def test_rows_have_as_many_cells_as_the_header() -> None:
     tables = [line for line in PAGE.splitlines() if line.startswith("|")]
     counts = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]

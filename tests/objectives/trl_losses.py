@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from objective_cases import leaves, with_logps
 from torch import Tensor
 
-from iwpo_fast.objectives import Pair
+from iwpo_fast.objectives import Pair, Side
 
 Loss = Callable[[Pair], Tensor]
 
@@ -60,24 +60,26 @@ def dpo(
     return loss
 
 
-def kto(beta: float, desirable: float, undesirable: float) -> Loss:
-    """With the completions' own log-probs in place of those of mismatched ones."""
+def kto(beta: float, desirable: float, undesirable: float, loss_type: str = "kto") -> Loss:
+    """With the completions' own log-probs in place of those of mismatched ones; over the completions that are there."""
     trainer = trainer_class("trl.trainer.kto_trainer", "KTOTrainer")
 
     def loss(pair: Pair) -> Tensor:
-        batch = Tokens.of(pair)
+        there = [torch.ones(len(pair), dtype=torch.bool) if s.present is None else s.present for s in _sides(pair)]
+        batch = Tokens.of(pair).only(torch.cat(there))
+        label = torch.cat([torch.ones_like(there[0]), torch.zeros_like(there[1])])[torch.cat(there)]
         summed = {"policy": batch.logps.sum(1).detach(), "reference": batch.ref_logps.sum(1)}
         stub = _trainer(
             beta=beta,
-            loss_type="kto",
-            calculate_KL=True,
+            loss_type=loss_type,
+            calculate_KL=loss_type == "kto",
             desirable_weight=desirable,
             undesirable_weight=undesirable,
             precompute_ref_logps=True,
             _compute_kl_logps=lambda model, batch: summed["policy"],
         )
         inputs = batch.inputs() | {
-            "label": torch.arange(2 * len(pair)) < len(pair),
+            "label": label,
             "ref_logps": summed["reference"],
             "ref_KL_logps": summed["reference"],
         }
@@ -122,6 +124,10 @@ def orpo(beta: float) -> Loss:
         return trainer.get_batch_loss_metrics(stub, None, {})[0]
 
     return loss
+
+
+def _sides(pair: Pair) -> tuple[Side, Side]:
+    return pair.chosen, pair.rejected
 
 
 def _trainer(**attributes: Any) -> SimpleNamespace:
@@ -172,6 +178,10 @@ class Tokens:
         logps = spread(both("logp"), both("shared_logp"))
         ref_logps = spread(both("ref_logp"), both("shared_ref_logp"))
         return cls(mask, logps, ref_logps, logps.detach() - both("alignment")[:, None])
+
+    def only(self, rows: Tensor) -> Tokens:
+        """Of these rows, bool [2P]."""
+        return Tokens(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def inputs(self) -> dict[str, Tensor]:
         completion_mask = torch.cat([torch.zeros_like(self.mask[:, :1]), self.mask], 1).long()

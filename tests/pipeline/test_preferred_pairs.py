@@ -315,7 +315,8 @@ def test_prompts_may_have_any_number_of_candidates(place) -> None:
     write_jsonl(DATA, rows)
     stages_done(of_data())
     counts = Counter(row["prompt"] for row in drawn_rows())
-    assert len(counts) == len(read_jsonl("run/prepared/train.jsonl")) and set(counts.values()) == {2}
+    several = {row["prompt"] for row in read_jsonl("run/prepared/train.jsonl") if row.get("candidates")}
+    assert counts == dict.fromkeys(several, 2), "two responses are a labelled pair already"
 
 
 @pytest.mark.slow
@@ -327,6 +328,22 @@ def test_the_weight_that_the_data_give_a_prompt_is_that_of_its_drawn_pairs_too(p
     rows = drawn_rows()
     assert {given[row["prompt"]] for row in rows} == {1, 2}
     assert all(row["weight"] == given[row["prompt"]] * reliability[row["cluster"]] for row in rows)
+
+
+@pytest.mark.slow
+def test_only_prompts_of_three_responses_or_more_have_drawn_pairs_and_none_of_another_prompt(place) -> None:
+    """Prompts of long answers are cut to their last token, which they share."""
+    rows = rows_of_four()
+    for row in rows[::2]:
+        row["candidates"], row["candidate_scores"] = row["candidates"][:2], row["candidate_scores"][:2]
+    for row in rows[::4]:
+        row["candidates"] = [f"{answer} {' '.join(['so'] * 80)}" for answer in row["candidates"]]
+    write_jsonl(DATA, rows)
+    stages_done(of_data(data=replace(WHOLE, max_length=64, eval_fraction=0.0)))
+    answers = {row["prompt"]: row["candidates"] for row in rows}
+    drawn = drawn_rows()
+    assert {len(answers[row["prompt"]]) for row in drawn} == {4}
+    assert all({row["chosen"], row["rejected"]} <= set(answers[row["prompt"]]) for row in drawn)
 
 
 @pytest.mark.slow

@@ -124,6 +124,18 @@ def test_processes_that_share_the_model_do_one_stage_again_to_the_same_bytes(sha
     assert results(place) == before
 
 
+def test_processes_that_compute_slices_of_each_batch_make_the_files_of_one(place, finished, processes) -> None:
+    shutil.copy2(finished / DATA, place)
+    run_in_two_processes(place, processes, toy_config(context_parallel=2))
+    assert weights_of(place) == pytest.approx(weights_of(finished), rel=1e-3)
+    for name in ("prompt", "response"):
+        for found, expected in zip(features_of(place, name), features_of(finished, name), strict=True):
+            np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=2e-3, atol=1e-4)
+    ours, theirs = (json.loads((at / "run/evaluation/evaluation.json").read_text()) for at in (place, finished))
+    for name, row in theirs.items():
+        assert ours[name] == pytest.approx(row, rel=1e-3, abs=1e-5), name
+
+
 def test_a_process_without_a_pair_to_evaluate_takes_part(place, processes) -> None:
     rows = toy_rows(9)
     write_jsonl(DATA, rows[:-1])

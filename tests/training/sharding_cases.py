@@ -110,12 +110,18 @@ def toy_pairs(count: int = 13) -> Pairs:
 Results = dict[str, Any]
 
 
-def steps_of(models: dict[str, ModelConfig], folder: Path, shard_over: Any) -> dict[str, Results]:
+def steps_of(
+    models: dict[str, ModelConfig],
+    folder: Path,
+    shard_over: Any,
+    context_parallel: int = 1,
+    objectives: Collection[str] = tuple(OBJECTIVES),
+) -> dict[str, Results]:
     """Gradients, metrics and evaluation of single steps, of each model and objective; saves each model in `folder`."""
     world = World.start("cpu")
-    mesh = shard_mesh(world, shard_over)
+    mesh, world = shard_mesh(world, shard_over), world.in_contexts_of(context_parallel)
     return {
-        name: _steps_of_model(model, OBJECTIVES if name == "tied" else ("sigmoid",), world, mesh, folder / name)
+        name: _steps_of_model(model, objectives if name == "tied" else ("sigmoid",), world, mesh, folder / name)
         for name, model in models.items()
     }
 
@@ -169,7 +175,7 @@ class _KeepsGradients(torch.optim.Optimizer):
 def _step(job: Job, rows: np.ndarray) -> Results:
     state, metrics, optimizer = TrainState(), PreferenceMetrics(job.world.device), _KeepsGradients(job.policy)
     loop.train_step(job, rows, batches_ahead(job, [rows]), optimizer, state, metrics)
-    measured = metrics.compute(job.world) | loop.evaluate(job, state)
+    measured = metrics.compute(job.world) | loop.evaluate(job, state)[0]
     return {"gradients": optimizer.gradients, "metrics": measured, "state": state.objective}
 
 

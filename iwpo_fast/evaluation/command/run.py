@@ -21,6 +21,7 @@ from iwpo_fast.data.candidates import key_of
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.data.unique import numbered
+from iwpo_fast.data.unpaired import refuse_unpaired
 from iwpo_fast.evaluation import answer_formats, reward_bench
 from iwpo_fast.evaluation.answer_formats import Instruction, Question, as_instruction
 from iwpo_fast.evaluation.bootstrap import Estimate, bootstrap
@@ -117,6 +118,7 @@ def _read(config: EvaluateConfig, model: Subject) -> Given:
         none = np.empty(0, dtype=np.int64)
         return Given(data, None, none, none, bench, instructions, questions)
     rows = read_rows(data)[0].without_candidates()
+    refuse_unpaired(rows, "iwpo evaluate")
     rows = for_model(rows, model.tokenizer, data.as_chat, data.chat_template)
     prompt, first = numbered(map(key_of, rows.prompt))
     answered = np.sort(first)[: config.answers.prompts] if config.answers.per_prompt else first[:0]

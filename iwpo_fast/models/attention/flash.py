@@ -92,8 +92,11 @@ def _launch(
     if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
         raise CannotRunFlat("flash attention wants heads of one size, at most 256")
     bounds, longest = metadata.cu_seqlens, metadata.max_seqlen
+    of_queries, longest_queries = bounds, longest
+    if metadata.cu_queries is not None:  # Causal masks of these kernels let the last query see the last key.
+        of_queries, longest_queries = metadata.cu_queries, metadata.max_queries
     try:
-        out = function(query, key, value, bounds, bounds, longest, longest, **arguments)
+        out = function(query, key, value, of_queries, bounds, longest_queries, longest, **arguments)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of what was asked for
         raise
     except RuntimeError as error:  # Builds differ in the GPUs, head sizes and options that they have kernels for.

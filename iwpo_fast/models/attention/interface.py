@@ -42,11 +42,18 @@ def flat_attention(
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, options: Options) -> Tensor:
-    """Attention of T tokens: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D]."""
+    """Attention of T tokens: query [T, Hq, D], key and value [T, Hkv, D] → [T, Hq, D].
+
+    In a context group, these are the tokens of this process, and all processes of the group must call it.
+    """
     if metadata.rehearsal:
         return _rehearsed(query, key, value, replace(metadata, rehearsal=False), options)
-    if metadata.queries is not None and metadata.keys is not None:
+    if metadata.context is not None:
+        both = metadata.context.gathered(torch.cat([key, value], dim=-1))  # one exchange instead of two
+        key, value = both.split([key.shape[-1], value.shape[-1]], dim=-1)
+    if metadata.queries is not None:
         query = _rows(query, metadata.queries)
+    if metadata.keys is not None:
         key, value = (_rows(x, metadata.keys) for x in (key, value))
     out = BACKENDS[metadata.backend](query, key, value, metadata, options)
     return out if metadata.scatter is None else _rows(out, metadata.scatter)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from iwpo_fast.context_group import ContextGroup
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.tensor_dataclass import TensorDataclass
 from iwpo_fast.models.attention.rectangles import Rectangle, rectangles_of
@@ -47,6 +49,8 @@ class AttentionMetadata(TensorDataclass):
         scatter: int64 [T], where the backend's output for each token is; None where it is in place.
         rectangles: those that queries and keys fill, for backends that take rectangles.
         rehearsal: whether every attention runs its backward pass at once, to see that the backend has one.
+        cu_queries: int32 [S + 1], bounds of the queries, which are the last of each sequence; None where they are all.
+        context: processes whose keys and values are gathered first; `keys` are among those of all of them, by rank.
     """
 
     cu_seqlens: Tensor
@@ -57,6 +61,9 @@ class AttentionMetadata(TensorDataclass):
     scatter: Tensor | None = None
     rectangles: Sequence[Rectangle] = ()
     rehearsal: bool = False
+    cu_queries: Tensor | None = None
+    max_queries: int = 0
+    context: ContextGroup | None = None
     _masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -79,6 +86,30 @@ class AttentionMetadata(TensorDataclass):
         rectangles, *indices = rectangles_of(of_queries, of_keys)
         queries, keys, scatter = (torch.from_numpy(index).to(device) for index in indices)
         return cls(bounds, longest, backend, queries, batch.expand_index[keys] if shared else keys, scatter, rectangles)
+
+    @classmethod
+    def of_parts(
+        cls, query_bounds: np.ndarray, key_bounds: np.ndarray, keys: Tensor, backend: str, context: ContextGroup
+    ) -> AttentionMetadata:
+        """Of the parts of sequences that a process of a context group has, on the device of `keys`.
+
+        Args:
+            query_bounds: int [S + 1], where the queries of each part lie, end to end.
+            key_bounds: int [S + 1], where its keys lie in `keys`: all of its sequence up to the last of the queries.
+            keys: int64, of the tokens of all processes, by rank.
+        """
+        of_queries, of_keys = (
+            torch.from_numpy(bounds.astype(np.int32)).to(keys.device) for bounds in (query_bounds, key_bounds)
+        )
+        longest, longest_keys = (int(np.diff(bounds).max()) for bounds in (query_bounds, key_bounds))
+        whole = cls(
+            of_keys, longest_keys, backend, keys=keys, cu_queries=of_queries, max_queries=longest, context=context
+        )
+        if backend not in BY_LENGTH:
+            return whole
+        rectangles, *indices = rectangles_of(query_bounds, key_bounds)
+        queries, cells, scatter = (torch.from_numpy(index).to(keys.device) for index in indices)
+        return replace(whole, queries=queries, keys=keys[cells], scatter=scatter, rectangles=rectangles)
 
     def to(self, device: torch.device, *, non_blocking: bool = True) -> Self:
         return replace(super().to(device, non_blocking=non_blocking), _masks={})

@@ -23,7 +23,8 @@ from iwpo_fast.importance import (
     save_histogram,
     weight_report,
 )
-from iwpo_fast.importance.preferred import Preferred, draw_preferred
+from iwpo_fast.importance.labels import flipped_by_grades
+from iwpo_fast.importance.preferred import Preferred, draw_preferred, has_several
 from iwpo_fast.importance.preferred_report import preferred_lines, preferred_report, save_preferred_plot
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
@@ -61,6 +62,8 @@ def run(job: PipelineJob) -> Result:
     soft_labels = asked.resolved().soft_labels
     rewards = _rewards(job, scores)
     weights = pair_weights(rewards, asked, seed=job.config.seed)
+    if soft_labels == "grades":
+        weights = replace(weights, label_smoothing=flipped_by_grades(scores["win"]))
     drawn = _draw(job, rewards, asked)
     _report(job, weights, rewards, drawn)
     weights.check(asked)
@@ -87,17 +90,22 @@ def _rewards(job: PipelineJob, scores: Columns) -> PairRewards:
 def _draw(job: PipelineJob, rewards: PairRewards, asked: WeightConfig) -> Drawn | None:
     """Preferred pairs and the texts of all responses; None where none are drawn."""
     pairs, table = job.load_pairs(), job.read_table()
-    draws = draws_for(job.config, pairs, table)
-    if not draws:
+    if not draws_for(job.config, pairs, table.prompt_of):
         return None
     responses = Responses.of(pairs)
+    texts = response_texts(job.load_rows(), pairs, responses)
+    prompt_of = texts.prompt_of
+    if not (draws := draws_for(job.config, pairs, prompt_of)):  # only prompts that are cut had so many
+        return None
     proposal = proposal_of(pairs, responses, asked.proposal_correction)
-    preferred = draw_preferred(rewards, table, proposal, draws, asked, seed=job.config.seed)
-    preferred = preferred.times(weight_of_prompts(pairs, table)[table.prompt_of[preferred.pairs.chosen]])
+    preferred = draw_preferred(rewards, table, proposal, draws, asked, seed=job.config.seed, prompt_of=prompt_of)
+    chosen = preferred.pairs.chosen
+    worth_it = has_several(prompt_of)[chosen]
+    preferred = preferred.times(weight_of_prompts(pairs, table)[table.prompt_of[chosen]] * worth_it)
     if not len(preferred.weight):
         print("no preferred pairs: the rewards of no cluster say anything of its labels")
         return None
-    return preferred, response_texts(job.load_rows(), pairs, responses)
+    return preferred, texts
 
 
 def _report(job: PipelineJob, weights: PairWeights, rewards: PairRewards, drawn: Drawn | None) -> None:

@@ -26,21 +26,22 @@ def checked_attention(
 ) -> Tensor:
     """Flash attention as flash-attn documents it, one sequence at a time: window and causality end at its last key.
 
-    Query i of n sees the keys from i - window[0] to i + window[1] inclusive; -1 is no bound.
+    Query i of n sees the keys from i + m - n - window[0] to i + m - n + window[1] of m inclusive; -1 is no bound.
     """
     assert q.dtype == k.dtype == v.dtype and q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
-    for cu in bounds:
-        assert cu.dtype == torch.int32 and cu[0] == 0 and cu[-1] == len(q) == len(k) == len(v)
-        assert longest == (cu.diff().max(), cu.diff().max())
+    for cu, most, there in zip(bounds, longest, (q, k), strict=True):
+        assert cu.dtype == torch.int32 and cu[0] == 0 and cu[-1] == len(there) and most == cu.diff().max()
+    assert len(k) == len(v)
     assert window[1] == 0, "causal"
     groups, outputs = q.shape[1] // k.shape[1], []
-    for begin, end in zip(bounds[0][:-1], bounds[0][1:], strict=True):
-        one, keys, values = (x[begin:end].double().transpose(0, 1) for x in (q, k, v))
+    parts = (x.split(cu.diff().tolist()) for x, cu in zip((q, k, v), (*bounds, bounds[1]), strict=True))
+    for part in zip(*parts, strict=True):
+        one, keys, values = (x.double().transpose(0, 1) for x in part)
         keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
         scores = one @ keys.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
         if softcap > 0:
             scores = softcap * (scores / softcap).tanh()
-        i, j = torch.arange(end - begin)[:, None], torch.arange(end - begin)[None]
+        i, j = torch.arange(-one.shape[1], 0)[:, None] + keys.shape[1], torch.arange(keys.shape[1])[None]
         seen = (j <= i + window[1]) & (j >= (i - window[0] if window[0] >= 0 else 0))
         outputs.append((scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values).transpose(0, 1))
     return torch.cat(outputs).to(q.dtype)
