@@ -23,7 +23,8 @@ TAU, DRAWS = 0.7, 30_000
 
 def rejection_slowly(reward: np.ndarray, beta: float, wanted: int, rng: np.random.Generator) -> tuple[list[int], int]:
     """Accepted candidates in order, and how often one was looked at: a random one of those left, with a fresh r_max."""
-    left, accepted, looks = list(range(len(reward))), [], 0
+    accepted: list[int] = []
+    left, looks = list(range(len(reward))), 0
     while len(accepted) < wanted:
         looks += 1
         candidate = left[rng.integers(len(left))]
