@@ -14,7 +14,7 @@ from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
 from iwpo_fast.importance.labels import gap_variance, label_shift, posterior_labels
 from iwpo_fast.importance.posterior import candidate_importance
-from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
+from iwpo_fast.importance.preferred import PreferredPairs, posterior_rewards, preferred_pairs
 from iwpo_fast.importance.rivals import log_madpo
 from iwpo_fast.rewards import PairTable
 from lab.exact.arms import ARMS, UNTIL_NOW, Arm, Build, arm_data, unweighted, weighted
@@ -73,7 +73,19 @@ def posterior_squared(variance: Variance, settings: WeightConfig) -> Build:
     return build
 
 
-def with_preferred_samples(variance: Variance) -> Build:
+Draw = Callable[[Floats, NDArray[np.int64], Floats, int], tuple[PreferredPairs, Floats]]
+"""From r̃ [C], prompts [C], importance q [C] and a seed to pairs and the factor of each one's weight."""
+
+
+def against_the_proposal(
+    reward: Floats, prompt_of: NDArray[np.int64], q: Floats, seed: int
+) -> tuple[PreferredPairs, Floats]:
+    """One preferred sample for each prompt, against any other candidate, as the library draws by default."""
+    drawn = preferred_pairs(reward, prompt_of, q, np.ones_like(q), 1, seed=seed)
+    return drawn, np.ones(len(drawn.chosen))
+
+
+def with_preferred_samples(variance: Variance, draw: Draw = against_the_proposal) -> Build:
     """The labelled pairs with their posterior labels, and one pair drawn among all candidates of each prompt."""
 
     def build(scores: PairScores, seed: int) -> ArmData:
@@ -85,13 +97,13 @@ def with_preferred_samples(variance: Variance) -> Build:
         table = PairTable(prompts, candidates * prompts, candidates * prompts + 1, np.repeat(prompts, candidates))
         posterior = posterior_rewards(scores.candidates.ravel(), table, label_shift(rewards, s2))
         q = candidate_importance(posterior, table.prompt_of)
-        drawn = preferred_pairs(posterior, table.prompt_of, q, np.ones_like(q), 1, seed=seed)
+        drawn, factor = draw(posterior, table.prompt_of, q, seed)
         of_drawn = table.prompt_of[drawn.chosen]
         assert rewards.reliability is not None
         reliability = rewards.reliability[rewards.cluster]
         both = np.stack([drawn.chosen, drawn.rejected], 1)
         return arm_data(
-            np.concatenate([np.ones(count), reliability[of_drawn]]),
+            np.concatenate([np.ones(count), reliability[of_drawn] * factor]),
             np.concatenate([posterior_labels(rewards, s2), drawn.label_smoothing]),
             prompts=torch.from_numpy(np.concatenate([prompts, of_drawn])),
             completions=torch.from_numpy(np.concatenate([completions[:, :2], completions.ravel()[both]])),

@@ -37,7 +37,7 @@ def main() -> None:
 
 def names() -> list[str]:
     """The systems: all modules of this folder that are not its frame."""
-    frame = {"__main__", "shown"}
+    frame = {"__main__", "comparison", "shown"}
     return sorted(module.name for module in iter_modules([str(Path(__file__).parent)]) if module.name not in frame)
 
 

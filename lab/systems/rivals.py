@@ -9,9 +9,7 @@ unit: MWPO is shown 256 exp(length / 2) tokens, and stands there without its len
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import starmap
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,15 +20,12 @@ from torch import Tensor
 
 from iwpo_fast.config import ExperimentalConfig, WeightConfig
 from iwpo_fast.objectives import Pair, get_objective
-from lab.exact.arms import Arm, Build, arm_data, unweighted, weighted
+from lab.exact.arms import Build, arm_data, unweighted, weighted
 from lab.exact.candidates import EVEN, VARIANCES, d_dpo, madpo, posterior_logistic
-from lab.exact.compare import at, mean_of_changes, relative_change
 from lab.exact.policy import ArmData
-from lab.exact.regimes import FULL, Regime
-from lab.exact.results import MAIN_BUDGET, as_numbers
-from lab.exact.rewards import Floats, PairScores
-from lab.exact.simulate import outcomes, source_digest
-from lab.experiment import as_cell
+from lab.exact.results import MAIN_BUDGET
+from lab.exact.rewards import PairScores
+from lab.systems.comparison import compared, regimes_of, rows_of, values_of
 from lab.systems.shown import Shown
 
 CLAIM = (
@@ -46,10 +41,6 @@ REGIMES = (
 )
 FIRST_SEED, WORLDS = 9000, 10
 OURS = "posterior labels"
-NOTE = (
-    f"Change of DPO's own gain of gold reward, in per cent, at KL(π‖π_ref) = {MAIN_BUDGET:g} nat; {{worlds}} worlds "
-    f"per regime with seeds from {FIRST_SEED} on; 95 % intervals, paired by world. Bold: the interval excludes zero."
-)
 QUALITY = WeightConfig(method="irpss", tau=np.inf, gamma=1.0, truncate=np.inf, soft_labels=0.0)
 SELECTIVE = WeightConfig(experimental=ExperimentalConfig(method="selective"))
 
@@ -83,47 +74,12 @@ BUILDS: Mapping[str, Build] = {
 
 
 def show(*, short: bool) -> Shown:
-    regimes, worlds = (_regimes(REGIMES[:1], pairs=200), 2) if short else (_regimes(REGIMES), WORLDS)
+    names, pairs, worlds = (REGIMES[:1], 200, 2) if short else (REGIMES, None, WORLDS)
+    regimes = regimes_of(names, BUILDS, "auto", first_seed=FIRST_SEED, pairs=pairs)
     with TemporaryDirectory() as parts:
-        measured = {r.name: outcomes(r, worlds, Path(parts), source_digest()) for r in regimes}
-    gold = {
-        name: [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for o in measured.values()]
-        for name in BUILDS
-        if name != "dpo"
-    }
-    changes = {name: _judged(pairs, gold[OURS], [*measured]) for name, pairs in gold.items()}
-    rivals = [name for name in changes if name != OURS]
-    holds = all(changes[name]["mean"]["mean"] <= changes[OURS]["mean"]["mean"] for name in rivals)
+        changes = compared(regimes, OURS, worlds, Path(parts))
+    means = values_of(changes)
+    holds = max(means.values()) <= means[OURS]
     numbers = {"worlds": worlds, "first_seed": FIRST_SEED, "main_budget": MAIN_BUDGET, "changes": changes}
-    return Shown(CLAIM, holds, _rows(changes, [*measured]), numbers, NOTE.format(worlds=worlds))
-
-
-def _regimes(names: Sequence[str], pairs: int | None = None) -> list[Regime]:
-    """Of the main table, with the rivals as arms in fresh worlds."""
-    arms = {name: Arm(name, "auto", build, "rivals") for name, build in BUILDS.items()}
-    chosen = [regime for name in names for regime in FULL if regime.name == name]
-    if pairs is not None:
-        chosen = [replace(regime, settings=replace(regime.settings, pairs=pairs)) for regime in chosen]
-    return [replace(regime, arms=tuple(arms), catalogue=arms, first_seed=FIRST_SEED) for regime in chosen]
-
-
-Golds = Sequence[tuple[Floats, Floats]]
-
-
-def _judged(gold: Golds, ours: Golds, regimes: Sequence[str]) -> dict[str, Any]:
-    """JSON-ready: changes of DPO's gain in per cent, by regime and their mean, and the mean minus that of ours."""
-    by_regime = starmap(relative_change, gold)
-    beyond = mean_of_changes([(base + theirs - own, base) for (theirs, base), (own, _) in zip(gold, ours, strict=True)])
-    return {
-        "mean": as_numbers(mean_of_changes(gold)),
-        "beyond_ours": as_numbers(beyond),
-        "regimes": {name: as_numbers(change) for name, change in zip(regimes, by_regime, strict=True)},
-    }
-
-
-def _rows(changes: Mapping[str, Any], regimes: Sequence[str]) -> list[list[str]]:
-    rows = [["method", "mean over regimes", "minus that of posterior labels", *regimes]]
-    for name, found in sorted(changes.items(), key=lambda item: -item[1]["mean"]["mean"]):
-        beyond = "" if name == OURS else as_cell(found["beyond_ours"])
-        rows.append([name, as_cell(found["mean"]), beyond, *(as_cell(found["regimes"][r]) for r in regimes)])
-    return rows
+    rows, note = rows_of(changes, OURS, worlds, FIRST_SEED)
+    return Shown(CLAIM, holds, rows, numbers, note)

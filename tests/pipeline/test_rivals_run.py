@@ -1,4 +1,4 @@
-"""Recipes of the rivals that weigh pairs: each is planned with nothing downloaded, and runs in miniature."""
+"""Recipes of the rivals that weigh or draw pairs: each is planned with nothing downloaded, and runs in miniature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 from iwpo_fast.cli import main
 from iwpo_fast.recipe_shelf import SHELF
 
-OF_RUN = ("madpo", "selective", "uni_dpo")
+OF_RUN = ("madpo", "rso", "selective", "uni_dpo")
 SMALL = {
     **{"data.path": DATA, "data.max_length": 96, "data.as_chat": "false", "data.eval_fraction": 0.2, "device": "cpu"},
     **{"model.path": "tiny", "model.gradient_checkpointing": "none", "shard_over": 1, "output_dir": "run"},
@@ -40,7 +40,10 @@ def test_a_recipe_runs_in_miniature(recipe: str, place: Path) -> None:
     write_jsonl(DATA, rows_of_four(120))
     heads = {"rewards.folds": 2, "rewards.heads": "linear", "rewards.calibration_strength": 0}
     assert main(["run", *flags(recipe, **SMALL, **heads)]) == 0
-    weight = [row["weight"] for row in read_jsonl("run/weights/train.jsonl")]
+    rows = read_jsonl("run/weights/train.jsonl")
+    if recipe == "rso":
+        assert sum(row["drawn"] for row in rows) >= 80
+    weight = [row["weight"] for row in rows if not row.get("drawn")]
     assert sum(weight) == pytest.approx(len(weight))
     assert len(set(weight)) > 1 if recipe == "madpo" else len(set(weight)) < len(weight)
     if recipe == "selective":
