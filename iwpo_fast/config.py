@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from math import inf
+from math import inf, log
 from typing import Annotated, Any, Literal, TypeVar
 
 from iwpo_fast.limits import BELOW_ONE, FINITE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
@@ -486,7 +486,8 @@ class ExperimentalConfig:
 
     Args:
         method: `density_ratio` and `rejection` weigh by how well the rewards explain the label (arXiv 2405.18686), in
-            the place of `irpss`.
+            the place of `irpss`. `madpo` sharpens labels up to a margin (arXiv 2510.05342), `selective` keeps the pairs
+            whose labels rewards from other pairs explain best (after arXiv 2502.09650): docs/systems/rivals.md.
         ratio_scale: Risk, in nats, over which the weight of `density_ratio` falls by a factor e; the unit of risk of
             `rejection`.
         ratio_alpha: Order of the divergence of `rejection`; at 3 the weight falls linearly with the risk, to 0.
@@ -497,14 +498,23 @@ class ExperimentalConfig:
         selection: A chosen completion has won a comparison, so that good ones are there too often: `irpss` divides by
             how often such a one wins, against the responses of its `cluster` or the `candidates` of its prompt. It
             needs a number for `tau` or `ess_target`.
+        madpo_factor: Largest factor by which `madpo` sharpens a label's log-odds, and blunts those of clear ones; 1 is
+            DPO.
+        madpo_turn: Reward gap, in log-odds, from which `madpo` blunts; its author's code has log 999.
+        madpo_sharpness: How sharply it turns there.
+        selected_share: Share of the pairs of each cluster that `selective` keeps.
     """
 
-    method: Literal["density_ratio", "rejection"] | None = None
+    method: Literal["density_ratio", "rejection", "madpo", "selective"] | None = None
     ratio_scale: Annotated[float, POSITIVE] = 1.0
     ratio_alpha: Annotated[float, Limits(1, low_open=True)] = 3.0
     rejected_exponent: float = 0.0
     baseline: Literal["cluster", "group", "shrunk"] = "cluster"
     selection: Literal["none", "cluster", "candidates"] = "none"
+    madpo_factor: Annotated[float, Limits(1)] = 2.0
+    madpo_turn: Annotated[float, POSITIVE] = log(0.999 / 0.001)
+    madpo_sharpness: Annotated[float, POSITIVE] = 1.0
+    selected_share: Annotated[float, Limits(0, 1, low_open=True)] = 0.5
 
 
 Arm = Literal["dpo", "weights", "labels", "both"]
@@ -615,7 +625,7 @@ class WeightConfig:
         return any(getattr(self, name) != getattr(plain, name) for name in (*names, "experimental"))
 
     @property
-    def formula(self) -> Literal["irpss", "density_ratio", "rejection", "none"]:
+    def formula(self) -> Literal["irpss", "density_ratio", "rejection", "madpo", "selective", "none"]:
         """The method, or the experimental one that takes its place."""
         method = self.resolved().method
         assert method != "auto"

@@ -58,6 +58,8 @@ READ_BY = {
     | {f"experimental.{name}" for name in ("rejected_exponent", "baseline", "selection")},
     "density_ratio": OF_ALL | {"experimental.ratio_scale"},
     "rejection": OF_ALL | {"experimental.ratio_scale", "experimental.ratio_alpha"},
+    "madpo": OF_ALL | {f"experimental.madpo_{name}" for name in ("factor", "turn", "sharpness")},
+    "selective": OF_ALL | {"experimental.selected_share"},
     "none": set[str](),
 }
 """Settings of weights that each formula reads."""
@@ -95,6 +97,7 @@ def _check_all(config: TrainConfig) -> None:
         _check_clusters(config)
         check_reward_settings(config.rewards)
         check_weight_settings(config.weights)
+        _check_held_out_losses(config)
         _check_soft_labels(config)
         _check_preferred_pairs(config)
         _check_arms(config)
@@ -307,6 +310,15 @@ def _check_temperature(weights: WeightConfig) -> None:
                 f"weights.{name} is {value} and weights.ess_target is {target}, which can make all weights 1 whatever "
                 f"the {name}: set weights.ess_target to a number below {EVEN}, or weights.tau to a number."
             )
+
+
+def _check_held_out_losses(config: RunConfig) -> None:
+    rewards = config.rewards
+    if config.weights.formula == "selective" and rewards.source == "features" and rewards.folds == 1:
+        raise ValueError(
+            "weights.experimental.method is selective and rewards.folds is 1, so that the loss of a pair would be that "
+            "of heads which have seen its label: set rewards.folds to 2 or more."
+        )
 
 
 def _check_soft_labels(config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 OF_LORA = {"dora": False, "rslora": False, "modules_to_save": []}
@@ -17,6 +18,10 @@ LATER: dict[str, Any] = {
     "rewards.preference_dimension": 4,
     "rewards.categories": {"count": 6, "prior": 1.0, "smoothing": 0.1, "loss": "transport", "cost_exponent": 1.0},
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
+    "weights.experimental.madpo_factor": 2.0,
+    "weights.experimental.madpo_turn": log(0.999 / 0.001),
+    "weights.experimental.madpo_sharpness": 1.0,
+    "weights.experimental.selected_share": 0.5,
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
 }
 """Their defaults, by dotted names; those of the data stand in `LATER_SETTINGS`."""

@@ -13,6 +13,15 @@ from iwpo_fast.importance.effective_size import is_large, noise_share
 if TYPE_CHECKING:
     from iwpo_fast.rewards import PairTable
 
+EVENED_BY = {
+    "irpss": "raise weights.tau or weights.ess_target",
+    "density_ratio": "raise weights.experimental.ratio_scale",
+    "rejection": "raise weights.experimental.ratio_scale",
+    "madpo": "lower weights.experimental.madpo_factor",
+    "selective": "raise weights.experimental.selected_share",
+}
+"""What makes the weights of a formula less unequal."""
+
 
 class Candidates(NamedTuple):
     """All C scored completions of the prompts, those in pairs and the others.
@@ -177,10 +186,9 @@ class PairWeights:
         low = [(ess, name) for ess, name in groups if not ess >= settings.min_ess]  # NaN is low too
         if low and not settings.force:
             lowest, name = min(low)
-            raised = "weights.experimental.ratio_scale" if self.tau is None else "weights.tau or weights.ess_target"
             raise ValueError(
                 f"The effective sample size is {lowest:.1%} of {name}, below weights.min_ess {settings.min_ess:.1%}: "
-                f"raise {raised}, lower weights.truncate, or set weights.force."
+                f"{EVENED_BY[settings.formula]}, lower weights.truncate, or set weights.force."
             )
 
 

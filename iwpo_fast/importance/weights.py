@@ -20,6 +20,7 @@ from iwpo_fast.importance.effective_size import effective_size_for, ess_fraction
 from iwpo_fast.importance.experimental import log_levels, log_ratio
 from iwpo_fast.importance.labels import label_smoothing
 from iwpo_fast.importance.resampling import systematic_counts
+from iwpo_fast.importance.rivals import log_rival
 from iwpo_fast.importance.selection import log_selection
 from iwpo_fast.importance.types import PairRewards, PairWeights
 
@@ -75,6 +76,8 @@ def _weigh(rewards: PairRewards, settings: WeightConfig) -> tuple[float | None, 
 
     if settings.formula == "none":
         return None, np.ones(len(rewards))
+    if settings.formula in ("madpo", "selective"):
+        return None, finish(log_rival(rewards, experimental))
     if settings.formula != "irpss":
         return None, finish(log_ratio(rewards, experimental))
 

@@ -12,11 +12,12 @@ from iwpo_fast.objectives import (
     reference_free,
     spo,
     uncertain,
+    weighed,
 )
 from iwpo_fast.objectives.mixture import Mixture
 from iwpo_fast.objectives.pair import Pair, Side
 from iwpo_fast.objectives.registry import OBJECTIVES, Objective, get_objective
 
-FAMILIES = (margin, pointwise, batchwise, reference_free, distillation, uncertain, drdo, spo)
+FAMILIES = (margin, pointwise, batchwise, reference_free, distillation, uncertain, drdo, spo, weighed)
 
 __all__ = ["FAMILIES", "OBJECTIVES", "Mixture", "Objective", "Pair", "Side", "get_objective"]

@@ -9,13 +9,13 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_expit
 
 from iwpo_fast.config import WeightConfig
 from iwpo_fast.importance import PairRewards, pair_weights
 from iwpo_fast.importance.labels import gap_variance, label_shift, posterior_labels
 from iwpo_fast.importance.posterior import candidate_importance
 from iwpo_fast.importance.preferred import posterior_rewards, preferred_pairs
+from iwpo_fast.importance.rivals import log_madpo
 from iwpo_fast.rewards import PairTable
 from lab.exact.arms import ARMS, UNTIL_NOW, Arm, Build, arm_data, unweighted, weighted
 from lab.exact.policy import ArmData
@@ -126,11 +126,8 @@ def d_dpo(scores: PairScores, seed: int) -> ArmData:
 def madpo(scores: PairScores, seed: int) -> ArmData:
     """DPO with the weight σ(c m) / σ(m) of the observed label, m the reward gap (Rho 2026, arXiv 2510.05342)."""
     gap = scores.rewards.gap
-    least = 1 / LARGEST_FACTOR
-    shape = (LARGEST_FACTOR - 1) / (1 - least) * np.exp(SHARPNESS * (np.abs(gap) - TURN))
-    factor = least + (LARGEST_FACTOR - least) / (1 + shape)
-    weight = np.exp(log_expit(factor * gap) - log_expit(gap))
-    return arm_data(np.where(gap > -TURN, weight, 1.0), np.zeros(len(gap)))
+    log_weight = log_madpo(gap, factor=LARGEST_FACTOR, turn=TURN, sharpness=SHARPNESS)
+    return arm_data(np.exp(log_weight), np.zeros(len(gap)))
 
 
 LOSSES = {"logistic": posterior_logistic, "squared": posterior_squared}

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iwpo_fast.objectives import Pair, Side
 from lab.exact.worlds import FEATURES, World
+
+TOKENS = 256
+"""Of a completion of length 0, for objectives that count them; about those of answers to instructions."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class ArmData:
         targets: [n, members], reward gaps for distillation instead of the labels; None trains on labels.
         forward_kl: factor of KL(pi_ref || pi).
         wpo: multiply by the policy's own probability of the pair (WPO), without gradient.
+        objective: an objective of the library in the place of DPO, at the common beta; labels are not smoothed then. It
+            sees log-probs without the normaliser of a prompt, and so may read their differences alone.
+        counts_tokens: the objective sees `TOKENS` exp(length / 2) tokens of a completion, and not one.
+        scores: [n, 2], of chosen and rejected completions, for `objective`.
         prompts, completions: [n] and [n, 2], the pairs; None for those of the world, one for each prompt.
     """
 
@@ -62,6 +70,9 @@ class ArmData:
     targets: Tensor | None = None
     forward_kl: float = 0.0
     wpo: bool = False
+    objective: Callable[[Pair, float], Tensor] | None = None
+    counts_tokens: bool = False
+    scores: Tensor | None = None
     prompts: Tensor | None = None
     completions: Tensor | None = None
 
@@ -146,6 +157,14 @@ class _Columns:
         targets = ([a.targets for a in of_arm if a.targets is not None] for of_arm in zip(*arms, strict=True))
         self.distilled = {i: torch.stack(gaps) for i, gaps in enumerate(targets) if gaps}  # [W, n, members]
         self.penalised = {i: kind.forward_kl for i, kind in enumerate(kinds) if kind.forward_kl}
+        self.objectives = {i: kind.objective for i, kind in enumerate(kinds) if kind.objective is not None}
+        self.scores = {i: torch.stack([_scores(of_world[i]) for of_world in arms]) for i in self.objectives}
+        self.counting = {i for i in self.objectives if kinds[i].counts_tokens}
+        self.pair_ref_logps, lengths = (
+            torch.stack([c[prompts[:, None], both] for c, (prompts, both) in zip(columns, pairs, strict=True)])
+            for columns in (self.ref_logps, [w.train.length for w in worlds])
+        )  # [W, n, 2]
+        self.pair_tokens = TOKENS * torch.exp(lengths / 2)
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 
     def loss(self, policies: Policies, batch: Tensor, settings: TrainSettings) -> Tensor:
@@ -160,6 +179,9 @@ class _Columns:
         for arm, targets in self.distilled.items():
             distance = distillation_loss(margin[:, arm], targets[:, batch], settings.beta)
             total = total.index_copy(1, torch.tensor([arm]), (weights[:, arm] * distance)[:, None])
+        for arm in self.objectives:
+            own = self._own_losses(arm, scores[:, arm], batch, settings.beta)
+            total = total.index_copy(1, torch.tensor([arm]), (weights[:, arm] * own)[:, None])
         loss = total.mean(2).sum()
         few = batch[: settings.penalty_prompts]
         for arm, factor in self.penalised.items():
@@ -167,6 +189,17 @@ class _Columns:
             logps = policies.log_probs(self._of(self.features, few), ref_logps, slice(arm, arm + 1))[:, 0]
             loss = loss + factor * (ref_logps.exp() * (ref_logps - logps)).sum(2).mean(1).sum()
         return loss
+
+    def _own_losses(self, arm: int, scores: Tensor, batch: Tensor, beta: float) -> Tensor:
+        """[W, B], by the objective of an arm, from its scores f [W, B, 2]."""
+        ref, rewards = self.pair_ref_logps[:, batch], self.scores[arm][:, batch]
+        tokens = self.pair_tokens[:, batch] if arm in self.counting else torch.ones_like(ref)
+
+        def side(i: int) -> Side:
+            logp, count, of_ref, reward = (part[..., i].flatten() for part in (ref + scores, tokens, ref, rewards))
+            return Side(logp, count, of_ref, reward[:, None])
+
+        return self.objectives[arm](Pair(side(0), side(1)), beta).unflatten(0, scores.shape[:2])
 
     @torch.no_grad()
     def _own_weights(self, policies: Policies, arm: int, batch: Tensor) -> Tensor:
@@ -182,6 +215,11 @@ class _Columns:
     @staticmethod
     def _of(columns: list[Tensor], batch: Tensor) -> Tensor:
         return torch.stack([column[batch] for column in columns])
+
+
+def _scores(arm: ArmData) -> Tensor:
+    """[n, 2], those of an arm that has some."""
+    return torch.zeros(len(arm.weights), 2) if arm.scores is None else arm.scores
 
 
 def _pairs(world: World, arm: ArmData) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,9 @@ from iwpo_fast.config_checks import READ_BY
 from iwpo_fast.importance import Candidates, PairRewards
 
 seeded = settings(max_examples=100, deadline=None, derandomize=True)
-METHODS = ["irpss", "density_ratio", "rejection", "none"]
+SMOOTH = ["irpss", "density_ratio", "rejection", "madpo", "none"]
+METHODS = [*SMOOTH, "selective"]
+"""Of these, `selective` alone jumps: a tiny change of a reward can leave a pair out."""
 BASELINES = ["cluster", "group", "shrunk"]
 FULL = WeightConfig(tau=2.0, gamma=2.0, soft_labels=0.75)
 """Both terms of the weights, and soft labels."""

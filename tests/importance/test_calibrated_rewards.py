@@ -33,7 +33,7 @@ def weigh(raw: np.ndarray, method: str) -> PairWeights:
     return pair_weights(PairRewards(chosen, rejected, CLUSTER, trust), by_method(method), seed=0)
 
 
-@pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection"])
+@pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection", "madpo", "selective"])
 def test_an_affine_map_of_the_rewards_of_each_cluster_changes_nothing(method: str) -> None:
     raw = raw_rewards(0, informative=True)
     offset, scale = np.array([-40.0, 0.0, 7.0])[CLUSTER], np.array([0.05, 1.0, 30.0])[CLUSTER]
@@ -43,7 +43,7 @@ def test_an_affine_map_of_the_rewards_of_each_cluster_changes_nothing(method: st
     np.testing.assert_allclose(after.label_smoothing, before.label_smoothing, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection"])
+@pytest.mark.parametrize("method", ["irpss", "density_ratio", "rejection", "madpo"])
 def test_random_labels_leave_almost_plain_dpo(method: str) -> None:
     spread = smoothing = 0.0
     for seed in range(10):

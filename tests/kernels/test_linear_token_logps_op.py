@@ -195,7 +195,7 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
     given["head_weight"].requires_grad_()
     memory = 300 * V * 4 * saving.SAVED_SHARE_OF_MEMORY
     for available, kept in ((memory, 300 * V), (memory - 1, 300 * H)):
-        monkeypatch.setattr(saving, "_memory", lambda device, available=available: available)
+        monkeypatch.setattr(saving, "memory_of", lambda device, available=available: available)
         saving._log_once.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.INFO):
@@ -209,7 +209,7 @@ def test_automatic_saving_goes_by_memory_and_says_so_once(
 def test_automatic_saving_also_goes_by_memory_under_compile(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(saving, "_memory", lambda device: 300 * V * 4 * saving.SAVED_SHARE_OF_MEMORY)
+    monkeypatch.setattr(saving, "memory_of", lambda device: 300 * V * 4 * saving.SAVED_SHARE_OF_MEMORY)
     saving._log_once.cache_clear()
     counter = CompileCounterWithBackend("aot_eager")
     weight = torch.randn(V, H).requires_grad_()

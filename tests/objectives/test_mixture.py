@@ -170,6 +170,9 @@ OUTSIDE: list[tuple[str, str, float]] = [
     ("up_dpo_pair", "strength", -1.0),
     ("up_ipo", "tau", 0.0),
     ("drdo", "gamma", -1.0),
+    *(("uni_dpo", parameter, -0.1) for parameter in ("eta", "gamma", "nll")),
+    ("mwpo", "alpha", 1.1),
+    *(("mwpo", parameter, -0.1) for parameter in ("alpha", "scale", "shorter")),
 ]
 
 

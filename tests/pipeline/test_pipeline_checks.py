@@ -93,7 +93,7 @@ def test_an_adapter_that_fits_nothing_is_refused_before_the_reference_pass_by_it
 
 
 def test_the_first_process_alone_finds_features_but_cannot_run_a_model_that_several_hold(place, monkeypatch) -> None:
-    whole, sharded = SimpleNamespace(is_sharded=False), SimpleNamespace(is_sharded=True)
+    whole, sharded = (SimpleNamespace(is_sharded=is_sharded, context=None) for is_sharded in (False, True))
     monkeypatch.setattr(job_module, "load_tokenizer", lambda *_: None)
     monkeypatch.setattr(job_module, "load_policy", lambda *_, mesh, **__: whole if mesh is None else sharded)
     monkeypatch.setattr(PipelineJob, "load_pairs", lambda _: None)

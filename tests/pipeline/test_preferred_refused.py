@@ -29,7 +29,7 @@ def form_draws_two(monkeypatch) -> None:
 
 def draws(table: PairTable = THREE, columns: dict[str, np.ndarray] | None = None, **parts: Any) -> int:
     pairs: Any = SimpleNamespace(columns=columns or {})
-    return draws_for(toy_config(**({"weights": WeightConfig()} | parts)), pairs, table)
+    return draws_for(toy_config(**({"weights": WeightConfig()} | parts)), pairs, table.prompt_of)
 
 
 def test_auto_draws_what_the_form_says_and_a_number_takes_its_place(form_draws_two, capsys) -> None:

@@ -37,7 +37,8 @@ RARE = CheckpointConfig(every=3)
 
 
 def saved(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.safetensors"))
+    """Models and checkpoints; the margins of evaluations are numbers of a report."""
+    return sorted(path for path in folder.rglob("*.safetensors") if path.parent.name != "held_out")
 
 
 def all_finite(folder: Path) -> bool:
