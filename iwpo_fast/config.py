@@ -83,7 +83,8 @@ class DataConfig:
             reasoning of the answer, or the run says how many rows it leaves what out of, as it does of other texts.
         chat_template: Path of a Jinja file that replaces the tokenizer's chat template; null keeps it.
         add_eos: End each plain-text completion with the end-of-sequence token.
-        cache_dir: Folder for tokenised data and reference log-probs; null takes ~/.cache/iwpo_fast.
+        cache_dir: Folder for tokenised data and reference log-probs; null takes iwpo_fast in
+            $XDG_CACHE_HOME or ~/.cache.
         processes: Processes that tokenise, with the same result whatever their number; `auto` is one for each core, or
             fewer where rows are few.
         workers: Threads that make batches ahead of time; 0 makes each when it is needed, `auto` is 1 on a GPU and 0

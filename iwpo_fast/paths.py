@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 
+def cache_of_user() -> Path:
+    """`iwpo_fast` in $XDG_CACHE_HOME, which counts where it is absolute, or else in ~/.cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (home if home.is_absolute() else expanded("~/.cache")) / "iwpo_fast"
+
+
 def looks_local(path: str) -> bool:
     """Whether it can be no id of the hub, which has one slash at most and begins with a letter or a digit."""
     return path.count("/") > 1 or path.startswith((".", "/", "~"))

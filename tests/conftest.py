@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 _home = tempfile.TemporaryDirectory(prefix="iwpo-tests-")  # removed at exit
 os.environ["HOME"] = _home.name
+os.environ.pop("XDG_CACHE_HOME", None)
 if not torch.cuda.is_available():  # Triton looks at its first import whether its kernels are to be interpreted
     os.environ["TRITON_INTERPRET"] = "1"
 

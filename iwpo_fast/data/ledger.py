@@ -36,6 +36,7 @@ class Ledger:
         dropped_empty: a completion has no token, or none is left after the cut.
         dropped_identical: chosen and rejected are the same after the cut, so their pair has no gradient.
         prompts_cut: kept pairs whose prompt lost tokens.
+        prompts_cut_away: those of them of which almost nothing is left.
         completions_cut: completions of kept pairs that lost tokens.
         equal_scores: kept pairs whose `score_chosen` equals their `score_rejected`.
         dropped_unpaired: rows none of whose responses is better than another: ties, and candidates of one score.
@@ -66,6 +67,7 @@ class Ledger:
     completions_cut: int
     equal_scores: int
     dropped_unpaired: int = 0
+    prompts_cut_away: int = 0
     candidates: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
@@ -107,6 +109,11 @@ class Ledger:
                 f"  cut to {self.max_length} tokens ({self.truncation}): prompts {self.prompts_cut:,}, "
                 f"completions {self.completions_cut:,}"
             )
+        if self.prompts_cut_away:
+            lines.append(
+                f"  prompts of which almost nothing is left: {self.prompts_cut_away:,} (raise data.max_length, or "
+                "leave them out by data.truncation drop)"
+            )
         if self.desirable or self.undesirable:
             lines.append(f"  of one completion: {self.desirable:,} desirable, {self.undesirable:,} undesirable")
         if self.equal_scores:
@@ -132,7 +139,7 @@ class Ledger:
         ledger = asdict(self)
         del ledger["plain_for_chat"]  # it is no count
         later = ("candidates", "dropped_unpaired", "unread", "notes", "seams", "left_out", "with_context")
-        for name in (*later, "desirable", "undesirable"):
+        for name in (*later, "prompts_cut_away", "desirable", "undesirable"):
             if not ledger[name]:  # as before there were any
                 del ledger[name]
         return ledger

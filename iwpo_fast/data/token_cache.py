@@ -22,7 +22,7 @@ from iwpo_fast.data.ragged import Ragged, RaggedWriter
 from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.files import check_readable, written_aside
-from iwpo_fast.paths import expanded
+from iwpo_fast.paths import cache_of_user, expanded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 def cache_folder(config: DataConfig) -> Path:
     """Folder for what can be computed again."""
-    return expanded(config.cache_dir or "~/.cache/iwpo_fast")
+    return expanded(config.cache_dir) if config.cache_dir else cache_of_user()
 
 
 def tokens_path(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:

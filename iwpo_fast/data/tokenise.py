@@ -75,9 +75,10 @@ def tokenise(
     )
     if ledger.kept == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.dropped.items())
+        longer = f", raise data.max_length from {config.max_length}, or choose another data.truncation than "
         raise ValueError(
-            f"No pair of {rows.source} is left ({reasons}): correct the data, raise data.max_length from "
-            f"{config.max_length}, or choose another data.truncation than {config.truncation}."
+            f"No pair of {rows.source} is left ({reasons}): correct the data"
+            f"{longer + config.truncation if ledger.too_long else ''}."
         )
     return pairs, ledger
 

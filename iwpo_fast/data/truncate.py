@@ -12,6 +12,9 @@ from iwpo_fast.data.pairs import CandidateTokens, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import digests, numbered
 
+FEW = 8
+"""Tokens; a prompt that is cut to fewer asks nothing."""
+
 
 def too_long(pairs: Pairs, max_length: int) -> np.ndarray:
     """bool [P]: pairs of which prompt + longer completion has more than `max_length` tokens."""
@@ -51,8 +54,14 @@ def cut(pairs: Pairs, *, max_length: int, policy: TruncationPolicy, bos: int | N
         "dropped_empty": int(empty.sum()),
         "dropped_identical": int(identical.sum()),
         "prompts_cut": int((new.prompt < prompt)[keep].sum()),
+        "prompts_cut_away": int(_cut_away(prompt, new.prompt)[keep].sum()),
         "completions_cut": int((new.chosen < chosen)[keep].sum() + (new.rejected < rejected)[keep].sum()),
     }
+
+
+def _cut_away(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """bool [P]: less than a tenth of a prompt is left, or fewer than eight tokens and less than half of it."""
+    return (10 * after < before) | ((after < FEW) & (2 * after < before))
 
 
 def fitted(

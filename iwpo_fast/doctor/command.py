@@ -12,7 +12,7 @@ from iwpo_fast import __version__
 from iwpo_fast.command_config import DoctorConfig
 from iwpo_fast.doctor.packages import Package, packages
 from iwpo_fast.limits import check_limits
-from iwpo_fast.paths import expanded
+from iwpo_fast.paths import cache_of_user
 
 
 def examine(config: DoctorConfig) -> None:
@@ -67,7 +67,7 @@ def _extra(name: str, found: list[Package]) -> str:
 def _environment() -> list[str]:
     """Variables that change what runs, and the room where caches go."""
     names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "IWPO_DEBUG", "TRITON_INTERPRET")
-    cache = expanded("~/.cache/iwpo_fast")
+    cache = cache_of_user()
     nearest = next(path for path in (cache, *cache.parents) if path.exists())
     room = f"{cache} has room for {shutil.disk_usage(nearest).free / 2**30:.1f} GiB"
     return [*(f"{name}={os.environ[name]}" for name in names if name in os.environ), room]

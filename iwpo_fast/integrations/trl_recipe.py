@@ -72,17 +72,19 @@ SAME = {
 }
 """Settings that mean the same under another name."""
 
+BESIDE = {"logging_strategy", "save_strategy", "eval_strategy", "use_peft", "bf16", "warmup_ratio"}
+"""What is read with others."""
+
 NEEDLESS = {
     *("padding_free", "precompute_ref_log_probs", "precompute_ref_batch_size", "pad_token", "pad_to_multiple_of"),
     *("use_liger_kernel", "liger_kernel_config", "remove_unused_columns", "dataset_num_proc", "dataset_streaming"),
-    *("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "attn_implementation", "logging_strategy"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "do_train", "do_eval", "overwrite_output_dir", "use_peft"),
+    *("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "attn_implementation"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "do_train", "do_eval", "overwrite_output_dir"),
     *("per_device_eval_batch_size", "logging_first_step", "ddp_find_unused_parameters", "tf32", "disable_tqdm"),
     *("auto_find_batch_size", "disable_dropout", "dtype", "torch_dtype", "log_level", "lora_task_type"),
-    *("eval_on_start", "average_tokens_across_devices", "group_by_length", "save_strategy", "eval_strategy", "bf16"),
-    "warmup_ratio",
+    *("eval_on_start", "average_tokens_across_devices", "group_by_length"),
 }
-"""What `iwpo train` does by itself or needs no setting for; some of these are read with others."""
+"""What `iwpo train` does by itself or needs no setting for."""
 
 OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_8bit": "adamw_8bit"}
 OPTIMIZERS |= dict.fromkeys(("adamw_bnb_8bit", "paged_adamw_8bit"), "adamw_8bit")
@@ -144,6 +146,8 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     settings |= _objective(every, notes) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
     settings |= _intervals(every, notes)
     settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
+    if needless := sorted(given.keys() & NEEDLESS):
+        notes.append(f"left out, because nothing need be set in their place: {', '.join(needless)}")
     unread = sorted(given.keys() - READ)
     notes += [f"{name}: {given[name]} has no counterpart here and is left out" for name in unread]
     return Translated(_in_order(settings), notes)
@@ -352,6 +356,7 @@ READ: set[str] = {
     *DEFAULTS,
     *SAME,
     *NEEDLESS,
+    *BESIDE,
     *("max_steps", "optim", "eval_steps", "report_to", "fp16", "activation_offloading", "load_in_4bit"),
     "dataset_test_split",
     *("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),

@@ -6,6 +6,7 @@ import platform
 
 import numpy as np
 import torch
+from transformers import PreTrainedConfig
 
 from iwpo_fast.data.order import micro_batches
 from iwpo_fast.models import four_bits
@@ -19,6 +20,9 @@ LAYOUTS: dict[Layout, str] = {
     "flat": "flat batches of separate sequences",
     "padded": "padded batches of separate sequences",
 }
+
+EXACT = {"default", "llama3"}
+"""Kinds of rotary positions of which `max_position_embeddings` counts all; others are stretched beyond it."""
 
 
 def plan_lines(job: Job) -> list[str]:
@@ -52,6 +56,7 @@ def plan_lines(job: Job) -> list[str]:
         extra.append(f"      the adapter {config.model.adapter} {becomes}; the reference has it, as it is now")
     if slow_bfloat16(policy.compute_dtype, world.device):
         extra.append("      this CPU imitates bfloat16, which it has no instructions for: fp32 is faster")
+    extra += beyond_positions(policy.causal_lm.config.get_text_config(), tokens_of_longest(job))
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
         f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
@@ -64,6 +69,25 @@ def plan_lines(job: Job) -> list[str]:
         f"{sharding}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}{why}",
         f"      about {_size(sum(memory.values()))} of memory: {parts}",
         *extra,
+    ]
+
+
+def tokens_of_longest(job: Job) -> int:
+    """Of the longest sequence that is trained on."""
+    pairs = job.pairs
+    return int((pairs.prompt.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)).max(initial=0))
+
+
+def beyond_positions(config: PreTrainedConfig, longest: int) -> list[str]:
+    """The line about sequences that are longer than a model with rotary positions was made for; mostly none."""
+    limit = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    types = {layer.get("rope_type") for layer in rope.values() if isinstance(layer, dict)} or {rope.get("rope_type")}
+    if limit is None or longest <= limit or not types <= EXACT:
+        return []
+    return [
+        f"      the longest sequence has {longest:,} tokens, more than the {limit:,} positions that the model was made "
+        f"for: lower data.max_length to {limit}"
     ]
 
 

@@ -124,7 +124,17 @@ def test_rows_of_one_score_make_no_pair_and_are_counted(write, tokenizer, tmp_pa
     assert ledger.rows_read == ledger.kept + sum(ledger.dropped.values()) == 3
     assert any("2 without a better and a worse response" in line for line in ledger.lines())
     ledger.save(tmp_path / "ledger.json")
-    rare = ("unread", "notes", "plain_for_chat", "seams", "left_out", "with_context", "desirable", "undesirable")
+    rare = (
+        "prompts_cut_away",
+        "unread",
+        "notes",
+        "plain_for_chat",
+        "seams",
+        "left_out",
+        "with_context",
+        "desirable",
+        "undesirable",
+    )
     saved = json.loads((tmp_path / "ledger.json").read_text())
     assert saved == {name: value for name, value in asdict(ledger).items() if name not in rare}
 

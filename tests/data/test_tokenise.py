@@ -222,3 +222,19 @@ def test_a_dataset_with_nothing_left_is_an_error(write, tokenizer) -> None:
 def test_a_maximum_without_room_for_prompt_and_completion_is_refused(write, tokenizer) -> None:
     with pytest.raises(ValueError, match="max_length is 1"):
         tokenised(write([PAIR], max_length=1), tokenizer)
+
+
+def test_prompts_of_which_almost_nothing_is_left_have_a_line_that_says_what_to_do(write, tokenizer) -> None:
+    rows = [{"prompt": "one two three four five six seven", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(2)]
+    lines = []
+    for longest in (8, 512):
+        config = write(rows, max_length=longest)
+        lines.append("\n".join(tokenise(read_rows(config)[0], tokenizer, config)[1].lines()))
+    assert "almost nothing is left: 2 (raise data.max_length" in lines[0]
+    assert "almost nothing" not in lines[1]
+
+
+def test_answers_that_are_all_the_same_have_no_advice_about_lengths(write, tokenizer) -> None:
+    config = write([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 2)
+    with pytest.raises(ValueError, match=r"is left \(2 with two identical completions\): correct the data\.$"):
+        tokenise(read_rows(config)[0], tokenizer, config)

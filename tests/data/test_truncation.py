@@ -63,6 +63,16 @@ def test_one_prompt_token_stays_and_the_completion_is_cut_for_it() -> None:
     assert (counts["prompts_cut"], counts["completions_cut"]) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "away"),
+    [(20, 1, 1), (20, 9, 0), (20, 7, 1), (8, 7, 0), (12, 6, 0), (200, 20, 0), (200, 19, 1), (5, 5, 0)],
+)
+def test_prompts_of_which_almost_nothing_is_left_are_counted_apart(before, after, away) -> None:
+    pair = (list(range(before)), [1, 2], [3, 4])
+    left, counts = cut(pairs_of(pair), max_length=after + 2, policy="truncate_prompt_left", bos=None)
+    assert (left.prompt.lengths.tolist(), counts["prompts_cut_away"]) == ([after], away)
+
+
 def test_completions_lose_their_ends() -> None:
     left, counts = cut(pairs_of((PROMPT, CHOSEN, REJECTED)), max_length=5, policy="truncate_completion", bos=None)
     assert lists(left) == [(PROMPT, [11], [21])]
@@ -133,6 +143,8 @@ def test_the_ledger_adds_up_and_says_so_in_words_and_in_a_file(write, tokenizer,
         "pairs.jsonl: 4 pairs read, 3 kept",
         "  dropped: 1 with two identical completions",
         "  cut to 6 tokens (truncate_prompt_left): prompts 2, completions 1",
+        "  prompts of which almost nothing is left: 2 (raise data.max_length, or leave them out by data.truncation "
+        "drop)",
         "  equal scores: 3",
         "  plain text as it is, although the model has a chat template: data.as_chat true puts it in",
     ]

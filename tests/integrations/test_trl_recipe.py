@@ -114,6 +114,10 @@ def test_settings_of_another_form_become_ours(theirs, ours) -> None:
             "label_smoothing: 0.1 is not kept, because TRL's sigmoid and sft does not read it as the probability of a "
             "flipped label: set objective.label_smoothing to 0.1",
         ),
+        (
+            {"dataset_num_proc": 8, "remove_unused_columns": False},
+            "left out, because nothing need be set in their place: dataset_num_proc, remove_unused_columns",
+        ),
         ({"eval_delay": 5}, "eval_delay: 5 has no counterpart here"),
         ({"sync_ref_model": True, "use_peft": True}, "ref_model_mixup_alpha: 0.6 becomes 1"),
         ({"load_best_model_at_end": True}, "true needs evaluations: set log.eval_every"),

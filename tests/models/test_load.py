@@ -70,7 +70,8 @@ def test_a_missing_end_token_is_asked_for_and_a_missing_pad_token_is_not(tmp_pat
 @pytest.mark.parametrize("path", ["no/such/folder", "some-org/some-model", "./nothing", "/no/such/folder"])
 def test_a_missing_folder_and_an_unreachable_hub_are_one_sentence(tokenizer, path) -> None:
     for attempt in (lambda: load_tokenizer(ModelConfig(path=path), []), lambda: load(path, tokenizer)):
-        with pytest.raises(ValueError, match=f"model.path {path} is neither a folder with a") as error:
+        sentence = "is neither a folder with a" if path == "some-org/some-model" else "does not exist: check the path"
+        with pytest.raises(ValueError, match=f"model.path {path} {sentence}") as error:
             attempt()
         assert "\n" not in str(error.value)
 

@@ -270,3 +270,9 @@ def test_constants_are_per_pair_and_by_part() -> None:
     assert found.keys() == {"bco", "kto"}
     values: list[Tensor] = [value for part in found.values() for value in part.values()]
     assert all(value.shape == (6,) for value in values)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("kto_pair", "kto"), ("dpoo", "dpo"), ("bco_pairs", "bco_pair")])
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest(name, meant) -> None:
+    with pytest.raises(ValueError, match=rf"{name}' is unknown \(did you mean {meant}\?\)"):
+        get_objective(name)

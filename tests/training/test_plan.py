@@ -6,8 +6,10 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from iwpo_fast.optimisation import optimizer_steps
 from iwpo_fast.training import plan, train
@@ -58,3 +60,24 @@ def test_bfloat16_without_instructions_is_called_slow(monkeypatch, dtype, machin
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert plan.slow_bfloat16(dtype, torch.device("cpu")) == slow
     assert not plan.slow_bfloat16(dtype, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest", "said"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, 65, True),
+        ({"rope_type": "default", "rope_theta": 1e4}, 64, False),
+        ({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}, 65, False),
+    ],
+)
+def test_the_plan_says_where_a_sequence_is_longer_than_the_model_was_made_for(rope, longest, said) -> None:
+    config = LlamaConfig(max_position_embeddings=64, rope_parameters=rope)
+    lines = plan.beyond_positions(config, longest)
+    assert [("65 tokens, more than the 64 positions" in line) for line in lines] == ([True] if said else [])
+
+
+def test_the_longest_sequence_is_a_prompt_with_the_longer_completion() -> None:
+    lengths = {"prompt": [3, 5], "chosen": [9, 1], "rejected": [2, 8]}
+    sides = {name: SimpleNamespace(lengths=np.array(of)) for name, of in lengths.items()}
+    job: Any = SimpleNamespace(pairs=SimpleNamespace(**sides))
+    assert plan.tokens_of_longest(job) == 13

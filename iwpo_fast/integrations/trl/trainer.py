@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -191,11 +191,11 @@ def _as_tuple(result: Any) -> tuple[Any, ...]:
 def _check_columns(given: Mapping[str, Any], columns: Mapping[str, str]) -> None:
     """Raise ValueError where a column that is named otherwise than by default is not in the data set."""
     data = given.get("train_dataset")
-    present: list[str] = (
-        [] if data is None else list(data.column_names or next(iter(data), {}))
-    )  # a stream knows its rows alone
+    if data is None:
+        return
+    present: Iterable[str] = data.column_names or next(iter(data), {})  # a stream may know its rows alone
     for ours, theirs in columns.items():
-        if theirs != ours and data is not None and theirs not in present:
+        if theirs != ours and theirs not in present:
             raise ValueError(
                 f"{ours}_column is {theirs!r}, which train_dataset does not have: choose among {', '.join(present)}."
             )
