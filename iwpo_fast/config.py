@@ -407,6 +407,27 @@ class TuningConfig:
 
 
 @dataclass
+class CategoryConfig:
+    """Ordered categories of `rewards.heads: dprm`, made of the scores of the data.
+
+    Args:
+        count: The most categories; scores of more different values fall into as many bins of one width.
+        prior: Votes that the distribution of all scores counts as, beside the scores that a response has itself.
+        smoothing: Share of the mass of a category that moves to those beside it.
+        loss: `transport` is what it costs to move the mass of one distribution to where the other has it;
+            `cross_entropy` does not know which categories are near one another.
+        cost_exponent: The cost of moving is the distance of the values to this power, for `loss: transport`; 1 has a
+            closed form, others take Sinkhorn's iterations.
+    """
+
+    count: Annotated[int, Limits(2)] = 6
+    prior: Annotated[float, NOT_NEGATIVE] = 1.0
+    smoothing: Annotated[float, BELOW_ONE] = 0.1
+    loss: Literal["transport", "cross_entropy"] = "transport"
+    cost_exponent: Annotated[float, POSITIVE] = 1.0
+
+
+@dataclass
 class RewardConfig:
     """Rewards: heads on frozen features, one shared vector plus a residual per cluster, then calibration (MCRM).
 
@@ -426,7 +447,12 @@ class RewardConfig:
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
         heads: `linear`; `mlp` puts a small network on the same features beside each linear head, of a width and decay
             that cross-validation chooses; `auto` does so where held-out labels are predicted better by more than a
-            standard error, and not with `tuning` or `overlap`, which are for linear heads alone.
+            standard error, and not with `tuning` or `overlap`, which are for linear heads alone; `gpm` embeds responses
+            so that scores of pairs may be cyclic (docs/systems/gpm.md); `dprm` learns from the scores of the data how
+            a response would be graded, as a distribution (docs/systems/dprm.md).
+        preference_dimension: Dimensions of the embeddings of `heads: gpm`, an even number; with 2, and one of them the
+            same for all responses, it is a Bradley-Terry reward.
+        categories: Of the grades that `heads: dprm` tells.
         centring: Penalty on the squared mean reward of a pair, which fixes the level of rewards.
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
         folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model that saw all.
@@ -443,7 +469,9 @@ class RewardConfig:
     likelihood: bool | Literal["auto"] = "auto"
     ridge: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     residual: Annotated[float, POSITIVE] | Literal["auto"] | None = "auto"
-    heads: Literal["linear", "mlp", "auto"] = "auto"
+    heads: Literal["linear", "mlp", "auto", "gpm", "dprm"] = "auto"
+    preference_dimension: Annotated[int, Limits(2)] = 4
+    categories: CategoryConfig = field(default_factory=CategoryConfig)
     centring: Annotated[float, NOT_NEGATIVE] = 0.01
     overlap: Annotated[float, NOT_NEGATIVE] = 0.0
     folds: Annotated[int, POSITIVE] = 4
@@ -539,7 +567,8 @@ class WeightConfig:
         soft_labels: Label smoothing of a pair that the rewards find fully mislabelled; 0 leaves labels alone, as `auto`
             does where the data bring label_smoothing, where the objective cannot smooth labels or does so already, and
             with another method than `irpss`. `posterior` takes the probability that a label is wrong, given the label
-            and the rewards.
+            and the rewards; `grades` that with which `rewards.heads: dprm` expects the rejected completion to be
+            graded higher.
         relative_variance: How far `soft_labels: posterior` and `preferred_pairs` doubt the rewards: mean square of the
             error of a reward gap over the mean square of the gaps. 0 believes the rewards alone, as distillation does;
             infinity the labels alone, as DPO does.
@@ -563,7 +592,7 @@ class WeightConfig:
     ess_target: Annotated[float, SHARE] | Literal["auto", "noise"] = "auto"
     truncate: Annotated[float, Limits(1, infinite=True)] = 5.0
     defensive: Annotated[float, FRACTION] = 0.0
-    soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior"] = "auto"
+    soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior", "grades"] = "auto"
     relative_variance: Annotated[float, Limits(0, infinite=True)] = 1.0
     preferred_pairs: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
     opponent: Literal["uniform", "importance"] = "uniform"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.util import find_spec
 from math import inf
 from operator import attrgetter
@@ -17,6 +18,7 @@ from typing import Any
 from iwpo_fast.config import (
     EVEN,
     CandidateConfig,
+    CategoryConfig,
     DataConfig,
     LoraConfig,
     ModelConfig,
@@ -37,7 +39,13 @@ from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.terminal import escaped
 
-OF_HEADS = ("likelihood", "ridge", "residual", "heads", "centring", "overlap", "folds", "ensemble")
+OF_CATEGORIES = tuple(f"categories.{setting.name}" for setting in fields(CategoryConfig))
+"""Settings of rewards that only distributions over grades read."""
+
+OF_HEADS = (
+    *("likelihood", "ridge", "residual", "heads", "preference_dimension", "centring"),
+    *("overlap", "folds", "ensemble", *OF_CATEGORIES),
+)
 """Settings of rewards that only heads read."""
 
 OF_CALIBRATION = ("calibration_strength", "max_reward")
@@ -202,15 +210,29 @@ def check_reward_settings(rewards: RewardConfig) -> None:
             f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
-    if rewards.heads == "mlp" and (rewards.overlap or tuning is not None):
+    if rewards.heads in ("mlp", "gpm", "dprm") and (rewards.overlap or tuning is not None):
         other = "tuning is set" if tuning is not None else f"overlap is {rewards.overlap}"
         raise ValueError(
-            f"rewards.heads is mlp and rewards.{other}, which is for linear heads alone: set rewards.heads to linear "
-            "or auto, or leave the other out."
+            f"rewards.heads is {rewards.heads} and rewards.{other}, which is for linear heads alone: set "
+            "rewards.heads to linear or auto, or leave the other out."
         )
     if source != "features":
         reason = f"rewards.source is {source}, which learns no heads"
         _refuse_unread(rewards, "rewards", OF_HEADS, reason, "set rewards.source to features")
+    if rewards.heads != "gpm":
+        reason = f"rewards.heads is {rewards.heads}, which embeds nothing"
+        _refuse_unread(rewards, "rewards", ["preference_dimension"], reason, "set rewards.heads to gpm")
+    if rewards.heads != "dprm":
+        reason = f"rewards.heads is {rewards.heads}, which reads no grades"
+        _refuse_unread(rewards, "rewards", OF_CATEGORIES, reason, "set rewards.heads to dprm")
+    elif rewards.categories.loss == "cross_entropy":
+        reason = "rewards.categories.loss is cross_entropy, which moves nothing"
+        _refuse_unread(rewards.categories, "rewards.categories", ["cost_exponent"], reason, "set loss to transport")
+    if rewards.heads == "gpm" and rewards.preference_dimension % 2:
+        raise ValueError(
+            f"rewards.preference_dimension is {rewards.preference_dimension}, and preferences turn in planes of two "
+            "dimensions: give an even number."
+        )
     if source == "iwpo":
         reason = "rewards.source is iwpo, whose scores are calibrated already"
         _refuse_unread(rewards, "rewards", ("calibration", *OF_CALIBRATION), reason, "choose another source")
@@ -293,6 +315,11 @@ def _check_soft_labels(config: RunConfig) -> None:
         raise ValueError(
             f"weights.soft_labels is {asked} but the objective {objective.name} cannot smooth labels or does not "
             "read them: set weights.soft_labels to 0 or auto, or choose another objective."
+        )
+    if asked == "grades" and config.rewards.heads != "dprm":
+        raise ValueError(
+            f"weights.soft_labels is grades and rewards.heads is {config.rewards.heads}, which knows of no grades: set "
+            "rewards.heads to dprm, or soft_labels to posterior."
         )
     if asked == "posterior" and not config.rewards.calibration:
         raise ValueError(

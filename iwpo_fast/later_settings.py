@@ -14,6 +14,8 @@ LATER: dict[str, Any] = {
     "model.adapter": None,
     "model.reference": None,
     "model.neftune_alpha": None,
+    "rewards.preference_dimension": 4,
+    "rewards.categories": {"count": 6, "prior": 1.0, "smoothing": 0.1, "loss": "transport", "cost_exponent": 1.0},
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
 }

@@ -73,7 +73,8 @@ def told() -> Iterator[None]:
     global _job
     rank, size, port = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     are_numbers = rank.isdecimal() and size.isdecimal() and (port or str(PORT)).isdecimal()
-    if not (are_numbers and int(size) > 1 and int(port or PORT) < 2**16 and "MASTER_ADDR" in os.environ):
+    is_job = are_numbers and int(rank) < int(size) > 1 and int(port or PORT) < 2**16
+    if not (is_job and "MASTER_ADDR" in os.environ):
         yield
         return
     _job = _Job(int(rank), int(size))

@@ -53,11 +53,12 @@ class World:
         """Join the job that torchrun's environment variables describe, or be alone.
 
         Raises:
-            ValueError: the device is unknown or not there, one of these variables is not a number, or another process
-                has failed or not come.
+            ValueError: the device is unknown or not there, one of these variables is not a number or goes with no job,
+                or another process has failed or not come.
         """
         signals.check()
         rank, size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
+        _check_variables(rank, size)
         local_rank, local_size = _variable("LOCAL_RANK", rank), _variable("LOCAL_WORLD_SIZE", size)
         where = _device(device, local_rank)
         if size == 1:
@@ -191,6 +192,21 @@ def _variable(name: str, default: int) -> int:
     if not value.isdecimal():
         raise ValueError(f"The environment variable {name} is {value!r}: unset it, or let torchrun set it.")
     return int(value)
+
+
+def _check_variables(rank: int, size: int) -> None:
+    """Raise ValueError if they describe no job, such as those that a shell has kept of another one."""
+    if rank >= size:
+        raise ValueError(
+            f"The environment variable RANK is {rank} and WORLD_SIZE is {size}, but ranks count from 0: unset both, or "
+            "let torchrun set them."
+        )
+    absent = [name for name in ("RANK", "MASTER_ADDR") if size > 1 and name not in os.environ]
+    if absent and not dist.is_initialized():
+        raise ValueError(
+            f"The environment variable WORLD_SIZE is {size} and {absent[0]} is not set: unset WORLD_SIZE to be one "
+            "process, or let torchrun set all of them."
+        )
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 
@@ -39,12 +38,19 @@ def parsed(value: Any) -> Any:
     except RepeatedKey:
         raise
     except (ValueError, RecursionError):
-        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as its page lists them
-            return ast.literal_eval(value)
-    return value
+        pass
+    try:
+        source = ast.parse(value.lstrip(" \t"), mode="eval")
+        found = ast.literal_eval(source)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as its page lists them
+        return value
+    for made in ast.walk(source):
+        if isinstance(made, ast.Dict):
+            _object([(key.value, None) for key in made.keys if isinstance(key, ast.Constant)])
+    return found
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         raise RepeatedKey(Counter(key for key, _ in pairs).most_common(1)[0][0])

@@ -139,4 +139,18 @@ def _words(text: str) -> int:
 
 def _is_in(value: Any, texts: list[str]) -> bool:
     """Whether all that a value says is said in the texts."""
-    return all(any(part in text for text in texts) for part in strings_in(value))
+    return all(any(_stands_in(part, text) for text in texts) for part in strings_in(value))
+
+
+def _stands_in(part: str, text: str) -> bool:
+    """Whether a part stands in a text from the beginning of a word to the end of one; an empty one does."""
+    start = text.find(part)
+    while start >= 0 and (_parts_a_word(text, start) or _parts_a_word(text, start + len(part))):
+        start = text.find(part, start + 1)
+    return start >= 0
+
+
+def _parts_a_word(text: str, place: int) -> bool:
+    """Whether letters that stand in front of the place and behind it may be of one word."""
+    beside = text[place - 1 : place + 1] if place else ""
+    return len(beside) == 2 and all(letter.isalnum() and letter < WITHOUT_SPACES for letter in beside)

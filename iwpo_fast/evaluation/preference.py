@@ -6,14 +6,29 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+
+from iwpo_kernels.weighted_preference import TIE, right
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 
 def wins(differences: np.ndarray) -> np.ndarray:
-    """float64 of the same shape: 1 where the first of two is better, by a positive difference; a tie counts half."""
-    return (differences > 0) + 0.5 * (differences == 0)
+    """float64 of the same shape: 1 where the first of two is better, by a positive difference; a tie counts half.
+
+    The accuracy of a training counts by the same function.
+    """
+    return right(torch.tensor(differences), torch.zeros(())).numpy()
+
+
+def without_rounding(differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The same differences, float64, with 0 where one may be rounding alone, so that it is a tie as in training.
+
+    Args:
+        sizes: of the numbers that each is the difference of, summed.
+    """
+    return np.where(np.abs(differences) <= TIE * sizes, 0.0, differences)
 
 
 def preference_accuracy(correct: float, total: int) -> tuple[float, float, float]:

@@ -28,7 +28,14 @@ def label_smoothing(rewards: PairRewards, settings: WeightConfig) -> np.ndarray:
     assert asked != "auto", "a form sets whatever is auto"
     if asked == "posterior":
         return posterior_labels(rewards, gap_variance(rewards, settings.relative_variance))
+    if asked == "grades":  # which only the heads know that the stage `weigh` asks
+        return np.zeros(len(rewards))
     return soft_labels(rewards, asked)
+
+
+def flipped_by_grades(win: np.ndarray) -> np.ndarray:
+    """ε [P], from the probability [P] that the chosen response would be graded higher, after DPRM."""
+    return np.asarray(np.minimum(1 - win, LARGEST_FLIP))
 
 
 def soft_labels(rewards: PairRewards, strength: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from iwpo_fast.models.load import load_policy, load_tokenizer
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.sharding import shard_mesh
-from iwpo_fast.models.trained import is_adapter
+from iwpo_fast.models.trained import is_adapter, source_of
 from iwpo_fast.world import World
 
 
@@ -38,6 +38,7 @@ def load_reference(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, worl
         offload_activations=False,
         neftune_alpha=None,
     )
+    settings.path = source_of(given, "model.reference", trust_remote_code=settings.trust_remote_code).path
     if is_adapter(Source.of(settings)):
         raise ValueError(
             f"model.reference {given} is an adapter: write it into its base (iwpo merge), and give the result as "

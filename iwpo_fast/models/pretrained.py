@@ -16,6 +16,10 @@ LONGEST_REASON = 400
 """Characters of a loader's reason that an error quotes."""
 
 
+MODEL_FILES = ("config.json", "adapter_config.json")
+INSIDE = ("model", "train/model")
+"""Where a training and a pipeline leave their model, in their `output_dir`."""
+
 ONE_IS_THERE = ("config.json", "tokenizer_config.json", "tokenizer.json")
 """Files of which every folder of a model or a tokenizer has at least one."""
 
@@ -104,9 +108,15 @@ def reason_of(error: Exception) -> str:
 
 
 def model_location(path: str) -> str:
-    """Local folders as absolute paths, so that a saved adapter finds its base from anywhere."""
+    """Local folders as absolute paths, so that a saved adapter finds its base from anywhere; for a run, its model's."""
     folder = expanded(path)
-    return str(folder.resolve()) if folder.is_dir() else path
+    return str((model_in(folder) or folder).resolve()) if folder.is_dir() else path
+
+
+def model_in(folder: Path) -> Path | None:
+    """The folder itself if it has a model or an adapter, or that inside it if it is of a run; None if neither has."""
+    places = (folder, *(folder / place for place in INSIDE))
+    return next((place for place in places if any((place / name).exists() for name in MODEL_FILES)), None)
 
 
 def trust_line(model: ModelConfig) -> str | None:

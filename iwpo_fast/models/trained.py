@@ -12,14 +12,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.files import load_record
-from iwpo_fast.models.pretrained import Source, model_location, read_pretrained, reason_of
+from iwpo_fast.models.pretrained import Source, model_in, model_location, read_pretrained, reason_of
 from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.paths import expanded
 
 ADAPTER = "adapter_config.json"
-MODEL_FILES = ("config.json", ADAPTER)
-INSIDE = ("model", "train/model")
-"""Where a training and a pipeline leave their model, in their `output_dir`."""
 RUN_FILES = ("run.json", "manifest.json")
 
 
@@ -32,7 +29,7 @@ def source_of(path: str, setting: str, *, trust_remote_code: bool) -> Source:
     if path == "tiny":
         raise ValueError(f"{setting} is tiny, which has random weights: give the folder of a run or of a model.")
     folder = expanded(path)
-    found = next((each for each in (folder, *(folder / place for place in INSIDE)) if _is_model(each)), None)
+    found = model_in(folder)
     if found is None and any((folder / name).exists() for name in RUN_FILES):
         raise ValueError(f"{setting} {path} is a run without a model yet: let it finish, which its command does again.")
     return Source(path if found is None else str(found), setting, trust_remote_code=trust_remote_code)
@@ -146,10 +143,6 @@ def _names(folder: Path) -> set[str]:
         with safe_open(path, framework="np") as file:
             found |= set(file.keys())
     return found
-
-
-def _is_model(folder: Path) -> bool:
-    return any((folder / name).exists() for name in MODEL_FILES)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -153,3 +153,19 @@ def sppo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
 )
 def gpo(pair: Pair, *, beta: float = 1e-3) -> Tensor:
     return (pair.chosen.s - pair.chosen.reward / beta) ** 2 + (pair.rejected.s - pair.rejected.reward / beta) ** 2
+
+
+@objective(
+    "gpo_norm",
+    formula="(s_w/|y_w| - S_w/β)² + (s_l/|y_l| - S_l/β)², S the score columns",
+    paper="length-normalised general preference optimisation, Zhang et al. 2024",
+    arxiv="2410.02197",
+    source="text",
+    transforms=False,
+    note="the exponent of the length is 1",
+    reads=Reads.SCORES,
+    labels=Labels.UNUSED,
+)
+def gpo_norm(pair: Pair, *, beta: float = 1e-3) -> Tensor:
+    chosen, rejected = pair.chosen, pair.rejected
+    return (chosen.mean_s - chosen.reward / beta) ** 2 + (rejected.mean_s - rejected.reward / beta) ** 2

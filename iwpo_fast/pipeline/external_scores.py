@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
+from iwpo_fast.config import RewardConfig
 from iwpo_fast.data import Pairs, Rows
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.rewards.checks import check_has_scores
 
 
-def scores_of_responses_in(rows: Rows, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def grades_of_responses(rows: Rows, pairs: Pairs) -> np.ndarray:
+    """float64 [C, J] of every response by J annotators, NaN where there is none.
+
+    Raises:
+        ValueError: naming rows, a response has another score in another place.
+    """
+    responses, columns = Responses.of(pairs), pairs.columns
+    response = np.concatenate([responses.chosen, responses.rejected])
+    score = np.concatenate([columns["score_chosen"], columns["score_rejected"]]).reshape(len(response), -1)
+    row = np.tile(pairs.row, 2)
+    if (candidates := pairs.candidates) is not None and len(candidates) and "score" in candidates.columns:
+        of_candidates = np.full((len(candidates), score.shape[1]), np.nan)
+        of_candidates[:, 0] = candidates.columns["score"]
+        response = np.concatenate([response, responses.candidates])
+        score, row = np.concatenate([score, of_candidates]), np.concatenate([row, pairs.row[candidates.pair]])
+    graded = ~np.isnan(score).all(axis=1)
+    response, score, row = response[graded], score[graded], row[graded]
+    _check_one_score(rows, row, response, score)
+    found = np.full((len(responses), score.shape[1]), np.nan)
+    found[response] = score
+    return found
+
+
+def scores_of_responses_in(rows: Rows, pairs: Pairs, settings: RewardConfig) -> tuple[np.ndarray, np.ndarray]:
     """Responses, int64 [n], and their scores [n, members], of chosen, rejected and candidates.
 
     Args:
@@ -18,7 +42,7 @@ def scores_of_responses_in(rows: Rows, pairs: Pairs) -> tuple[np.ndarray, np.nda
     Raises:
         ValueError: naming rows, a response has no score, or another one in another place.
     """
-    check_has_scores(pairs.columns)
+    check_has_scores(pairs.columns, settings)
     responses = Responses.of(pairs)
     row = np.tile(pairs.row, 2)
     response = np.concatenate([responses.chosen, responses.rejected])
@@ -36,10 +60,14 @@ def scores_of_responses_in(rows: Rows, pairs: Pairs) -> tuple[np.ndarray, np.nda
             f"{rows.where(row[absent][0])} lacks a score although rewards.source is columns: give every "
             "pair both scores and every candidate one, or leave them out."
         )
+    _check_one_score(rows, row, response, score)
+    return response, score
+
+
+def _check_one_score(rows: Rows, row: np.ndarray, response: np.ndarray, score: np.ndarray) -> None:
     _, first, which = np.unique(response, return_index=True, return_inverse=True)
-    other = (score != score[first[which]]).any(axis=1)
+    other = ~((score == score[first[which]]) | (np.isnan(score) & np.isnan(score[first[which]]))).all(axis=1)
     if other.any():
         pair = int(other.argmax())
         two = f"rows {rows.numbers[row[first[which[pair]]]]} and {rows.numbers[row[pair]]}"
         raise ValueError(f"In {rows.source}, a completion has different scores in different pairs, {two}: give it one.")
-    return response, score

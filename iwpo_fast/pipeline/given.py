@@ -16,9 +16,10 @@ from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import load_tokenizer
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
-from iwpo_fast.pipeline.external_scores import scores_of_responses_in
+from iwpo_fast.pipeline.external_scores import grades_of_responses, scores_of_responses_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.preview import look_at, preview_lines, typical
+from iwpo_fast.rewards.categories import graded
 from iwpo_fast.rewards.checks import check_folds, check_prompt_keys
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.scores import fold_count
@@ -57,7 +58,9 @@ def _place_of_tokens(job: PipelineJob) -> Iterator[Path]:
 def _check_rewards(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
     rewards = config.rewards
     if rewards.source == "columns":
-        scores_of_responses_in(rows, pairs)
+        scores_of_responses_in(rows, pairs, rewards)
+    if rewards.source == "features" and rewards.heads == "dprm":
+        graded(grades_of_responses(rows, pairs), rewards.categories)
     if rewards.source == "features":
         responses, folds = Responses.of(pairs), fold_count(rewards)
         keys = responses.prompt_keys

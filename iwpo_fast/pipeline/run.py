@@ -38,7 +38,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
         run_rounds(config, run, force=force)
         return
     stages = tuple(stages_of(config))
-    names, again = _choose(stages, start, only, force)
+    names, again = _choose(stages, start, only, force, config.push_to_hub)
     if config.plan.on is not None:
         World.start("cpu").say(weights_line(config.weights), *estimate_lines(config, names))
         if config.rounds > 1:
@@ -81,7 +81,7 @@ def _check_reference(config: RunConfig) -> None:
 
 
 def _choose(
-    stages: tuple[str, ...], start: str | None, only: str | None, force: bool
+    stages: tuple[str, ...], start: str | None, only: str | None, force: bool, push_to_hub: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The stages to go through, and those of them to do even if their files are there."""
     for option, name in (("--from", start), ("--only", only)):
@@ -89,6 +89,11 @@ def _choose(
             raise ValueError(f"{option} sample has nothing to do: set candidates.per_prompt to more than 0.")
         if name is not None and name not in stages:
             raise ValueError(f"{option} {name} is no stage: choose one of {', '.join(stages)}.")
+    if only is not None and push_to_hub is not None:
+        raise ValueError(
+            f"push_to_hub is {push_to_hub}, and --only does one stage and sends nothing: leave push_to_hub out, or run "
+            "without --only."
+        )
     if sum((start is not None, only is not None, force)) > 1:
         raise ValueError("--from, --only and --force exclude one another: give one of them.")
     if only is not None:

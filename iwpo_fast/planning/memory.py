@@ -1,4 +1,4 @@
-"""The memory that a policy takes on one GPU, part by part."""
+"""The memory that a policy takes on one device, part by part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import cast
 
+import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -16,7 +18,8 @@ from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.sharding import gathered_bytes
 from iwpo_fast.optimisation import moments_bytes
-from iwpo_kernels.linear_token_logps.saving import SAVED_SHARE_OF_MEMORY
+from iwpo_kernels.linear_token_logps.saving import SAVED_SHARE_OF_MEMORY, memory_of
+from iwpo_kernels.linear_token_logps.tiling import CPU_TILE_BYTES
 
 WORKSPACE = 256 << 20
 """Bytes of the LM head's slices of logits, `workspace_mb` of `linear_token_logps`."""
@@ -57,6 +60,20 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     return memory | _copies(policy, is_sharded=policy.is_sharded)
 
 
+def step_memory(config: TrainConfig, policy: Policy, tokens: int, head_tokens: int) -> dict[str, int]:
+    """`expected_memory` of a policy on its device, with the LM head.
+
+    Args:
+        head_tokens: those of `tokens` whose log-probs the LM head gives.
+    """
+    on_host = policy.device.type == "cpu"
+    workspace = CPU_TILE_BYTES if on_host else WORKSPACE
+    head = _head_bytes(policy, head_tokens, room=memory_of(policy.device), workspace=workspace)
+    memory = expected_memory(config, policy, tokens) | {"LM head": head}
+    left = _left_by_adapters(config, policy, tokens) if on_host else 0
+    return memory | ({"not used again": left} if left else {})
+
+
 def training_memory(
     config: TrainConfig, policy: Policy, tokens: int, head_tokens: int, *, room: float, shards: int
 ) -> dict[str, int]:
@@ -71,10 +88,7 @@ def training_memory(
     """
     memory = expected_memory(config, policy, tokens)
     head = policy.head.linear.weight
-    exponentials = head_tokens * head.shape[0] * policy.compute_dtype.itemsize
-    saved = exponentials if head.requires_grad and exponentials <= room / SAVED_SHARE_OF_MEMORY else 0
-    of_head = head.numel() * 4 if head.requires_grad else 0  # its gradient, before it is added to that of the step
-    memory["LM head"] = WORKSPACE + 4 * head_tokens * head.shape[1] + saved + of_head
+    memory["LM head"] = _head_bytes(policy, head_tokens, room=room, workspace=WORKSPACE)
     if shards > 1 and head.requires_grad:
         memory["gathered gradients"] = (policy.compute_dtype.itemsize + 4) * (head.numel() + _embedding(policy).numel())
     return _shared_out(memory, config, policy, shards)
@@ -164,13 +178,41 @@ def _gathered_keys(config: TrainConfig, policy: Policy, tokens: int, layers: int
     return {"gathered keys and values": math.ceil(tokens * of_layer * (1 + layers * kept))}
 
 
+def _head_bytes(policy: Policy, tokens: int, *, room: float, workspace: int) -> int:
+    """Bytes of the LM head for so many log-probs: a slice of logits, their Jacobian, exponentials, its own gradient."""
+    head = policy.head.linear.weight
+    exponentials = tokens * head.shape[0] * policy.compute_dtype.itemsize
+    saved = exponentials if head.requires_grad and exponentials <= room / SAVED_SHARE_OF_MEMORY else 0
+    of_head = head.numel() * 4 if head.requires_grad else 0  # its gradient, before it is added to that of the step
+    return workspace + 4 * tokens * head.shape[1] + saved + of_head
+
+
+def _left_by_adapters(config: TrainConfig, policy: Policy, tokens: int) -> int:
+    """Bytes that adapters have freed and that the host's allocator does not give out again.
+
+    The output of an adapted layer is a sum, and what is summed is freed while that stays. PyTorch asks for aligned
+    blocks, and glibc finds a freed one too small for the next as large; two of each output were measured
+    (docs/plan.md). A layer that is computed again leaves its own alone.
+    """
+    adapted = sum(cast(int, module.out_features) for module in policy.modules() if isinstance(module, LoraLinear))
+    layers = policy.causal_lm.config.get_text_config().num_hidden_layers
+    kept = adapted if config.model.gradient_checkpointing == "none" else adapted // layers
+    return 2 * tokens * kept * policy.compute_dtype.itemsize
+
+
 def _layer_bytes(policy: Policy) -> int:
     """Bytes that a layer saves for the backward pass, for each token.
 
-    These are the inputs of both norms, q, k, v, the output of attention, and three tensors of the MLP.
+    These are the inputs of both norms, q, k, v, the output of attention, and three tensors of the MLP. In float32 they
+    have been counted on a CPU (docs/plan.md): inputs and outputs of both norms, and what they multiply by a weight that
+    is trained; q, k and v; the output of attention twice, padded and flat; four tensors of the MLP.
     """
-    hidden = policy.causal_lm.config.get_text_config().hidden_size
-    return (7 * hidden + 3 * _inner(policy)) * policy.compute_dtype.itemsize
+    text, inner = policy.causal_lm.config.get_text_config(), _inner(policy)
+    hidden, item = text.hidden_size, policy.compute_dtype.itemsize
+    if policy.compute_dtype != torch.float32:
+        return (7 * hidden + 3 * inner) * item
+    of_norms = 2 * hidden if any(p.ndim == 1 for p in policy.trainable_parameters().values()) else 0
+    return (7 * hidden + of_norms + 4 * inner) * item + cache_bytes(policy) // text.num_hidden_layers
 
 
 def _inner(policy: Policy) -> int:

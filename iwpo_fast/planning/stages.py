@@ -64,7 +64,9 @@ def reward(setting: Setting) -> Estimate:
     pairs = setting.pairs
     responses = len(np.unique(np.concatenate([pairs.chosen, pairs.rejected])))
     share = responses / MEASURED_RESPONSES * setting.policy.head.linear.weight.shape[1] / MEASURED_FEATURES
-    note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
+    note = f"heads on the host: those of the kind {rewards.heads} have not been timed"
+    if rewards.heads in MEASURED_SECONDS:
+        note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
     return Estimate(note=note) if rewards.tuning is None else _tuned(setting)._replace(note=note)
 
 
@@ -96,9 +98,12 @@ def train(setting: Setting) -> Estimate:
 
 
 def evaluate(setting: Setting) -> Estimate:
-    """The trained policy on held-out pairs."""
+    """The trained policy on held-out pairs, unless training has found what it gives."""
+    config = setting.config
     if setting.held_out is None:
         return Estimate(note="nothing is held out")
+    if config.reference_sync is None and not Mixture.of(config.objective).reads(Reads.SCORES):
+        return Estimate(note="from the last evaluation of the training")
     return _forward(setting, evaluation_work(setting.policy, setting.held_out, setting.config.optim, setting.data_gpus))
 
 

@@ -16,13 +16,23 @@ def uses_likelihood(settings: RewardConfig) -> bool:
     return settings.tuning is None if settings.likelihood == "auto" else settings.likelihood
 
 
-def check_has_scores(columns: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless the columns of the data have the scores that are to be the rewards."""
-    if "score_chosen" not in columns:
-        raise ValueError(
-            "rewards.source is columns but the data have no score_chosen and score_rejected: add them, or set "
-            "rewards.source to features."
-        )
+def reads_scores(settings: RewardConfig) -> bool:
+    """Whether rewards are made of scores of the data."""
+    return settings.source == "columns" or (settings.source == "features" and settings.heads == "dprm")
+
+
+def check_has_scores(columns: Mapping[str, np.ndarray], settings: RewardConfig) -> None:
+    """Raise ValueError unless the columns of the data have the scores that rewards are made of."""
+    if "score_chosen" in columns:
+        return
+    asked, instead = (
+        ("source is columns", "source to features")
+        if settings.source == "columns"
+        else ("heads is dprm", "heads to auto")
+    )
+    raise ValueError(
+        f"rewards.{asked} but the data have no score_chosen and score_rejected: add them, or set rewards.{instead}."
+    )
 
 
 def check_clusters(prompt_cluster: Ints, table: PairTable) -> None:

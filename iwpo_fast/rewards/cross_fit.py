@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints
 from iwpo_fast.rewards.calibration import logistic_slope
+from iwpo_fast.rewards.head_kinds import Heads
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.linear_heads import LinearHeads
-from iwpo_fast.rewards.network_heads import Heads
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RESIDUALS_BY_RIDGE = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -94,7 +94,7 @@ class FoldHeads:
     Attributes:
         heads: of all folds.
         weights: [P, folds, members] fp64, how often each head was shown each pair.
-        cluster: [C] int64, of every response.
+        cluster, prompt: [C] int64, of every response.
         fold: [C] int64, heads that score each response.
         seed: of folds and bootstraps, and of a tuning of the model under the heads.
     """
@@ -102,13 +102,14 @@ class FoldHeads:
     heads: Heads
     weights: Float64s
     cluster: Ints
+    prompt: Ints
     fold: Ints
     seed: int
 
     def rewards(self, groups: Groups) -> Float32s:
         """[C, members] fp32, in log-odds, of the features [C, d] that the heads learnt from."""
         rewards = np.empty((len(self.fold), self.heads.members), dtype=np.float32)
-        for place, all_folds in self.heads.rewards(groups, self.cluster):
+        for place, all_folds in self.heads.rewards(groups, self.cluster, self.prompt):
             rewards[place] = all_folds[np.arange(len(all_folds)), self.fold[place]]
         return rewards
 
@@ -118,6 +119,7 @@ def fit_fold_heads(
     ridge: float,
     residual: float | None,
     response_cluster: Ints,
+    response_prompt: Ints,
     response_fold: Ints,
     *,
     seed: int,
@@ -139,6 +141,7 @@ def fit_fold_heads(
         heads=LinearHeads(pairs.mean, pairs.scale, vectors.reshape(*vectors.shape[:2], folds, members), slope),
         weights=weights.reshape(-1, folds, members),
         cluster=response_cluster,
+        prompt=response_prompt,
         fold=response_fold if folds > 1 else np.zeros_like(response_fold),
         seed=seed,
     )

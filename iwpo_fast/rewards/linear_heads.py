@@ -37,11 +37,12 @@ class LinearHeads:
     def members(self) -> int:
         return self.slope.shape[1]
 
-    def rewards(self, groups: Groups, cluster: Ints) -> Iterator[tuple[slice, Float32s]]:
+    def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of the features [C, d], with its place.
 
         Args:
             cluster: [C] int64.
+            prompt: [C] int64, which these heads need not know.
         """
         vectors = (self.vectors * self.slope.astype(np.float32)).reshape(len(self.vectors), len(self.mean), -1)
         for place, block in float32_blocks(groups):

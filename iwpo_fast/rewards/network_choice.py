@@ -14,6 +14,7 @@ from iwpo_fast.config import RewardConfig
 from iwpo_fast.rewards.blocks import Float32s, Ints
 from iwpo_fast.rewards.calibration import logistic_slope
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
+from iwpo_fast.rewards.descent import best_rounds
 from iwpo_fast.rewards.directions import directions
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.linear_heads import LinearHeads
@@ -23,14 +24,13 @@ from iwpo_fast.rewards.network_heads import NetworkHeads
 WIDTHS = (16, 64)
 DECAYS = (1.0, 10.0)
 MOST_ROUNDS = 30
-PATIENCE = 4
 
 Float64s = NDArray[np.float64]
 
 
 def may_have_networks(settings: RewardConfig) -> bool:
     """Whether networks are tried: never with fine-tuning or the overlap term, which are for linear heads alone."""
-    return settings.heads != "linear" and settings.tuning is None and not settings.overlap
+    return settings.heads in ("mlp", "auto") and settings.tuning is None and not settings.overlap
 
 
 def with_networks(
@@ -47,7 +47,7 @@ def with_networks(
     projection = directions(pairs.features, seed)
     examples = _cross_validated(pairs, penalties, pairs.features @ projection)
     choice, losses, trials = _chosen(examples, pairs.fold, seed)
-    better = _losses(examples.offset, pairs.fold) - losses
+    better = held_out_losses(examples.offset, pairs.fold) - losses
     gain, error = float(better.mean()), float(better.std() / np.sqrt(len(np.unique(pairs.prompt))))
     taken = pairs.settings.heads == "mlp" or gain > error
     report = choice | {"trials": trials, "taken": taken, "held_out_gain": gain, "standard_error": error}
@@ -68,30 +68,39 @@ def _heads(linear: LinearHeads, projection: Float32s, networks: Networks, slope:
 
 def _cross_validated(pairs: TrainingPairs, penalties: dict[str, Any], inputs: Float32s) -> Examples:
     """Examples for one network for each fold, which is shown the pairs of the others."""
-    folds = int(pairs.fold.max()) + 1
-    seen = (pairs.fold[:, None] != np.arange(folds)).astype(np.float64)
-    residual = penalties["residual"]
-    ridges, residuals = np.full(folds, penalties["ridge"]), None if residual is None else np.full(folds, residual)
-    _, rewards = pairs.fit(seen, ridges, residuals)
+    rewards, seen = cross_validated_rewards(pairs, penalties)
     gaps = pairs.compared @ rewards
     return Examples(
         inputs=inputs,
-        cluster=np.repeat(np.arange(len(pairs.cells)), [cell.stop - cell.start for cell in pairs.cells]),
-        sides=pairs.compared.indices.reshape(-1, 2).astype(np.int64),
+        cluster=pairs.cluster,
+        sides=pairs.sides,
         offset=(gaps * slope_of_heads(gaps, seen)).astype(np.float32),
         weights=seen,
         centring=pairs.settings.centring,
     )
 
 
+def cross_validated_rewards(pairs: TrainingPairs, penalties: dict[str, Any]) -> tuple[Float32s, Float64s]:
+    """Rewards [n, folds] by one linear head for each fold, and how often it is shown each pair, [P, folds]."""
+    folds = int(pairs.fold.max()) + 1
+    seen = (pairs.fold[:, None] != np.arange(folds)).astype(np.float64)
+    residual = penalties["residual"]
+    ridges, residuals = np.full(folds, penalties["ridge"]), None if residual is None else np.full(folds, residual)
+    return pairs.fit(seen, ridges, residuals)[1], seen
+
+
 def _of_ensemble(of_folds: FoldHeads, linear: LinearHeads, pairs: TrainingPairs, examples: Examples) -> Examples:
     """The same for one network beside each linear head of the ensembles, which is shown what that head was."""
+    weights = of_folds.weights.reshape(len(of_folds.weights), -1)
+    offset = (pairs.compared @ ensemble_rewards(linear, pairs)) * linear.slope.reshape(-1)
+    return examples._replace(offset=offset.astype(np.float32), weights=weights)
+
+
+def ensemble_rewards(linear: LinearHeads, pairs: TrainingPairs) -> Float32s:
+    """[n, folds · members], not yet in log-odds."""
     vectors = linear.vectors.reshape(*linear.vectors.shape[:2], -1)
     cells = [slice(None)] if len(vectors) == 1 else pairs.cells
-    rewards = np.concatenate([pairs.features[cell] @ vectors[k] for k, cell in enumerate(cells)])
-    weights = of_folds.weights.reshape(len(of_folds.weights), -1)
-    offset = (pairs.compared @ rewards) * linear.slope.reshape(-1)
-    return examples._replace(offset=offset.astype(np.float32), weights=weights)
+    return np.concatenate([pairs.features[cell] @ vectors[k] for k, cell in enumerate(cells)])
 
 
 def _chosen(examples: Examples, fold: Ints, seed: int) -> tuple[dict[str, Any], Float64s, list[dict[str, Any]]]:
@@ -109,28 +118,17 @@ def _chosen(examples: Examples, fold: Ints, seed: int) -> tuple[dict[str, Any], 
 def _held_out(
     examples: Examples, fold: Ints, width: int, decays: Sequence[float], seed: int
 ) -> list[tuple[int, Float64s]]:
-    """For each decay the rounds of the least held-out loss, and that loss [P] of every pair.
-
-    Training stops when no decay has had its least loss in the last `PATIENCE` rounds.
-    """
+    """For each decay the rounds of the least held-out loss, and that loss [P] of every pair."""
     folds, tried = examples.weights.shape[1], len(decays)
     repeated = examples._replace(
         offset=examples.offset.repeat(tried, axis=1), weights=examples.weights.repeat(tried, axis=1)
     )
-    best = [(0, np.full(len(fold), np.inf))] * tried
     trained = islice(train(repeated, width, np.tile(decays, folds), seed=seed), MOST_ROUNDS)
-    for rounds, networks in enumerate(trained, start=1):
-        gaps = networks.gaps(repeated).reshape(len(fold), folds, tried)
-        for i in range(tried):
-            losses = _losses(gaps[:, :, i], fold)
-            if losses.mean() < best[i][1].mean():
-                best[i] = rounds, losses
-        if rounds - max(of_decay for of_decay, _ in best) >= PATIENCE:
-            break
-    return best
+    gaps = (networks.gaps(repeated).reshape(len(fold), folds, tried) for networks in trained)
+    return best_rounds(np.stack([held_out_losses(g[:, :, i], fold) for i in range(tried)]) for g in gaps)
 
 
-def _losses(gaps: Float32s, fold: Ints) -> Float64s:
+def held_out_losses(gaps: Float32s, fold: Ints) -> Float64s:
     """[P] in nats: loss of every pair by the head [P, folds] that did not see it, after the best common slope."""
     gap = gaps[np.arange(len(fold)), fold].astype(np.float64)
     return np.logaddexp(0, -logistic_slope(gap) * gap)

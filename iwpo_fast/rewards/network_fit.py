@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from iwpo_fast.rewards.blocks import Float32s, Ints
-
-LR = 4e-3
-STEPS = 32
-"""Steps of a round, after which whoever trains may stop: their number bounds the work, however many pairs there are."""
-MOST_PAIRS, LEAST_PAIRS, PART = 1024, 32, 16
-"""A step has a sixteenth of the pairs, between these bounds."""
+from iwpo_fast.rewards.descent import MOST_ROWS, descend
 
 
 class Examples(NamedTuple):
@@ -69,8 +63,8 @@ class Networks(NamedTuple):
         rows, found = torch.from_numpy(examples.sides), np.empty(examples.offset.shape, dtype=np.float32)
         inputs, cluster = torch.from_numpy(examples.inputs), torch.from_numpy(examples.cluster)
         with torch.no_grad():
-            for start in range(0, len(rows), MOST_PAIRS):
-                some = slice(start, start + MOST_PAIRS)
+            for start in range(0, len(rows), MOST_ROWS):
+                some = slice(start, start + MOST_ROWS)
                 both = rows[some].T.flatten()
                 chosen, rejected = self.rewards(inputs[both], cluster[both]).unflatten(0, (2, -1))
                 linear = self.share * torch.from_numpy(examples.offset[some])
@@ -89,30 +83,15 @@ def train(examples: Examples, width: int, decay: NDArray[np.floating], *, seed: 
         decay: [m], of the matrices of each network.
         seed: of the first weights and of the order of pairs.
     """
-    pairs, heads = examples.weights.shape
+    heads = examples.weights.shape[1]
     clusters = int(examples.cluster.max()) + 1
     networks = Networks.new(examples.inputs.shape[1], clusters, heads, width, seed)
-    optimizer = torch.optim.Adam(networks, lr=LR, betas=(0.9, 0.99))
-    keep = torch.from_numpy(1 - LR * decay).float()[:, None]
-    # Pairs count as often as a head is shown them, with a mean of 1 over all of them.
-    weights = torch.from_numpy(examples.weights / examples.weights.mean(axis=0)).float()
-    batches = _batches(pairs, min(MOST_PAIRS, max(LEAST_PAIRS, pairs // PART)), seed)
-    while True:
-        for rows in islice(batches, STEPS):
-            optimizer.zero_grad(set_to_none=True)
-            total_loss(networks, examples, weights[rows], rows).backward()
-            optimizer.step()
-            with torch.no_grad():
-                networks.hidden.mul_(keep)
-                networks.output.mul_(keep)
+
+    def loss(rows: Tensor, weights: Tensor) -> Tensor:
+        return total_loss(networks, examples, weights, rows)
+
+    for _ in descend(networks, (networks.hidden, networks.output), loss, examples.weights, decay, seed=seed):
         yield networks
-
-
-def _batches(pairs: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Rows of pairs for one step after another, in a new order for every pass over them."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(pairs, generator=generator).split(size)
 
 
 def total_loss(networks: Networks, examples: Examples, weights: Tensor, rows: Tensor) -> Tensor:

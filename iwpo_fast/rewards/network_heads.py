@@ -49,14 +49,15 @@ class NetworkHeads:
     def members(self) -> int:
         return self.linear.members
 
-    def rewards(self, groups: Groups, cluster: Ints) -> Iterator[tuple[slice, Float32s]]:
+    def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of the features [C, d], with its place.
 
         Args:
             cluster: [C] int64.
+            prompt: [C] int64, which these heads need not know.
         """
         slope = self.slope.astype(np.float32)
-        blocks = zip(self.linear.rewards(groups, cluster), float32_blocks(groups), strict=True)
+        blocks = zip(self.linear.rewards(groups, cluster, prompt), float32_blocks(groups), strict=True)
         for (place, linear), (_, block) in blocks:
             inputs = ((block - self.linear.mean) * self.linear.scale) @ self.projection
             network = self._network(inputs, cluster[place]).reshape(linear.shape)
@@ -84,7 +85,3 @@ class NetworkHeads:
         own = {name: values for name, values in arrays.items() if name not in linear}
         parts = {name.removeprefix("linear_"): values for name, values in linear.items()}
         return cls(linear=LinearHeads.of_arrays(parts), **own)
-
-
-Heads = LinearHeads | NetworkHeads
-"""Heads that give rewards to features: `folds` times `members` of them."""

@@ -75,6 +75,8 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
         residuals = "no residuals" if residual is None else f"residual {residual:.1e}"
         yield f"reward heads: ridge {ridge:.1e}, {residuals}"
         yield from _network_lines(report["penalties"].get("networks"))
+        yield from _preference_lines(report["penalties"].get("preferences"))
+        yield from _distribution_lines(report["penalties"].get("distributions"))
 
 
 def _network_lines(networks: dict[str, Any] | None) -> Iterator[str]:
@@ -86,6 +88,29 @@ def _network_lines(networks: dict[str, Any] | None) -> Iterator[str]:
     yield (
         f"networks of width {networks['width']}, decay {networks['decay']}, {networks['rounds']} rounds: {verdict}, "
         f"held-out log-likelihood {gain:+.4f} nats per pair, standard error {error:.4f}"
+    )
+
+
+def _preference_lines(preferences: dict[str, Any] | None) -> Iterator[str]:
+    """How preference embeddings were trained and how good their scores of pairs are; nothing where there are none."""
+    if preferences is None:
+        return
+    yield (
+        f"preference embeddings of {preferences['dimension']} dimensions, decay {preferences['decay']}, "
+        f"{preferences['rounds']} rounds: scores of pairs are right in {preferences['pair_accuracy']:.1%}, held-out "
+        f"log-likelihood {preferences['held_out_gain']:+.4f} nats per pair beside linear heads, standard error "
+        f"{preferences['standard_error']:.4f}"
+    )
+
+
+def _distribution_lines(found: dict[str, Any] | None) -> Iterator[str]:
+    """What distributions over grades were learnt from; nothing where there are none."""
+    if found is None:
+        return
+    values = ", ".join(f"{value:g}" for value in found["values"])
+    yield (
+        f"distributions over the grades {values}, from {found['graded']:,} responses, decay {found['decay']}, "
+        f"{found['rounds']} rounds"
     )
 
 

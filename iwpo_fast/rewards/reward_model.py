@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.paths import expanded
@@ -22,17 +23,15 @@ from iwpo_fast.rewards.blocks import Groups, Ints
 from iwpo_fast.rewards.calibration import Calibration, calibrate
 from iwpo_fast.rewards.clusters import Clusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
+from iwpo_fast.rewards.distribution_heads import DistributionHeads
 from iwpo_fast.rewards.feature_reader import FeatureReader
-from iwpo_fast.rewards.linear_heads import LinearHeads
-from iwpo_fast.rewards.network_heads import Heads, NetworkHeads
+from iwpo_fast.rewards.head_kinds import HEADS, Heads
 from iwpo_fast.rewards.pair_table import PairFeatures
+from iwpo_fast.rewards.preference_heads import PreferenceHeads
 from iwpo_fast.rewards.text_rows import rows_of_texts
 from iwpo_fast.world import World
 
 Float64s = NDArray[np.float64]
-
-HEADS: dict[str, type[LinearHeads] | type[NetworkHeads]] = {heads.kind: heads for heads in (LinearHeads, NetworkHeads)}
-"""Heads by the name that a record has for them."""
 
 
 class Scores(NamedTuple):
@@ -41,7 +40,7 @@ class Scores(NamedTuple):
     Attributes:
         score: [n] fp64, calibrated reward in log-odds; NaN for what is too long, where the reward model drops that.
         spread: [n] fp64, standard deviation of the calibrated rewards among the members of the ensemble; NaN for an
-            ensemble of one.
+            ensemble of one. Of heads that know grades, with the variance of the grades among graders (not clipped).
         raw: [n, members] fp64, by each member, before calibration.
         members: [n, members] fp64, each after calibration.
         cluster: [n] int64, of the prompt; -1 where there is no score.
@@ -132,17 +131,66 @@ class RewardModel:
             trust_remote_code: whether code that the language model brings may run.
 
         Raises:
-            ValueError: texts do not fit one another or the tokenizer, or the language model is absent or another one.
+            ValueError: texts do not fit one another or the tokenizer, the language model is absent or another one, or
+                heads that compare find a completion alone with its prompt.
         """
         rows = rows_of_texts(prompts, completions)
+        language_model_reader = self._reader(device, language_model, trust_remote_code)
+        with tempfile.TemporaryDirectory() as cache:
+            reader = language_model_reader.with_options(tokens_per_batch, cache)
+            return self.score_rows(rows, reader, self.together(rows)).take((slice(None), 0))
+
+    def prefer(
+        self,
+        prompts: Sequence[Text],
+        first: Sequence[Text],
+        second: Sequence[Text],
+        *,
+        device: str = "auto",
+        language_model: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Float64s:
+        """[n] fp64, log-odds that the first of two completions is preferred to the second; NaN for what is too long.
+
+        Heads that compare need no third completion to say so; of others it is the gap of two rewards. The slope is that
+        of the prompt's cluster, and nothing is clipped. Heads that know grades give the log-odds of the higher grade.
+
+        Args:
+            prompts, first, second: n strings each, or n lists of messages each; the others as of `score`.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        left, right = rows_of_texts(prompts, first), rows_of_texts(prompts, second)
+        rows = Rows(left.source, left.numbers, left.prompt, left.chosen, right.chosen)
+        language_model_reader = self._reader(device, language_model, trust_remote_code)
+        with tempfile.TemporaryDirectory() as cache:
+            features, kept, fits = language_model_reader.with_options(None, cache).features(rows)
+        found = np.full(len(rows), np.nan)
+        both = fits.all(axis=1)
+        found[kept[both]] = self.prefer_features(features).mean(axis=1)[both]
+        return found
+
+    def _reader(self, device: str, language_model: str | None, trusted: bool) -> FeatureReader:
+        """Of the language model, which is loaded once."""
         if (device, language_model) not in self._readers:
             self._readers.clear()
             world = World.start(device)
-            reader = FeatureReader.load(self.record, world, language_model, trust_remote_code=trust_remote_code)
+            reader = FeatureReader.load(self.record, world, language_model, trust_remote_code=trusted)
             self._readers[device, language_model] = reader
-        with tempfile.TemporaryDirectory() as cache:
-            reader = self._readers[device, language_model].with_options(tokens_per_batch, cache)
-            return self.score_rows(rows, reader).take((slice(None), 0))
+        return self._readers[device, language_model]
+
+    @property
+    def compares(self) -> bool:
+        """Whether the score of a completion depends on the others of its prompt."""
+        return isinstance(self.heads, PreferenceHeads)
+
+    def together(self, rows: Rows) -> Ints | None:
+        """[N] int64, the same for rows of one prompt, where heads compare; None where rows are by themselves."""
+        if not self.compares:
+            return None
+        number: dict[str, int] = {}
+        return np.array([number.setdefault(repr(prompt), len(number)) for prompt in rows.prompt], dtype=np.int64)
 
     def score_rows(self, rows: Rows, reader: FeatureReader, together: Ints | None = None) -> Scores:
         """Scores [N, 2] of the two completions of every row.
@@ -164,15 +212,40 @@ class RewardModel:
         """Scores of the C responses in the order of the table of `features`.
 
         Raises:
-            ValueError: hidden states have another width than those that the heads learnt from, or are not finite.
+            ValueError: hidden states have another width than those that the heads learnt from, or are not finite; or
+                heads that compare find a response alone with its prompt.
         """
         self._check_width(features)
+        self._check_opponents(features)
         cluster = self._clusters(features)[features.table.prompt_of]
         raw = self._raw(features, cluster)
         centre, slope, limit = self.calibration.centre, self.calibration.slope, self.limit
         members = calibrate(raw, cluster, centre, slope, limit)
         spread = members.std(axis=1) if members.shape[1] > 1 else np.full(len(members), np.nan)
+        if isinstance(self.heads, DistributionHeads):
+            spread = np.sqrt(np.nan_to_num(spread) ** 2 + slope[cluster] ** 2 * self._of_graders(features, cluster))
         return Scores(calibrate(raw.mean(axis=1), cluster, centre, slope, limit), spread, raw, members, cluster)
+
+    def prefer_features(self, features: PairFeatures) -> Float64s:
+        """[P, members], log-odds that the chosen of two responses is preferred, of the pairs of the table.
+
+        Raises:
+            ValueError: as of `score_features`.
+        """
+        self._check_width(features)
+        table, cluster = features.table, self._clusters(features)[features.table.prompt_of]
+        if isinstance(self.heads, PreferenceHeads):
+            every = self.heads.scores(self._groups(features), cluster, table.chosen, table.rejected)
+            fold, new = self._seen(features)
+            gap = _finite(self._own(every, fold[table.chosen], new[table.chosen])).astype(np.float64)
+        elif isinstance(self.heads, DistributionHeads):
+            every = logit(self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected))
+            fold, new = self._seen(features)
+            return _finite(self._own(every, fold[table.chosen], new[table.chosen]))
+        else:
+            rewards = self._raw(features, cluster)
+            gap = rewards[table.chosen] - rewards[table.rejected]
+        return self.calibration.slope[cluster[table.chosen], None] * gap
 
     @property
     def limit(self) -> float:
@@ -192,25 +265,47 @@ class RewardModel:
 
     def _raw(self, features: PairFeatures, cluster: Ints) -> Float64s:
         """[C, members], before calibration."""
-        keys = features.prompt_keys
-        assert keys is not None, "features of texts have the digests of their prompts"
-        folds = self.heads.folds
-        fold = fold_of_prompts(keys, folds, self.record["seed"])[features.table.prompt_of]
-        new = np.array([key not in self.training_prompts for key in keys])[features.table.prompt_of]
+        fold, new = self._seen(features)
         raw = np.empty((len(fold), self.heads.members))
-        for place, rewards in self.heads.rewards(self._groups(features), cluster):
-            own, elsewhere = rewards[np.arange(len(rewards)), fold[place]], new[place]
-            own[elsewhere] += (rewards[elsewhere].mean(axis=(1, 2)) - own[elsewhere].mean(axis=1))[:, None]
-            raw[place] = own
-        if not np.isfinite(raw).all():
-            raise ValueError("Some features are NaN or infinite: look at the language model or its precision.")
-        return raw
+        for place, rewards in self.heads.rewards(self._groups(features), cluster, features.table.prompt_of):
+            raw[place] = self._own(rewards, fold[place], new[place])
+        return _finite(raw)
+
+    def _of_graders(self, features: PairFeatures, cluster: Ints) -> Float64s:
+        """[C], variance of the grades of a response among graders, in squared log-odds before calibration."""
+        assert isinstance(self.heads, DistributionHeads)
+        every = self.heads.variances(self._groups(features), cluster)
+        return np.asarray(self._own(every, *self._seen(features)).mean(axis=1))
+
+    def _seen(self, features: PairFeatures) -> tuple[Ints, NDArray[np.bool_]]:
+        """Of every response [C], the fold of its prompt, and whether that is none of the training data."""
+        keys, prompt_of = features.prompt_keys, features.table.prompt_of
+        assert keys is not None, "features of texts have the digests of their prompts"
+        fold = fold_of_prompts(keys, self.heads.folds, self.record["seed"])
+        return fold[prompt_of], np.array([key not in self.training_prompts for key in keys])[prompt_of]
+
+    @staticmethod
+    def _own(rewards: NDArray[Any], fold: Ints, new: NDArray[np.bool_]) -> NDArray[Any]:
+        """[b, members] of rewards [b, folds, members]: by the own fold, moved to the mean of all folds if new."""
+        own = rewards[np.arange(len(rewards)), fold]
+        own[new] += (rewards[new].mean(axis=(1, 2)) - own[new].mean(axis=1))[:, None]
+        return own
 
     def _groups(self, features: PairFeatures) -> Groups:
         if not self.record["features"]["likelihood"]:
             return (features.response,)
         assert features.mean_logps is not None, "features of texts have their log-probs"
         return features.response, features.mean_logps[:, None]
+
+    def _check_opponents(self, features: PairFeatures) -> None:
+        if not self.compares:
+            return
+        alone = int((np.bincount(features.table.prompt_of) == 1).sum())
+        if alone:
+            raise ValueError(
+                f"The reward model compares the responses of a prompt (rewards.heads: gpm), and {alone} prompts have "
+                "one that can be scored: give at least two different responses of each prompt."
+            )
 
     def _check_width(self, features: PairFeatures) -> None:
         learnt, given = len(self.clusters.mean), features.prompt.shape[1]
@@ -219,6 +314,12 @@ class RewardModel:
                 f"The reward model was learnt from hidden states of size {learnt}, and these have {given}: give the "
                 "language model that it was learnt on."
             )
+
+
+def _finite(raw: NDArray[np.floating]) -> NDArray[Any]:
+    if not np.isfinite(raw).all():
+        raise ValueError("Some features are NaN or infinite: look at the language model or its precision.")
+    return raw
 
 
 def _unscored(shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:

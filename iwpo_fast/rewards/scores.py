@@ -20,10 +20,13 @@ from iwpo_fast.rewards.checks import (
     uses_likelihood,
 )
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
+from iwpo_fast.rewards.distribution_choice import with_distributions
+from iwpo_fast.rewards.distribution_heads import DistributionHeads
+from iwpo_fast.rewards.head_kinds import Heads
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
-from iwpo_fast.rewards.network_heads import Heads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
+from iwpo_fast.rewards.preference_choice import with_preferences
 from iwpo_fast.rewards.report import report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
@@ -44,6 +47,8 @@ class RewardScores:
         report: for the user: what `report_rewards` returns, and `penalties`, what `choose_penalties` returns; these are
             None for rewards that no heads made.
         heads: those of all folds, where the rewards are theirs alone; None for fine-tuned and for external rewards.
+        win: [P] fp64, with what probability the chosen response would be graded higher than the rejected one, by heads
+            that know grades; None for others.
     """
 
     raw: Float64s
@@ -55,6 +60,7 @@ class RewardScores:
     reliability: Float64s
     report: dict[str, Any]
     heads: Heads | None = None
+    win: Float64s | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -68,6 +74,7 @@ def score_pairs(
     *,
     seed: int,
     tune: Callable[[FoldHeads], Float32s] | None = None,
+    grades: Float64s | None = None,
 ) -> RewardScores:
     """Cross-fitted, calibrated rewards of all responses, by an ensemble of heads on their features.
 
@@ -76,6 +83,7 @@ def score_pairs(
     Args:
         prompt_cluster: [M] int64, cluster of every prompt.
         seed: of folds, bootstrap and the partners of the overlap term.
+        grades: [C, J] by J annotators, NaN where there is none, for `rewards.heads: dprm`, which alone reads them.
         tune: gives the rewards [C, members] of the heads on features that have been tuned for them.
 
     Raises:
@@ -91,14 +99,28 @@ def score_pairs(
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     ridge, residual = penalties["ridge"], penalties["residual"]
-    of_folds = fit_fold_heads(pairs, ridge, residual, response_cluster, response_fold, seed=seed)
+    of_folds = fit_fold_heads(pairs, ridge, residual, response_cluster, table.prompt_of, response_fold, seed=seed)
     if may_have_networks(settings):
         of_folds, report = with_networks(of_folds, pairs, penalties)
         penalties = penalties | {"networks": report}
+    if settings.heads == "gpm":
+        of_folds, report = with_preferences(of_folds, pairs, penalties)
+        penalties = penalties | {"preferences": report}
+    if settings.heads == "dprm":
+        assert grades is not None, "whoever asks for distributions has grades"
+        of_folds, report = with_distributions(of_folds, pairs, groups, grades, table, prompt_fold)
+        penalties = penalties | {"distributions": report}
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
-    return replace(scores, heads=of_folds.heads if tune is None else None)
+    return replace(scores, heads=of_folds.heads if tune is None else None, win=_win(of_folds, groups, table))
+
+
+def _win(of_folds: FoldHeads, groups: Groups, table: PairTable) -> Float64s | None:
+    if not isinstance(of_folds.heads, DistributionHeads):
+        return None
+    every = of_folds.heads.wins(groups, of_folds.cluster, table.chosen, table.rejected)
+    return np.asarray(every[np.arange(len(every)), of_folds.fold[table.chosen]].mean(axis=1))
 
 
 def fold_count(settings: RewardConfig) -> int:

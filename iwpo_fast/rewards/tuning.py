@@ -153,7 +153,7 @@ def _heads_on(
     Features that are not hidden states stay as the frozen model gave them.
     """
     table, linear = features.table, heads.heads
-    assert isinstance(linear, LinearHeads), "networks are not tuned"
+    assert isinstance(linear, LinearHeads), "other heads are not tuned"
     cluster = heads.cluster if len(linear.vectors) > 1 else np.zeros_like(heads.cluster)
     _, *others = groups_for(features, settings)
     frozen = np.concatenate([np.empty((len(table.prompt_of), 0), np.float32), *others], axis=1)

@@ -72,6 +72,11 @@ class Run:
         self.is_watched = bool(self.job.world.largest(bool(self.callbacks)))
         for callback in self.callbacks:
             callback.on_begin(self)
+        if self.job.world.largest(self._asked_to_stop):
+            raise ValueError(
+                "on_begin of a callback has called run.stop(), before there is a step to end with: call it in on_step "
+                "or on_evaluation, or raise an error of your own."
+            )
 
     def stepped(self, metrics: Mapping[str, float]) -> None:
         for callback in self.callbacks:

@@ -41,6 +41,7 @@ from iwpo_fast.training.callbacks import Callback, Run
 from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, load_weights, save_checkpoint
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.finished import finished
+from iwpo_fast.training.held_out_margins import Margins, keep_margins
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
@@ -61,12 +62,15 @@ from iwpo_fast.world import World
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
 
 
-def train(config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = ()) -> TrainSummary | None:
+def train(
+    config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = (), about: str = ""
+) -> TrainSummary | None:
     """Run or resume the training that `config` describes.
 
     Args:
         read: gives the rows to train on and those held out, under the numbers that messages call them by.
         callbacks: functions of your own, called while it goes on.
+        about: a paragraph for the card of the model, on how the rows were made.
 
     Returns:
         The summary, or None after a dry run.
@@ -84,11 +88,11 @@ def train(config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Ca
         clock_at(folder.clock),
         threads_of_run(folder.threads) as other_threads,
     ):
-        return _train(config, other_threads, read, callbacks)
+        return _train(config, other_threads, read, callbacks, about)
 
 
 def _train(
-    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback]
+    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback], about: str
 ) -> TrainSummary | None:
     world = World.start(config.device)
     _check_agreement(config, world)
@@ -140,7 +144,7 @@ def _train(
         summary = summarise(folder, job, state)
         with written_aside(folder.model) as aside:
             policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
-            (aside / CARD).write_text(model_card(job, summary, rows.source), encoding="utf-8")
+            (aside / CARD).write_text(model_card(job, summary, rows.source, about), encoding="utf-8")
         summary.save(folder.summary)
     world.barrier()
     summary = TrainSummary.load(folder.summary)
@@ -274,7 +278,9 @@ def _evaluate_if_due(run: Run, reporter: Reporter) -> None:
     evaluation = job.evaluation
     if evaluation is None or not _evaluation_due(job, state):
         return
-    metrics = evaluate(evaluation, state)
+    metrics, margins = evaluate(evaluation, state)
+    if job.world.is_main and evaluation.pairs.present is None:  # before `metrics.jsonl`, after which none is evaluated
+        keep_margins(RunFolder(run.folder).margins, state.step, evaluation.pairs, margins)
     reporter.evaluation(state, metrics)
     note_evaluation(state, metrics, job.config.checkpoint)
     run.evaluated(metrics)
@@ -317,16 +323,18 @@ def train_step(
 
 
 @torch.no_grad()
-def evaluate(job: Job, state: TrainState) -> dict[str, float]:
-    """Exact metrics over all pairs of the job, named `eval_...`; for the objective they are one step."""
-    rows = np.arange(len(job.pairs))
+def evaluate(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
+    """Exact metrics over all pairs, named `eval_...`, and the margins of each; for the objective they are one step."""
+    rows, margins = np.arange(len(job.pairs)), Margins.empty(job.pairs, job.world.device)
     metrics, policy, loss = _metrics(job), job.policy.eval(), job.loss
     constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
     for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
-        output = loss(loss.token_logps(policy, batch), batch, float(len(rows)), constants_of(some))
+        logps = loss.token_logps(policy, batch)
+        output = loss(logps, batch, float(len(rows)), constants_of(some))
+        margins.put(batch.rows, loss.margins(logps, batch))
         aux_loss = None if job.router is None else job.router(batch)
         metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()), batch.present)
-    return held_out_metrics(metrics.compute(job.world))
+    return held_out_metrics(metrics.compute(job.world)), Margins(*map(job.world.sum_, margins))
 
 
 def _metrics(job: Job) -> PreferenceMetrics:

@@ -17,6 +17,7 @@ from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Constants, Reads
+from iwpo_fast.training.held_out_margins import Margins
 from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
 from iwpo_kernels.weighted_preference import TIE, weighted
 
@@ -128,9 +129,11 @@ class PreferenceLoss:
             present=batch.present,
         )
 
-    def rewards(self, tokens: TokenScores, batch: FlatBatch) -> tuple[Tensor, Tensor]:
-        """Implicit rewards of chosen and rejected completions, float64 [P] each."""
-        return self.mixture.implicit_rewards(self._pair(tokens, batch).detach())
+    def margins(self, tokens: TokenScores, batch: FlatBatch) -> Margins:
+        """Implicit reward of each chosen minus that of the rejected completion, and the sizes of both."""
+        pair = self._pair(tokens, batch).detach()
+        chosen, rejected = self.mixture.implicit_rewards(pair)
+        return Margins(chosen - rejected, self.mixture.size_of_rewards(pair))
 
     def sequence_logps(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:
         """float64 [P, 2], log-probs of chosen and rejected completions, without gradient."""

@@ -25,11 +25,12 @@ PLACES = ("data.path", "model.path")
 """Settings that have a place of their own in the card."""
 
 
-def model_card(job: Job, summary: TrainSummary, source: str) -> str:
+def model_card(job: Job, summary: TrainSummary, source: str, about: str = "") -> str:
     """The text of `README.md`; the same run writes the same bytes.
 
     Args:
         source: what the training rows were read from.
+        about: a paragraph on how they were made, where this library made them.
     """
     config, adapter = job.config, job.policy.saves_adapter
     base, data = _public(config.model.path), _named(source)
@@ -42,6 +43,7 @@ def model_card(job: Job, summary: TrainSummary, source: str) -> str:
         *("---", *yaml.safe_dump(_metadata(config, library), sort_keys=False).splitlines(), "---", ""),
         *(f"# {Path(config.output_dir).name}", ""),
         *(f"{what}, by preference pairs of `{data}`, with iwpo-fast.", ""),
+        *((about, "") if about else ()),
         *(*_table(_facts(job, summary, data)), ""),
         *_results(summary),
         *("```python", *load, "```", ""),

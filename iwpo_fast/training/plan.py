@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 
+import numpy as np
 import torch
 
 from iwpo_fast.data.order import micro_batches
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.policy import Layout
 from iwpo_fast.models.pretrained import trust_line
-from iwpo_fast.planning.memory import expected_memory
+from iwpo_fast.planning.memory import step_memory
 from iwpo_fast.training.job import Job
 
 LAYOUTS: dict[Layout, str] = {
@@ -31,7 +32,8 @@ def plan_lines(job: Job) -> list[str]:
         max_pairs=config.optim.max_pairs_per_batch,
         ranks=world.data_size,
     )[world.data_rank]
-    memory = expected_memory(config, policy, max((int(tokens[rows].sum()) for rows in batches), default=0))
+    largest = max(batches, key=lambda rows: int(tokens[rows].sum()), default=np.empty(0, dtype=np.int64))
+    memory = step_memory(config, policy, int(tokens[largest].sum()), int(job.pairs.tokens_trained[largest].sum()))
     parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
     trainable = sum(p.numel() for p in policy.trainable_parameters().values())
     held_out = 0 if job.held_out is None else len(job.held_out)

@@ -51,6 +51,7 @@ class RunFolder(OutputFolder):
     record = Inside("run.json")
     tracked = Inside("tracked_run.json")
     samples = Inside("samples")
+    margins = Inside("held_out")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:

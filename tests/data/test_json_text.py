@@ -181,3 +181,11 @@ def test_one_plain_prompt_among_prompts_that_are_json_is_refused_by_its_row(wher
     rows[where]["prompt"] = "Is it?"
     with pytest.raises(ValueError, match=rf"row {where + 1} .*has a text in prompt that is no JSON of messages, as at"):
         read_rows(write(rows))
+
+
+def test_a_key_that_stands_twice_in_python_source_is_refused_as_in_json(write) -> None:
+    said = "[{{'role': 'user', 'content': 'q', 'content': 'r'}}, {{'role': 'assistant', 'content': '{}'}}]"
+    with pytest.raises(ValueError, match="row 1 has the key 'content' twice in one object: keep one of them"):
+        read_rows(write([{"chosen": said.format("a"), "rejected": said.format("b")}]))
+    answer = {"prompt": "q", "chosen": "{'a': 1, 'a': 2}", "rejected": "none"}
+    assert read_rows(write([answer]))[0].chosen == ["{'a': 1, 'a': 2}"]

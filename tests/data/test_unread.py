@@ -167,3 +167,9 @@ def test_mixed_data_sets_are_counted_together(write, tmp_path) -> None:
 
     config = write([PAIR | {"source": "web"}], mix=[MixedConfig(path=str(other))])
     assert read_rows(config)[0].unread == {"source": 4}
+
+
+@pytest.mark.parametrize(("label", "counted"), [("a", 0), ("ed", 1), ("red", 0), ("re", 1), ("猫", 0)])
+def test_a_label_stands_in_a_text_as_a_whole_word_alone(label, counted, write) -> None:
+    row = {"prompt": "what is a 黑猫", "chosen": "red, and large", "rejected": "blue"}
+    assert read_rows(write([row | {"label_of_it": label}]))[0].unread.get("label_of_it", 0) == counted

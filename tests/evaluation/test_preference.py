@@ -4,9 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
-from iwpo_fast.evaluation.preference import mean_with_interval, paired_difference, preference_accuracy, stratified_mean
+from iwpo_fast.evaluation.preference import (
+    mean_with_interval,
+    paired_difference,
+    preference_accuracy,
+    stratified_mean,
+    wins,
+    without_rounding,
+)
+from iwpo_kernels.weighted_preference import TIE, right
 
 
 @pytest.mark.parametrize("correct, total", [(0, 10), (1, 10), (5, 10), (10, 10), (616, 1000), (1, 1), (1500, 2312)])
@@ -94,3 +103,11 @@ def test_differences_between_levels_do_not_widen_a_stratified_interval() -> None
 def test_a_stratified_interval_of_one_group_is_the_plain_one() -> None:
     values = np.random.default_rng(2).normal(size=50)
     assert stratified_mean([values]) == pytest.approx(mean_with_interval(values))
+
+
+def test_a_difference_that_may_be_rounding_is_a_tie_as_in_training() -> None:
+    sizes = np.array([3.0, 3.0, 3.0, 3.0, 0.0])
+    differences = TIE * np.array([-3.1, -3.0, 2.9, 3.1, 0.0])
+    found = wins(without_rounding(differences, sizes))
+    in_training = right(torch.tensor(differences), TIE * torch.tensor(sizes))
+    assert found.tolist() == in_training.tolist() == [0, 0.5, 0.5, 1, 0.5]

@@ -68,7 +68,7 @@ def test_the_forward_kl_term_of_pessimistic_distillation_is_the_same_under_any_d
 
 # The losses that TRL 1.16 lets other divergences into, and those that judge completions one by one.
 OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop"}
-OF_COMPLETIONS = {"nca_pair", "bco_pair", "bco", "kto", "apo_zero", "apo_down", "sppo_hard", "sppo", "gpo"}
+OF_COMPLETIONS = {"nca_pair", "bco_pair", "bco", "kto", "apo_zero", "apo_down", "sppo_hard", "sppo", "gpo", "gpo_norm"}
 
 
 @pytest.mark.parametrize("name", sorted(OF_COMPLETIONS | {"aot", "aot_unpaired", "spo"}))

@@ -257,6 +257,13 @@ def test_general_preference_optimisation_with_scores_of_one_half_is_hard_sppo() 
     assert_same(("gpo", {}), ("sppo_hard", {}), with_rewards(random_pair(), half, -half))
 
 
+def test_length_normalised_general_preference_optimisation_of_single_tokens_is_the_plain_one() -> None:
+    pair = random_pair()
+    one = torch.ones_like(pair.chosen.tokens)
+    short = replace(pair, chosen=replace(pair.chosen, tokens=one), rejected=replace(pair.rejected, tokens=one))
+    assert_same(("gpo_norm", {}), ("gpo", {}), short)
+
+
 def test_a_soft_preference_without_its_penalty_is_the_contrastive_loss_over_alpha() -> None:
     pair = at_reference(random_pair())
     contrastive = losses(mixture_of("cpo", 0.4, alpha=0.0), pair)

@@ -125,6 +125,14 @@ CLOSED: dict[str, Callable[[Pair, float], tuple[Tensor, Tensor]]] = {
     "nca_pair": nca,
     "bco_pair": lambda pair, b: (-b * sg(-b * pair.chosen.s), b * sg(b * pair.rejected.s)),
     "sppo_hard": lambda pair, b: (2 * (pair.chosen.s - 0.5 / b), 2 * (pair.rejected.s + 0.5 / b)),
+    "gpo": lambda pair, b: (
+        2 * (pair.chosen.s - pair.chosen.reward / b),
+        2 * (pair.rejected.s - pair.rejected.reward / b),
+    ),
+    "gpo_norm": lambda pair, b: (
+        2 * (pair.chosen.mean_s - pair.chosen.reward / b) / pair.chosen.tokens,
+        2 * (pair.rejected.mean_s - pair.rejected.reward / b) / pair.rejected.tokens,
+    ),
     "apo_zero": apo_zero,
     "apo_down": apo_down,
 }

@@ -208,8 +208,9 @@ def test_only_one_stage_is_refused_where_an_earlier_one_has_changed(copied, name
 
 
 @pytest.mark.slow
-def test_evaluation_without_checkpoints_is_one_sentence(copied) -> None:
-    shutil.rmtree("run/train/checkpoints")
+def test_evaluation_with_neither_checkpoints_nor_margins_is_one_sentence(copied) -> None:
+    for name in ("checkpoints", "held_out"):
+        shutil.rmtree(f"run/train/{name}")
     with pytest.raises(ValueError, match="checkpoints holds no checkpoint to evaluate: run again with --from train"):
         stages_done(toy_config(), start="evaluate")
     assert stages_done(toy_config(), start="train") == STAGES[5:]

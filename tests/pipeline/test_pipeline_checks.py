@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from pipeline_cases import DATA, stages_done, toy_config, toy_rows, write_jsonl
@@ -139,3 +140,11 @@ DOUBT = "relative_variance 1.0"
 )
 def test_what_the_form_of_the_weights_sets_is_said_and_nothing_that_is_not_read(weights, said) -> None:
     assert weights_line(weights) == f"weights, {said}"
+
+
+def test_a_stage_alone_sends_nothing_and_says_so(place, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "a token")
+    with pytest.raises(ValueError, match="push_to_hub is me/mine, and --only does one stage and sends nothing"):
+        stages_done(toy_config(push_to_hub="me/mine"), only="train")
+    assert not (place / "run").exists()

@@ -18,6 +18,7 @@ from pipeline_cases import (
     toy_rows,
     write_jsonl,
 )
+from safetensors.torch import load_file
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import (
@@ -135,3 +136,13 @@ def test_the_command_reads_a_recipe_and_flags(copied, capsys) -> None:
     assert capsys.readouterr().out.count("(done before)") == len(STAGES)
     assert main(["run", "--config", "recipe.yaml", "--weights.tau", "1", "--only", "weigh"]) == 0
     assert json.loads(Path("run/manifest.json").read_text())["stages"]["weigh"]["result"]["tau"] == 1
+
+
+def test_the_card_says_which_clusters_rewards_and_weights_the_model_was_trained_with(finished: Path) -> None:
+    run = finished / "run"
+    card = (run / "train/model/README.md").read_text(encoding="utf-8")
+    clusters = len(load_file(run / "clusters/centroids.safetensors")["centroids"])
+    agreement = json.loads((run / "rewards/report.json").read_text())["total"]["accuracy"]
+    assert f"Clusters: {clusters}, of prompts, by kmeans. Rewards: heads (linear) on features of the model, " in card
+    assert f"agree with {agreement:.1%} of the labels. Form of the weights: `strong`; weights: unequal, " in card
+    assert str(finished) not in card

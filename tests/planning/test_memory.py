@@ -49,6 +49,12 @@ def test_all_weights_take_sixteen_bytes_each_and_their_copies_two() -> None:
     assert found["activations"] == 100 * 4 * (7 * 256 + 3 * 512) * 2
 
 
+def test_float32_keeps_what_norms_and_the_activation_function_read_and_write() -> None:
+    kept = 7 * 256 + 4 * 512 + 2 * 64
+    assert memory(config(precision="fp32"))["activations"] == 100 * 4 * (kept + 2 * 256) * 4
+    assert memory(config(precision="fp32", lora=LORA))["activations"] == 100 * 4 * kept * 4
+
+
 def test_autocast_keeps_its_copies_through_the_forward_pass_even_where_layers_are_recomputed() -> None:
     found = memory(config(gradient_checkpointing="full"))
     assert found["weights cast"] == 2 * MATRICES

@@ -173,7 +173,7 @@ def test_auto_is_linear_with_the_overlap_term() -> None:
             "rewards.heads is mlp and rewards.tuning is set, which is for linear heads alone",
         ),
         ({"heads": "mlp", "source": "columns"}, "rewards.heads is mlp and rewards.source is columns, which learns no"),
-        ({"heads": "tree"}, "rewards.heads is tree: it must be one of linear, mlp, auto"),
+        ({"heads": "tree"}, "rewards.heads is tree: it must be one of linear, mlp, auto, gpm, dprm"),
     ],
     ids=str,
 )

@@ -175,7 +175,7 @@ class _KeepsGradients(torch.optim.Optimizer):
 def _step(job: Job, rows: np.ndarray) -> Results:
     state, metrics, optimizer = TrainState(), PreferenceMetrics(job.world.device), _KeepsGradients(job.policy)
     loop.train_step(job, rows, batches_ahead(job, [rows]), optimizer, state, metrics)
-    measured = metrics.compute(job.world) | loop.evaluate(job, state)
+    measured = metrics.compute(job.world) | loop.evaluate(job, state)[0]
     return {"gradients": optimizer.gradients, "metrics": measured, "state": state.objective}
 
 

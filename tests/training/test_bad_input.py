@@ -307,6 +307,24 @@ def test_a_variable_of_torchrun_that_is_no_number_is_named(variable, tmp_path, c
     assert f"The environment variable {variable} is 'x': unset it, or let torchrun set it." in message
 
 
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"RANK": "3"}, "RANK is 3 and WORLD_SIZE is 1, but ranks count from 0: unset both"),
+        ({"RANK": "5", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "RANK is 5 and WORLD_SIZE is 2, but ranks"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set: unset WORLD_SIZE to be one process"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2 and MASTER_ADDR is not set"),
+    ],
+)
+def test_variables_that_describe_no_job_are_one_sentence(variables, sentence, tmp_path, capsys, monkeypatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    main(["train", "--data.path", "x", "--output_dir", str(tmp_path / "run")])
+    assert f"The environment variable {sentence}" in capsys.readouterr().err
+
+
 def test_an_error_in_a_job_of_several_processes_names_the_rank(capsys, monkeypatch) -> None:
     def fail(settings: object) -> None:
         raise ValueError("the data are gone.")

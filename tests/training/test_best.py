@@ -18,6 +18,8 @@ from iwpo_fast.config import CheckpointConfig, LogConfig, OptimConfig
 from iwpo_fast.training import loop, train
 from iwpo_fast.training.best import best_lines, check_evaluated, note_evaluation
 from iwpo_fast.training.checkpoint import Best, TrainState
+from iwpo_fast.training.held_out_margins import Margins
+from iwpo_fast.training.job import Job
 
 EVERY = LogConfig(every=2, eval_every=1)
 
@@ -31,9 +33,10 @@ def evaluating(monkeypatch) -> Callable[[dict[int, float]], None]:
     """Have evaluations find these losses, by step."""
 
     def make(losses: dict[int, float]) -> None:
-        def found(_: object, state: TrainState) -> dict[str, float]:
+        def found(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
             names = ("eval_rewards/accuracies", "eval_rewards/margins")
-            return {"eval_loss": losses[state.step]} | dict.fromkeys(names, 0.5)
+            metrics = {"eval_loss": losses[state.step]} | dict.fromkeys(names, 0.5)
+            return metrics, Margins.empty(job.pairs, job.world.device)
 
         monkeypatch.setattr(loop, "evaluate", found)
 

@@ -96,3 +96,13 @@ def stopped_by_one(config: TrainConfig, rank: int) -> int:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_callback_of_one_process_ends_all(config, rank) -> None:
     assert run_on_ranks(2, stopped_by_one, config(log=LogConfig(every=1, eval_every=3)), rank) == [2, 2]
+
+
+class StopAtOnce(Callback):
+    def on_begin(self, run: Run) -> None:
+        run.stop()
+
+
+def test_a_run_cannot_be_stopped_before_it_has_a_step(config) -> None:
+    with pytest.raises(ValueError, match=r"on_begin of a callback has called run\.stop\(\), before there is a step"):
+        train(config(), callbacks=[StopAtOnce()])

@@ -188,3 +188,21 @@ def test_what_cannot_be_is_one_sentence(recipe_of, base, tmp_path, capsys, flags
     places = {"BASE": base, "OTHER": base}
     assert main([*words, *(places.get(word, word) for word in flags)]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_model_and_reference_may_be_named_by_the_folder_of_a_run(recipe_of, base, tmp_path) -> None:
+    run = str(Path(base).parent)
+    for name, place in (("by_run", run), ("by_model", base)):
+        flags = recipe_of(name, model=ModelConfig(path=place))
+        assert main([*flags, "--model.reference", place]) == 0
+    assert evaluations(tmp_path, "by_run")[-1]["eval_loss"] == evaluations(tmp_path, "by_model")[-1]["eval_loss"]
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_is_no_reference(recipe_of, base, tmp_path, capsys) -> None:
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished/run.json").write_text("{}")
+    flags = recipe_of("bad", model=ModelConfig(path=base))
+    assert main([*flags, "--model.reference", str(tmp_path / "unfinished")]) == 2
+    assert "is a run without a model yet: let it finish" in capsys.readouterr().err

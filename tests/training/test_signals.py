@@ -17,8 +17,8 @@ import yaml
 from forked import HANG, Done, run_forked
 
 from iwpo_fast import signals
-from iwpo_fast.config import CheckpointConfig, LogConfig, TrainConfig
-from iwpo_fast.training import loop, train
+from iwpo_fast.config import CheckpointConfig, LogConfig, ReferenceSyncConfig, TrainConfig
+from iwpo_fast.training import loop, moving_reference, train
 from iwpo_fast.training.checkpoint import checkpoints
 
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
@@ -214,3 +214,32 @@ def test_a_signal_whose_exception_got_lost_is_found_later() -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
         with pytest.raises(signals.Stopped, match=r"^stopped by SIGUSR1; "):
             signals.check()
+
+
+def moving_and_be_asked(recipe: Path, call: int) -> None:
+    """`iwpo train` in this process, which sends itself SIGTERM as the `call`-th pass of the reference begins."""
+    from iwpo_fast.cli import main
+
+    real, calls = moving_reference.logps_as_it_is, []
+
+    def asking(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **keywords)
+
+    moving_reference.logps_as_it_is = asking
+    sys.exit(main(["train", "--config", str(recipe)]))
+
+
+@pytest.mark.slow
+def test_the_pass_of_a_reference_that_moves_is_finished_and_so_is_the_step_behind_it(settings, tmp_path) -> None:
+    moving = {"reference_sync": ReferenceSyncConfig(alpha=0.5, steps=3)}
+    whole, part = (dataclasses.replace(settings(str(tmp_path / name)), **moving) for name in ("whole", "part"))
+    train(whole)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(part)))))
+    done = run_forked(moving_and_be_asked, recipe, 1)
+    assert done.exitcode == signals.CODE and f"after step 4, which is saved; {GO_ON} there" in done.said
+    train(part)
+    assert results(part) == results(whole)

@@ -9,7 +9,7 @@ import numpy as np
 from iwpo_fast.evaluation.bootstrap import Estimate, Float64s, Ints, Statistic, mean_of
 from iwpo_fast.evaluation.calibration_error import calibration_error, error_by_chance
 from iwpo_fast.evaluation.command.subject import Logps
-from iwpo_fast.evaluation.preference import wins
+from iwpo_fast.evaluation.preference import wins, without_rounding
 
 BUCKETS = 4
 
@@ -46,8 +46,8 @@ def held_out_report(pairs: HeldOut, model: Logps, against: Logps | None, beta: f
             no calibration, because they are no log-odds.
         beta: of the log-ratio.
     """
-    mean = model.means[:, 0] - model.means[:, 1]
-    ratio = None if against is None else beta * np.subtract(*(model.sums - against.sums).T)
+    mean = _difference(model.means, model.means)
+    ratio = None if against is None else beta * _difference(model.sums - against.sums, model.sums)
     margins = mean if ratio is None else ratio
     kept = np.flatnonzero(np.isfinite(margins))
     if not len(kept):
@@ -60,7 +60,7 @@ def held_out_report(pairs: HeldOut, model: Logps, against: Logps | None, beta: f
         "mean_log_prob": {"model": _of(mean[kept], prompt, estimate)},
     }
     if against is not None and ratio is not None:
-        other = (against.means[:, 0] - against.means[:, 1])[kept]
+        other = _difference(against.means, against.means)[kept]
         gain = wins(mean[kept]) - wins(other)
         report["mean_log_prob"] |= {
             "against": _of(other, prompt, estimate),
@@ -74,6 +74,11 @@ def held_out_report(pairs: HeldOut, model: Logps, against: Logps | None, beta: f
     for name, masks in groups.items():
         report[name] = {label: _of(margins[rows], pairs.prompt[rows], estimate) for label, rows in masks.items()}
     return report
+
+
+def _difference(scores: Float64s, logps: Float64s) -> Float64s:
+    """Of the two of each row [N, 2], 0 where it may be the rounding of the log-probs [N, 2] that they are made of."""
+    return without_rounding(scores[:, 0] - scores[:, 1], np.abs(logps).sum(1))
 
 
 def _of(margins: Float64s, prompt: Ints, estimate: Estimator) -> Report:

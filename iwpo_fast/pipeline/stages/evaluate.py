@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from iwpo_fast.pipeline.rows_file import effects_in
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.rewards import Clusters
 from iwpo_fast.training.checkpoint import checkpoints, load_weights
+from iwpo_fast.training.held_out_margins import Margins, kept_margins
 from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.run_folder import RunFolder
+from iwpo_fast.training.summary import TrainSummary
 
 WHAT = "accuracy on held-out pairs"
 NEEDS = ("prepare", "cluster", "train")
@@ -74,27 +76,55 @@ def _margins(job: PipelineJob, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 
     Where rewards are relative to a reference, it is the policy before training, and the margins before are 0.
     """
+    before: np.ndarray | None = None
+    after = _found_in_training(job, pairs, "after")
+    if PreferenceLoss(job.config.objective).mixture.reports_log_ratios:
+        before = np.zeros(len(pairs))
+    else:
+        before = _found_in_training(job, pairs, "before")
+    return _measured(job, pairs) if before is None or after is None else (before, after)
+
+
+def _found_in_training(job: PipelineJob, pairs: Pairs, when: Literal["before", "after"]) -> np.ndarray | None:
+    """The margins float64 [P] that an evaluation of the training found; None where there is none of this quantity.
+
+    Training does not evaluate an objective that reads rewards, because held-out pairs have none, and where the
+    reference moves its margins are relative to where that was last.
+    """
+    if job.config.reference_sync is not None:
+        return None
+
+    def read() -> np.ndarray | None:
+        folder = RunFolder(job.folder.training)
+        evaluation = getattr(TrainSummary.load(folder.summary), when)
+        kept = kept_margins(folder.margins, int(evaluation["step"]), pairs) if evaluation else None
+        return None if kept is None else kept.settled()
+
+    return job.world.from_main(read() if job.world.is_main else None)
+
+
+def _measured(job: PipelineJob, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """What `_margins` gives, by passes of the policy before training and after."""
     trained = RunFolder(job.folder.training).checkpoints
     if not checkpoints(trained):
         raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
     loss, policy = PreferenceLoss(job.config.objective), job.load_policy()
     policy.eval()
     pairs = job.with_reference(pairs) if loss.mixture.uses_reference else pairs
-    before = np.zeros(len(pairs)) if loss.mixture.reports_log_ratios else _measured(job, loss, pairs)
+    before = np.zeros(len(pairs)) if loss.mixture.reports_log_ratios else _pass(job, loss, pairs)
     load_weights(trained, policy.trainable_parameters(), job.world)
-    return before, _measured(job, loss, pairs)
+    return before, _pass(job, loss, pairs)
 
 
-def _measured(job: PipelineJob, loss: PreferenceLoss, pairs: Pairs) -> np.ndarray:
+def _pass(job: PipelineJob, loss: PreferenceLoss, pairs: Pairs) -> np.ndarray:
     """The margins float64 [P] of the policy as it is."""
     policy, world = job.load_policy(), job.world
-    margins = torch.zeros(len(pairs), dtype=torch.float64, device=world.device)
+    margins = Margins.empty(pairs, world.device)
     batches = batches_ahead(Job(job.config, world, policy, loss, pairs), [np.arange(len(pairs))])
     with torch.no_grad():
         for _, batch in in_lockstep(policy, batches):
-            chosen, rejected = loss.rewards(loss.token_logps(policy, batch), batch)
-            margins[batch.rows] = chosen - rejected
-    return world.sum_(margins).cpu().numpy()
+            margins.put(batch.rows, loss.margins(loss.token_logps(policy, batch), batch))
+    return Margins(*map(world.sum_, margins)).settled()
 
 
 def _row(correct: np.ndarray, margins: np.ndarray) -> dict[str, float]:

@@ -20,7 +20,7 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.pipeline.origin import origin_of, save_origin
 from iwpo_fast.pipeline.rows_file import write_rows
-from iwpo_fast.rewards.checks import check_has_scores
+from iwpo_fast.rewards.checks import check_has_scores, reads_scores
 from iwpo_fast.world import World
 
 WHAT = "bring the data into one form"
@@ -52,8 +52,8 @@ def outputs(folder: PipelineFolder) -> list[Path]:
 def check(job: PipelineJob) -> None:
     """Raise ValueError if the data cannot be read, or lack the scores that are to be the rewards."""
     rows, _ = job.load_given()
-    if job.config.rewards.source == "columns":
-        check_has_scores(rows.columns)
+    if reads_scores(job.config.rewards):
+        check_has_scores(rows.columns, job.config.rewards)
 
 
 def run(job: PipelineJob) -> Result:

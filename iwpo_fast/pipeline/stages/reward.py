@@ -17,10 +17,11 @@ import torch
 from transformers import AutoConfig
 
 from iwpo_fast.config import RunConfig
+from iwpo_fast.data.rows import Rows
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import save_json, save_tensors
 from iwpo_fast.models.pretrained import read_pretrained
-from iwpo_fast.pipeline.external_scores import scores_of_responses_in
+from iwpo_fast.pipeline.external_scores import grades_of_responses, scores_of_responses_in
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.learnt_model import describe_model, save_reward_model
@@ -114,11 +115,12 @@ def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.
             new_policy=partial(job.new_policy, rewards.tuning.lora),
             folder=job.folder.tuned,
         )
-    return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune)
+    grades = grades_of_responses(job.load_rows(), job.load_pairs()) if rewards.heads == "dprm" else None
+    return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune, grades=grades)
 
 
 def _from_columns(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:
-    response, score = scores_of_responses_in(job.load_rows(), job.load_pairs())
+    response, score = scores_of_responses_in(job.load_rows(), job.load_pairs(), job.config.rewards)
     raw = np.empty((len(table.prompt_of), score.shape[1]))
     raw[response] = score
     return scores_of_responses(raw, table, prompt_cluster, job.config.rewards)
@@ -131,15 +133,15 @@ def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.nd
     trusted = job.config.model.trust_remote_code
     reader = FeatureReader.load(model.record, job.world, trust_remote_code=trusted)
     reader = reader.with_options(None, str(job.cache_dir()))
-    scores = model.score_rows(rows, reader)
-    others = None
-    unscored = np.asarray(np.isnan(scores.score).any(axis=1))
+    alone = None
     if pairs.candidates is not None and len(pairs.candidates):
         texts = candidate_texts(job.load_rows(), pairs)
         alone = replace(rows.take(pairs.candidates.pair), chosen=texts, rejected=texts)
-        score, spread, raw, members, cluster = model.score_rows(alone, reader)
-        of_one = Scores(score[:, 0], spread[:, 0], raw[:, 0], members[:, 0], cluster[:, 0])
-        others = Responses.of(pairs).candidates, of_one
+    scores, of_alone = _scores_of(model, reader, rows, alone)
+    others = None
+    unscored = np.asarray(np.isnan(scores.score).any(axis=1))
+    if pairs.candidates is not None and of_alone is not None:
+        others = Responses.of(pairs).candidates, of_alone.take((slice(None), 0))
         unscored[pairs.candidates.pair[np.isnan(others[1].score)]] = True
     if unscored.any():
         raise ValueError(
@@ -148,6 +150,27 @@ def _from_reward_model(job: PipelineJob, table: PairTable, prompt_cluster: np.nd
             "rows out, or set data.max_length to that."
         )
     return calibrated_elsewhere(scores, model.calibration, table, prompt_cluster, others)
+
+
+def _scores_of(
+    model: RewardModel, reader: FeatureReader, rows: Rows, alone: Rows | None
+) -> tuple[Scores, Scores | None]:
+    """Scores of pairs and of candidates, together where heads compare the responses of a prompt."""
+    if alone is None:
+        return model.score_rows(rows, reader, model.together(rows)), None
+    if not model.compares:
+        return model.score_rows(rows, reader), model.score_rows(alone, reader)
+    both = Rows(
+        rows.source,
+        np.concatenate([rows.numbers, alone.numbers]),
+        prompt=[*rows.prompt, *alone.prompt],
+        chosen=[*rows.chosen, *alone.chosen],
+        rejected=[*rows.rejected, *alone.rejected],
+        template=None if rows.template is None or alone.template is None else [*rows.template, *alone.template],
+        files=rows.files,
+    )
+    scores = model.score_rows(both, reader, model.together(both))
+    return scores.take(slice(len(rows))), scores.take(slice(len(rows), None))
 
 
 def _from_model(job: PipelineJob, table: PairTable, prompt_cluster: np.ndarray) -> RewardScores:

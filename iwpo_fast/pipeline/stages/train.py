@@ -10,6 +10,7 @@ from iwpo_fast.config import CheckpointConfig, RunConfig, TrainConfig, dataclass
 from iwpo_fast.models.reference_cache import keep_logps
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
+from iwpo_fast.pipeline.card import card_paragraph
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
@@ -46,7 +47,7 @@ def resumes(folder: PipelineFolder) -> Path:
 def on_all_ranks(job: PipelineJob) -> TrainSummary:
     _keep_logps(job)
     job.free()
-    summary = train(_train_config(job), read=read_written)
+    summary = train(_train_config(job), read=read_written, about=card_paragraph(job))
     assert summary is not None
     return summary
 

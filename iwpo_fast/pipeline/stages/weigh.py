@@ -23,6 +23,7 @@ from iwpo_fast.importance import (
     save_histogram,
     weight_report,
 )
+from iwpo_fast.importance.labels import flipped_by_grades
 from iwpo_fast.importance.preferred import Preferred, draw_preferred, has_several
 from iwpo_fast.importance.preferred_report import preferred_lines, preferred_report, save_preferred_plot
 from iwpo_fast.pipeline.folder import PipelineFolder
@@ -61,6 +62,8 @@ def run(job: PipelineJob) -> Result:
     soft_labels = asked.resolved().soft_labels
     rewards = _rewards(job, scores)
     weights = pair_weights(rewards, asked, seed=job.config.seed)
+    if soft_labels == "grades":
+        weights = replace(weights, label_smoothing=flipped_by_grades(scores["win"]))
     drawn = _draw(job, rewards, asked)
     _report(job, weights, rewards, drawn)
     weights.check(asked)

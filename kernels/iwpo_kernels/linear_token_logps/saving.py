@@ -42,11 +42,12 @@ def saves_masses(count: int, vocab: int, element_size: int, device: torch.device
 
 @constant_when_compiled
 def _room(device: torch.device) -> int:
-    return _memory(device) // SAVED_SHARE_OF_MEMORY
+    return memory_of(device) // SAVED_SHARE_OF_MEMORY
 
 
 @functools.cache
-def _memory(device: torch.device) -> int:
+def memory_of(device: torch.device) -> int:
+    """Bytes of all memory of a device, used or not."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -74,11 +74,16 @@ class PreferenceSums(NamedTuple):
             chosen_rewards=chosen_rewards,
             rejected_rewards=rejected_rewards,
             margins=margins,
-            correct=(margins > rounding).double() + 0.5 * (margins.abs() <= rounding),
+            correct=right(margins, rounding),
             chosen_logps=chosen_logps,
             rejected_logps=rejected_logps,
         )
         return cls(*torch.stack(terms).sum(1))
+
+
+def right(margins: Tensor, rounding: Tensor) -> Tensor:
+    """float64 of the same shape: 1 where a margin is positive, 1/2 where it may be rounding alone, else 0."""
+    return (margins > rounding).double() + 0.5 * (margins.abs() <= rounding)
 
 
 def weighted(values: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,36 @@
+"""What the card of a run's model says of the clusters, rewards and weights that it was trained with."""
+
+from __future__ import annotations
+
+from iwpo_fast.config import RewardConfig
+from iwpo_fast.files import load_record
+from iwpo_fast.importance.effects import effect_lines
+from iwpo_fast.pipeline.job import PipelineJob
+from iwpo_fast.pipeline.rows_file import effects_in
+
+SOURCES = {
+    "columns": "scores that the data bring",
+    "model": "scores of a reward model",
+    "iwpo": "those of a reward model that another run learnt",
+}
+
+
+def card_paragraph(job: PipelineJob) -> str:
+    """One paragraph, from the records of the stages before training; without a path of this machine."""
+    config, clusters = job.config, int(job.read_prompt_clusters().max()) + 1
+    agreement = load_record(job.folder.reward_report)["total"]["accuracy"]
+    done = "; ".join(effect_lines(effects_in(job.folder.weighted)))
+    return (
+        f"The pairs were prepared by `iwpo run`. Clusters: {clusters}, of prompts, by {config.clusters.method}. "
+        f"Rewards: {_rewards(config.rewards)}, which agree with {agreement:.1%} of the labels. "
+        f"Form of the weights: `{config.weights.form}`; {done}."
+    )
+
+
+def _rewards(rewards: RewardConfig) -> str:
+    if rewards.source != "features":
+        source = SOURCES[rewards.source]
+    else:
+        tuned = "" if rewards.tuning is None else ", fine-tuned under them"
+        source = f"heads ({rewards.heads}) on features of the model{tuned}, on prompts that each had not seen"
+    return source if rewards.calibration or rewards.source == "iwpo" else f"{source}, not calibrated"
