@@ -257,6 +257,11 @@ class _Read:
             raise ValueError(f"{numbering.where(self._numbers[0])} {error}") from None
         if self._mismatches and (self._config.on_prefix_mismatch != "drop" or not self._recognised):
             raise mismatch_error(self._mismatch, numbering.where(self._mismatches[0]), len(self._mismatches))
+        if not len(self._gathered) and self._config.pairs_from_candidates == "pareto":
+            raise ValueError(
+                f"No row of {numbering.title} has candidates of two Pareto fronts: set data.pairs_from_candidates to "
+                "best_worst, which compares mean win rates."
+            )
         if not len(self._gathered):
             raise ValueError(
                 f"No row of {numbering.title} has two candidates of different scores, or a better and a worse answer: "
