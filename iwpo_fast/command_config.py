@@ -91,6 +91,7 @@ class EvaluatedDataConfig:
         preferred: As of `iwpo train`, such as {first: model_a, second: model_b}.
         json_columns: As of `iwpo train`.
         pairs_from_candidates: As of `iwpo train`.
+        win_rate_temperature: As of `iwpo train`.
         as_chat: As of `iwpo train`.
         on_prefix_mismatch: As of `iwpo train`.
         on_text_left_out: As of `iwpo train`.
@@ -106,6 +107,7 @@ class EvaluatedDataConfig:
     preferred: Preferred = field(default_factory=dict)
     json_columns: list[str] | Literal["auto"] = "auto"
     pairs_from_candidates: PairsFromCandidates = "best_worst"
+    win_rate_temperature: Annotated[float, POSITIVE] | None = None
     as_chat: bool | Literal["auto"] = False
     on_prefix_mismatch: PrefixMismatchPolicy = "split"
     on_text_left_out: Literal["error", "say"] = "error"

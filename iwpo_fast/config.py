@@ -16,7 +16,7 @@ SHARE = Limits(0, 1, low_open=True)
 T = TypeVar("T")
 TruncationPolicy = Literal["drop", "truncate_prompt_left", "truncate_completion", "error"]
 PrefixMismatchPolicy = Literal["split", "error", "drop"]
-PairsFromCandidates = Literal["best_worst", "all"]
+PairsFromCandidates = Literal["best_worst", "all", "pareto"]
 
 
 Preferred = dict[str, str | float | bool | list[str | float | bool]]
@@ -67,7 +67,11 @@ class DataConfig:
         json_columns: Columns whose text is JSON of messages, under our names, such as [prompt, chosen, rejected];
             `auto` finds those in which every text is, and [] leaves all as text, as in data about JSON.
         pairs_from_candidates: The pairs of a row that has scored `candidates` and neither `chosen` nor `rejected`: the
-            best against the worst, or `all` that differ in score (docs/candidates.md).
+            best against the worst, `all` that differ in score, or `pareto`, one of the upper front of several rewards
+            against one of the lowest (docs/candidates.md).
+        win_rate_temperature: Scores of candidates become rates of winning against the others of their prompt, with
+            score gaps divided by it; null does so only where candidates have lists of scores, at 1
+            (docs/systems/capo.md).
         as_chat: A prompt that is plain text becomes the user's message and its responses the assistant's, for
             a model that was trained with a chat template; a dialogue in Anthropic's HH form becomes its turns. `auto`
             does so where the model has a chat template, or other rows are conversations.
@@ -103,6 +107,7 @@ class DataConfig:
     preferred: Preferred = field(default_factory=dict)
     json_columns: list[str] | Literal["auto"] = "auto"
     pairs_from_candidates: PairsFromCandidates = "best_worst"
+    win_rate_temperature: Annotated[float, POSITIVE] | None = None
     as_chat: bool | Literal["auto"] = False
     max_length: Annotated[int, Limits(2)] = 1024
     truncation: TruncationPolicy = "truncate_prompt_left"
@@ -118,6 +123,7 @@ class DataConfig:
 
 LATER_SETTINGS = (
     *("pairs_from_candidates", "as_chat", "name", "mix", "preferred", "train_on", "on_text_left_out", "json_columns"),
+    "win_rate_temperature",
 )
 """Settings of the data that came later; records leave them out where they have their defaults."""
 

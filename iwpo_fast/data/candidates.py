@@ -17,12 +17,19 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from iwpo_fast.config import PairsFromCandidates
+from iwpo_fast.data.candidate_scores import (
+    Score,
+    are_structs,
+    checked_scores,
+    is_unknown,
+    mean_score,
+    scores_of,
+)
 from iwpo_fast.data.chat import is_assistants
-from iwpo_fast.data.columns import number_of
+from iwpo_fast.data.compared import Pairing, compared
 from iwpo_fast.data.forms import (
     ASSISTANT,
     all_repeat,
@@ -37,11 +44,10 @@ from iwpo_fast.data.rows import Message, Text
 
 Texts = tuple[Text, Text, Text]
 Scored = tuple[Text, float]
-"""A response and its score, NaN where it has none."""
+"""A response and its score or mean win rate, NaN where it has none."""
 
 FORMS = ("all_generated_responses", "completions", "answers")
 """Columns of public data sets that hold candidates."""
-SCORES_OF = {"candidates": "scores", "all_generated_responses": "all_rm_scores"}
 LEFT_OUT = ("in_pairs", "duplicate", "empty")
 UNSCORED = (math.nan, math.nan)
 
@@ -64,36 +70,37 @@ class RowOfPairs(NamedTuple):
     Attributes:
         others: None where the row has no candidates at all.
         left_out: how many candidates are `in_pairs`, a `duplicate`, or `empty`.
+        rewards: as of `Compared`; None where candidates were not compared.
     """
 
     pairs: list[PairOfRow]
     others: list[Scored] | None = None
     left_out: Mapping[str, int] | None = None
+    rewards: int | None = None
 
 
-def read_row(record: Mapping[str, Any], how: PairsFromCandidates) -> RowOfPairs:
+def read_row(record: Mapping[str, Any], pairing: Pairing) -> RowOfPairs:
     """The pairs and candidates of a row. No pairs where no two of its candidates have different scores.
 
     A row with `chosen` and `rejected` is that pair. Without them its candidates are compared by score: the best with
-    the worst, or all of different score. Equal responses are one, with the mean of their scores.
-
-    Args:
-        how: `DataConfig.pairs_from_candidates`.
+    the worst, all of different score, or one of the upper Pareto front with one of the lowest. Equal responses are one,
+    with the mean of their scores.
 
     Raises:
         PrefixMismatch: chosen and rejected do not continue the same prompt.
         ValueError: what the row lacks, or has wrong. The message goes on from "row 1".
     """
-    given = _candidates(record)
+    given = _candidates(record, several=pairing.how == "pareto")
     if given is None:
         return RowOfPairs([PairOfRow(canonical(record))])
     values, scores = given
     if not isinstance(prompt := record.get("prompt"), str | list):
         raise ValueError("has candidates and no prompt that is a string or a list of messages: add it.")
     if record.get("chosen") is None and record.get("rejected") is None:
-        return _compared(prompt, values, scores, how)
+        return _compared(prompt, values, scores, pairing)
     row = dict(record) | {"prompt": prompt}
     texts = canonical(row)
+    _check_single_scores(scores, pairing)
     return _beside(texts, answers_beside(row, texts[0], values), scores)
 
 
@@ -134,96 +141,51 @@ def responses_of(record: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
         return None
     if not isinstance(values, list):
         raise ValueError(f"has candidates of type {type(values).__name__}: make them a list of responses.")
-    return name, [_response_of(value) for value in values] if _are_structs(values) else values
+    return name, [_response_of(value) for value in values] if are_structs(values) else values
 
 
-def _candidates(record: Mapping[str, Any]) -> tuple[list[Any], list[float]] | None:
+def _candidates(record: Mapping[str, Any], *, several: bool) -> tuple[list[Any], list[Score]] | None:
     """Candidates and their scores, of the first form above that the row has; None if it has none."""
-    found, scores = responses_of(record), record.get("candidate_scores")
-    if scores is not None and record.get("candidates") is None:
+    if record.get("candidate_scores") is not None and record.get("candidates") is None:
         raise ValueError("has candidate_scores and no candidates: add them, or leave the scores out.")
+    found = responses_of(record)
     if found is None:
         return None
     name, values = found
-    if scores is None and name in SCORES_OF:
-        scores = record.get(SCORES_OF[name])
-    if scores is None and _are_structs(record[name]):
-        scores = [_score_of(struct) for struct in record[name]]
-    return values, _checked_scores(scores, len(values))
+    return values, checked_scores(scores_of(record, name, several=several), len(values))
 
 
 def _has_form(name: str, values: Any) -> bool:
     """Whether a column of a public data set has the form that it has there."""
-    return isinstance(values, list) if name == "all_generated_responses" else _are_structs(values)
-
-
-def _are_structs(values: Any) -> bool:
-    """A list of UltraFeedback's or Nectar's structures."""
-    return (
-        isinstance(values, list)
-        and bool(values)
-        and all(
-            isinstance(value, dict) and ("response" in value or {"answer", "rank"} <= value.keys()) for value in values
-        )
-    )
+    return isinstance(values, list) if name == "all_generated_responses" else are_structs(values)
 
 
 def _response_of(struct: Mapping[str, Any]) -> Any:
     return struct["response"] if "response" in struct else struct["answer"]
 
 
-def _score_of(struct: Mapping[str, Any]) -> float | None:
-    """The score of a structure of a public data set, None where it has none."""
-    if "rank" in struct:
-        return None if struct["rank"] is None else -number_of("rank", struct["rank"])
-    annotations = struct.get("annotations")
-    ratings = [_rating(aspect) for aspect in annotations.values()] if isinstance(annotations, dict) else []
-    known = [rating for rating in ratings if rating is not None]
-    mean = sum(known) / len(known) if known else None
-    scores = (struct.get("fine-grained_score"), struct.get("overall_score"), mean)
-    return next((score for score in scores if score is not None and score == score), None)
-
-
-def _rating(aspect: Any) -> float | None:
-    """UltraFeedback writes ratings as text, among them N/A."""
-    text = str(aspect.get("Rating")) if isinstance(aspect, dict) else ""
-    return float(text) if text.replace(".", "", 1).isdecimal() else None
-
-
-def _checked_scores(scores: Any, count: int) -> list[float]:
-    if scores is None:
-        return [math.nan] * count
-    if not isinstance(scores, list):
-        raise ValueError(f"has candidate scores of type {type(scores).__name__}: make them a list, one per candidate.")
-    if len(scores) != count:
-        raise ValueError(f"has {count} candidates and {len(scores)} scores of them: give one score per candidate.")
-    return [math.nan if score is None else number_of("candidate score", score) for score in scores]
-
-
-def _compared(prompt: Text, values: list[Any], scores: list[float], how: PairsFromCandidates) -> RowOfPairs:
+def _compared(prompt: Text, values: list[Any], scores: list[Score], pairing: Pairing) -> RowOfPairs:
     """Pairs of candidates that only scores compare."""
     if len(values) < 2:
         raise ValueError(
             f"has {len(values)} candidates and neither chosen nor rejected, so there is no pair: give it two or more."
         )
-    if all(map(math.isnan, scores)):
+    if all(map(is_unknown, scores)):
         raise ValueError(
             "has candidates without scores and neither chosen nor rejected, so nothing says which is better: give "
             "candidate_scores, or chosen and rejected."
         )
     prompt, texts = answers_alone(prompt, values)
     found, left_out = _merged(texts, scores)
-    ranked = sorted((k for k, (_, score) in enumerate(found) if not math.isnan(score)), key=lambda k: -found[k][1])
-    couples = [(ranked[0], ranked[-1])] if how == "best_worst" else _couples(ranked)
-    different = [(best, worst) for best, worst in couples if found[best][1] > found[worst][1]]
-    pairs = [PairOfRow((prompt, found[i][0], found[j][0]), (found[i][1], found[j][1])) for i, j in different]
-    used = {k for couple in different for k in couple}
-    others = [scored for k, scored in enumerate(found) if k not in used]
-    return RowOfPairs(pairs, others, left_out | {"in_pairs": len(used)})
-
-
-def _couples(ranked: Sequence[int]) -> list[tuple[int, int]]:
-    return [(best, worst) for place, best in enumerate(ranked) for worst in ranked[place + 1 :]]
+    if all(is_unknown(score) for _, score in found):  # of empty responses alone
+        return RowOfPairs([], [(text, math.nan) for text, _ in found], left_out | {"in_pairs": 0})
+    keys = [f"{key_of(prompt)}\n{key_of(text)}" for text, _ in found]
+    result = compared([score for _, score in found], keys, pairing)
+    scored = [(text, value) for (text, _), value in zip(found, result.values, strict=True)]
+    pairs = [PairOfRow((prompt, scored[i][0], scored[j][0]), (scored[i][1], scored[j][1])) for i, j in result.couples]
+    used = {k for couple in result.couples for k in couple}
+    others = [one for k, one in enumerate(scored) if k not in used]
+    return RowOfPairs(pairs, others, left_out | {"in_pairs": len(used)}, result.rewards)
 
 
 def _apart(prompt: Text, values: list[Any]) -> tuple[Text, list[Any]]:
@@ -273,18 +235,18 @@ def _completion(prompt: Text, value: Any, cut: Text | None) -> Text:
     return without_prompt(prompt, as_messages(value, "candidates"))
 
 
-def _merged(texts: list[Text], scores: list[float]) -> tuple[list[Scored], dict[str, int]]:
+def _merged(texts: list[Text], scores: list[Score]) -> tuple[list[tuple[Text, Score]], dict[str, int]]:
     """Each response once, in order of first appearance, without empty ones; and how many were left out."""
     check_encodable(texts)
-    scores_of: dict[str, list[float]] = {}
+    scores_by: dict[str, list[Score]] = {}
     first: dict[str, Text] = {}
     for text, score in zip(texts, scores, strict=True):
         if not is_empty(text):
             first.setdefault(key_of(text), text)
-            scores_of.setdefault(key_of(text), []).append(score)
+            scores_by.setdefault(key_of(text), []).append(score)
     empty = sum(map(is_empty, texts))
     left_out = {"duplicate": len(texts) - empty - len(first), "empty": empty}
-    return [(text, _mean(scores_of[key])) for key, text in first.items()], left_out
+    return [(text, mean_score(scores_by[key])) for key, text in first.items()], left_out
 
 
 def key_of(text: Text) -> str:
@@ -292,15 +254,20 @@ def key_of(text: Text) -> str:
     return text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=reprlib.repr)
 
 
-def _mean(scores: Sequence[float]) -> float:
-    """The mean of those that are known, NaN if none is."""
-    known = [score for score in scores if not math.isnan(score)]
-    return sum(known) / len(known) if known else math.nan
+def _check_single_scores(scores: list[Score], pairing: Pairing) -> None:
+    """Raise ValueError for scores beside a pair that the row names, where they would be rates of winning elsewhere."""
+    calibrated = pairing.how == "pareto" or pairing.temperature is not None
+    if any(isinstance(score, tuple) or (calibrated and not is_unknown(score)) for score in scores):
+        raise ValueError(
+            "has chosen and rejected, beside which scores of candidates are not calibrated: leave the two out, so that "
+            "pairs are made of the candidates, or leave the scores out."
+        )
 
 
-def _beside(texts: Texts, candidates: list[Text], scores: list[float]) -> RowOfPairs:
+def _beside(texts: Texts, candidates: list[Text], scores: list[Score]) -> RowOfPairs:
     """A pair that the row names, with the scores that its candidates have for the two."""
-    found, left_out = _merged(candidates, scores)
+    merged, left_out = _merged(candidates, scores)
+    found = [(text, score) for text, score in merged if isinstance(score, float)]
     score_of = {key_of(text): score for text, score in found}
     chosen, rejected = (key_of(text) for text in texts[1:])
     others = [(text, score) for text, score in found if key_of(text) not in (chosen, rejected)]

@@ -14,6 +14,7 @@ from iwpo_fast.config import DataConfig
 from iwpo_fast.data.answers import check_answers, go_on
 from iwpo_fast.data.arrow_rows import RareStore, Stored
 from iwpo_fast.data.as_chat import as_conversations, of_one_kind
+from iwpo_fast.data.candidate_scores import check_same_rewards
 from iwpo_fast.data.candidates import RowOfPairs, read_row
 from iwpo_fast.data.columns import (
     NUMBERS,
@@ -26,6 +27,7 @@ from iwpo_fast.data.columns import (
     numeric_columns,
     with_numbers,
 )
+from iwpo_fast.data.compared import Pairing
 from iwpo_fast.data.forms import AnswerMissing, PrefixMismatch, check_encodable
 from iwpo_fast.data.gathered import GatheredRows
 from iwpo_fast.data.hold_out import hold_out
@@ -90,12 +92,15 @@ def mismatch_error(what: str, where: str, count: int) -> ValueError:
 
 
 def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
-    how, candidates = config.pairs_from_candidates, rows.candidates
-    if how != "best_worst" and (candidates is None or not candidates.left_out["in_pairs"].any()):
-        raise ValueError(
-            f"data.pairs_from_candidates is {how}, but every row of {rows.source} has its chosen and rejected: leave "
-            "it out."
-        )
+    candidates = rows.candidates
+    if candidates is not None and candidates.left_out["in_pairs"].any():
+        return
+    for name in ("pairs_from_candidates", "win_rate_temperature"):
+        value = getattr(config, name)
+        if value not in ("best_worst", None):
+            raise ValueError(
+                f"data.{name} is {value}, but every row of {rows.source} has its chosen and rejected: leave it out."
+            )
 
 
 def _read_source(config: DataConfig) -> tuple[Rows, Stored[Any] | None]:
@@ -172,6 +177,7 @@ class _Read:
         self._columns: RareStore[Row] = RareStore({})
         self._gathered = GatheredRows()
         self._recognised = self._going_on = 0
+        self._rewards: int | None = None
         self._error: tuple[int, ValueError] | None = None
         self._mismatches = array("q")
         self._mismatch = ""
@@ -208,6 +214,9 @@ class _Read:
         except AnswerMissing as missing:
             raise missing.among([*record, *others]) from None
         self._numbers_unread(others)
+        if row.rewards is not None:
+            self._rewards = row.rewards if self._rewards is None else self._rewards
+            check_same_rewards(row.rewards, self._rewards)
         self._going_on += go_on(row)
         arguments = template_arguments(record)
         check_encodable(record.get("prompt_id"))
@@ -254,6 +263,11 @@ class _Read:
             raise ValueError(f"{numbering.where(self._numbers[0])} {error}") from None
         if self._mismatches and (self._config.on_prefix_mismatch != "drop" or not self._recognised):
             raise mismatch_error(self._mismatch, numbering.where(self._mismatches[0]), len(self._mismatches))
+        if not len(self._gathered) and self._config.pairs_from_candidates == "pareto":
+            raise ValueError(
+                f"No row of {numbering.title} has candidates of two Pareto fronts: set data.pairs_from_candidates to "
+                "best_worst, which compares mean win rates."
+            )
         if not len(self._gathered):
             raise ValueError(
                 f"No row of {numbering.title} has two candidates of different scores, or a better and a worse answer: "
@@ -263,7 +277,8 @@ class _Read:
 
 def _read_one(row: Row, config: DataConfig) -> RowOfPairs:
     is_pair = DESIRABLE not in row
-    pairs = read_row(with_messages(row, TEXTS), config.pairs_from_candidates) if is_pair else read_single(row)
+    pairing = Pairing(config.pairs_from_candidates, config.win_rate_temperature)
+    pairs = read_row(with_messages(row, TEXTS), pairing) if is_pair else read_single(row)
     check_answers(pairs, config.train_on)
     return pairs
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from iwpo_fast.data.candidate_scores import side_by_side
 from iwpo_fast.data.candidates import responses_of
 from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.columns import TEXTS, joined_columns
@@ -138,12 +139,15 @@ def with_joined(record: Mapping[str, Any], others: Mapping[str, Any], joined: Ma
         others: columns of the source that mean nothing to us, among them a `prompt` in `{prompt: prompt+input}`.
 
     Raises:
-        ValueError: one of them is no text. The message goes on from "row 1".
+        ValueError: one of them is no text, or no list of scores. The message goes on from "row 1".
     """
     row = dict(record)
     for ours, parts in joined.items():
         if ours not in row:
             given = {**record, **others}
+            if ours == "candidate_scores":
+                row[ours] = side_by_side({part: given.get(part) for part in parts})
+                continue
             row[ours] = "\n".join(text for part in parts if (text := _text_to_join(given, part)))
     return row
 

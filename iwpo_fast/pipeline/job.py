@@ -78,6 +78,7 @@ class PipelineJob:
             preferred={},
             json_columns=[],
             pairs_from_candidates="best_worst",
+            win_rate_temperature=None,
             as_chat=False,
             cache_dir=str(self.cache_dir()),
         )

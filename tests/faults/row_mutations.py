@@ -75,7 +75,8 @@ NAMES = (*COLUMNS, *PUBLIC, "image", "", " ", "\x1b[31m", "role", "content", "fr
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "as_chat": (True, False, "auto"),
     "on_prefix_mismatch": ("drop", "error", "split"),
-    "pairs_from_candidates": ("all",),
+    "pairs_from_candidates": ("all", "pareto"),
+    "win_rate_temperature": (2.0,),
     "eval_fraction": (0.0, 0.5),
     "limit": (1, 2, 100),
     "max_length": (8, 64),
