@@ -71,7 +71,11 @@ class Responses:
     @cached_property
     def to_run(self) -> np.ndarray:
         """int64, the responses that there are."""
-        return np.arange(len(self)) if self.present is None else np.flatnonzero(self.present)
+        return np.flatnonzero(self.there(np.arange(len(self))))
+
+    def there(self, responses: np.ndarray) -> np.ndarray:
+        """bool [n], which of these responses, int64 [n], there are."""
+        return np.ones(len(responses), dtype=bool) if self.present is None else self.present[responses]
 
     @property
     def prompt_keys(self) -> list[str]:

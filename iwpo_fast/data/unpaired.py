@@ -17,13 +17,14 @@ from iwpo_fast.data.forms import HUMAN, as_messages, canonical, is_empty
 from iwpo_fast.data.messages import with_messages
 from iwpo_fast.data.row_files import Row
 from iwpo_fast.data.rows import Message, Rows, first_single
+from iwpo_fast.data.unread import strings_in
 
 DESIRABLE = "desirable"
 """Where a row that has been recognised says which its completion is."""
 SIDES = ("desirable", "undesirable")
 """What the completion of a row is called that stands as chosen, or as rejected."""
-WORDS = {"true": True, "false": False, "1": True, "0": False}
-"""Labels in files that hold nothing but text, and numbers, as they are written."""
+WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""Labels as they are written; tables of numbers, and CSV from them, write 1.0 where another label is absent."""
 
 
 def is_single(row: Mapping[str, Any], dialogue: list[Message] | None) -> bool:
@@ -46,23 +47,20 @@ def with_label(row: Row, used: str, dialogue: list[Message] | None) -> Row:
         dialogue: as of `is_single`.
 
     Raises:
-        ValueError: it has no label, or one that says neither. The message goes on from "row 1".
+        ValueError: it has no label, one that says neither, or two that differ; or a prompt that the conversation does
+            not say. The message goes on from "row 1".
     """
-    named = _label_column(row)
-    if named is None:
-        raise ValueError(
-            "has one completion and no label: give it a label, true where the completion is desirable and false where "
-            "it is not, or a second completion, as chosen and rejected."
-        )
+    desirable = _label(row)
     rest = {name: value for name, value in row.items() if name not in (*LABELS, "completion")}
     completion = row.get("completion")
     if completion is None:
         assert dialogue is not None
+        _check_prompt(row, used, dialogue)
         completion = dialogue[-1:]
         rest |= {"prompt": dialogue[:-1]}
         del rest[used]
     _check_alone(row)
-    return rest | {"chosen": completion, "rejected": completion, DESIRABLE: _meaning(named, row[named])}
+    return rest | {"chosen": completion, "rejected": completion, DESIRABLE: desirable}
 
 
 def read_single(row: Row) -> RowOfPairs:
@@ -98,21 +96,38 @@ def refuse_unpaired(rows: Rows | None, who: str) -> None:
     )
 
 
-def _label_column(row: Mapping[str, Any]) -> str | None:
-    return next((name for name in LABELS if row.get(name) is not None), None)
+def _label(row: Mapping[str, Any]) -> bool:
+    """True for a desirable completion."""
+    meant = {name: _meaning(name, row[name]) for name in LABELS if row.get(name) is not None}
+    if not meant:
+        raise ValueError(
+            "has one completion and no label: give it a label, true where the completion is desirable and false where "
+            "it is not, or a second completion, as chosen and rejected."
+        )
+    if len(set(meant.values())) > 1:
+        first, second, *_ = meant
+        raise ValueError(
+            f"has a {first} and a {second} that differ: leave one of them out, as in data.columns {{{second}: null}}."
+        )
+    return next(iter(meant.values()))
 
 
 def _meaning(name: str, value: Any) -> bool:
-    """True for a desirable completion."""
     meant = WORDS.get(str(value).strip().lower())
-    if meant is None and isinstance(value, float) and value in (0.0, 1.0):  # as tables of numbers hold them
-        meant = bool(value)
     if meant is None:
         raise ValueError(
             f"has the {name} {reprlib.repr(value)} beside one completion: make it true where the completion is "
             "desirable, and false where it is not."
         )
     return meant
+
+
+def _check_prompt(row: Row, used: str, dialogue: list[Message]) -> None:
+    """Raise ValueError if a prompt would be lost beside a conversation, in the column `used`, that does not say it."""
+    if set(strings_in(row.get("prompt"))) - {"", *strings_in(dialogue)}:
+        raise ValueError(
+            f"has a prompt that its {used} do not say: leave one of them out, as in data.columns {{prompt: null}}."
+        )
 
 
 def _check_alone(row: Row) -> None:

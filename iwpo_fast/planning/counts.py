@@ -34,13 +34,14 @@ class PairsToRun(NamedTuple):
         of = self.responses
         prompt = of.prompts.lengths[of.prompt_of[self.chosen]]
         both = of.completions.lengths[self.chosen] + of.completions.lengths[self.rejected]
-        return both + (prompt if layout == "shared" else 2 * prompt)
+        repeated = 1 if layout == "shared" else sum(of.there(side).astype(int) for side in (self.chosen, self.rejected))
+        return both + repeated * prompt
 
     def work(self, layout: Layout, batches: list[list[np.ndarray]]) -> Work:
         """That of micro-batches of pairs, of all ranks."""
         rows = [batch for of_rank in batches for batch in of_rank]
-        sequences = (np.concatenate([self.chosen[some], self.rejected[some]]) for some in rows)
-        return total(work_of_batch(layout, self.responses, some) for some in sequences)
+        both = (np.concatenate([self.chosen[some], self.rejected[some]]) for some in rows)
+        return total(work_of_batch(layout, self.responses, some[self.responses.there(some)]) for some in both)
 
 
 def pairs_of(responses: Responses) -> PairsToRun:

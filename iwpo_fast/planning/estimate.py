@@ -72,10 +72,11 @@ def _who_holds_it(setting: Setting) -> str:
 
 
 def _counts(responses: Responses) -> str:
-    prompt, response = responses.prompts.lengths, responses.completions.lengths
+    prompt, response = responses.prompts.lengths, responses.completions.lengths[responses.to_run]
+    kind = "pairs" if responses.present is None else "rows"
     return (
         f"{len(prompt):,} prompts of {prompt.mean():.0f} tokens, {len(response):,} responses of {response.mean():.0f}, "
-        f"{len(responses.chosen):,} pairs"
+        f"{len(responses.chosen):,} {kind}"
     )
 
 

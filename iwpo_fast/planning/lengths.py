@@ -11,13 +11,15 @@ import numpy as np
 from huggingface_hub import is_offline_mode
 from transformers import PreTrainedTokenizerBase
 
-from iwpo_fast.config import CandidateConfig, DataShapeConfig, TrainConfig
+from iwpo_fast.config import CandidateConfig, DataShapeConfig, RunConfig, TrainConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.data.places import local_files
 from iwpo_fast.data.ragged import Ragged, bounds_of
-from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.rows import Rows, first_single
 from iwpo_fast.data.unique import Responses
+from iwpo_fast.data.unpaired import refuse_unpaired
 from iwpo_fast.models import load_tokenizer
+from iwpo_fast.objectives import Mixture
 
 
 class Lengths(NamedTuple):
@@ -81,6 +83,8 @@ class _NoTokenizer(ValueError):
 
 def _counted(config: TrainConfig, rows: tuple[Rows, Rows | None], with_candidates: bool) -> Lengths:
     training, held_out = rows
+    for part in rows:
+        _check_paired(config, part)
     try:
         tokenizer = load_tokenizer(config.model, training.texts())
     except ValueError as error:
@@ -96,6 +100,14 @@ def _counted(config: TrainConfig, rows: tuple[Rows, Rows | None], with_candidate
         f"counted in {training.source}",
         tokenizer,
     )
+
+
+def _check_paired(config: TrainConfig, rows: Rows | None) -> None:
+    """Raise ValueError if rows have one completion, and what is planned compares two."""
+    if isinstance(config, RunConfig):
+        refuse_unpaired(rows, "iwpo run")
+    elif rows is not None and rows.present is not None:
+        Mixture.of(config.objective).check_paired(rows.where(first_single(rows.present)))
 
 
 def _assumed(config: TrainConfig, shape: DataShapeConfig, why: str, with_candidates: bool) -> Lengths:

@@ -19,7 +19,17 @@ SAID = [{"role": "assistant", "content": "Yes."}]
 
 @pytest.mark.parametrize(
     ("label", "expected"),
-    [(True, True), (False, False), (1, True), (0, False), (1.0, True), (0.0, False), ("True", True), ("0", False)],
+    [
+        (True, True),
+        (False, False),
+        (1, True),
+        (0, False),
+        (1.0, True),
+        (0.0, False),
+        ("True", True),
+        ("0", False),
+        ("1.0", True),
+    ],
 )
 def test_a_label_is_true_or_false_or_1_or_0(label, expected, write) -> None:
     rows = read_rows(write([ROW | {"label": label}]))[0]
@@ -35,6 +45,8 @@ def test_a_label_is_true_or_false_or_1_or_0(label, expected, write) -> None:
         {"completion": [*ASKED, *SAID], "label": False},
         {"prompt": "Is it?", "completion": SAID, "kto_tag": False},
         {"prompt": ASKED, "completion": "Yes.", "label": False},
+        {"prompt": "Is it?", "messages": [*ASKED, *SAID], "label": False, "kto_tag": 0},
+        {"prompt": "", "messages": [*ASKED, *SAID], "label": False},
     ],
 )
 def test_messages_are_read_in_every_form_as_those_of_pairs(row, write) -> None:
@@ -48,6 +60,10 @@ def test_messages_are_read_in_every_form_as_those_of_pairs(row, write) -> None:
     [
         ({"label": None}, "has one completion and no label: give it a label, true where"),
         ({"label": "good"}, "has the label 'good' beside one completion: make it true where"),
+        (
+            {"kto_tag": False},
+            "has a label and a kto_tag that differ: leave one of them out, as in data.columns {kto_tag",
+        ),
         ({"label": 2}, "has the label 2 beside one completion: make it true where"),
         ({"completion": ""}, "has an empty completion: fill it in or remove the row"),
         ({"completion": []}, "has an empty completion: fill it in or remove the row"),
@@ -66,6 +82,13 @@ def test_what_is_wrong_with_a_row_is_one_sentence_with_its_number(row: dict[str,
     prompt = {} if isinstance(row.get("completion", ""), str) else {"prompt": ASKED}
     with pytest.raises(ValueError, match=rf"^In pairs\.jsonl, row 2 {sentence}"):
         read_rows(write([ROW, ROW | prompt | row]))
+
+
+def test_a_prompt_beside_a_conversation_that_does_not_say_it_is_refused_and_not_lost(write) -> None:
+    row = {"prompt": "Is that so?", "messages": [*ASKED, *SAID], "label": True}
+    with pytest.raises(ValueError, match=r"row 1 has a prompt that its messages do not say: .*\{prompt: null\}"):
+        read_rows(write([row]))
+    assert read_rows(write([row], columns={"prompt": None}))[0].prompt[0] == ASKED
 
 
 def test_columns_of_other_names_are_read_by_their_setting(write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from iwpo_fast.config import (
     DataConfig,
     DataShapeConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     PlanConfig,
     RunConfig,
+    TrainConfig,
     dataclass_from,
 )
 from iwpo_fast.pipeline import stages as pipeline_stages
@@ -166,6 +169,18 @@ def test_a_bad_file_is_refused_and_not_assumed_away(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"pairs\.jsonl, row 1"):
         Setting.of(config(data=DataConfig("pairs.jsonl")))
+
+
+def test_rows_of_one_completion_are_planned_where_they_can_be_trained_on_alone(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}?", "completion": "Yes.", "label": i % 2} for i in range(6)]
+    (tmp_path / "kto.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data, plan = DataConfig("kto.jsonl", eval_fraction=0.0), PlanConfig(on="h100")
+    with pytest.raises(ValueError, match=r"In kto\.jsonl, row 1 has one completion .* iwpo run compares two answers"):
+        estimate_lines(RunConfig(data, dry_run=True, plan=plan))
+    with pytest.raises(ValueError, match=r"the objective sigmoid compares two: set objective\.name to one of .*kto"):
+        estimate_lines(TrainConfig(data, dry_run=True, plan=plan))
+    kto = TrainConfig(data, dry_run=True, plan=plan, objective=ObjectiveConfig(name="kto"))
+    assert any("6 prompts" in line and "6 responses" in line and "6 rows" in line for line in estimate_lines(kto))
 
 
 def test_data_without_their_tokenizer_are_assumed(tmp_path: Path) -> None:

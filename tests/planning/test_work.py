@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig, OptimConfig, PlanConfig, TrainConfig
+from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
-from iwpo_fast.planning.counts import PairsToRun, evaluations, training_work
+from iwpo_fast.planning.counts import PairsToRun, evaluations, pairs_of, training_work
 from iwpo_fast.planning.shape import shape_of
 from iwpo_fast.planning.work import Model, Work, work_of_batch
 
@@ -53,6 +54,17 @@ def test_separate_sequences_run_every_prompt_again() -> None:
     work = work_of_batch("flat", RESPONSES, np.arange(4))
     attended = sum(n * (n + 1) // 2 for n in WHOLE)
     assert work == Work(sum(WHOLE), 13, attended, 1, (sum(WHOLE), 13))
+
+
+def test_an_absent_completion_repeats_no_prompt_and_is_not_run() -> None:
+    both = Pairs(PROMPTS, Ragged.from_rows([[1] * 2, [3]]), Ragged.from_rows([[2] * 4, [4] * 6]), weight=np.ones(2))
+    for present, whole in (([[True, False], [True, True]], [5, 6 + 11]), ([[False, True], [True, False]], [7, 6])):
+        pairs = both.only(np.array(present))
+        run = pairs_of(Responses.of(pairs))
+        assert run.tokens("flat").tolist() == pairs.tokens.tolist() == whole
+        assert run.tokens("shared").tolist() == pairs.tokens_laid_out.tolist()
+        work = run.work("flat", [[np.arange(2)]])
+        assert (work.tokens, work.largest[0]) == (sum(whole), sum(whole))
 
 
 def test_shared_prompts_run_once_and_their_completions_attend_to_them() -> None:
