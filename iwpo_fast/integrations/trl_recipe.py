@@ -1,4 +1,4 @@
-"""A recipe of TRL's `trl dpo` in the settings of `iwpo train`. TRL itself need not be installed."""
+"""A recipe of TRL's `trl dpo` or `trl kto` in the settings of `iwpo train`. TRL itself need not be installed."""
 
 from __future__ import annotations
 
@@ -92,6 +92,12 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "co
 TRUNCATIONS = {"keep_start": "truncate_completion", "keep_end": "truncate_prompt_left"}
 
 
+OF_KTO = {"desirable_weight": "desirable", "undesirable_weight": "undesirable"}
+"""Settings that recipes of `trl kto` alone have, and the parameters of our `kto`."""
+UNPAIRED = {"apo_zero_unpaired": "apo_zero"}
+"""Losses that `trl kto` names otherwise."""
+
+
 class Translated(NamedTuple):
     """A recipe of ours, by dotted names, and what could not be kept, a sentence each."""
 
@@ -139,6 +145,8 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     given = {name: value for name, value in recipe.items() if value is not None}
     if "activation_checkpointing" in given:
         given.setdefault("gradient_checkpointing", given.pop("activation_checkpointing"))
+    if not given.keys().isdisjoint(OF_KTO):
+        given.setdefault("loss_type", "kto")
     every = DEFAULTS | given
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     notes: list[str] = []
@@ -148,7 +156,8 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
     if needless := sorted(given.keys() & NEEDLESS):
         notes.append(f"left out, because nothing need be set in their place: {', '.join(needless)}")
-    unread = sorted(given.keys() - READ)
+    read = READ | OF_KTO.keys() if settings["objective.name"] == "kto" else READ
+    unread = sorted(given.keys() - read)
     notes += [f"{name}: {given[name]} has no counterpart here and is left out" for name in unread]
     return Translated(_in_order(settings), notes)
 
@@ -172,9 +181,11 @@ def _not_smoothed(names: Sequence[str], smoothing: float, found: ObjectiveConfig
 
 def _objective(every: Settings, notes: list[str]) -> Settings:
     names = every["loss_type"]
-    names = [names] if isinstance(names, str) else names
+    names = [UNPAIRED.get(name, name) for name in ([names] if isinstance(names, str) else names)]
     smoothing = every["label_smoothing"] if smooths(names) else 0.0
     found = objective_of(SimpleNamespace(**(every | {"loss_type": names, "label_smoothing": smoothing})))
+    if names == ["kto"]:
+        found.params |= {ours: every[theirs] for theirs, ours in OF_KTO.items() if theirs in every}
     Mixture.of(found)  # says what is no objective
     if smoothing != every["label_smoothing"]:
         notes.append(_not_smoothed(names, every["label_smoothing"], found))

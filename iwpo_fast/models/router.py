@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.models.policy import Policy, pad
+from iwpo_fast.models.padding import pad
+from iwpo_fast.models.policy import Policy
 
 FUNCTION = "load_balancing_loss_func"
 """Its name in the files of models in transformers (Switch Transformer, arXiv 2101.03961, equations 4 to 6)."""

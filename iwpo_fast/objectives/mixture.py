@@ -183,7 +183,7 @@ class Mixture:
             if not objective.unpaired:
                 able = ", ".join(name for name, other in OBJECTIVES.items() if other.unpaired)
                 raise ValueError(
-                    f"{where} has one completion and a label, and the objective {objective.name} compares two: set "
+                    f"{where} has one completion and a label, and the objective {objective.name} takes pairs: set "
                     f"objective.name to one of {able}, or give rows with chosen and rejected."
                 )
 

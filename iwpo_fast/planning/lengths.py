@@ -103,7 +103,7 @@ def _counted(config: TrainConfig, rows: tuple[Rows, Rows | None], with_candidate
 
 
 def _check_paired(config: TrainConfig, rows: Rows | None) -> None:
-    """Raise ValueError if rows have one completion, and what is planned compares two."""
+    """Raise ValueError if rows have one completion, and what is planned takes pairs."""
     if isinstance(config, RunConfig):
         refuse_unpaired(rows, "iwpo run")
     elif rows is not None and rows.present is not None:

@@ -107,7 +107,7 @@ def look_at(
     for row, name in enumerate(wanted):
         whole = encoded.take(np.array([place[row]])) if row in place else None
         columns = {"weight": np.ones(())} | ({"label_smoothing": np.array(label_smoothing)} if label_smoothing else {})
-        columns |= {column: values[row] for column, values in some.columns.items()}
+        columns |= {column: values[row] for column, values in some.columns.items() if not _is_absent(values[row])}
         weight = float(columns["weight"])
         left, reason = (None, UNEVEN) if whole is None else _fate(whole, config, tokenizer.bos_token_id)
         parts = (
@@ -119,6 +119,11 @@ def look_at(
         where = some.where(row).removeprefix("In ") if some.files else f"row {number}"
         looks.append(Look(name, number, where, parts, columns, reason))
     return looks
+
+
+def _is_absent(number: np.ndarray) -> bool:
+    """Whether a row has no such number, where others of its file have one."""
+    return number.dtype.kind == "f" and bool(np.isnan(number).all())
 
 
 def not_written(

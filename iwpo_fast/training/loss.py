@@ -45,7 +45,7 @@ class PreferenceLoss:
         self._smoothing = config.label_smoothing
 
     def check_rows(self, rows: Rows | None) -> None:
-        """Raise ValueError if rows have one completion, and the objective compares two."""
+        """Raise ValueError if rows have one completion, and the objective takes pairs."""
         if rows is not None and rows.present is not None:
             self.mixture.check_paired(rows.where(first_single(rows.present)))
 

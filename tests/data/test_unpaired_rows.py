@@ -62,7 +62,7 @@ def test_messages_are_read_in_every_form_as_those_of_pairs(row, write) -> None:
         ({"label": "good"}, "has the label 'good' beside one completion: make it true where"),
         (
             {"kto_tag": False},
-            "has a label and a kto_tag that differ: leave one of them out, as in data.columns {kto_tag",
+            "has a label and a kto_tag that differ: leave one of them out, as in data.col",
         ),
         ({"label": 2}, "has the label 2 beside one completion: make it true where"),
         ({"completion": ""}, "has an empty completion: fill it in or remove the row"),
@@ -141,6 +141,13 @@ def test_a_preview_names_the_completion_by_its_label(write, tokenizer) -> None:
         ["prompt", "undesirable"],
         ["prompt", "chosen", "rejected"],
     ]
+
+
+def test_a_preview_shows_no_scores_of_a_row_that_has_none(write, tokenizer) -> None:
+    scored = {"prompt": "Is it?", "candidates": [" Yes.", " No."], "candidate_scores": [1.0, 0.5]}
+    of_single, of_pair = look_at(read_rows(write([ROW, scored]))[0], {"a": 0, "b": 1}, tokenizer, write([ROW]))
+    assert list(of_single.columns) == ["weight"]
+    assert (of_pair.columns["score_chosen"], of_pair.columns["score_rejected"]) == (1.0, 0.5)
 
 
 def test_rows_that_hold_pairs_alone_after_a_choice_are_pairs(write) -> None:

@@ -27,6 +27,15 @@ RECIPE = {
 }
 
 
+def test_a_recipe_of_trl_kto_keeps_its_loss_and_what_it_weighs_by() -> None:
+    kto = translated({"desirable_weight": 1.5, "undesirable_weight": 0.5}, processes=2)
+    assert kto.settings["objective.name"] == "kto" and not any("weight" in note for note in kto.notes)
+    assert kto.settings["objective.params"] == {"desirable": 1.5, "undesirable": 0.5}
+    apo = translated({"loss_type": "apo_zero_unpaired", "desirable_weight": 1.5}, processes=2)
+    assert apo.settings["objective.name"] == "apo_zero"
+    assert "desirable_weight: 1.5 has no counterpart here and is left out" in apo.notes
+
+
 def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out() -> None:
     found = translated(RECIPE, processes=4)
     expected = {

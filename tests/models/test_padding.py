@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from iwpo_fast.models.policy import pad
+from iwpo_fast.models.padding import pad
 
 
 def test_every_token_is_found_where_flat_index_says(batch) -> None:

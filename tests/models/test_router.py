@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from iwpo_fast.config import ModelConfig
 from iwpo_fast.models import Policy, load_policy
-from iwpo_fast.models.policy import pad
+from iwpo_fast.models.padding import pad
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.world import World
 

@@ -177,7 +177,7 @@ def test_rows_of_one_completion_are_planned_where_they_can_be_trained_on_alone(t
     data, plan = DataConfig("kto.jsonl", eval_fraction=0.0), PlanConfig(on="h100")
     with pytest.raises(ValueError, match=r"In kto\.jsonl, row 1 has one completion .* iwpo run compares two answers"):
         estimate_lines(RunConfig(data, dry_run=True, plan=plan))
-    with pytest.raises(ValueError, match=r"the objective sigmoid compares two: set objective\.name to one of .*kto"):
+    with pytest.raises(ValueError, match=r"the objective sigmoid takes pairs: set objective\.name to one of .*kto"):
         estimate_lines(TrainConfig(data, dry_run=True, plan=plan))
     kto = TrainConfig(data, dry_run=True, plan=plan, objective=ObjectiveConfig(name="kto"))
     assert any("6 prompts" in line and "6 responses" in line and "6 rows" in line for line in estimate_lines(kto))

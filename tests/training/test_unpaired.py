@@ -180,15 +180,15 @@ def test_paired_and_unpaired_data_train_together(unpaired: Make, tmp_path: Path,
     train(unpaired(data=data))
     said = capsys.readouterr().out
     assert "rows read" in said and "desirable" in said
-    with pytest.raises(ValueError, match=r"row \d+ has one completion.*sigmoid compares two.*kto"):
+    with pytest.raises(ValueError, match=r"row \d+ has one completion.*sigmoid takes pairs.*kto"):
         train(unpaired(data=data, objective=ObjectiveConfig(), output_dir=str(tmp_path / "refused")))
 
 
 def test_objectives_that_compare_refuse_rows_of_one_completion_before_a_model_is_read(unpaired: Make) -> None:
     model = dataclasses.replace(unpaired().model, path="/nowhere")
-    with pytest.raises(ValueError, match=r"In kto\.jsonl, row \d+ has one completion.*objective sigmoid compares"):
+    with pytest.raises(ValueError, match=r"In kto\.jsonl, row \d+ has one completion.*objective sigmoid takes pairs"):
         train(unpaired(model=model, objective=ObjectiveConfig()))
-    with pytest.raises(ValueError, match=r"objective ipo compares two: set objective.name to one of .*kto"):
+    with pytest.raises(ValueError, match=r"objective ipo takes pairs: set objective.name to one of .*kto"):
         train(unpaired(model=model, objective=ObjectiveConfig(name={"kto": 1.0, "ipo": 0.1})))
 
 
