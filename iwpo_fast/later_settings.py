@@ -14,6 +14,7 @@ LATER: dict[str, Any] = {
     "model.adapter": None,
     "model.reference": None,
     "model.neftune_alpha": None,
+    "rewards.pessimism": None,
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
 }

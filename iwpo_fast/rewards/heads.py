@@ -93,6 +93,16 @@ class TrainingPairs:
             settings=settings,
         )
 
+    @property
+    def cluster(self) -> Ints:
+        """[n] int64, of the rows of `features`."""
+        return np.repeat(np.arange(len(self.cells)), [cell.stop - cell.start for cell in self.cells])
+
+    @property
+    def sides(self) -> Ints:
+        """[P, 2] int64, rows of `features` of the chosen and of the rejected response."""
+        return self.compared.indices.reshape(-1, 2).astype(np.int64)
+
     def fit(
         self, weights: NDArray[np.floating], ridge: NDArray[np.floating], residual: NDArray[np.floating] | None
     ) -> tuple[Float32s, Float32s]:

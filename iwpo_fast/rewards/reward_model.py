@@ -26,6 +26,7 @@ from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.linear_heads import LinearHeads
 from iwpo_fast.rewards.network_heads import Heads, NetworkHeads
 from iwpo_fast.rewards.pair_table import PairFeatures
+from iwpo_fast.rewards.pessimism import Pessimism
 from iwpo_fast.rewards.text_rows import rows_of_texts
 from iwpo_fast.world import World
 
@@ -39,7 +40,8 @@ class Scores(NamedTuple):
     """Scores of n completions, or of n pairs of them with a further axis of 2.
 
     Attributes:
-        score: [n] fp64, calibrated reward in log-odds; NaN for what is too long, where the reward model drops that.
+        score: [n] fp64, calibrated reward in log-odds, less what pessimism takes; NaN for what is too long,
+            where the reward model drops that.
         spread: [n] fp64, standard deviation of the calibrated rewards among the members of the ensemble; NaN for an
             ensemble of one.
         raw: [n, members] fp64, by each member, before calibration.
@@ -70,6 +72,7 @@ class RewardModel:
         training_prompts: hex digests of the token ids of the prompts that the heads learnt from.
         record: what `reward_model.json` says: recipe of the features, language model, tokens, folds, seed.
         report: of the rewards of the training pairs, as `report_rewards` returns it.
+        pessimism: what calibrated rewards are lowered by; None where they stay as they are.
     """
 
     clusters: Clusters
@@ -78,6 +81,7 @@ class RewardModel:
     training_prompts: frozenset[str]
     record: dict[str, Any]
     report: dict[str, Any]
+    pessimism: Pessimism | None = None
     _readers: dict[Any, FeatureReader] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, folder: Path) -> None:
@@ -88,7 +92,11 @@ class RewardModel:
             "calibration": self.calibration._asdict(),
             "training_prompts": {"digests": files.digests(self.training_prompts)},
         }
-        files.save(folder, arrays, self.record | {"heads": self.heads.kind}, self.report)
+        record = self.record | {"heads": self.heads.kind}
+        if self.pessimism is not None:
+            arrays["pessimism"] = self.pessimism.arrays()
+            record |= {"pessimism": self.pessimism.record()}
+        files.save(folder, arrays, record, self.report)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -107,6 +115,7 @@ class RewardModel:
                 training_prompts=frozenset(files.keys(arrays["training_prompts"]["digests"])),
                 record=record | {"folder": str(folder.resolve())},
                 report=report,
+                pessimism=Pessimism.of_record(record.get("pessimism"), arrays.get("pessimism", {})),
             )
 
     def score(
@@ -172,7 +181,12 @@ class RewardModel:
         centre, slope, limit = self.calibration.centre, self.calibration.slope, self.limit
         members = calibrate(raw, cluster, centre, slope, limit)
         spread = members.std(axis=1) if members.shape[1] > 1 else np.full(len(members), np.nan)
-        return Scores(calibrate(raw.mean(axis=1), cluster, centre, slope, limit), spread, raw, members, cluster)
+        score = calibrate(raw.mean(axis=1), cluster, centre, slope, limit)
+        if self.pessimism is not None:
+            fold, new = self._seen(features)
+            groups, fold = self._groups(features), np.where(new, -1, fold)
+            score, members = self.pessimism.lower(score, members, groups, cluster, fold, limit)
+        return Scores(score, spread, raw, members, cluster)
 
     @property
     def limit(self) -> float:
@@ -192,11 +206,7 @@ class RewardModel:
 
     def _raw(self, features: PairFeatures, cluster: Ints) -> Float64s:
         """[C, members], before calibration."""
-        keys = features.prompt_keys
-        assert keys is not None, "features of texts have the digests of their prompts"
-        folds = self.heads.folds
-        fold = fold_of_prompts(keys, folds, self.record["seed"])[features.table.prompt_of]
-        new = np.array([key not in self.training_prompts for key in keys])[features.table.prompt_of]
+        fold, new = self._seen(features)
         raw = np.empty((len(fold), self.heads.members))
         for place, rewards in self.heads.rewards(self._groups(features), cluster):
             own, elsewhere = rewards[np.arange(len(rewards)), fold[place]], new[place]
@@ -205,6 +215,13 @@ class RewardModel:
         if not np.isfinite(raw).all():
             raise ValueError("Some features are NaN or infinite: look at the language model or its precision.")
         return raw
+
+    def _seen(self, features: PairFeatures) -> tuple[Ints, NDArray[np.bool_]]:
+        """Of every response [C], the fold of its prompt, and whether that is none of the training data."""
+        keys, prompt_of = features.prompt_keys, features.table.prompt_of
+        assert keys is not None, "features of texts have the digests of their prompts"
+        fold = fold_of_prompts(keys, self.heads.folds, self.record["seed"])
+        return fold[prompt_of], np.array([key not in self.training_prompts for key in keys])[prompt_of]
 
     def _groups(self, features: PairFeatures) -> Groups:
         if not self.record["features"]["likelihood"]:

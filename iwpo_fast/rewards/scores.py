@@ -24,7 +24,8 @@ from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
 from iwpo_fast.rewards.network_heads import Heads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
-from iwpo_fast.rewards.report import report_rewards
+from iwpo_fast.rewards.pessimism import Pessimism
+from iwpo_fast.rewards.report import report_pessimism, report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
 
@@ -35,7 +36,7 @@ class RewardScores:
 
     Attributes:
         raw: [C, members] fp64, by each member of the ensemble; clusters have no common unit.
-        calibrated: [C] fp64, log-odds: clip(s_k (mean of the members - a_k), ± max_reward).
+        calibrated: [C] fp64, log-odds: clip(s_k (mean of the members - a_k), ± max_reward), less what pessimism takes.
         members_calibrated: [C, members] fp64, the members under the same map: a family of reward models.
         trust: [G] fp64 in [0, 1], how far labels may be doubted by these rewards.
         slope: [G] fp64, s_k >= 0.
@@ -44,6 +45,7 @@ class RewardScores:
         report: for the user: what `report_rewards` returns, and `penalties`, what `choose_penalties` returns; these are
             None for rewards that no heads made.
         heads: those of all folds, where the rewards are theirs alone; None for fine-tuned and for external rewards.
+        pessimism: what calibrated rewards were lowered by; None for rewards as they were calibrated.
     """
 
     raw: Float64s
@@ -55,6 +57,7 @@ class RewardScores:
     reliability: Float64s
     report: dict[str, Any]
     heads: Heads | None = None
+    pessimism: Pessimism | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -98,7 +101,26 @@ def score_pairs(
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+    limit = settings.max_reward if settings.calibration else np.inf
+    scores = _lowered(scores, Pessimism.fit(pairs, ridge), of_folds, groups, table, limit)
     return replace(scores, heads=of_folds.heads if tune is None else None)
+
+
+def _lowered(
+    scores: RewardScores,
+    pessimism: Pessimism | None,
+    of_folds: FoldHeads,
+    groups: Groups,
+    table: PairTable,
+    limit: float,
+) -> RewardScores:
+    """Scores after pessimism, if there is any; what the report says of clusters is of the rewards before it."""
+    if pessimism is None:
+        return scores
+    before = scores.calibrated
+    after = pessimism.lower(before, scores.members_calibrated, groups, of_folds.cluster, of_folds.fold, limit)
+    report = scores.report | {"pessimism": pessimism.record() | report_pessimism(before, after.score, table)}
+    return replace(scores, calibrated=after.score, members_calibrated=after.members, pessimism=pessimism, report=report)
 
 
 def fold_count(settings: RewardConfig) -> int:
