@@ -135,7 +135,7 @@ def test_a_folder_gives_training_pairs_bitwise_the_lowered_scores(world, tmp_pat
     again = RewardModel.load(tmp_path / "a")
     found = again.score_features(features)
     assert np.array_equal(found.score, scores.calibrated) and np.array_equal(found.members, scores.members_calibrated)
-    again.save(tmp_path / "b")
+    model.save(tmp_path / "b")
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()
     }
