@@ -446,7 +446,7 @@ class RewardConfig:
         calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs; without it the raw
             rewards are used, unclipped and fully trusted.
         calibration_strength: How strongly each cluster's slope is pulled towards the pooled slope, in pairs.
-        max_reward: Calibrated rewards are clipped to this size.
+        max_reward: Calibrated rewards are clipped to this size, before pessimism.
         pessimism: Lower calibrated rewards where little is known of them, for `source: features`; null does not.
     """
 

@@ -6,17 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+DOCS = list((ROOT / "docs").rglob("*.md"))
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+    *sorted(page.relative_to(ROOT).as_posix() for page in DOCS),
     "tests/faults/README.md",
 ]
 
@@ -40,8 +43,19 @@ def _is_there(page: str, link: str) -> bool:
 
 def test_every_page_is_in_the_menu() -> None:
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    listed = {page for entry in menu for page in entry.values()}
-    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert set(_pages_of(menu)) == {page.relative_to(ROOT / "docs").as_posix() for page in DOCS}
+
+
+def _pages_of(menu: list[dict[str, Any]]) -> Iterator[str]:
+    for entry in menu:
+        for page in entry.values():
+            yield from [page] if isinstance(page, str) else _pages_of(page)
+
+
+def test_the_systems_are_in_the_menu_by_their_names() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    (systems,) = [part for entry in menu for name, part in entry.items() if name == "Systems"]
+    assert list(_pages_of(systems)) == sorted(_pages_of(systems))
 
 
 @pytest.mark.slow

@@ -26,8 +26,9 @@ class Lowered(NamedTuple):
 class Pessimism:
     """What is taken off calibrated rewards.
 
-    `bonus`: min(max(r̃ - c b, -m), m), b by `Uncertainty`, the same for every member, with m the size that calibrated
-    rewards are clipped to. It enters after the first clip, because a reward that is far above m would hide it.
+    `bonus`: r̃ - c b, b by `Uncertainty`, the same for every member. It enters after the clip of calibration, because a
+    reward that is far above it would hide the bonus, and nothing is clipped after it, because all that heads have not
+    seen the like of would then be equally bad.
     `minimum`: the least of the members; these move together, so that the minimum is their mean, and disagree as before.
 
     Attributes:
@@ -54,9 +55,7 @@ class Pessimism:
             return cls("minimum")
         return cls("bonus", asked.scale, Uncertainty.fit(pairs, ridge, asked.ridge))
 
-    def lower(
-        self, score: Float64s, members: Float64s, groups: Groups, cluster: Ints, fold: Ints, limit: float
-    ) -> Lowered:
+    def lower(self, score: Float64s, members: Float64s, groups: Groups, cluster: Ints, fold: Ints) -> Lowered:
         """Lower calibrated rewards.
 
         Args:
@@ -65,13 +64,12 @@ class Pessimism:
             groups: features of the C responses.
             cluster: [C].
             fold: [C], whose heads score a response; -1 for a new prompt.
-            limit: m.
         """
         if self.uncertainty is None or self.scale is None:
             least = members.min(axis=1)
             return Lowered(least, members + (least - members.mean(axis=1))[:, None])
         penalty = self.scale * self.uncertainty.bonus(groups, cluster, fold)
-        return Lowered(*(np.clip(r, -limit, limit) for r in (score - penalty, members - penalty[:, None])))
+        return Lowered(score - penalty, members - penalty[:, None])
 
     def record(self) -> dict[str, Any]:
         """Its part of the record of a reward model."""

@@ -185,7 +185,7 @@ class RewardModel:
         if self.pessimism is not None:
             fold, new = self._seen(features)
             groups, fold = self._groups(features), np.where(new, -1, fold)
-            score, members = self.pessimism.lower(score, members, groups, cluster, fold, limit)
+            score, members = self.pessimism.lower(score, members, groups, cluster, fold)
         return Scores(score, spread, raw, members, cluster)
 
     @property

@@ -101,8 +101,7 @@ def score_pairs(
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
-    limit = settings.max_reward if settings.calibration else np.inf
-    scores = _lowered(scores, Pessimism.fit(pairs, ridge), of_folds, groups, table, limit)
+    scores = _lowered(scores, Pessimism.fit(pairs, ridge), of_folds, groups, table)
     return replace(scores, heads=of_folds.heads if tune is None else None)
 
 
@@ -112,13 +111,12 @@ def _lowered(
     of_folds: FoldHeads,
     groups: Groups,
     table: PairTable,
-    limit: float,
 ) -> RewardScores:
     """Scores after pessimism, if there is any; what the report says of clusters is of the rewards before it."""
     if pessimism is None:
         return scores
     before = scores.calibrated
-    after = pessimism.lower(before, scores.members_calibrated, groups, of_folds.cluster, of_folds.fold, limit)
+    after = pessimism.lower(before, scores.members_calibrated, groups, of_folds.cluster, of_folds.fold)
     report = scores.report | {"pessimism": pessimism.record() | report_pessimism(before, after.score, table)}
     return replace(scores, calibrated=after.score, members_calibrated=after.members, pessimism=pessimism, report=report)
 
