@@ -429,6 +429,24 @@ class CategoryConfig:
 
 
 @dataclass
+class PessimismConfig:
+    """How rewards are lowered where little is known of them (docs/systems/braid.md).
+
+    Args:
+        form: `bonus` takes off how far the features of a response are from what heads learnt from; `minimum` takes the
+            least reward among the members of the ensemble.
+        scale: Log-odds that are taken off per unit of the bonus, for `form: bonus`; 2 is about one standard error of
+            the reward, and 0 takes nothing off.
+        ridge: Added to the squares of the pairs' differences, for `form: bonus`; `auto` takes what the penalty of the
+            heads amounts to.
+    """
+
+    form: Literal["bonus", "minimum"] = "bonus"
+    scale: Annotated[float, NOT_NEGATIVE] = 2.0
+    ridge: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
+
+
+@dataclass
 class RewardConfig:
     """Rewards: heads on frozen features, one shared vector plus a residual per cluster, then calibration (MCRM).
 
@@ -461,7 +479,8 @@ class RewardConfig:
         calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs; without it the raw
             rewards are used, unclipped and fully trusted.
         calibration_strength: How strongly each cluster's slope is pulled towards the pooled slope, in pairs.
-        max_reward: Calibrated rewards are clipped to this size.
+        max_reward: Calibrated rewards are clipped to this size, before pessimism.
+        pessimism: Lower calibrated rewards where little is known of them, for `source: features`; null does not.
     """
 
     source: Literal["features", "columns", "model", "iwpo"] = "features"
@@ -480,6 +499,7 @@ class RewardConfig:
     calibration: bool = True
     calibration_strength: Annotated[float, NOT_NEGATIVE] = 200.0
     max_reward: Annotated[float, POSITIVE_OR_INFINITE] = 5.0
+    pessimism: PessimismConfig | None = None
 
 
 EVEN = 0.99

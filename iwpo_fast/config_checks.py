@@ -24,6 +24,7 @@ from iwpo_fast.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
+    PessimismConfig,
     RewardConfig,
     RunConfig,
     TinyConfig,
@@ -242,6 +243,8 @@ def check_reward_settings(rewards: RewardConfig) -> None:
     if not rewards.calibration:
         reason = "rewards.calibration is false, which leaves rewards as they are"
         _refuse_unread(rewards, "rewards", OF_CALIBRATION, reason, "set rewards.calibration to true")
+    if rewards.pessimism is not None:
+        _check_pessimism(rewards, rewards.pessimism)
     if tuning is not None:
         _check_optim(tuning.optim, "rewards.tuning.optim")
         _check_lora(tuning.lora, "rewards.tuning.lora")
@@ -250,6 +253,28 @@ def check_reward_settings(rewards: RewardConfig) -> None:
                 f"rewards.tuning.lora.modules_to_save is {tuning.lora.modules_to_save}, but rewards are tuned by "
                 "update matrices alone: leave it out."
             )
+
+
+def _check_pessimism(rewards: RewardConfig, asked: PessimismConfig) -> None:
+    """Refuse pessimism without heads, features or members that it could read, and settings that its form does not."""
+    if rewards.source != "features":
+        raise ValueError(
+            f"rewards.pessimism is set and rewards.source is {rewards.source}, which learns no heads on features: "
+            "leave rewards.pessimism out, or set rewards.source to features."
+        )
+    if asked.form == "minimum":
+        reason = "rewards.pessimism.form is minimum"
+        _refuse_unread(asked, "rewards.pessimism", ("scale", "ridge"), reason, "set form to bonus")
+        if rewards.ensemble == 1:
+            raise ValueError(
+                "rewards.pessimism.form is minimum and rewards.ensemble is 1, which has no other members: raise "
+                "rewards.ensemble, or set rewards.pessimism.form to bonus."
+            )
+    elif rewards.tuning is not None:
+        raise ValueError(
+            "rewards.pessimism.form is bonus and rewards.tuning is set, which moves the features that the bonus reads: "
+            "set rewards.pessimism.form to minimum, or leave rewards.tuning out."
+        )
 
 
 def check_weight_settings(weights: WeightConfig) -> None:

@@ -46,6 +46,7 @@ def save_reward_model(
         training_prompts=frozenset(map(str, features.prompt_keys)),
         record=_record(job, features, language_model),
         report=scores.report,
+        pessimism=scores.pessimism,
     )
     model.save(job.folder.reward_model)
 

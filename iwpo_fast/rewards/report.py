@@ -50,6 +50,13 @@ def report_rewards(
     return {"clusters": [row(k) for k in range(len(slope))], "total": row(None)}
 
 
+def report_pessimism(before: Float64s, after: Float64s, table: PairTable) -> dict[str, float]:
+    """What pessimism did to rewards [C]: mean and largest of what it took off, and accuracies before and after."""
+    taken, gaps = before - after, (r[table.chosen] - r[table.rejected] for r in (before, after))
+    was, now = map(pair_accuracy, gaps)
+    return {"mean": float(taken.mean()), "most": float(taken.max()), "accuracy_before": was, "accuracy": now}
+
+
 def mixture_lines(report: dict[str, Any]) -> Iterator[str]:
     """Whether clusters are those of a mixture; nothing of the empty report of k-means."""
     if report:
@@ -77,6 +84,12 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
         yield from _network_lines(report["penalties"].get("networks"))
         yield from _preference_lines(report["penalties"].get("preferences"))
         yield from _distribution_lines(report["penalties"].get("distributions"))
+    if (pessimism := report.get("pessimism")) is not None:
+        yield (
+            f"pessimism ({pessimism['form']}) takes {pessimism['mean']:.2f} off a reward, at most "
+            f"{pessimism['most']:.2f}: accuracy {pessimism['accuracy_before']:.3f} before and "
+            f"{pessimism['accuracy']:.3f} after"
+        )
 
 
 def _network_lines(networks: dict[str, Any] | None) -> Iterator[str]:

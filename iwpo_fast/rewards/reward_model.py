@@ -27,6 +27,7 @@ from iwpo_fast.rewards.distribution_heads import DistributionHeads
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.head_kinds import HEADS, Heads
 from iwpo_fast.rewards.pair_table import PairFeatures
+from iwpo_fast.rewards.pessimism import Pessimism
 from iwpo_fast.rewards.preference_heads import PreferenceHeads
 from iwpo_fast.rewards.text_rows import rows_of_texts
 from iwpo_fast.world import World
@@ -38,7 +39,8 @@ class Scores(NamedTuple):
     """Scores of n completions, or of n pairs of them with a further axis of 2.
 
     Attributes:
-        score: [n] fp64, calibrated reward in log-odds; NaN for what is too long, where the reward model drops that.
+        score: [n] fp64, calibrated reward in log-odds, less what pessimism takes; NaN for what is too long,
+            where the reward model drops that.
         spread: [n] fp64, standard deviation of the calibrated rewards among the members of the ensemble; NaN for an
             ensemble of one. Of heads that know grades, with the variance of the grades among graders (not clipped).
         raw: [n, members] fp64, by each member, before calibration.
@@ -69,6 +71,7 @@ class RewardModel:
         training_prompts: hex digests of the token ids of the prompts that the heads learnt from.
         record: what `reward_model.json` says: recipe of the features, language model, tokens, folds, seed.
         report: of the rewards of the training pairs, as `report_rewards` returns it.
+        pessimism: what calibrated rewards are lowered by; None where they stay as they are.
     """
 
     clusters: Clusters
@@ -77,6 +80,7 @@ class RewardModel:
     training_prompts: frozenset[str]
     record: dict[str, Any]
     report: dict[str, Any]
+    pessimism: Pessimism | None = None
     _readers: dict[Any, FeatureReader] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, folder: Path) -> None:
@@ -87,7 +91,11 @@ class RewardModel:
             "calibration": self.calibration._asdict(),
             "training_prompts": {"digests": files.digests(self.training_prompts)},
         }
-        files.save(folder, arrays, self.record | {"heads": self.heads.kind}, self.report)
+        record = self.record | {"heads": self.heads.kind}
+        if self.pessimism is not None:
+            arrays["pessimism"] = self.pessimism.arrays()
+            record |= {"pessimism": self.pessimism.record()}
+        files.save(folder, arrays, record, self.report)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -106,6 +114,7 @@ class RewardModel:
                 training_prompts=frozenset(files.keys(arrays["training_prompts"]["digests"])),
                 record=record | {"folder": str(folder.resolve())},
                 report=report,
+                pessimism=Pessimism.of_record(record.get("pessimism"), arrays.get("pessimism", {})),
             )
 
     def score(
@@ -224,7 +233,12 @@ class RewardModel:
         spread = members.std(axis=1) if members.shape[1] > 1 else np.full(len(members), np.nan)
         if isinstance(self.heads, DistributionHeads):
             spread = np.sqrt(np.nan_to_num(spread) ** 2 + slope[cluster] ** 2 * self._of_graders(features, cluster))
-        return Scores(calibrate(raw.mean(axis=1), cluster, centre, slope, limit), spread, raw, members, cluster)
+        score = calibrate(raw.mean(axis=1), cluster, centre, slope, limit)
+        if self.pessimism is not None:
+            fold, new = self._seen(features)
+            groups, fold = self._groups(features), np.where(new, -1, fold)
+            score, members = self.pessimism.lower(score, members, groups, cluster, fold)
+        return Scores(score, spread, raw, members, cluster)
 
     def prefer_features(self, features: PairFeatures) -> Float64s:
         """[P, members], log-odds that the chosen of two responses is preferred, of the pairs of the table.

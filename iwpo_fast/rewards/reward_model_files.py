@@ -19,6 +19,8 @@ from iwpo_fast.versions import version_of
 
 RECORD, ARRAYS, REPORT = "reward_model.json", "arrays.safetensors", "report.json"
 FORMAT = 1
+PESSIMISTIC = 2
+"""Format of folders with pessimism, which earlier versions would leave out."""
 
 Arrays = dict[str, dict[str, np.ndarray]]
 """Arrays by part of the reward model, such as `clusters`, and by name inside it."""
@@ -36,7 +38,10 @@ def save(folder: Path, arrays: Mapping[str, Mapping[str, Any]], record: dict[str
         save_tensors(aside / ARRAYS, tensors)
         save_json(aside / REPORT, report)
         hashes = {"arrays": _hash(aside / ARRAYS), "report": _hash(aside / REPORT)}
-        made = {"format": FORMAT, "made_by": f"iwpo-fast {version_of('iwpo-fast')}"} | hashes
+        made = {
+            "format": PESSIMISTIC if "pessimism" in record else FORMAT,
+            "made_by": f"iwpo-fast {version_of('iwpo-fast')}",
+        } | hashes
         save_record(aside / RECORD, record | made)
 
 
@@ -93,10 +98,10 @@ class _OtherVersion(Exception):
 
 
 def _check_versions(folder: Path, version: Any, features: Mapping[str, Any]) -> None:
-    if version != FORMAT:
+    if version not in (FORMAT, PESSIMISTIC):
         raise _OtherVersion(
-            f"The reward model in {folder} has the format {version}, and this version reads {FORMAT}: make "
-            "it again with iwpo run, or take the version that made it."
+            f"The reward model in {folder} has the format {version}, and this version reads {FORMAT} and "
+            f"{PESSIMISTIC}: make it again with iwpo run, or take the version that made it."
         )
     for name, ours in RECIPE.items():
         if features[name] != ours:

@@ -26,8 +26,9 @@ from iwpo_fast.rewards.head_kinds import Heads
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
+from iwpo_fast.rewards.pessimism import Pessimism
 from iwpo_fast.rewards.preference_choice import with_preferences
-from iwpo_fast.rewards.report import report_rewards
+from iwpo_fast.rewards.report import report_pessimism, report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
 
@@ -38,7 +39,7 @@ class RewardScores:
 
     Attributes:
         raw: [C, members] fp64, by each member of the ensemble; clusters have no common unit.
-        calibrated: [C] fp64, log-odds: clip(s_k (mean of the members - a_k), ± max_reward).
+        calibrated: [C] fp64, log-odds: clip(s_k (mean of the members - a_k), ± max_reward), less what pessimism takes.
         members_calibrated: [C, members] fp64, the members under the same map: a family of reward models.
         trust: [G] fp64 in [0, 1], how far labels may be doubted by these rewards.
         slope: [G] fp64, s_k >= 0.
@@ -49,6 +50,7 @@ class RewardScores:
         heads: those of all folds, where the rewards are theirs alone; None for fine-tuned and for external rewards.
         win: [P] fp64, with what probability the chosen response would be graded higher than the rejected one, by heads
             that know grades; None for others.
+        pessimism: what calibrated rewards were lowered by; None for rewards as they were calibrated.
     """
 
     raw: Float64s
@@ -61,6 +63,7 @@ class RewardScores:
     report: dict[str, Any]
     heads: Heads | None = None
     win: Float64s | None = None
+    pessimism: Pessimism | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -113,6 +116,7 @@ def score_pairs(
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+    scores = _lowered(scores, Pessimism.fit(pairs, ridge), of_folds, groups, table)
     return replace(scores, heads=of_folds.heads if tune is None else None, win=_win(of_folds, groups, table))
 
 
@@ -121,6 +125,22 @@ def _win(of_folds: FoldHeads, groups: Groups, table: PairTable) -> Float64s | No
         return None
     every = of_folds.heads.wins(groups, of_folds.cluster, table.chosen, table.rejected)
     return np.asarray(every[np.arange(len(every)), of_folds.fold[table.chosen]].mean(axis=1))
+
+
+def _lowered(
+    scores: RewardScores,
+    pessimism: Pessimism | None,
+    of_folds: FoldHeads,
+    groups: Groups,
+    table: PairTable,
+) -> RewardScores:
+    """Scores after pessimism, if there is any; what the report says of clusters is of the rewards before it."""
+    if pessimism is None:
+        return scores
+    before = scores.calibrated
+    after = pessimism.lower(before, scores.members_calibrated, groups, of_folds.cluster, of_folds.fold)
+    report = scores.report | {"pessimism": pessimism.record() | report_pessimism(before, after.score, table)}
+    return replace(scores, calibrated=after.score, members_calibrated=after.members, pessimism=pessimism, report=report)
 
 
 def fold_count(settings: RewardConfig) -> int:

@@ -151,7 +151,7 @@ def learnt(
         "seed": seed,
         "max_reward": settings.max_reward if settings.calibration else None,
     }
-    return RewardModel(clusters, scores.heads, scores.calibration, frozenset(), record, scores.report)
+    return RewardModel(clusters, scores.heads, scores.calibration, frozenset(), record, scores.report, scores.pessimism)
 
 
 def true_scores(gold: Floats, task: NDArray[np.int64], tasks: int) -> PairScores:
