@@ -27,10 +27,12 @@ NARROW = 0.3  # spread of the other latent numbers in the candidates that are co
 TASTE, FALL = 1.0, 2.0  # slope of gold along the covered part; how fast it falls off beside it
 PAIRS, PROMPTS, COMPLETIONS = 100, 64, 1024
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)  # nats of KL, of at most log 1024 = 6.9
-FIRST_SEED, WORLDS = 100, 20
-"""Chosen with seeds 0 to 3, so that gold turns down without pessimism: in other worlds it does not."""
-AFTER_SEED, AFTER_WORLDS = 200, 60
-"""Fresh worlds, looked at after the claim had failed on the others: they decide nothing, and say how far chance did."""
+FIRST_SEED, WORLDS = 300, 60
+"""The kind of world was chosen with seeds 0 to 3, so that gold turns down without pessimism: in others it does not.
+
+The claim failed in 20 worlds (seeds 100 to 119), by the error of the fall alone; the number of worlds was then set from
+their spread, and these are fresh.
+"""
 CLAIM = (
     "Without pessimism the mean gold reward of the worlds turns down as KL grows, by more than two standard errors "
     "from its highest point to the last; with the bonus it is highest at no less than twice that KL."
@@ -43,8 +45,6 @@ def show(*, short: bool) -> Shown:
     prompts = 8 if short else PROMPTS
     gold = gold_of(FIRST_SEED, worlds, prompts, budgets)
     peaks, fall, error = peaks_and_fall(gold, budgets)
-    later = gold_of(AFTER_SEED, 2 if short else AFTER_WORLDS, prompts, budgets)
-    later_peaks, later_fall, later_error = peaks_and_fall(later, budgets)
     holds = bool(fall > 2 * error) and peaks["bonus"] >= 2 * peaks["none"]
     rows = [("KL", *(f"gold, {form}" for form in FORMS))]
     for i, budget in enumerate(budgets):
@@ -54,8 +54,6 @@ def show(*, short: bool) -> Shown:
     numbers: dict[str, Any] = {"kl": budgets, "peaks": peaks, "fall": fall, "fall_error": error, "worlds": worlds}
     silent = {form: int((values == 0).all(axis=1).sum()) for form, values in gold.items()}
     numbers["silent"] = silent
-    numbers["after"] = {"gold": {form: values.tolist() for form, values in later.items()}, "peaks": later_peaks}
-    numbers["after"] |= {"fall": later_fall, "fall_error": later_error}
     numbers["gold"] = {form: values.tolist() for form, values in gold.items()}
     note = (
         f"Gain of gold reward over the reference in log-odds, mean and standard error of {worlds} worlds. "
@@ -63,10 +61,7 @@ def show(*, short: bool) -> Shown:
         + ", ".join(f"of {peak:g} ({form})" for form, peak in peaks.items())
         + f". From there to the end it falls by {fall:.2f} ± {error:.2f} without pessimism. "
         f"In {silent['none']} of the worlds its rewards say nothing (slope 0), so that the policy stays where it is. "
-        f"In {len(later['none'])} other worlds, looked at afterwards, it falls by {later_fall:.2f} ± "
-        f"{later_error:.2f} without pessimism, and is highest at a KL "
-        + ", ".join(f"of {peak:g} ({form})" for form, peak in later_peaks.items())
-        + "."
+        "The claim had failed in 20 other worlds, where gold fell by 0.45 ± 0.28."
     )
     return Shown(CLAIM, holds, rows, numbers, note)
 
