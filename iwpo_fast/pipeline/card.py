@@ -17,13 +17,17 @@ SOURCES = {
 
 def card_paragraph(job: PipelineJob) -> str:
     """One paragraph, from the records of the stages before training; without a path of this machine."""
-    config, clusters = job.config, int(job.read_prompt_clusters().max()) + 1
-    agreement = load_record(job.folder.reward_report)["total"]["accuracy"]
+    weights = job.config.weights
     done = "; ".join(effect_lines(effects_in(job.folder.weighted)))
+    asked = weights.resolved()
+    if asked.formula == "none" and asked.soft_labels == 0 and asked.preferred_pairs == 0:
+        return f"The pairs were prepared by `iwpo run`, which used no rewards. Weights: {done}."
+    clusters = int(job.read_prompt_clusters().max()) + 1
+    agreement = load_record(job.folder.reward_report)["total"]["accuracy"]
     return (
-        f"The pairs were prepared by `iwpo run`. Clusters: {clusters}, of prompts, by {config.clusters.method}. "
-        f"Rewards: {_rewards(config.rewards)}, which agree with {agreement:.1%} of the labels. "
-        f"Form of the weights: `{config.weights.form}`; {done}."
+        f"The pairs were prepared by `iwpo run`. Clusters: {clusters}, of prompts, by {job.config.clusters.method}. "
+        f"Rewards: {_rewards(job.config.rewards)}, which agree with {agreement:.1%} of the labels. "
+        f"Form of the weights: `{weights.form}`; {done}."
     )
 
 

@@ -190,7 +190,8 @@ def test_the_model_of_the_run_is_sent_to_the_hub_and_none_of_its_arms(copied, mo
     asked = config(arms=["dpo"], push_to_hub="mine")
     assert stages_done(asked, start="train") == ["train", "evaluate"] * 2
     assert stages_done(asked) == []
-    assert stages_done(asked, only="evaluate") == ["evaluate"]  # one stage sends nothing
+    with pytest.raises(ValueError, match="and --only does one stage and sends nothing"):
+        stages_done(asked, only="evaluate")
     assert sent == [(Path("run/train/model"), "mine")] * 2
 
 

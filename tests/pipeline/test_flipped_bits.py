@@ -14,7 +14,7 @@ from pipeline_cases import DATA, results, stages_done, toy_config, toy_rows, wri
 
 from iwpo_fast.config import CandidateConfig, OptimConfig, RunConfig
 
-OF_A_TRAINING = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "checkpoints/")
+OF_A_TRAINING = ("run.json", "config.yaml", "ledger.json", "held_out_ledger.json", "held_out/", "checkpoints/")
 UNREAD = tuple(f"train/{name}" for name in OF_A_TRAINING)
 """What a finished pipeline has and does not read again."""
 
