@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints, float32_blocks
+from iwpo_fast.rewards.stored_heads import StoredHeads
 
 
 @dataclass(frozen=True)
-class DistributionHeads:
+class DistributionHeads(StoredHeads):
     """p(x, y) = softmax(Uᵀ Pᵀ f(x, y) + c_z) over d categories of the values w, for each of E heads in every fold.
 
     The reward is the expected value r = Σ_i w_i p_i, and its variance, by how differently graders would judge, is
@@ -41,14 +42,6 @@ class DistributionHeads:
     bias: Float32s
     values: Float64s
     slope: NDArray[np.float64]
-
-    @property
-    def folds(self) -> int:
-        return self.slope.shape[0]
-
-    @property
-    def members(self) -> int:
-        return self.slope.shape[1]
 
     def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of features [C, d_f], with its place.
@@ -89,15 +82,6 @@ class DistributionHeads:
         for place, found in self.distributions(groups, cluster):
             every[place] = found
         return wins(every[first], every[second])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a file keeps of them."""
-        return dict(vars(self))
-
-    @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
-        """From what `arrays` gave."""
-        return cls(**arrays)
 
 
 def moments(distribution: Float64s, values: Float64s) -> tuple[Float64s, Float64s]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks
+from iwpo_fast.rewards.stored_heads import StoredHeads
 
 
 @dataclass(frozen=True)
-class LinearHeads:
+class LinearHeads(StoredHeads):
     """r(x, y) = s (v + δ_z)ᵀ f(x, y), for every member of an ensemble in every fold.
 
     Attributes:
@@ -28,14 +29,6 @@ class LinearHeads:
     scale: Float32s
     vectors: Float32s
     slope: NDArray[np.float64]
-
-    @property
-    def folds(self) -> int:
-        return self.slope.shape[0]
-
-    @property
-    def members(self) -> int:
-        return self.slope.shape[1]
 
     def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of the features [C, d], with its place.
@@ -54,11 +47,23 @@ class LinearHeads:
                 rewards[rows] = block[rows] @ vectors[k]
             yield place, rewards.reshape(-1, self.folds, self.members)
 
+
+class HeadsBesideLinear(StoredHeads):
+    """Heads that stand beside linear ones, whose arrays are kept with theirs.
+
+    Attributes:
+        linear: the linear heads.
+    """
+
+    linear: LinearHeads
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file keeps of them."""
-        return dict(vars(self))
+        own = {name: values for name, values in vars(self).items() if name != "linear"}
+        return own | {f"linear_{name}": values for name, values in self.linear.arrays().items()}
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
-        """From what `arrays` gave."""
-        return cls(**arrays)
+        linear = {name: values for name, values in arrays.items() if name.startswith("linear_")}
+        own: dict[str, Any] = {name: values for name, values in arrays.items() if name not in linear}
+        parts = {name.removeprefix("linear_"): values for name, values in linear.items()}
+        return cls(**own | {"linear": LinearHeads.of_arrays(parts)})

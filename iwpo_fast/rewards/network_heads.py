@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwpo_fast.rewards.blocks import Float32s, Floats, Groups, Ints, float32_blocks
-from iwpo_fast.rewards.linear_heads import LinearHeads
+from iwpo_fast.rewards.linear_heads import HeadsBesideLinear, LinearHeads
 
 ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class NetworkHeads:
+class NetworkHeads(HeadsBesideLinear):
     """r(x, y) = s (α r_linear(x, y) + uᵀ relu(Wᵀ Pᵀ f(x, y) + b_z)), for every member of an ensemble in every fold.
 
     Only the abstract of IWPO is public, and it says nothing of networks: this head is the project's own.
@@ -41,14 +41,6 @@ class NetworkHeads:
     share: Float32s
     slope: NDArray[np.float64]
 
-    @property
-    def folds(self) -> int:
-        return self.linear.folds
-
-    @property
-    def members(self) -> int:
-        return self.linear.members
-
     def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Rewards [b, folds, members] fp32, in log-odds, of each block of rows of the features [C, d], with its place.
 
@@ -72,16 +64,3 @@ class NetworkHeads:
             hidden = (inputs[some] @ weight).reshape(-1, *self.output.shape) + self.bias[cluster[some]]
             found[some] = np.einsum("bmh,mh->bm", np.maximum(hidden, 0), self.output)
         return found
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a file keeps of them."""
-        own = {name: values for name, values in vars(self).items() if name != "linear"}
-        return own | {f"linear_{name}": values for name, values in self.linear.arrays().items()}
-
-    @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
-        """From what `arrays` gave."""
-        linear = {name: values for name, values in arrays.items() if name.startswith("linear_")}
-        own = {name: values for name, values in arrays.items() if name not in linear}
-        parts = {name.removeprefix("linear_"): values for name, values in linear.items()}
-        return cls(linear=LinearHeads.of_arrays(parts), **own)

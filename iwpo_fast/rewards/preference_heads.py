@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from scipy.sparse import csr_array
 from scipy.special import softmax
 
 from iwpo_fast.rewards.blocks import Float32s, Groups, Ints, float32_blocks
-from iwpo_fast.rewards.linear_heads import LinearHeads
+from iwpo_fast.rewards.linear_heads import HeadsBesideLinear, LinearHeads
 
 
 @dataclass(frozen=True)
-class PreferenceHeads:
+class PreferenceHeads(HeadsBesideLinear):
     """s(y > y' | x) = t v(y)ᵀ D R D v(y'), for every member of an ensemble in every fold.
 
     R turns each of k planes by a quarter, and D stretches plane l by λ_l(z) = k softmax(g_z)_l, so that with
@@ -51,14 +51,6 @@ class PreferenceHeads:
     gate: Float32s
     share: Float32s
     slope: NDArray[np.float64]
-
-    @property
-    def folds(self) -> int:
-        return self.linear.folds
-
-    @property
-    def members(self) -> int:
-        return self.linear.members
 
     def rewards(self, groups: Groups, cluster: Ints, prompt: Ints) -> Iterator[tuple[slice, Float32s]]:
         """Mean scores [b, folds, members] fp32 of each block of rows of the features [C, d], with its place.
@@ -97,19 +89,6 @@ class PreferenceHeads:
         turned = left[..., ::2] * right[..., 1::2] - left[..., 1::2] * right[..., ::2]
         found = (stretch * turned).sum(axis=-1).reshape(-1, self.folds, self.members)
         return found * self.slope.astype(np.float32)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a file keeps of them."""
-        own = {name: values for name, values in vars(self).items() if name != "linear"}
-        return own | {f"linear_{name}": values for name, values in self.linear.arrays().items()}
-
-    @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
-        """From what `arrays` gave."""
-        linear = {name: values for name, values in arrays.items() if name.startswith("linear_")}
-        own = {name: values for name, values in arrays.items() if name not in linear}
-        parts = {name.removeprefix("linear_"): values for name, values in linear.items()}
-        return cls(linear=LinearHeads.of_arrays(parts), **own)
 
 
 def mean_of_prompt(embeddings: Float32s, prompt: Ints) -> Float32s:
