@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from iwpo_fast.config import (
-    SEED,
-    SHARE,
-    CandidateConfig,
-    PairsFromCandidates,
-    Preferred,
-    PrefixMismatchPolicy,
-)
-from iwpo_fast.limits import NOT_NEGATIVE, POSITIVE, Limits
+from iwpo_fast.config import CandidateConfig, PairsFromCandidates, Preferred, PrefixMismatchPolicy
+from iwpo_fast.limits import NOT_NEGATIVE, POSITIVE, SEED, SHARE, Limits
 
 ANSWERED = Limits(0, low_open=True, words="positive (answers.per_prompt 0 draws no answers)")
 

@@ -67,8 +67,11 @@ POSITIVE = Limits(0, low_open=True)
 POSITIVE_OR_INFINITE = Limits(0, low_open=True, infinite=True)
 NOT_NEGATIVE = Limits(0)
 FRACTION = Limits(0, 1)
+SHARE = Limits(0, 1, low_open=True)
 BELOW_ONE = Limits(0, 1, high_open=True)
 FLIP_RATE = Limits(0, 0.5, high_open=True)
+SEED = Limits(0, 2**32, high_open=True, words="0 or more and less than 2**32")
+"""Seeds that PyTorch, NumPy and scikit-learn all take."""
 
 
 def check_limits(config: Any, name: str = "") -> None:

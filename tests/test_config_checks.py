@@ -107,7 +107,7 @@ def test_the_same_settings_where_they_have_one_pass(settings: dict[str, Any]) ->
 
 
 def test_a_project_goes_with_a_tracker_that_has_projects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iwpo_fast.config_checks.find_spec", lambda name: name)
+    monkeypatch.setattr("iwpo_fast.config_checks.training.find_spec", lambda name: name)
     check_config(RunConfig(data=DATA, log=LogConfig(project="mine", trackers=["tensorboard", "trackio"])))
     with pytest.raises(ValueError, match=r"^log\.project is mine"):
         check_config(RunConfig(data=DATA, log=LogConfig(project="mine", trackers=["tensorboard"])))

@@ -40,8 +40,9 @@ def outcomes(regime: Regime, worlds: int, parts: Path, sources: str) -> Outcomes
 def source_digest() -> str:
     """Of the code behind the numbers, with the defaults of the library."""
     files = [Path(__file__).with_name(name) for name in LABORATORY]
-    files += [LIBRARY / "config.py"]
-    files += [file for folder in ("rewards", "importance") for file in sorted((LIBRARY / folder).glob("*.py"))]
+    files += [
+        file for folder in ("config", "rewards", "importance") for file in sorted((LIBRARY / folder).glob("*.py"))
+    ]
     return experiment.digest(files, ClusterConfig(), RewardConfig(), WeightConfig())
 
 

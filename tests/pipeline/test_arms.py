@@ -27,7 +27,7 @@ from pipeline_cases import (
 )
 from safetensors.numpy import load_file
 
-from iwpo_fast import config_checks, hub
+from iwpo_fast import hub
 from iwpo_fast.cli import main
 from iwpo_fast.config import Arm, PlanConfig, RunConfig, WeightConfig
 from iwpo_fast.evaluation.preference import paired_difference, wins
@@ -185,7 +185,7 @@ def test_a_second_call_does_nothing_and_from_goes_for_the_arms_too(copied) -> No
 @pytest.mark.slow
 def test_the_model_of_the_run_is_sent_to_the_hub_and_none_of_its_arms(copied, monkeypatch) -> None:
     sent: list[tuple[Path, str]] = []
-    monkeypatch.setattr(config_checks, "check_push", lambda _: None)
+    monkeypatch.setattr("iwpo_fast.config_checks.all.check_push", lambda _: None)
     monkeypatch.setattr(hub, "push", lambda folder, name: sent.append((folder, name)) or "there")
     asked = config(arms=["dpo"], push_to_hub="mine")
     assert stages_done(asked, start="train") == ["train", "evaluate"] * 2

@@ -1,0 +1,56 @@
+"""The whole configuration: one tree of dataclasses, the same for YAML files, command-line flags and Python."""
+
+from iwpo_fast.config.candidates import CandidateConfig, ClusterConfig
+from iwpo_fast.config.data import (
+    LATER_SETTINGS,
+    DataConfig,
+    MixedConfig,
+    PairsFromCandidates,
+    Preferred,
+    PrefixMismatchPolicy,
+    TruncationPolicy,
+)
+from iwpo_fast.config.model import LoraConfig, ModelConfig, TinyConfig
+from iwpo_fast.config.objective import SYNONYMS, ObjectiveConfig
+from iwpo_fast.config.optim import OptimConfig
+from iwpo_fast.config.plan import DataShapeConfig, PlanConfig
+from iwpo_fast.config.rewards import CategoryConfig, PessimismConfig, RewardConfig, TuningConfig
+from iwpo_fast.config.run import Arm, RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig
+from iwpo_fast.config.weights import EVEN, FORMS, ExperimentalConfig, WeightConfig, WeightForm
+
+__all__ = [
+    "EVEN",
+    "FORMS",
+    "LATER_SETTINGS",
+    "SYNONYMS",
+    "Arm",
+    "CandidateConfig",
+    "CategoryConfig",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "DataConfig",
+    "DataShapeConfig",
+    "ExperimentalConfig",
+    "LogConfig",
+    "LoraConfig",
+    "MixedConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "PairsFromCandidates",
+    "PessimismConfig",
+    "PlanConfig",
+    "Preferred",
+    "PrefixMismatchPolicy",
+    "ReferenceSyncConfig",
+    "RewardConfig",
+    "RunConfig",
+    "TinyConfig",
+    "TrainConfig",
+    "TruncationPolicy",
+    "TuningConfig",
+    "WeightConfig",
+    "WeightForm",
+    "dataclass_from",
+]

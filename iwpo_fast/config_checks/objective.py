@@ -1,0 +1,39 @@
+"""Rules of the loss and its reference."""
+
+from __future__ import annotations
+
+from iwpo_fast.config import ObjectiveConfig, TrainConfig
+from iwpo_fast.objectives import Mixture
+
+
+def check_objective(objective: ObjectiveConfig) -> None:
+    alpha = objective.divergence_alpha
+    if alpha is not None and objective.divergence != "alpha":
+        raise ValueError(
+            f"objective.divergence_alpha is {alpha} but objective.divergence is {objective.divergence}: set that to "
+            "alpha, or leave divergence_alpha out."
+        )
+    Mixture.of(objective)
+
+
+def check_reference(config: TrainConfig) -> None:
+    given, sync, name = config.model.reference, config.reference_sync, config.objective.name
+    settings = {"model.reference": given, "reference_sync": sync and f"{sync.alpha} every {sync.steps} steps"}
+    for setting, value in settings.items() if not Mixture.of(config.objective).uses_reference else ():
+        if value is not None:
+            raise ValueError(
+                f"{setting} is {value} and the objective {name} reads no reference: leave {setting} out, or choose "
+                "another objective."
+            )
+    if sync is not None and given is not None:
+        raise ValueError(
+            f"model.reference is {given} and reference_sync is set, but what moves is the policy as it was at first: "
+            "leave one of the two out."
+        )
+    if sync is not None and sync.alpha != 1 and (config.model.lora or config.model.adapter) is not None:
+        raise ValueError(
+            f"reference_sync.alpha is {sync.alpha} and an adapter is trained, of which the mean of two is not the mean "
+            "of what they do: set reference_sync.alpha to 1, or train all weights."
+        )
+    if given == "tiny":
+        raise ValueError("model.reference is tiny, which has random weights: give the folder or the id of a model.")
