@@ -18,6 +18,7 @@ LATER: dict[str, Any] = {
     "rewards.preference_dimension": 4,
     "rewards.categories": {"count": 6, "prior": 1.0, "smoothing": 0.1, "loss": "transport", "cost_exponent": 1.0},
     "rewards.pessimism": None,
+    "rewards.family": None,
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
     "weights.experimental.madpo_factor": 2.0,
     "weights.experimental.madpo_turn": log(0.999 / 0.001),

@@ -22,6 +22,7 @@ from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.rewards.categories import graded
 from iwpo_fast.rewards.checks import check_folds, check_prompt_keys
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
+from iwpo_fast.rewards.family import check_rates
 from iwpo_fast.rewards.scores import fold_count
 
 
@@ -65,8 +66,10 @@ def _check_rewards(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
         responses, folds = Responses.of(pairs), fold_count(rewards)
         keys = responses.prompt_keys
         check_prompt_keys(keys, len(keys), rewards)
-        fold = fold_of_prompts(keys, folds, config.seed)
-        check_folds(fold[responses.prompt_of[responses.chosen]], folds)
+        fold = fold_of_prompts(keys, folds, config.seed)[responses.prompt_of[responses.chosen]]
+        check_folds(fold, folds)
+        if rewards.family is not None:
+            check_rates(rewards.family, pairs.tokens_trained, fold, rewards.folds)
 
 
 def _check_objective(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
@@ -87,4 +90,4 @@ def _members(rewards: RewardConfig, pairs: Pairs) -> int | None:
     """Reward models that score every response; None where another run says how many."""
     if rewards.source == "columns":
         return int(np.atleast_2d(pairs.columns["score_chosen"].T).shape[0])
-    return {"features": rewards.ensemble, "model": 1}.get(rewards.source)
+    return {"features": rewards.members, "model": 1}.get(rewards.source)

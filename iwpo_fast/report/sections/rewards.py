@@ -10,6 +10,7 @@ from iwpo_fast.report.charts.intervals import Line, interval_chart
 from iwpo_fast.report.html import Html, beside, joined, paragraph, table, terms
 from iwpo_fast.report.numbers import count, decimal, percent
 from iwpo_fast.report.run_files import RunFiles
+from iwpo_fast.rewards.report import member_name
 
 TITLE = "Rewards beside chance"
 NEEDS = "reward"
@@ -42,6 +43,7 @@ def body(run: RunFiles) -> Html:
         [
             paragraph(" ".join([SOURCES[source], *_verdict(report["total"]), *_heads(report.get("penalties"))])),
             beside(drawn, table(header, map(_cells, rows))),
+            *_family(report.get("family")),
             terms(TERMS),
         ]
     )
@@ -71,6 +73,21 @@ def _heads(penalties: dict[str, Any] | None) -> Iterator[str]:
             f"Small networks {taken} beside linear heads: they predict unseen labels {networks['held_out_gain']:+.4f} "
             f"nats per pair better, standard error {networks['standard_error']:.4f}."
         )
+
+
+def _family(family: dict[str, Any] | None) -> Iterator[Html]:
+    """The members of a family; nothing where there is none."""
+    if not family:
+        return
+    yield paragraph(
+        "Each member of the family of reward models learns from other pairs: drawn anew so that the longer answer is "
+        f"the better one at a rate ({percent(family['longer'])} in the pairs as they are), as they are, or those of "
+        "some prompts alone."
+        if family.get("longer") is not None
+        else "Each member of the family of reward models learns from the pairs of other prompts."
+    )
+    members = ([member_name(row), percent(row["accuracy"]), decimal(row["length"])] for row in family["members"])
+    yield table(["member", "accuracy", "correlation with length"], members)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
