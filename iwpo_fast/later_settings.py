@@ -20,6 +20,7 @@ LATER: dict[str, Any] = {
     "rewards.pessimism": None,
     "rewards.family": None,
     **{f"model.lora.{name}": default for name, default in OF_LORA.items()},
+    "weights.forward_kl": "pairs",
     "weights.experimental.madpo_factor": 2.0,
     "weights.experimental.madpo_turn": log(0.999 / 0.001),
     "weights.experimental.madpo_sharpness": 1.0,

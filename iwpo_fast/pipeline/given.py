@@ -12,6 +12,7 @@ import numpy as np
 
 from iwpo_fast.config import RewardConfig, RunConfig
 from iwpo_fast.data import Pairs, Rows, tokenise
+from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import load_tokenizer
 from iwpo_fast.objectives import Mixture
@@ -76,6 +77,11 @@ def _check_objective(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
     """Scores are made by a later stage, so only their number is known."""
     mixture = Mixture.of(config.objective)
     smoothing = config.objective.label_smoothing if pairs.label_smoothing is None else pairs.label_smoothing
+    if config.weights.forward_kl == "samples" and REFERENCE[0] in pairs.columns:
+        raise ValueError(
+            f"weights.forward_kl is samples and the data bring {' and '.join(REFERENCE)}, which what is drawn does not "
+            "have: leave these columns out, or set forward_kl to pairs."
+        )
     mixture.check_columns(pairs.columns, smoothing, rows.source, rows.numbers[pairs.row], scored_later=True)
     if mixture.reads(Reads.FAMILY) and _members(config.rewards, pairs) == 1:
         name = next(objective.name for objective in mixture.objectives if Reads.FAMILY in objective.reads)
