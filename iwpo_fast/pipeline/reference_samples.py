@@ -23,7 +23,8 @@ class ReferenceSamples(NamedTuple):
         candidate: int64 [S], which of the candidates of the pairs each is.
         pair: int64 [S], a pair with the prompt that it answers.
         weight: float64 [S]. Those of a prompt share the weights of its pairs, each by how often it was drawn, so that
-            the sum over samples is that over pairs of the mean over the samples of their prompt.
+            a sum over samples is one over pairs of the mean over the samples of their prompt. Prompts that have
+            samples stand for those that have none, so that the weights are together those of the pairs.
     """
 
     candidate: np.ndarray
@@ -57,7 +58,9 @@ class ReferenceSamples(NamedTuple):
 
 
 def reference_samples(pairs: Pairs, table: PairTable, prompt: np.ndarray, weight: np.ndarray) -> ReferenceSamples:
-    """The candidates that the policy drew before training.
+    """The candidates that the policy drew before training and that ended.
+
+    One that was cut would have an end behind it that the reference did not write.
 
     Args:
         table: of `pairs`.
@@ -67,16 +70,18 @@ def reference_samples(pairs: Pairs, table: PairTable, prompt: np.ndarray, weight
     Raises:
         ValueError: nothing that was drawn is left.
     """
-    candidates = pairs.candidates
-    draws = np.zeros(0) if candidates is None else np.nan_to_num(candidates.columns["draws"])
-    drawn = np.flatnonzero(draws)
-    if candidates is None or not len(drawn):
+    drawn = np.zeros(0, dtype=np.int64)
+    if pairs.candidates is not None:
+        columns = pairs.candidates.columns
+        drawn = np.flatnonzero((np.nan_to_num(columns["draws"]) > 0) & (columns["ended"] == 1))
+    if pairs.candidates is None or not len(drawn):
         raise ValueError(
-            "weights.forward_kl is samples, and no completion of the reference is left to take it on: raise "
-            "data.max_length, or set weights.forward_kl to pairs."
+            "weights.forward_kl is samples, and no completion that the reference ended is left to take it on: raise "
+            "candidates.max_new_tokens or data.max_length, or set weights.forward_kl to pairs."
         )
-    pair, times = candidates.pair[drawn], draws[drawn]
-    asked = table.prompt[pair]
-    prompts = int(table.prompt_of.max()) + 1
-    of_pairs, of_draws = np.bincount(prompt, weight, prompts), np.bincount(asked, times, prompts)
-    return ReferenceSamples(drawn, pair, of_pairs[asked] * times / of_draws[asked])
+    pair, draws = pairs.candidates.pair[drawn], pairs.candidates.columns["draws"][drawn]
+    asked, prompts = table.prompt[pair], int(table.prompt_of.max()) + 1
+    of_pairs, of_draws = np.bincount(prompt, weight, prompts), np.bincount(asked, draws, prompts)
+    covered = of_pairs[of_draws > 0].sum()
+    scale = weight.sum() / covered if covered else 0.0
+    return ReferenceSamples(drawn, pair, scale * of_pairs[asked] * draws / of_draws[asked])

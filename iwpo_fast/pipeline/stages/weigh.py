@@ -135,7 +135,11 @@ def _samples(job: PipelineJob, weight: np.ndarray, drawn: Drawn | None) -> Refer
         prompt = np.concatenate([prompt, table.prompt_of[drawn[0].pairs.chosen]])
         weight = np.concatenate([weight, drawn[0].weight])
     samples = reference_samples(pairs, table, prompt, weight)
-    print(f"forward KL on {len(samples.weight):,} samples of the reference, beside {len(weight):,} pairs")
+    prompts = len(np.unique(table.prompt[samples.pair]))
+    print(
+        f"forward KL on {len(samples.pair):,} samples of the reference that ended, to {prompts:,} of "
+        f"{len(np.unique(prompt)):,} prompts"
+    )
     return samples
 
 
