@@ -23,7 +23,7 @@ from iwpo_fast.objectives import Pair, Side
 from lab.exact.worlds import FEATURES, World
 
 TOKENS = 256
-"""Of a completion of length 0, for objectives that count them; about those of answers to instructions."""
+"""Of a completion of length 0, for whatever counts them; about those of answers to instructions."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ArmData:
         objective: an objective of the library in the place of DPO, at the common beta; labels are not smoothed then. It
             sees log-probs without the normaliser of a prompt, and so may read their differences alone.
         counts_tokens: the objective sees `TOKENS` exp(length / 2) tokens of a completion, and not one.
-        scores: [n, 2], of chosen and rejected completions, for `objective`.
+        scores: [n, 2], or [n, 2, k] by k reward models, of chosen and rejected completions, for `objective`.
         prompts, completions: [n] and [n, 2], the pairs; None for those of the world, one for each prompt.
     """
 
@@ -164,7 +164,7 @@ class _Columns:
             torch.stack([c[prompts[:, None], both] for c, (prompts, both) in zip(columns, pairs, strict=True)])
             for columns in (self.ref_logps, [w.train.length for w in worlds])
         )  # [W, n, 2]
-        self.pair_tokens = TOKENS * torch.exp(lengths / 2)
+        self.pair_tokens = tokens_of(lengths)
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 
     def loss(self, policies: Policies, batch: Tensor, settings: TrainSettings) -> Tensor:
@@ -196,8 +196,9 @@ class _Columns:
         tokens = self.pair_tokens[:, batch] if arm in self.counting else torch.ones_like(ref)
 
         def side(i: int) -> Side:
-            logp, count, of_ref, reward = (part[..., i].flatten() for part in (ref + scores, tokens, ref, rewards))
-            return Side(logp, count, of_ref, reward[:, None])
+            logp, count, of_ref = (part[..., i].flatten() for part in (ref + scores, tokens, ref))
+            reward = rewards[:, :, i].flatten(0, 1)
+            return Side(logp, count, of_ref, reward)
 
         return self.objectives[arm](Pair(side(0), side(1)), beta).unflatten(0, scores.shape[:2])
 
@@ -218,8 +219,14 @@ class _Columns:
 
 
 def _scores(arm: ArmData) -> Tensor:
-    """[n, 2], those of an arm that has some."""
-    return torch.zeros(len(arm.weights), 2) if arm.scores is None else arm.scores
+    """[n, 2, k], those of an arm that has some."""
+    scores = torch.zeros(len(arm.weights), 2) if arm.scores is None else arm.scores
+    return scores if scores.dim() == 3 else scores[..., None]
+
+
+def tokens_of(length: Tensor) -> Tensor:
+    """Of completions of lengths that are standard normal."""
+    return TOKENS * torch.exp(length / 2)
 
 
 def _pairs(world: World, arm: ArmData) -> tuple[Tensor, Tensor]:
