@@ -33,12 +33,16 @@ from iwpo_fast.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
+    PlanConfig,
     ReferenceSyncConfig,
     RewardConfig,
     RunConfig,
     WeightConfig,
 )
 from iwpo_fast.config_checks import check_config
+from iwpo_fast.data.unique import Responses
+from iwpo_fast.models import reference
+from iwpo_fast.planning.setting import Setting
 from iwpo_fast.recipe_shelf import SHELF
 
 RECIPE = str(SHELF / "edpo_family_ultrafeedback.yaml")
@@ -76,10 +80,18 @@ def config(**parts: Any) -> RunConfig:
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a family and samples; to be read only."""
     place = tmp_path_factory.mktemp("family")
+    run, real = [], reference.flat_responses
+
+    def recorded(found: Responses, rows: np.ndarray) -> Any:
+        run.extend((found.prompts[found.prompt_of[row]].tolist(), found.completions[row].tolist()) for row in rows)
+        return real(found, rows)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        patch.setattr(reference, "flat_responses", recorded)
         write_jsonl(DATA, rows_of_lengths())
         stages_done(config())
+    (place / "responses.json").write_text(json.dumps(run))
     return place
 
 
@@ -137,6 +149,28 @@ def test_training_takes_the_least_error_of_pairs_and_the_log_loss_of_samples(sam
     assert len(others) == 2 and others[1] < others[0] < 0  # the samples have become likelier
     metrics = [line for line in read_jsonl(sampled / "run/train/metrics.jsonl") if "rewards/accuracies" in line]
     assert metrics[0]["rewards/accuracies"] == 0.5
+
+
+@pytest.mark.slow
+def test_the_reference_runs_every_response_once_samples_among_them(sampled: Path) -> None:
+    run = [repr(response) for response in json.loads((sampled / "responses.json").read_text())]
+    assert len(set(run)) == len(run) > 0
+
+
+@pytest.mark.slow
+def test_the_tokens_of_a_training_with_samples_are_planned(sampled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each row once, a sample without another completion."""
+    monkeypatch.chdir(sampled)
+    rows = read_jsonl(sampled / WEIGHTED)
+    drawn = CandidateConfig(per_prompt=2, max_new_tokens=80)
+    setting = Setting.of(replace(config(candidates=drawn), plan=PlanConfig(on="h100"), dry_run=True))
+    pairs = sum("chosen" in row for row in rows)
+    prompts = len({row["prompt"] for row in rows if "chosen" in row})
+    assert setting.trained.size == pairs + 2 * prompts
+    alone = setting.trained.tokens("flat")[pairs:]
+    prompt = setting.run_once.prompts.lengths[setting.trained.responses.prompt_of[setting.trained.chosen[pairs:]]]
+    assert (alone == prompt + setting.drawn_tokens).all()
+    assert setting.trained.tokens("shared")[pairs:].tolist() == alone.tolist()
 
 
 @pytest.mark.slow
