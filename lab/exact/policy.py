@@ -57,6 +57,7 @@ class ArmData:
         smoothing: [n], probability that a pair's label is wrong.
         targets: [n, members], reward gaps for distillation instead of the labels; None trains on labels.
         forward_kl: factor of KL(pi_ref || pi).
+        kl_completions: [n, K], completions of each prompt whose mean -log(pi / pi_ref) stands for it; None is exact.
         wpo: multiply by the policy's own probability of the pair (WPO), without gradient.
         objective: an objective of the library in the place of DPO, at the common beta; labels are not smoothed then. It
             sees log-probs without the normaliser of a prompt, and so may read their differences alone.
@@ -69,6 +70,7 @@ class ArmData:
     smoothing: Tensor
     targets: Tensor | None = None
     forward_kl: float = 0.0
+    kl_completions: Tensor | None = None
     wpo: bool = False
     objective: Callable[[Pair, float], Tensor] | None = None
     counts_tokens: bool = False
@@ -157,6 +159,8 @@ class _Columns:
         targets = ([a.targets for a in of_arm if a.targets is not None] for of_arm in zip(*arms, strict=True))
         self.distilled = {i: torch.stack(gaps) for i, gaps in enumerate(targets) if gaps}  # [W, n, members]
         self.penalised = {i: kind.forward_kl for i, kind in enumerate(kinds) if kind.forward_kl}
+        said = {i: [of_world[i].kl_completions for of_world in arms] for i in self.penalised}
+        self.kl_completions = {i: torch.stack(of) for i, of in said.items() if all(one is not None for one in of)}
         self.objectives = {i: kind.objective for i, kind in enumerate(kinds) if kind.objective is not None}
         self.scores = {i: torch.stack([_scores(of_world[i]) for of_world in arms]) for i in self.objectives}
         self.counting = {i for i in self.objectives if kinds[i].counts_tokens}
@@ -187,8 +191,15 @@ class _Columns:
         for arm, factor in self.penalised.items():
             ref_logps = self._of(self.ref_logps, few)
             logps = policies.log_probs(self._of(self.features, few), ref_logps, slice(arm, arm + 1))[:, 0]
-            loss = loss + factor * (ref_logps.exp() * (ref_logps - logps)).sum(2).mean(1).sum()
+            loss = loss + factor * self._forward_kl(arm, few, ref_logps, logps).mean(1).sum()
         return loss
+
+    def _forward_kl(self, arm: int, few: Tensor, ref_logps: Tensor, logps: Tensor) -> Tensor:
+        """[W, P], of log-probs [W, P, 32] of the prompts `few`."""
+        apart = ref_logps - logps
+        if arm in self.kl_completions:
+            return apart.gather(2, self.kl_completions[arm][:, few]).mean(2)
+        return (ref_logps.exp() * apart).sum(2)
 
     def _own_losses(self, arm: int, scores: Tensor, batch: Tensor, beta: float) -> Tensor:
         """[W, B], by the objective of an arm, from its scores f [W, B, 2]."""

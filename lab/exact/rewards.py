@@ -31,6 +31,7 @@ REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
     "single": (SINGLE, CLUSTERS),
     "ensemble": (LINEAR, CLUSTERS),
     "family": (replace(LINEAR, family=FamilyConfig()), CLUSTERS),
+    "balanced": (replace(LINEAR, family=FamilyConfig(rates=[0.5])), CLUSTERS),
     "subsets": (replace(LINEAR, family=FamilyConfig(rates=[], subsets=5)), CLUSTERS),
     "auto": (RewardConfig(heads="auto"), CLUSTERS),
     "hidden_states": (replace(LINEAR, likelihood=False), CLUSTERS),

@@ -4,12 +4,14 @@ In a world of a rate ρ the longer completion is chosen in a share ρ of the pai
 likes length a little, so that below one half the bias is against the truth. Reward models are the library's: one, an
 ensemble of bootstraps, five of random subsets, and the family, whose members learn from pairs drawn to five rates
 (`rewards.family`). Policies are trained on the library's objectives, with the exact KL(π_ref ‖ π), and compared at
-equal KL(π ‖ π_ref).
+equal KL(π ‖ π_ref). The model of pairs drawn to one half, and other γ and KL, were added when a first run had been
+seen: the claim, which was fixed before it, does not read them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,8 +41,17 @@ CLAIM = (
 FIRST_SEED, WORLDS = 9700, 20
 
 
-def by_objective(name: str, *, forward_kl: float = 0.0, mean: bool = False, **parameters: float) -> Build:
-    """An objective of the library on the gaps of the reward models; its KL is the exact one."""
+def by_objective(
+    name: str, *, mean: bool = False, forward_kl: float = 0.0, kl_on: slice | None = None, **parameters: float
+) -> Build:
+    """An objective of the library on the gaps of the reward models.
+
+    Args:
+        mean: the models' mean gap in the place of theirs.
+        forward_kl: factor of KL(π_ref ‖ π). The laboratory adds it, because objectives see log-probs without their
+            normaliser here.
+        kl_on: which of the completions that were scored it is taken on; None takes the exact one.
+    """
     loss = get_objective(name).loss
 
     def of_pairs(pair: Pair, beta: float) -> Tensor:
@@ -50,21 +61,30 @@ def by_objective(name: str, *, forward_kl: float = 0.0, mean: bool = False, **pa
         gaps = torch.as_tensor(scores.gaps, dtype=torch.float32)
         gaps = gaps.mean(1, keepdim=True) if mean else gaps
         read: dict[str, Any] = {"scores": torch.stack([gaps, torch.zeros_like(gaps)], 1), "forward_kl": forward_kl}
+        if kl_on is not None:
+            assert scores.completions is not None, "heads have scored them"
+            read["kl_completions"] = torch.from_numpy(scores.completions[:, kl_on])
         return arm_data(np.ones(len(gaps)), np.zeros(len(gaps)), objective=of_pairs, **read)
 
     return build
 
 
-_E_DPO = by_objective("e_dpo", forward_kl=FORWARD_KL, gamma=0.0)
+e_dpo = partial(by_objective, "e_dpo", gamma=0.0)
+E_DPO = e_dpo(forward_kl=FORWARD_KL)
+PAIRS, SAMPLES = slice(2), slice(2, 4)
 METHODS: Mapping[str, tuple[str, Build]] = {
     "dpo": ("single", unweighted()),
     "IPO": ("single", by_objective("ipo")),
     ONE: ("single", by_objective("d_dpo")),
+    "d-DPO, one model, pairs drawn to 50 %": ("balanced", by_objective("d_dpo")),
     "d-DPO, mean of the family": ("family", by_objective("d_dpo", mean=True)),
     "d-DPO, least gap of the family": ("family", by_objective("d_dpo_min_gap")),
-    "e-DPO, bootstraps": ("ensemble", _E_DPO),
-    "e-DPO, subsets": ("subsets", _E_DPO),
-    OURS: ("family", _E_DPO),
+    "e-DPO, bootstraps": ("ensemble", E_DPO),
+    "e-DPO, subsets": ("subsets", E_DPO),
+    OURS: ("family", E_DPO),
+    "e-DPO, family, γ 0.1": ("family", e_dpo(forward_kl=0.1)),
+    "e-DPO, family, γ 0.1, KL on the pairs": ("family", e_dpo(forward_kl=0.1, kl_on=PAIRS)),
+    "e-DPO, family, γ 0.1, KL on two samples": ("family+2", e_dpo(forward_kl=0.1, kl_on=SAMPLES)),
 }
 """By name, with the reward model that each reads."""
 
