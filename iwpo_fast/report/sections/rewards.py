@@ -8,7 +8,7 @@ from typing import Any
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.report.charts.intervals import Line, interval_chart
 from iwpo_fast.report.html import Html, beside, joined, paragraph, table, terms
-from iwpo_fast.report.numbers import count, decimal, percent
+from iwpo_fast.report.numbers import count, decimal, percent, signed
 from iwpo_fast.report.run_files import RunFiles
 from iwpo_fast.rewards.report import member_name
 
@@ -80,13 +80,11 @@ def _family(family: dict[str, Any] | None) -> Iterator[Html]:
     if not family:
         return
     yield paragraph(
-        "Each member of the family of reward models learns from other pairs: drawn anew so that the longer answer is "
-        f"the better one at a rate ({percent(family['longer'])} in the pairs as they are), as they are, or those of "
-        "some prompts alone."
-        if family.get("longer") is not None
-        else "Each member of the family of reward models learns from the pairs of other prompts."
+        "Each member of the family of reward models learns from other pairs: from a draw in which the longer answer is "
+        "chosen at some rate, from the pairs as they are, or from those of some prompts."
+        + ("" if family["longer"] is None else f" In the pairs as they are that rate is {percent(family['longer'])}.")
     )
-    members = ([member_name(row), percent(row["accuracy"]), decimal(row["length"])] for row in family["members"])
+    members = ([member_name(row), percent(row["accuracy"]), signed(row["length"])] for row in family["members"])
     yield table(["member", "accuracy", "correlation with length"], members)
 
 
