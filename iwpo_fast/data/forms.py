@@ -107,6 +107,25 @@ def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Te
     return parts
 
 
+def as_written(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
+    """Prompt and completions of a row that `canonical` made, as they stand.
+
+    Made canonical once more, a row could become another: an answer that says the prompt twice would lose it twice.
+
+    Raises:
+        ValueError: as of `canonical`; an empty completion is none.
+    """
+    chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
+    prompt = row.get("prompt") or type(chosen)()
+    if not type(prompt) is type(chosen) is type(rejected):
+        raise ValueError("has text and messages: make prompt, chosen and rejected the same.")
+    if not isinstance(prompt, str):
+        for name, part in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+            as_messages(part, name)
+    check_encodable((prompt, chosen, rejected))
+    return prompt, chosen, rejected
+
+
 def split_strings(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Cut off the longest common prefix that ends between words and leaves something of both completions.
 
