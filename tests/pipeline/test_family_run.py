@@ -44,6 +44,7 @@ from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import reference
 from iwpo_fast.planning.setting import Setting
 from iwpo_fast.recipe_shelf import SHELF
+from iwpo_fast.rewards.reward_model import RewardModel
 
 RECIPE = str(SHELF / "edpo_family_ultrafeedback.yaml")
 WEIGHTED = "run/weights/train.jsonl"
@@ -109,6 +110,8 @@ def test_every_member_has_scores_and_a_record(sampled: Path) -> None:
     assert ((gaps > 0).mean(axis=0) + (gaps == 0).mean(axis=0) / 2).tolist() == pytest.approx(
         [row["accuracy"] for row in members]
     )
+    model = RewardModel.load(sampled / "run/rewards/reward_model")
+    assert model.heads.members == 4 and model.report["family"] == report["family"]
     page = (sampled / "run/report.html").read_text()
     assert "rate 0.2" in page and "80% of prompts" in page and "correlation with length" in page
 

@@ -184,7 +184,10 @@ def test_rates_need_lengths() -> None:
         ({"family": FamilyConfig(rates=["natural"], resamples=2)}, "rewards.family.resamples is 2"),
         ({"family": FamilyConfig(rates=["natural"], longer_by=0.2)}, "rewards.family.longer_by is 0.2"),
         ({"family": FamilyConfig(share=0.5)}, "rewards.family.share is 0.5 and rewards.family.subsets is 0"),
-        ({"family": FamilyConfig(rates=[1.2])}, "rewards.family.rates is [1.2]"),
+        (
+            {"family": FamilyConfig(rates=[1.2])},
+            "rewards.family.rates is [1.2]: it must be a list of numbers in [0, 1] or natural.",
+        ),
         ({"family": FamilyConfig(rates=["natural"]), "pessimism": PessimismConfig("minimum")}, "family is of one"),
     ],
 )
