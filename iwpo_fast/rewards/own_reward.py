@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -93,19 +94,21 @@ class OwnReward:
         Raises:
             ValueError: texts do not fit one another or the tokenizer, or none can be scored.
         """
-        return np.asarray(self.score_rows(rows_of_texts(prompts, completions))[:, 0])
+        with TemporaryDirectory() as cache:
+            return np.asarray(self.score_rows(rows_of_texts(prompts, completions), cache)[:, 0])
 
-    def score_rows(self, rows: Rows, **policies: Any) -> Float64s:
+    def score_rows(self, rows: Rows, cache_dir: str, **policies: Any) -> Float64s:
         """float64 [N, 2], rewards of the two completions of every row; NaN for what is too long.
 
         Args:
+            cache_dir: where token ids are kept.
             policies: settings of the data that say what becomes of texts that do not fit the tokenizer.
 
         Raises:
             ValueError: as of `score`.
         """
         with clock_at(self.clock):
-            pairs, fits = tokenise_all(rows, self.tokenizer, replace(self.data, **policies))
+            pairs, fits = tokenise_all(rows, self.tokenizer, replace(self.data, cache_dir=cache_dir, **policies))
         responses = Responses.of(pairs)
         rewards = self._of(responses)
         found = np.full((len(rows), 2), np.nan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +85,11 @@ def _by_reward_model(config: ScoreConfig, world: World) -> Callable[[Texts], Sco
 
 def _by_policy(config: ScoreConfig, world: World) -> Callable[[Texts], Scores]:
     """Rewards of the policy itself, which have no spread, and no clusters."""
-    for name in ("language_model", "data.cache_dir"):
-        value = attrgetter(name)(config)
-        if value is not None:
-            raise ValueError(
-                f"{name} is {value}, and reward_model {config.reward_model} is a policy with a reward head, which "
-                "reads its own hidden states and keeps none: leave it out."
-            )
+    if config.language_model is not None:
+        raise ValueError(
+            f"language_model is {config.language_model} but reward_model {config.reward_model} is a policy with a "
+            "reward head, which reads its own hidden states: leave it out."
+        )
     data = config.data
     given = {name: getattr(data, name) for name in ("on_prefix_mismatch", "on_text_left_out")}
 
@@ -105,7 +102,9 @@ def _by_policy(config: ScoreConfig, world: World) -> Callable[[Texts], Scores]:
             trust_remote_code=config.trust_remote_code,
         )
         rows = for_model(texts.rows, policy.tokenizer, data.as_chat, None)
-        found = policy.score_rows(rows, **{name: value for name, value in given.items() if value is not None})
+        policies = {name: value for name, value in given.items() if value is not None}
+        with _cache(data.cache_dir) as cache:
+            found = policy.score_rows(rows, cache, **policies)
         members = found[..., None]
         return Scores(found, np.full_like(found, np.nan), members, members, np.full(found.shape, -1))
 

@@ -60,7 +60,7 @@ def judge_of(config: EvaluateConfig, world: World, cache: Path) -> Judge:
             "iwpo run, which alone reads one: leave it out."
         )
     if has_reward_head(Path(model_location(config.reward_model))):
-        return _Policy(config, world)
+        return _Policy(config, world, cache)
     return _Classifier(config, world)
 
 
@@ -85,7 +85,8 @@ class _OfRun:
 class _Policy:
     """A policy that was trained with a reward head."""
 
-    def __init__(self, config: EvaluateConfig, world: World) -> None:
+    def __init__(self, config: EvaluateConfig, world: World, cache: Path) -> None:
+        self._cache = str(cache)
         self._policy = OwnReward.load(
             str(config.reward_model),
             device=str(world.device),
@@ -95,7 +96,8 @@ class _Policy:
         )
 
     def __call__(self, rows: Rows) -> Judged:
-        return Judged(self._policy.score_rows(rows, on_prefix_mismatch="drop", on_text_left_out="say"), None)
+        found = self._policy.score_rows(rows, self._cache, on_prefix_mismatch="drop", on_text_left_out="say")
+        return Judged(found, None)
 
     def in_its_form(self, rows: Rows) -> Rows:
         return for_model(rows, self._policy.tokenizer, "auto", None)
