@@ -26,6 +26,7 @@ from iwpo_fast.models.pretrained import Source, model_location
 from iwpo_fast.models.reference import as_it_is, pass_batches, run_batches
 from iwpo_fast.models.reward_head import RewardHead, has_reward_head
 from iwpo_fast.models.trained import base_of, is_adapter, read_tokenizer, source_of
+from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.text_rows import rows_of_texts
 from iwpo_fast.world import World
 
@@ -97,18 +98,22 @@ class OwnReward:
         with TemporaryDirectory() as cache:
             return np.asarray(self.score_rows(rows_of_texts(prompts, completions), cache)[:, 0])
 
-    def score_rows(self, rows: Rows, cache_dir: str, **policies: Any) -> Float64s:
+    def score_rows(self, rows: Rows, cache_dir: str, together: Ints | None = None, **policies: Any) -> Float64s:
         """float64 [N, 2], rewards of the two completions of every row; NaN for what is too long.
 
         Args:
             cache_dir: where token ids are kept.
+            together: [N] int64, rows of equal numbers are cut to one prompt, where they are too long; None cuts each
+                row by itself.
             policies: settings of the data that say what becomes of texts that do not fit the tokenizer.
 
         Raises:
             ValueError: as of `score`.
         """
         with clock_at(self.clock):
-            pairs, fits = tokenise_all(rows, self.tokenizer, replace(self.data, cache_dir=cache_dir, **policies))
+            pairs, fits = tokenise_all(
+                rows, self.tokenizer, replace(self.data, cache_dir=cache_dir, **policies), together
+            )
         responses = Responses.of(pairs)
         rewards = self._of(responses)
         found = np.full((len(rows), 2), np.nan)

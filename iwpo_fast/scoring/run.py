@@ -104,7 +104,7 @@ def _by_policy(config: ScoreConfig, world: World) -> Callable[[Texts], Scores]:
         rows = for_model(texts.rows, policy.tokenizer, data.as_chat, None)
         policies = {name: value for name, value in given.items() if value is not None}
         with _cache(data.cache_dir) as cache:
-            found = policy.score_rows(rows, cache, **policies)
+            found = policy.score_rows(rows, cache, texts.of, **policies)
         members = found[..., None]
         return Scores(found, np.full_like(found, np.nan), members, members, np.full(found.shape, -1))
 
