@@ -78,7 +78,8 @@ def tuned(pairs: Pairs, folder: Path, factor: float) -> np.ndarray:
     tune = partial(
         tuned_rewards, features=features, pairs=pairs, settings=settings, new_policy=new_policy, folder=folder / "folds"
     )
-    return score_pairs(features, np.zeros(len(pairs), np.int64), settings, seed=0, tune=tune).raw
+    one_cluster = np.zeros(len(features.prompt), np.int64)
+    return score_pairs(features, one_cluster, settings, seed=0, tune=tune).raw
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -158,7 +159,7 @@ def test_the_student_reads_the_oracle_and_is_evaluated_by_its_own_rewards(place)
 def test_the_recipe_is_planned_offline(capsys) -> None:
     assert main(["run", *RECIPE, "--dry_run", "true", "--plan.on", "h100"]) == 0
     said = capsys.readouterr().out
-    assert "assumed, from plan.data" in said and "training fits on 1 GPU" in said
+    assert "assumed, from plan.data" in said and "training fits on one GPU" in said
 
 
 @pytest.mark.slow
