@@ -35,10 +35,14 @@ from iwpo_fast.config import (
     TuningConfig,
     WeightConfig,
 )
+from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.files import load_tensors
+from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.models.reference import logps_as_it_is
 from iwpo_fast.pipeline import run
 from iwpo_fast.rewards.own_reward import OwnReward
 from iwpo_fast.training import train
+from iwpo_fast.world import World
 from lab.systems.shown import Shown
 
 CLAIM = (
@@ -54,12 +58,13 @@ WORDS = (
 )
 LENGTH, WORTH, EQUAL = 6, 0.8, 0.05
 DRDO, DPO = "DRDO", "DPO"
-OBJECTIVES = {DRDO: ObjectiveConfig("drdo", reward_head_lr=1e-2), DPO: ObjectiveConfig("sigmoid", beta=0.1)}
+BETA = 0.1
+OBJECTIVES = {DRDO: ObjectiveConfig("drdo", reward_head_lr=1e-2), DPO: ObjectiveConfig("sigmoid", beta=BETA)}
 """Margins of both are in log-odds: the student's of its own rewards, DPO's β times the log-ratio."""
 
-SHARES = (
+RANGES = (
     *("student_oracle", "dpo_oracle", "oracle_truth", "student_truth", "dpo_truth"),
-    *("student_labels", "dpo_labels"),
+    *("student_labels", "dpo_labels", "student_likelihood_coins"),
 )
 
 Floats = NDArray[np.float64]
@@ -83,13 +88,15 @@ def show(*, short: bool) -> Shown:
     ]
     rows += [(arm, *(_range([of["coins"][arm][i] for of in found]) for i in range(len(after)))) for arm in OBJECTIVES]
     rows.append(("oracle", *[_range([of["oracle_coins"] for of in found])] * len(after)))
-    ranges = {name: _range([of_seed[name] for of_seed in found]) for name in SHARES}
+    ranges = {name: _range([of_seed[name] for of_seed in found]) for name in RANGES}
     note = (
         f"Least to most of {seeds} seeds, in log-odds; {pairs} training pairs, half of them coins, {held_out} held-out "
         "pairs. Share of held-out pairs that are ordered as the oracle does: student's own rewards "
         f"{ranges['student_oracle']}, DPO's margins {ranges['dpo_oracle']}; as the true rewards do: oracle "
         f"{ranges['oracle_truth']}, student {ranges['student_truth']}, DPO {ranges['dpo_truth']}. Share of the coins "
-        f"whose label the margin has taken up: student {ranges['student_labels']}, DPO {ranges['dpo_labels']}."
+        f"whose label the margin has taken up: student {ranges['student_labels']}, DPO {ranges['dpo_labels']}. "
+        f"{BETA:g} times the log-ratio of the student's likelihoods, of which the claim says nothing, ends on coins at "
+        f"{ranges['student_likelihood_coins']}."
     )
     return Shown(CLAIM, holds, rows, {"found": found, "pairs": pairs, "held_out": held_out}, note)
 
@@ -106,6 +113,7 @@ def in_world(seed: int, pairs: int, held_out: int, epochs: int, folder: Path) ->
         margins = {arm: _margins(path) for arm, path in runs.items()}
         student = OwnReward.load(runs[DRDO], device="cpu")
         own = _gaps(student, scored[pairs:])
+        ratio = _log_ratio(str(runs[DRDO] / "model"), base.path, folder)
     oracle = np.array([row["oracle"] for row in evaluated])
     truth = np.array([row["truth"] for row in evaluated])
     out, coins = slice(held_out), slice(held_out, None)
@@ -120,6 +128,7 @@ def in_world(seed: int, pairs: int, held_out: int, epochs: int, folder: Path) ->
         "student_labels": float((last[DRDO][coins] > 0).mean()),
         "dpo_labels": float((last[DPO][coins] > 0).mean()),
         "oracle_coins": _size(oracle[coins]),
+        "student_likelihood_coins": BETA * _size(ratio[coins]),
         "coins": {arm: [_size(m[coins]) for m in of_arm[1:]] for arm, of_arm in margins.items()},
         "epochs": [epochs * (i + 1) / (len(margins[DPO]) - 1) for i in range(len(margins[DPO]) - 1)],
     }
@@ -224,6 +233,21 @@ def _written(path: Path, rows: Sequence[Row]) -> str:
 def _margins(folder: Path) -> list[Floats]:
     """Of the evaluated pairs, at each evaluation from the one before the first step on."""
     return [load_tensors(path)["margin"] for path in sorted((folder / "held_out").iterdir())]
+
+
+def _log_ratio(model: str, base: str, folder: Path) -> Floats:
+    """Of the evaluated pairs, how much more than before training the model prefers the chosen completion."""
+    data, alone = _data(str(folder / "eval.jsonl"), folder), World.start("cpu")
+
+    def margins(path: str) -> Floats:
+        config = ModelConfig(path=path)
+        tokenizer = load_tokenizer(config, ())
+        policy = load_policy(config, tokenizer, alone, seed=0)
+        pairs, _ = tokenise(read_rows(data)[0], tokenizer, data)
+        logps, _ = logps_as_it_is(policy, pairs, alone, tokens_per_batch=4096)
+        return (logps[:, 0] - logps[:, 1]).astype(np.float64)
+
+    return margins(model) - margins(base)
 
 
 def _gaps(student: OwnReward, rows: Sequence[Row]) -> Floats:
