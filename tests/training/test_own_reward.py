@@ -123,6 +123,10 @@ def test_an_adapter_scores_by_its_head_on_its_base(config, scored, tmp_path) -> 
     )
     np.testing.assert_allclose(chosen - rejected, margins, atol=1e-4)
     assert np.abs(margins).max() > 0
+    merged = str(tmp_path / "merged")
+    assert main(["merge", "--model", str(tmp_path / "adapter"), "--output", merged, "--dtype", "float32"]) == 0
+    again = OwnReward.load(merged, device="cpu").score([r["prompt"] for r in rows], [r["chosen"] for r in rows])
+    np.testing.assert_allclose(again, chosen, atol=1e-4)
     further = dataclasses.replace(model, lora=None, adapter=str(tmp_path / "adapter"))
     train(config(data=scored, objective=DRDO, model=further, output_dir=str(tmp_path / "further")))
     began = load_tensors(min((tmp_path / "further" / "held_out").iterdir()))["margin"]
