@@ -73,6 +73,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.weight)
 
+    @property
+    def noun(self) -> str:
+        """What they are called in a line for people."""
+        return "pairs" if self.present is None else "rows"
+
     @cached_property
     def tokens(self) -> np.ndarray:
         """int64 [P]: tokens of the sequences of each pair, the prompt counted with each of its completions."""
