@@ -150,7 +150,7 @@ class Policy(nn.Module):
         assert self.context is None and not self.is_sharded, "one process has a part of the states, or of the weights"
         batch = batch if batch.tables is not None else self.ready(batch)
         hidden, rows = self._decode(batch)
-        return self._read(hidden, rows, batch, statistics=statistics), _at(hidden, rows, at)
+        return self._read(hidden, rows, batch, statistics=statistics), hidden[at if rows is None else rows[at]]
 
     def with_rewards(self, batch: FlatBatch, *, statistics: bool = False) -> tuple[Tensor | TokenStatistics, Tensor]:
         """What `forward` gives, and float32 [S], the policy's own reward of each sequence, read at its last token."""
@@ -161,9 +161,7 @@ class Policy(nn.Module):
     def own_rewards(self, batch: FlatBatch) -> Tensor:
         """The rewards alone, without the LM head."""
         assert self.reward_head is not None, "it was given no head"
-        batch = batch if batch.tables is not None else self.ready(batch)
-        hidden, rows = self._decode(batch)
-        return self.reward_head(_at(hidden, rows, batch.last_index))
+        return self.reward_head(self.hidden_states(batch)[batch.last_index])
 
     def _read(
         self, hidden: Tensor, rows: Tensor | None, batch: FlatBatch, *, statistics: bool
@@ -330,8 +328,3 @@ class Policy(nn.Module):
     def saves_adapter(self) -> bool:
         """Whether `save` writes the adapter alone."""
         return saving.saves_adapter(self.model)
-
-
-def _at(hidden: Tensor, rows: Tensor | None, index: Tensor) -> Tensor:
-    """[K, H], of what `_decode` returns, at tokens [K] of the batch."""
-    return hidden[index if rows is None else rows[index]]
