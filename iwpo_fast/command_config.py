@@ -46,19 +46,21 @@ class ScoredDataConfig:
 
 @dataclass
 class ScoreConfig:
-    """Score completions with the reward model that `iwpo run` left in `rewards/reward_model`.
+    """Score completions by the reward model that `iwpo run` left in `rewards/reward_model`, or a policy's reward head.
 
     Rows are written with calibrated scores in log-odds (score_chosen and score_rejected, score, or scores of
-    candidates), their spread over the ensemble, and the cluster of the prompt.
+    candidates), their spread over the ensemble, and the cluster of the prompt. A policy that `drdo` trained gives its
+    own rewards, which have neither spread nor cluster.
 
     Args:
         data: Rows with chosen and rejected, completion, messages or candidates.
-        reward_model: Folder of the reward model.
+        reward_model: Folder of the reward model, or of a policy that was trained with a reward head, or of its run.
         output: File to write, .jsonl or .parquet.
         language_model: Folder or hub id of the language model that the reward model reads, if it has been moved.
         trust_remote_code: Run code that this language model brings, as `model.trust_remote_code` of the run that made
             the reward model did.
-        tokens_per_batch: Token budget of a batch; null takes that of the run that made the reward model.
+        tokens_per_batch: Token budget of a batch; null takes that of the run that made the reward model, 16384 for a
+            policy.
         device: `auto`, `cpu`, `cuda`, ...
     """
 
@@ -140,8 +142,9 @@ class EvaluateConfig:
         against: What the model is compared with, of the same kinds: its reference, which the log-ratio and its
             calibration need, and the model whose answers its own are compared with.
         data: Held-out pairs, by --data.path and what --data.help lists; null evaluates on benchmarks alone.
-        reward_model: Folder that `iwpo run` left in `rewards/reward_model`, or folder or hub id of a sequence
-            classifier with one label. It judges answers; one of `iwpo run` gives clusters too.
+        reward_model: Folder that `iwpo run` left in `rewards/reward_model`, or of a policy that was trained with a
+            reward head (`drdo`), or folder or hub id of a sequence classifier with one label. It judges answers; one of
+            `iwpo run` gives clusters too.
         language_model: Folder or hub id of the language model that the reward model of `iwpo run` reads, if it has been
             moved.
         rewardbench: File or folder of RewardBench 1 or 2.

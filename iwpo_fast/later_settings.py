@@ -12,6 +12,7 @@ LATER: dict[str, Any] = {
     "checkpoint.best": None,
     "checkpoint.patience": None,
     "reference_sync": None,
+    "objective.reward_head_lr": None,
     "model.adapter": None,
     "model.reference": None,
     "model.neftune_alpha": None,
@@ -26,6 +27,7 @@ LATER: dict[str, Any] = {
     "weights.experimental.madpo_sharpness": 1.0,
     "weights.experimental.selected_share": 0.5,
     **{f"rewards.tuning.lora.{name}": default for name, default in OF_LORA.items()},
+    "rewards.tuning.language_modelling": 0.0,
 }
 """Their defaults, by dotted names; those of the data stand in `LATER_SETTINGS`."""
 

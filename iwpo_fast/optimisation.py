@@ -83,18 +83,26 @@ def update(optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], co
     return grad_norm
 
 
-def make_optimizer(parameters: Mapping[str, Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Mapping[str, Parameter], config: OptimConfig, own_rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """AdamW with weight decay on matrices only, because norms and biases have no scale to decay.
+
+    Args:
+        own_rates: peak learning rates of parameters, by name, that do not have that of `config`.
 
     Raises:
         ValueError: bitsandbytes is wanted but not installed.
     """
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    rates = own_rates or {}
+    groups: list[dict[str, Any]] = []
+    for rate in (None, *sorted(set(rates.values()))):
+        of_rate = [p for name, p in parameters.items() if rates.get(name) == rate]
+        times = {} if rate is None else {"times": rate / config.lr}
+        groups += [
+            {"params": [p for p in of_rate if p.ndim >= 2], "weight_decay": config.weight_decay, **times},
+            {"params": [p for p in of_rate if p.ndim < 2], "weight_decay": 0.0, **times},
+        ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
@@ -124,10 +132,10 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimConfig) -> float:
-    """Give the optimiser its learning rate of step `step`, and return it."""
+    """Give the optimiser its learning rate of step `step`, and return it; parameters with their own follow it."""
     rate = learning_rate(step, steps, config)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("times", 1.0)
     return rate
 
 

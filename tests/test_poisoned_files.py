@@ -36,6 +36,7 @@ from iwpo_fast.files import load_record, load_tensors, save_record
 from iwpo_fast.integrations.trl_recipe import translated_file
 from iwpo_fast.models import load_policy, load_tokenizer
 from iwpo_fast.models.pretrained import Source
+from iwpo_fast.models.reward_head import RewardHead
 from iwpo_fast.models.saved_files import check_saved
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.models.trained import base_of, was_in_four_bits
@@ -168,6 +169,7 @@ FILES |= {
 
 FOLDERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "features": (("prompt.npy", "response.npy"), store.load),
+    "reward head": (("reward_head/reward_head.json", "reward_head/head.safetensors"), RewardHead.load),
     "reward model": (("reward_model.json", "arrays.safetensors", "report.json"), reward_model_files.load),
     "checkpoint to resume": (
         ("step-00000001/state.json", "step-00000001/weights.safetensors", "step-00000001/optimizer.safetensors"),

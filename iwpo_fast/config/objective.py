@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from iwpo_fast.limits import BELOW_ONE, FINITE
+from iwpo_fast.limits import BELOW_ONE, FINITE, POSITIVE
 
 SYNONYMS = {"dpo": "sigmoid"}
 """Objectives by another name."""
@@ -24,6 +24,8 @@ class ObjectiveConfig:
         normalize: Divide the weighted loss by the number of pairs (`count`) or by the sum of weights (`weights`).
         divergence: Divergence from the reference that is penalised (f-DPO, arXiv 2309.16240).
         divergence_alpha: Which of the `alpha` divergences, null for 0.5; 1 is the reverse KL.
+        reward_head_lr: Peak learning rate of the reward head that `drdo` trains with the policy, beside `optim.lr`,
+            whose schedule it follows; null takes `optim.lr`.
     """
 
     name: str | dict[str, float] = "sigmoid"
@@ -33,6 +35,7 @@ class ObjectiveConfig:
     normalize: Literal["count", "weights"] = "count"
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
     divergence_alpha: Annotated[float, FINITE] | None = None
+    reward_head_lr: Annotated[float, POSITIVE] | None = None
 
     def __post_init__(self) -> None:
         """Give an objective the one name by which files and records know it."""

@@ -17,10 +17,13 @@ class TuningConfig:
     Args:
         lora: Adapter.
         optim: Optimiser and schedule; an epoch is one over the pairs of the other folds.
+        language_modelling: Factor of a language-modelling loss on the chosen responses, in nats a token, beside the
+            loss of the rewards; 0 leaves it out (docs/systems/drdo.md).
     """
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4))
+    language_modelling: Annotated[float, NOT_NEGATIVE] = 0.0
 
 
 @dataclass

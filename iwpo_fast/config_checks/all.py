@@ -11,7 +11,7 @@ from iwpo_fast.config_checks.forward_kl import check_forward_kl
 from iwpo_fast.config_checks.held_out import check_held_out
 from iwpo_fast.config_checks.labels import check_held_out_losses, check_preferred_pairs, check_soft_labels
 from iwpo_fast.config_checks.model import check_model_settings, check_trust
-from iwpo_fast.config_checks.objective import check_objective, check_reference
+from iwpo_fast.config_checks.objective import check_objective, check_own_rewards, check_reference
 from iwpo_fast.config_checks.plan import check_plan
 from iwpo_fast.config_checks.rewards import check_reward_settings
 from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim, check_sharding
@@ -47,6 +47,7 @@ def _check_all(config: TrainConfig) -> None:
     check_context(config)
     check_objective(config.objective)
     check_reference(config)
+    check_own_rewards(config)
     check_log(config)
     check_best(config)
     check_plan(config)

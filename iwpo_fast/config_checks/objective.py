@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from iwpo_fast.config import ObjectiveConfig, TrainConfig
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
 
 
 def check_objective(objective: ObjectiveConfig) -> None:
@@ -13,7 +14,27 @@ def check_objective(objective: ObjectiveConfig) -> None:
             f"objective.divergence_alpha is {alpha} but objective.divergence is {objective.divergence}: set that to "
             "alpha, or leave divergence_alpha out."
         )
-    Mixture.of(objective)
+    mixture = Mixture.of(objective)
+    if objective.reward_head_lr is not None and not mixture.reads(Reads.OWN_REWARD):
+        raise ValueError(
+            f"objective.reward_head_lr is {objective.reward_head_lr} but {objective.name} trains no reward head: leave "
+            "it out, or choose drdo."
+        )
+
+
+def check_own_rewards(config: TrainConfig) -> None:
+    """Refuse processes that would have a part of the reward head, or of the tokens that it reads."""
+    mixture = Mixture.of(config.objective)
+    if not mixture.reads(Reads.OWN_REWARD):
+        return
+    for setting in ("shard_over", "context_parallel"):
+        value = getattr(config, setting)
+        if value != 1:
+            raise ValueError(
+                f"{setting} is {value} and the objective {mixture.first_that_reads(Reads.OWN_REWARD)} trains a reward "
+                f"head, which every process has whole and beside whole sequences: set {setting} to 1, with model.lora "
+                "where the model is large."
+            )
 
 
 def check_reference(config: TrainConfig) -> None:

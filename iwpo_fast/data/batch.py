@@ -74,6 +74,11 @@ class FlatBatch(TensorDataclass):
         return self.input_ids.numel()
 
     @property
+    def last_index(self) -> Tensor:
+        """int64 [S], flat position of the last token of each sequence."""
+        return self.expand_index[self.cu_seqlens[1:].long() - 1]
+
+    @property
     def pairs(self) -> int:
         return self.weight.numel()
 

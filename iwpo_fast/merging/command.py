@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from iwpo_fast.data.ends import end_of_turn
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.limits import check_limits
-from iwpo_fast.models.pretrained import Source
+from iwpo_fast.models import reward_head
+from iwpo_fast.models.pretrained import Source, model_location
 from iwpo_fast.models.saved_files import keep_hashes
 from iwpo_fast.models.saving import Model, merge, save
 from iwpo_fast.models.saving import base_of as base_model
@@ -96,6 +98,8 @@ def _write(
                 raise
             raise ValueError(f"the merged model has weights that {dtype} cannot hold: set dtype to float32.") from error
         save_tokenizer(tokenizer, aside)
+        if reward_head.has_reward_head(folder := Path(model_location(source.path))):
+            shutil.copytree(folder / reward_head.NAME, aside / reward_head.NAME)
         keep_hashes(aside)
     return before
 

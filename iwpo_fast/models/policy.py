@@ -17,14 +17,16 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from iwpo_fast.context_group import ContextGroup
+from iwpo_fast.data import clock
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
-from iwpo_fast.models import attention, saved_files, saving
+from iwpo_fast.models import attention, reward_head, saved_files, saving
 from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.padding import pad
+from iwpo_fast.models.reward_head import RewardHead
 from iwpo_fast.models.rope import RopeBySequence
 from iwpo_kernels import TokenStatistics
 
@@ -41,6 +43,7 @@ class Policy(nn.Module):
 
     Attributes:
         noise: of the embeddings while training, if any.
+        reward_head: gives rewards of its own, where the objective trains them.
         context: processes with which this one computes each batch, except padded ones; None where it does so alone.
         rope: gives each sequence the rotary frequencies of its own length.
         continues_adapter: whether its adapter was there before, so that the reference has it too, as it was.
@@ -72,6 +75,7 @@ class Policy(nn.Module):
         self.stored_dtype = torch.float32
         self.continues_adapter = False
         self.noise: EmbeddingNoise | None = None
+        self.reward_head: RewardHead | None = None
         self.context: ContextGroup | None = None
         self.rope = RopeBySequence(self.head.decoder, max_length)
         self.run_padded("not asked for anything else")
@@ -134,7 +138,35 @@ class Policy(nn.Module):
         batch = batch if batch.tables is not None else self.ready(batch)
         if isinstance(batch.tables, ContextSlice):
             return self._in_slices(batch, batch.tables, statistics=statistics)
+        return self._read(*self._decode(batch), batch, statistics=statistics)
+
+    def with_states(
+        self, batch: FlatBatch, at: Tensor, *, statistics: bool = False
+    ) -> tuple[Tensor | TokenStatistics, Tensor]:
+        """What `forward` gives, and the hidden states [K, H] at the tokens `at`, int64 [K], of the batch, in one pass.
+
+        Not for a policy that is sharded, or computes each batch with other processes.
+        """
+        assert self.context is None and not self.is_sharded, "one process has a part of the states, or of the weights"
+        batch = batch if batch.tables is not None else self.ready(batch)
         hidden, rows = self._decode(batch)
+        return self._read(hidden, rows, batch, statistics=statistics), hidden[at if rows is None else rows[at]]
+
+    def with_rewards(self, batch: FlatBatch, *, statistics: bool = False) -> tuple[Tensor | TokenStatistics, Tensor]:
+        """What `forward` gives, and float32 [S], the policy's own reward of each sequence, read at its last token."""
+        assert self.reward_head is not None, "it was given no head"
+        found, states = self.with_states(batch, batch.last_index, statistics=statistics)
+        return found, self.reward_head(states)
+
+    def own_rewards(self, batch: FlatBatch) -> Tensor:
+        """The rewards alone, without the LM head."""
+        assert self.reward_head is not None, "it was given no head"
+        return self.reward_head(self.hidden_states(batch)[batch.last_index])
+
+    def _read(
+        self, hidden: Tensor, rows: Tensor | None, batch: FlatBatch, *, statistics: bool
+    ) -> Tensor | TokenStatistics:
+        """What the LM head says of the supervised tokens, given what `_decode` returns."""
         index = batch.hidden_index
         if rows is not None and self.rope.limit is not None:
             # Each in its own sequence: the hidden state of a shared prompt depends on the length of the whole.
@@ -245,7 +277,9 @@ class Policy(nn.Module):
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained, by name; tied ones once."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        head = {} if self.reward_head is None else dict(self.reward_head.named_parameters(prefix=reward_head.NAME))
+        return trained | head
 
     @cached_property
     def fingerprint(self) -> str:
@@ -280,6 +314,8 @@ class Policy(nn.Module):
         """
         saving.save(self.model, folder, state, dtype, ends)
         save_tokenizer(tokenizer, folder)
+        if self.reward_head is not None:
+            self.reward_head.save(folder, {"clock": clock.moment()} if clock.shown(tokenizer) else {})
         saved_files.keep_hashes(folder)
 
     def saved_dtype(self, asked: Literal["base", "float32", "bfloat16"]) -> torch.dtype:

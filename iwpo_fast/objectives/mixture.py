@@ -83,7 +83,9 @@ class Mixture:
 
     @property
     def beta(self) -> float:
-        """Scale of the reported rewards; 0.1 where no objective has a beta."""
+        """Scale of the reported rewards; 1 where they are the policy's own, 0.1 where no objective has a beta."""
+        if self._reporting.implicit == "own_reward":
+            return 1.0
         return float(self.parameters[self._reporting.name].get("beta", REPORTED_BETA))
 
     @property
@@ -97,6 +99,10 @@ class Mixture:
 
     def reads(self, what: Reads) -> bool:
         return any(what in objective.reads for objective in self.objectives)
+
+    def first_that_reads(self, what: Reads) -> str:
+        """The name of an objective that reads it, for messages."""
+        return next(objective.name for objective in self.objectives if what in objective.reads)
 
     @property
     def smooths_labels(self) -> bool:
@@ -132,8 +138,9 @@ class Mixture:
         return self.beta * getattr(pair.chosen, name), self.beta * getattr(pair.rejected, name)
 
     def size_of_rewards(self, pair: Pair) -> Tensor:
-        """[P], beta times the sizes of the log-probs that both rewards are made of."""
-        name = "mean_logp" if self._reporting.implicit == "mean_logp" else "logp"
+        """[P], beta times the sizes of the log-probs that both rewards are made of; own rewards are their own size."""
+        implicit = self._reporting.implicit
+        name = "logp" if implicit == "log_ratio" else implicit
         return self.beta * (getattr(pair.chosen, name).abs() + getattr(pair.rejected, name).abs())
 
     def constants(self, step: Pair, state: dict[str, State], rng: np.random.Generator | None) -> dict[str, Constants]:

@@ -16,13 +16,14 @@ Scores = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Side:
-    """The chosen or the rejected completions of P pairs. Only `logp` and `shared_logp` carry gradient.
+    """The chosen or the rejected completions of P pairs. Only `logp`, `shared_logp` and `own_reward` carry gradient.
 
     Attributes:
         logp: [P], l, log-prob under the policy, summed over completion tokens.
         tokens: [P], |y|, completion tokens, at least 1.
         ref_logp: [P], l_ref, or None for objectives without a reference.
         rewards: [P, k], scores of k reward models, or None.
+        own_reward: [P], ρ, by the reward head of the policy itself, or None (DRDO).
         alignment: [P], mean over tokens of log p(y_t) - log sum_v p(v)^2, or None (WPO).
         shared_logp, shared_ref_logp: [P], sums over the first min(|y_w|, |y_l|) tokens only, or None (LD-DPO).
         divergence: monotone map of log-ratios (f-DPO).
@@ -37,6 +38,7 @@ class Side:
     alignment: Tensor | None = None
     shared_logp: Tensor | None = None
     shared_ref_logp: Tensor | None = None
+    own_reward: Tensor | None = None
     divergence: Divergence = reverse_kl
     present: Tensor | None = None
 
@@ -87,7 +89,8 @@ class Side:
     def detach(self) -> Side:
         """The same numbers without gradient."""
         shared = None if self.shared_logp is None else self.shared_logp.detach()
-        return replace(self, logp=self.logp.detach(), shared_logp=shared)
+        own = None if self.own_reward is None else self.own_reward.detach()
+        return replace(self, logp=self.logp.detach(), shared_logp=shared, own_reward=own)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,13 @@ class Pair:
     def reward_gap(self) -> Tensor:
         """[P], difference of the mean scores, chosen minus rejected."""
         return mean_gap(self.scores)
+
+    @property
+    def own_reward_gap(self) -> Tensor:
+        """[P], difference of the policy's own rewards, chosen minus rejected."""
+        chosen, rejected = self.chosen.own_reward, self.rejected.own_reward
+        assert chosen is not None and rejected is not None, "this objective needs rewards of the policy itself"
+        return chosen - rejected
 
     @property
     def family_gaps(self) -> Tensor:

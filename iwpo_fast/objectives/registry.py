@@ -19,7 +19,7 @@ from iwpo_fast.objectives.parameters import Allowed, parameters_of
 if TYPE_CHECKING:
     from iwpo_kernels.weighted_preference.types import Form
 
-Implicit = Literal["log_ratio", "logp", "mean_logp"]
+Implicit = Literal["log_ratio", "logp", "mean_logp", "own_reward"]
 Source = Literal["text", "code", "description", "derived"]
 State = dict[str, float]
 
@@ -35,7 +35,8 @@ class Reads(Flag):
     """What an objective reads beside log-probs and lengths.
 
     POSITIVE_GAP and FAMILY say more about SCORES: the chosen one is larger, and there are several reward models.
-    ALIGNMENT is the distribution of each token (WPO), SHARED_TOKENS the reference's log-prob of each token (LD-DPO).
+    ALIGNMENT is the distribution of each token (WPO), SHARED_TOKENS the reference's log-prob of each token (LD-DPO),
+    OWN_REWARD the reward of a head that is trained with the policy (DRDO).
     """
 
     NOTHING = 0
@@ -44,6 +45,7 @@ class Reads(Flag):
     FAMILY = auto()
     ALIGNMENT = auto()
     SHARED_TOKENS = auto()
+    OWN_REWARD = auto()
 
 
 Constants = dict[str, Tensor]
@@ -88,7 +90,7 @@ class Objective:
         allowed: what each of them may be.
         formula, paper, arxiv, source, note: for the table of objectives; `source` says what was at hand: the paper's
             text, the authors' or TRL's code, only a description, or our own derivation.
-        implicit: the policy's score of a completion; beta times it is reported as its reward.
+        implicit: the policy's score of a completion; beta times it is reported as its reward, an own reward as it is.
         transforms: other f-divergences than the reverse KL can be chosen. They leave a normaliser of the prompt, which
             cancels in differences of log-ratios only.
         reads: see `Reads`.

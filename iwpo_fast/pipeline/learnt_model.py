@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.data import clock
+from iwpo_fast.data.token_record import token_record
 from iwpo_fast.later_settings import without_later
 from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.pipeline.job import PipelineJob
@@ -57,16 +58,9 @@ def _record(job: PipelineJob, features: PairFeatures, language_model: dict[str, 
     return {
         "features": RECIPE | {"likelihood": uses_likelihood(config.rewards)},
         "language_model": language_model,
-        "tokens": {
-            "max_length": data.max_length,
-            "truncation": data.truncation,
-            "add_eos": data.add_eos,
-            "on_prefix_mismatch": data.on_prefix_mismatch,
-            "train_on": data.train_on,
-            "on_text_left_out": data.on_text_left_out,
-            "chat_template": template,
-            **({"clock": clock.moment()} if clock.shown(job.load_tokenizer()) else {}),
-        },
+        "tokens": token_record(data)
+        | {"chat_template": template}
+        | ({"clock": clock.moment()} if clock.shown(job.load_tokenizer()) else {}),
         "tokens_per_batch": config.optim.tokens_per_batch,
         "seed": config.seed,
         "max_reward": config.rewards.max_reward if _is_clipped(job) else None,

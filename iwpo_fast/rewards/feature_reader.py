@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from iwpo_fast.config import DataConfig, LoraConfig, ModelConfig
 from iwpo_fast.data.clock import clock_at
 from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.token_record import data_of
 from iwpo_fast.data.tokenise import tokenise_all
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.pretrained import model_location
@@ -24,8 +25,6 @@ from iwpo_fast.rewards.reward_model_files import damage
 from iwpo_fast.world import World
 
 Record = dict[str, Any]
-
-BEFORE_A_CHOICE: dict[str, Any] = {"train_on": "all", "on_text_left_out": "say"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class FeatureReader:
         """
         with damage(Path(record["folder"])):
             settings = model_settings(record, language_model, trust_remote_code=trust_remote_code)
-            data = _data(record)
+            data = data_of(record["tokens"])
             budget, seed = record["tokens_per_batch"], record["seed"]
         tokenizer = tokenizer_of(record, settings)
         policy = load_policy(settings, tokenizer, world, seed=seed, max_length=data.max_length)
@@ -97,14 +96,6 @@ class FeatureReader:
             tokens_per_batch=self.tokens_per_batch,
         )
         return features, np.asarray(pairs.row), fits
-
-
-def _data(record: Record) -> DataConfig:
-    """How texts become tokens, by the record of a reward model."""
-    names = ("max_length", "truncation", "add_eos", "on_prefix_mismatch")
-    # Records of before there was a choice: all tokens of an answer were read, whatever the template left out.
-    later = {name: record["tokens"].get(name, value) for name, value in BEFORE_A_CHOICE.items()}
-    return DataConfig("texts", **{name: record["tokens"][name] for name in names}, **later)
 
 
 def model_settings(

@@ -171,7 +171,12 @@ def response_states(hidden: Tensor, batch: FlatBatch) -> Tensor:
     The mean tells more of a frozen model's judgement than its state at the last token, which looks ahead to what comes
     next.
     """
-    states = hidden[batch.completion_index].float()
+    return mean_states(hidden[batch.completion_index], batch)
+
+
+def mean_states(states: Tensor, batch: FlatBatch) -> Tensor:
+    """float32 [S, d], the same from the hidden states [N, d] at the supervised tokens alone."""
+    states = states.float()
     sums = torch.segment_reduce(states, "sum", offsets=batch.segments, axis=0, initial=0.0)
     return sums / batch.segments.diff().clamp(min=1)[:, None]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,14 @@ from iwpo_fast.finite import backward
 from iwpo_fast.models import Policy
 from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, slope_of_heads
-from iwpo_fast.rewards.features import response_states
+from iwpo_fast.rewards.features import mean_states, response_states
 from iwpo_fast.rewards.linear_heads import LinearHeads
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.scores import groups_for
 
 logger = logging.getLogger(__name__)
+
+OfPairs = Callable[[np.ndarray, bool], tuple[Tensor, Tensor, Tensor | None]]
 
 
 def tuned_rewards(
@@ -86,10 +89,13 @@ def _fold_rewards(
     The adapter minimises, over the pairs that the heads were shown and as often as they were,
 
         mean over heads of softplus(-(r_w - r_l)) + c (r_w + r_l)²,    r = (v + δ_z)ᵀ f(x, y)
+
+    and, where `language_modelling` says so, that many times the negative mean log-prob of the chosen response.
     """
     assert settings.tuning is not None
     optim, weights, table = settings.tuning.optim, heads.weights[:, fold], features.table
     rewards_of, rewards_alone = _heads_on(policy, heads, fold, features, pairs, settings)
+    modelling = settings.tuning.language_modelling
     shown = np.flatnonzero(weights.any(axis=1))
 
     def batches(rows: np.ndarray) -> list[np.ndarray]:
@@ -101,8 +107,10 @@ def _fold_rewards(
         seed_step(heads.seed, fold, step)
         rows = shown[step_rows(len(shown), step, pairs_per_step=optim.pairs_per_step, seed=heads.seed)]
         for batch in batches(rows):
-            chosen, rejected = rewards_of(batch)
+            chosen, rejected, likelihood = rewards_of(batch, modelling > 0)
             losses = softplus(rejected - chosen) + settings.centring * (chosen + rejected).square()
+            if likelihood is not None:
+                losses = losses - modelling * likelihood[:, None]
             times = torch.from_numpy(weights[batch]).to(losses)
             backward((times * losses).mean(1).sum() / len(rows))
 
@@ -120,8 +128,8 @@ def _fold_rewards(
     scores = np.empty((len(table.prompt_of), heads.heads.members), dtype=np.float32)
     with torch.no_grad():
         for batch in batches(np.arange(len(pairs))):
-            for responses, rewards in zip((table.chosen[batch], table.rejected[batch]), rewards_of(batch), strict=True):
-                scores[responses] = rewards.cpu().numpy()
+            chosen, rejected, _ = rewards_of(batch, False)
+            scores[table.chosen[batch]], scores[table.rejected[batch]] = chosen.cpu().numpy(), rejected.cpu().numpy()
         for others, batch_of_others in _in_no_pair(table, pairs, optim.tokens_per_batch):
             scores[others] = rewards_alone(batch_of_others, others).cpu().numpy()
     if not np.isfinite(scores).all():
@@ -144,11 +152,12 @@ def _in_no_pair(table: PairTable, pairs: Pairs, budget: int) -> Iterator[tuple[n
 
 def _heads_on(
     policy: Policy, heads: FoldHeads, fold: int, features: PairFeatures, pairs: Pairs, settings: RewardConfig
-) -> tuple[Callable[[np.ndarray], tuple[Tensor, Tensor]], Callable[[FlatBatch, np.ndarray], Tensor]]:
+) -> tuple[OfPairs, Callable[[FlatBatch, np.ndarray], Tensor]]:
     """The m heads of a fold on top of the policy.
 
     Returns:
-        From b pairs to rewards [b, m] of their two responses; from a batch of b responses to their rewards [b, m].
+        From b pairs to rewards [b, m] of their two responses, and the mean log-probs [b] of the chosen ones where they
+        are asked for; from a batch of b responses to their rewards [b, m].
 
     Features that are not hidden states stay as the frozen model gave them.
     """
@@ -165,12 +174,17 @@ def _heads_on(
     pair_cluster = on_device(cluster[table.chosen])
     pair_frozen = on_device(np.stack([frozen[table.chosen], frozen[table.rejected]]))
 
-    def rewards_of(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        batch = flat_batch(pairs, rows).to(policy.device)
-        states = response_states(policy.hidden_states(batch), batch).unflatten(0, (2, len(rows)))
+    def rewards_of(rows: np.ndarray, modelled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        on_host, likelihood = flat_batch(pairs, rows), None
+        batch = on_host.to(policy.device)
+        if modelled:
+            states, likelihood = _states_and_likelihood(policy, batch, tokens=int(on_host.segments[len(rows)]))
+        else:
+            states = response_states(policy.hidden_states(batch), batch)
+        states = states.unflatten(0, (2, len(rows)))
         inputs = (torch.cat([states, pair_frozen[:, batch.rows]], -1) - mean) * scale
         chosen, rejected = torch.einsum("spd,pdm->spm", inputs, vectors[pair_cluster[batch.rows]])
-        return chosen, rejected
+        return chosen, rejected, likelihood
 
     def rewards_alone(batch: FlatBatch, responses: np.ndarray) -> Tensor:
         batch = batch.to(policy.device)
@@ -179,3 +193,17 @@ def _heads_on(
         return torch.einsum("bd,bdm->bm", inputs, vectors[on_device(cluster[responses])])
 
     return rewards_of, rewards_alone
+
+
+def _states_and_likelihood(policy: Policy, batch: FlatBatch, *, tokens: int) -> tuple[Tensor, Tensor]:
+    """float32 [2P, d], what `response_states` gives, and float32 [P], mean log-probs of the chosen responses' tokens.
+
+    Args:
+        tokens: supervised ones of the chosen responses, over which alone the LM head runs.
+    """
+    of_chosen = {name: getattr(batch, name)[:tokens] for name in ("labels", "hidden_index", "completion_index")}
+    logps, states = policy.with_states(replace(batch, **of_chosen), batch.completion_index)
+    assert isinstance(logps, Tensor)
+    segments = batch.segments[: batch.pairs + 1]
+    sums = torch.segment_reduce(logps, "sum", offsets=segments, initial=0.0)
+    return mean_states(states, batch), sums / segments.diff().clamp(min=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from iwpo_fast.data.messages import check_is_text
 from iwpo_fast.data.places import Place
 from iwpo_fast.data.records import Records, Source, read_all
 from iwpo_fast.limits import check_limits
+from iwpo_fast.models.pretrained import model_location
+from iwpo_fast.models.reward_head import has_reward_head
 from iwpo_fast.paths import expanded
 from iwpo_fast.rewards.feature_reader import FeatureReader
+from iwpo_fast.rewards.own_reward import TOKENS_PER_BATCH, OwnReward
 from iwpo_fast.rewards.reward_model import RewardModel, Scores
 from iwpo_fast.scoring.output import check_output, write
 from iwpo_fast.scoring.texts import LISTS, Texts, texts_of
@@ -47,24 +51,64 @@ def score_file(config: ScoreConfig) -> None:
     world = World.start(config.device)
     if world.size > 1:
         raise ValueError("iwpo score runs in one process: start it without torchrun, with a part of the data each.")
-    model = RewardModel.load(config.reward_model)
+    score = _by_policy(config, world) if _is_policy(config.reward_model) else _by_reward_model(config, world)
     place = Place(config.data.path, config.data.split, config.data.name)
     records, source = read_all(place, limit=config.data.limit)
     texts = _texts(records, source, config)
-    trusted = config.trust_remote_code
-    if trusted:
+    if config.trust_remote_code:
         print("trust_remote_code is true: code that the language model brings is run")
-    reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
-    with _cache(config.data.cache_dir) as cache:
-        reader = reader.with_options(
-            config.tokens_per_batch, cache, config.data.on_prefix_mismatch, config.data.on_text_left_out
-        )
-        rows = for_model(texts.rows, reader.tokenizer, config.data.as_chat, None)
-        scores = model.score_rows(rows, reader, texts.of)
+    scores = score(texts)
     added = _added(texts, scores)
     _say(records, texts, scores, added)
     write(output, [record | columns for record, columns in zip(records.values(), added, strict=True)])
     print(f"{len(records):,} rows are in {escaped(str(output))}")
+
+
+def _is_policy(reward_model: str) -> bool:
+    """Whether it is a policy that was trained with a reward head."""
+    return has_reward_head(Path(model_location(reward_model)))
+
+
+def _by_reward_model(config: ScoreConfig, world: World) -> Callable[[Texts], Scores]:
+    model, data = RewardModel.load(config.reward_model), config.data
+
+    def score(texts: Texts) -> Scores:
+        trusted = config.trust_remote_code
+        reader = FeatureReader.load(model.record, world, config.language_model, trust_remote_code=trusted)
+        with _cache(data.cache_dir) as cache:
+            reader = reader.with_options(config.tokens_per_batch, cache, data.on_prefix_mismatch, data.on_text_left_out)
+            rows = for_model(texts.rows, reader.tokenizer, data.as_chat, None)
+            return model.score_rows(rows, reader, texts.of)
+
+    return score
+
+
+def _by_policy(config: ScoreConfig, world: World) -> Callable[[Texts], Scores]:
+    """Rewards of the policy itself, which have no spread, and no clusters."""
+    if config.language_model is not None:
+        raise ValueError(
+            f"language_model is {config.language_model} but reward_model {config.reward_model} is a policy with a "
+            "reward head, which reads its own hidden states: leave it out."
+        )
+    data = config.data
+    given = {name: getattr(data, name) for name in ("on_prefix_mismatch", "on_text_left_out")}
+
+    def score(texts: Texts) -> Scores:
+        policy = OwnReward.load(
+            config.reward_model,
+            device=str(world.device),
+            tokens_per_batch=config.tokens_per_batch or TOKENS_PER_BATCH,
+            setting="reward_model",
+            trust_remote_code=config.trust_remote_code,
+        )
+        rows = for_model(texts.rows, policy.tokenizer, data.as_chat, None)
+        policies = {name: value for name, value in given.items() if value is not None}
+        with _cache(data.cache_dir) as cache:
+            found = policy.score_rows(rows, cache, texts.of, **policies)
+        members = found[..., None]
+        return Scores(found, np.full_like(found, np.nan), members, members, np.full(found.shape, -1))
+
+    return score
 
 
 def _texts(records: Records, source: Source, config: ScoreConfig) -> Texts:

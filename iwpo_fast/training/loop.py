@@ -25,7 +25,7 @@ from iwpo_fast.data.order import MicroBatch
 from iwpo_fast.files import written_aside
 from iwpo_fast.finite import backward
 from iwpo_fast.hub import push_if_asked
-from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.models import load_policy, load_tokenizer, reward_head
 from iwpo_fast.models.load import check_on_device
 from iwpo_fast.models.other_reference import load_reference
 from iwpo_fast.models.reference import with_reference
@@ -117,6 +117,7 @@ def _train(
     longest = config.data.max_length
     check_evaluated(config, held_out, rows.source)
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
+    loss.equip(policy, config.model, config.data)
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
     for ledger in ledgers.values():
         world.say(*ledger.lines())
@@ -128,7 +129,7 @@ def _train(
 
     job = _tested(job, rows, held_out_rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
-    optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
+    optimizer = make_optimizer(policy.trainable_parameters(), config.optim, reward_head.own_rates(config.objective))
     sync, parameters = config.reference_sync, policy.trainable_parameters()
     moving = None if sync is None else MovingReference(sync, parameters)
     state = load_checkpoint(folder.checkpoints, _kept(parameters, moving), optimizer, world)

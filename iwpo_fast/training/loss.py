@@ -9,24 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig
 from iwpo_fast.data import Pairs, Rows
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.rows import first_single
 from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
+from iwpo_fast.models.reward_head import head_to_train
 from iwpo_fast.objectives import Mixture, Pair, Side
 from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_fast.training.held_out_margins import Margins
-from iwpo_kernels import PreferenceOutput, PreferenceSums, weighted_preference_loss
+from iwpo_kernels import PreferenceOutput, PreferenceSums, TokenStatistics, weighted_preference_loss
 from iwpo_kernels.weighted_preference import TIE, weighted
 
 
 class TokenScores(NamedTuple):
-    """What an objective reads of a policy at the N tokens of a batch: log-probs, and Σ_v p_v² if it needs that."""
+    """What an objective reads of a policy: log-probs of the N tokens of a batch, and more of them if it needs that.
+
+    Attributes:
+        logps: [N].
+        sum_p2: [N], Σ_v p_v².
+        own_rewards: [2P], of the completions, chosen ones first, by the reward head of the policy.
+    """
 
     logps: Tensor
     sum_p2: Tensor | None = None
+    own_rewards: Tensor | None = None
 
 
 class PreferenceLoss:
@@ -76,12 +84,26 @@ class PreferenceLoss:
                 "reference: add pairs, or choose another objective."
             )
 
+    def equip(self, policy: Policy, model: ModelConfig, data: DataConfig) -> None:
+        """Give the policy the reward head that the objective reads, if it reads one.
+
+        Raises:
+            ValueError: the model brings a head that cannot be gone on with.
+        """
+        if self.mixture.reads(Reads.OWN_REWARD) and policy.reward_head is None:
+            head = head_to_train(model, data, policy.head.linear.weight.shape[1])
+            policy.reward_head = head.to(policy.device)
+
     def token_logps(self, policy: Policy, batch: FlatBatch) -> TokenScores:
-        """What the objective reads of the policy."""
-        if self.mixture.reads(Reads.ALIGNMENT):
-            statistics = policy(batch, statistics=True)
-            return TokenScores(statistics.logps, statistics.sum_p2)
-        return TokenScores(policy(batch))
+        """What the objective reads of the policy, which has been equipped for it."""
+        statistics, rewards = self.mixture.reads(Reads.ALIGNMENT), None
+        if self.mixture.reads(Reads.OWN_REWARD):
+            found, rewards = policy.with_rewards(batch, statistics=statistics)
+        else:
+            found = policy(batch, statistics=True) if statistics else policy(batch)
+        if isinstance(found, TokenStatistics):
+            return TokenScores(found.logps, found.sum_p2, rewards)
+        return TokenScores(found, own_rewards=rewards)
 
     def __call__(
         self, tokens: TokenScores, batch: FlatBatch, denominator: float, constants: Mapping[str, Constants]
@@ -140,9 +162,11 @@ class PreferenceLoss:
         """What the objective sees, in float64; a pair of weight 0 has no gradient, whatever its loss."""
         kept = torch.cat([batch.weight, batch.weight]) != 0
 
+        def of_kept(values: Tensor) -> Tensor:
+            return values.where(kept, values.detach())
+
         def sums(values: Tensor) -> Tensor:
-            totals = torch.segment_reduce(values.double(), "sum", offsets=batch.segments, initial=0.0)
-            return totals.where(kept, totals.detach())
+            return of_kept(torch.segment_reduce(values.double(), "sum", offsets=batch.segments, initial=0.0))
 
         alignment = None
         if tokens.sum_p2 is not None:
@@ -160,6 +184,7 @@ class PreferenceLoss:
             alignment=alignment,
             shared_logp=shared,
             shared_ref_logp=ref_shared,
+            own_reward=None if tokens.own_rewards is None else of_kept(tokens.own_rewards.double()),
             present=batch.present,
         )
 

@@ -16,7 +16,10 @@ from iwpo_fast.data.mix import sources_of
 from iwpo_fast.data.places import Place, files_of
 from iwpo_fast.files import load_record, save_record, written_aside
 from iwpo_fast.later_settings import LATER
+from iwpo_fast.models import reward_head
 from iwpo_fast.models.pretrained import Source
+from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.output_folder import Inside, OutputFolder, not_ours
 from iwpo_fast.versions import version_of
 
@@ -168,6 +171,8 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     for name, default in (defaults | LATER).items():  # a mapping stands there by its keys, and not by its own name
         if name in flat and flat[name] == default:
             del flat[name]  # as before there was a choice, so that runs of then can go on
+    if Mixture.of(config.objective).reads(Reads.OWN_REWARD):  # `drdo` had a reference once, and trained no head
+        flat["objective.own_reward"] = reward_head.READS
     if config.checkpoint.best is not None:  # which evaluations there are decides what is saved
         flat["log.eval_every"] = config.log.eval_every
     return flat

@@ -20,6 +20,7 @@ MODELS = 3
 def random_pair(seed: int = 0, *, pairs: int = PAIRS, models: int = MODELS, spread: float = 4.0) -> Pair:
     """Float64 pairs with everything that any objective reads; each pair's mean reward gap is positive."""
     generator = torch.Generator().manual_seed(seed)
+    of_head = torch.Generator().manual_seed(seed + 1)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -36,6 +37,7 @@ def random_pair(seed: int = 0, *, pairs: int = PAIRS, models: int = MODELS, spre
             alignment=0.5 * normal(pairs),
             shared_logp=0.7 * logp,
             shared_ref_logp=0.6 * ref_logp,
+            own_reward=torch.randn(pairs, generator=of_head, dtype=torch.float64),
         )
 
     chosen, rejected = side(0.0), side(0.0)

@@ -56,7 +56,7 @@ def test_discopop_stays_finite_and_right_at_large_margins(tau: float) -> None:
         torch.testing.assert_close(losses(mixture, at_log_ratios(z, torch.zeros_like(z))), expected)
 
 
-@pytest.mark.parametrize("name", ["orpo", "drdo"])
+@pytest.mark.parametrize("name", ["orpo", "drdo", "drdo_reference"])
 @pytest.mark.parametrize("logp", [0.0, -1e-30, -1e-12, -1e-6, -0.69, -0.7, -1e4])
 def test_odds_of_near_certain_completions_stay_finite(name: str, logp: float) -> None:
     pair = random_pair()

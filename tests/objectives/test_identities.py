@@ -279,7 +279,7 @@ def test_the_penalty_of_a_soft_preference_pulls_each_completion_to_the_reference
 
 
 def test_reward_distillation_of_drdo_stands_alone_without_its_likelihood_term() -> None:
-    assert_same(("drdo", {"alpha": 0.0}), ("d_dpo", {}), random_pair())
+    assert_same(("drdo_reference", {"alpha": 0.0}), ("d_dpo", {}), random_pair())
 
 
 def test_the_likelihood_term_of_drdo_is_the_focal_contrast_of_token_averages() -> None:
@@ -287,8 +287,10 @@ def test_the_likelihood_term_of_drdo_is_the_focal_contrast_of_token_averages() -
     w, l = pair.chosen.logp / pair.chosen.tokens, pair.rejected.logp / pair.rejected.tokens  # noqa: E741
     contrast = torch.log(w.exp() / (1 - l.exp()))
     focus = (1 - w.exp() / (w.exp() + l.exp())) ** 1.5
-    whole = losses(mixture_of("drdo", BETA, alpha=0.7, gamma=1.5), pair)
+    whole = losses(mixture_of("drdo_reference", BETA, alpha=0.7, gamma=1.5), pair)
     torch.testing.assert_close(losses(mixture_of("d_dpo", BETA), pair) - whole, 0.7 * focus * contrast)
+    by_head = losses(mixture_of("drdo", alpha=0.0), pair) - losses(mixture_of("drdo", alpha=0.7, gamma=1.5), pair)
+    torch.testing.assert_close(by_head, 0.7 * focus * contrast)
 
 
 def test_likelihood_of_the_chosen_is_the_mean_over_all_their_tokens() -> None:

@@ -169,7 +169,7 @@ OUTSIDE: list[tuple[str, str, float]] = [
     ("spo", "alpha", 0.0),
     ("up_dpo_pair", "strength", -1.0),
     ("up_ipo", "tau", 0.0),
-    ("drdo", "gamma", -1.0),
+    *((name, parameter, -1.0) for name in ("drdo", "drdo_reference") for parameter in ("alpha", "gamma")),
     *(("uni_dpo", parameter, -0.1) for parameter in ("eta", "gamma", "nll")),
     ("mwpo", "alpha", 1.1),
     *(("mwpo", parameter, -0.1) for parameter in ("alpha", "scale", "shorter")),

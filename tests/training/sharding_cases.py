@@ -40,7 +40,7 @@ OBJECTIVES: dict[str, str | dict[str, float]] = {
     "aot": "aot",
     "aot_unpaired": "aot_unpaired",
     "e_dpo_batch": "e_dpo_batch",
-    "drdo": "drdo",  # reads statistics of the tokens' distributions
+    "drdo_reference": "drdo_reference",  # reads scores, and means over tokens
 }
 
 SHAPE = {

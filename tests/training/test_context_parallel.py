@@ -37,7 +37,7 @@ from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.training import train
 from iwpo_fast.world import World
 
-READ_IN_SLICES = ("sigmoid", "five with statistics of the step", "drdo")
+READ_IN_SLICES = ("sigmoid", "five with statistics of the step", "drdo_reference")
 """Objectives that read log-probs, the log-probs of a step before its first loss, and statistics of each token."""
 
 GROUP: Any = ContextGroup(0, 2, group=None)  # type: ignore[arg-type]

@@ -69,7 +69,9 @@ def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*STATISTICAL, "wpo", "ld_dpo", {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "name", [*STATISTICAL, "wpo", "ld_dpo", "drdo", {"sigmoid": 0.8, "bco": 0.2, "sft": 1.0}], ids=str
+)
 def test_losses_do_not_depend_on_how_a_step_is_cut(config, tmp_path, name) -> None:
     runs = []
     for pairs in (8, 3):
@@ -112,12 +114,13 @@ def test_running_means_of_an_objective_survive_a_resume(config, tmp_path) -> Non
 
 
 @pytest.mark.slow
-def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["simpo", "drdo"])
+def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypatch, name) -> None:
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("reference log-probs were computed")
 
     monkeypatch.setattr("iwpo_fast.training.loop.with_reference", never)
-    settings = config(data=scored(tmp_path), objective=ObjectiveConfig(name="simpo"))
+    settings = config(data=scored(tmp_path), objective=ObjectiveConfig(name=name))
     train(settings)
     assert logged(settings, "loss")
 
@@ -231,8 +234,9 @@ def value_and_gradient(config: ObjectiveConfig, batch, pairs, logps) -> tuple[Pr
 
 
 def with_statistics(loss: PreferenceLoss, logps: torch.Tensor) -> TokenScores:
-    reads = loss.mixture.reads(Reads.ALIGNMENT)
-    return TokenScores(logps, torch.full_like(logps, 0.3).detach() if reads else None)
+    of_tokens, of_head = loss.mixture.reads(Reads.ALIGNMENT), loss.mixture.reads(Reads.OWN_REWARD)
+    sum_p2 = torch.full_like(logps, 0.3).detach() if of_tokens else None
+    return TokenScores(logps, sum_p2, torch.linspace(-1, 1, 8) if of_head else None)
 
 
 def constants_of(loss: PreferenceLoss, tokens, batch, pairs) -> Constants:

@@ -1,4 +1,4 @@
-"""A reward model as a judge: that of a run, or a sequence classifier."""
+"""A reward model as a judge: that of a run, a policy with a reward head, or a sequence classifier."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from transformers import AutoTokenizer
 from iwpo_fast.command_config import EvaluateConfig
 from iwpo_fast.data.as_chat import for_model
 from iwpo_fast.data.rows import Rows
-from iwpo_fast.models.pretrained import Source, read_pretrained
+from iwpo_fast.models.pretrained import Source, model_location, read_pretrained
+from iwpo_fast.models.reward_head import has_reward_head
 from iwpo_fast.paths import expanded
 from iwpo_fast.rewards.classifier import WHAT, classifier_scores
 from iwpo_fast.rewards.feature_reader import FeatureReader
+from iwpo_fast.rewards.own_reward import OwnReward
 from iwpo_fast.rewards.reward_model import RewardModel
 from iwpo_fast.world import World
 
@@ -57,6 +59,8 @@ def judge_of(config: EvaluateConfig, world: World, cache: Path) -> Judge:
             f"language_model is {config.language_model} but reward_model {config.reward_model} is no reward model of "
             "iwpo run, which alone reads one: leave it out."
         )
+    if has_reward_head(Path(model_location(config.reward_model))):
+        return _Policy(config, world, cache)
     return _Classifier(config, world)
 
 
@@ -76,6 +80,27 @@ class _OfRun:
 
     def in_its_form(self, rows: Rows) -> Rows:
         return for_model(rows, self._reader.tokenizer, "auto", None)
+
+
+class _Policy:
+    """A policy that was trained with a reward head."""
+
+    def __init__(self, config: EvaluateConfig, world: World, cache: Path) -> None:
+        self._cache = str(cache)
+        self._policy = OwnReward.load(
+            str(config.reward_model),
+            device=str(world.device),
+            tokens_per_batch=config.tokens_per_batch,
+            setting="reward_model",
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    def __call__(self, rows: Rows) -> Judged:
+        found = self._policy.score_rows(rows, self._cache, on_prefix_mismatch="drop", on_text_left_out="say")
+        return Judged(found, None)
+
+    def in_its_form(self, rows: Rows) -> Rows:
+        return for_model(rows, self._policy.tokenizer, "auto", None)
 
 
 class _Classifier:

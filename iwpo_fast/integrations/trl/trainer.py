@@ -208,9 +208,12 @@ def _check(mixture: Mixture, config: DPOConfig, *, is_vision: bool) -> None:
     if config.ld_alpha is not None or config.use_weighting:
         name = "ld_alpha" if config.ld_alpha is not None else "use_weighting"
         raise ValueError(f"{name} of the DPOConfig is not read by WeightedDPOTrainer: leave it out.")
+    if mixture.reads(Reads.OWN_REWARD):
+        name = mixture.first_that_reads(Reads.OWN_REWARD)
+        raise ValueError(f"The objective {name} trains a reward head, which TRL's model has not: take iwpo train.")
     for what in (Reads.ALIGNMENT, Reads.SHARED_TOKENS):
         if mixture.reads(what):
-            name = next(objective.name for objective in mixture.objectives if what in objective.reads)
+            name = mixture.first_that_reads(what)
             raise ValueError(
                 f"The objective {name} reads more of each token than TRL's trainer has: train it by iwpo train."
             )

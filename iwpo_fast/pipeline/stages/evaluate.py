@@ -109,6 +109,7 @@ def _measured(job: PipelineJob, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     if not checkpoints(trained):
         raise ValueError(f"{trained} holds no checkpoint to evaluate: run again with --from train.")
     loss, policy = PreferenceLoss(job.config.objective), job.load_policy()
+    loss.equip(policy, job.model, job.config.data)
     policy.eval()
     pairs = job.with_reference(pairs) if loss.mixture.uses_reference else pairs
     before = np.zeros(len(pairs)) if loss.mixture.reports_log_ratios else _pass(job, loss, pairs)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import CheckpointConfig, RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.models import reward_head
 from iwpo_fast.models.reference_cache import keep_logps
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
@@ -33,6 +34,8 @@ def settings(config: RunConfig) -> dict[str, Any]:
         settings["best"] = [kept.best, kept.patience, config.log.eval_every]
     if config.reference_sync is not None:
         settings |= sections(config, "reference_sync")
+    if Mixture.of(config.objective).reads(Reads.OWN_REWARD):
+        settings["own reward"] = reward_head.READS
     return settings
 
 
