@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from iwpo_fast.config import ObjectiveConfig, TrainConfig
+from iwpo_fast.config import ObjectiveConfig, RunConfig, TrainConfig
 from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
 
 
 def check_objective(objective: ObjectiveConfig) -> None:
@@ -16,10 +17,21 @@ def check_objective(objective: ObjectiveConfig) -> None:
     Mixture.of(objective)
 
 
+def check_candidates_are_read(config: RunConfig) -> None:
+    """Refuse an objective that orders candidates, because the files of a run hold pairs."""
+    name = Mixture.of(config.objective).reading(Reads.CANDIDATES)
+    if name is not None:
+        raise ValueError(
+            f"The objective {name} compares all candidates of a row, and iwpo run weighs pairs of them: use iwpo "
+            "train, or choose another objective."
+        )
+
+
 def check_reference(config: TrainConfig) -> None:
     given, sync, name = config.model.reference, config.reference_sync, config.objective.name
     settings = {"model.reference": given, "reference_sync": sync and f"{sync.alpha} every {sync.steps} steps"}
-    for setting, value in settings.items() if not Mixture.of(config.objective).uses_reference else ():
+    is_read = Mixture.of(config.objective).uses_reference or config.sampled_kl is not None
+    for setting, value in settings.items() if not is_read else ():
         if value is not None:
             raise ValueError(
                 f"{setting} is {value} and the objective {name} reads no reference: leave {setting} out, or choose "

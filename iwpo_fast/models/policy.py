@@ -22,6 +22,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, saved_files, saving
 from iwpo_fast.models.attention.context_slice import ContextSlice
+from iwpo_fast.models.distributions import Distributions
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.padding import pad
@@ -134,6 +135,21 @@ class Policy(nn.Module):
         batch = batch if batch.tables is not None else self.ready(batch)
         if isinstance(batch.tables, ContextSlice):
             return self._in_slices(batch, batch.tables, statistics=statistics)
+        hidden, index = self._predicting(batch)
+        read = self.head.token_statistics if statistics else self.head.token_logps
+        return read(hidden, batch.labels, index, dtype=self.compute_dtype)
+
+    def distributions(self, batch: FlatBatch) -> Distributions:
+        """Those from which the N supervised tokens of the batch come; they are computed a few at a time.
+
+        Neither a policy that is sharded nor one that shares its batches with other processes has them.
+        """
+        assert not self.is_sharded and self.context is None, "nothing gathers their parts"
+        hidden, index = self._predicting(batch if batch.tables is not None else self.ready(batch))
+        return self.head.distributions(hidden[index], self.compute_dtype)
+
+    def _predicting(self, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+        """Hidden states [R, H], and the row of them [N] that predicts each supervised token; `batch` as of `ready`."""
         hidden, rows = self._decode(batch)
         index = batch.hidden_index
         if rows is not None and self.rope.limit is not None:
@@ -143,8 +159,7 @@ class Policy(nn.Module):
             hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
         elif rows is not None:
             index = rows[index]
-        read = self.head.token_statistics if statistics else self.head.token_logps
-        return read(hidden, batch.labels, index, dtype=self.compute_dtype)
+        return hidden, index
 
     def _in_slices(self, batch: FlatBatch, part: ContextSlice, *, statistics: bool) -> Tensor | TokenStatistics:
         """`forward`, of which this process computes a part."""

@@ -35,7 +35,8 @@ class Reads(Flag):
     """What an objective reads beside log-probs and lengths.
 
     POSITIVE_GAP and FAMILY say more about SCORES: the chosen one is larger, and there are several reward models.
-    ALIGNMENT is the distribution of each token (WPO), SHARED_TOKENS the reference's log-prob of each token (LD-DPO).
+    ALIGNMENT is the distribution of each token (WPO), SHARED_TOKENS the reference's log-prob of each token (LD-DPO),
+    CANDIDATES all scored candidates of a row, in order (SPO's ranked form).
     """
 
     NOTHING = 0
@@ -44,6 +45,7 @@ class Reads(Flag):
     FAMILY = auto()
     ALIGNMENT = auto()
     SHARED_TOKENS = auto()
+    CANDIDATES = auto()
 
 
 Constants = dict[str, Tensor]

@@ -19,6 +19,7 @@ READS = {
     Reads.POSITIVE_GAP: "r_w > r_l",
     Reads.ALIGNMENT: "Σ_v p(v)² of each token",
     Reads.SHARED_TOKENS: "log-probs of tokens",
+    Reads.CANDIDATES: "all candidates",
 }
 TITLES = {"uncertain": "Uncertainty", "drdo": "DRDO", "spo": "SPO"}
 HEADER = ("name", "loss", "paper", "reads", "parameters", "labels", "at hand", "fused", "note")

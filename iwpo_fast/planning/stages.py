@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from iwpo_fast.config import RunConfig
+from iwpo_fast.config import RunConfig, TrainConfig
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
@@ -93,8 +93,12 @@ def train(setting: Setting) -> Estimate:
         work=trained.beside(forward),
         flops=estimate.flops + others.flops,
         seconds=_both(estimate.seconds, others.seconds),
-        note=f"{pairs.size:,} pairs, {steps:,} steps",
+        note=f"{pairs.size:,} pairs, {steps:,} steps{_drawn(config)}",
     )
+
+
+def _drawn(config: TrainConfig) -> str:
+    return "" if config.sampled_kl is None else "; without what sampled_kl draws and compares"
 
 
 def evaluate(setting: Setting) -> Estimate:

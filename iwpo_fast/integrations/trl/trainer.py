@@ -209,8 +209,12 @@ def _check(mixture: Mixture, config: DPOConfig, *, is_vision: bool) -> None:
         name = "ld_alpha" if config.ld_alpha is not None else "use_weighting"
         raise ValueError(f"{name} of the DPOConfig is not read by WeightedDPOTrainer: leave it out.")
     for what in (Reads.ALIGNMENT, Reads.SHARED_TOKENS):
-        if mixture.reads(what):
-            name = next(objective.name for objective in mixture.objectives if what in objective.reads)
+        reading = mixture.reading(what)
+        if reading is not None:
             raise ValueError(
-                f"The objective {name} reads more of each token than TRL's trainer has: train it by iwpo train."
+                f"The objective {reading} reads more of each token than TRL's trainer has: train it by iwpo train."
             )
+    if (ordering := mixture.reading(Reads.CANDIDATES)) is not None:
+        raise ValueError(
+            f"The objective {ordering} compares all candidates of a row, and TRL has pairs: use iwpo train."
+        )
