@@ -211,6 +211,7 @@ def test_an_order_has_no_labels_to_smooth(data_of, tmp_path, capsys) -> None:
     assert "cannot smooth labels (it reads candidates in an order" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_of_the_pipeline_refuses_them(data_of, tmp_path, capsys) -> None:
     data = data_of(candidate_rows())
     flags = ["--data.path", data.path, "--objective.name", "spo_ranked", "--output_dir", str(tmp_path / "run")]

@@ -26,6 +26,7 @@ from iwpo_fast.config import (
     TinyConfig,
     TrainConfig,
 )
+from iwpo_fast.recipe_shelf import SHELF
 from iwpo_fast.training import Callback, Run, train
 
 TINY = TinyConfig(vocab_size=320, hidden_size=32, layers=2, heads=2)
@@ -108,6 +109,7 @@ def test_a_draw_is_kept_until_the_next_and_steps_read_it_in_turn(watched) -> Non
     assert seen == [sorted(drawn[1].index(drawn[1][row]) for row in rows) for rows in expected]
 
 
+@pytest.mark.slow
 def test_each_prompt_is_answered_before_any_is_answered_again(watched) -> None:
     run = watched().run
     kl = run.job.sampled_kl
@@ -118,6 +120,7 @@ def test_each_prompt_is_answered_before_any_is_answered_again(watched) -> None:
     assert len(set(answered)) == there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["all weights", "adapter"])
 def test_the_metric_is_the_naive_kl_of_what_the_policy_drew(watched, lora) -> None:
     watch = watched(model=ModelConfig(tiny=TINY, lora=lora), log=LogConfig(every=1))
@@ -134,6 +137,7 @@ def test_the_metric_is_the_naive_kl_of_what_the_policy_drew(watched, lora) -> No
         assert min(expected) > 1e-4
 
 
+@pytest.mark.slow
 def test_completions_are_those_of_the_policy_as_it_is(watched) -> None:
     """Drawn anew from the weights of that step, they are the same; from others, they are not."""
     watch = watched(optim=dataclasses.replace(FAST, lr=5e-2))
@@ -147,6 +151,7 @@ def test_completions_are_those_of_the_policy_as_it_is(watched) -> None:
     assert state.drawn != watch.drawn[4]
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_loss_is_that_of_differences(watched) -> None:
     watch = watched(log=LogConfig(every=1))
     run = watch.run
@@ -173,6 +178,7 @@ def test_the_gradient_of_the_loss_is_that_of_differences(watched) -> None:
     assert expected == pytest.approx((above - below) / (2 * h), rel=0.05)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(watched) -> None:
     watch = watched()
     kl, state = watch.run.job.sampled_kl, dataclasses.replace(watch.run.state, step=7, drawn=watch.drawn[8])
@@ -183,6 +189,7 @@ def test_micro_batches_change_nothing(watched) -> None:
     torch.testing.assert_close(sum(loss for loss, _ in several), one[0])
 
 
+@pytest.mark.slow
 def test_processes_draw_and_read_shares_of_the_same(watched, monkeypatch) -> None:
     watch = watched()
     kl, state = watch.run.job.sampled_kl, dataclasses.replace(watch.run.state, step=6, drawn=[])
@@ -201,14 +208,16 @@ def test_processes_draw_and_read_shares_of_the_same(watched, monkeypatch) -> Non
     torch.testing.assert_close(torch.cat(shares).sort().values, whole.sort().values)
 
 
-def test_it_holds_the_policy_to_the_reference(watched) -> None:
-    loose = watched(sampled_kl=dataclasses.replace(ASKED, coefficient=1e-6), output_dir="loose").lines
-    tight = watched(sampled_kl=dataclasses.replace(ASKED, coefficient=10.0), output_dir="tight").lines
+@pytest.mark.slow
+def test_it_holds_the_policy_to_the_reference(watched, tmp_path) -> None:
+    loose = watched(sampled_kl=dataclasses.replace(ASKED, coefficient=1e-6), output_dir=str(tmp_path / "loose")).lines
+    tight = watched(sampled_kl=dataclasses.replace(ASKED, coefficient=10.0), output_dir=str(tmp_path / "tight")).lines
     assert tight[8]["sampled_kl"] < 0.3 * loose[8]["sampled_kl"]
     line = tight[8]
     assert line["loss"] == pytest.approx(line["loss/unweighted"] + 10.0 * line["sampled_kl"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_without_it_is_what_it_was(config, tmp_path) -> None:
     record = dataclasses.asdict(config())
     assert record["sampled_kl"] is None
@@ -252,6 +261,7 @@ def recipe_of(settings: TrainConfig, folder: Path) -> list[str]:
     return ["train", "--config", str(recipe)]
 
 
+@pytest.mark.slow
 def test_prompts_come_from_a_file_of_their_own_and_a_resumed_run_knows_it(config, tmp_path, capsys) -> None:
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": f"say: {word}\n", "topic": word} for word in ("warm", "cold", "calm", "warm")]
@@ -270,6 +280,7 @@ def test_prompts_come_from_a_file_of_their_own_and_a_resumed_run_knows_it(config
     assert "the prompts of sampled_kl has changed since" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_model_is_the_reference_of_an_objective_that_reads_none(config, tmp_path) -> None:
     train(config(output_dir=str(tmp_path / "other"), optim=dataclasses.replace(FAST, lr=1e-4)))
     model = ModelConfig(path=str(tmp_path / "other/model"), reference=str(tmp_path / "other/model"))
@@ -311,3 +322,32 @@ def test_prompts_that_leave_no_room_are_one_sentence(config, tmp_path, capsys) -
     flags = ["--data.max_length", "33", "--data.truncation", "drop"]
     assert main([*recipe_of(settings, tmp_path), *flags]) == 2
     assert "No prompt leaves room for the 30 tokens of sampled_kl.max_new_tokens" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_in_miniature(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"say: {i}\n", "candidates": [f"{i} {k}" for k in range(4)]} for i in range(12)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row | {"candidate_scores": [3, 1, 2, 0]}) + "\n" for row in rows))
+    settings = {
+        **{"data.path": str(path), "data.max_length": 96, "data.as_chat": "false", "data.eval_fraction": 0.2},
+        **{"model.path": "tiny", "model.gradient_checkpointing": "none", "model.lora.rank": 2, "device": "cpu"},
+        **{"model.tiny.vocab_size": 320, "model.tiny.hidden_size": 32, "model.tiny.layers": 1, "model.tiny.heads": 2},
+        **{"sampled_kl.every": 2, "sampled_kl.samples": 4, "sampled_kl.per_step": 2, "sampled_kl.max_new_tokens": 5},
+        **{"optim.max_steps": 3, "optim.pairs_per_step": 8, "optim.epochs": 2, "log.every": 1, "optim.lr": 1e-2},
+    }
+    flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    for name in ("spo_pairs", "spo_ranked"):
+        more = ["--objective.name", name, "--output_dir", name]
+        assert main(["train", "--config", str(SHELF / "spo_ultrafeedback.yaml"), *flags, *more]) == 0
+        steps = [line for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "sampled_kl" in line]
+        assert len(steps) == 3 and steps[-1]["sampled_kl"] > 0
+        assert (tmp_path / name / "model/adapter_model.safetensors").exists()
+
+
+def test_the_recipe_is_planned_without_data_and_model(tmp_path, capsys) -> None:
+    flags = ["--dry_run", "true", "--plan.on", "h100", "--plan.gpus", "8", "--output_dir", str(tmp_path / "run")]
+    assert main(["train", "--config", str(SHELF / "spo_ultrafeedback.yaml"), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "distributions" in said and "without what sampled_kl draws and compares" in said
