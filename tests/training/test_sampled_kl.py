@@ -274,6 +274,7 @@ def test_prompts_come_from_a_file_of_their_own_and_a_resumed_run_knows_it(config
     texts = [tokenizer.decode(kl.prompts[row]) for row in range(len(kl.prompts))]
     assert texts == ["say: warm\n", "say: cold\n", "say: calm\n"]
     assert "for prompts of" in capsys.readouterr().out
+    assert "spo_pairs, and 0.5 KL on completions of the policy's own" in (tmp_path / "run/model/README.md").read_text()
     path.write_text(json.dumps(rows[0]) + "\n")
     (tmp_path / "run/summary.json").unlink()
     assert main(recipe_of(settings, tmp_path)) == 2
