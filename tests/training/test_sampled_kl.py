@@ -344,7 +344,7 @@ def test_the_recipe_runs_in_miniature(tmp_path, monkeypatch) -> None:
         assert main(["train", "--config", str(SHELF / "spo_ultrafeedback.yaml"), *flags, *more]) == 0
         steps = [line for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "sampled_kl" in line]
         assert len(steps) == 3 and steps[-1]["sampled_kl"] > 0
-        assert (tmp_path / name / "model/adapter_model.safetensors").exists()
+        assert (tmp_path / name / "model/model.safetensors").exists()
 
 
 def test_the_recipe_is_planned_without_data_and_model(tmp_path, capsys) -> None:
