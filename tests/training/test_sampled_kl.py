@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jobs import run_job
 from killed_runs import kill_during_training, run_killed
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -206,6 +207,17 @@ def test_processes_draw_and_read_shares_of_the_same(watched, monkeypatch) -> Non
     shares = [torch.cat([kls for _, kls in rank.losses(state)]) for rank in of_ranks]
     whole = torch.cat([kls for _, kls in alone.losses(state)])
     torch.testing.assert_close(torch.cat(shares).sort().values, whole.sort().values)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(config, tmp_path) -> None:
+    parts = {"sampled_kl": dataclasses.replace(ASKED, every=8, samples=16), "optim": FAST, "log": LogConfig(every=1)}
+    alone, together = (config(**parts, output_dir=str(tmp_path / name)) for name in ("alone", "together"))
+    train(alone)
+    done, _ = run_job(together, tmp_path)
+    assert [one.exitcode for one in done] == [0, 0], done[0].said + done[1].said
+    one, two = ([line["sampled_kl"] for line in lines(run) if "sampled_kl" in line] for run in (alone, together))
+    assert two == pytest.approx(one, rel=1e-3, abs=1e-9) and one[-1] > 0.01
 
 
 @pytest.mark.slow
