@@ -129,11 +129,14 @@ class Pairs:
 
     @cached_property
     def scores(self) -> np.ndarray | None:
-        """float32 [P, 2, k]: scores of chosen and rejected by k reward models, or None."""
+        """float32 [P, 2, k]: scores of chosen and rejected by k reward models, 0 in rows of one completion; or None."""
         if "score_chosen" not in self.columns:
             return None
         both = np.stack([self.columns["score_chosen"], self.columns["score_rejected"]], axis=1)
-        return both.reshape(len(self), 2, -1).astype(np.float32)
+        scores = both.reshape(len(self), 2, -1).astype(np.float32)
+        if self.present is not None:
+            scores[~self.present.all(axis=1)] = 0
+        return scores
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The given rows, in the given order, without candidates."""

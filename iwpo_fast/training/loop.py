@@ -353,7 +353,7 @@ def evaluate(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
 
 def _metrics(job: Job) -> PreferenceMetrics:
     router = 0.0 if job.router is None else job.router.coefficient
-    unpaired = job.pairs.present is not None
+    unpaired = job.pairs.present is not None and not job.loss.mixture.takes_samples
     normalize = job.config.objective.normalize
     drawn = 0.0 if job.sampled_kl is None else job.sampled_kl.settings.coefficient
     return PreferenceMetrics(job.world.device, normalize=normalize, router=router, unpaired=unpaired, sampled_kl=drawn)
