@@ -13,6 +13,7 @@ LATER: dict[str, Any] = {
     "checkpoint.patience": None,
     "reference_sync": None,
     "objective.reward_head_lr": None,
+    "sampled_kl": None,
     "model.adapter": None,
     "model.reference": None,
     "model.neftune_alpha": None,

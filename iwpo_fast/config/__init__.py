@@ -16,7 +16,7 @@ from iwpo_fast.config.optim import OptimConfig
 from iwpo_fast.config.plan import DataShapeConfig, PlanConfig
 from iwpo_fast.config.rewards import CategoryConfig, FamilyConfig, PessimismConfig, RewardConfig, TuningConfig
 from iwpo_fast.config.run import Arm, RunConfig, TrainConfig, dataclass_from
-from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig
+from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig, SampledKLConfig
 from iwpo_fast.config.weights import EVEN, FORMS, ExperimentalConfig, WeightConfig, WeightForm
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "ReferenceSyncConfig",
     "RewardConfig",
     "RunConfig",
+    "SampledKLConfig",
     "TinyConfig",
     "TrainConfig",
     "TruncationPolicy",

@@ -12,7 +12,7 @@ from iwpo_fast.config.objective import ObjectiveConfig
 from iwpo_fast.config.optim import OptimConfig
 from iwpo_fast.config.plan import PlanConfig
 from iwpo_fast.config.rewards import RewardConfig
-from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig
+from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig, SampledKLConfig
 from iwpo_fast.config.weights import WeightConfig
 from iwpo_fast.limits import POSITIVE, SEED
 
@@ -32,6 +32,8 @@ class TrainConfig:
         model: Policy.
         objective: Loss.
         reference_sync: A reference that moves with the policy; null leaves it what it was before the first step.
+        sampled_kl: A KL to the reference on completions that the policy draws while it trains, added to the loss; null
+            adds none.
         optim: Optimiser.
         log: Reports.
         checkpoint: Checkpoints.
@@ -56,6 +58,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     reference_sync: ReferenceSyncConfig | None = None
+    sampled_kl: SampledKLConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

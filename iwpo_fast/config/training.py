@@ -1,4 +1,4 @@
-"""What a training reports and keeps, and a reference that moves with it."""
+"""What a training reports and keeps, a reference that moves with it, and a KL on what the policy draws itself."""
 
 from __future__ import annotations
 
@@ -63,3 +63,27 @@ class ReferenceSyncConfig:
 
     alpha: Annotated[float, SHARE] = 0.6
     steps: Annotated[int, POSITIVE] = 512
+
+
+@dataclass
+class SampledKLConfig:
+    """KL(π ‖ π_ref) on completions that the policy draws itself while it trains, beside any objective (SPO, after arXiv
+    2405.00747; docs/systems/spo.md).
+
+    Args:
+        coefficient: Factor of the KL of a completion, in nats, in the loss.
+        every: Optimiser steps from one draw to the next.
+        samples: Completions of a draw.
+        per_step: Completions whose KL a step reads, in turn, of those that were drawn last.
+        max_new_tokens: A completion that has not ended by then is cut. It must leave room for a prompt in
+            `data.max_length`.
+        prompts: A file, or a list of files, with a column `prompt`, whatever else is in it; null takes the prompts of
+            the pairs.
+    """
+
+    coefficient: Annotated[float, POSITIVE] = 0.1
+    every: Annotated[int, POSITIVE] = 16
+    samples: Annotated[int, POSITIVE] = 64
+    per_step: Annotated[int, POSITIVE] = 16
+    max_new_tokens: Annotated[int, POSITIVE] = 128
+    prompts: str | list[str] | None = None

@@ -11,9 +11,15 @@ from iwpo_fast.config_checks.forward_kl import check_forward_kl
 from iwpo_fast.config_checks.held_out import check_held_out
 from iwpo_fast.config_checks.labels import check_held_out_losses, check_preferred_pairs, check_soft_labels
 from iwpo_fast.config_checks.model import check_model_settings, check_trust
-from iwpo_fast.config_checks.objective import check_objective, check_own_rewards, check_reference
+from iwpo_fast.config_checks.objective import (
+    check_candidates_are_read,
+    check_objective,
+    check_own_rewards,
+    check_reference,
+)
 from iwpo_fast.config_checks.plan import check_plan
 from iwpo_fast.config_checks.rewards import check_reward_settings
+from iwpo_fast.config_checks.sampled_kl import check_sampled_kl
 from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim, check_sharding
 from iwpo_fast.config_checks.weights import check_weight_settings
 from iwpo_fast.data import cache_folder
@@ -48,10 +54,12 @@ def _check_all(config: TrainConfig) -> None:
     check_objective(config.objective)
     check_reference(config)
     check_own_rewards(config)
+    check_sampled_kl(config)
     check_log(config)
     check_best(config)
     check_plan(config)
     if isinstance(config, RunConfig):
+        check_candidates_are_read(config)
         check_candidates(config)
         check_clusters(config)
         check_reward_settings(config.rewards)

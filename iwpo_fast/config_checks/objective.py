@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iwpo_fast.config import ObjectiveConfig, TrainConfig
+from iwpo_fast.config import ObjectiveConfig, RunConfig, TrainConfig
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 
@@ -31,16 +31,27 @@ def check_own_rewards(config: TrainConfig) -> None:
         value = getattr(config, setting)
         if value != 1:
             raise ValueError(
-                f"{setting} is {value} and the objective {mixture.first_that_reads(Reads.OWN_REWARD)} trains a reward "
+                f"{setting} is {value} and the objective {mixture.reading(Reads.OWN_REWARD)} trains a reward "
                 f"head, which every process has whole and beside whole sequences: set {setting} to 1, with model.lora "
                 "where the model is large."
             )
 
 
+def check_candidates_are_read(config: RunConfig) -> None:
+    """Refuse an objective that orders candidates, because the files of a run hold pairs."""
+    name = Mixture.of(config.objective).reading(Reads.CANDIDATES)
+    if name is not None:
+        raise ValueError(
+            f"The objective {name} compares all candidates of a row, and iwpo run weighs pairs of them: use iwpo "
+            "train, or choose another objective."
+        )
+
+
 def check_reference(config: TrainConfig) -> None:
     given, sync, name = config.model.reference, config.reference_sync, config.objective.name
     settings = {"model.reference": given, "reference_sync": sync and f"{sync.alpha} every {sync.steps} steps"}
-    for setting, value in settings.items() if not Mixture.of(config.objective).uses_reference else ():
+    is_read = Mixture.of(config.objective).uses_reference or config.sampled_kl is not None
+    for setting, value in settings.items() if not is_read else ():
         if value is not None:
             raise ValueError(
                 f"{setting} is {value} and the objective {name} reads no reference: leave {setting} out, or choose "

@@ -23,6 +23,7 @@ class FlatBatch(TensorDataclass):
     The first sequence of a prompt is laid out in full. Later ones leave the prompt out and share the first one's.
     Of P pairs, S = 2P, sequences 0 to P-1 are the chosen ones and P to 2P-1 the rejected ones, in the order of `rows`.
     A completion that is absent is no sequence, so S is smaller then; it keeps its place, C = 2P, among the completions.
+    M completions in rank between those of the pairs come behind them, C = S = 2P + M.
     A batch of single responses has no pairs, P = 0 and C = S.
 
     Attributes:
@@ -41,10 +42,12 @@ class FlatBatch(TensorDataclass):
         segments: int64 [C + 1], supervised tokens of completion c are entries segments[c] to segments[c + 1].
         weight: float32 [P]; label_smoothing: float32 [P] or None.
         rows: int64 [P], row of each pair in its data set.
-        ref_logps: float32 [C], reference log-prob of each completion, or None before it is known.
-        ref_token_logps: float32 [N], the same for each supervised token, where asked for.
-        scores: float32 [C, k], scores of k reward models, or None.
-        present: bool [C], which completions there are; None where all are.
+        ref_logps: float32 [2P], reference log-prob of each completion of the pairs, or None before it is known.
+        ref_token_logps: float32, the same for each supervised token of the pairs, the first of the N, where asked for.
+        scores: float32 [2P, k], scores of k reward models, or None.
+        present: bool [2P], which completions there are; None where all are.
+        between: int64 [M], place of each completion in rank between those of a pair, in a table [P, most_between] that
+            has those of a pair in a row, from the best to the worst; None where there are none.
         tables: what the policy's attention needs beside this, or None where the policy has to make it first.
     """
 
@@ -67,6 +70,8 @@ class FlatBatch(TensorDataclass):
     ref_token_logps: Tensor | None = None
     scores: Tensor | None = None
     present: Tensor | None = None
+    between: Tensor | None = None
+    most_between: int = 0
     tables: TensorDataclass | None = None
 
     @property
@@ -81,6 +86,16 @@ class FlatBatch(TensorDataclass):
     @property
     def pairs(self) -> int:
         return self.weight.numel()
+
+    @property
+    def completions(self) -> int:
+        """C, counted on the host."""
+        return self.segments.shape[0] - 1
+
+    def by_completion(self, values: Tensor) -> Tensor:
+        """[P] to [C], that of the pair of each completion."""
+        both = torch.cat([values, values])
+        return both if self.between is None else torch.cat([both, values[self.between // self.most_between]])
 
 
 def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> FlatBatch:
@@ -100,12 +115,26 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> F
         ref_token_logps=None if tokens is None else _of_trained(part, tokens),
         scores=None if part.scores is None else _by_side(part.scores),
         present=None if part.present is None else torch.from_numpy(part.present.T.ravel()),
+        **_between(part),
     )
+
+
+def _between(pairs: Pairs) -> dict[str, Any]:
+    """The attributes of `FlatBatch` about completions between those of the pairs."""
+    if pairs.between is None:
+        return {}
+    counts = pairs.between.counts
+    width = max(1, int(counts.max(initial=0)))
+    return {"between": torch.from_numpy(positions_of(width * np.arange(len(pairs)), counts)), "most_between": width}
 
 
 def _layout_of(pairs: Pairs) -> dict[str, Any]:
     """The attributes of `FlatBatch` that lay out the completions that these pairs have."""
-    prompt_of, completions = np.tile(np.arange(len(pairs)), 2), Ragged.concatenate([pairs.chosen, pairs.rejected])
+    prompt_of, sides = np.tile(np.arange(len(pairs)), 2), [pairs.chosen, pairs.rejected]
+    if pairs.between is not None:
+        prompt_of = np.concatenate([prompt_of, np.repeat(np.arange(len(pairs)), pairs.between.counts)])
+        sides.append(pairs.between.completions)
+    completions = Ragged.concatenate(sides)
     if pairs.present is None:
         return _layout(pairs.prompt, prompt_of, completions)
     there = np.flatnonzero(pairs.present.T)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from iwpo_fast.data.context import trained_lengths
-from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.ragged import Ragged, bounds_of, positions_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,34 @@ class CandidateTokens:
 
 
 @dataclass(frozen=True)
+class Between:
+    """M completions that are trained on beside pairs, in rank between the chosen and the rejected one of each.
+
+    Attributes:
+        completions: int32 token ids, M rows, as those of `Pairs`.
+        offsets: int64 [P + 1], those of pair p are rows offsets[p] to offsets[p + 1], from the best to the worst.
+    """
+
+    completions: Ragged
+    offsets: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [P], how many each pair has."""
+        return np.diff(self.offsets)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int64 [P], of those of each pair together."""
+        return np.diff(self.completions.offsets[self.offsets])
+
+    def take(self, rows: np.ndarray) -> Between:
+        """Those of the given pairs, in the given order."""
+        counts = self.counts[rows]
+        return Between(self.completions.take(positions_of(self.offsets[rows], counts)), bounds_of(counts))
+
+
+@dataclass(frozen=True)
 class Pairs:
     """P preference pairs (x, y_w, y_l) as token ids.
 
@@ -54,6 +82,7 @@ class Pairs:
         ref_token_logps: float32, the same for each token of `chosen` and of `rejected`; None where the data brought
             only the sums.
         candidates: further responses to the prompts of these pairs, or None.
+        between: completions that are trained on beside the pairs, or None.
         present: bool [P, 2], which completions there are; None where all are. One that is absent has no tokens, and its
             pair stands for a row of one completion that is desirable, as chosen, or undesirable, as rejected.
     """
@@ -68,6 +97,7 @@ class Pairs:
     ref_logps: np.ndarray | None = None
     ref_token_logps: tuple[Ragged, Ragged] | None = None
     candidates: CandidateTokens | None = None
+    between: Between | None = None
     present: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -82,12 +112,15 @@ class Pairs:
     def tokens(self) -> np.ndarray:
         """int64 [P]: tokens of the sequences of each pair, the prompt counted with each of its completions."""
         repeated = 1 if self.present is None else self.present.sum(1) - 1
+        if self.between is not None:
+            repeated = repeated + self.between.counts
         return self.tokens_laid_out + repeated * self.prompt.lengths
 
     @cached_property
     def tokens_laid_out(self) -> np.ndarray:
         """int64 [P]: tokens of each pair with its prompt once."""
-        return self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
+        between = 0 if self.between is None else self.between.tokens
+        return self.prompt.lengths + self.chosen.lengths + self.rejected.lengths + between
 
     @cached_property
     def tokens_trained(self) -> np.ndarray:
@@ -118,6 +151,7 @@ class Pairs:
             row=self.row[rows] if len(self.row) else self.row,
             ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
             ref_token_logps=None if tokens is None else (tokens[0].take(rows), tokens[1].take(rows)),
+            between=None if self.between is None else self.between.take(rows),
             present=None if self.present is None else self.present[rows],
         )
 
@@ -137,13 +171,15 @@ class Pairs:
         return hash_of(*(array for part in parts for array in (part.offsets, part.values)))
 
     def fingerprint(self) -> str:
-        """Hash of everything that training reads: tokens, weights, label smoothing, further columns."""
+        """Hash of everything that training reads: tokens, weights, label smoothing, further columns and completions."""
         digest = hashlib.sha256(self.token_fingerprint().encode())
         columns = {"weight": self.weight, "label_smoothing": self.label_smoothing, **self.columns}
         for name, values in sorted(columns.items()):
             if values is not None:
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(values).tobytes())
+        if (between := self.between) is not None:
+            digest.update(hash_of(between.offsets, between.completions.offsets, between.completions.values).encode())
         return digest.hexdigest()
 
 

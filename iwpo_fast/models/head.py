@@ -10,6 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from iwpo_fast.models.distributions import Distributions
 from iwpo_kernels import TokenStatistics, linear_token_logps, linear_token_statistics
 
 Head = nn.Linear | LoraLinear | ModulesToSaveWrapper
@@ -90,20 +91,26 @@ class LMHead:
         """`token_logps`, and what the distribution of each token looks like."""
         return linear_token_statistics(**self._call(hidden, labels, hidden_index, dtype))
 
-    def _call(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> dict[str, Any]:
-        """Arguments of the operators."""
+    def distributions(self, hidden: Tensor, dtype: torch.dtype) -> Distributions:
+        """Of the next token at each row of `hidden` [N, H]; products are of `dtype`."""
         hidden, weight = self.project(hidden)
-        bias = self.linear.bias
         if weight.dtype != torch.float32:
             weight = weight.to(dtype)
+        bias = self.linear.bias
+        of_head = None if bias is None else bias.to(weight.dtype)
+        return Distributions(hidden.to(dtype), weight, of_head, self.softcap, self.scale)
+
+    def _call(self, hidden: Tensor, labels: Tensor, hidden_index: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+        """Arguments of the operators."""
+        given = self.distributions(hidden, dtype)
         return {
-            "hidden": hidden.to(dtype),
-            "head_weight": weight,
+            "hidden": given.hidden,
+            "head_weight": given.weight,
             "labels": labels,
             "hidden_index": hidden_index,
-            "bias": None if bias is None else bias.to(weight.dtype),
-            "softcap": self.softcap,
-            "scale": self.scale,
+            "bias": given.bias,
+            "softcap": given.softcap,
+            "scale": given.scale,
             "all_served": True,
         }
 

@@ -1,15 +1,18 @@
-"""A reference that is another model than the policy before training."""
+"""A reference beside the policy: another model, or a second copy of what the policy was before training."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from iwpo_fast.config import TrainConfig
+from iwpo_fast.config import ModelConfig, TrainConfig
 from iwpo_fast.models.load import load_policy, load_tokenizer
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.pretrained import Source
+from iwpo_fast.models.reference import as_reference
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.models.trained import is_adapter, source_of
 from iwpo_fast.world import World
@@ -59,3 +62,45 @@ def load_reference(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, worl
         raise ValueError(
             said if "model.reference" in said else said.replace("model.path", "model.reference")
         ) from error
+
+
+@dataclass(frozen=True)
+class LiveReference:
+    """A reference that runs what is new to it at every step, such as completions that the policy has just drawn.
+
+    Attributes:
+        policy: the one that is trained, where it is its own reference without its adapter; else a model beside it.
+    """
+
+    policy: Policy
+
+    @classmethod
+    def of(cls, config: TrainConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World) -> LiveReference:
+        """The reference of a training that begins from `policy`; it is loaded where the policy cannot be it.
+
+        Raises:
+            ValueError: as of `load_reference`.
+        """
+        if not stands_beside(config.model):
+            return cls(policy)
+        if config.model.reference is not None:
+            beside = load_reference(config, tokenizer, world)
+        else:
+            model = replace(config.model, gradient_checkpointing="none", offload_activations=False, neftune_alpha=None)
+            beside = load_policy(model, tokenizer, world, seed=config.seed, max_length=config.data.max_length)
+        beside.requires_grad_(False)
+        return cls(beside)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Policy]:
+        """The model that is the reference while the body runs: evaluation mode, no gradients."""
+        with as_reference(self.policy):
+            yield self.policy
+
+
+def stands_beside(model: ModelConfig) -> bool:
+    """Whether a live reference is a model of its own: another one, or a copy where no new adapter can be switched off.
+
+    An adapter that is trained further is switched off to the base, and not to what it was.
+    """
+    return model.reference is not None or model.lora is None

@@ -23,6 +23,7 @@ from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, reward_head, saved_files, saving
 from iwpo_fast.models.attention.context_slice import ContextSlice
+from iwpo_fast.models.distributions import Distributions
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.padding import pad
@@ -163,10 +164,26 @@ class Policy(nn.Module):
         assert self.reward_head is not None, "it was given no head"
         return self.reward_head(self.hidden_states(batch)[batch.last_index])
 
+    def distributions(self, batch: FlatBatch) -> Distributions:
+        """Those from which the N supervised tokens of the batch come; they are computed a few at a time.
+
+        Neither a policy that is sharded nor one that shares its batches with other processes has them.
+        """
+        assert not self.is_sharded and self.context is None, "nothing gathers their parts"
+        batch = batch if batch.tables is not None else self.ready(batch)
+        hidden, index = self._predicting(*self._decode(batch), batch)
+        return self.head.distributions(hidden[index], self.compute_dtype)
+
     def _read(
         self, hidden: Tensor, rows: Tensor | None, batch: FlatBatch, *, statistics: bool
     ) -> Tensor | TokenStatistics:
         """What the LM head says of the supervised tokens, given what `_decode` returns."""
+        hidden, index = self._predicting(hidden, rows, batch)
+        read = self.head.token_statistics if statistics else self.head.token_logps
+        return read(hidden, batch.labels, index, dtype=self.compute_dtype)
+
+    def _predicting(self, hidden: Tensor, rows: Tensor | None, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+        """Hidden states [R, H], and the row of them [N] that predicts each supervised token, given those of `_decode`."""
         index = batch.hidden_index
         if rows is not None and self.rope.limit is not None:
             # Each in its own sequence: the hidden state of a shared prompt depends on the length of the whole.
@@ -175,8 +192,7 @@ class Policy(nn.Module):
             hidden = hidden[rows]  # an adapter need not see padding and repeated prompts
         elif rows is not None:
             index = rows[index]
-        read = self.head.token_statistics if statistics else self.head.token_logps
-        return read(hidden, batch.labels, index, dtype=self.compute_dtype)
+        return hidden, index
 
     def _in_slices(self, batch: FlatBatch, part: ContextSlice, *, statistics: bool) -> Tensor | TokenStatistics:
         """`forward`, of which this process computes a part."""

@@ -98,11 +98,11 @@ class Mixture:
         return self._reporting.uses_reference
 
     def reads(self, what: Reads) -> bool:
-        return any(what in objective.reads for objective in self.objectives)
+        return self.reading(what) is not None
 
-    def first_that_reads(self, what: Reads) -> str:
-        """The name of an objective that reads it, for messages."""
-        return next(objective.name for objective in self.objectives if what in objective.reads)
+    def reading(self, what: Reads) -> str | None:
+        """The name of the first objective that reads it."""
+        return next((objective.name for objective in self.objectives if what in objective.reads), None)
 
     @property
     def smooths_labels(self) -> bool:

@@ -94,17 +94,33 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Between:
+    """M completions in rank between the chosen and the rejected one of their pairs.
+
+    Attributes:
+        logp: [M], l, with gradient.
+        place: int64 [M], where each stands in a table [P, width] with those of a pair in a row, from the best on.
+    """
+
+    logp: Tensor
+    place: Tensor
+    width: int
+
+
+@dataclass(frozen=True)
 class Pair:
     """P pairs and what is known of the whole optimiser step that they belong to.
 
     Attributes:
         chosen, rejected: the two completions.
         step: detached [P] constants, by name, from the statistics of an objective over the step.
+        between: further completions, for objectives that read all candidates.
     """
 
     chosen: Side
     rejected: Side
     step: Mapping[str, Tensor] = field(default_factory=dict)
+    between: Between | None = None
 
     def __len__(self) -> int:
         return self.chosen.logp.shape[0]
@@ -156,7 +172,19 @@ class Pair:
         return replace(self, chosen=self.rejected, rejected=self.chosen)
 
     def detach(self) -> Pair:
-        return replace(self, chosen=self.chosen.detach(), rejected=self.rejected.detach())
+        between = self.between and replace(self.between, logp=self.between.logp.detach())
+        return replace(self, chosen=self.chosen.detach(), rejected=self.rejected.detach(), between=between)
+
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """[P, K] each: log-probs of the completions of each pair from the best to the worst, and which there are."""
+        w, l = self.chosen.logp[:, None], self.rejected.logp[:, None]  # noqa: E741
+        there = torch.ones_like(w, dtype=torch.bool)
+        if self.between is None:
+            return torch.cat([w, l], 1), there.repeat(1, 2)
+        size, place = len(self) * self.between.width, self.between.place
+        others = w.new_zeros(size).index_put((place,), self.between.logp).view(len(self), -1)
+        filled = torch.zeros_like(others, dtype=torch.bool).view(-1).index_fill(0, place, True).view_as(others)
+        return torch.cat([w, others, l], 1), torch.cat([there, filled, there], 1)
 
 
 def mean_gap(scores: Scores) -> Tensor:

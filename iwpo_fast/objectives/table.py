@@ -20,6 +20,7 @@ READS = {
     Reads.ALIGNMENT: "Σ_v p(v)² of each token",
     Reads.SHARED_TOKENS: "log-probs of tokens",
     Reads.OWN_REWARD: "own reward",
+    Reads.CANDIDATES: "all candidates",
 }
 TITLES = {"uncertain": "Uncertainty", "drdo": "DRDO", "spo": "SPO"}
 HEADER = ("name", "loss", "paper", "reads", "parameters", "labels", "at hand", "fused", "note")

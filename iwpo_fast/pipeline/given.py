@@ -84,7 +84,7 @@ def _check_objective(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
         )
     mixture.check_columns(pairs.columns, smoothing, rows.source, rows.numbers[pairs.row], scored_later=True)
     if mixture.reads(Reads.FAMILY) and _members(config.rewards, pairs) == 1:
-        name = mixture.first_that_reads(Reads.FAMILY)
+        name = mixture.reading(Reads.FAMILY)
         raise ValueError(
             f"The objective {name} needs scores of several reward models, and rewards.source {config.rewards.source} "
             "gives those of one here: set rewards.source to features with rewards.ensemble above 1, give lists of "

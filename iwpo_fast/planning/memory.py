@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from iwpo_fast.config import TrainConfig
+from iwpo_fast.config import SampledKLConfig, TrainConfig
 from iwpo_fast.models import four_bits
+from iwpo_fast.models.distributions import LOGITS_AT_ONCE
+from iwpo_fast.models.other_reference import stands_beside
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.sharding import gathered_bytes
 from iwpo_fast.optimisation import moments_bytes
@@ -57,7 +59,19 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     memory |= _gathered_keys(config, policy, tokens, layers if all_layers else 1)
     if config.reference_sync is not None:
         memory["moving reference"] = trained
+    if config.sampled_kl is not None:
+        memory |= _drawn_bytes(config, config.sampled_kl, policy, memory["weights"])
     return memory | _copies(policy, is_sharded=policy.is_sharded)
+
+
+def _drawn_bytes(config: TrainConfig, asked: SampledKLConfig, policy: Policy, weights: int) -> dict[str, int]:
+    """What a KL on drawn completions holds: its reference, where that is a model, and some logits of both.
+
+    About six tensors of so many logits are there at once in the backward pass.
+    """
+    reference = {"reference": weights} if stands_beside(config.model) else {}
+    most = asked.per_step * asked.max_new_tokens * policy.head.linear.weight.shape[0]
+    return reference | {"distributions": 6 * 4 * min(most, LOGITS_AT_ONCE)}
 
 
 def step_memory(config: TrainConfig, policy: Policy, tokens: int, head_tokens: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from iwpo_fast.config import RunConfig
+from iwpo_fast.config import RunConfig, TrainConfig
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
@@ -93,8 +93,15 @@ def train(setting: Setting) -> Estimate:
         work=trained.beside(forward),
         flops=estimate.flops + others.flops,
         seconds=_both(estimate.seconds, others.seconds),
-        note=f"{pairs.size:,} pairs, {steps:,} steps",
+        note=f"{pairs.size:,} pairs, {steps:,} steps{_not_counted(config)}",
     )
+
+
+def _not_counted(config: TrainConfig) -> str:
+    """What a training runs beside pairs, in words."""
+    drawn = "" if config.sampled_kl is None else "; without what sampled_kl draws and compares"
+    reading = Mixture.of(config.objective).reading(Reads.CANDIDATES)
+    return drawn if reading is None else f"{drawn}; without the other candidates that {reading} reads"
 
 
 def evaluate(setting: Setting) -> Estimate:

@@ -55,6 +55,7 @@ class TrainState:
         objective: running means that the objective keeps, by its name.
         best: the best evaluation, where `checkpoint.best` asks for one.
         stopped_early: whether no step is to come, though there are some left.
+        drawn: token ids of the completions that the policy has drawn last, where it draws some (`sampled_kl`).
     """
 
     step: int = 0
@@ -63,6 +64,7 @@ class TrainState:
     objective: dict[str, dict[str, float]] = field(default_factory=dict)
     best: Best | None = None
     stopped_early: bool = False
+    drawn: list[list[int]] = field(default_factory=list)
 
     def count(self, pairs: int, tokens: int) -> None:
         """Count a step that has been done."""
@@ -77,8 +79,9 @@ class TrainState:
         return cls(**record | {"best": None if best is None else Best(*best)})
 
     def record(self) -> dict[str, Any]:
-        """The fields as JSON can hold them, without those of a run that keeps no best model and goes to its end."""
-        later = ("best", "stopped_early")
+        """The fields as JSON can hold them, without those of a run that keeps no best model, goes to its end and draws
+        nothing."""
+        later = ("best", "stopped_early", "drawn")
         return {name: value for name, value in asdict(self).items() if name not in later or value}
 
 

@@ -51,7 +51,8 @@ def diverged(job: Job, state: TrainState, step: int, place: Place) -> Agreed:
     everywhere = job.world.gathered(_first_found(job, copy.deepcopy(state.objective), step - 1))
     found = next((found for found in everywhere if found is not None), None)
     if found is None:
-        found = _Found("the norm of the gradient", [int(row) for row in job.rows_of_step(step - 1)])
+        drawn = "" if job.sampled_kl is None else "the KL of what the policy drew (sampled_kl), or "
+        found = _Found(f"{drawn}the norm of the gradient", [int(row) for row in job.rows_of_step(step - 1)])
     return Agreed(f"at step {step} {found.what} is not finite, with {_named(found.pairs, place)}: {ADVICE}")
 
 

@@ -18,6 +18,7 @@ from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.optimisation import optimizer_steps
 from iwpo_fast.training.loss import PreferenceLoss
+from iwpo_fast.training.sampled_kl import SampledKL
 from iwpo_fast.world import World
 
 Batches = Iterable[tuple[MicroBatch, FlatBatch]]
@@ -32,6 +33,7 @@ class Job:
         held_out: pairs to evaluate on, likewise, or None.
         router: the auxiliary loss of a mixture of experts, where the model asks for it.
         reference: hash of another model that is the reference, where there is one.
+        sampled_kl: a KL on what the policy draws itself, where one is asked for; no evaluation has it.
     """
 
     config: TrainConfig
@@ -42,11 +44,12 @@ class Job:
     held_out: Pairs | None = None
     router: RouterLoss | None = None
     reference: str | None = None
+    sampled_kl: SampledKL | None = None
 
     @property
     def evaluation(self) -> Job | None:
         """The same on the held-out pairs, if there are any."""
-        return None if self.held_out is None else replace(self, pairs=self.held_out)
+        return None if self.held_out is None else replace(self, pairs=self.held_out, sampled_kl=None)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -22,6 +22,8 @@ from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenis
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.clock import clock_at, clock_line
 from iwpo_fast.data.order import MicroBatch
+from iwpo_fast.data.ragged import Ragged
+from iwpo_fast.data.ranked import with_candidates_between
 from iwpo_fast.files import written_aside
 from iwpo_fast.finite import backward
 from iwpo_fast.hub import push_if_asked
@@ -32,6 +34,7 @@ from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.saved_files import CARD
 from iwpo_fast.models.sharding import in_lockstep, shard_mesh
+from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
 from iwpo_fast.planning import estimate_lines
 from iwpo_fast.preview import look_at, preview_lines, typical
@@ -52,6 +55,7 @@ from iwpo_fast.training.reference_columns import reference_lines, refuse_columns
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
+from iwpo_fast.training.sampled_kl import SampledKL, prompts_to_answer
 from iwpo_fast.training.samples import Samples
 from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
 from iwpo_fast.training.step_constants import step_constants
@@ -116,6 +120,7 @@ def _train(
         held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
     check_evaluated(config, held_out, rows.source)
+    prompts = prompts_to_answer(config, tokenizer, rows, pairs)
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
     loss.equip(policy, config.model, config.data)
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
@@ -127,6 +132,7 @@ def _train(
     if config.dry_run:
         return None
 
+    job = _with_sampled_kl(job, prompts, tokenizer, ends)
     job = _tested(job, rows, held_out_rows, tokenizer, folder)
     _open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim, reward_head.own_rates(config.objective))
@@ -308,6 +314,8 @@ def train_step(
         batches: this rank's micro-batches, those of `rows` next.
         state: its `step` is the number of this one, from 0; its running means of the objective change in place.
     """
+    if job.sampled_kl is not None:
+        job.sampled_kl.draw_if_due(state)
     policy, loss, parameters = job.policy.train(), job.loss, job.policy.trainable_parameters().values()
     of_step = list(one_step(batches)) if loss.mixture.needs_step_logps else one_step(batches)  # a list is read twice
     rng = np.random.default_rng([job.config.seed, state.step])
@@ -319,6 +327,9 @@ def train_step(
         aux_loss = None if job.router is None else job.router(batch)
         backward(_with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())))
         metrics.add(output.sums, aux_loss, int(tokens[some].sum()), batch.present)
+    for drawn_loss, kl in () if job.sampled_kl is None else job.sampled_kl.losses(state):
+        backward(drawn_loss)
+        metrics.add_drawn(kl)
     job.world.sum_gradients(parameters)
     return update(optimizer, parameters, job.config.optim)
 
@@ -345,7 +356,8 @@ def _metrics(job: Job) -> PreferenceMetrics:
     router = 0.0 if job.router is None else job.router.coefficient
     unpaired = job.pairs.present is not None and not job.loss.mixture.takes_samples
     normalize = job.config.objective.normalize
-    return PreferenceMetrics(job.world.device, normalize=normalize, router=router, unpaired=unpaired)
+    drawn = 0.0 if job.sampled_kl is None else job.sampled_kl.settings.coefficient
+    return PreferenceMetrics(job.world.device, normalize=normalize, router=router, unpaired=unpaired, sampled_kl=drawn)
 
 
 def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) -> Tensor:
@@ -356,22 +368,33 @@ def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) 
 def _tokenised(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, loss: PreferenceLoss, config: TrainConfig, world: World
 ) -> tuple[Pairs, Ledger]:
-    """The pairs of the rows, which have what the objective needs; candidates in no pair are not trained on."""
+    """The pairs of the rows, which have what the objective needs; few objectives read candidates in no pair."""
     with world.main_first():
-        pairs, ledger = tokenise(rows.without_candidates(), tokenizer, config.data, progress=world.is_main)
+        orders = loss.mixture.reading(Reads.CANDIDATES)
+        read = rows if orders else rows.without_candidates()
+        pairs, ledger = tokenise(read, tokenizer, config.data, progress=world.is_main)
+    if orders:
+        pairs = with_candidates_between(pairs, rows, orders)
     loss.check_data(pairs, rows)
     return pairs, ledger
 
 
+def _with_sampled_kl(job: Job, prompts: Ragged | None, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> Job:
+    """With the KL on what the policy draws for these prompts, and its reference, if there are any."""
+    if prompts is None:
+        return job
+    return replace(job, sampled_kl=SampledKL.of(job.config, job.policy, prompts, tokenizer, job.world, ends))
+
+
 def _with_references(job: Job, tokenizer: PreTrainedTokenizerBase) -> Job:
     """With reference log-probs of all pairs, if the objective reads them."""
-    if not job.loss.mixture.uses_reference:
-        return job
-    other = None
+    other, live = None, job.sampled_kl and job.sampled_kl.reference
     if job.config.model.reference is not None:
         refuse_columns(job)
-        other = load_reference(job.config, tokenizer, job.world)
+        other = live.policy if live else load_reference(job.config, tokenizer, job.world)
         job = replace(job, reference=other.fingerprint)
+    if not job.loss.mixture.uses_reference:
+        return job
     reference = partial(
         with_reference,
         other or job.policy,
@@ -425,6 +448,8 @@ def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) ->
         inputs["evaluation data"] = job.held_out.fingerprint()
     if job.reference is not None:
         inputs["reference"] = job.reference
+    if job.sampled_kl is not None:
+        inputs["prompts of sampled_kl"] = job.sampled_kl.fingerprint
     if job.world.is_main:
         folder.open(job.config, inputs)
         for path, ledger in ledgers.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from iwpo_fast.data.tensor_dataclass import copied_to
 from iwpo_fast.models import Policy
 from iwpo_fast.models.reward_head import head_to_train
 from iwpo_fast.objectives import Mixture, Pair, Side
+from iwpo_fast.objectives.pair import Between
 from iwpo_fast.objectives.registry import Constants, Reads
 from iwpo_fast.training.held_out_margins import Margins
 from iwpo_kernels import PreferenceOutput, PreferenceSums, TokenStatistics, weighted_preference_loss
@@ -160,33 +162,31 @@ class PreferenceLoss:
 
     def _pair(self, tokens: TokenScores, batch: FlatBatch) -> Pair:
         """What the objective sees, in float64; a pair of weight 0 has no gradient, whatever its loss."""
-        kept = torch.cat([batch.weight, batch.weight]) != 0
-
-        def of_kept(values: Tensor) -> Tensor:
-            return values.where(kept, values.detach())
-
-        def sums(values: Tensor) -> Tensor:
-            return of_kept(torch.segment_reduce(values.double(), "sum", offsets=batch.segments, initial=0.0))
-
+        logps, count = _sums(tokens.logps, batch, batch.completions), 2 * batch.pairs
         alignment = None
         if tokens.sum_p2 is not None:
-            alignment = sums(tokens.logps.detach() - tokens.sum_p2.log()) / _counts(batch)
+            of_tokens = tokens.logps.detach() - tokens.sum_p2.log()
+            alignment = (_sums(of_tokens, batch, batch.completions) / _counts(batch))[:count]
         shared = ref_shared = None
         if batch.ref_token_logps is not None:
-            inside = _within_the_shorter(batch)
-            shared, ref_shared = sums(tokens.logps * inside), sums(batch.ref_token_logps * inside)
-        return _pair_of(
+            inside = _within_the_shorter(batch, len(batch.ref_token_logps))
+            shared = _sums(tokens.logps[: len(inside)] * inside, batch, count)
+            ref_shared = _sums(batch.ref_token_logps * inside, batch, count)
+        pair = _pair_of(
             self.mixture,
-            sums(tokens.logps),
-            _counts(batch),
+            logps[:count],
+            _counts(batch)[:count],
             ref_logp=None if batch.ref_logps is None else batch.ref_logps.double(),
             rewards=None if batch.scores is None else batch.scores.double(),
             alignment=alignment,
             shared_logp=shared,
             shared_ref_logp=ref_shared,
-            own_reward=None if tokens.own_rewards is None else of_kept(tokens.own_rewards.double()),
+            own_reward=None if tokens.own_rewards is None else _of_kept(tokens.own_rewards.double()[:count], batch),
             present=batch.present,
         )
+        if batch.between is None:
+            return pair
+        return replace(pair, between=Between(logps[count:], batch.between, batch.most_between))
 
     def margins(self, tokens: TokenScores, batch: FlatBatch) -> Margins:
         """Implicit reward of each chosen minus that of the rejected completion, and the sizes of both."""
@@ -197,7 +197,7 @@ class PreferenceLoss:
     def sequence_logps(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:
         """float64 [P, 2], log-probs of chosen and rejected completions, without gradient."""
         totals = torch.segment_reduce(tokens.logps.detach().double(), "sum", offsets=batch.segments, initial=0.0)
-        return totals.reshape(2, -1).T
+        return totals[: 2 * batch.pairs].reshape(2, -1).T
 
     def step_pair(self, pairs: Pairs, rows: np.ndarray, logps: Tensor) -> Pair:
         """All B pairs of a step as its statistics see them, given their log-probs [B, 2]."""
@@ -225,11 +225,24 @@ def _counts(batch: FlatBatch) -> Tensor:
     return batch.segments.diff().clamp(min=1).double()
 
 
-def _within_the_shorter(batch: FlatBatch) -> Tensor:
-    """bool [N], tokens that are among the first min(|y_w|, |y_l|) of their completion."""
-    lengths = batch.segments.diff()
+def _sums(values: Tensor, batch: FlatBatch, completions: int) -> Tensor:
+    """float64 [completions], sums over the tokens of the first completions; no gradient where the weight is 0."""
+    offsets = batch.segments[: completions + 1]
+    return _of_kept(torch.segment_reduce(values.double(), "sum", offsets=offsets, initial=0.0), batch)
+
+
+def _of_kept(values: Tensor, batch: FlatBatch) -> Tensor:
+    """Of the first completions, without gradient where the weight is 0."""
+    kept = batch.by_completion(batch.weight)[: len(values)] != 0
+    return values.where(kept, values.detach())
+
+
+def _within_the_shorter(batch: FlatBatch, tokens: int) -> Tensor:
+    """bool [tokens], those of the pairs that are among the first min(|y_w|, |y_l|) of their completion."""
+    segments = batch.segments[: 2 * batch.pairs + 1]
+    lengths = segments.diff()
     shorter = lengths.reshape(2, -1).amin(0).repeat(2)
-    position = torch.arange(batch.labels.shape[0], device=lengths.device)
-    start = torch.repeat_interleave(batch.segments[:-1], lengths, output_size=position.shape[0])
-    limit = torch.repeat_interleave(shorter, lengths, output_size=position.shape[0])
+    position = torch.arange(tokens, device=lengths.device)
+    start = torch.repeat_interleave(segments[:-1], lengths, output_size=tokens)
+    limit = torch.repeat_interleave(shorter, lengths, output_size=tokens)
     return position - start < limit

@@ -18,6 +18,8 @@ BESIDE = ("aux_losses", "aux_tokens")
 """Sums beside those of pairs: the router's loss of each micro-batch times its tokens, and these tokens."""
 PRESENT = ("chosen", "rejected")
 """Sums where rows have one completion: how many of each kind there are."""
+DRAWN = ("drawn_kl", "drawn")
+"""Sums where the policy draws completions: their KL to the reference, and how many they are."""
 
 
 class PreferenceMetrics:
@@ -26,17 +28,26 @@ class PreferenceMetrics:
     Args:
         normalize: what the loss is divided by, as in `ObjectiveConfig`.
         router: factor of the router's auxiliary loss in the loss of a mixture of experts; 0 where there is none.
+        sampled_kl: factor in the loss of the KL on completions that the policy draws; 0 where it draws none.
         unpaired: whether rows may have one completion. As in TRL's KTO, means are then over the completions that there
             are, margins the difference of two such means, and there are no accuracies.
     """
 
     def __init__(
-        self, device: torch.device, *, normalize: str = "count", router: float = 0.0, unpaired: bool = False
+        self,
+        device: torch.device,
+        *,
+        normalize: str = "count",
+        router: float = 0.0,
+        unpaired: bool = False,
+        sampled_kl: float = 0.0,
     ) -> None:
         self._normalize = normalize
         self._router = router
         self._unpaired = unpaired
+        self._sampled_kl = sampled_kl
         self._names = (*PreferenceSums._fields, *(BESIDE if router else ()), *(PRESENT if unpaired else ()))
+        self._names += DRAWN if sampled_kl else ()
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
     def add(
@@ -51,7 +62,12 @@ class PreferenceMetrics:
         """
         beside = () if aux_loss is None else (aux_loss.detach() * tokens, torch.full_like(aux_loss, tokens))
         counts = () if present is None or not self._unpaired else present.reshape(2, -1).sum(1)
-        self._sums += torch.stack([value.double() for value in (*sums, *beside, *counts)])
+        values = torch.stack([value.double() for value in (*sums, *beside, *counts)])
+        self._sums[: len(values)] += values
+
+    def add_drawn(self, kl: Tensor) -> None:
+        """Add completions that the policy has drawn, by the KL of each, float64 [n]."""
+        self._sums[-len(DRAWN) :] += torch.stack([kl.sum(), torch.full_like(kl[0], len(kl))])
 
     def compute(self, world: World) -> dict[str, float]:
         """Means over all pairs of all ranks since the start or the last call; the sums start anew."""
@@ -60,10 +76,13 @@ class PreferenceMetrics:
         pairs = total["pairs"] or 1.0
         divisor = pairs if self._normalize == "count" else total["weights"] or 1.0
         aux_loss = {"aux_loss": total["aux_losses"] / (total["aux_tokens"] or 1.0)} if self._router else {}
+        drawn = {"sampled_kl": total["drawn_kl"] / (total["drawn"] or 1.0)} if self._sampled_kl else {}
+        beside = self._router * aux_loss.get("aux_loss", 0.0) + self._sampled_kl * drawn.get("sampled_kl", 0.0)
         return (
             aux_loss
+            | drawn
             | {
-                "loss": total["weighted_loss"] / divisor + self._router * aux_loss.get("aux_loss", 0.0),
+                "loss": total["weighted_loss"] / divisor + beside,
                 "loss/unweighted": total["loss"] / pairs,
             }
             | (_of_completions(total) if self._unpaired else _of_pairs(total, pairs))

@@ -74,6 +74,8 @@ def _facts(job: Job, summary: TrainSummary, data: str) -> list[tuple[str, str]]:
     if job.loss.mixture.uses_reference:
         beta = config.objective.beta
         objective += f", beta {'of its own' if beta is None else f'{beta:g}'}"
+    if config.sampled_kl is not None:
+        objective += f", and {config.sampled_kl.coefficient:g} KL on completions of the policy's own"
     facts = [
         ("pairs", f"{len(pairs):,} of {data}, {pairs.tokens.sum():,} tokens; {summary.eval_pairs:,} held out"),
         ("objective", objective),

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
+from iwpo_fast.config import SampledKLConfig, TrainConfig
 from iwpo_fast.data.order import micro_batches
 from iwpo_fast.models import four_bits
+from iwpo_fast.models.other_reference import stands_beside
 from iwpo_fast.models.policy import Layout
 from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.planning.memory import step_memory
@@ -37,7 +39,10 @@ def plan_lines(job: Job) -> list[str]:
         ranks=world.data_size,
     )[world.data_rank]
     largest = max(batches, key=lambda rows: int(tokens[rows].sum()), default=np.empty(0, dtype=np.int64))
-    memory = step_memory(config, policy, int(tokens[largest].sum()), int(job.pairs.tokens_trained[largest].sum()))
+    head_tokens = int(job.pairs.tokens_trained[largest].sum())
+    if job.pairs.between is not None:
+        head_tokens += int(job.pairs.between.tokens[largest].sum())
+    memory = step_memory(config, policy, int(tokens[largest].sum()), head_tokens)
     parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
     trainable = sum(p.numel() for p in policy.trainable_parameters().values())
     held_out = 0 if job.held_out is None else len(job.held_out)
@@ -50,7 +55,10 @@ def plan_lines(job: Job) -> list[str]:
         factor = f"{job.router.coefficient:g}"
         extra.append(f"      the router's auxiliary loss is added with the factor {factor}, and logged as aux_loss")
     if config.model.reference is not None:
-        extra.append(f"      the reference is {config.model.reference}, held beside the policy for its pass alone")
+        how_long = "its pass alone" if config.sampled_kl is None else "the whole run"
+        extra.append(f"      the reference is {config.model.reference}, held beside the policy for {how_long}")
+    if config.sampled_kl is not None:
+        extra += sampled_kl_lines(config, config.sampled_kl)
     if config.model.adapter is not None:
         becomes = "is trained further" if config.model.lora is None else "is merged into the model before"
         extra.append(f"      the adapter {config.model.adapter} {becomes}; the reference has it, as it is now")
@@ -70,6 +78,17 @@ def plan_lines(job: Job) -> list[str]:
         f"{sharding}{LAYOUTS[policy.layout]} ({policy.layout_reason}), attention: {policy.attention}{why}",
         f"      about {_size(sum(memory.values()))} of memory: {parts}",
         *extra,
+    ]
+
+
+def sampled_kl_lines(config: TrainConfig, asked: SampledKLConfig) -> list[str]:
+    """What the policy draws for its KL, and what that KL is to."""
+    prompts = "the pairs" if asked.prompts is None else str(asked.prompts)
+    beside = "held beside the policy" if stands_beside(config.model) else "the policy without its adapter"
+    return [
+        f"      every {asked.every} steps {asked.samples} completions are drawn for prompts of {prompts}; the KL of "
+        f"{asked.per_step} of them to",
+        f"      the reference, {beside}, is added to the loss of each step with the factor {asked.coefficient:g}",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ def measure(job: Job, place: Place) -> Measured:
     Raises:
         ValueError: a log-prob depends on what else is in the micro-batch, by more than rounding.
     """
+    job = replace(job, pairs=replace(job.pairs, between=None))
     rows = _micro_batches(job)
     logps = [_logps(job, flat_batch(job.pairs, some)) for some in rows]
     known: dict[Completion, np.ndarray] = {}
@@ -66,8 +68,9 @@ def check_policy_is_reference(
     Raises:
         ValueError: they differ by more than rounding; names the first token or completion that does.
     """
+    pairs = replace(job.pairs, between=None)
     differences = [
-        _check_reference(job, flat_batch(job.pairs, rows, ref_tokens=True), logps, tokenizer, place)
+        _check_reference(job, flat_batch(pairs, rows, ref_tokens=True), logps, tokenizer, place)
         for rows, logps in zip(measured.rows, measured.logps, strict=True)
     ]
     return max(differences), len(np.unique(np.concatenate(measured.rows)))

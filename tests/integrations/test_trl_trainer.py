@@ -193,6 +193,11 @@ def test_adapters_and_cached_log_probs_of_the_reference_work(models, tokenizer, 
         ({"weight_column": "importance"}, ROWS, "weight_column is 'importance', which train_dataset does not have"),
         ({"objective": ObjectiveConfig(name="wpo")}, ROWS, "wpo reads more of each token"),
         ({"objective": ObjectiveConfig(name="drdo")}, ROWS, "drdo trains a reward head, which TRL's model has not"),
+        (
+            {"objective": ObjectiveConfig(name="spo_best")},
+            ROWS,
+            "spo_best compares all candidates of a row, and TRL has",
+        ),
         ({"objective": ObjectiveConfig(name="dpoo")}, ROWS, "dpoo"),
     ],
 )

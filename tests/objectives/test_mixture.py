@@ -166,7 +166,7 @@ OUTSIDE: list[tuple[str, str, float]] = [
     ("mmpo", "scale", 0.0),
     ("rpo_sq", "scale", 0.0),
     ("e_dpo", "gamma", -0.1),
-    ("spo", "alpha", 0.0),
+    *((name, parameter, value) for name in ("spo", "spo_pairs") for parameter, value in (("alpha", 0.0), ("mu", -0.1))),
     ("up_dpo_pair", "strength", -1.0),
     ("up_ipo", "tau", 0.0),
     *((name, parameter, -1.0) for name in ("drdo", "drdo_reference") for parameter in ("alpha", "gamma")),
@@ -256,8 +256,8 @@ def test_uncertainty_needs_several_reward_models(name: str) -> None:
         mixture_of(name).check_columns(columns(), 0.0, "train.jsonl")
 
 
-def test_sorted_objectives_and_offsets_are_those_without_another_side() -> None:
-    assert ONE_SIDED == ["aot", "aot_unpaired", "odpo"]
+def test_objectives_that_sort_and_offsets_are_those_without_another_side() -> None:
+    assert ONE_SIDED == ["aot", "aot_unpaired", "odpo", "spo_best", "spo_ranked"]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

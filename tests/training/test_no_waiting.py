@@ -20,11 +20,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
-from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.pairs import Between, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy
 from iwpo_fast.models.attention import backends
 from iwpo_fast.objectives import OBJECTIVES
+from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.optimisation import make_optimizer
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
@@ -68,7 +69,7 @@ def no_waiting() -> Iterator[None]:
         yield
 
 
-def make_pairs(pairs: int = 6) -> Pairs:
+def make_pairs(pairs: int = 6, *, between: bool = False) -> Pairs:
     rng = np.random.default_rng(0)
 
     def rows() -> Ragged:
@@ -83,6 +84,7 @@ def make_pairs(pairs: int = 6) -> Pairs:
         rejected=rejected,
         weight=np.array([1.0, 2.0, 0.5, 0.0, 1.0, 1.0])[:pairs],
         label_smoothing=None,
+        between=Between(rows(), np.array([0, 2, 2, 3, 3, 5, 6])) if between else None,
         columns={"score_chosen": scores + 5.0, "score_rejected": scores},
         ref_logps=rng.normal(size=(pairs, 2)).astype(np.float32),
         ref_token_logps=(tokens[0], tokens[1]),
@@ -112,7 +114,7 @@ def steps(policy: Policy, objective: str | dict[str, float], device: torch.devic
     )
     loss, metrics, state = PreferenceLoss(config.objective), PreferenceMetrics(device), TrainState()
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim)
-    job = Job(config, world, policy, loss, make_pairs())
+    job = Job(config, world, policy, loss, make_pairs(between=loss.mixture.reads(Reads.CANDIDATES)))
     batches = batches_ahead(job, itertools.repeat(rows))
     while True:
         train_step(job, rows, batches, optimizer, state, metrics)

@@ -47,6 +47,17 @@ def scored(tmp_path: Path, **columns: list) -> DataConfig:
     return DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))
 
 
+def candidates(tmp_path: Path) -> DataConfig:
+    """Rows of three candidates."""
+    rows = [
+        {"prompt": f"say: {i}\n", "candidates": [f"{i}", f"{i + 1} no", "what"], "candidate_scores": [2 + i % 2, 1, 0]}
+        for i in range(ROWS)
+    ]
+    path = tmp_path / "candidates.jsonl"
+    path.write_text("".join(json.dumps(row | {"weight": 0.25 * (i % 7)}) + "\n" for i, row in enumerate(rows)))
+    return DataConfig(path=str(path), eval_fraction=0.2, cache_dir=str(tmp_path / "cache"))
+
+
 def logged(config: TrainConfig, key: str) -> list[float]:
     lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
     return [metrics[key] for metrics in map(json.loads, lines) if key in metrics]
@@ -56,8 +67,9 @@ def logged(config: TrainConfig, key: str) -> list[float]:
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_each_objective_trains_with_weights_and_scores(config, tmp_path, name) -> None:
     smoothing = {"label_smoothing": [0.1 * (i % 3) for i in range(ROWS)]} if name in WITH_OTHER_SIDE else {}
+    data = candidates(tmp_path) if Reads.CANDIDATES in OBJECTIVES[name].reads else scored(tmp_path, **smoothing)
     settings = config(
-        data=scored(tmp_path, **smoothing),
+        data=data,
         objective=ObjectiveConfig(name=name),
         optim=OptimConfig(lr=1e-3, pairs_per_step=8, max_steps=3, tokens_per_batch=400),
     )

@@ -208,12 +208,15 @@ def _check(mixture: Mixture, config: DPOConfig, *, is_vision: bool) -> None:
     if config.ld_alpha is not None or config.use_weighting:
         name = "ld_alpha" if config.ld_alpha is not None else "use_weighting"
         raise ValueError(f"{name} of the DPOConfig is not read by WeightedDPOTrainer: leave it out.")
-    if mixture.reads(Reads.OWN_REWARD):
-        name = mixture.first_that_reads(Reads.OWN_REWARD)
-        raise ValueError(f"The objective {name} trains a reward head, which TRL's model has not: take iwpo train.")
+    if (rewarded := mixture.reading(Reads.OWN_REWARD)) is not None:
+        raise ValueError(f"The objective {rewarded} trains a reward head, which TRL's model has not: take iwpo train.")
     for what in (Reads.ALIGNMENT, Reads.SHARED_TOKENS):
-        if mixture.reads(what):
-            name = mixture.first_that_reads(what)
+        reading = mixture.reading(what)
+        if reading is not None:
             raise ValueError(
-                f"The objective {name} reads more of each token than TRL's trainer has: train it by iwpo train."
+                f"The objective {reading} reads more of each token than TRL's trainer has: train it by iwpo train."
             )
+    if (ordering := mixture.reading(Reads.CANDIDATES)) is not None:
+        raise ValueError(
+            f"The objective {ordering} compares all candidates of a row, and TRL has pairs: use iwpo train."
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iwpo_fast.config import CheckpointConfig, RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.data.places import local_files
 from iwpo_fast.models import reward_head
 from iwpo_fast.models.reference_cache import keep_logps
 from iwpo_fast.objectives import Mixture
@@ -14,7 +15,7 @@ from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.card import card_paragraph
 from iwpo_fast.pipeline.folder import PipelineFolder, files_in
 from iwpo_fast.pipeline.job import PipelineJob
-from iwpo_fast.pipeline.manifest import Result, sections
+from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.pipeline.origin import read_written
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.training import train
@@ -36,6 +37,9 @@ def settings(config: RunConfig) -> dict[str, Any]:
         settings |= sections(config, "reference_sync")
     if Mixture.of(config.objective).reads(Reads.OWN_REWARD):
         settings["own reward"] = reward_head.READS
+    if config.sampled_kl is not None:
+        settings |= sections(config, "sampled_kl")
+        settings["prompts"] = [content_of(str(file)) for file in local_files(config.sampled_kl.prompts or [])]
     return settings
 
 
