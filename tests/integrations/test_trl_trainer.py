@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ import datasets
 import trl
 import trl_on_two_ranks
 from forked import HANG
-from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from iwpo_fast.config import ObjectiveConfig, TinyConfig
 from iwpo_fast.integrations.trl import WeightedDPOTrainer, fused_head
@@ -225,16 +227,25 @@ def test_the_operator_is_in_trls_place_inside_the_context_alone() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path) -> None:
-    finals = []
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
+@pytest.mark.parametrize(
+    ("strategy", "head"), [("ddp", "tied"), ("fsdp2", "tied"), ("fsdp2", "untied"), ("zero2", "tied")]
+)
+def test_two_processes_train_and_save_what_one_does(strategy, head, tmp_path) -> None:
+    if strategy == "zero2":
+        pytest.importorskip("deepspeed")
+    one, two = (tmp_path / name for name in ("one", "two"))
+    for folder, ranks in ((one, 1), (two, 2)):
         folder.mkdir()
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
-        program = [trl_on_two_ranks.__file__, str(folder), str(4 // ranks), "weights"]
+        kind = strategy if ranks == 2 else "ddp"
+        program = [trl_on_two_ranks.__file__, str(folder), str(4 // ranks), "weights", kind, head]
         command = [sys.executable, *(["-m", *launch] if launch else []), *program]
-        job = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+        environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+        job = subprocess.run(command, capture_output=True, text=True, timeout=HANG, env=environment)
         assert job.returncode == 0, job.stderr
-        finals.append(load_file(folder / "final.safetensors"))
-    for name, one in finals[0].items():
-        torch.testing.assert_close(finals[1][name], one, rtol=1e-4, atol=1e-6)
+    losses = [json.loads((folder / "losses.json").read_text()) for folder in (one, two)]
+    assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-3)
+    expected, found = (AutoModelForCausalLM.from_pretrained(folder / "model") for folder in (one, two))
+    assert (found.lm_head.weight is found.model.embed_tokens.weight) == (head == "tied")
+    for (name, theirs), ours in zip(expected.named_parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

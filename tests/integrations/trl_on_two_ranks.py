@@ -1,14 +1,18 @@
-"""A training by `WeightedDPOTrainer` that each rank of a job runs; the first writes the final weights."""
+"""A training by `WeightedDPOTrainer` that each rank of a job runs; it writes losses and the final model."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import trl
-from safetensors.torch import save_file
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 
 from iwpo_fast.config import ObjectiveConfig, TinyConfig
 from iwpo_fast.integrations.trl import WeightedDPOTrainer
@@ -21,13 +25,36 @@ ROWS = [
 ]
 
 
-def train(folder: Path, pairs_per_rank: int, normalize: Any) -> None:
+FSDP = {"version": 2, "transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}
+ZERO = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_optimization": {"stage": 2},
+    "zero_allow_untested_optimizer": True,
+}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"use_cpu": True},
+    "fsdp2": {"use_cpu": True, "fsdp": True, "fsdp_config": FSDP},
+    "zero2": {"ddp_backend": "gloo", "deepspeed": ZERO},  # with `use_cpu` accelerate would leave DeepSpeed out
+}
+
+
+WRAPPERS = {
+    ("ddp", 1): "LlamaForCausalLM",
+    ("ddp", 2): "DistributedDataParallel",
+    ("fsdp2", 2): "FSDPLlamaForCausalLM",
+    ("zero2", 2): "DeepSpeedEngine",
+}
+
+
+def train(folder: Path, pairs_per_rank: int, normalize: Any, strategy: str, tied: bool) -> None:
     tokenizer = train_tokenizer([" ".join(str(value) for value in row.values()) for row in ROWS] * 3, 300)
     shape = TinyConfig(vocab_size=len(tokenizer), hidden_size=32, layers=1, heads=2)
     policy, reference = tiny_model(shape, tokenizer, 0), tiny_model(shape, tokenizer, 1)
+    if not tied:
+        untie(policy)
     config = trl.DPOConfig(
         output_dir=str(folder / "run"),
-        use_cpu=True,
         bf16=False,
         report_to=[],
         save_strategy="no",
@@ -36,8 +63,12 @@ def train(folder: Path, pairs_per_rank: int, normalize: Any) -> None:
         learning_rate=0.1,
         max_grad_norm=0.0,
         optim="sgd",
+        logging_steps=1,
         disable_tqdm=True,
+        **STRATEGIES[strategy],
     )
+    if strategy == "fsdp2":
+        as_if_on_gpus()
     trainer = WeightedDPOTrainer(
         policy,
         reference,
@@ -47,10 +78,24 @@ def train(folder: Path, pairs_per_rank: int, normalize: Any) -> None:
         objective=ObjectiveConfig(normalize=normalize),
     )
     trainer.train()
+    assert any(isinstance(p, DTensor) for p in trainer.model.parameters()) == (strategy == "fsdp2")
+    assert type(trainer.model_wrapped).__name__ == WRAPPERS[strategy, trainer.accelerator.num_processes]
+    trainer.save_model(str(folder / "model"))
     if trainer.accelerator.is_main_process:
-        weights = trainer.accelerator.unwrap_model(trainer.model).state_dict()
-        save_file({name: value.clone() for name, value in weights.items()}, folder / "final.safetensors")
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        (folder / "losses.json").write_text(json.dumps(losses))
+
+
+def untie(model: Any) -> None:
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = Parameter(0.9 * model.lm_head.weight.detach())
+
+
+def as_if_on_gpus() -> None:
+    """accelerate shards nothing on CPUs: it would drop FSDP's settings without a word and run DDP."""
+    assert PartialState().distributed_type == DistributedType.MULTI_CPU
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5] == "tied")
