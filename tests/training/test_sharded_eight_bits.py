@@ -24,6 +24,7 @@ from iwpo_fast.config import (
     CheckpointConfig,
     DataConfig,
     LogConfig,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
     TinyConfig,
@@ -123,7 +124,9 @@ def run(tmp_path) -> Any:
         return TrainConfig(
             data=DataConfig(path=str(data), eval_fraction=0.2, cache_dir=str(tmp_path / f"cache-{name}")),
             model=ModelConfig(tiny=TinyConfig(vocab_size=261, hidden_size=256, layers=1, heads=2), lora=lora),
-            optim=OptimConfig(name=optimizer, lr=1e-3, pairs_per_step=12, max_steps=5, epochs=4, tokens_per_batch=100),
+            optim=OptimConfig(
+                name="adamw_8bit", lr=1e-3, pairs_per_step=12, max_steps=5, epochs=4, tokens_per_batch=100
+            ),
             log=LogConfig(every=1),
             checkpoint=CheckpointConfig(every=1, keep=1),
             output_dir=str(tmp_path / name),
@@ -156,7 +159,8 @@ def test_runs_resume_on_other_numbers_of_processes_to_the_losses_of_one(run) -> 
 
     assert logged(many, "loss") == pytest.approx(logged(one, "loss"), rel=2e-5)
     assert len(logged(many, "loss")) == 5
-    assert_same_model(Path(many.output_dir) / "model", Path(one.output_dir) / "model", 2e-5)
+    # Where a gradient's rounding moves a moment to the next code, a step of 1e-3 is another by some hundredths.
+    assert_same_model(Path(many.output_dir) / "model", Path(one.output_dir) / "model", 1e-4)
 
 
 @pytest.mark.slow
