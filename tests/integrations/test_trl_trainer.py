@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -226,23 +228,33 @@ def test_the_operator_is_in_trls_place_inside_the_context_alone() -> None:
     assert utils._ChunkedLogProbFunction is before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strategy", "head"), [("ddp", "tied"), ("fsdp2", "tied"), ("fsdp2", "untied"), ("zero2", "tied")]
-)
-def test_two_processes_train_and_save_what_one_does(strategy, head, tmp_path) -> None:
-    if strategy == "zero2":
-        pytest.importorskip("deepspeed")
-    one, two = (tmp_path / name for name in ("one", "two"))
-    for folder, ranks in ((one, 1), (two, 2)):
-        folder.mkdir()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Callable[[int, str, str], Path]:
+    """A folder with the losses and the model that so many processes found; each kind trains once."""
+
+    @functools.cache
+    def train(ranks: int, strategy: str, head: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"{ranks}-{strategy}-{head}")
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
-        kind = strategy if ranks == 2 else "ddp"
-        program = [trl_on_two_ranks.__file__, str(folder), str(4 // ranks), "weights", kind, head]
+        pairs, micro_batches = {1: ("4", "1"), 2: ("1", "2")}[ranks]
+        program = [trl_on_two_ranks.__file__, str(folder), pairs, micro_batches, strategy, head]
         command = [sys.executable, *(["-m", *launch] if launch else []), *program]
         environment = os.environ | {"DS_ACCELERATOR": "cpu"}
         job = subprocess.run(command, capture_output=True, text=True, timeout=HANG, env=environment)
         assert job.returncode == 0, job.stderr
+        return folder
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "head"), [("ddp", "tied"), ("fsdp2", "tied"), ("fsdp2", "untied"), ("zero2", "tied")]
+)
+def test_two_processes_train_and_save_what_one_does(strategy, head, trained) -> None:
+    if strategy == "zero2":
+        pytest.importorskip("deepspeed")
+    one, two = trained(1, "ddp", head), trained(2, strategy, head)
     losses = [json.loads((folder / "losses.json").read_text()) for folder in (one, two)]
     assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-3)
     expected, found = (AutoModelForCausalLM.from_pretrained(folder / "model") for folder in (one, two))

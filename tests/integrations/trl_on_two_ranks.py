@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ FSDP = {"version": 2, "transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}
 ZERO = {
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",  # otherwise it clips to a norm of 1
     "zero_optimization": {"stage": 2},
     "zero_allow_untested_optimizer": True,
 }
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"use_cpu": True},
     "fsdp2": {"use_cpu": True, "fsdp": True, "fsdp_config": FSDP},
-    "zero2": {"ddp_backend": "gloo", "deepspeed": ZERO},  # with `use_cpu` accelerate would leave DeepSpeed out
+    "zero2": {"deepspeed": ZERO, "accelerator_config": {"use_configured_state": True}},
 }
 
 
@@ -47,18 +49,22 @@ WRAPPERS = {
 }
 
 
-def train(folder: Path, pairs_per_rank: int, normalize: Any, strategy: str, tied: bool) -> None:
+def train(folder: Path, pairs: int, micro_batches: int, strategy: str, tied: bool) -> None:
+    """Two steps, each of so many micro-batches of so many pairs on every rank."""
     tokenizer = train_tokenizer([" ".join(str(value) for value in row.values()) for row in ROWS] * 3, 300)
     shape = TinyConfig(vocab_size=len(tokenizer), hidden_size=32, layers=1, heads=2)
     policy, reference = tiny_model(shape, tokenizer, 0), tiny_model(shape, tokenizer, 1)
     if not tied:
         untie(policy)
+    if strategy == "zero2":
+        configure_deepspeed()
     config = trl.DPOConfig(
         output_dir=str(folder / "run"),
         bf16=False,
         report_to=[],
         save_strategy="no",
-        per_device_train_batch_size=pairs_per_rank,
+        per_device_train_batch_size=pairs,
+        gradient_accumulation_steps=micro_batches,
         max_steps=2,
         learning_rate=0.1,
         max_grad_norm=0.0,
@@ -75,7 +81,7 @@ def train(folder: Path, pairs_per_rank: int, normalize: Any, strategy: str, tied
         args=config,
         train_dataset=datasets.Dataset.from_list(ROWS),
         processing_class=tokenizer,
-        objective=ObjectiveConfig(normalize=normalize),
+        objective=ObjectiveConfig(normalize="weights"),
     )
     trainer.train()
     assert any(isinstance(p, DTensor) for p in trainer.model.parameters()) == (strategy == "fsdp2")
@@ -91,6 +97,12 @@ def untie(model: Any) -> None:
     model.lm_head.weight = Parameter(0.9 * model.lm_head.weight.detach())
 
 
+def configure_deepspeed() -> None:
+    """accelerate leaves DeepSpeed out with `use_cpu`, and without it takes processes without GPUs for one process."""
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    assert PartialState(backend="gloo").num_processes == 2
+
+
 def as_if_on_gpus() -> None:
     """accelerate shards nothing on CPUs: it would drop FSDP's settings without a word and run DDP."""
     assert PartialState().distributed_type == DistributedType.MULTI_CPU
@@ -98,4 +110,4 @@ def as_if_on_gpus() -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5] == "tied")
+    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5] == "tied")

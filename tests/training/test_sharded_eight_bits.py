@@ -167,7 +167,7 @@ def test_runs_resume_on_other_numbers_of_processes_to_the_losses_of_one(run) -> 
 def test_a_parameter_that_has_8_bits_on_one_side_alone_is_named(run) -> None:
     """The second matrix of an adapter of rank 16 has 4096 entries, in rows of 16."""
     config = run("one", 1, lora=LoraConfig(rank=16))
-    train_until([config], 2)
+    run_on_ranks(1, train_until, [config], 2)
     shared = dataclasses.replace(config, shard_over="all")
     with pytest.raises(
         RuntimeError, match=r"holds moments of \S+lora_B\S+ that have 8 bits where processes have the whole"
