@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import peft
 import trl
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -42,20 +43,21 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 WRAPPERS = {
-    ("ddp", 1): "LlamaForCausalLM",
+    ("ddp", 1): "ForCausalLM",
     ("ddp", 2): "DistributedDataParallel",
-    ("fsdp2", 2): "FSDPLlamaForCausalLM",
+    ("fsdp2", 2): "FSDP",
     ("zero2", 2): "DeepSpeedEngine",
 }
 
 
-def train(folder: Path, pairs: int, micro_batches: int, strategy: str, tied: bool) -> None:
+def train(folder: Path, pairs: int, micro_batches: int, strategy: str, kind: str) -> None:
     """Two steps, each of so many micro-batches of so many pairs on every rank."""
     tokenizer = train_tokenizer([" ".join(str(value) for value in row.values()) for row in ROWS] * 3, 300)
     shape = TinyConfig(vocab_size=len(tokenizer), hidden_size=32, layers=1, heads=2)
     policy, reference = tiny_model(shape, tokenizer, 0), tiny_model(shape, tokenizer, 1)
-    if not tied:
+    if kind == "untied":
         untie(policy)
+    adapter = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM") if kind == "adapter" else None
     if strategy == "zero2":
         configure_deepspeed()
     config = trl.DPOConfig(
@@ -77,15 +79,16 @@ def train(folder: Path, pairs: int, micro_batches: int, strategy: str, tied: boo
         as_if_on_gpus()
     trainer = WeightedDPOTrainer(
         policy,
-        reference,
+        None if adapter else reference,
         args=config,
+        peft_config=adapter,
         train_dataset=datasets.Dataset.from_list(ROWS),
         processing_class=tokenizer,
         objective=ObjectiveConfig(normalize="weights"),
     )
     trainer.train()
     assert any(isinstance(p, DTensor) for p in trainer.model.parameters()) == (strategy == "fsdp2")
-    assert type(trainer.model_wrapped).__name__ == WRAPPERS[strategy, trainer.accelerator.num_processes]
+    assert WRAPPERS[strategy, trainer.accelerator.num_processes] in type(trainer.model_wrapped).__name__
     trainer.save_model(str(folder / "model"))
     if trainer.accelerator.is_main_process:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -110,4 +113,4 @@ def as_if_on_gpus() -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5] == "tied")
+    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])
