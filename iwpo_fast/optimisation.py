@@ -9,12 +9,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 
 from iwpo_fast.config import OptimConfig
 from iwpo_fast.extras import check_installed
-from iwpo_fast.finite import not_finite, step_if_finite
+from iwpo_fast.finite import local_part, not_finite, step_if_finite
 from iwpo_fast.progress import progress
 from iwpo_fast.world import full_tensor
 
@@ -92,7 +93,7 @@ def make_optimizer(
         own_rates: peak learning rates of parameters, by name, that do not have that of `config`.
 
     Raises:
-        ValueError: bitsandbytes is wanted but not installed.
+        ValueError: bitsandbytes is wanted but not installed, or would round no moment of these parameters.
     """
     rates = own_rates or {}
     groups: list[dict[str, Any]] = []
@@ -107,9 +108,24 @@ def make_optimizer(
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     check_installed("bitsandbytes", "optim.name is adamw_8bit", extra="8bit")
-    from bitsandbytes.optim import AdamW8bit
+    kind = _adamw_8bit(list(parameters.values()))
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, min_8bit_size=SMALLEST_8BIT)
 
-    return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps, min_8bit_size=SMALLEST_8BIT)
+
+def _adamw_8bit(parameters: Sequence[Parameter]) -> Any:
+    if not any(isinstance(p, DTensor) for p in parameters):
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit
+    if not any(rows_are_blocks(p) and p.numel() >= SMALLEST_8BIT for p in parameters):
+        raise ValueError(
+            "optim.name is adamw_8bit and the model is sharded, but none of what is trained has at least "
+            f"{SMALLEST_8BIT} entries in rows of a multiple of {BLOCK_8BIT}, which parts of 8 bits need: set "
+            "optim.name to adamw."
+        )
+    from iwpo_fast.eight_bits import ShardedAdamW8bit
+
+    return ShardedAdamW8bit
 
 
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:
@@ -168,9 +184,15 @@ def begin_state(optimizer: torch.optim.Optimizer, parameter: Parameter) -> None:
                 cast(Any, optimizer).init_state(group, parameter, g, p)
 
 
-def moments_bytes(parameter: Tensor, config: OptimConfig) -> int:
+def rows_are_blocks(parameter: Tensor) -> bool:
+    """Whether a row of the parameter is whole blocks of 8 bits, so that no part of it begins inside a block."""
+    return math.prod(parameter.shape[1:]) % BLOCK_8BIT == 0
+
+
+def moments_bytes(parameter: Tensor, config: OptimConfig, *, is_sharded: bool) -> int:
     """Bytes of both moments of a parameter, or of the part of one that is on this process."""
-    if config.name == "adamw" or parameter.numel() < SMALLEST_8BIT:
-        return 2 * parameter.numel() * torch.float32.itemsize
-    blocks = math.ceil(parameter.numel() / BLOCK_8BIT)
-    return 2 * (parameter.numel() + blocks * torch.float32.itemsize)
+    held = local_part(parameter).numel()
+    in_32_bits = config.name == "adamw" or parameter.numel() < SMALLEST_8BIT
+    if in_32_bits or (is_sharded and not rows_are_blocks(parameter)):
+        return 2 * held * torch.float32.itemsize
+    return 2 * (held + math.ceil(held / BLOCK_8BIT) * torch.float32.itemsize)

@@ -63,8 +63,8 @@ class ModelConfig:
             merged into the model, on which a new one is trained, and the whole is saved.
         reference: Another model that is the reference, of the same tokens: a folder or hub id. It is held beside the
             policy for the pass over the data alone.
-        quantize: `nf4` holds the frozen linear layers under `lora` in 4 bits (QLoRA), except the LM head. Every process
-            holds a whole copy (pip install 'iwpo-fast[qlora]').
+        quantize: `nf4` holds the frozen linear layers under `lora` in 4 bits (QLoRA), except the LM head
+            (pip install 'iwpo-fast[qlora]').
         batch_layout: `flat` runs sequences end to end, `padded` pads inside the model wrapper, `auto` takes flat
             wherever the model can.
         share_prompts: Run each prompt of a flat batch once for all its completions; `auto` does so on a CPU wherever

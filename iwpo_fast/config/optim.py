@@ -13,8 +13,7 @@ class OptimConfig:
     """Optimiser and schedule.
 
     Args:
-        name: `adamw_8bit` keeps AdamW's two moments in 8 bits each instead of 32, on one device
-            (pip install 'iwpo-fast[8bit]').
+        name: `adamw_8bit` keeps AdamW's two moments in 8 bits each instead of 32 (pip install 'iwpo-fast[8bit]').
         lr: Peak learning rate.
         epochs: Passes over the training pairs.
         max_steps: Stop after this many optimiser steps; null runs all epochs.

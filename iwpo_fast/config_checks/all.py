@@ -20,7 +20,7 @@ from iwpo_fast.config_checks.objective import (
 from iwpo_fast.config_checks.plan import check_plan
 from iwpo_fast.config_checks.rewards import check_reward_settings
 from iwpo_fast.config_checks.sampled_kl import check_sampled_kl
-from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim, check_sharding
+from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim
 from iwpo_fast.config_checks.weights import check_weight_settings
 from iwpo_fast.data import cache_folder
 from iwpo_fast.files import check_folder
@@ -49,7 +49,6 @@ def _check_all(config: TrainConfig) -> None:
     check_model_settings(config.model)
     check_trust(config)
     check_optim(config.optim, "optim")
-    check_sharding(config)
     check_context(config)
     check_objective(config.objective)
     check_reference(config)

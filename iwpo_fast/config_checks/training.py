@@ -20,21 +20,6 @@ def check_optim(optim: OptimConfig, name: str) -> None:
         refuse_unread(optim, name, ["min_lr_fraction"], reason, "choose another schedule")
 
 
-def check_sharding(config: TrainConfig) -> None:
-    if config.shard_over == 1:
-        return
-    if config.optim.name == "adamw_8bit":
-        raise ValueError(
-            f"optim.name is adamw_8bit but shard_over is {config.shard_over}, and bitsandbytes knows no sharded "
-            "parameters: set optim.name to adamw, whose moments are sharded, or shard_over to 1."
-        )
-    if config.model.quantize != "none":
-        raise ValueError(
-            f"model.quantize is {config.model.quantize} but shard_over is {config.shard_over}, and quantised weights "
-            "cannot be sharded: set shard_over to 1, or quantize to none."
-        )
-
-
 def check_context(config: TrainConfig) -> None:
     processes, model = config.context_parallel, config.model
     if processes == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,7 +37,21 @@ def keep_as_quantised(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def scales(parameter: Tensor) -> dict[str, Tensor]:
+@contextmanager
+def scales_kept(model: nn.Module) -> Iterator[None]:
+    """Layers keep their scales while the body replaces their codes by parts of these, which know nothing of scales.
+
+    bitsandbytes then finds them with the layer when the codes are whole again, and `scales` with the part.
+    """
+    layers: Any = [module for module in model.modules() if scales(module._parameters.get("weight"))]
+    for layer in layers:
+        layer.quant_state = layer.weight.quant_state
+    yield
+    for layer in layers:
+        layer.weight.quant_state = layer.quant_state
+
+
+def scales(parameter: Tensor | None) -> dict[str, Tensor]:
     """What is held beside the codes of a quantised parameter, by name; nothing for any other tensor."""
     state = getattr(parameter, "quant_state", None)
     return {} if state is None else state.as_dict(packed=True)

@@ -183,7 +183,7 @@ class Policy(nn.Module):
         return read(hidden, batch.labels, index, dtype=self.compute_dtype)
 
     def _predicting(self, hidden: Tensor, rows: Tensor | None, batch: FlatBatch) -> tuple[Tensor, Tensor]:
-        """Hidden states [R, H], and the row of them [N] that predicts each supervised token, given those of `_decode`."""
+        """Hidden states [R, H], and the row of them [N] that predicts each supervised token, of `_decode`'s."""
         index = batch.hidden_index
         if rows is not None and self.rope.limit is not None:
             # Each in its own sequence: the hidden state of a shared prompt depends on the length of the whole.

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.order import MicroBatch
+from iwpo_fast.models import four_bits
 from iwpo_fast.models.layers import decoder_layers
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.world import World
@@ -47,7 +48,8 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 
     Each layer of the decoder is gathered when it runs. What is left, embedding, last norm and head, is gathered once
     for a forward and its backward pass, also where embedding and head are tied. Matrix products are in the policy's
-    compute type; gradients are summed in float32, and not divided, because losses are normalised already.
+    compute type; gradients are summed in float32, and not divided, because losses are normalised already. Of quantised
+    weights the codes are split and gathered as they are, and every process has all scales.
     """
     precision = MixedPrecisionPolicy(
         param_dtype=policy.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -55,10 +57,11 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     embedding = cast(nn.Module, policy.causal_lm.get_input_embeddings())
     stored = cast(Tensor, embedding.weight).dtype  # in which autocast leaves embeddings where nothing is sharded
     embedding.register_forward_hook(lambda _, inputs, output: output.to(stored))
-    for module in (*decoder_layers(policy.head.decoder), policy):
-        sharded = fully_shard(module, mesh=mesh, mp_policy=precision)
-        sharded.set_gradient_divide_factor(1.0)
-        sharded.set_force_sum_reduction_for_comms(True)
+    with four_bits.scales_kept(policy):
+        for module in (*decoder_layers(policy.head.decoder), policy):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=precision)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(policy, "hidden_states")
     register_fsdp_forward_method(policy, "generate")
     policy.register_forward_hook(_release_after_inference)
@@ -86,9 +89,13 @@ def in_lockstep(
 
 def gathered_bytes(policy: Policy) -> int:
     """Bytes of a sharded policy gathered at a time: two layers, because the next is fetched early, and the rest."""
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(policy.head.decoder)]
-    rest = sum(p.numel() for p in policy.parameters()) - sum(layers)
-    return policy.compute_dtype.itemsize * (rest + 2 * max(layers, default=0))
+
+    def gathered(module: nn.Module) -> int:
+        of_type = policy.compute_dtype.itemsize
+        return sum(p.numel() * (of_type if p.is_floating_point() else p.element_size()) for p in module.parameters())
+
+    layers = [gathered(layer) for layer in decoder_layers(policy.head.decoder)]
+    return gathered(policy) - sum(layers) + 2 * max(layers, default=0)
 
 
 def _release_after_inference(policy: nn.Module, *_: object) -> None:

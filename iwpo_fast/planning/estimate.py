@@ -144,8 +144,6 @@ def _smallest(setting: Setting, estimate: Estimate) -> str:
                 if shards == 1
                 else f"training fits from {shards} GPUs on, with shard_over all"
             )
-        if config.model.quantize != "none" or config.optim.name == "adamw_8bit":
-            return "training fits on no number of GPUs, because 4-bit weights and 8-bit moments cannot be sharded"
         shards *= 2
     return "training fits on no number of GPUs: lower optim.tokens_per_batch, or set model.gradient_checkpointing"
 

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from iwpo_fast.config import SampledKLConfig, TrainConfig
 from iwpo_fast.models import four_bits
 from iwpo_fast.models.distributions import LOGITS_AT_ONCE
+from iwpo_fast.models.layers import decoder_layers
 from iwpo_fast.models.other_reference import stands_beside
 from iwpo_fast.models.policy import Policy
 from iwpo_fast.models.sharding import gathered_bytes
@@ -28,6 +29,9 @@ WORKSPACE = 256 << 20
 
 SHARED = ("weights", "gradients", "optimiser", "moving reference")
 """Parts that GPUs that hold a policy together share out."""
+
+SCALES_OF_FOUR_BITS = 1 / 64 + 4 / (64 * 256)
+"""Bytes of scales for each entry of a 4-bit weight."""
 
 FREE = 0.2
 """Share of a GPU that is left to fragmentation and to the buffers of libraries, as in docs/distributed.md."""
@@ -52,7 +56,7 @@ def expected_memory(config: TrainConfig, policy: Policy, tokens: int) -> dict[st
     memory = {
         "weights": _held(policy.parameters()) + _scales(policy.parameters()),
         "gradients": trained,
-        "optimiser": sum(moments_bytes(p, config.optim) for p in _local(policy.trainable_parameters().values())),
+        "optimiser": _moments(config, policy, is_sharded=policy.is_sharded),
         "activations": _part(config, tokens) * kept[config.model.gradient_checkpointing],
     }
     all_layers = config.model.gradient_checkpointing == "none"
@@ -145,13 +149,23 @@ def fits(memory: Mapping[str, int], room: float) -> bool:
 
 def _shared_out(memory: dict[str, int], config: TrainConfig, policy: Policy, shards: int) -> dict[str, int]:
     """Of a whole policy's memory, what each of `shards` GPUs holds; with 4 bits where they are asked for."""
+    whole = 0
     if config.model.quantize == "nf4":
         memory["weights"] -= _saved_by_four_bits(policy)
+        whole = int(_four_bit_entries(policy, policy) * SCALES_OF_FOUR_BITS)  # every process has all scales
     if shards == 1:
         return memory
+    if "optimiser" in memory:
+        memory["optimiser"] = _moments(config, policy, is_sharded=True)
+    memory["weights"] -= whole
     shared = {name: math.ceil(memory[name] / shards) for name in SHARED if name in memory}
+    shared["weights"] += whole
     memory.pop("weights cast", None)
-    return memory | shared | _copies(policy, is_sharded=True)
+    gathered = gathered_bytes(policy)
+    if config.model.quantize == "nf4":
+        layers = [_four_bit_entries(layer, policy) for layer in decoder_layers(policy.head.decoder)]
+        gathered -= int(2 * max(layers, default=0) * (policy.compute_dtype.itemsize - 0.5))
+    return memory | shared | {"gathered weights": gathered}
 
 
 def _copies(policy: Policy, *, is_sharded: bool) -> dict[str, int]:
@@ -169,9 +183,19 @@ def _copies(policy: Policy, *, is_sharded: bool) -> dict[str, int]:
 
 def _saved_by_four_bits(policy: Policy) -> int:
     """Bytes that NF4 with double quantisation saves: 4 bits, 8 for 64 of them, and 32 for 256 of these (QLoRA)."""
-    linear = [m for m in policy.modules() if isinstance(m, nn.Linear) and m is not policy.head.linear]
-    frozen = [m.weight for m in linear if not m.weight.requires_grad]
-    return sum(int(w.numel() * (w.element_size() - 0.5 - 1 / 64 - 4 / (64 * 256))) for w in frozen)
+    return sum(
+        int(w.numel() * (w.element_size() - 0.5 - SCALES_OF_FOUR_BITS)) for w in _four_bit_weights(policy, policy)
+    )
+
+
+def _four_bit_weights(module: nn.Module, policy: Policy) -> list[Tensor]:
+    """The weights in the module that `model.quantize` holds in 4 bits."""
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear) and m is not policy.head.linear]
+    return [m.weight for m in linear if not m.weight.requires_grad]
+
+
+def _four_bit_entries(module: nn.Module, policy: Policy) -> int:
+    return sum(weight.numel() for weight in _four_bit_weights(module, policy))
 
 
 def _part(config: TrainConfig, tokens: int) -> int:
@@ -236,6 +260,10 @@ def _inner(policy: Policy) -> int:
 
 def _embedding(policy: Policy) -> Tensor:
     return cast(Tensor, cast(nn.Module, policy.causal_lm.get_input_embeddings()).weight)
+
+
+def _moments(config: TrainConfig, policy: Policy, *, is_sharded: bool) -> int:
+    return sum(moments_bytes(p, config.optim, is_sharded=is_sharded) for p in policy.trainable_parameters().values())
 
 
 def _held(parameters: Iterable[Parameter]) -> int:

@@ -181,6 +181,7 @@ def load_checkpoint(
         if name in with_moments:
             begin_state(optimizer, cast(Parameter, parameter))
     moments = _moments(parameters, optimizer)
+    _check_split(newest, moments, moment_shapes)
     try:
         read_stored(newest, "weights", parameters)
         read_stored(newest, "optimizer", moments)
@@ -232,6 +233,17 @@ def _moments(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer)
         for key, value in optimizer.state.get(parameter, {}).items()
         if not key.startswith("qmap")
     }
+
+
+def _check_split(path: Path, moments: Mapping[str, Tensor], stored: Mapping[str, torch.Size]) -> None:
+    """Raise ValueError if a parameter has moments of 8 bits in the checkpoint or in the optimiser, but not in both."""
+    for key in sorted(moments.keys() ^ stored.keys()):
+        name, _, kept = key.rpartition("/")
+        if kept.startswith("absmax"):
+            raise ValueError(
+                f"{path} holds moments of {name} that have 8 bits where processes have the whole of it, and 32 where "
+                "they share it: set shard_over to 1 if it was 1 so far, and else to more."
+            )
 
 
 def _restore_numbers(

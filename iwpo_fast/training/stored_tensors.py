@@ -86,19 +86,28 @@ def stored_shapes(folder: Path, group: str) -> dict[str, torch.Size]:
 
 
 def read_stored(folder: Path, group: str, into: Mapping[str, Tensor]) -> None:
-    """Fill tensors of any sharding or none with those of the same names. All processes must call it."""
+    """Fill tensors of any sharding or none with those of the same names. All processes must call it.
+
+    Scales of blocks may lie in rows on one side alone: parts of them need rows.
+    """
     if (whole := _whole(folder, group)).exists():
         with safe_open(whole, "pt") as file:
             for name, tensor in into.items():
-                tensor.detach().copy_(_placed_like(tensor, file.get_tensor(name)))
+                tensor.detach().copy_(_placed_like(tensor, file.get_tensor(name).view(tensor.shape)))
         return
-    targets = {f"{group}/{name}": tensor.detach() for name, tensor in into.items()}
+    shapes = stored_shapes(folder, group)
+    targets = {f"{group}/{name}": _shaped(tensor.detach(), shapes[name]) for name, tensor in into.items()}
     reader = dcp.HuggingFaceStorageReader(str(folder))
     dcp.load(targets, storage_reader=reader, no_dist=not dist.is_initialized())
 
 
 def _whole(folder: Path, group: str) -> Path:
     return folder / f"{group}.safetensors"
+
+
+def _shaped(tensor: Tensor, stored: torch.Size) -> Tensor:
+    """The same memory in the stored shape, which is that of the tensor where it is in parts."""
+    return tensor if tensor.shape == stored else tensor.view(stored)
 
 
 def _placed_like(target: Tensor, value: Tensor) -> Tensor:

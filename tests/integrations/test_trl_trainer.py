@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import trl
 import trl_on_two_ranks
 from forked import HANG
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from iwpo_fast.config import ObjectiveConfig, TinyConfig
 from iwpo_fast.integrations.trl import WeightedDPOTrainer, fused_head
@@ -230,17 +235,47 @@ def test_the_operator_is_in_trls_place_inside_the_context_alone() -> None:
     assert utils._ChunkedLogProbFunction is before
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path) -> None:
-    finals = []
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        folder.mkdir()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Callable[[int, str, str], Path]:
+    """A folder with the losses and the model that so many processes found; each kind trains once."""
+
+    @functools.cache
+    def train(ranks: int, strategy: str, kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"{ranks}-{strategy}-{kind}")
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks == 2 else []
-        program = [trl_on_two_ranks.__file__, str(folder), str(4 // ranks), "weights"]
+        pairs, micro_batches = {1: ("4", "1"), 2: ("1", "2")}[ranks]
+        program = [trl_on_two_ranks.__file__, str(folder), pairs, micro_batches, strategy, kind]
         command = [sys.executable, *(["-m", *launch] if launch else []), *program]
-        job = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+        environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+        job = subprocess.run(command, capture_output=True, text=True, timeout=HANG, env=environment)
         assert job.returncode == 0, job.stderr
-        finals.append(load_file(folder / "final.safetensors"))
-    for name, one in finals[0].items():
-        torch.testing.assert_close(finals[1][name], one, rtol=1e-4, atol=1e-6)
+        return folder
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    [("ddp", "tied"), ("fsdp2", "tied"), ("fsdp2", "untied"), ("fsdp2", "adapter"), ("zero2", "tied")],
+)
+def test_two_processes_train_and_save_what_one_does(strategy, kind, trained) -> None:
+    if strategy == "zero2":
+        pytest.importorskip("deepspeed")
+    one, two = trained(1, "ddp", kind), trained(2, strategy, kind)
+    losses = [json.loads((folder / "losses.json").read_text()) for folder in (one, two)]
+    (first, last), others = losses
+    assert last < first and others == pytest.approx([first, last], rel=1e-5)
+    expected, found = (weights_of(folder / "model", kind) for folder in (one, two))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def weights_of(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """What plain transformers reads in the folder of a model; of an adapter, what is in its file."""
+    if kind == "adapter":
+        return load_file(folder / "adapter_model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == (kind == "tied")
+    return dict(model.named_parameters())

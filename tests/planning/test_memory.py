@@ -127,6 +127,22 @@ def test_eight_bit_moments_take_two_bytes_of_a_weight() -> None:
     assert 2 * MATRICES < expected_memory(settings, policy_of(settings), 1)["optimiser"] < 2.1 * MATRICES
 
 
+def test_shards_keep_eight_bits_where_rows_are_whole_blocks() -> None:
+    settings = replace(config(), optim=OptimConfig(name="adamw_8bit"))
+    found = training_memory(settings, policy_of(settings), 100, 60, room=1e12, shards=4)["optimiser"]
+    of_matrices, of_vectors = 2 * (1 + 4 / 256) * MATRICES, 8 * (ENTRIES - MATRICES)
+    assert found == (of_matrices + of_vectors) / 4
+
+
+def test_shards_divide_codes_of_four_bits_and_each_gpu_has_all_scales() -> None:
+    settings = config(lora=LORA, quantize="nf4")
+    whole, part = memory(settings), memory(settings, shards=4)
+    scales = 4 * LAYER * (1 / 64 + 4 / (64 * 256))
+    assert part["weights"] == pytest.approx((whole["weights"] - scales) / 4 + scales, abs=4)
+    plain = memory(config(lora=LORA), shards=4)
+    assert plain["gathered weights"] - part["gathered weights"] == 2 * LAYER * 1.5
+
+
 def test_a_pass_without_gradients_keeps_one_layer_at_a_time() -> None:
     settings = config()
     found = pass_memory(settings, policy_of(settings), 100, shards=1)

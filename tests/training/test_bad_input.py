@@ -86,11 +86,6 @@ CASES = {
     "rank zero": (rows(), ["--model.lora.rank", "0"], "model.lora.rank is 0: it must be positive."),
     "dropout one": (rows(), ["--model.lora.dropout", "1"], "model.lora.dropout is 1.0: it must be in [0, 1)."),
     "modules": (rows(), ["--model.lora.target_modules", "["], "target_modules '[' is no regular expression"),
-    "8 bits and sharded": (
-        rows(),
-        ["--optim.name", "adamw_8bit", "--shard_over", "2"],
-        "optim.name is adamw_8bit but shard_over is 2, and bitsandbytes knows no sharded parameters",
-    ),
     "quantised and fully trained": (
         rows(),
         ["--model.quantize", "nf4", "--model.path", "m"],
@@ -105,11 +100,6 @@ CASES = {
         rows(),
         ["--model.quantize", "nf4", "--model.path", "m", "--model.lora.rank", "2", "--model.compile", "true"],
         "model.quantize is nf4 and model.compile is true, but products with quantised weights do not compile",
-    ),
-    "quantised and sharded": (
-        rows(),
-        ["--model.quantize", "nf4", "--model.path", "m", "--model.lora.rank", "2", "--shard_over", "2"],
-        "model.quantize is nf4 but shard_over is 2, and quantised weights cannot be sharded: set shard_over to 1",
     ),
     "padded and in slices": (
         rows(),
