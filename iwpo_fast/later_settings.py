@@ -12,6 +12,7 @@ LATER: dict[str, Any] = {
     "checkpoint.best": None,
     "checkpoint.patience": None,
     "reference_sync": None,
+    "types": None,
     "model.adapter": None,
     "model.reference": None,
     "model.neftune_alpha": None,

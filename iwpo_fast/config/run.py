@@ -13,6 +13,7 @@ from iwpo_fast.config.optim import OptimConfig
 from iwpo_fast.config.plan import PlanConfig
 from iwpo_fast.config.rewards import RewardConfig
 from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig
+from iwpo_fast.config.types import TypesConfig
 from iwpo_fast.config.weights import WeightConfig
 from iwpo_fast.limits import POSITIVE, SEED
 
@@ -32,6 +33,7 @@ class TrainConfig:
         model: Policy.
         objective: Loss.
         reference_sync: A reference that moves with the policy; null leaves it what it was before the first step.
+        types: Types of annotators, each with an adapter of its own, by EM; null trains one policy for all.
         optim: Optimiser.
         log: Reports.
         checkpoint: Checkpoints.
@@ -56,6 +58,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     reference_sync: ReferenceSyncConfig | None = None
+    types: TypesConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -14,6 +14,7 @@ from iwpo_fast.config_checks.objective import check_objective, check_reference
 from iwpo_fast.config_checks.plan import check_plan
 from iwpo_fast.config_checks.rewards import check_reward_settings
 from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim, check_sharding
+from iwpo_fast.config_checks.types import check_types
 from iwpo_fast.config_checks.weights import check_weight_settings
 from iwpo_fast.data import cache_folder
 from iwpo_fast.files import check_folder
@@ -49,6 +50,7 @@ def _check_all(config: TrainConfig) -> None:
     check_log(config)
     check_best(config)
     check_plan(config)
+    check_types(config)
     if isinstance(config, RunConfig):
         check_candidates(config)
         check_clusters(config)

@@ -44,6 +44,7 @@ class FlatBatch(TensorDataclass):
         ref_logps: float32 [C], reference log-prob of each completion, or None before it is known.
         ref_token_logps: float32 [N], the same for each supervised token, where asked for.
         scores: float32 [C, k], scores of k reward models, or None.
+        type_shares: float32 [P, K], how far the annotator of each pair is of each type, or None.
         present: bool [C], which completions there are; None where all are.
         tables: what the policy's attention needs beside this, or None where the policy has to make it first.
     """
@@ -66,6 +67,7 @@ class FlatBatch(TensorDataclass):
     ref_logps: Tensor | None = None
     ref_token_logps: Tensor | None = None
     scores: Tensor | None = None
+    type_shares: Tensor | None = None
     present: Tensor | None = None
     tables: TensorDataclass | None = None
 
@@ -94,6 +96,7 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> F
         ref_logps=None if part.ref_logps is None else _by_side(part.ref_logps),
         ref_token_logps=None if tokens is None else _of_trained(part, tokens),
         scores=None if part.scores is None else _by_side(part.scores),
+        type_shares=None if part.type_shares is None else _float32(part.type_shares),
         present=None if part.present is None else torch.from_numpy(part.present.T.ravel()),
     )
 

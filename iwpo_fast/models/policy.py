@@ -21,6 +21,7 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, saved_files, saving
+from iwpo_fast.models.adapters import type_name
 from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
@@ -44,6 +45,7 @@ class Policy(nn.Module):
         context: processes with which this one computes each batch, except padded ones; None where it does so alone.
         rope: gives each sequence the rotary frequencies of its own length.
         continues_adapter: whether its adapter was there before, so that the reference has it too, as it was.
+        types: how many adapters it has, one for each type of annotators, of which `use` chooses; None for one of all.
         stored_dtype: type of the weights that the model was read from, as its configuration says; else float32.
         layout: how the model runs a flat batch: `shared` as it is, each prompt once; `flat` repeats prompts, so that
             sequences are separate; `padded` makes a rectangle of them.
@@ -71,6 +73,7 @@ class Policy(nn.Module):
         self.is_compiled = False
         self.stored_dtype = torch.float32
         self.continues_adapter = False
+        self.types: int | None = None
         self.noise: EmbeddingNoise | None = None
         self.context: ContextGroup | None = None
         self.rope = RopeBySequence(self.head.decoder, max_length)
@@ -238,10 +241,28 @@ class Policy(nn.Module):
         finally:
             model.generation_config = own
 
-    def disable_adapter(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
         """Run as the base model, which is the reference of a LoRA policy."""
         assert isinstance(self.model, PeftModel), "without an adapter the reference is the initial weights"
-        return self.model.disable_adapter()
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            if self.types is not None:
+                self._train_all_types()
+
+    def use(self, number: int) -> None:
+        """Run as the policy of a type of annotators from now on, counted from 0; the adapters of all go on training."""
+        assert isinstance(self.model, PeftModel) and self.types is not None and number < self.types
+        self.model.set_adapter(type_name(number))
+        self._train_all_types()
+
+    def _train_all_types(self) -> None:
+        """Undo that peft freezes all adapters except the one in use."""
+        for name, parameter in self.model.named_parameters():
+            if saving.of_adapter(name):
+                parameter.requires_grad_(True)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained, by name; tied ones once."""

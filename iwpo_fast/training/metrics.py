@@ -28,14 +28,17 @@ class PreferenceMetrics:
         router: factor of the router's auxiliary loss in the loss of a mixture of experts; 0 where there is none.
         unpaired: whether rows may have one completion. As in TRL's KTO, means are then over the completions that there
             are, margins the difference of two such means, and there are no accuracies.
+        types: policies that see each pair, one for each type of annotators. The loss is their sum; other means are over
+            pairs and types.
     """
 
     def __init__(
-        self, device: torch.device, *, normalize: str = "count", router: float = 0.0, unpaired: bool = False
+        self, device: torch.device, *, normalize: str = "count", router: float = 0.0, unpaired: bool = False, types: int = 1
     ) -> None:
         self._normalize = normalize
         self._router = router
         self._unpaired = unpaired
+        self._types = types
         self._names = (*PreferenceSums._fields, *(BESIDE if router else ()), *(PRESENT if unpaired else ()))
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
@@ -58,7 +61,7 @@ class PreferenceMetrics:
         total = dict(zip(self._names, world.sum_(self._sums.clone()).tolist(), strict=True))
         self._sums.zero_()
         pairs = total["pairs"] or 1.0
-        divisor = pairs if self._normalize == "count" else total["weights"] or 1.0
+        divisor = pairs / self._types if self._normalize == "count" else total["weights"] or 1.0
         aux_loss = {"aux_loss": total["aux_losses"] / (total["aux_tokens"] or 1.0)} if self._router else {}
         return (
             aux_loss
