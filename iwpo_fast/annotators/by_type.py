@@ -46,9 +46,7 @@ def keep_votes(path: Path, job: Job, which: Literal["held_out", "trained"]) -> N
 
     Votes count alike, whatever the weights of their pairs. All ranks call it.
     """
-    if which == "held_out":
-        assert job.evaluation is not None, "checked before the first round"
-        job = job.evaluation
+    job = (job.evaluation if which == "held_out" else None) or job
     likelihood = logsigmoid(margins_of_types(job)).cpu()
     of_pair = torch.from_numpy(job.pairs.columns[ANNOTATOR]).long()
     total = torch.zeros(int(of_pair.max()) + 1, likelihood.shape[1], dtype=torch.float64)

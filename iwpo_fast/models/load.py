@@ -152,9 +152,7 @@ def _new_policy(
     return policy
 
 
-def _adapted(
-    model: PreTrainedModel, config: ModelConfig, seed: int, types: int | None
-) -> PreTrainedModel | PeftModel:
+def _adapted(model: PreTrainedModel, config: ModelConfig, seed: int, types: int | None) -> PreTrainedModel | PeftModel:
     """The model with the adapter that is trained, or those of all types, if any."""
     if config.lora is not None:
         return with_lora(model, config.lora, seed, types)

@@ -102,8 +102,13 @@ def read_adapter(source: Source, base: Source, dtype: torch.dtype) -> PeftModel:
     return cast(PeftModel, put_on(read_model(base, dtype), source, base.path).eval())
 
 
-def put_on(model: PreTrainedModel, adapter: Source, base: str, *, trainable: bool = False) -> PeftModel:
-    """The adapter on a model that was read from `base`; what is trained of it is float32.
+def put_on(
+    model: PreTrainedModel | PeftModel, adapter: Source, base: str, *, trainable: bool = False, name: str = "default"
+) -> PeftModel:
+    """The adapter on a model that was read from `base`, perhaps beside others; what is trained of it is float32.
+
+    Args:
+        name: what it is called among the adapters of the model.
 
     Raises:
         ValueError: the adapter is damaged, or does not fit.
@@ -111,8 +116,12 @@ def put_on(model: PreTrainedModel, adapter: Source, base: str, *, trainable: boo
     folder = Path(model_location(adapter.path))
     check_saved(folder, adapter.setting, weights=True)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-        unread = _names(folder) ^ get_peft_model_state_dict(adapted).keys()
+        if isinstance(model, PeftModel):
+            adapted = model
+            adapted.load_adapter(str(folder), name, is_trainable=trainable)
+        else:
+            adapted = PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
+        unread = _names(folder) ^ get_peft_model_state_dict(adapted, adapter_name=name).keys()
     except (ValueError, RuntimeError, OSError, SafetensorError, TypeError) as error:
         raise _does_not_fit(adapter, base, reason_of(error)) from error
     if unread:

@@ -20,12 +20,19 @@ from transformers import (
 from iwpo_fast.config import CandidateConfig
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models.policy import Policy
-from iwpo_fast.models.reference import as_reference
+from iwpo_fast.models.reference import Inside, as_reference
 from iwpo_fast.sampling.blocks import Draw
 
 
 def draw_block(
-    policy: Policy, prompts: Ragged, settings: CandidateConfig, *, ends: Sequence[int], pad: int, seed: int
+    policy: Policy,
+    prompts: Ragged,
+    settings: CandidateConfig,
+    *,
+    ends: Sequence[int],
+    pad: int,
+    seed: int,
+    inside: Inside = as_reference,
 ) -> list[Draw]:
     """One completion of each prompt; the global random state stays as it was.
 
@@ -35,6 +42,7 @@ def draw_block(
         prompts: token ids, B rows.
         ends: tokens that end a completion.
         pad: a token to fill up with.
+        inside: which policy draws: the reference, or the policy `as_it_is`.
 
     Raises:
         ValueError: the model's probabilities are not numbers.
@@ -57,7 +65,7 @@ def draw_block(
         pad_token_id=pad,
     )
     devices = [policy.device] if policy.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), as_reference(policy):
+    with torch.random.fork_rng(devices), inside(policy):
         torch.manual_seed(seed)
         tokens = _generated(
             policy,
@@ -143,5 +151,6 @@ def _draws(tokens: Tensor, sampler: _Sampler, ends: Sequence[int]) -> list[Draw]
         ended = bool(is_end[row].any())
         count = int(is_end[row].argmax()) + 1 if ended else steps
         log_model, log_mu = (float(log[row, :count].sum()) for log in logs)
-        draws.append(Draw(ids[: count - ended].tolist(), ended, log_mu, log_model))
+        end = int(ids[count - 1]) if ended else None
+        draws.append(Draw(ids[: count - ended].tolist(), ended, log_mu, log_model, end))
     return draws

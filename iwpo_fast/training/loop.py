@@ -15,9 +15,9 @@ from torch.nn import Parameter
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
+from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
 from iwpo_fast.annotators.by_type import keep_votes, of_each_type, save_each
 from iwpo_fast.annotators.rounds import train_types
-from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -89,9 +89,7 @@ def train(
     return _train_once(config, read, callbacks, about)
 
 
-def _train_once(
-    config: TrainConfig, read: Read, callbacks: Sequence[Callback], about: str
-) -> TrainSummary | None:
+def _train_once(config: TrainConfig, read: Read, callbacks: Sequence[Callback], about: str) -> TrainSummary | None:
     """One training, in the circumstances that it began in."""
     folder = RunFolder(Path(config.output_dir))
     with (

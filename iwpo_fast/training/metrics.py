@@ -33,7 +33,13 @@ class PreferenceMetrics:
     """
 
     def __init__(
-        self, device: torch.device, *, normalize: str = "count", router: float = 0.0, unpaired: bool = False, types: int = 1
+        self,
+        device: torch.device,
+        *,
+        normalize: str = "count",
+        router: float = 0.0,
+        unpaired: bool = False,
+        types: int = 1,
     ) -> None:
         self._normalize = normalize
         self._router = router
