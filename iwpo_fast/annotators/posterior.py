@@ -2,7 +2,7 @@
 
     γ_ik ∝ η_k Π_j σ(β D_k(vote j of i))        η_k = mean_i γ_ik
 
-with D_k the difference of log-ratios of the vote's two completions under the policy of type k (Chidambaram et al., arXiv
+with D_k the difference of log-ratios of the completions of a vote under the policy of type k (Chidambaram et al., arXiv
 2405.15065; their code).
 """
 

@@ -19,7 +19,7 @@ from iwpo_fast.annotators.mixing import mix
 from iwpo_fast.annotators.posterior import Floats, Round, round_line
 from iwpo_fast.annotators.shares import names_of, with_shares
 from iwpo_fast.checksums import Damaged
-from iwpo_fast.config import DataConfig, TrainConfig
+from iwpo_fast.config import DataConfig, TrainConfig, TypesConfig
 from iwpo_fast.data import Rows
 from iwpo_fast.files import load_record, load_tensors, save_record
 from iwpo_fast.training.run_folder import settings_of
@@ -73,6 +73,14 @@ def train_types(config: TrainConfig, read: Read, train_round: TrainRound) -> Tra
     if config.types.count > 1 and config.types.mixture_prompts:
         mix(config, folder, rows, rows if held_out is None else held_out, world)
     return summary
+
+
+def cost_lines(types: TypesConfig | None) -> list[str]:
+    """What a plan of one policy is short of."""
+    if types is None:
+        return []
+    trainings = types.rounds * types.count if types.count > 1 else 1
+    return [f"this is of one policy: {types.rounds} rounds of {types.count} types train {trainings} times as long"]
 
 
 def round_of(config: TrainConfig, number: int) -> TrainConfig:

@@ -107,6 +107,6 @@ def _shares(path: str, name: str, value: Any, count: int) -> Floats:
     if numbers and len(value) == count and abs(sum(value) - 1) < 1e-6:
         return np.array(value, dtype=np.float64)
     raise ValueError(
-        f"types.start {path} gives the annotator {name} {json.dumps(value)[:40]}: make it a type from 0 to {count - 1}, "
-        f"or a list of {count} shares whose sum is 1."
+        f"types.start {path} gives the annotator {name} {json.dumps(value)[:40]}: make it a type from 0 to "
+        f"{count - 1}, or a list of {count} shares whose sum is 1."
     )

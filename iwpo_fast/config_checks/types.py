@@ -66,7 +66,6 @@ def _not_of_several(config: TrainConfig) -> list[tuple[str, Any, Any, str]]:
         ("log.samples", config.log.samples, 0, "there is no one policy that could answer"),
         ("checkpoint.best", config.checkpoint.best, None, "one evaluation is not the best for all types"),
         ("push_to_hub", config.push_to_hub, None, "there is no one model to send"),
-        ("plan.on", config.plan.on, None, "estimates know of one adapter only"),
     ]
 
 
@@ -80,8 +79,8 @@ def _check_mixture(types: TypesConfig, max_length: int) -> None:
         refuse_unread(types, "types", names, "types.mixture_prompts is 0, which makes no mixture", "raise it")
     elif types.count > 1 and types.mixture_tokens >= max_length:
         raise ValueError(
-            f"types.mixture_tokens is {types.mixture_tokens} and data.max_length is {max_length}, which leaves no token "
-            "for a prompt: lower the first, or raise the second."
+            f"types.mixture_tokens is {types.mixture_tokens} and data.max_length is {max_length}, which leaves no "
+            "token for a prompt: lower the first, or raise the second."
         )
     if types.regret_weights and len(types.regret_weights) != types.count:
         raise ValueError(

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from iwpo_fast import signals
 from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
 from iwpo_fast.annotators.by_type import keep_votes, of_each_type, save_each
-from iwpo_fast.annotators.rounds import train_types
+from iwpo_fast.annotators.rounds import cost_lines, train_types
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -82,7 +82,7 @@ def train(
     """
     check_config(config)
     if config.plan.on is not None:
-        World.start("cpu").say(*estimate_lines(config))
+        World.start("cpu").say(*estimate_lines(config), *cost_lines(config.types))
         return None
     if config.types is not None:
         return train_types(config, read, lambda of_round, rows: _train_once(of_round, rows, callbacks, about))
