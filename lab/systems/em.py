@@ -41,8 +41,8 @@ from lab.systems.shown import Shown
 
 CLAIM = (
     "With 20 votes each, 30 annotators of two opposite tastes are told apart to at least 95 % in every seed; the less "
-    "content type gets more reward from the MinMax mixture than from the policy of all votes; and from as many votes of "
-    "600 annotators, one each, they are told apart to less than 80 %, where known policies would reach 90 %."
+    "content type gets more reward from the MinMax mixture than from the policy of all votes; and from as many votes "
+    "of 600 annotators, one each, they are told apart to less than 80 %, where known policies would reach 90 %."
 )
 TOPICS = ("tea", "soup", "bath")
 WARM = (("hot", "brewed"), ("steaming", "heated"), ("warm", "cosy"))

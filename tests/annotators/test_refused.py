@@ -11,7 +11,7 @@ import pytest
 import yaml
 from annotator_votes import write_votes
 
-from iwpo_fast.config import DataConfig, RunConfig, TypesConfig
+from iwpo_fast.config import RunConfig, TypesConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.training import train
 
@@ -83,7 +83,10 @@ def test_a_row_without_one(config, votes) -> None:
     rows = rows_of(votes)
     for place in (4, 7):
         rows[place]["annotator"] = None
-    said = refused(config(data=DataConfig("", eval_fraction=0.01, max_length=48)), rewritten(votes, rows))
+    settings = config(
+        data=replace(config().data, eval_fraction=0.0), types=TypesConfig(votes="trained", mixture_prompts=0)
+    )
+    said = refused(settings, rewritten(votes, rows))
     assert said.startswith("In votes.jsonl, row 5 (the first of 2) has no annotator that is a text or an integer")
 
 

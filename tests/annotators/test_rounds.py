@@ -118,9 +118,10 @@ def test_votes_are_told_as_plain_transformers_would(config, tmp_path, told) -> N
 
 
 @pytest.mark.slow
-def test_opposite_tastes_are_told_apart(config, tmp_path) -> None:
+def test_opposite_tastes_are_told_apart(config, tmp_path, votes) -> None:
+    write_votes(votes, each=20)
     train(
-        config(types=TypesConfig(rounds=3, mixture_prompts=0), optim=OptimConfig(lr=3e-2, pairs_per_step=8, epochs=12))
+        config(types=TypesConfig(rounds=3, mixture_prompts=0), optim=OptimConfig(lr=1e-2, pairs_per_step=8, epochs=8))
     )
     record = load_record(tmp_path / "run" / "annotators.json")
     kinds = {who: int(np.argmax(shares)) for who, shares in record["annotators"].items()}
