@@ -17,10 +17,20 @@ from iwpo_fast.data.annotators import ANNOTATOR
 from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy
-from iwpo_fast.models.adapters import type_name
+from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.saved_files import keep_hashes
 from iwpo_fast.models.sharding import in_lockstep
+from iwpo_fast.models.trained import type_name
 from iwpo_fast.training.job import Job, batches_ahead
+
+
+def check_policy(policy: Policy, router: RouterLoss | None) -> None:
+    """Raise ValueError for a policy of types that has a loss beside that of pairs, which counts for no type's share."""
+    if policy.types is not None and router is not None:
+        raise ValueError(
+            f"types is set, and the configuration of {type(policy.causal_lm).__name__} asks for the router's auxiliary "
+            "loss, which is of no annotator: set output_router_logits to false in its config.json, or leave types out."
+        )
 
 
 def of_each_type(

@@ -61,8 +61,15 @@ class Comparison:
         found: dict[int, Draw] = {}
         for place, block in enumerate(blocks_of(self.prompts.lengths, self.asked, "transformers")):
             some = self.prompts.take(block.prompt)
-            of_block, options = seed_of(seed, place, some), {"ends": self.ends, "pad": self.pad}
-            draws = draw_block(self.policy, some, self.asked, **options, seed=of_block, inside=as_it_is)
+            draws = draw_block(
+                self.policy,
+                some,
+                self.asked,
+                ends=self.ends,
+                pad=self.pad,
+                seed=seed_of(seed, place, some),
+                inside=as_it_is,
+            )
             found |= dict(zip(block.prompt.tolist(), draws, strict=True))
         return [found[row] for row in range(len(self.prompts))]
 

@@ -16,9 +16,9 @@ from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import digests
 from iwpo_fast.files import load_record, save_record, written_aside
 from iwpo_fast.models import load_policy, load_tokenizer
-from iwpo_fast.models.adapters import type_name
 from iwpo_fast.models.saved_files import RECORD as HASHES
 from iwpo_fast.models.saving import stop_tokens
+from iwpo_fast.models.trained import type_name
 from iwpo_fast.training.answer_ends import ends_of
 from iwpo_fast.training.checkpoint import load_weights
 from iwpo_fast.training.run_folder import RunFolder

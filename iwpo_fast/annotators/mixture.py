@@ -18,11 +18,10 @@ from iwpo_fast.annotators.posterior import Ints
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.evaluation.sampling import sample_completions
 from iwpo_fast.files import load_record
-from iwpo_fast.models.adapters import type_name
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.saved_files import is_whole
 from iwpo_fast.models.saving import Model
-from iwpo_fast.models.trained import base_of, is_adapter, put_on, read_model, read_tokenizer
+from iwpo_fast.models.trained import base_of, is_adapter, put_on, read_model, read_tokenizer, type_name
 from iwpo_fast.paths import expanded
 
 RECORD = "mixture.json"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.agreement import check_rows, check_told
 from iwpo_fast.annotators import start
 from iwpo_fast.annotators.folder import TypesFolder
 from iwpo_fast.annotators.mixing import mix
@@ -45,8 +46,10 @@ def train_types(config: TrainConfig, read: Read, train_round: TrainRound) -> Tra
     """
     assert config.types is not None
     world, folder = World.start(config.device), TypesFolder(Path(config.output_dir))
+    check_told(world, config)  # before ranks wait for one another's clusters
     _check_folder(folder)
     rows, held_out = read(config.data)
+    check_rows(world, (rows, held_out))
     names = names_of(rows, held_out)
     if held_out is None and config.types.count > 1 and config.types.votes == "held_out":
         raise ValueError(

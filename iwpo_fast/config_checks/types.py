@@ -61,6 +61,7 @@ def _not_of_several(config: TrainConfig) -> list[tuple[str, Any, Any, str]]:
         ("reference_sync", config.reference_sync, None, "there is no one policy that the reference could follow"),
         ("model.reference", config.model.reference, None, "the base of the adapters is the reference"),
         ("model.compile", config.model.compile, False, "layers would be compiled again for every adapter"),
+        ("model.quantize", config.model.quantize, "none", "their saved adapters would not tell of its 4 bits"),
         ("shard_over", config.shard_over, 1, "every process holds all adapters whole"),
         ("context_parallel", config.context_parallel, 1, "every process holds all adapters whole"),
         ("log.samples", config.log.samples, 0, "there is no one policy that could answer"),

@@ -19,12 +19,7 @@ from iwpo_fast.models import four_bits
 from iwpo_fast.models.head import decoder_of
 from iwpo_fast.models.pretrained import Source, model_location, reason_of
 from iwpo_fast.models.saved_files import check_saved
-from iwpo_fast.models.trained import is_adapter, put_on, source_of
-
-
-def type_name(number: int) -> str:
-    """What the adapter of a type of annotators is called, counted from 0."""
-    return f"type-{number}"
+from iwpo_fast.models.trained import is_adapter, put_on, source_of, type_name
 
 
 def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int, types: int | None = None) -> peft.PeftModel:

@@ -21,12 +21,12 @@ from iwpo_fast.data.batch import FlatBatch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.saved_tokenizer import save_tokenizer
 from iwpo_fast.models import attention, saved_files, saving
-from iwpo_fast.models.adapters import type_name
 from iwpo_fast.models.attention.context_slice import ContextSlice
 from iwpo_fast.models.head import LMHead
 from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.padding import pad
 from iwpo_fast.models.rope import RopeBySequence
+from iwpo_fast.models.trained import type_name
 from iwpo_kernels import TokenStatistics
 
 Layout = Literal["shared", "flat", "padded"]

@@ -20,6 +20,11 @@ ADAPTER = "adapter_config.json"
 RUN_FILES = ("run.json", "manifest.json")
 
 
+def type_name(number: int) -> str:
+    """What the adapter of a type of annotators is called, counted from 0, and its folder."""
+    return f"type-{number}"
+
+
 def source_of(path: str, setting: str, *, trust_remote_code: bool) -> Source:
     """Where the model itself is, if `path` is the folder of a run; `path` for any other.
 
@@ -30,9 +35,20 @@ def source_of(path: str, setting: str, *, trust_remote_code: bool) -> Source:
         raise ValueError(f"{setting} is tiny, which has random weights: give the folder of a run or of a model.")
     folder = expanded(path)
     found = model_in(folder)
+    if found is None and (several := _types_in(folder)) is not None:
+        raise ValueError(
+            f"{setting} {path} holds the policies of several types of annotators: name the folder of one of them, such "
+            f"as {several}."
+        )
     if found is None and any((folder / name).exists() for name in RUN_FILES):
         raise ValueError(f"{setting} {path} is a run without a model yet: let it finish, which its command does again.")
     return Source(path if found is None else str(found), setting, trust_remote_code=trust_remote_code)
+
+
+def _types_in(folder: Path) -> Path | None:
+    """The folder of the first type of annotators, where a training on types left it."""
+    places = (folder / inside / type_name(0) for inside in ("", "mixture", "model"))
+    return next((place for place in places if model_in(place) is not None), None)
 
 
 def is_adapter(source: Source) -> bool:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
 from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
-from iwpo_fast.annotators.by_type import keep_votes, of_each_type, save_each
+from iwpo_fast.annotators.by_type import check_policy, keep_votes, of_each_type, save_each
 from iwpo_fast.annotators.rounds import cost_lines, train_types
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
@@ -128,6 +128,7 @@ def _train(
     types = None if config.types is None else config.types.count
     policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh, types=types)
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
+    check_policy(policy, job.router)
     for ledger in ledgers.values():
         world.say(*ledger.lines())
     ends = ends_of(pairs, tokenizer)

@@ -12,7 +12,7 @@ import yaml
 
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.evaluation.preference import preference_accuracy
-from iwpo_fast.models.adapters import type_name
+from iwpo_fast.models.trained import type_name
 from iwpo_fast.paths import expanded
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.run_folder import settings_of

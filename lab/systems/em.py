@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from iwpo_fast.annotators.minmax import worst
 from iwpo_fast.annotators.mixture import Mixture
 from iwpo_fast.config import (
     DataConfig,
@@ -65,6 +66,7 @@ def show(*, short: bool) -> Shown:
     votes, seeds, steps = (120, 1, 30) if short else (ALL, SEEDS, 400)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     rewards: list[dict[str, list[float]]] = []
+    mixtures: list[dict[str, Any]] = []
     reports: dict[str, Any] = {}
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         base = spoken(Path(folder), steps)
@@ -77,6 +79,7 @@ def show(*, short: bool) -> Shown:
                 reports[f"{way}, seed {seed}"] = report["rounds"]
                 if told == "held_out":
                     rewards.append(served(config, seed))
+                    mixtures.append(load_record(Path(config.output_dir) / "mixture" / "mixture.json"))
     least = [{who: min(of_types) for who, of_types in of_seed.items()} for of_seed in rewards]
     first, _, one = found.values()
     holds = min(first) >= 0.95 and max(one) < 0.8 and all(of["mixture"] > of["all votes"] for of in least)
@@ -86,11 +89,17 @@ def show(*, short: bool) -> Shown:
     rows += [(way, *(f"{100 * value:.1f} %" for value in values)) for way, values in found.items()]
     rows.append(("**mean reward of the less content type**", *("" for _ in least)))
     rows += [(name, *(f"{of[who]:+.2f}" for of in least)) for who, name in WHO.items()]
+    rows.append(("share of the mixture that is of the first type's", *(f"{of['weights'][0]:.2f}" for of in mixtures)))
+    regret = [worst_regrets(of) for of in mixtures]
+    rows.append(("**nats that the worse off regrets**", *("" for _ in regret)))
+    rows += [(WHO[who], *(f"{of[who]:.2f}" for of in regret)) for who in regret[0]]
     note = (
         f"{votes} votes in all ways; of 20 about half are held out, by their prompts. Reward is 1 for an answer that a "
         f"type wants, -1 for one that it does not, and 0 for any other text, mean over {SAMPLED} sampled answers."
     )
-    return Shown(CLAIM, holds, rows, {"found": found, "rewards": rewards, "rounds": reports, "votes": votes}, note)
+    numbers = {"found": found, "rewards": rewards, "rounds": reports, "votes": votes}
+    numbers["mixtures"] = [{name: of[name] for name in ("weights", "gains", "regrets")} for of in mixtures]
+    return Shown(CLAIM, holds, rows, numbers, note)
 
 
 WHO = {
@@ -203,6 +212,16 @@ def served(config: TrainConfig, seed: int) -> dict[str, list[float]]:
         with model.disable_adapter():
             answers["base"] = sample_completions(model, tokenizer, prompts, max_new_tokens=4, seed=seed)
     return {who: [reward_of(answers[who], topics, sign) for sign in (1, -1)] for who in WHO}
+
+
+def worst_regrets(mixture: Mapping[str, Any]) -> dict[str, float]:
+    """What MinMax itself makes small, by the policy of each type alone and by the mixture."""
+    regret, weights = np.array(mixture["regrets"]), np.array(mixture["weights"])
+    return {
+        "type-0": worst(regret, np.eye(2)[0]),
+        "type-1": worst(regret, np.eye(2)[1]),
+        "mixture": worst(regret, weights),
+    }
 
 
 def reward_of(answers: list[str], topics: list[int], sign: int) -> float:
