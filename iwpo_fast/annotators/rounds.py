@@ -51,21 +51,17 @@ def train_types(config: TrainConfig, read: Read, train_round: TrainRound) -> Tra
     rows, held_out = read(config.data)
     check_rows(world, (rows, held_out))
     names = names_of(rows, held_out)
-    if held_out is None and config.types.count > 1 and config.types.votes == "held_out":
-        raise ValueError(
-            f"types.votes is held_out and no row of {rows.source} is held out: raise data.eval_fraction, or set "
-            "types.votes to trained."
-        )
+    _check_held_out(config.types, rows, held_out)
     world.say(f"{len(names):,} annotators, {len(rows):,} votes to train on, {len(held_out or ()):,} held out")
     if config.dry_run:
         gamma = np.full((len(names), config.types.count), 1 / config.types.count)
-        return train_round(round_of(config, 1), lambda _: _both(rows, held_out, names, gamma))
-    gamma, reports, summary = _start(config, folder, rows, names, world), [], None
-    rounds = 1 if config.types.count == 1 else config.types.rounds
+        return train_round(round_of(config, 1), _reader(rows, held_out, names, gamma))
+    gamma = _start(config, folder, rows, names, world)
+    reports: list[dict[str, Any]] = []
+    summary, rounds = None, 1 if config.types.count == 1 else config.types.rounds
     for number in range(1, rounds + 1):
         world.say(f"\n==== round {number} of {rounds} ====")
-        shared = _both(rows, held_out, names, gamma)
-        summary = train_round(round_of(config, number), lambda _, shared=shared: shared)  # type: ignore[misc]
+        summary = train_round(round_of(config, number), _reader(rows, held_out, names, gamma))
         found = _found(folder.round(number).votes, gamma)
         reports.append(found.report())
         gamma = found.after
@@ -100,8 +96,18 @@ def _check_folder(folder: TypesFolder) -> None:
         raise ValueError(f"{folder.path} holds a run without types: choose another output_dir.")
 
 
-def _both(rows: Rows, held_out: Rows | None, names: tuple[str, ...], gamma: Floats) -> tuple[Rows, Rows | None]:
-    return with_shares(rows, names, gamma), None if held_out is None else with_shares(held_out, names, gamma)
+def _check_held_out(types: TypesConfig, rows: Rows, held_out: Rows | None) -> None:
+    if held_out is None and types.count > 1 and types.votes == "held_out":
+        raise ValueError(
+            f"types.votes is held_out and no row of {rows.source} is held out: raise data.eval_fraction, or set "
+            "types.votes to trained."
+        )
+
+
+def _reader(rows: Rows, held_out: Rows | None, names: tuple[str, ...], gamma: Floats) -> Read:
+    """What gives the rows with the shares of their annotators."""
+    both = with_shares(rows, names, gamma), None if held_out is None else with_shares(held_out, names, gamma)
+    return lambda _: both
 
 
 def _start(config: TrainConfig, folder: TypesFolder, rows: Rows, names: tuple[str, ...], world: World) -> Floats:
@@ -136,8 +142,18 @@ def _kept(path: Path, asked: dict[str, Any]) -> list[list[float]] | None:
 
 
 def _found(path: Path, before: Floats) -> Round:
-    """What the votes after a round say; annotators behind the last one with a vote have none."""
-    tensors, found, votes = load_tensors(path), np.zeros_like(before), np.zeros(len(before), dtype=np.int64)
+    """What the votes after a round say; annotators behind the last one with a vote have none.
+
+    Raises:
+        ValueError: what the round left is damaged or gone.
+    """
+    try:
+        tensors = load_tensors(path)
+    except (Damaged, FileNotFoundError) as error:
+        raise ValueError(
+            f"{path} is damaged or gone: delete {path.parent} to train that round again, and what comes after it."
+        ) from error
+    found, votes = np.zeros_like(before), np.zeros(len(before), dtype=np.int64)
     found[: len(tensors["votes"])] = tensors["log_likelihood"]
     votes[: len(tensors["votes"])] = tensors["votes"]
     return Round(before, found, votes)

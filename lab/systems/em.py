@@ -63,7 +63,7 @@ WAYS: Mapping[str, tuple[int, str]] = {
 
 
 def show(*, short: bool) -> Shown:
-    votes, seeds, steps = (120, 1, 30) if short else (ALL, SEEDS, 400)
+    votes, seeds, steps, rounds = (120, 1, 30, 1) if short else (ALL, SEEDS, 400, 3)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     rewards: list[dict[str, list[float]]] = []
     mixtures: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def show(*, short: bool) -> Shown:
         base = spoken(Path(folder), steps)
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             for way, (each, told) in WAYS.items():
-                config, truth = world(base, votes // each, each, told, seed)
+                config, truth = world(base, votes // each, each, told, rounds, seed)
                 train(config)
                 report = load_record(Path(config.output_dir) / "annotators.json")
                 found[way].append(agreement(report["annotators"], truth))
@@ -130,7 +130,9 @@ def spoken(folder: Path, steps: int) -> Path:
     return folder / "base"
 
 
-def world(base: Path, annotators: int, each: int, told: Any, seed: int) -> tuple[TrainConfig, dict[str, int]]:
+def world(
+    base: Path, annotators: int, each: int, told: Any, rounds: int, seed: int
+) -> tuple[TrainConfig, dict[str, int]]:
     """The training, and the type of every annotator, four fifths of whom are of the first."""
     draw = np.random.default_rng([seed, 2, each])
     truth = {f"annotator {number}": int(number % 5 == 4) for number in range(annotators)}
@@ -144,7 +146,7 @@ def world(base: Path, annotators: int, each: int, told: Any, seed: int) -> tuple
         objective=ObjectiveConfig(beta=2.0),
         optim=OptimConfig(lr=3e-3, epochs=4 if fraction == 0 else 8, pairs_per_step=32),
         log=LogConfig(every=1000),
-        types=TypesConfig(rounds=3, votes=told, mixture_prompts=96, mixture_tokens=4),
+        types=TypesConfig(rounds=rounds, votes=told, mixture_prompts=96, mixture_tokens=4),
         output_dir=str(path.with_suffix("")),
         device="cpu",
         seed=seed,

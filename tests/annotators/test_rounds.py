@@ -166,6 +166,17 @@ def test_more_rounds_go_on_behind_those_that_are_done(config, tmp_path) -> None:
     assert len(load_record(tmp_path / "run" / "annotators.json")["rounds"]) == 2
 
 
+@pytest.mark.slow
+def test_damaged_votes_are_one_sentence(config, tmp_path) -> None:
+    train(config())
+    path = tmp_path / "run" / "round-1" / "votes.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+    with pytest.raises(
+        ValueError, match=r"votes\.safetensors is damaged or gone: delete .*round-1 to train that round"
+    ):
+        train(config())
+
+
 def test_a_dry_run_plans_a_round_and_leaves_nothing(config, tmp_path, capsys) -> None:
     assert train(replace(config(), dry_run=True)) is None
     assert "6 annotators" in capsys.readouterr().out
