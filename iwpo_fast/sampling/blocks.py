@@ -31,7 +31,7 @@ class Draw(NamedTuple):
         ended: whether it ended by itself, and not because it was long enough.
         log_mu: log-prob of all its tokens, and of its end, under the sampler, after temperature and top-p.
         log_model: the same under the model itself; None where the sampler does not tell it.
-        end: the token that ended it, where it ended and the sampler tells it.
+        end: the token that ended it; None where it was cut.
     """
 
     tokens: list[int]
