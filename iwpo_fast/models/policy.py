@@ -241,16 +241,18 @@ class Policy(nn.Module):
         finally:
             model.generation_config = own
 
-    @contextmanager
-    def disable_adapter(self) -> Iterator[None]:
+    def disable_adapter(self) -> AbstractContextManager[None]:
         """Run as the base model, which is the reference of a LoRA policy."""
         assert isinstance(self.model, PeftModel), "without an adapter the reference is the initial weights"
+        return self.model.disable_adapter() if self.types is None else self._without_types(self.model)
+
+    @contextmanager
+    def _without_types(self, model: PeftModel) -> Iterator[None]:
         try:
-            with self.model.disable_adapter():
+            with model.disable_adapter():
                 yield
         finally:
-            if self.types is not None:
-                self._train_all_types()
+            self._train_all_types()
 
     def use(self, number: int) -> None:
         """Run as the policy of a type of annotators from now on, counted from 0; the adapters of all go on training."""
