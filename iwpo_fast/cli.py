@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,13 +26,16 @@ from iwpo_fast.extras import NotInstalled, needed
 from iwpo_fast.memory import is_out_of_memory, out_of_memory
 from iwpo_fast.terminal import escaped
 
+READER_HAS_LEFT = 141
+"""Exit code by the convention of shells for SIGPIPE."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C; 143 after
-        SIGTERM or SIGUSR1.
+        0; 2 after a one-sentence error (set IWPO_DEBUG=1 to see where it came from); 130 after Ctrl-C; 141 where nobody
+        reads what is printed any more; 143 after SIGTERM or SIGUSR1.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     with signals.handled(), peers.told():
@@ -67,17 +71,21 @@ def _main(arguments: Sequence[str]) -> int:
 
         if not arguments:
             make_parser().print_help()
+            sys.stdout.flush()
             return 0
         command, settings = parse(arguments)
         threads.settle(_width(settings))
         if command not in LIGHT:
             _quieten_libraries()
         RUN[command](settings)
+        sys.stdout.flush()
     except (ValueError, OSError, NotInstalled, SafetensorError, MemoryError, RuntimeError) as error:
         is_bug = isinstance(error, RuntimeError) and not is_out_of_memory(error)
         if is_bug or os.environ.get("IWPO_DEBUG") == "1" or signals.asked():
             raise
         several = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+        if isinstance(error, BrokenPipeError) and not several and _reader_has_left():
+            return READER_HAS_LEFT
         rank = f" on rank {os.environ['RANK']}" if several else ""
         sentence = " ".join(_sentence(error).split())
         if peers.speaks(error):
@@ -86,6 +94,16 @@ def _main(arguments: Sequence[str]) -> int:
         return 2
     peers.end(None)
     return 0
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is a pipe that nobody reads, as behind `head`; then it leads nowhere from now on."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    left = any(events & select.POLLERR for _, events in output.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # because Python flushes once more as it ends
+    return left
 
 
 def _translates(arguments: Sequence[str]) -> bool:

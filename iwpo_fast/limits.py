@@ -262,6 +262,8 @@ def _words(member: Any, *, limits: bool) -> str:
         return f"two numbers {_words(arguments[0], limits=True)}"
     if origin is list and get_origin(arguments[0]) is Literal:
         return f"a list of {', '.join(get_args(arguments[0]))}"
+    if origin is list and len(_members_of(arguments[0])) > 1:
+        return f"a list of {' or '.join(_words_of_many(one) for one in _members_of(arguments[0]))}"
     if origin is dict:
         kinds = [KINDS[get_origin(kind) or kind] for kind in _members_of(arguments[1])]
         return f"a mapping from names to {' or '.join(kinds)}"
@@ -269,6 +271,12 @@ def _words(member: Any, *, limits: bool) -> str:
         # Whole numbers are finite anyway.
         return str(inside).removesuffix(" and finite") if arguments and arguments[0] is int else str(inside)
     return KINDS[arguments[0] if origin is Annotated else origin or member]
+
+
+def _words_of_many(member: Any) -> str:
+    """What values of this type are called in a list."""
+    words = _words(member, limits=True)
+    return f"numbers {words}" if get_origin(member) is Annotated else words
 
 
 def _shown(value: Any) -> str:

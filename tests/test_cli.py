@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 from jsonargparse import ArgumentError
 
 from iwpo_fast import cli_parser
-from iwpo_fast.cli import RUN, dataclass_from, main
+from iwpo_fast.cli import READER_HAS_LEFT, RUN, dataclass_from, main
 from iwpo_fast.cli_errors import explain
 from iwpo_fast.cli_parser import CONFIG, OPTIONS, make_parser
 from iwpo_fast.cli_words import written_out
@@ -214,6 +215,16 @@ for module in ("transformers.modeling_utils", "peft", "transformers_fork", "else
         "transformers_fork",
         "elsewhere",
     ]
+
+
+@pytest.mark.slow
+def test_a_reader_who_has_seen_enough_gets_no_sentence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        command = [sys.executable, "-m", "iwpo_fast", "recipes"]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (READER_HAS_LEFT, "")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from iwpo_fast.config.model import LoraConfig, ModelConfig, TinyConfig
 from iwpo_fast.config.objective import SYNONYMS, ObjectiveConfig
 from iwpo_fast.config.optim import OptimConfig
 from iwpo_fast.config.plan import DataShapeConfig, PlanConfig
-from iwpo_fast.config.rewards import CategoryConfig, PessimismConfig, RewardConfig, TuningConfig
+from iwpo_fast.config.rewards import CategoryConfig, FamilyConfig, PessimismConfig, RewardConfig, TuningConfig
 from iwpo_fast.config.run import Arm, RunConfig, TrainConfig, dataclass_from
 from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig
 from iwpo_fast.config.types import TypesConfig
@@ -33,6 +33,7 @@ __all__ = [
     "DataConfig",
     "DataShapeConfig",
     "ExperimentalConfig",
+    "FamilyConfig",
     "LogConfig",
     "LoraConfig",
     "MixedConfig",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from iwpo_fast.config.model import LoraConfig
 from iwpo_fast.config.optim import OptimConfig
-from iwpo_fast.limits import BELOW_ONE, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, Limits
+from iwpo_fast.limits import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_INFINITE, SHARE, Limits
 
 
 @dataclass
@@ -63,6 +63,37 @@ class PessimismConfig:
 
 
 @dataclass
+class FamilyConfig:
+    """Heads that each learn from other pairs, a family for e-DPO, in the place of bootstraps (docs/systems/family.md).
+
+    Args:
+        rates: Each member learns from pairs that are drawn anew so that, among those whose responses differ in length,
+            the longer one is chosen at such a rate; `natural` takes the pairs as they are.
+        longer_by: By what share a response must have more tokens than the other to count as the longer one.
+        resamples: Members at each rate, each from a draw of its own.
+        subsets: Further members, which learn from random parts of the prompts, without bias.
+        share: Share of the prompts that each of these learns from.
+    """
+
+    rates: list[Annotated[float, FRACTION] | Literal["natural"]] = field(
+        default_factory=lambda: [0.2, 0.35, 0.5, 0.65, 0.8]
+    )
+    longer_by: Annotated[float, NOT_NEGATIVE] = 0.1
+    resamples: Annotated[int, POSITIVE] = 1
+    subsets: Annotated[int, NOT_NEGATIVE] = 0
+    share: Annotated[float, SHARE] = 0.8
+
+    @property
+    def biased(self) -> list[float]:
+        """The rates that are drawn to."""
+        return [rate for rate in self.rates if not isinstance(rate, str)]
+
+    @property
+    def members(self) -> int:
+        return len(self.rates) + (self.resamples - 1) * len(self.biased) + self.subsets
+
+
+@dataclass
 class RewardConfig:
     """Rewards: heads on frozen features, one shared vector plus a residual per cluster, then calibration (MCRM).
 
@@ -92,6 +123,7 @@ class RewardConfig:
         overlap: Weight of the surrogate for the overlap of chosen and rejected rewards inside a cluster.
         folds: Parts, by prompt, each scored by a model that never saw it; 1 scores all pairs with a model that saw all.
         ensemble: Bootstrapped heads whose rewards are averaged; they are also the family for e-DPO.
+        family: Heads that learn from other pairs each, such as at several rates of length bias; null bootstraps.
         calibration: Turn rewards into log-odds, by centre and slope of each cluster on unseen pairs; without it the raw
             rewards are used, unclipped and fully trusted.
         calibration_strength: How strongly each cluster's slope is pulled towards the pooled slope, in pairs.
@@ -116,3 +148,9 @@ class RewardConfig:
     calibration_strength: Annotated[float, NOT_NEGATIVE] = 200.0
     max_reward: Annotated[float, POSITIVE_OR_INFINITE] = 5.0
     pessimism: PessimismConfig | None = None
+    family: FamilyConfig | None = None
+
+    @property
+    def members(self) -> int:
+        """Heads that score every response."""
+        return self.ensemble if self.family is None else self.family.members

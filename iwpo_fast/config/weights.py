@@ -115,6 +115,9 @@ class WeightConfig:
             it was drawn, or by `importance`, as the preferred sample itself.
         proposal_correction: How far importance corrects for the temperature and top-p that candidates were drawn with:
             0 not at all, 1 fully.
+        forward_kl: What an objective with a `gamma`, such as e_dpo, takes KL(reference || policy) on: completions of
+            the `pairs`, or the `samples` of the reference that `candidates.per_prompt` draws, which are trained on as
+            rows beside them (docs/systems/family.md).
         realisation: Weights stay weights, or become counts by systematic `resampling`.
         min_ess: An effective sample size below this fraction of the pairs, over all or in a large cluster, is refused.
         force: Go on despite a low effective sample size.
@@ -133,6 +136,7 @@ class WeightConfig:
     preferred_pairs: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
     opponent: Literal["uniform", "importance"] = "uniform"
     proposal_correction: Annotated[float, FRACTION] = 0.0
+    forward_kl: Literal["pairs", "samples"] = "pairs"
     realisation: Literal["weighting", "resampling"] = "weighting"
     min_ess: Annotated[float, FRACTION] = 0.1
     force: bool = False

@@ -7,6 +7,7 @@ from pathlib import Path
 from iwpo_fast.config import RunConfig, TrainConfig
 from iwpo_fast.config_checks.arms import check_arms
 from iwpo_fast.config_checks.candidates import check_candidates, check_clusters
+from iwpo_fast.config_checks.forward_kl import check_forward_kl
 from iwpo_fast.config_checks.held_out import check_held_out
 from iwpo_fast.config_checks.labels import check_held_out_losses, check_preferred_pairs, check_soft_labels
 from iwpo_fast.config_checks.model import check_model_settings, check_trust
@@ -59,6 +60,7 @@ def _check_all(config: TrainConfig) -> None:
         check_held_out_losses(config)
         check_soft_labels(config)
         check_preferred_pairs(config)
+        check_forward_kl(config)
         check_arms(config)
     if config.push_to_hub is not None:
         check_push(config.push_to_hub)

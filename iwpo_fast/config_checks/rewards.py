@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from iwpo_fast.config import CategoryConfig, PessimismConfig, RewardConfig
+from iwpo_fast.config import CategoryConfig, FamilyConfig, PessimismConfig, RewardConfig
 from iwpo_fast.config_checks.model import check_lora
 from iwpo_fast.config_checks.training import check_optim
 from iwpo_fast.config_checks.unread import refuse_unread
@@ -71,6 +71,8 @@ def check_reward_settings(rewards: RewardConfig) -> None:
     if not rewards.calibration:
         reason = "rewards.calibration is false, which leaves rewards as they are"
         refuse_unread(rewards, "rewards", OF_CALIBRATION, reason, "set rewards.calibration to true")
+    if rewards.family is not None:
+        _check_family(rewards, rewards.family)
     if rewards.pessimism is not None:
         _check_pessimism(rewards, rewards.pessimism)
     if tuning is not None:
@@ -93,13 +95,45 @@ def _check_pessimism(rewards: RewardConfig, asked: PessimismConfig) -> None:
     if asked.form == "minimum":
         reason = "rewards.pessimism.form is minimum"
         refuse_unread(asked, "rewards.pessimism", ("scale", "ridge"), reason, "set form to bonus")
-        if rewards.ensemble == 1:
+        if rewards.members == 1:
+            one = "ensemble is 1, which" if rewards.family is None else "family is of one, which"
             raise ValueError(
-                "rewards.pessimism.form is minimum and rewards.ensemble is 1, which has no other members: raise "
-                "rewards.ensemble, or set rewards.pessimism.form to bonus."
+                f"rewards.pessimism.form is minimum and rewards.{one} has no other members: raise "
+                f"rewards.{'ensemble' if rewards.family is None else 'family'}, or set rewards.pessimism.form to bonus."
             )
     elif rewards.tuning is not None:
         raise ValueError(
             "rewards.pessimism.form is bonus and rewards.tuning is set, which moves the features that the bonus reads: "
             "set rewards.pessimism.form to minimum, or leave rewards.tuning out."
         )
+
+
+def _check_family(rewards: RewardConfig, asked: FamilyConfig) -> None:
+    """Refuse a family without members, or of models that do not learn from labels on frozen features."""
+    for reason, remedy in (
+        (rewards.source != "features" and f"source is {rewards.source}, which learns no heads", "source to features"),
+        (rewards.heads == "dprm" and "heads is dprm, which learns from grades and not from labels", "heads to auto"),
+        (rewards.tuning is not None and "tuning is set, which has one adapter for all members", "tuning to null"),
+    ):
+        if reason:
+            raise ValueError(
+                f"rewards.family is set and rewards.{reason}: leave rewards.family out, or set rewards.{remedy}."
+            )
+    if not asked.members:
+        raise ValueError(
+            "rewards.family.rates is empty and rewards.family.subsets is 0, so that no member is left: give rates, set "
+            "subsets, or leave rewards.family out."
+        )
+    if len(set(asked.rates)) < len(asked.rates):
+        raise ValueError(
+            f"rewards.family.rates is {asked.rates}, one of them twice: name each once, and raise resamples for more "
+            "members at a rate."
+        )
+    reason = "rewards.family is set, whose members take the place of bootstraps"
+    refuse_unread(rewards, "rewards", ["ensemble"], reason, "set rewards.family to null")
+    if not asked.biased:
+        reason = "rewards.family.rates names no number, to which pairs would be drawn"
+        refuse_unread(asked, "rewards.family", ("longer_by", "resamples"), reason, "name one")
+    if not asked.subsets:
+        reason = "rewards.family.subsets is 0"
+        refuse_unread(asked, "rewards.family", ["share"], reason, "raise subsets")

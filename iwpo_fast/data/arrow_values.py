@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ Reader = Callable[[Any], Any]
 
 JSON = "arrow.json"
 """Extension type of values that are stored as JSON; `datasets` calls it Json."""
+CLASS = "ClassLabel"
+"""Kind of values in `datasets` that are stored as places in a list of names."""
 
 
 def readers_of(schema: pa.Schema, *, parse: bool) -> dict[str, Reader]:
@@ -21,12 +24,16 @@ def readers_of(schema: pa.Schema, *, parse: bool) -> dict[str, Reader]:
 
     Values of the JSON type are parsed. Keys of structures that are null are left out, because Arrow gives every
     structure the keys of all: except a message's `content`, which has no other reason to be there. Maps, which Python
-    gets as lists of couples, become dictionaries.
+    gets as lists of couples, become dictionaries. Classes go by their names, because their order means nothing: in
+    [desirable, undesirable], 1 is no word for true.
 
     Args:
         parse: values of the JSON type are still text.
     """
-    readers = {name: _reader(kind, parse) for name, kind in zip(schema.names, schema.types, strict=True)}
+    about = _features(schema)
+    readers = {
+        name: _reader(kind, parse, about.get(name)) for name, kind in zip(schema.names, schema.types, strict=True)
+    }
     return {name: reader for name, reader in readers.items() if reader is not None}
 
 
@@ -42,17 +49,29 @@ def as_stored(rows: Iterable[dict[str, Any]], readers: dict[str, Reader]) -> lis
     return [{name: readers[name](value) if name in readers else value for name, value in row.items()} for row in rows]
 
 
-def _reader(kind: Any, parse: bool) -> Reader | None:
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What `datasets` wrote of the columns beside their types; nothing in files of others."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        features = loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return features if isinstance(features, dict) else {}
+    return {}
+
+
+def _reader(kind: Any, parse: bool, about: Any) -> Reader | None:
+    """Args: about: as of `_features`, of this column or of what is in it."""
     import pyarrow as pa
 
+    about = about if isinstance(about, dict) else {}
+    if about.get("_type") == CLASS and pa.types.is_integer(kind) and isinstance(about.get("names"), list):
+        return _of_class(about["names"])
     if getattr(kind, "extension_name", None) == JSON:
         return _parsed if parse else None
     if pa.types.is_struct(kind):
-        return _of_struct({field.name: _reader(field.type, parse) for field in _fields(kind)})
+        return _of_struct({field.name: _reader(field.type, parse, about.get(field.name)) for field in _fields(kind)})
     if pa.types.is_map(kind):
-        return _of_map(_reader(kind.item_type, parse))
+        return _of_map(_reader(kind.item_type, parse, None))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = _reader(kind.value_type, parse)
+        inner = _reader(kind.value_type, parse, about.get("feature"))
         return None if inner is None else _of_list(inner)
     return None
 
@@ -78,6 +97,11 @@ def _fields(struct: Any) -> list[Any]:
 
 def _parsed(value: Any) -> Any:
     return loads(value) if isinstance(value, str) else value
+
+
+def _of_class(names: list[str]) -> Reader:
+    """`datasets` stores an absent class as -1."""
+    return lambda value: names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _of_list(inner: Reader) -> Reader:

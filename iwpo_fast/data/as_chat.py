@@ -109,7 +109,7 @@ def _turns(text: str) -> list[Message]:
     if any(first == second for first, second in pairwise(marks)):
         return []
     spoken = list(zip(marks, said, strict=True))[:-1]
-    return [{"role": ROLES[mark], "content": words.strip()} for mark, words in spoken]
+    return [{"role": ROLES[mark], "content": _said(words)} for mark, words in spoken]
 
 
 def _answers(texts: Sequence[Text], prompts: Sequence[Text]) -> Sequence[Text]:
@@ -124,4 +124,9 @@ def _answer(text: Text, prompt: Text) -> Text:
         return [{"role": "assistant", "content": text}]
     own, *later = TURN.split(text)
     turns = [(ASSISTANT, own), *zip(later[::2], later[1::2], strict=True)]
-    return [{"role": ROLES[mark], "content": words.strip()} for mark, words in turns]
+    return [{"role": ROLES[mark], "content": _said(words)} for mark, words in turns]
+
+
+def _said(words: str) -> str:
+    """Without the white space around it; a turn that is nothing else stays, because no message may be empty."""
+    return words.strip() or words

@@ -34,6 +34,7 @@ from iwpo_fast.data.forms import (
     ASSISTANT,
     all_repeat,
     as_messages,
+    as_written,
     canonical,
     check_encodable,
     is_empty,
@@ -102,6 +103,21 @@ def read_row(record: Mapping[str, Any], pairing: Pairing) -> RowOfPairs:
     texts = canonical(row)
     _check_single_scores(scores, pairing)
     return _beside(texts, answers_beside(row, texts[0], values), scores)
+
+
+def read_written_row(record: Mapping[str, Any]) -> RowOfPairs:
+    """The pair and the candidates of a row that has them in canonical form already.
+
+    Raises:
+        ValueError: what the row lacks, or has wrong. The message goes on from "row 1".
+    """
+    texts, given = as_written(record), _candidates(record, several=False)
+    if given is None:
+        return RowOfPairs([PairOfRow(texts)])
+    values, scores = given
+    if not all(type(value) is type(texts[0]) for value in values):
+        raise ValueError("has candidates that are of another kind than its prompt: make both text, or both messages.")
+    return _beside(texts, values, scores)
 
 
 def answers_beside(row: Mapping[str, Any], prompt: Text, values: list[Any]) -> list[Text]:

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iwpo_fast.data.chat import is_assistants
+from iwpo_fast.data.columns import LABELS
 from iwpo_fast.data.rows import Message, Text, contents
 from iwpo_fast.nearest import nearest
 from iwpo_fast.terminal import escaped, is_text
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 FEWEST_WORDS = 3
+ANSWERS_ALONE = ("response", "output", "answer", "generation", "text")
+"""Names under which people keep the one answer of a row."""
 
 
 class AnswerMissing(ValueError):
@@ -27,6 +30,14 @@ class AnswerMissing(ValueError):
         """The sentence with the columns that the row has, and the one that may be meant."""
         if self._name in columns:
             return ValueError(f"has no {self._name} although it has the column: fill it in, or remove the row.")
+        label = next((name for name in LABELS if name in columns), None)
+        if label is not None and "completion" not in columns:
+            answer = next((name for name in ANSWERS_ALONE if name in columns), "COLUMN")
+            return ValueError(
+                f"has a {label} and neither a completion that it is about nor chosen and rejected: name the column of "
+                f"the answer, as in --data.columns '{{completion: {answer}}}': its columns are "
+                f"{escaped(', '.join(columns))}."
+            )
         meant = nearest(self._name, columns)
         form = f"{{{self._name}: {meant}}}" if meant else "{chosen: COLUMN, rejected: COLUMN}"
         return ValueError(
@@ -103,6 +114,25 @@ def canonical(row: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Te
     for name, completion in zip(("chosen", "rejected"), parts[1:], strict=True):
         if not may_be_empty and is_empty(completion):
             raise ValueError(f"has an empty completion in {name}: fill it in or remove the row.")
+    check_encodable(parts)
+    return parts
+
+
+def as_written(row: Mapping[str, Any]) -> tuple[Text, Text, Text]:
+    """Prompt and completions of a row that `canonical` made, as they stand.
+
+    Made canonical once more, a row could become another: an answer that says the prompt twice would lose it twice.
+
+    Raises:
+        ValueError: as of `canonical`; an empty completion is none.
+    """
+    chosen, rejected = _completion(row, "chosen"), _completion(row, "rejected")
+    parts: tuple[Text, Text, Text] = (row.get("prompt") or type(chosen)(), chosen, rejected)
+    if len(set(map(type, parts))) > 1:
+        raise ValueError("has text and messages: make prompt, chosen and rejected the same.")
+    for name, part in zip(("prompt", "chosen", "rejected"), parts, strict=True):
+        if isinstance(part, list):
+            as_messages(part, name)
     check_encodable(parts)
     return parts
 

@@ -74,6 +74,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.weight)
 
+    @property
+    def noun(self) -> str:
+        """What they are called in a line for people."""
+        return "pairs" if self.present is None else "rows"
+
     @cached_property
     def tokens(self) -> np.ndarray:
         """int64 [P]: tokens of the sequences of each pair, the prompt counted with each of its completions."""
@@ -92,11 +97,14 @@ class Pairs:
 
     @cached_property
     def scores(self) -> np.ndarray | None:
-        """float32 [P, 2, k]: scores of chosen and rejected by k reward models, or None."""
+        """float32 [P, 2, k]: scores of chosen and rejected by k reward models, 0 in rows of one completion; or None."""
         if "score_chosen" not in self.columns:
             return None
         both = np.stack([self.columns["score_chosen"], self.columns["score_rejected"]], axis=1)
-        return both.reshape(len(self), 2, -1).astype(np.float32)
+        scores = both.reshape(len(self), 2, -1).astype(np.float32)
+        if self.present is not None:
+            scores[~self.present.all(axis=1)] = 0
+        return scores
 
     @property
     def type_shares(self) -> np.ndarray | None:

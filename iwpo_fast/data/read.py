@@ -16,7 +16,7 @@ from iwpo_fast.data.answers import check_answers, go_on
 from iwpo_fast.data.arrow_rows import RareStore, Stored
 from iwpo_fast.data.as_chat import as_conversations, of_one_kind
 from iwpo_fast.data.candidate_scores import check_same_rewards
-from iwpo_fast.data.candidates import RowOfPairs, read_row
+from iwpo_fast.data.candidates import RowOfPairs, read_row, read_written_row
 from iwpo_fast.data.columns import (
     NUMBERS,
     PREFERRED,
@@ -54,8 +54,11 @@ TIE = RowOfPairs([])
 """What a row holds whose two answers are equally good."""
 
 
-def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
+def read_rows(config: DataConfig, *, written: bool = False) -> tuple[Rows, Rows | None]:
     """Read preference pairs, recognise their form, check them, and hold out the evaluation rows.
+
+    Args:
+        written: the library wrote the rows, in the form that this makes of others, and they are taken as they stand.
 
     Returns:
         Rows to train on, and rows held out from training, if any; the `source` of these says so.
@@ -65,11 +68,11 @@ def read_rows(config: DataConfig) -> tuple[Rows, Rows | None]:
     """
     check_limits(config, "data")
     sources = sources_of(config)
-    parts, ids = zip(*(_read_source(source) for source, _ in sources), strict=True)
+    parts, ids = zip(*(_read_source(source, written) for source, _ in sources), strict=True)
     rows = of_one_kind(together(parts, [weight for _, weight in sources]), config.as_chat)
     _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
-        return rows, _evaluation_rows(config, rows)
+        return rows, _evaluation_rows(config, rows, written)
     prompt_ids = chain.from_iterable(
         repeat(None, len(part)) if i is None else i for part, i in zip(parts, ids, strict=True)
     )
@@ -104,10 +107,10 @@ def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
             )
 
 
-def _read_source(config: DataConfig) -> tuple[Rows, Stored[Any] | None]:
+def _read_source(config: DataConfig, written: bool) -> tuple[Rows, Stored[Any] | None]:
     """The rows of `data.path`, or of one data set of a mix, and the `prompt_id` of each, or None."""
     place = Place(config.path, config.split, config.name)
-    read = _read(place, config, config.limit)
+    read = _read(place, config, config.limit, written)
     columns = read.source.columns
     check_mapping(config.columns, columns, place.title)
     check_is_text(columns, place.title)
@@ -119,13 +122,13 @@ def _read_source(config: DataConfig) -> tuple[Rows, Stored[Any] | None]:
     return read.rows()
 
 
-def _evaluation_rows(config: DataConfig, training: Rows) -> Rows:
+def _evaluation_rows(config: DataConfig, training: Rows, written: bool) -> Rows:
     """The rows of `eval_path` or `eval_split`, which are text or conversations as those for training are."""
     place = Place(config.path, config.eval_split, config.name)
     if config.eval_path is not None:
         place = Place(config.eval_path, config.eval_split, setting="data.eval_path")
     # Evaluation data often lack weights and scores.
-    read = _read(place, config, limit=None)
+    read = _read(place, config, limit=None, written=written)
     texts = {ours: theirs for ours, theirs in config.columns.items() if ours in (*TEXTS, *TURNS, *PREFERRED)}
     check_mapping(texts, read.source.columns, place.title)
     check_is_text(read.source.columns, place.title)
@@ -145,14 +148,14 @@ def _named_held_out(rows: Rows) -> Rows:
     return replace(rows, source=rows.source + HELD_OUT)
 
 
-def _read(place: Place, config: DataConfig, limit: int | None) -> _Read:
+def _read(place: Place, config: DataConfig, limit: int | None, written: bool) -> _Read:
     """Everything at a place."""
-    return decided(config.json_columns, lambda json_text: _read_once(place, config, limit, json_text))
+    return decided(config.json_columns, lambda json_text: _read_once(place, limit, _Read(config, json_text, written)))
 
 
-def _read_once(place: Place, config: DataConfig, limit: int | None, json_text: JsonText) -> _Read:
-    names = column_names(config.columns)
-    reader, read = Reader(place, set(names.values())), _Read(config, json_text)
+def _read_once(place: Place, limit: int | None, read: _Read) -> _Read:
+    names = column_names(read.config.columns)
+    reader = Reader(place, set(names.values()))
     for number, record, others in reader.records(names, limit):
         read.add(number, with_numbers(record) if reader.is_text else record, others)
     read.source = reader.source()
@@ -165,13 +168,15 @@ class _Read:
     What is wrong with one of them is said behind what is wrong with the whole, which is known when all are read.
 
     Attributes:
+        config: how they are read.
         source: known when all are read.
     """
 
     source: Source
 
-    def __init__(self, config: DataConfig, json_text: JsonText) -> None:
-        self._config = config
+    def __init__(self, config: DataConfig, json_text: JsonText, written: bool) -> None:
+        self.config = config
+        self._written = written
         self._recognise = Recogniser(config.columns, config.preferred, json_text)
         self._numbers = array("q")
         self._numbers_unread = UnreadNumbers(config.columns)
@@ -211,7 +216,7 @@ class _Read:
     def _add_texts(self, number: int, record: Row, others: Row) -> None:
         found = self._recognise(record, others)
         try:
-            row = TIE if found is None else _read_one(found, self._config)
+            row = TIE if found is None else _read_one(found, self.config, self._written)
         except AnswerMissing as missing:
             raise missing.among([*record, *others]) from None
         self._numbers_unread(others)
@@ -263,9 +268,9 @@ class _Read:
             self._recognise.check_all()
         except ValueError as error:
             raise ValueError(f"{numbering.where(self._numbers[0])} {error}") from None
-        if self._mismatches and (self._config.on_prefix_mismatch != "drop" or not self._recognised):
+        if self._mismatches and (self.config.on_prefix_mismatch != "drop" or not self._recognised):
             raise mismatch_error(self._mismatch, numbering.where(self._mismatches[0]), len(self._mismatches))
-        if not len(self._gathered) and self._config.pairs_from_candidates == "pareto":
+        if not len(self._gathered) and self.config.pairs_from_candidates == "pareto":
             raise ValueError(
                 f"No row of {numbering.title} has candidates of two Pareto fronts: set data.pairs_from_candidates to "
                 "best_worst, which compares mean win rates."
@@ -277,10 +282,14 @@ class _Read:
             )
 
 
-def _read_one(row: Row, config: DataConfig) -> RowOfPairs:
-    is_pair = DESIRABLE not in row
-    pairing = Pairing(config.pairs_from_candidates, config.win_rate_temperature)
-    pairs = read_row(with_messages(row, TEXTS), pairing) if is_pair else read_single(row)
+def _read_one(row: Row, config: DataConfig, written: bool) -> RowOfPairs:
+    if written:
+        pairs = read_written_row(row)
+    elif DESIRABLE in row:
+        pairs = read_single(row)
+    else:
+        pairing = Pairing(config.pairs_from_candidates, config.win_rate_temperature)
+        pairs = read_row(with_messages(row, TEXTS), pairing)
     check_answers(pairs, config.train_on)
     return pairs
 

@@ -24,7 +24,8 @@ class Candidates:
         texts: K texts, of the kind of the rows', in a list or stored.
         row: int64 [K], the row whose prompt each of them answers.
         columns: float64 [K] each, NaN where unknown: `score`; of sampled ones `draws`, how often each was drawn,
-            `log_mu` and `log_model`, its log-prob in nats under the sampler and under the model itself.
+            `ended`, 1 if it ended by itself, `log_mu` and `log_model`, its log-prob in nats under the sampler and under
+            the model itself.
         left_out: int64 [N] each, by row, what was read beside these: `in_pairs`, those that the row's pairs were made
             of, `duplicate`, which equal another response of the row, and `empty`.
     """

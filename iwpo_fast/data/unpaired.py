@@ -23,7 +23,8 @@ DESIRABLE = "desirable"
 """Where a row that has been recognised says which its completion is."""
 SIDES = ("desirable", "undesirable")
 """What the completion of a row is called that stands as chosen, or as rejected."""
-WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+YES, NO = ("true", "1", "1.0", "desirable", "chosen"), ("false", "0", "0.0", "undesirable", "rejected")
+WORDS = dict.fromkeys(YES, True) | dict.fromkeys(NO, False)
 """Labels as they are written; tables of numbers, and CSV from them, write 1.0 where another label is absent."""
 
 

@@ -14,6 +14,10 @@ def arm_weights(arm: Arm, of_run: WeightConfig) -> WeightConfig:
     Args:
         of_run: settings of the run, of which a part keeps what it reads.
     """
+    return replace(_of_part(arm, of_run), forward_kl=of_run.forward_kl)
+
+
+def _of_part(arm: Arm, of_run: WeightConfig) -> WeightConfig:
     if arm == "dpo":
         return WeightConfig(form="off")
     posterior: dict[str, Any] = {"soft_labels": "posterior", "relative_variance": of_run.relative_variance}

@@ -70,12 +70,14 @@ def _of_known(pairs: Pairs, known: Pairs, values: dict[str, np.ndarray]) -> dict
     """What `load_logps` gives for `pairs`, from what it gave for `known`; None where a response is not there."""
     place = {key: row for row, key in enumerate(_keys(known))}
     rows = np.array([place.get(key, -1) for key in _keys(pairs)])
-    if rows.min() < 0:
+    there = np.ones(len(rows), dtype=bool) if pairs.present is None else pairs.present.T.ravel()
+    if (rows[there] < 0).any():
         return None
     parts = [Ragged(values["chosen"], known.chosen.offsets), Ragged(values["rejected"], known.rejected.offsets)]
     if known.candidates is not None:
         parts.append(Ragged(values["candidates"], known.candidates.completions.offsets))
-    logps = Ragged.concatenate(parts)
+    logps = Ragged.concatenate([*parts, Ragged.from_rows([[]], dtype=np.float32)])
+    rows[~there] = len(logps) - 1  # a completion that is absent has no tokens
     return {name: logps.take(side).values for name, side in zip(("chosen", "rejected"), np.split(rows, 2), strict=True)}
 
 

@@ -21,6 +21,11 @@ from iwpo_fast.objectives.registry import Constants, FusedForm, Labels, Reads, S
 Aggregate = Literal["mean", "min", "lcb", "softmin"]
 _DISTILLATION: dict[str, Any] = {"paper": "reward-model distillation, Fisch et al. 2024", "arxiv": "2405.19316"}
 _STRENGTH = {"strength": ("aggregate", ("lcb", "softmin"))}
+_KL: dict[str, Any] = {
+    "samples": True,
+    "note": "the last term is the forward KL; samples of the reference, as rows of one completion, take the place of "
+    "the data's completions",
+}
 _RPO: dict[str, Any] = {
     "paper": "reward-aware preference optimisation, NeMo-Aligner",
     "arxiv": "2406.11704",
@@ -49,12 +54,18 @@ def aggregated_gap(scores: Scores, how: Aggregate, strength: float) -> Tensor:
     return pessimistic(chosen, how, strength) - pessimistic(rejected, how, strength)
 
 
-def forward_kl(pair: Pair) -> Tensor:
-    """[P], -(s_w + s_l) / 2: KL(π_ref ‖ π) with the data's completions in place of samples of the reference.
+def with_forward_kl(pair: Pair, losses: Tensor, gamma: float) -> Tensor:
+    """[P], losses of pairs and gamma times KL(π_ref ‖ π), which the divergence that is chosen leaves as it is.
 
-    The divergence that is chosen for the margin leaves it as it is.
+    Up to a constant the KL is the mean of -s over samples of the reference. These are the rows of one completion, if
+    there are any: they have the KL alone then, and pairs have none. Where there are none the data's completions stand
+    in, -(s_w + s_l) / 2 for each pair.
     """
-    return -(pair.chosen.log_ratio + pair.rejected.log_ratio) / 2
+    compared = pair.compared
+    if compared is None:
+        return losses + gamma * (-(pair.chosen.log_ratio + pair.rejected.log_ratio) / 2)
+    of_samples = -gamma * pair.over_sides(pair.chosen.log_ratio, pair.rejected.log_ratio)
+    return losses.where(compared, of_samples)
 
 
 def _target(scores: Scores, *, beta: float, aggregate: Aggregate, strength: float) -> FusedForm:
@@ -102,14 +113,12 @@ def d_dpo_min_gap(pair: Pair, *, beta: float = 0.1) -> Tensor:
     source="description",
     reads=Reads.SCORES,
     labels=Labels.UNUSED,
+    **_KL,
 )
 def dp_dpo(
     pair: Pair, *, beta: float = 0.1, gamma: float = 0.01, aggregate: Aggregate = "mean", strength: float = 1.0
 ) -> Tensor:
-    return d_dpo(pair, beta=beta, aggregate=aggregate, strength=strength) + gamma * forward_kl(pair)
-
-
-_E_DPO_NOTE = "the last term is the forward KL, with the data's completions for samples of the reference"
+    return with_forward_kl(pair, d_dpo(pair, beta=beta, aggregate=aggregate, strength=strength), gamma)
 
 
 @objective(
@@ -118,19 +127,22 @@ _E_DPO_NOTE = "the last term is the forward KL, with the data's completions for 
     formula="min_i (r_w^i - r_l^i - β h)² - γ (s_w + s_l)/2, the nearest model i for each pair",
     **_DISTILLATION,
     source="description",
-    note=_E_DPO_NOTE,
+    **_KL,
     reads=Reads.SCORES,
     labels=Labels.UNUSED,
 )
 def e_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
-    return _squared_errors(pair, beta).amin(-1) + gamma * forward_kl(pair)
+    return with_forward_kl(pair, _squared_errors(pair, beta).amin(-1), gamma)
 
 
 def _nearest_model(
     step: Pair, state: State, rng: np.random.Generator | None, /, *, beta: float, gamma: float
 ) -> Constants:
-    """The reward model with the least mean squared error over the step."""
-    return {"nearest": _squared_errors(step, beta).mean(0).argmin().expand(len(step))}
+    """The reward model with the least mean squared error over the pairs of the step."""
+    errors = _squared_errors(step, beta)
+    if step.compared is not None:
+        errors = errors * step.compared[:, None]
+    return {"nearest": errors.mean(0).argmin().expand(len(step))}
 
 
 @objective(
@@ -139,14 +151,14 @@ def _nearest_model(
     formula="min_i mean (r_w^i - r_l^i - β h)² - γ (s_w + s_l)/2, the nearest model i for the whole step",
     **_DISTILLATION,
     source="description",
-    note=_E_DPO_NOTE,
+    **_KL,
     reads=Reads.SCORES,
     labels=Labels.UNUSED,
     statistics=_nearest_model,
 )
 def e_dpo_batch(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
     nearest = _squared_errors(pair, beta).gather(1, pair.step["nearest"][:, None])[:, 0]
-    return nearest + gamma * forward_kl(pair)
+    return with_forward_kl(pair, nearest, gamma)
 
 
 def _squared_errors(pair: Pair, beta: float) -> Tensor:
@@ -160,9 +172,10 @@ def _squared_errors(pair: Pair, beta: float) -> Tensor:
     formula="-log σ(β h) - γ (s_w + s_l)/2",
     **_DISTILLATION,
     source="description",
+    **_KL,
 )
 def p_dpo(pair: Pair, *, beta: float = 0.1, gamma: float = 0.01) -> Tensor:
-    return -F.logsigmoid(beta * pair.h) + gamma * forward_kl(pair)
+    return with_forward_kl(pair, -F.logsigmoid(beta * pair.h), gamma)
 
 
 @objective(

@@ -173,12 +173,19 @@ class Mixture:
             terms.append(self.coefficients[name] * loss)
         return sum(terms[1:], start=terms[0])
 
+    @property
+    def takes_samples(self) -> bool:
+        """Whether rows of one completion are samples of the reference."""
+        return all(objective.samples for objective in self.objectives)
+
     def check_paired(self, where: str) -> None:
         """Raise ValueError unless every objective has a loss for rows of one completion.
 
         Args:
             where: what the first of these is called, such as "In kto.jsonl, row 3".
         """
+        if self.takes_samples:
+            return
         for objective in self.objectives:
             if not objective.unpaired:
                 able = ", ".join(name for name, other in OBJECTIVES.items() if other.unpaired)

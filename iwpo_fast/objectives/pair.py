@@ -130,6 +130,13 @@ class Pair:
         """[P, k], the same for every reward model."""
         return self.chosen.family - self.rejected.family
 
+    @property
+    def compared(self) -> Tensor | None:
+        """bool [P], which rows have both completions; None where all have."""
+        if self.chosen.present is None or self.rejected.present is None:
+            return None
+        return self.chosen.present & self.rejected.present
+
     def over_sides(self, of_chosen: Tensor, of_rejected: Tensor) -> Tensor:
         """[P], the sum of a term of each completion over those that there are."""
         return self.chosen.there(of_chosen) + self.rejected.there(of_rejected)

@@ -103,6 +103,7 @@ class Objective:
         from_data: `statistics` reads lengths and scores only, which are known before any forward pass.
         unpaired: the loss is a sum of a term of each completion (`Pair.over_sides`), so that rows of one completion
             have a loss too.
+        samples: rows of one completion are samples of the reference, on which the loss is gamma times the forward KL.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Objective:
     statistics: Statistics | None = None
     from_data: bool = False
     unpaired: bool = False
+    samples: bool = False
 
     @property
     def uses_reference(self) -> bool:

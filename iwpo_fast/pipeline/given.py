@@ -12,6 +12,7 @@ import numpy as np
 
 from iwpo_fast.config import RewardConfig, RunConfig
 from iwpo_fast.data import Pairs, Rows, tokenise
+from iwpo_fast.data.columns import REFERENCE
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models import load_tokenizer
 from iwpo_fast.objectives import Mixture
@@ -22,6 +23,7 @@ from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.rewards.categories import graded
 from iwpo_fast.rewards.checks import check_folds, check_prompt_keys
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
+from iwpo_fast.rewards.family import check_rates
 from iwpo_fast.rewards.scores import fold_count
 
 
@@ -65,14 +67,21 @@ def _check_rewards(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
         responses, folds = Responses.of(pairs), fold_count(rewards)
         keys = responses.prompt_keys
         check_prompt_keys(keys, len(keys), rewards)
-        fold = fold_of_prompts(keys, folds, config.seed)
-        check_folds(fold[responses.prompt_of[responses.chosen]], folds)
+        fold = fold_of_prompts(keys, folds, config.seed)[responses.prompt_of[responses.chosen]]
+        check_folds(fold, folds)
+        if rewards.family is not None:
+            check_rates(rewards.family, pairs.tokens_trained, fold, rewards.folds)
 
 
 def _check_objective(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
     """Scores are made by a later stage, so only their number is known."""
     mixture = Mixture.of(config.objective)
     smoothing = config.objective.label_smoothing if pairs.label_smoothing is None else pairs.label_smoothing
+    if config.weights.forward_kl == "samples" and REFERENCE[0] in pairs.columns:
+        raise ValueError(
+            f"weights.forward_kl is samples and the data bring {' and '.join(REFERENCE)}, which what is drawn does not "
+            "have: leave these columns out, or set forward_kl to pairs."
+        )
     mixture.check_columns(pairs.columns, smoothing, rows.source, rows.numbers[pairs.row], scored_later=True)
     if mixture.reads(Reads.FAMILY) and _members(config.rewards, pairs) == 1:
         name = next(objective.name for objective in mixture.objectives if Reads.FAMILY in objective.reads)
@@ -87,4 +96,4 @@ def _members(rewards: RewardConfig, pairs: Pairs) -> int | None:
     """Reward models that score every response; None where another run says how many."""
     if rewards.source == "columns":
         return int(np.atleast_2d(pairs.columns["score_chosen"].T).shape[0])
-    return {"features": rewards.ensemble, "model": 1}.get(rewards.source)
+    return {"features": rewards.members, "model": 1}.get(rewards.source)

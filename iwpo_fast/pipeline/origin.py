@@ -56,7 +56,7 @@ def read_written(config: DataConfig) -> tuple[Rows, Rows | None]:
 
     Files of a pipeline that kept no numbers, as versions before did, go by their own.
     """
-    training, held_out = read_rows(config)
+    training, held_out = read_rows(config, written=True)
     named = None if held_out is None or config.eval_path is None else _renumbered(held_out, config.eval_path)
     return _renumbered(training, config.path), named
 

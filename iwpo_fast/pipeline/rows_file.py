@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.data.arrow_rows import taken
-from iwpo_fast.data.rows import Rows
+from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.files import written_aside
 from iwpo_fast.importance.effects import Effects, effects_of
 
@@ -33,7 +33,8 @@ def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> Non
 def effects_in(path: Path) -> Effects:
     """What was done to the pairs of a weighted file."""
     with open(path, encoding="utf-8") as file:
-        columns = [[record.get(name, 0) for name in EFFECTS] for record in map(json.loads, file)]
+        pairs = (record for record in map(json.loads, file) if "completion" not in record)
+        columns = [[record.get(name, 0) for name in EFFECTS] for record in pairs]
     weight, label_smoothing, drawn = np.array(columns, dtype=np.float64).T
     return effects_of(weight, label_smoothing, drawn > 0)
 
@@ -45,12 +46,19 @@ def _plain(value: Any) -> Any:
 def _records(rows: Rows) -> Iterator[dict[str, Any]]:
     template: Iterable[dict[str, Any]] = rows.template or repeat({}, len(rows))
     texts = zip(rows.prompt, rows.chosen, rows.rejected, template, _candidates(rows), strict=True)
-    for prompt, chosen, rejected, arguments, candidates in texts:
-        record: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected} | candidates
+    for i, (prompt, chosen, rejected, arguments, candidates) in enumerate(texts):
+        record: dict[str, Any] = {"prompt": prompt} | _completions(rows, i, chosen, rejected) | candidates
         keywords = {name: value for name, value in arguments.items() if name != "tools"}
         if "tools" in arguments:
             record["tools"] = arguments["tools"]
         yield record | ({"chat_template_kwargs": keywords} if keywords else {})
+
+
+def _completions(rows: Rows, row: int, chosen: Text, rejected: Text) -> dict[str, Any]:
+    """The two completions of a row, or the one that it has, with the label that says which it is."""
+    if rows.present is None or rows.present[row].all():
+        return {"chosen": chosen, "rejected": rejected}
+    return {"completion": chosen, "label": bool(rows.present[row, 0])}
 
 
 def _candidates(rows: Rows) -> Iterator[dict[str, Any]]:

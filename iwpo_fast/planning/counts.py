@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from iwpo_fast.config import OptimConfig, TrainConfig
 from iwpo_fast.data.order import micro_batches, step_rows
+from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.models.policy import Layout, Policy
 from iwpo_fast.models.reference import pass_batches
@@ -28,6 +30,19 @@ class PairsToRun(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.chosen)
+
+    def with_singles(self, singles: np.ndarray) -> PairsToRun:
+        """With these responses, int64 [S], each as a row without another completion."""
+        of, absent = self.responses, len(self.responses)
+        responses = replace(
+            of,
+            completions=Ragged(of.completions.values, np.append(of.completions.offsets, of.completions.offsets[-1])),
+            prompt_of=np.append(of.prompt_of, 0),
+            present=np.append(of.there(np.arange(absent)), False),
+        )
+        none = np.full(len(singles), absent)
+        chosen, rejected = np.concatenate([self.chosen, singles]), np.concatenate([self.rejected, none])
+        return PairsToRun(responses, chosen, rejected)
 
     def tokens(self, layout: Layout) -> np.ndarray:
         """int64 [P], as of `Policy.tokens`."""

@@ -63,9 +63,9 @@ class Setting(NamedTuple):
 
     @property
     def trained(self) -> PairsToRun:
-        """The pairs that the policy is trained on each epoch: those of the data, and preferred ones.
+        """What the policy is trained on each epoch: pairs of the data, preferred ones, and samples of the reference.
 
-        Which candidates make these is not known before there are rewards, so all are taken to be as likely.
+        Which candidates make preferred ones is not known before there are rewards, so all are taken to be as likely.
         """
         of = self.run_once
         several = has_several(of.prompt_of)
@@ -74,7 +74,9 @@ class Setting(NamedTuple):
         drawn = preferred_pairs(alike, of.prompt_of, alike, alike, draws, seed=self.config.seed)
         drawn = drawn.take(np.flatnonzero(several[drawn.chosen]))
         chosen, rejected = np.concatenate([of.chosen, drawn.chosen]), np.concatenate([of.rejected, drawn.rejected])
-        return PairsToRun(of, chosen, rejected)
+        pairs = PairsToRun(of, chosen, rejected)
+        samples = isinstance(self.config, RunConfig) and self.config.weights.forward_kl == "samples"
+        return pairs.with_singles(np.arange(len(self.lengths.training), len(of))) if samples else pairs
 
     @property
     def held_out(self) -> PairsToRun | None:

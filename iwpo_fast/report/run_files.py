@@ -112,7 +112,8 @@ class RunFiles:
         path = self.folder.weighted
         self.manifest.check_whole(path)
         try:
-            found = np.fromiter((row.get(name, 0) for row in _rows(path) for name in COLUMNS), dtype=np.float64)
+            pairs = (row for row in _rows(path) if "completion" not in row)  # others are samples of the reference
+            found = np.fromiter((row.get(name, 0) for row in pairs for name in COLUMNS), dtype=np.float64)
             weight, smoothing, cluster, chosen, rejected, drawn = found.reshape(-1, len(COLUMNS)).T
         except (TypeError, ValueError) as error:
             raise Damaged(path) from error

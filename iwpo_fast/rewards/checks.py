@@ -45,7 +45,7 @@ def check_clusters(prompt_cluster: Ints, table: PairTable) -> None:
 
 
 def check_features(features: PairFeatures, settings: RewardConfig) -> None:
-    """Raise ValueError unless every response has its features, and its log-prob where heads read it."""
+    """Raise ValueError unless every response has its features, and log-prob and length where they are read."""
     responses, mean_logps = len(features.table.prompt_of), features.mean_logps
     if features.response.ndim != 2 or len(features.response) != responses:
         raise ValueError(
@@ -54,6 +54,11 @@ def check_features(features: PairFeatures, settings: RewardConfig) -> None:
         )
     if settings.likelihood is True and mean_logps is None:
         raise ValueError("rewards.likelihood is true without mean log-probs: give mean_logps, or set it to auto.")
+    if settings.family is not None and settings.family.biased and features.lengths is None:
+        raise ValueError(
+            "rewards.family.rates are of the lengths of responses, which the features do not have: give lengths, or "
+            "members by subsets alone."
+        )
     if uses_likelihood(settings) and mean_logps is not None and mean_logps.shape != (responses,):
         raise ValueError(f"Mean log-probs have shape {mean_logps.shape} for {responses} responses: give one for each.")
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints
 from iwpo_fast.rewards.calibration import logistic_slope
+from iwpo_fast.rewards.family import shown_to
 from iwpo_fast.rewards.head_kinds import Heads
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.linear_heads import LinearHeads
@@ -126,14 +127,19 @@ def fit_fold_heads(
 ) -> FoldHeads:
     """Heads of all folds at once.
 
-    Every head of an ensemble of two or more learns from a bootstrap of the prompts. Its unit is then the log-odds of
-    its own training pairs (its slope on them is 1), which undoes the shrinking of the penalties.
+    Every head of an ensemble of two or more learns from a bootstrap of the prompts, and every one of a family from the
+    pairs that its member is shown. Its unit is then the log-odds of its own training pairs (its slope on them is 1),
+    which undoes the shrinking of the penalties.
+
+    Raises:
+        ValueError: a fold lacks the pairs that a member of a family is to be shown.
     """
-    folds, members = pairs.settings.folds, pairs.settings.ensemble
+    folds, members = pairs.settings.folds, pairs.settings.members
     fold = pairs.fold if folds > 1 else np.full(len(pairs.fold), -1)
     count = folds * members
     weights = np.stack(
-        [_bootstrap(pairs.prompt, fold != f, members, (seed, f, m)) for f, m in np.ndindex(folds, members)], axis=1
+        [_shown(pairs, fold != f, m, (seed, f, m)) for f, m in np.ndindex(folds, members)],
+        axis=1,
     )
     vectors, rewards = pairs.fit(weights, np.full(count, ridge), None if residual is None else np.full(count, residual))
     slope = slope_of_heads(pairs.compared @ rewards, weights).reshape(folds, members)
@@ -150,6 +156,13 @@ def fit_fold_heads(
 def slope_of_heads(gaps: NDArray[np.floating], weights: NDArray[np.floating]) -> Float64s:
     """[m] fp64: logistic slope of each head's gaps [P, m], over pairs with weights [P, m]."""
     return np.array([logistic_slope(gap, weight) for gap, weight in zip(gaps.T, weights.T, strict=True)])
+
+
+def _shown(pairs: TrainingPairs, seen: NDArray[np.bool_], member: int, seed: tuple[int, ...]) -> Float64s:
+    """Weight [P] of every pair for one head of a fold."""
+    if pairs.settings.family is None:
+        return _bootstrap(pairs.prompt, seen, pairs.settings.ensemble, seed)
+    return shown_to(pairs.settings.family, member, pairs.prompt, pairs.lengths, seen, seed)
 
 
 def _bootstrap(prompt: Ints, seen: NDArray[np.bool_], members: int, seed: tuple[int, ...]) -> Float64s:

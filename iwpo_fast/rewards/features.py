@@ -84,7 +84,8 @@ def pair_features(
     scored = with_reference(
         policy, replace(pairs, columns={}), world, cache_dir, tokens_per_batch=tokens_per_batch, workers=workers
     )
-    return PairFeatures(table, *features, _mean_logps(scored, responses), responses.prompt_keys)
+    logps, lengths = _mean_logps(scored, responses), trained_lengths(responses.completions)
+    return PairFeatures(table, *features, logps, responses.prompt_keys, lengths)
 
 
 def features_key(policy: Policy, pairs: Pairs) -> str:

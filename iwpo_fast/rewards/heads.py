@@ -39,6 +39,7 @@ class TrainingPairs:
         across: [T, n], differences across pairs i and j of a cluster; T is 0 without the overlap term.
         across_pairs: i, j and weight, [T] each.
         prompt, fold: [P] int64.
+        lengths: [P, 2] int64, tokens of the chosen and of the rejected response; None where they are not known.
     """
 
     mean: Float32s
@@ -52,6 +53,7 @@ class TrainingPairs:
     prompt: Ints
     fold: Ints
     settings: RewardConfig
+    lengths: Ints | None = None
 
     @classmethod
     def read(
@@ -63,8 +65,13 @@ class TrainingPairs:
         settings: RewardConfig,
         *,
         seed: int,
+        lengths: Ints | None = None,
     ) -> TrainingPairs:
-        """Read the features of all responses in pairs: 4nd bytes of memory."""
+        """Read the features of all responses in pairs: 4nd bytes of memory.
+
+        Args:
+            lengths: [C] int64, tokens of every response, where they are known.
+        """
         responses = np.unique(np.concatenate([table.chosen, table.rejected]))
         mean, scale = standardisation(groups, responses)
         cluster = prompt_cluster[table.prompt_of[responses]]
@@ -91,6 +98,7 @@ class TrainingPairs:
             prompt=table.prompt,
             fold=prompt_fold[table.prompt],
             settings=settings,
+            lengths=None if lengths is None else np.stack([lengths[table.chosen], lengths[table.rejected]], axis=1),
         )
 
     @property

@@ -75,6 +75,7 @@ class PairFeatures:
         mean_logps: [C], mean log-prob of each response's tokens under the frozen model, 0 for an empty one; None where
             it is not known.
         prompt_keys: M, equal for prompts that share a fold, such as digests of their token ids; None for the rows.
+        lengths: [C] int64, tokens of each response that the assistant wrote; None where they are not known.
     """
 
     table: PairTable
@@ -82,3 +83,4 @@ class PairFeatures:
     response: Floats
     mean_logps: Floats | None = None
     prompt_keys: Sequence[bytes | str | int] | None = None
+    lengths: Ints | None = None

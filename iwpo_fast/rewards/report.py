@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
         yield from _network_lines(report["penalties"].get("networks"))
         yield from _preference_lines(report["penalties"].get("preferences"))
         yield from _distribution_lines(report["penalties"].get("distributions"))
+    yield from _family_lines(report.get("family"))
     if (pessimism := report.get("pessimism")) is not None:
         yield (
             f"pessimism ({pessimism['form']}) takes {pessimism['mean']:.2f} off a reward, at most "
@@ -125,6 +126,24 @@ def _distribution_lines(found: dict[str, Any] | None) -> Iterator[str]:
         f"distributions over the grades {values}, from {found['graded']:,} responses, decay {found['decay']}, "
         f"{found['rounds']} rounds"
     )
+
+
+def _family_lines(family: dict[str, Any] | None) -> Iterator[str]:
+    """How each member of a family does, beside what it learnt from; nothing where there is none."""
+    if family is None:
+        return
+    if family.get("longer") is not None:
+        yield f"the longer response is chosen in {family['longer']:.1%} of {family['differing']:,} pairs that differ"
+    for row in family["members"]:
+        length = f", correlation with length {row['length']:+.2f}" if "length" in row else ""
+        yield f"member {member_name(row)}: accuracy {row['accuracy']:.3f}{length}"
+
+
+def member_name(row: Mapping[str, Any]) -> str:
+    """What a member of a family is called, given its row of the report."""
+    if row["share"] is not None:
+        return f"{row['share']:.0%} of prompts"
+    return "natural" if row["rate"] is None else f"rate {row['rate']:g}"
 
 
 def pair_accuracy(gaps: Float64s) -> float:

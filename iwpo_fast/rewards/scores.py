@@ -22,6 +22,7 @@ from iwpo_fast.rewards.checks import (
 from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
 from iwpo_fast.rewards.distribution_choice import with_distributions
 from iwpo_fast.rewards.distribution_heads import DistributionHeads
+from iwpo_fast.rewards.family import report_family
 from iwpo_fast.rewards.head_kinds import Heads
 from iwpo_fast.rewards.heads import TrainingPairs
 from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
@@ -98,7 +99,9 @@ def score_pairs(
     check_features(features, settings)
     prompt_fold = folds_for(features, len(prompt_cluster), settings, seed)
     groups = groups_for(features, settings)
-    pairs = TrainingPairs.read(groups, table, prompt_cluster, prompt_fold, settings, seed=seed)
+    pairs = TrainingPairs.read(
+        groups, table, prompt_cluster, prompt_fold, settings, seed=seed, lengths=features.lengths
+    )
     penalties = choose_penalties(pairs)
     response_cluster, response_fold = prompt_cluster[table.prompt_of], prompt_fold[table.prompt_of]
     ridge, residual = penalties["ridge"], penalties["residual"]
@@ -116,6 +119,9 @@ def score_pairs(
     raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
     unit = np.ones(len(pairs.cells))
     scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+    if settings.family is not None:
+        family = report_family(settings.family, scores.raw, table, features.lengths)
+        scores = replace(scores, report=scores.report | {"family": family})
     scores = _lowered(scores, Pessimism.fit(pairs, ridge), of_folds, groups, table)
     return replace(scores, heads=of_folds.heads if tune is None else None, win=_win(of_folds, groups, table))
 

@@ -22,7 +22,7 @@ drawn; and `tokens`, `ended`, `log_mu`, `log_model`, as of `Draw`, the first tim
 
 logger = logging.getLogger(__name__)
 
-NUMBERS = ("draws", "log_mu", "log_model")
+NUMBERS = ("draws", "ended", "log_mu", "log_model")
 
 
 def part_of(folder: Path, number: int) -> Path:

@@ -42,6 +42,26 @@ class Margins(NamedTuple):
         self.margin[rows], self.size[rows] = found
 
 
+def area_under_curve(margins: Margins, present: np.ndarray) -> float | None:
+    """How often a desirable completion has a higher implicit reward than an undesirable one, ties as half.
+
+    This is the area under the ROC curve, over the rows with one completion.
+
+    Args:
+        present: bool [P, 2], as of `Pairs`; the margin of a row with one completion is its reward, or minus that.
+
+    Returns:
+        None where one of the two kinds is missing.
+    """
+    desirable, undesirable = present[:, 0] & ~present[:, 1], present[:, 1] & ~present[:, 0]
+    if not (desirable.any() and undesirable.any()):
+        return None
+    settled = margins.settled()
+    rewards, others = settled[desirable], np.sort(-settled[undesirable])
+    below, not_above = (np.searchsorted(others, rewards, side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(others)))
+
+
 def keep_margins(folder: Path, step: int, pairs: Pairs, margins: Margins) -> None:
     """Write what the policy of a step says of the pairs."""
     save_tensors(_file(folder, step), margins._asdict(), {TOKENS: pairs.token_fingerprint()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -63,11 +64,23 @@ class Job:
     def denominator(self, rows: np.ndarray) -> float:
         """What the loss of a step over `rows` is divided by: the number of its pairs, or the sum of their weights.
 
-        Every micro-batch of the step divides by it, so the gradient does not depend on how the step was cut.
+        Every micro-batch of the step divides by it, so the gradient does not depend on how the step was cut. Where
+        samples of the reference stand among the pairs, it is the expectation for a step of so many rows, so that pairs
+        and samples count as they do over all steps.
         """
         if self.config.objective.normalize == "weights":
-            return float(self.pairs.weight[rows].sum()) or 1.0
-        return float(len(rows))
+            return (float(self.pairs.weight[rows].sum()) or 1.0) * self._share_of_pairs
+        return float(len(rows)) * self._share_of_pairs
+
+    @cached_property
+    def _share_of_pairs(self) -> float:
+        """The part of all rows, or of their weights, that is not of samples of the reference."""
+        present = self.pairs.present
+        if present is None or not self.loss.mixture.takes_samples:
+            return 1.0
+        by_weight = self.config.objective.normalize == "weights"
+        counts = self.pairs.weight if by_weight else np.ones(len(self.pairs))
+        return float(counts[present.all(axis=1)].sum() / counts.sum())
 
 
 def batches_ahead(job: Job, steps: Iterable[np.ndarray]) -> Iterator[tuple[MicroBatch, FlatBatch]]:

@@ -43,7 +43,7 @@ from iwpo_fast.training.callbacks import Callback, Run
 from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, load_weights, save_checkpoint
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.finished import finished
-from iwpo_fast.training.held_out_margins import Margins, keep_margins
+from iwpo_fast.training.held_out_margins import Margins, area_under_curve, keep_margins
 from iwpo_fast.training.job import Job, batches_ahead, one_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
@@ -348,12 +348,15 @@ def evaluate(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
         margins.put(batch.rows, loss.margins(logps, batch))
         aux_loss = None if job.router is None else job.router(batch)
         metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()), batch.present)
-    return held_out_metrics(metrics.compute(job.world)), Margins(*map(job.world.sum_, margins))
+    found, margins = metrics.compute(job.world), Margins(*map(job.world.sum_, margins))
+    if job.pairs.present is not None and (area := area_under_curve(margins, job.pairs.present)) is not None:
+        found["rewards/auc"] = area
+    return held_out_metrics(found), margins
 
 
 def _metrics(job: Job) -> PreferenceMetrics:
     router = 0.0 if job.router is None else job.router.coefficient
-    unpaired = job.pairs.present is not None
+    unpaired = job.pairs.present is not None and not job.loss.mixture.takes_samples
     normalize = job.config.objective.normalize
     types = job.policy.types or 1
     return PreferenceMetrics(job.world.device, normalize=normalize, router=router, unpaired=unpaired, types=types)
@@ -414,7 +417,7 @@ def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTo
     if measured is not None and job.pairs.ref_logps is not None and job.reference is None:
         difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
         job.world.say(
-            f"self-test: policy and reference agree to {difference:.1e} nats on {pairs} pairs in "
+            f"self-test: policy and reference agree to {difference:.1e} nats on {pairs} {job.pairs.noun} in "
             f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
         )
     return job

@@ -46,13 +46,35 @@ class PreferenceLoss:
 
     def check_rows(self, rows: Rows | None) -> None:
         """Raise ValueError if rows have one completion, and the objective takes pairs."""
-        if rows is not None and rows.present is not None:
-            self.mixture.check_paired(rows.where(first_single(rows.present)))
+        if rows is None or rows.present is None:
+            return
+        self.mixture.check_paired(rows.where(first_single(rows.present)))
+        if self.mixture.takes_samples:
+            self._check_samples(rows)
 
     def check_data(self, pairs: Pairs, rows: Rows) -> None:
         """Raise ValueError if `pairs`, which were read from `rows`, lack what the objective needs."""
+        columns, numbers = pairs.columns, rows.numbers[pairs.row]
+        if pairs.present is not None and self.mixture.takes_samples:
+            compared = pairs.present.all(axis=1)
+            columns, numbers = {name: values[compared] for name, values in columns.items()}, numbers[compared]
         smoothing = self._smoothing if pairs.label_smoothing is None else pairs.label_smoothing
-        self.mixture.check_columns(pairs.columns, smoothing, rows.source, rows.numbers[pairs.row])
+        self.mixture.check_columns(columns, smoothing, rows.source, numbers)
+
+    def _check_samples(self, rows: Rows) -> None:
+        """Raise ValueError unless rows of one completion can be samples of the reference, beside pairs."""
+        assert rows.present is not None
+        name, (chosen, rejected) = self.mixture.objectives[0].name, rows.present.T
+        if not chosen.all():
+            raise ValueError(
+                f"{rows.where(int((~chosen).argmax()))} has one completion, which the objective {name} takes for a "
+                "sample of the reference, and its label is false: leave such rows out, or choose another objective."
+            )
+        if not rejected.any():
+            raise ValueError(
+                f"All rows of {rows.source} have one completion, which the objective {name} takes for samples of the "
+                "reference: add pairs, or choose another objective."
+            )
 
     def token_logps(self, policy: Policy, batch: FlatBatch) -> TokenScores:
         """What the objective reads of the policy."""
@@ -95,12 +117,24 @@ class PreferenceLoss:
         total = weighted(losses, weight).sum()
         pair = pair.detach()
         logps = (pair.chosen.logp, pair.rejected.logp)
-        rounding = TIE * self.mixture.size_of_rewards(pair)
         return PreferenceOutput(
             loss=(total / denominator).to(dtype),
             sequence_logps=torch.cat(logps).to(dtype),
-            sums=PreferenceSums.of(weight, losses.detach(), *self.mixture.implicit_rewards(pair), *logps, rounding),
+            sums=self._sums(pair, weight, losses.detach()),
         )
+
+    def _sums(self, pair: Pair, weight: Tensor, losses: Tensor) -> PreferenceSums:
+        """What metrics are made of; samples of the reference count in losses alone."""
+        rewards, logps = self.mixture.implicit_rewards(pair), (pair.chosen.logp, pair.rejected.logp)
+        rounding = TIE * self.mixture.size_of_rewards(pair)
+        if not self.mixture.takes_samples or pair.compared is None:
+            return PreferenceSums.of(weight, losses, *rewards, *logps, rounding)
+        counts = pair.compared.double()
+        chosen, rejected, chosen_logps, rejected_logps = (values * counts for values in (*rewards, *logps))
+        sums = PreferenceSums.of(weight * counts, losses, chosen, rejected, chosen_logps, rejected_logps, rounding)
+        ties = (1 - counts).sum() / 2
+        in_losses = weighted(losses, weight).sum()
+        return sums._replace(pairs=counts.sum(), correct=sums.correct - ties, weighted_loss=in_losses)
 
     def _pair(self, tokens: TokenScores, batch: FlatBatch) -> Pair:
         """What the objective sees, in float64; a pair of weight 0 has no gradient, whatever its loss."""

@@ -59,7 +59,7 @@ class PreferenceMetrics:
             present: as of `FlatBatch`, where rows may have one completion.
         """
         beside = () if aux_loss is None else (aux_loss.detach() * tokens, torch.full_like(aux_loss, tokens))
-        counts = () if present is None else present.reshape(2, -1).sum(1)
+        counts = () if present is None or not self._unpaired else present.reshape(2, -1).sum(1)
         self._sums += torch.stack([value.double() for value in (*sums, *beside, *counts)])
 
     def compute(self, world: World) -> dict[str, float]:

@@ -59,7 +59,8 @@ def plan_lines(job: Job) -> list[str]:
     extra += beyond_positions(policy.causal_lm.config.get_text_config(), tokens_of_longest(job))
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
-        f"plan: {len(job.pairs):,} training pairs ({job.pairs.tokens.sum():,} tokens an epoch), {held_out:,} held out",
+        f"plan: {len(job.pairs):,} training {job.pairs.noun} ({job.pairs.tokens.sum():,} tokens an epoch), "
+        f"{held_out:,} held out",
         f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch{_fewer(job)}), "
         f"{len(batches)} micro-batches a step and rank",
         f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train; "

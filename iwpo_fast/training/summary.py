@@ -65,7 +65,8 @@ class TrainSummary:
     def _compared(self) -> str:
         accuracy = self.after.get("eval_rewards/accuracies")
         if accuracy is None:
-            return f"rewards {rewards_of_kinds(self.after)} ({self.eval_pairs} rows)"
+            area = "" if "eval_rewards/auc" not in self.after else f", AUC {self.after['eval_rewards/auc']:.3f}"
+            return f"rewards {rewards_of_kinds(self.after)}{area} ({self.eval_pairs} rows)"
         _, low, high = preference_accuracy(accuracy * self.eval_pairs, self.eval_pairs)
         return f"accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.eval_pairs} pairs)"
 

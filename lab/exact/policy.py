@@ -23,7 +23,7 @@ from iwpo_fast.objectives import Pair, Side
 from lab.exact.worlds import FEATURES, World
 
 TOKENS = 256
-"""Of a completion of length 0, for objectives that count them; about those of answers to instructions."""
+"""Of a completion of length 0, for whatever counts them; about those of answers to instructions."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ class ArmData:
         smoothing: [n], probability that a pair's label is wrong.
         targets: [n, members], reward gaps for distillation instead of the labels; None trains on labels.
         forward_kl: factor of KL(pi_ref || pi).
+        kl_completions: [n, K], completions of each prompt whose mean -log(pi / pi_ref) stands for it; None is exact.
         wpo: multiply by the policy's own probability of the pair (WPO), without gradient.
         objective: an objective of the library in the place of DPO, at the common beta; labels are not smoothed then. It
             sees log-probs without the normaliser of a prompt, and so may read their differences alone.
         counts_tokens: the objective sees `TOKENS` exp(length / 2) tokens of a completion, and not one.
-        scores: [n, 2], of chosen and rejected completions, for `objective`.
+        scores: [n, 2], or [n, 2, k] by k reward models, of chosen and rejected completions, for `objective`.
         prompts, completions: [n] and [n, 2], the pairs; None for those of the world, one for each prompt.
     """
 
@@ -69,6 +70,7 @@ class ArmData:
     smoothing: Tensor
     targets: Tensor | None = None
     forward_kl: float = 0.0
+    kl_completions: Tensor | None = None
     wpo: bool = False
     objective: Callable[[Pair, float], Tensor] | None = None
     counts_tokens: bool = False
@@ -157,6 +159,8 @@ class _Columns:
         targets = ([a.targets for a in of_arm if a.targets is not None] for of_arm in zip(*arms, strict=True))
         self.distilled = {i: torch.stack(gaps) for i, gaps in enumerate(targets) if gaps}  # [W, n, members]
         self.penalised = {i: kind.forward_kl for i, kind in enumerate(kinds) if kind.forward_kl}
+        said = {i: [of_world[i].kl_completions for of_world in arms] for i in self.penalised}
+        self.kl_completions = {i: torch.stack(of) for i, of in said.items() if all(one is not None for one in of)}
         self.objectives = {i: kind.objective for i, kind in enumerate(kinds) if kind.objective is not None}
         self.scores = {i: torch.stack([_scores(of_world[i]) for of_world in arms]) for i in self.objectives}
         self.counting = {i for i in self.objectives if kinds[i].counts_tokens}
@@ -164,7 +168,7 @@ class _Columns:
             torch.stack([c[prompts[:, None], both] for c, (prompts, both) in zip(columns, pairs, strict=True)])
             for columns in (self.ref_logps, [w.train.length for w in worlds])
         )  # [W, n, 2]
-        self.pair_tokens = TOKENS * torch.exp(lengths / 2)
+        self.pair_tokens = tokens_of(lengths)
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 
     def loss(self, policies: Policies, batch: Tensor, settings: TrainSettings) -> Tensor:
@@ -187,8 +191,15 @@ class _Columns:
         for arm, factor in self.penalised.items():
             ref_logps = self._of(self.ref_logps, few)
             logps = policies.log_probs(self._of(self.features, few), ref_logps, slice(arm, arm + 1))[:, 0]
-            loss = loss + factor * (ref_logps.exp() * (ref_logps - logps)).sum(2).mean(1).sum()
+            loss = loss + factor * self._forward_kl(arm, few, ref_logps, logps).mean(1).sum()
         return loss
+
+    def _forward_kl(self, arm: int, few: Tensor, ref_logps: Tensor, logps: Tensor) -> Tensor:
+        """[W, P], of log-probs [W, P, 32] of the prompts `few`."""
+        apart = ref_logps - logps
+        if arm in self.kl_completions:
+            return apart.gather(2, self.kl_completions[arm][:, few]).mean(2)
+        return (ref_logps.exp() * apart).sum(2)
 
     def _own_losses(self, arm: int, scores: Tensor, batch: Tensor, beta: float) -> Tensor:
         """[W, B], by the objective of an arm, from its scores f [W, B, 2]."""
@@ -196,8 +207,9 @@ class _Columns:
         tokens = self.pair_tokens[:, batch] if arm in self.counting else torch.ones_like(ref)
 
         def side(i: int) -> Side:
-            logp, count, of_ref, reward = (part[..., i].flatten() for part in (ref + scores, tokens, ref, rewards))
-            return Side(logp, count, of_ref, reward[:, None])
+            logp, count, of_ref = (part[..., i].flatten() for part in (ref + scores, tokens, ref))
+            reward = rewards[:, :, i].flatten(0, 1)
+            return Side(logp, count, of_ref, reward)
 
         return self.objectives[arm](Pair(side(0), side(1)), beta).unflatten(0, scores.shape[:2])
 
@@ -218,8 +230,14 @@ class _Columns:
 
 
 def _scores(arm: ArmData) -> Tensor:
-    """[n, 2], those of an arm that has some."""
-    return torch.zeros(len(arm.weights), 2) if arm.scores is None else arm.scores
+    """[n, 2, k], those of an arm that has some."""
+    scores = torch.zeros(len(arm.weights), 2) if arm.scores is None else arm.scores
+    return scores if scores.dim() == 3 else scores[..., None]
+
+
+def tokens_of(length: Tensor) -> Tensor:
+    """Of completions of lengths that are standard normal."""
+    return TOKENS * torch.exp(length / 2)
 
 
 def _pairs(world: World, arm: ArmData) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iwpo_fast.config import ClusterConfig, RewardConfig
+from iwpo_fast.config import ClusterConfig, FamilyConfig, RewardConfig
 from iwpo_fast.importance import PairRewards, noise_share
 from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, RewardScores, cluster_prompts, score_pairs
 from iwpo_fast.rewards.checks import uses_likelihood
 from iwpo_fast.rewards.reward_model import RewardModel
+from lab.exact.policy import tokens_of
 from lab.exact.worlds import World, longer_is_chosen
 
 CLUSTERS = ClusterConfig(backend="sklearn")
@@ -29,6 +30,9 @@ Floats = NDArray[np.float64]
 REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
     "single": (SINGLE, CLUSTERS),
     "ensemble": (LINEAR, CLUSTERS),
+    "family": (replace(LINEAR, family=FamilyConfig()), CLUSTERS),
+    "balanced": (replace(LINEAR, family=FamilyConfig(rates=[0.5])), CLUSTERS),
+    "subsets": (replace(LINEAR, family=FamilyConfig(rates=[], subsets=5)), CLUSTERS),
     "auto": (RewardConfig(heads="auto"), CLUSTERS),
     "hidden_states": (replace(LINEAR, likelihood=False), CLUSTERS),
     "mixture": (LINEAR, replace(CLUSTERS, method="mixture")),
@@ -128,7 +132,8 @@ def _score_rows(
         prompt_of=np.repeat(prompts, candidates),
     )
     prompt_features = world.train.prompt_features.numpy()
-    of_pairs = PairFeatures(table, prompt_features, features)
+    tokens = tokens_of(world.train.length[prompts[:, None], completions]).round().long().flatten()
+    of_pairs = PairFeatures(table, prompt_features, features, lengths=tokens.numpy())
     clusters, cluster, _ = cluster_prompts(of_pairs, cluster_settings, settings, seed=seed)
     scores = score_pairs(of_pairs, cluster, settings, seed=seed)
     chosen, rejected = candidates * prompts, candidates * prompts + 1

@@ -82,7 +82,13 @@ def _pairs_of(responses: Responses, chosen: np.ndarray, rejected: np.ndarray) ->
 
 
 def objective_of(data: ArmData, beta: float) -> ObjectiveConfig:
-    """The library's objective for what the exact laboratory calls an arm."""
+    """The library's objective for what the exact laboratory calls an arm.
+
+    Raises:
+        ValueError: it is one of the exact laboratory alone, which is a function.
+    """
+    if data.objective is not None:
+        raise ValueError("This arm trains on a function of log-probs, which is of the exact laboratory alone.")
     if data.wpo:
         return ObjectiveConfig(name="wpo", beta=beta)
     if data.targets is None and not data.forward_kl:

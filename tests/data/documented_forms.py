@@ -183,9 +183,10 @@ FORMS = [
         label=True,
         note=(
             "One completion, and whether it is desirable: `true` or `false`, or 1 or 0. `kto`, `bco`, `bco_pair` and "
-            "`apo_zero` train on such rows, also beside pairs, in one file or in `data.mix`; other objectives compare "
-            "two answers and refuse them, and so do `iwpo run` and `iwpo evaluate`. Two rows of one prompt need not be "
-            "joined ([training](training.md#rows-of-one-completion))."
+            "`apo_zero` train on such rows, also beside pairs, in one file or in `data.mix`; those with a forward KL "
+            "take desirable ones for [samples of the reference](objectives.md#samples-of-the-reference); other "
+            "objectives compare two answers and refuse them, and so do `iwpo run` and `iwpo evaluate`. Two rows of one "
+            "prompt need not be joined ([training](training.md#rows-of-one-completion))."
         ),
     ),
     Form(

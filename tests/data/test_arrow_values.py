@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -138,3 +140,72 @@ def test_a_map_with_a_key_twice_is_refused(tmp_path) -> None:
     pq.write_table(pa.table(texts | {"meta": maps}), tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"cannot be read as Parquet .*a map has a key twice"):
         read_rows(DataConfig(path=str(tmp_path / "rows.parquet"), eval_fraction=0.0))
+
+
+def classes(folder: Path, form: str, columns: dict[str, list[Any]], **names: list[str]) -> str:
+    """A data set with columns of the kind ClassLabel."""
+    data = datasets.Dataset.from_dict(columns)
+    for name, kinds in names.items():
+        kind = datasets.ClassLabel(names=kinds)
+        data = data.cast_column(name, datasets.List(kind) if isinstance(columns[name][0], list) else kind)
+    path = folder / f"rows.{form}"
+    if form == "parquet":
+        data.to_parquet(str(path))
+    else:
+        data.save_to_disk(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "folder"])
+@pytest.mark.parametrize(
+    "names", [["False", "True"], ["undesirable", "desirable"], ["desirable", "undesirable"], ["chosen", "rejected"]]
+)
+def test_a_class_goes_by_its_name_whatever_its_place(form, names, tmp_path) -> None:
+    good = [name in ("True", "desirable", "chosen") for name in names]
+    columns = {"prompt": ["a", "b"], "completion": ["x", "y"], "label": [0, 1]}
+    rows = read_rows(DataConfig(classes(tmp_path, form, columns, label=names), eval_fraction=0.0))[0]
+    assert rows.present is not None and rows.present.tolist() == [[is_good, not is_good] for is_good in good]
+
+
+@pytest.mark.parametrize("form", ["parquet", "folder"])
+def test_a_class_that_says_neither_is_refused_by_its_name(form, tmp_path) -> None:
+    columns = {"prompt": ["a"], "completion": ["x"], "label": [1]}
+    with pytest.raises(ValueError, match=r"^In .*row 1 has the label 'pos' beside one completion: make it true"):
+        read_rows(DataConfig(classes(tmp_path, form, columns, label=["neg", "pos"]), eval_fraction=0.0))
+
+
+def test_an_absent_class_is_no_label(tmp_path) -> None:
+    columns = {"prompt": ["a"], "completion": ["x"], "label": [-1]}
+    path = classes(tmp_path, "parquet", columns, label=["False", "True"])
+    with pytest.raises(ValueError, match="one completion and no label"):
+        read_rows(DataConfig(path, eval_fraction=0.0))
+
+
+def test_verdicts_that_are_classes_go_by_their_names(tmp_path) -> None:
+    columns = {"prompt": ["q", "r"], "a": ["x", "y"], "b": ["z", "w"], "better": [1, 0]}
+    path = classes(tmp_path, "parquet", columns, better=["b wins", "a wins"])
+    config = DataConfig(path, eval_fraction=0.0, columns={"first": "a", "second": "b", "preferred": "better"})
+    rows = read_rows(replace(config, preferred={"first": "a wins", "second": "b wins"}))[0]
+    assert rows.chosen == ["x", "w"]
+    with pytest.raises(ValueError, match=r"row 1 has 'a wins' in its column preferred"):
+        read_rows(replace(config, preferred={"first": 0, "second": 1}))
+
+
+def test_scores_that_are_classes_are_no_places(tmp_path) -> None:
+    columns = {"prompt": ["q"], "candidates": [["x", "y"]], "scores": [[0, 1]]}
+    path = classes(tmp_path, "parquet", columns, scores=["5", "1"])
+    with pytest.raises(ValueError, match="row 1"):
+        read_rows(DataConfig(path, eval_fraction=0.0))
+
+
+def test_what_a_foreign_file_says_of_its_columns_is_not_believed(tmp_path) -> None:
+    for about in (
+        b"{",
+        b"[]",
+        b'{"info": 1}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": 1}}}}',
+    ):
+        table = pa.table({"prompt": ["a"], "completion": ["x"], "label": [1]})
+        pq.write_table(table.replace_schema_metadata({"huggingface": about}), tmp_path / "rows.parquet")
+        rows = read_rows(DataConfig(str(tmp_path / "rows.parquet"), eval_fraction=0.0))[0]
+        assert rows.present is not None and rows.present.tolist() == [[True, False]]

@@ -106,3 +106,8 @@ def test_later_turns_of_an_answer_in_hh_form_are_messages_of_their_own(before, w
         ("assistant", "It is."),
     ]
     assert rows.rejected == [[{"role": "assistant", "content": "No."}]]
+
+
+def test_a_turn_of_white_space_alone_stays_what_it_is(write) -> None:
+    row = {"chosen": "\n\nHuman: x\n\nAssistant: ", "rejected": "\n\nHuman: x\n\nAssistant: y "}
+    assert [answer[0]["content"] for answer in read(write([row], as_chat=True))[0][1:]] == [" ", "y"]

@@ -29,6 +29,8 @@ SAID = [{"role": "assistant", "content": "Yes."}]
         ("True", True),
         ("0", False),
         ("1.0", True),
+        ("desirable", True),
+        ("Undesirable", False),
     ],
 )
 def test_a_label_is_true_or_false_or_1_or_0(label, expected, write) -> None:
@@ -157,3 +159,12 @@ def test_rows_that_hold_pairs_alone_after_a_choice_are_pairs(write) -> None:
         ValueError, match=r"In pairs\.jsonl, row 1 has one completion and a label, and iwpo run compares"
     ):
         refuse_unpaired(rows, "iwpo run")
+
+
+@pytest.mark.parametrize("name", ["response", "output", "something"])
+def test_an_answer_under_another_name_is_asked_about(name, write) -> None:
+    row = {"prompt": "Is it?", name: "Yes.", "label": True}
+    meant = "COLUMN" if name == "something" else name
+    with pytest.raises(ValueError, match=rf"has a label and .* '\{{completion: {meant}\}}': its columns are"):
+        read_rows(write([row]))
+    assert read_rows(write([row], columns={"completion": name}))[0].chosen == ["Yes."]

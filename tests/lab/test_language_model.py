@@ -153,6 +153,8 @@ def test_arms_become_objectives_of_the_library() -> None:
     for name, arm in arms.items():
         assert objective_of(arm, 0.1).name == name
     assert objective_of(arms["e_dpo"], 0.1).params == {"gamma": 0.02}
+    with pytest.raises(ValueError, match="of the exact laboratory alone"):
+        objective_of(replace(arms["sigmoid"], objective=lambda pair, beta: pair.h), 0.1)
 
 
 def test_pairs_of_an_arm_hold_its_columns_and_no_gold() -> None:

@@ -54,6 +54,12 @@ def test_the_page_names_the_objectives_that_train_on_one_completion() -> None:
     assert named == [name for name, objective in OBJECTIVES.items() if objective.unpaired] != []
 
 
+def test_the_page_names_the_objectives_that_take_samples_of_the_reference() -> None:
+    section = PAGE.partition("## Samples of the reference")[2].partition("\n## ")[0]
+    named = [name for name in OBJECTIVES if f"`{name}`" in section]
+    assert named == [name for name, objective in OBJECTIVES.items() if objective.samples] != []
+
+
 def test_rows_have_as_many_cells_as_the_header() -> None:
     tables = [line for line in PAGE.splitlines() if line.startswith("|")]
     counts = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]

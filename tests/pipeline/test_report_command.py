@@ -19,7 +19,7 @@ pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import ObjectiveConfig
-from iwpo_fast.files import load_record
+from iwpo_fast.files import load_record, save_record
 from iwpo_fast.pipeline.manifest import Manifest
 from iwpo_fast.report.sections import SECTIONS
 
@@ -211,6 +211,11 @@ def test_what_was_left_out_and_cut_is_counted(copied: Path) -> None:
     ledger = Manifest(copied / "run" / "manifest.json").result("reference")["ledger"]
     assert ledger["dropped_too_long"] > 0
     assert f"left out: longer than 96 tokens{ledger['dropped_too_long']}" in text
+    record = load_record(Path("run/manifest.json"))
+    record["stages"]["reference"]["result"]["ledger"]["prompts_cut_away"] = 3
+    save_record(Path("run/manifest.json"), record)
+    assert main(["report", "run"]) == 0
+    assert "of these, prompts of which almost nothing is left3" in said_of(Path("run/report.html"))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.training import train
+from iwpo_fast.training.held_out_margins import Margins, area_under_curve
 from iwpo_fast.training.loss import PreferenceLoss, TokenScores
 
 ABLE = ["kto", "bco", "bco_pair", "apo_zero"]
@@ -118,6 +119,19 @@ def test_no_number_of_an_absent_completion_is_counted(unpaired: Make, tmp_path: 
     assert last["eval_rewards/margins"] == pytest.approx(last["eval_rewards/chosen"] - last["eval_rewards/rejected"])
     assert last["eval_rewards/margins"] > 0
     assert last["eval_loss"] < 0.5
+    assert 0 <= last["eval_rewards/auc"] <= 1 and "eval_rewards/auc" not in first
+
+
+def test_the_area_is_the_share_of_couples_that_are_in_order_ties_as_half() -> None:
+    desirable = np.array([True, False, True, False, False, True])
+    rewards = np.array([2.0, 1.0, 1.0, -1.0, 3.0, 0.5])
+    margins = Margins(torch.from_numpy(np.where(desirable, rewards, -rewards)), torch.ones(6, dtype=torch.float64))
+    couples = [(a > b) + (a == b) / 2 for a in rewards[desirable] for b in rewards[~desirable]]
+    present = np.stack([desirable, ~desirable], axis=1)
+    assert area_under_curve(margins, present) == pytest.approx(np.mean(couples))
+    with_a_pair = Margins(*(torch.cat([values, values[:1]]) for values in margins))
+    assert area_under_curve(with_a_pair, np.vstack([present, [True, True]])) == pytest.approx(np.mean(couples))
+    assert area_under_curve(Margins(*(values[desirable] for values in margins)), present[desirable]) is None
 
 
 @pytest.mark.slow

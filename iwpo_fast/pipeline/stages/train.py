@@ -57,8 +57,9 @@ def run(job: PipelineJob, summary: TrainSummary) -> Result:
 
 
 def _keep_logps(job: PipelineJob) -> None:
-    """Spare training a pass over drawn pairs: the stage `reference` has run all of their responses."""
-    if not job.folder.preferred.exists() or not Mixture.of(job.config.objective).uses_reference:
+    """Spare training a pass over drawn pairs and samples: the stage `reference` has run all of their responses."""
+    has_drawn = job.folder.preferred.exists() or job.config.weights.forward_kl == "samples"
+    if not has_drawn or not Mixture.of(job.config.objective).uses_reference:
         return
     keep_logps(job.cache_dir(), job.load_policy(), job.read_weighted(), job.load_pairs(), job.world)
 

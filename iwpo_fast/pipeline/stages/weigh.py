@@ -11,6 +11,7 @@ import numpy as np
 from iwpo_fast.config import RunConfig, WeightConfig
 from iwpo_fast.config_checks import leaves_room
 from iwpo_fast.data import Pairs
+from iwpo_fast.data.mix import together
 from iwpo_fast.data.rows import Rows, contents
 from iwpo_fast.data.unique import Responses
 from iwpo_fast.files import load_tensors, save_json
@@ -31,6 +32,7 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.pipeline.manifest import Result, sections
 from iwpo_fast.pipeline.origin import origin_of, save_lines
 from iwpo_fast.pipeline.preferred import check_preferred, draws_for, proposal_of, weight_of_prompts, with_preferred
+from iwpo_fast.pipeline.reference_samples import ReferenceSamples, reference_samples
 from iwpo_fast.pipeline.response_texts import ResponseTexts, response_texts
 from iwpo_fast.pipeline.rows_file import write_rows
 
@@ -68,7 +70,8 @@ def run(job: PipelineJob) -> Result:
     _report(job, weights, rewards, drawn)
     weights.check(asked)
     columns = _weight_columns(pairs, weights, soft_labels != 0)
-    _write(job, columns, scores, drawn)
+    samples = _samples(job, columns["weight"], drawn) if asked.forward_kl == "samples" else None
+    _write(job, columns, scores, drawn, samples)
     result = {
         "pairs": len(pairs),
         "noise": rewards.noise,
@@ -78,7 +81,8 @@ def run(job: PipelineJob) -> Result:
         "soft_labels": soft_labels,
         "mean_label_smoothing": float(weights.label_smoothing.mean()),
     }
-    return result | ({} if drawn is None else {"preferred_pairs": len(drawn[0].weight)})
+    result |= {} if drawn is None else {"preferred_pairs": len(drawn[0].weight)}
+    return result | ({} if samples is None else {"reference_samples": len(samples.weight)})
 
 
 def _rewards(job: PipelineJob, scores: Columns) -> PairRewards:
@@ -123,26 +127,55 @@ def _report(job: PipelineJob, weights: PairWeights, rewards: PairRewards, drawn:
     save_histogram(job.folder.histogram, report)
 
 
-def _write(job: PipelineJob, columns: Columns, scores: Columns, drawn: Drawn | None) -> None:
-    """The labelled pairs, with the columns and their scores, and the drawn ones behind them."""
+def _samples(job: PipelineJob, weight: np.ndarray, drawn: Drawn | None) -> ReferenceSamples:
+    """What the reference said, for the forward KL of labelled and drawn pairs."""
+    pairs, table = job.load_pairs(), job.read_table()
+    prompt = table.prompt
+    if drawn is not None:
+        prompt = np.concatenate([prompt, table.prompt_of[drawn[0].pairs.chosen]])
+        weight = np.concatenate([weight, drawn[0].weight])
+    samples = reference_samples(pairs, table, prompt, weight)
+    prompts = len(np.unique(table.prompt[samples.pair]))
+    print(
+        f"forward KL on {len(samples.pair):,} samples of the reference that ended, to {prompts:,} of "
+        f"{len(np.unique(prompt)):,} prompts"
+    )
+    return samples
+
+
+def _write(
+    job: PipelineJob, columns: Columns, scores: Columns, drawn: Drawn | None, samples: ReferenceSamples | None
+) -> None:
+    """The labelled pairs, with the columns and their scores, and behind them drawn pairs and samples."""
     rows, pairs, table = job.load_rows(), job.load_pairs(), job.read_table()
-    prompt_cluster = job.read_prompt_clusters()
-    columns = columns | _score_columns(prompt_cluster[table.prompt], table.chosen, table.rejected, scores)
+    pair_cluster = job.read_prompt_clusters()[table.prompt]
+    columns = columns | _score_columns(pair_cluster, table.chosen, table.rejected, scores)
     if drawn is None:
         reference = {name: values[pairs.row] for name, values in rows.columns.items() if name.startswith("ref_")}
-        write_rows(job.folder.weighted, rows.without_candidates().take(pairs.row), reference | columns)
-        save_lines(job.folder.weighted, job.folder.prepared, pairs.row)
-        return
-    preferred, texts = drawn
+        written, lines, columns = rows.without_candidates().take(pairs.row), pairs.row, reference | columns
+    else:
+        preferred, texts = drawn
+        written = with_preferred(rows, pairs, preferred, texts)
+        lines = np.concatenate([pairs.row, texts.row[preferred.pairs.chosen]])
+        columns = _with_drawn(job, columns, scores, preferred)
+    if samples is not None:
+        written = together([written, samples.rows(rows, pairs)], [1.0, 1.0])
+        lines = np.concatenate([lines, pairs.row[samples.pair]])
+        columns = samples.behind(columns, pair_cluster)
+    write_rows(job.folder.weighted, written, columns)
+    save_lines(job.folder.weighted, job.folder.prepared, lines)
+
+
+def _with_drawn(job: PipelineJob, columns: Columns, scores: Columns, preferred: Preferred) -> Columns:
+    """Columns of the labelled pairs, and behind them those of the drawn ones."""
+    table, prompt_cluster = job.read_table(), job.read_prompt_clusters()
     chosen, rejected, flip = preferred.pairs
     behind = {"weight": preferred.weight, "label_smoothing": flip, "drawn": np.ones(len(flip), dtype=np.int64)}
     behind |= _score_columns(prompt_cluster[table.prompt_of[chosen]], chosen, rejected, scores)
     # A column takes the place of the objective's setting, for the labelled pairs too.
-    columns.setdefault("label_smoothing", np.full(len(pairs), job.config.objective.label_smoothing))
-    columns["drawn"] = np.zeros(len(pairs), dtype=np.int64)
-    both = {name: np.concatenate([values, behind[name]]) for name, values in columns.items()}
-    write_rows(job.folder.weighted, with_preferred(rows, pairs, preferred, texts), both)
-    save_lines(job.folder.weighted, job.folder.prepared, np.concatenate([pairs.row, texts.row[chosen]]))
+    columns.setdefault("label_smoothing", np.full(len(table), job.config.objective.label_smoothing))
+    columns["drawn"] = np.zeros(len(table), dtype=np.int64)
+    return {name: np.concatenate([values, behind[name]]) for name, values in columns.items()}
 
 
 def _weight_settings(config: RunConfig, pairs: Pairs) -> WeightConfig:

@@ -24,7 +24,11 @@ DROPPED = {
     "dropped_identical": "left out: both answers are the same",
     "dropped_unpaired": "left out: no answer is better than another",
 }
-CUT = {"prompts_cut": "prompts that lost tokens", "completions_cut": "answers that lost tokens"}
+CUT = {
+    "prompts_cut": "prompts that lost tokens",
+    "prompts_cut_away": "of these, prompts of which almost nothing is left",
+    "completions_cut": "answers that lost tokens",
+}
 TERMS = {
     "pair": "A prompt with two answers, of which a label says the better one.",
     "cut": "What is longer than data.max_length tokens is shortened as data.truncation says, or left out.",

@@ -8,8 +8,9 @@ from typing import Any
 from iwpo_fast.evaluation.preference import preference_accuracy
 from iwpo_fast.report.charts.intervals import Line, interval_chart
 from iwpo_fast.report.html import Html, beside, joined, paragraph, table, terms
-from iwpo_fast.report.numbers import count, decimal, percent
+from iwpo_fast.report.numbers import count, decimal, percent, signed
 from iwpo_fast.report.run_files import RunFiles
+from iwpo_fast.rewards.report import member_name
 
 TITLE = "Rewards beside chance"
 NEEDS = "reward"
@@ -42,6 +43,7 @@ def body(run: RunFiles) -> Html:
         [
             paragraph(" ".join([SOURCES[source], *_verdict(report["total"]), *_heads(report.get("penalties"))])),
             beside(drawn, table(header, map(_cells, rows))),
+            *_family(report.get("family")),
             terms(TERMS),
         ]
     )
@@ -71,6 +73,19 @@ def _heads(penalties: dict[str, Any] | None) -> Iterator[str]:
             f"Small networks {taken} beside linear heads: they predict unseen labels {networks['held_out_gain']:+.4f} "
             f"nats per pair better, standard error {networks['standard_error']:.4f}."
         )
+
+
+def _family(family: dict[str, Any] | None) -> Iterator[Html]:
+    """The members of a family; nothing where there is none."""
+    if not family:
+        return
+    yield paragraph(
+        "Each member of the family of reward models learns from other pairs: from a draw in which the longer answer is "
+        "chosen at some rate, from the pairs as they are, or from those of some prompts."
+        + ("" if family["longer"] is None else f" In the pairs as they are that rate is {percent(family['longer'])}.")
+    )
+    members = ([member_name(row), percent(row["accuracy"]), signed(row["length"])] for row in family["members"])
+    yield table(["member", "accuracy", "correlation with length"], members)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
