@@ -192,7 +192,8 @@ class ChatConfig:
     template goes on with each line as plain text.
 
     Args:
-        model: Folder of a run, of a model or of an adapter, or hub id.
+        model: Folder of a run, of a model, of an adapter, or of a mixture of types of annotators, of which one answers
+            at a time; or hub id.
         compare: Another model that answers the same, or `base`: the model as it was before training.
         system: What the system says before the conversation.
         temperature: Divides the logits; 0 takes the most probable token each time.

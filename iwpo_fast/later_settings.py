@@ -14,6 +14,7 @@ LATER: dict[str, Any] = {
     "reference_sync": None,
     "objective.reward_head_lr": None,
     "sampled_kl": None,
+    "types": None,
     "model.adapter": None,
     "model.reference": None,
     "model.neftune_alpha": None,

@@ -327,5 +327,5 @@ def test_whatever_the_parser_refuses_is_explained(text) -> None:
                 refused += 1
                 assert re.match(rf"{re.escape(name)} is .*: it must be ", str(error))
             else:
-                assert name.startswith(("model.lora.", "rewards.tuning.", "sampled_kl."))
+                assert name.startswith(("model.lora.", "rewards.tuning.", "sampled_kl.", "types."))
     assert refused > 20

@@ -23,6 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 import iwpo_fast
 from iwpo_fast import threads
+from iwpo_fast.annotators.mixture import Mixture
+from iwpo_fast.annotators.start import given
 from iwpo_fast.cli import main
 from iwpo_fast.config import DataConfig, ModelConfig
 from iwpo_fast.data import read_rows
@@ -149,6 +151,8 @@ FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "evaluation/margins.safetensors",
         lambda path: run_with(path).margins(),
     ),
+    "types of annotators": ("start.json", lambda path: given(str(path), ("ann",), 2)),
+    "mixture": ("mixture.json", lambda path: Mixture.load(path.parent)),
     "weights of a run": ("weights/train.jsonl", lambda path: run_with(path).weighted),
     "width of a model": ("config.json", lambda path: threads.hidden_size(str(path.parent))),
     "width of a reward model": (

@@ -10,6 +10,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
+from iwpo_fast.annotators.mixture import Mixture, mixture_in
+from iwpo_fast.chat.mixed import Mixed
 from iwpo_fast.chat.speaker import Speaker
 from iwpo_fast.command_config import ChatConfig
 from iwpo_fast.limits import check_limits
@@ -104,6 +106,8 @@ def _greeting(speakers: list[Speaker]) -> str:
 
 
 def _speakers(config: ChatConfig, device: torch.device) -> list[Speaker]:
+    if mixture_in(config.model) is not None:
+        return [_mixed(config, device)]
     source = source_of(config.model, "model", trust_remote_code=config.trust_remote_code)
     if config.compare is None:
         return [Speaker("", *_read(source, device), config)]
@@ -113,6 +117,25 @@ def _speakers(config: ChatConfig, device: torch.device) -> list[Speaker]:
     if config.compare == "base" and isinstance(model, PeftModel):
         return [first, Speaker("base", model, tokenizer, config, inside=model.disable_adapter)]
     return [first, Speaker(config.compare, *_read(other, device), config)]
+
+
+def _mixed(config: ChatConfig, device: torch.device) -> Mixed:
+    """A mixture of the policies of types of annotators."""
+    if config.compare is not None:
+        raise ValueError(
+            f"compare is {config.compare} and model {config.model} is a mixture, which talks alone: leave compare out, "
+            "or name the folder of one type as model."
+        )
+    mixture = Mixture.load(config.model)
+    policies = mixture.policies(device, _dtype(device), trust_remote_code=config.trust_remote_code)
+    return Mixed(
+        "",
+        policies[0].model,
+        policies[0].tokenizer,
+        config,
+        policies=policies,
+        weights=mixture.weights.tolist(),
+    )
 
 
 def _other(config: ChatConfig, source: Source) -> Source:
@@ -126,9 +149,13 @@ def _other(config: ChatConfig, source: Source) -> Source:
 
 def _read(source: Source, device: torch.device) -> tuple[Model, PreTrainedTokenizerBase]:
     """The model, in bfloat16 on a GPU that has it and else in float32, and its tokenizer."""
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = _dtype(device)
     model: Model = read_adapter(source, base_of(source), dtype) if is_adapter(source) else read_model(source, dtype)
     tokenizer = read_tokenizer(source)
     check_token_ids(tokenizer, base_model(model), source.path)
     return model.to(device), tokenizer  # type: ignore[arg-type]
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if half else torch.float32

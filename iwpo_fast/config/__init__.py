@@ -17,6 +17,7 @@ from iwpo_fast.config.plan import DataShapeConfig, PlanConfig
 from iwpo_fast.config.rewards import CategoryConfig, FamilyConfig, PessimismConfig, RewardConfig, TuningConfig
 from iwpo_fast.config.run import Arm, RunConfig, TrainConfig, dataclass_from
 from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig, SampledKLConfig
+from iwpo_fast.config.types import TypesConfig
 from iwpo_fast.config.weights import EVEN, FORMS, ExperimentalConfig, WeightConfig, WeightForm
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "TrainConfig",
     "TruncationPolicy",
     "TuningConfig",
+    "TypesConfig",
     "WeightConfig",
     "WeightForm",
     "dataclass_from",

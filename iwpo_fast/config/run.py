@@ -13,6 +13,7 @@ from iwpo_fast.config.optim import OptimConfig
 from iwpo_fast.config.plan import PlanConfig
 from iwpo_fast.config.rewards import RewardConfig
 from iwpo_fast.config.training import CheckpointConfig, LogConfig, ReferenceSyncConfig, SampledKLConfig
+from iwpo_fast.config.types import TypesConfig
 from iwpo_fast.config.weights import WeightConfig
 from iwpo_fast.limits import POSITIVE, SEED
 
@@ -34,6 +35,7 @@ class TrainConfig:
         reference_sync: A reference that moves with the policy; null leaves it what it was before the first step.
         sampled_kl: A KL to the reference on completions that the policy draws while it trains, added to the loss; null
             adds none.
+        types: Types of annotators, each with an adapter of its own, by EM; null trains one policy for all.
         optim: Optimiser.
         log: Reports.
         checkpoint: Checkpoints.
@@ -59,6 +61,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     reference_sync: ReferenceSyncConfig | None = None
     sampled_kl: SampledKLConfig | None = None
+    types: TypesConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -21,6 +21,7 @@ from iwpo_fast.config_checks.plan import check_plan
 from iwpo_fast.config_checks.rewards import check_reward_settings
 from iwpo_fast.config_checks.sampled_kl import check_sampled_kl
 from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim
+from iwpo_fast.config_checks.types import check_types
 from iwpo_fast.config_checks.weights import check_weight_settings
 from iwpo_fast.data import cache_folder
 from iwpo_fast.files import check_folder
@@ -57,6 +58,7 @@ def _check_all(config: TrainConfig) -> None:
     check_log(config)
     check_best(config)
     check_plan(config)
+    check_types(config)
     if isinstance(config, RunConfig):
         check_candidates_are_read(config)
         check_candidates(config)

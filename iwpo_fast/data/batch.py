@@ -45,6 +45,7 @@ class FlatBatch(TensorDataclass):
         ref_logps: float32 [2P], reference log-prob of each completion of the pairs, or None before it is known.
         ref_token_logps: float32, the same for each supervised token of the pairs, the first of the N, where asked for.
         scores: float32 [2P, k], scores of k reward models, or None.
+        type_shares: float32 [P, K], how far the annotator of each pair is of each type, or None.
         present: bool [2P], which completions there are; None where all are.
         between: int64 [M], place of each completion in rank between those of a pair, in a table [P, most_between] that
             has those of a pair in a row, from the best to the worst; None where there are none.
@@ -69,6 +70,7 @@ class FlatBatch(TensorDataclass):
     ref_logps: Tensor | None = None
     ref_token_logps: Tensor | None = None
     scores: Tensor | None = None
+    type_shares: Tensor | None = None
     present: Tensor | None = None
     between: Tensor | None = None
     most_between: int = 0
@@ -114,6 +116,7 @@ def flat_batch(pairs: Pairs, rows: np.ndarray, *, ref_tokens: bool = False) -> F
         ref_logps=None if part.ref_logps is None else _by_side(part.ref_logps),
         ref_token_logps=None if tokens is None else _of_trained(part, tokens),
         scores=None if part.scores is None else _by_side(part.scores),
+        type_shares=None if part.type_shares is None else _float32(part.type_shares),
         present=None if part.present is None else torch.from_numpy(part.present.T.ravel()),
         **_between(part),
     )

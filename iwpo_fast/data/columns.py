@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.annotators import ANNOTATOR
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.row_files import Row
 
@@ -43,7 +44,7 @@ PREFERRED = ("first", "second", "preferred")
 TURNS = ("system", "history", "conversations", "messages")
 COLUMNS = (
     *(*TEXTS, *SINGLE, *TURNS, *PREFERRED, *NUMBERS, *CANDIDATES, "ranked"),
-    *("prompt_id", "tools", "chat_template_kwargs"),
+    *("prompt_id", ANNOTATOR, "tools", "chat_template_kwargs"),
 )
 
 

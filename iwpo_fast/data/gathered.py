@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.annotators import AnnotatorStore
 from iwpo_fast.data.arrow_rows import RareStore, Store
 from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs
 from iwpo_fast.data.columns import SCORES
@@ -24,11 +25,13 @@ class GatheredRows:
 
     Attributes:
         prompt_ids: the `prompt_id` of every pair, or None.
+        annotators: who gave the label of every pair.
         unpaired: rows without a pair.
     """
 
     def __init__(self) -> None:
         self.prompt_ids: RareStore[Any] = RareStore(None)
+        self.annotators = AnnotatorStore()
         self.unpaired = 0
         self._numbers, self._places = array(INTEGER), array(INTEGER)
         self._scores: array[float] = array(FLOAT)
@@ -40,11 +43,21 @@ class GatheredRows:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def add(self, place: int, number: int, row: RowOfPairs, arguments: dict[str, Any], prompt_id: Any) -> None:
+    def add(
+        self,
+        place: int,
+        number: int,
+        row: RowOfPairs,
+        arguments: dict[str, Any],
+        *,
+        prompt_id: Any = None,
+        annotator: Any = None,
+    ) -> None:
         """Args:
         place: of the row among those that were read.
         number: of the row in its source.
         arguments: what it gives its chat template.
+        prompt_id, annotator: of the columns of these names.
         """
         self._candidates.add(len(self), row)
         self.unpaired += not row.pairs
@@ -56,6 +69,7 @@ class GatheredRows:
             self._add_texts(pair)
             self._template.append(arguments)
             self.prompt_ids.append(prompt_id)
+            self.annotators.append(annotator)
 
     def finish(self, columns: Mapping[str, np.ndarray], numbering: Numbering) -> Rows:
         """All pairs as rows; none can be added any more.
@@ -76,6 +90,7 @@ class GatheredRows:
             unpaired=self.unpaired,
             files=numbering.files if len(numbering.files) > 1 else (),
             present=some_absent(np.array(self._present, dtype=bool).reshape(-1, 2)),
+            annotators=self.annotators.finish(),
         )
         return replace(rows, candidates=self._candidates.finish(len(rows)))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.annotators import annotators_of_all
 from iwpo_fast.data.arrow_rows import Store, stored
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
@@ -57,6 +58,7 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         notes=_added([part.notes for part in parts]),
         files=tuple(files),
         present=_present(parts),
+        annotators=annotators_of_all([(part.annotators, len(part)) for part in parts]),
     )
 
 

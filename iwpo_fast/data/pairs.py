@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from iwpo_fast.data.annotators import SHARES
 from iwpo_fast.data.context import trained_lengths
 from iwpo_fast.data.ragged import Ragged, bounds_of, positions_of
 
@@ -76,7 +77,7 @@ class Pairs:
         weight: float64 [P], importance weight of each pair; ones unless the data has a `weight` column.
         label_smoothing: float64 [P] in [0, 1), the probability that the label is flipped, or None.
         columns: further float64 [P] columns carried along: `ref_chosen_logps`, `ref_rejected_logps`,
-            `score_chosen`, `score_rejected` ([P, k] for k reward models), `cluster`.
+            `score_chosen`, `score_rejected` ([P, k] for k reward models), `cluster`, `annotator`, `type_shares`.
         row: int64 [P], row of each pair among those that were read; empty for pairs from elsewhere.
         ref_logps: float32 [P, 2], log-probs of chosen and rejected under the reference, or None before they are known.
         ref_token_logps: float32, the same for each token of `chosen` and of `rejected`; None where the data brought
@@ -137,6 +138,11 @@ class Pairs:
         if self.present is not None:
             scores[~self.present.all(axis=1)] = 0
         return scores
+
+    @property
+    def type_shares(self) -> np.ndarray | None:
+        """float64 [P, K]: how far the annotator of each pair is of each type, or None."""
+        return self.columns.get(SHARES)
 
     def take(self, rows: np.ndarray) -> Pairs:
         """The given rows, in the given order, without candidates."""

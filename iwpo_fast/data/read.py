@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.config import DataConfig
+from iwpo_fast.data.annotators import ANNOTATOR
 from iwpo_fast.data.answers import check_answers, go_on
 from iwpo_fast.data.arrow_rows import RareStore, Stored
 from iwpo_fast.data.as_chat import as_conversations, of_one_kind
@@ -226,7 +227,8 @@ class _Read:
         arguments = template_arguments(record)
         check_encodable(record.get("prompt_id"))
         self._recognised += 1
-        self._gathered.add(len(self._numbers), number, row, arguments, record.get("prompt_id"))
+        beside = {name: record.get(name) for name in ("prompt_id", ANNOTATOR)}
+        self._gathered.add(len(self._numbers), number, row, arguments, **beside)
 
     def rows(self) -> tuple[Rows, Stored[Any] | None]:
         """Rows, which may be of both kinds, and the `prompt_id` of each, or None.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from iwpo_fast.data.annotators import Annotators
 from iwpo_fast.data.arrow_rows import taken
 from iwpo_fast.data.numbering import Numbering
 
@@ -85,6 +86,7 @@ class Rows:
         files: as of `Numbering`, where the source has several files.
         present: bool [N, 2], which completions the rows have; None where all have both. A row with one of them has it
             as chosen and as rejected (`iwpo_fast.data.unpaired`).
+        annotators: who gave the label of each row; None where no row says so.
     """
 
     source: str
@@ -101,6 +103,7 @@ class Rows:
     notes: dict[str, int] = field(default_factory=dict)
     files: tuple[tuple[str, int], ...] = ()
     present: np.ndarray | None = None
+    annotators: Annotators | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -140,6 +143,7 @@ class Rows:
             columns={name: values[rows] for name, values in self.columns.items()},
             template=None if self.template is None else taken(self.template, rows),
             present=None if self.present is None else some_absent(self.present[rows]),
+            annotators=None if self.annotators is None else self.annotators.take(rows),
         )
 
 

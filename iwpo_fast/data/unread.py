@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from iwpo_fast.data.annotators import ANNOTATOR
 from iwpo_fast.data.candidates import responses_of
 from iwpo_fast.data.chat import is_assistants
 from iwpo_fast.data.columns import ASKED, NUMBERS, TEXTS
@@ -15,7 +16,7 @@ from iwpo_fast.data.messages import is_dialogue
 from iwpo_fast.data.rows import contents
 
 ANSWERS = ("chosen", "rejected")
-READ = {*TEXTS, *NUMBERS, "prompt_id", "tools", "chat_template_kwargs"}
+READ = {*TEXTS, *NUMBERS, "prompt_id", ANNOTATOR, "tools", "chat_template_kwargs"}
 """Columns that are read, or refused, wherever they stand."""
 SAID_BESIDE = frozenset(("value", "tool_calls", "function_call", *REASONING))
 """What messages say beside their content."""

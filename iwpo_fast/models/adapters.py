@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -18,11 +19,14 @@ from iwpo_fast.models import four_bits
 from iwpo_fast.models.head import decoder_of
 from iwpo_fast.models.pretrained import Source, model_location, reason_of
 from iwpo_fast.models.saved_files import check_saved
-from iwpo_fast.models.trained import is_adapter, put_on, source_of
+from iwpo_fast.models.trained import is_adapter, put_on, source_of, type_name
 
 
-def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
+def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int, types: int | None = None) -> peft.PeftModel:
     """The model with a new adapter; `all-linear` adapts the language model alone.
+
+    Args:
+        types: make so many adapters instead, which begin alike, one for each type of annotators.
 
     Raises:
         ValueError: the adapter does not fit the model.
@@ -38,14 +42,18 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, seed: int) -> peft.Pef
         use_rslora=config.rslora,
         modules_to_save=config.modules_to_save or None,
     )
+    first, *others = ["default"] if types is None else map(type_name, range(types))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            adapted = peft.get_peft_model(model, adapter)
+            adapted = peft.get_peft_model(model, adapter, first)
         except ValueError as error:
             raise ValueError(
                 f"model.lora does not fit {type(model).__name__}: {str(error).splitlines()[0].rstrip('.')}."
             ) from error
+        for name in others:
+            torch.manual_seed(seed)
+            adapted.add_adapter(name, copy.deepcopy(adapter))
     _settle_saved(adapted, config.modules_to_save)
     return adapted
 

@@ -80,6 +80,7 @@ def load_policy(
     seed: int,
     max_length: int | None = None,
     mesh: DeviceMesh | None = None,
+    types: int | None = None,
 ) -> Policy:
     """The policy, on the world's device and self-tested.
 
@@ -92,6 +93,7 @@ def load_policy(
         max_length: longest sequence to come, in tokens; None where it is not known.
         mesh: what `shard_mesh` returns; with one, all processes share the model and call this. None gives this process
             the whole model.
+        types: how many adapters to make, one for each type of annotators; None makes one where `config.lora` asks.
 
     Raises:
         ValueError: the model cannot be read, or cannot be trained as asked.
@@ -99,7 +101,7 @@ def load_policy(
     check_model_settings(config)
     check_on_device(config, world.device)
     if mesh is None:
-        policy = _new_policy(config, tokenizer, seed, world.device, max_length).to(world.device)
+        policy = _new_policy(config, tokenizer, seed, world.device, max_length, types).to(world.device)
     else:
         with world.one_at_a_time():
             policy = _new_policy(config, tokenizer, seed, world.device, max_length)
@@ -116,7 +118,12 @@ def load_policy(
 
 
 def _new_policy(
-    config: ModelConfig, tokenizer: Tokenizer, seed: int, device: torch.device, max_length: int | None
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    seed: int,
+    device: torch.device,
+    max_length: int | None,
+    types: int | None = None,
 ) -> Policy:
     """The policy, to be moved to `device`: it is on the host, except for weights that were quantised there."""
     dtype = _compute_dtype(config, device)
@@ -134,7 +141,10 @@ def _new_policy(
         model = merge(with_adapter(model.float(), config)).to(options["dtype"])
         model.config.name_or_path = ""  # it is nowhere on disk, so the whole of it is saved
     freeze_outside(model)
-    policy = Policy(_adapted(model, config, seed), dtype, max_length)
+    policy = Policy(_adapted(model, config, seed, types), dtype, max_length)
+    if types is not None:
+        policy.types = types
+        policy.use(0)
     if config.neftune_alpha is not None:
         policy.noise = EmbeddingNoise(policy.causal_lm.get_input_embeddings(), config.neftune_alpha)
     policy.stored_dtype = stored
@@ -142,10 +152,10 @@ def _new_policy(
     return policy
 
 
-def _adapted(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrainedModel | PeftModel:
-    """The model with the adapter that is trained, if any."""
+def _adapted(model: PreTrainedModel, config: ModelConfig, seed: int, types: int | None) -> PreTrainedModel | PeftModel:
+    """The model with the adapter that is trained, or those of all types, if any."""
     if config.lora is not None:
-        return with_lora(model, config.lora, seed)
+        return with_lora(model, config.lora, seed, types)
     return model if config.adapter is None else with_adapter(model, config)
 
 

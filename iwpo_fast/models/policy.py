@@ -29,6 +29,7 @@ from iwpo_fast.models.noise import EmbeddingNoise
 from iwpo_fast.models.padding import pad
 from iwpo_fast.models.reward_head import RewardHead
 from iwpo_fast.models.rope import RopeBySequence
+from iwpo_fast.models.trained import type_name
 from iwpo_kernels import TokenStatistics
 
 Layout = Literal["shared", "flat", "padded"]
@@ -48,6 +49,7 @@ class Policy(nn.Module):
         context: processes with which this one computes each batch, except padded ones; None where it does so alone.
         rope: gives each sequence the rotary frequencies of its own length.
         continues_adapter: whether its adapter was there before, so that the reference has it too, as it was.
+        types: how many adapters it has, one for each type of annotators, of which `use` chooses; None for one of all.
         stored_dtype: type of the weights that the model was read from, as its configuration says; else float32.
         layout: how the model runs a flat batch: `shared` as it is, each prompt once; `flat` repeats prompts, so that
             sequences are separate; `padded` makes a rectangle of them.
@@ -75,6 +77,7 @@ class Policy(nn.Module):
         self.is_compiled = False
         self.stored_dtype = torch.float32
         self.continues_adapter = False
+        self.types: int | None = None
         self.noise: EmbeddingNoise | None = None
         self.reward_head: RewardHead | None = None
         self.context: ContextGroup | None = None
@@ -289,7 +292,27 @@ class Policy(nn.Module):
     def disable_adapter(self) -> AbstractContextManager[None]:
         """Run as the base model, which is the reference of a LoRA policy."""
         assert isinstance(self.model, PeftModel), "without an adapter the reference is the initial weights"
-        return self.model.disable_adapter()
+        return self.model.disable_adapter() if self.types is None else self._without_types(self.model)
+
+    @contextmanager
+    def _without_types(self, model: PeftModel) -> Iterator[None]:
+        try:
+            with model.disable_adapter():
+                yield
+        finally:
+            self._train_all_types()
+
+    def use(self, number: int) -> None:
+        """Run as the policy of a type of annotators from now on, counted from 0; the adapters of all go on training."""
+        assert isinstance(self.model, PeftModel) and self.types is not None and number < self.types
+        self.model.set_adapter(type_name(number))
+        self._train_all_types()
+
+    def _train_all_types(self) -> None:
+        """Undo that peft freezes all adapters except the one in use."""
+        for name, parameter in self.model.named_parameters():
+            if saving.of_adapter(name):
+                parameter.requires_grad_(True)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained, by name; tied ones once."""

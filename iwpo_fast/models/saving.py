@@ -72,7 +72,7 @@ def gathered(model: Model, keep: bool) -> dict[str, Tensor]:
 def save(
     model: Model, folder: Path, state: dict[str, Tensor] | None, dtype: torch.dtype | None, ends: Sequence[int] = ()
 ) -> None:
-    """Write model or adapter, in `dtype` or, where that is None, in the type that they were trained in.
+    """Write model or the adapter in use, in `dtype` or, where that is None, in the type that they were trained in.
 
     The base of a `tiny` model with LoRA is nowhere on disk, so there the adapter is merged and the whole model saved.
 
@@ -86,7 +86,10 @@ def save(
         if dtype not in (None, torch.float32):
             state = _cast(model, state or gathered(model, keep=True), dtype)
         _check_finite(model, state)
-        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
+        in_use = cast(str, model.active_adapter)
+        options: dict[str, Any] = {"save_embedding_layers": False, "selected_adapters": [in_use]}
+        model.save_pretrained(str(folder), state_dict=state, **options)
+        _without_subfolder(folder, in_use)
         return
     if isinstance(model, PeftModel):
         whole, state = cast(PreTrainedModel, cast(Any, _merged(model, state)).to(dtype or torch.float32)), None
@@ -101,6 +104,15 @@ def save(
         whole.generation_config.eos_token_id = list(dict.fromkeys([*stops, *ends]))
     whole.save_pretrained(folder, state_dict=state)
     _say_dtype(folder, dtype)
+
+
+def _without_subfolder(folder: Path, adapter: str) -> None:
+    """Move up what peft puts into a folder of its own for every adapter that has a name."""
+    inner = folder / adapter
+    for path in sorted(inner.iterdir()) if inner.is_dir() else ():
+        path.replace(folder / path.name)
+    if inner.is_dir():
+        inner.rmdir()
 
 
 def _check_finite(model: Model, state: Mapping[str, Tensor] | None) -> None:

@@ -20,6 +20,11 @@ ADAPTER = "adapter_config.json"
 RUN_FILES = ("run.json", "manifest.json")
 
 
+def type_name(number: int) -> str:
+    """What the adapter of a type of annotators is called, counted from 0, and its folder."""
+    return f"type-{number}"
+
+
 def source_of(path: str, setting: str, *, trust_remote_code: bool) -> Source:
     """Where the model itself is, if `path` is the folder of a run; `path` for any other.
 
@@ -30,9 +35,20 @@ def source_of(path: str, setting: str, *, trust_remote_code: bool) -> Source:
         raise ValueError(f"{setting} is tiny, which has random weights: give the folder of a run or of a model.")
     folder = expanded(path)
     found = model_in(folder)
+    if found is None and (several := _types_in(folder)) is not None:
+        raise ValueError(
+            f"{setting} {path} holds the policies of several types of annotators: name the folder of one of them, such "
+            f"as {several}."
+        )
     if found is None and any((folder / name).exists() for name in RUN_FILES):
         raise ValueError(f"{setting} {path} is a run without a model yet: let it finish, which its command does again.")
     return Source(path if found is None else str(found), setting, trust_remote_code=trust_remote_code)
+
+
+def _types_in(folder: Path) -> Path | None:
+    """The folder of the first type of annotators, where a training on types left it."""
+    places = (folder / inside / type_name(0) for inside in ("", "mixture", "model"))
+    return next((place for place in places if model_in(place) is not None), None)
 
 
 def is_adapter(source: Source) -> bool:
@@ -102,8 +118,13 @@ def read_adapter(source: Source, base: Source, dtype: torch.dtype) -> PeftModel:
     return cast(PeftModel, put_on(read_model(base, dtype), source, base.path).eval())
 
 
-def put_on(model: PreTrainedModel, adapter: Source, base: str, *, trainable: bool = False) -> PeftModel:
-    """The adapter on a model that was read from `base`; what is trained of it is float32.
+def put_on(
+    model: PreTrainedModel | PeftModel, adapter: Source, base: str, *, trainable: bool = False, name: str = "default"
+) -> PeftModel:
+    """The adapter on a model that was read from `base`, perhaps beside others; what is trained of it is float32.
+
+    Args:
+        name: what it is called among the adapters of the model.
 
     Raises:
         ValueError: the adapter is damaged, or does not fit.
@@ -111,8 +132,12 @@ def put_on(model: PreTrainedModel, adapter: Source, base: str, *, trainable: boo
     folder = Path(model_location(adapter.path))
     check_saved(folder, adapter.setting, weights=True)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-        unread = _names(folder) ^ get_peft_model_state_dict(adapted).keys()
+        if isinstance(model, PeftModel):
+            adapted = model
+            adapted.load_adapter(str(folder), name, is_trainable=trainable)
+        else:
+            adapted = PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
+        unread = _names(folder) ^ get_peft_model_state_dict(adapted, adapter_name=name).keys()
     except (ValueError, RuntimeError, OSError, SafetensorError, TypeError) as error:
         raise _does_not_fit(adapter, base, reason_of(error)) from error
     if unread:

@@ -32,6 +32,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     """
     check_config(config)
     _check_reference(config)
+    _check_types(config)
     if config.rounds > 1 and config.plan.on is None:
         if start is not None or only is not None:
             raise ValueError("--from and --only name a stage of one round: leave them out, or take --force.")
@@ -77,6 +78,14 @@ def _check_reference(config: RunConfig) -> None:
         raise ValueError(
             f"model.reference is {config.model.reference}, but iwpo run draws, rewards and weighs by the model that it "
             "trains: leave it out, or give the weighted pairs of a run to iwpo train."
+        )
+
+
+def _check_types(config: RunConfig) -> None:
+    if config.types is not None:
+        raise ValueError(
+            "types is set, but the stages of iwpo run learn from all annotators together: train with iwpo train, or "
+            "leave types out."
         )
 
 

@@ -31,12 +31,14 @@ class Draw(NamedTuple):
         ended: whether it ended by itself, and not because it was long enough.
         log_mu: log-prob of all its tokens, and of its end, under the sampler, after temperature and top-p.
         log_model: the same under the model itself; None where the sampler does not tell it.
+        end: the token that ended it; None where it was cut.
     """
 
     tokens: list[int]
     ended: bool
     log_mu: float
     log_model: float | None
+    end: int | None = None
 
 
 def blocks_of(lengths: np.ndarray, settings: CandidateConfig, backend: str) -> list[Block]:

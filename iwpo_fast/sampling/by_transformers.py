@@ -42,7 +42,7 @@ def draw_block(
         prompts: token ids, B rows.
         ends: tokens that end a completion.
         pad: a token to fill up with.
-        inside: whether it is the reference that draws, or the policy as it is.
+        inside: which policy draws: the reference, or the policy `as_it_is`.
 
     Raises:
         ValueError: the model's probabilities are not numbers.
@@ -151,5 +151,6 @@ def _draws(tokens: Tensor, sampler: _Sampler, ends: Sequence[int]) -> list[Draw]
         ended = bool(is_end[row].any())
         count = int(is_end[row].argmax()) + 1 if ended else steps
         log_model, log_mu = (float(log[row, :count].sum()) for log in logs)
-        draws.append(Draw(ids[: count - ended].tolist(), ended, log_mu, log_model))
+        end = int(ids[count - 1]) if ended else None
+        draws.append(Draw(ids[: count - ended].tolist(), ended, log_mu, log_model, end))
     return draws

@@ -62,10 +62,9 @@ def draw_block(
 def _draw(output: Any, ends: set[int], unchanged: bool) -> Draw:
     tokens = list(output.token_ids)
     ended = output.finish_reason == "stop"
-    if tokens and tokens[-1] in ends:
-        tokens = tokens[:-1]
+    end = tokens.pop() if tokens and tokens[-1] in ends else None
     log_mu = float(output.cumulative_logprob)
-    return Draw(tokens, ended, log_mu, log_mu if unchanged else None)
+    return Draw(tokens, ended, log_mu, log_mu if unchanged else None, end)
 
 
 def _seed(seed: int, row: int) -> int:

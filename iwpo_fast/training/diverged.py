@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from iwpo_fast.annotators.by_type import of_each_type
 from iwpo_fast.finite import backward, local_part, not_finite
 from iwpo_fast.models.sharding import in_lockstep
 from iwpo_fast.optimisation import seed_step
@@ -81,7 +82,7 @@ def _first_found(job: Job, objective: dict[str, dict[str, float]], step: int) ->
     constants_of = step_constants(job, rows, of_step, objective, np.random.default_rng([job.config.seed, step]))
     found: _Found | None = None
     with _gradients(job) as gradients:
-        for some, batch in in_lockstep(job.policy, of_step):
+        for some, batch in of_each_type(job.policy, in_lockstep(job.policy, of_step)):
             tokens = job.loss.token_logps(job.policy, batch)
             finite = job.loss.sequence_logps(tokens, batch).isfinite().all(dim=1).cpu().numpy()
             loss = job.loss(tokens, batch, job.denominator(rows), constants_of(some)).loss

@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
 from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
+from iwpo_fast.annotators.by_type import check_policy, keep_votes, of_each_type, save_each
+from iwpo_fast.annotators.rounds import cost_lines, train_types
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
@@ -84,8 +86,15 @@ def train(
     """
     check_config(config)
     if config.plan.on is not None:
-        World.start("cpu").say(*estimate_lines(config))
+        World.start("cpu").say(*estimate_lines(config), *cost_lines(config.types))
         return None
+    if config.types is not None:
+        return train_types(config, read, lambda of_round, rows: _train_once(of_round, rows, callbacks, about))
+    return _train_once(config, read, callbacks, about)
+
+
+def _train_once(config: TrainConfig, read: Read, callbacks: Sequence[Callback], about: str) -> TrainSummary | None:
+    """One training, in the circumstances that it began in."""
     folder = RunFolder(Path(config.output_dir))
     with (
         deterministic_algorithms(config.deterministic),
@@ -121,9 +130,11 @@ def _train(
     longest = config.data.max_length
     check_evaluated(config, held_out, rows.source)
     prompts = prompts_to_answer(config, tokenizer, rows, pairs)
-    policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh)
+    types = None if config.types is None else config.types.count
+    policy = load_policy(config.model, tokenizer, world, seed=config.seed, max_length=longest, mesh=mesh, types=types)
     loss.equip(policy, config.model, config.data)
     job = Job(config, world, policy, loss, pairs, held_out, RouterLoss.of(policy))
+    check_policy(policy, job.router)
     for ledger in ledgers.values():
         world.say(*ledger.lines())
     ends = ends_of(pairs, tokenizer)
@@ -145,12 +156,14 @@ def _train(
     _optimise(run, folder, optimizer, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
     if state.best is not None:
         load_weights(folder.checkpoints, parameters, world)
+    if config.types is not None:
+        keep_votes(folder.votes, run.job, config.types.votes)
 
     weights = policy.gathered(keep=world.is_main)
     if world.is_main:
         summary = summarise(folder, job, state)
         with written_aside(folder.model) as aside:
-            policy.save(aside, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
+            save_each(aside, policy, tokenizer, weights, policy.saved_dtype(config.checkpoint.dtype), ends)
             (aside / CARD).write_text(model_card(job, summary, rows.source, about), encoding="utf-8")
         summary.save(folder.summary)
     world.barrier()
@@ -286,7 +299,8 @@ def _evaluate_if_due(run: Run, reporter: Reporter) -> None:
     if evaluation is None or not _evaluation_due(job, state):
         return
     metrics, margins = evaluate(evaluation, state)
-    if job.world.is_main and evaluation.pairs.present is None:  # before `metrics.jsonl`, after which none is evaluated
+    of_one_policy = evaluation.pairs.present is None and job.policy.types is None
+    if job.world.is_main and of_one_policy:  # before `metrics.jsonl`, after which none is evaluated
         keep_margins(RunFolder(run.folder).margins, state.step, evaluation.pairs, margins)
     reporter.evaluation(state, metrics)
     note_evaluation(state, metrics, job.config.checkpoint)
@@ -321,7 +335,7 @@ def train_step(
     rng = np.random.default_rng([job.config.seed, state.step])
     constants_of = step_constants(job, rows, of_step, state.objective, rng)
     denominator, tokens = job.denominator(rows), job.pairs.tokens
-    for some, batch in in_lockstep(policy, of_step):
+    for some, batch in of_each_type(policy, in_lockstep(policy, of_step)):
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, denominator, constants_of(some))
         aux_loss = None if job.router is None else job.router(batch)
@@ -340,7 +354,7 @@ def evaluate(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
     rows, margins = np.arange(len(job.pairs)), Margins.empty(job.pairs, job.world.device)
     metrics, policy, loss = _metrics(job), job.policy.eval(), job.loss
     constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
-    for some, batch in in_lockstep(policy, batches_ahead(job, [rows])):
+    for some, batch in of_each_type(policy, in_lockstep(policy, batches_ahead(job, [rows]))):
         logps = loss.token_logps(policy, batch)
         output = loss(logps, batch, float(len(rows)), constants_of(some))
         margins.put(batch.rows, loss.margins(logps, batch))
@@ -357,7 +371,10 @@ def _metrics(job: Job) -> PreferenceMetrics:
     unpaired = job.pairs.present is not None and not job.loss.mixture.takes_samples
     normalize = job.config.objective.normalize
     drawn = 0.0 if job.sampled_kl is None else job.sampled_kl.settings.coefficient
-    return PreferenceMetrics(job.world.device, normalize=normalize, router=router, unpaired=unpaired, sampled_kl=drawn)
+    types, device = job.policy.types or 1, job.world.device
+    return PreferenceMetrics(
+        device, normalize=normalize, router=router, unpaired=unpaired, sampled_kl=drawn, types=types
+    )
 
 
 def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) -> Tensor:

@@ -31,6 +31,8 @@ class PreferenceMetrics:
         sampled_kl: factor in the loss of the KL on completions that the policy draws; 0 where it draws none.
         unpaired: whether rows may have one completion. As in TRL's KTO, means are then over the completions that there
             are, margins the difference of two such means, and there are no accuracies.
+        types: policies that see each pair, one for each type of annotators. The loss is their sum; other means are over
+            pairs and types.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class PreferenceMetrics:
         router: float = 0.0,
         unpaired: bool = False,
         sampled_kl: float = 0.0,
+        types: int = 1,
     ) -> None:
         self._normalize = normalize
         self._router = router
         self._unpaired = unpaired
         self._sampled_kl = sampled_kl
+        self._types = types
         self._names = (*PreferenceSums._fields, *(BESIDE if router else ()), *(PRESENT if unpaired else ()))
         self._names += DRAWN if sampled_kl else ()
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
@@ -74,7 +78,7 @@ class PreferenceMetrics:
         total = dict(zip(self._names, world.sum_(self._sums.clone()).tolist(), strict=True))
         self._sums.zero_()
         pairs = total["pairs"] or 1.0
-        divisor = pairs if self._normalize == "count" else total["weights"] or 1.0
+        divisor = pairs / self._types if self._normalize == "count" else total["weights"] or 1.0
         aux_loss = {"aux_loss": total["aux_losses"] / (total["aux_tokens"] or 1.0)} if self._router else {}
         drawn = {"sampled_kl": total["drawn_kl"] / (total["drawn"] or 1.0)} if self._sampled_kl else {}
         beside = self._router * aux_loss.get("aux_loss", 0.0) + self._sampled_kl * drawn.get("sampled_kl", 0.0)

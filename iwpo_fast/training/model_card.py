@@ -12,6 +12,7 @@ import yaml
 
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.models.trained import type_name
 from iwpo_fast.paths import expanded
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.run_folder import settings_of
@@ -36,8 +37,12 @@ def model_card(job: Job, summary: TrainSummary, source: str, about: str = "") ->
     base, data = _public(config.model.path), _named(source)
     library, loader = LOADERS[adapter]
     what = f"An adapter for `{base}`" if adapter else f"A model trained from `{base}`"
+    types, path = config.types, "PATH"
+    if types is not None:
+        path = f"PATH/{type_name(0)}"
+        what = f"{what}, for each of {types.count} types of annotators, in a folder of its own"
     versions = [f"{name} {version_of(name)}" for name in ("iwpo-fast", "torch", "transformers", "peft")]
-    load = [f"from {library} import {loader}", "", f'model = {loader}.from_pretrained("PATH")']
+    load = [f"from {library} import {loader}", "", f'model = {loader}.from_pretrained("{path}")']
     unusual = yaml.safe_dump(_unusual(config), sort_keys=True).splitlines()
     lines = [
         *("---", *yaml.safe_dump(_metadata(config, library), sort_keys=False).splitlines(), "---", ""),

@@ -58,6 +58,7 @@ class RunFolder(OutputFolder):
     tracked = Inside("tracked_run.json")
     samples = Inside("samples")
     margins = Inside("held_out")
+    votes = Inside("votes.safetensors")
 
     @classmethod
     def check(cls, config: TrainConfig) -> RunFolder:

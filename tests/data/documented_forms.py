@@ -212,6 +212,13 @@ FORMS = [
             "they are counted and said."
         ),
     ),
+    Form(
+        "Who gave the label",
+        {"prompt": "Is it?", "chosen": "Yes.", "rejected": "No.", "worker": 17},
+        PLAIN,
+        {"columns": {"annotator": "worker"}},
+        note="For [types of annotators](systems/em.md), who want different things; a text or an integer.",
+    ),
 ]
 
 SIGNED = {"first": "negative", "second": "positive", "tie": 0}

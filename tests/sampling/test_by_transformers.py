@@ -84,7 +84,7 @@ def test_the_end_is_part_of_the_log_probs_and_not_of_the_tokens(policy) -> None:
     first = drawn(policy)[0].tokens
     ended = drawn(policy, ends=(0, first[3]))[0]
     until = first.index(first[3])
-    assert (ended.tokens, ended.ended) == (first[:until], True)
+    assert (ended.tokens, ended.ended, ended.end) == (first[:until], True, first[3])
     logps = logits_of(policy, PROMPTS[0], first[: until + 1]).log_softmax(-1)
     expected = logps.gather(1, torch.tensor(first[: until + 1])[:, None]).sum().item()
     assert ended.log_model == pytest.approx(expected, rel=1e-4)

@@ -52,7 +52,7 @@ def test_vllm_gets_token_ids_and_a_seed_for_each_completion_and_its_end_is_cut_o
     }
     asked = CandidateConfig(per_prompt=1, temperature=0.7, top_p=0.9, max_new_tokens=3)
     draws = draw_block(engine, PROMPTS, asked, ends=[2, 3], seed=8)
-    assert [tuple(draw) for draw in draws] == [([11, 12], True, -3.5, None), ([13, 14, 15], False, -4.0, None)]
+    assert [tuple(draw) for draw in draws] == [([11, 12], True, -3.5, None, 2), ([13, 14, 15], False, -4.0, None, None)]
     assert [prompt for prompt, _ in engine.asked] == [{"prompt_token_ids": [5, 6]}, {"prompt_token_ids": [7]}]
     seeds = {parameters.pop("seed") for _, parameters in engine.asked}
     assert len(seeds) == 2
