@@ -2,65 +2,60 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast import signals
 from iwpo_fast.agreement import check_rows, check_seen, check_shared, check_told
-from iwpo_fast.annotators.by_type import check_policy, keep_votes, of_each_type, save_each
+from iwpo_fast.annotators.by_type import check_policy, keep_votes, save_each
 from iwpo_fast.annotators.rounds import cost_lines, train_types
 from iwpo_fast.config import DataConfig, TrainConfig
 from iwpo_fast.config_checks import check_config
-from iwpo_fast.data import Ledger, Pairs, Rows, cache_folder, read_rows, tokenise
+from iwpo_fast.data import Ledger, Rows, cache_folder, read_rows
 from iwpo_fast.data.batch import FlatBatch
-from iwpo_fast.data.clock import clock_at, clock_line
+from iwpo_fast.data.clock import clock_at
 from iwpo_fast.data.order import MicroBatch
-from iwpo_fast.data.ragged import Ragged
-from iwpo_fast.data.ranked import with_candidates_between
 from iwpo_fast.files import written_aside
-from iwpo_fast.finite import backward
 from iwpo_fast.hub import push_if_asked
 from iwpo_fast.models import load_policy, load_tokenizer, reward_head
 from iwpo_fast.models.load import check_on_device
-from iwpo_fast.models.other_reference import load_reference
-from iwpo_fast.models.reference import with_reference
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.saved_files import CARD
-from iwpo_fast.models.sharding import in_lockstep, shard_mesh
-from iwpo_fast.objectives.registry import Reads
-from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate, update
+from iwpo_fast.models.sharding import shard_mesh
+from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate
 from iwpo_fast.planning import estimate_lines
-from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.best import best_lines, check_evaluated, note_evaluation
 from iwpo_fast.training.callbacks import Callback, Run
 from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, load_weights, save_checkpoint
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.finished import finished
-from iwpo_fast.training.held_out_margins import Margins, area_under_curve, keep_margins
-from iwpo_fast.training.job import Job, batches_ahead, one_step
+from iwpo_fast.training.held_out_margins import keep_margins
+from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loss import PreferenceLoss
-from iwpo_fast.training.metrics import PreferenceMetrics, held_out_metrics
 from iwpo_fast.training.model_card import model_card
 from iwpo_fast.training.moving_reference import MovingReference
 from iwpo_fast.training.plan import plan_lines
-from iwpo_fast.training.reference_columns import reference_lines, refuse_columns
+from iwpo_fast.training.prepared import (
+    clock_lines,
+    open_folder,
+    places_of,
+    preview_of,
+    tested,
+    tokenised,
+    with_sampled_kl,
+)
 from iwpo_fast.training.reporter import Reporter
 from iwpo_fast.training.reproducible import deterministic_algorithms, threads_of_run
 from iwpo_fast.training.run_folder import RunFolder
-from iwpo_fast.training.sampled_kl import SampledKL, prompts_to_answer
+from iwpo_fast.training.sampled_kl import prompts_to_answer
 from iwpo_fast.training.samples import Samples
-from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
-from iwpo_fast.training.step_constants import step_constants
+from iwpo_fast.training.self_test import Place
+from iwpo_fast.training.step import evaluate, metrics_of, train_step
 from iwpo_fast.training.summary import TrainSummary, summarise
 from iwpo_fast.training.trackers import has_evaluation, open_trackers
 from iwpo_fast.world import World
@@ -123,10 +118,10 @@ def _train(
         loss.check_rows(some)
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
-    pairs, ledgers[folder.ledger] = _tokenised(rows, tokenizer, loss, config, world)
+    pairs, ledgers[folder.ledger] = tokenised(rows, tokenizer, loss, config, world)
     held_out = None
     if held_out_rows is not None:
-        held_out, ledgers[folder.held_out_ledger] = _tokenised(held_out_rows, tokenizer, loss, config, world)
+        held_out, ledgers[folder.held_out_ledger] = tokenised(held_out_rows, tokenizer, loss, config, world)
     longest = config.data.max_length
     check_evaluated(config, held_out, rows.source)
     prompts = prompts_to_answer(config, tokenizer, rows, pairs)
@@ -138,14 +133,14 @@ def _train(
     for ledger in ledgers.values():
         world.say(*ledger.lines())
     ends = ends_of(pairs, tokenizer)
-    world.say(*end_lines(policy, ends, tokenizer), *_preview(job, rows, tokenizer), *plan_lines(job))
-    world.say(*_clock_lines(rows, tokenizer))
+    world.say(*end_lines(policy, ends, tokenizer), *preview_of(job, rows, tokenizer), *plan_lines(job))
+    world.say(*clock_lines(rows, tokenizer))
     if config.dry_run:
         return None
 
-    job = _with_sampled_kl(job, prompts, tokenizer, ends)
-    job = _tested(job, rows, held_out_rows, tokenizer, folder)
-    _open_folder(folder, job, ledgers)
+    job = with_sampled_kl(job, prompts, tokenizer, ends)
+    job = tested(job, rows, held_out_rows, tokenizer, folder)
+    open_folder(folder, job, ledgers)
     optimizer = make_optimizer(policy.trainable_parameters(), config.optim, reward_head.own_rates(config.objective))
     sync, parameters = config.reference_sync, policy.trainable_parameters()
     moving = None if sync is None else MovingReference(sync, parameters)
@@ -153,7 +148,7 @@ def _train(
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
     run = Run(job, state, tokenizer, folder.path, moving, [*_samples(job, folder, ends), *callbacks])
-    _optimise(run, folder, optimizer, _places(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
+    _optimise(run, folder, optimizer, places_of(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
     if state.best is not None:
         load_weights(folder.checkpoints, parameters, world)
     if config.types is not None:
@@ -194,7 +189,7 @@ def _optimise(run: Run, folder: RunFolder, optimizer: torch.optim.Optimizer, pla
     """
     job, state, world = run.job, run.state, run.job.world
     trackers = open_trackers(job.config, folder, resumed_step=state.step) if world.is_main else []
-    metrics = _metrics(job)
+    metrics = metrics_of(job)
     reporter = Reporter(job, trackers, state, metrics, truncated=truncated)
     if run.moving is not None:
         run.job = run.moving.resumed(job, state.step)
@@ -309,169 +304,6 @@ def _evaluate_if_due(run: Run, reporter: Reporter) -> None:
 
 def _evaluation_due(job: Job, state: TrainState) -> bool:
     return _due(job.config.log.eval_every, state.step, state.step in (0, job.steps) or state.stopped_early)
-
-
-def train_step(
-    job: Job,
-    rows: np.ndarray,
-    batches: Iterator[tuple[MicroBatch, FlatBatch]],
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    metrics: PreferenceMetrics,
-) -> Tensor:
-    """One update on the loss over `rows`, the pairs of all ranks and micro-batches; the norm [] of its gradient.
-
-    Does not synchronise with the device, except for `beta_dpo`, whose statistics the host computes, and for what models
-    of transformers do with padding masks.
-
-    Args:
-        batches: this rank's micro-batches, those of `rows` next.
-        state: its `step` is the number of this one, from 0; its running means of the objective change in place.
-    """
-    if job.sampled_kl is not None:
-        job.sampled_kl.draw_if_due(state)
-    policy, loss, parameters = job.policy.train(), job.loss, job.policy.trainable_parameters().values()
-    of_step = list(one_step(batches)) if loss.mixture.needs_step_logps else one_step(batches)  # a list is read twice
-    rng = np.random.default_rng([job.config.seed, state.step])
-    constants_of = step_constants(job, rows, of_step, state.objective, rng)
-    denominator, tokens = job.denominator(rows), job.pairs.tokens
-    for some, batch in of_each_type(policy, in_lockstep(policy, of_step)):
-        logps = loss.token_logps(policy, batch)
-        output = loss(logps, batch, denominator, constants_of(some))
-        aux_loss = None if job.router is None else job.router(batch)
-        backward(_with_router(job, output.loss, aux_loss, float(tokens[some].sum() / tokens[rows].sum())))
-        metrics.add(output.sums, aux_loss, int(tokens[some].sum()), batch.present)
-    for drawn_loss, kl in () if job.sampled_kl is None else job.sampled_kl.losses(state):
-        backward(drawn_loss)
-        metrics.add_drawn(kl)
-    job.world.sum_gradients(parameters)
-    return update(optimizer, parameters, job.config.optim)
-
-
-@torch.no_grad()
-def evaluate(job: Job, state: TrainState) -> tuple[dict[str, float], Margins]:
-    """Exact metrics over all pairs, named `eval_...`, and the margins of each; for the objective they are one step."""
-    rows, margins = np.arange(len(job.pairs)), Margins.empty(job.pairs, job.world.device)
-    metrics, policy, loss = _metrics(job), job.policy.eval(), job.loss
-    constants_of = step_constants(job, rows, batches_ahead(job, [rows]), copy.deepcopy(state.objective), None)
-    for some, batch in of_each_type(policy, in_lockstep(policy, batches_ahead(job, [rows]))):
-        logps = loss.token_logps(policy, batch)
-        output = loss(logps, batch, float(len(rows)), constants_of(some))
-        margins.put(batch.rows, loss.margins(logps, batch))
-        aux_loss = None if job.router is None else job.router(batch)
-        metrics.add(output.sums, aux_loss, int(job.pairs.tokens[some].sum()), batch.present)
-    found, margins = metrics.compute(job.world), Margins(*map(job.world.sum_, margins))
-    if job.pairs.present is not None and (area := area_under_curve(margins, job.pairs.present)) is not None:
-        found["rewards/auc"] = area
-    return held_out_metrics(found), margins
-
-
-def _metrics(job: Job) -> PreferenceMetrics:
-    router = 0.0 if job.router is None else job.router.coefficient
-    unpaired = job.pairs.present is not None and not job.loss.mixture.takes_samples
-    normalize = job.config.objective.normalize
-    drawn = 0.0 if job.sampled_kl is None else job.sampled_kl.settings.coefficient
-    types, device = job.policy.types or 1, job.world.device
-    return PreferenceMetrics(
-        device, normalize=normalize, router=router, unpaired=unpaired, sampled_kl=drawn, types=types
-    )
-
-
-def _with_router(job: Job, loss: Tensor, aux_loss: Tensor | None, share: float) -> Tensor:
-    """The loss of a micro-batch with the router's, which counts by the micro-batch's share of the step's tokens."""
-    return loss if job.router is None or aux_loss is None else loss + job.router.coefficient * share * aux_loss
-
-
-def _tokenised(
-    rows: Rows, tokenizer: PreTrainedTokenizerBase, loss: PreferenceLoss, config: TrainConfig, world: World
-) -> tuple[Pairs, Ledger]:
-    """The pairs of the rows, which have what the objective needs; few objectives read candidates in no pair."""
-    with world.main_first():
-        orders = loss.mixture.reading(Reads.CANDIDATES)
-        read = rows if orders else rows.without_candidates()
-        pairs, ledger = tokenise(read, tokenizer, config.data, progress=world.is_main)
-    if orders:
-        pairs = with_candidates_between(pairs, rows, orders)
-    loss.check_data(pairs, rows)
-    return pairs, ledger
-
-
-def _with_sampled_kl(job: Job, prompts: Ragged | None, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> Job:
-    """With the KL on what the policy draws for these prompts, and its reference, if there are any."""
-    if prompts is None:
-        return job
-    return replace(job, sampled_kl=SampledKL.of(job.config, job.policy, prompts, tokenizer, job.world, ends))
-
-
-def _with_references(job: Job, tokenizer: PreTrainedTokenizerBase) -> Job:
-    """With reference log-probs of all pairs, if the objective reads them."""
-    other, live = None, job.sampled_kl and job.sampled_kl.reference
-    if job.config.model.reference is not None:
-        refuse_columns(job)
-        other = live.policy if live else load_reference(job.config, tokenizer, job.world)
-        job = replace(job, reference=other.fingerprint)
-    if not job.loss.mixture.uses_reference:
-        return job
-    reference = partial(
-        with_reference,
-        other or job.policy,
-        world=job.world,
-        cache_dir=cache_folder(job.config.data),
-        tokens_per_batch=job.config.optim.tokens_per_batch,
-        workers=job.config.data.workers,
-    )
-    held_out = None if job.held_out is None else reference(job.held_out)
-    return replace(job, pairs=reference(job.pairs), held_out=held_out)
-
-
-def _preview(job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A short, a median and a long pair, as they are trained on."""
-    smoothing = job.config.objective.label_smoothing
-    looks = look_at(rows, typical(job.pairs), tokenizer, job.config.data, smoothing)
-    return preview_lines(looks, tokenizer, rows.source)
-
-
-def _tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Job:
-    """With reference log-probs, and the self-test before and after the pass that they take, unless the run goes on."""
-    if folder.has_progress:
-        return _with_references(job, tokenizer)
-
-    place = _places(job, rows)
-    measured = measure(job, place) if job.config.self_test else None
-    job = _with_references(job, tokenizer)
-    job.world.say(*reference_lines(job, rows, held_out))
-    if measured is not None and job.pairs.ref_logps is not None and job.reference is None:
-        difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
-        job.world.say(
-            f"self-test: policy and reference agree to {difference:.1e} nats on {pairs} {job.pairs.noun} in "
-            f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
-        )
-    return job
-
-
-def _places(job: Job, rows: Rows) -> Place:
-    return lambda pair: f"row {rows.numbers[job.pairs.row[pair]]} of {rows.source}"
-
-
-def _clock_lines(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    line = clock_line(tokenizer) if rows.conversational else None
-    return [] if line is None else [f"      {line}"]
-
-
-def _open_folder(folder: RunFolder, job: Job, ledgers: Mapping[Path, Ledger]) -> None:
-    """Take the folder, and write the ledgers into it."""
-    inputs = {"model": job.policy.fingerprint, "training data": job.pairs.fingerprint()}
-    if job.held_out is not None:
-        inputs["evaluation data"] = job.held_out.fingerprint()
-    if job.reference is not None:
-        inputs["reference"] = job.reference
-    if job.sampled_kl is not None:
-        inputs["prompts of sampled_kl"] = job.sampled_kl.fingerprint
-    if job.world.is_main:
-        folder.open(job.config, inputs)
-        for path, ledger in ledgers.items():
-            ledger.save(path)
-    job.world.barrier()
 
 
 def _due(every: int | None, step: int, anyway: bool) -> bool:

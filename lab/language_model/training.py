@@ -16,9 +16,9 @@ from iwpo_fast.models.reference import with_reference
 from iwpo_fast.optimisation import make_optimizer, set_learning_rate
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
-from iwpo_fast.training.loop import train_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.step import train_step
 from iwpo_fast.world import World
 from lab.exact.policy import ArmData
 from lab.language_model.settings import LabSettings

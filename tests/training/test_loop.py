@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iwpo_fast.config import DataConfig, LogConfig, ObjectiveConfig, OptimConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.training import loop, train
+from iwpo_fast.training import loop, prepared, train
 from iwpo_fast.training.reporter import step_line
 
 
@@ -90,14 +90,14 @@ def test_the_saved_model_reproduces_the_log_probs_in_plain_transformers(config) 
 
 @pytest.mark.slow
 def test_a_policy_that_is_not_the_reference_stops_before_the_first_step(config, monkeypatch) -> None:
-    real = loop.with_reference
+    real = prepared.with_reference
 
     def shifted(*arguments, **keywords) -> Pairs:
         pairs = real(*arguments, **keywords)
         pairs.ref_token_logps[1].values[:] += 0.01
         return pairs
 
-    monkeypatch.setattr(loop, "with_reference", shifted)
+    monkeypatch.setattr(prepared, "with_reference", shifted)
     with pytest.raises(ValueError, match=r"by 0\.01 nats, .* token 0 .* rejected .* of row \d+ of pairs"):
         train(config())
 

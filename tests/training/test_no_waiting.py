@@ -29,9 +29,9 @@ from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.optimisation import make_optimizer
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job, batches_ahead
-from iwpo_fast.training.loop import train_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.step import train_step
 from iwpo_fast.world import World
 
 NOWHERE = torch.device("meta")

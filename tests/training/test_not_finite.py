@@ -28,7 +28,7 @@ from iwpo_fast.config import (
 from iwpo_fast.finite import local_part, not_finite
 from iwpo_fast.models import load_policy
 from iwpo_fast.models.tiny import train_tokenizer
-from iwpo_fast.training import checkpoint, loop, train
+from iwpo_fast.training import checkpoint, loop, step, train
 from iwpo_fast.training.job import Job
 from iwpo_fast.world import World
 
@@ -142,14 +142,14 @@ def test_the_pair_of_one_rank_stops_all_with_one_sentence(weighted, shard_over) 
 @pytest.mark.slow
 def test_checkpoints_of_before_are_whole_and_the_run_goes_on_from_them(config, monkeypatch) -> None:
     """Step 5 is bad only once, as when a machine fails."""
-    step, calls = loop.backward, []
+    backward, calls = step.backward, []
 
     def failing(loss: torch.Tensor) -> None:
         calls.append(1)
-        step(loss * torch.inf if len(calls) == failing.at else loss)  # one micro-batch a step
+        backward(loss * torch.inf if len(calls) == failing.at else loss)  # one micro-batch a step
 
     failing.at = 5
-    monkeypatch.setattr(loop, "backward", failing)
+    monkeypatch.setattr(step, "backward", failing)
     settings = config(checkpoint=RARE, log=LogConfig(every=100))
     assert message_of(settings).startswith("at step 5 the norm of the gradient is not finite, with the pair")
     folder = Path(settings.output_dir)

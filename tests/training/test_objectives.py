@@ -131,7 +131,7 @@ def test_a_reference_free_objective_runs_no_reference(config, tmp_path, monkeypa
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("reference log-probs were computed")
 
-    monkeypatch.setattr("iwpo_fast.training.loop.with_reference", never)
+    monkeypatch.setattr("iwpo_fast.training.prepared.with_reference", never)
     settings = config(data=scored(tmp_path), objective=ObjectiveConfig(name=name))
     train(settings)
     assert logged(settings, "loss")

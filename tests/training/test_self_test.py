@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from iwpo_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from iwpo_fast.models.tiny import train_tokenizer
-from iwpo_fast.training import loop, self_test, train
+from iwpo_fast.training import prepared, self_test, train
 
 SHAPE = {
     "hidden_size": 32,
@@ -103,7 +103,7 @@ def test_without_the_rule_by_sequence_the_self_test_would_stop_the_run(uneven, m
 
 @pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa"])
 def test_an_indexer_that_sees_padding_is_refused_before_the_reference_pass(uneven, family, monkeypatch) -> None:
-    monkeypatch.setattr(loop, "with_reference", lambda *_, **__: pytest.fail("the reference pass has begun"))
+    monkeypatch.setattr(prepared, "with_reference", lambda *_, **__: pytest.fail("the reference pass has begun"))
     with pytest.raises(
         ValueError, match=r"(of row \d+ of uneven\.jsonl changes|an indexer choose 8 tokens).* lower data"
     ):

@@ -106,7 +106,7 @@ def test_the_step_is_finished_and_saved_and_the_run_goes_on_behind_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["_tokenised", "load_policy", "with_reference", "_open_folder", "summarise"])
+@pytest.mark.parametrize("where", ["tokenised", "load_policy", "tested", "open_folder", "summarise"])
 def test_where_there_is_no_step_to_finish_it_ends_at_once(settings, ask, tmp_path, where) -> None:
     asked = settings(str(tmp_path / "asked"))
     done = ask(asked, signal.SIGTERM, where)

@@ -31,9 +31,9 @@ from iwpo_fast.optimisation import make_optimizer
 from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job as Training
 from iwpo_fast.training.job import batches_ahead
-from iwpo_fast.training.loop import train_step
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.metrics import PreferenceMetrics
+from iwpo_fast.training.step import train_step
 from iwpo_fast.world import World
 
 LOG_EVERY = 10  # the default of LogConfig
