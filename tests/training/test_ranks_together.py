@@ -44,7 +44,7 @@ def be_asked() -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    ("where", "call"), [("_tokenised", 1), ("train_step", 3), ("save_checkpoint", 1), ("summarise", 1)]
+    ("where", "call"), [("tokenised", 1), ("train_step", 3), ("save_checkpoint", 1), ("summarise", 1)]
 )
 def test_a_process_that_is_killed_ends_the_other(config, tmp_path, rank, where, call) -> None:
     if (rank, where) == (1, "summarise"):
@@ -80,7 +80,7 @@ def test_a_meeting_point_that_cannot_be_is_a_sentence(config, tmp_path, variable
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("where", "call"), [("_tokenised", 1), ("train_step", 3)])
+@pytest.mark.parametrize(("where", "call"), [("tokenised", 1), ("train_step", 3)])
 def test_a_process_that_refuses_ends_the_other_with_its_sentence(config, tmp_path, rank, where, call) -> None:
     sabotage = [(), ()]
     sabotage[rank] = (where, call, refuse)
@@ -213,7 +213,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_they_go_on(config, tm
 
 
 def test_a_signal_to_one_process_that_takes_no_steps_ends_all(config, tmp_path) -> None:
-    ended, seconds = run_job(config(), tmp_path, sabotage=[(), ("_tokenised", 1, be_asked)])
+    ended, seconds = run_job(config(), tmp_path, sabotage=[(), ("tokenised", 1, be_asked)])
     assert [done.exitcode for done in ended] == [143, 143]
     (said,) = sentences(ended)
     assert said.startswith("iwpo: error on rank 0: rank 1 failed first: stopped by SIGTERM; the same command")
