@@ -181,8 +181,9 @@ def _draws(
 
 
 def _records(texts: list[list[str]]) -> list[dict[str, Any]]:
+    unknown = dict.fromkeys(("ended", "log_mu", "log_model"))
     return [
-        {"row": row, "draw": draw, "completion": text, "log_mu": None, "log_model": None}
+        {"row": row, "draw": draw, "completion": text} | unknown
         for row, of_row in enumerate(texts)
         for draw, text in enumerate(of_row)
     ]
