@@ -93,6 +93,8 @@ def train(folder: Path, pairs: int, micro_batches: int, strategy: str, kind: str
     if trainer.accelerator.is_main_process:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         (folder / "losses.json").write_text(json.dumps(losses))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process that ends with its group open may end by an abort
 
 
 def untie(model: Any) -> None:

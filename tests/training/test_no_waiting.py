@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from iwpo_fast.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from iwpo_fast.data.pairs import Between, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.models import Policy
@@ -147,6 +147,7 @@ def nowhere(monkeypatch) -> Callable[..., Policy]:
 @pytest.mark.slow
 def test_the_host_waits_for_no_objective(nowhere) -> None:
     policy, all_at_once = nowhere("varlen", True), dict.fromkeys(OBJECTIVES.keys() - READS_BACK.keys(), 1.0)
+    PreferenceLoss(ObjectiveConfig(name=all_at_once)).equip(policy, ModelConfig(), DataConfig(path=""))
     with no_waiting():
         for _ in itertools.islice(steps(policy, all_at_once, NOWHERE), 2):
             pass
