@@ -63,7 +63,9 @@ def area_under_curve(margins: Margins, present: np.ndarray) -> float | None:
 
 
 def keep_margins(folder: Path, step: int, pairs: Pairs, margins: Margins) -> None:
-    """Write what the policy of a step says of the pairs."""
+    """Write what the policy of a step says of the pairs, unless it is not finite, as of weights that no run keeps."""
+    if not all(bool(values.isfinite().all()) for values in margins):
+        return
     save_tensors(_file(folder, step), margins._asdict(), {TOKENS: pairs.token_fingerprint()})
 
 
