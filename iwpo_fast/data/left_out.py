@@ -213,12 +213,12 @@ def _writes(chat: ChatTemplate, kind: Kind, seen: Seen) -> bool:
     if kind.role == "argument":
         return _acts(chat, kind.key, conversation, arguments)
     mark = Marks()
-    message = conversation[seen.message]
-    if kind.key == "descriptions of tools":
+    message, are_tools = conversation[seen.message], kind.role == "tools" and "tools" in arguments  # a key may be tools
+    if are_tools and kind.key == "descriptions of tools":
         arguments["tools"] = with_descriptions(arguments["tools"], mark)
-    elif kind.key == "parameters of tools":
+    elif are_tools and kind.key == "parameters of tools":
         arguments["tools"] = [with_parameters(tool, mark) for tool in arguments["tools"]]
-    elif kind.key == "tools":
+    elif are_tools and kind.key == "tools":
         arguments["tools"] = [with_names(tool, mark) for tool in arguments["tools"]]
     elif kind.key == "thinking":
         message["content"] = f"<think>\n{mark('')}\n{THOUGHT_END}\n\nanswer"

@@ -362,3 +362,11 @@ def test_arguments_that_are_others_in_every_row_are_tried_for_a_few_of_them(writ
     left = unwritten(found, tokenizer, config)
     assert left == {"documents of chat_template_kwargs": 1}
     assert len(asked) < 200  # fewer than rows
+
+
+@pytest.mark.parametrize("value", [True, "look", ["look"]], ids=str)
+def test_a_key_tools_of_a_message_is_no_column_of_tools(value, write) -> None:
+    row = ROW | {"chosen": [assistant("blue", tools=value)]}
+    _, ledger = tokenised(write, tokenizer_of("qwen2.5"), row, on_text_left_out="say")
+    said = value is not True  # which is no text
+    assert ("leaves out the tools of messages of the role assistant: 1 rows" in lines(ledger)) is said

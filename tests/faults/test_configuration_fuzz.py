@@ -24,7 +24,7 @@ from sentences import in_time, is_sentence
 from strange_settings import TEXTS, VALUES, leaves
 
 from iwpo_fast.cli import RUN, main
-from iwpo_fast.config import DataConfig, RunConfig, TrainConfig, dataclass_from
+from iwpo_fast.config import DataConfig, DataShapeConfig, RunConfig, TrainConfig, dataclass_from
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.limits import groups_of, hints_of
 
@@ -96,14 +96,20 @@ def only_checked() -> Iterator[None]:
         RUN.update(before)
 
 
+NEEDED: dict[Any, dict[str, Any]] = {
+    DataConfig: {"path": "pairs.jsonl"},
+    DataShapeConfig: {"prompts": 9, "prompt_tokens": 9, "response_tokens": 9},
+}
+"""Settings without a default, of groups that are made."""
+
+
 def with_setting(config: Any, name: str, value: Any) -> None:
     """Set it, in groups that are made where they are null."""
     *parents, key = name.split(".")
     for parent in parents:
         if getattr(config, parent, None) is None or not is_dataclass(getattr(config, parent)):
             group = groups_of(hints_of(type(config))[parent])[0]
-            needed = {"prompts": 9, "prompt_tokens": 9, "response_tokens": 9} if parent == "data" else {}
-            setattr(config, parent, group(**needed))
+            setattr(config, parent, group(**NEEDED.get(group, {})))
         config = getattr(config, parent)
     setattr(config, key, value)
 
