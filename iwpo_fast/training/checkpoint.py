@@ -116,11 +116,14 @@ def save_checkpoint(
                 lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
                 save_record(aside / METRICS, {"lines": lines})
     if world.is_main:
-        _remove_old(folder.checkpoints, keep)
+        remove_old(folder.checkpoints, keep)
 
 
-def _remove_old(folder: Path, keep: int) -> None:
-    """Keep the newest, and those that they name as the best, so that a run can go on from each of the newest."""
+def remove_old(folder: Path, keep: int) -> None:
+    """Keep the newest, and those that they name as the best, so that a run can go on from each of the newest.
+
+    A run that goes on does it too, because it may have been killed behind its last checkpoint, before it did.
+    """
     newest = checkpoints(folder)[-keep:]
     kept = {*newest, *map(_best_of, newest)}
     for path in checkpoints(folder):

@@ -31,7 +31,14 @@ from iwpo_fast.planning import estimate_lines
 from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.best import best_lines, check_evaluated, note_evaluation
 from iwpo_fast.training.callbacks import Callback, Run
-from iwpo_fast.training.checkpoint import TrainState, checkpoints, load_checkpoint, load_weights, save_checkpoint
+from iwpo_fast.training.checkpoint import (
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    load_weights,
+    remove_old,
+    save_checkpoint,
+)
 from iwpo_fast.training.diverged import check_update, diverged
 from iwpo_fast.training.finished import finished
 from iwpo_fast.training.held_out_margins import keep_margins
@@ -147,6 +154,8 @@ def _train(
     state = load_checkpoint(folder.checkpoints, _kept(parameters, moving), optimizer, world)
     if state.step:
         world.say(f"resuming from step {state.step}{f'; {other_threads}' if other_threads else ''}")
+        if world.is_main:
+            remove_old(folder.checkpoints, config.checkpoint.keep)
     run = Run(job, state, tokenizer, folder.path, moving, [*_samples(job, folder, ends), *callbacks])
     _optimise(run, folder, optimizer, places_of(job, rows), truncated=ledgers[folder.ledger].truncated_fraction)
     if state.best is not None:

@@ -16,8 +16,8 @@ What `make faults` came to. A case is drawn from the seed, its kind and its numb
 
 - **same bytes**: every file of the output is that of a command that nobody disturbed; of a fuzz, the example was read
   or computed as it is documented;
-- **unread**: the damaged file is one that a finished run does not read again, or a checkpoint that is not the newest,
-  and every other file is the same;
+- **unread**: the damaged file is one that a finished run does not read again, a checkpoint that is not the newest, or
+  margins of held-out pairs, which are computed anew where they are asked for; every other file is the same;
 - **sentence**: one sentence, exit code 2 (143 where a signal asked), and where it can go on with the same command, as
   after a full disk or a killed rank, that then comes to the same bytes;
 - a fault: **traceback**, **crash** (a signal that nobody sent, or an exit without a sentence), **hang**, **different**.

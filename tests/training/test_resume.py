@@ -251,6 +251,18 @@ def test_what_a_kill_in_the_last_save_left_is_removed(config) -> None:
 
 
 @pytest.mark.slow
+def test_an_older_checkpoint_that_a_kill_behind_the_last_save_left_is_removed(config) -> None:
+    settings = config()
+    train(settings)
+    folder = Path(settings.output_dir)
+    before = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    shutil.copytree(folder / "checkpoints" / before[0], folder / "checkpoints" / "step-00000001")
+    (folder / "summary.json").unlink()
+    train(settings)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(config) -> None:
     settings = config()
     train(settings)
