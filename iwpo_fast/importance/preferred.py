@@ -106,7 +106,8 @@ def draw_preferred(
 ) -> Preferred:
     """Draw pairs for each prompt, of the weight that is the reliability of its cluster; those of weight 0 are left out.
 
-    With `opponent: weighed` the weight is `likelihood_ratio` times that. So a reward model that knows nothing adds nothing.
+    So a reward model that knows nothing adds nothing. With `opponent: weighed` the weight is `likelihood_ratio` times
+    that.
 
     Args:
         rewards: of the labelled pairs, with the rewards of all C candidates.

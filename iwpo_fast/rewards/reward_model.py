@@ -162,7 +162,8 @@ class RewardModel:
         """[n] fp64, log-odds that the first of two completions is preferred to the second; NaN for what is too long.
 
         Heads that compare need no third completion to say so; of others it is the gap of two rewards. The slope is that
-        of the prompt's cluster, and nothing is clipped. Heads that know grades give the log-odds of the higher grade.
+        of the prompt's cluster, nothing is clipped, and pessimism takes nothing off. Heads that know grades give the
+        log-odds of the higher grade.
 
         Args:
             prompts, first, second: n strings each, or n lists of messages each; the others as of `score`.
