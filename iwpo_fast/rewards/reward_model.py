@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.paths import expanded
@@ -23,7 +22,7 @@ from iwpo_fast.rewards.blocks import Groups, Ints
 from iwpo_fast.rewards.calibration import Calibration, calibrate
 from iwpo_fast.rewards.clusters import Clusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
-from iwpo_fast.rewards.distribution_heads import DistributionHeads
+from iwpo_fast.rewards.distribution_heads import DistributionHeads, log_odds
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.head_kinds import HEADS, Heads
 from iwpo_fast.rewards.pair_table import PairFeatures
@@ -254,7 +253,7 @@ class RewardModel:
             fold, new = self._seen(features)
             gap = _finite(self._own(every, fold[table.chosen], new[table.chosen])).astype(np.float64)
         elif isinstance(self.heads, DistributionHeads):
-            every = logit(self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected))
+            every = log_odds(self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected))
             fold, new = self._seen(features)
             return _finite(self._own(every, fold[table.chosen], new[table.chosen]))
         else:
