@@ -253,9 +253,9 @@ class RewardModel:
             fold, new = self._seen(features)
             gap = _finite(self._own(every, fold[table.chosen], new[table.chosen])).astype(np.float64)
         elif isinstance(self.heads, DistributionHeads):
-            every = log_odds(self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected))
+            win = self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected)
             fold, new = self._seen(features)
-            return _finite(self._own(every, fold[table.chosen], new[table.chosen]))
+            return _finite(self._own(log_odds(win), fold[table.chosen], new[table.chosen]))
         else:
             rewards = self._raw(features, cluster)
             gap = rewards[table.chosen] - rewards[table.rejected]
