@@ -112,7 +112,8 @@ class WeightConfig:
             beside the labelled ones (docs/candidates.md). `auto` draws none where no prompt has more than two
             responses, where the data bring reference log-probs, and where it would leave soft labels out.
         opponent: What the preferred sample of a drawn pair is compared with: another candidate `uniform`ly, as often as
-            it was drawn, or by `importance`, as the preferred sample itself.
+            it was drawn, or by `importance`, as the preferred sample itself; `weighed` draws both as often as they were
+            drawn, and weighs the pair by how much likelier `importance` is to draw these two.
         proposal_correction: How far importance corrects for the temperature and top-p that candidates were drawn with:
             0 not at all, 1 fully.
         forward_kl: What an objective with a `gamma`, such as e_dpo, takes KL(reference || policy) on: completions of
@@ -134,7 +135,7 @@ class WeightConfig:
     soft_labels: Annotated[float, BELOW_ONE] | Literal["auto", "posterior", "grades"] = "auto"
     relative_variance: Annotated[float, Limits(0, infinite=True)] = 1.0
     preferred_pairs: Annotated[int, NOT_NEGATIVE] | Literal["auto"] = "auto"
-    opponent: Literal["uniform", "importance"] = "uniform"
+    opponent: Literal["uniform", "importance", "weighed"] = "uniform"
     proposal_correction: Annotated[float, FRACTION] = 0.0
     forward_kl: Literal["pairs", "samples"] = "pairs"
     realisation: Literal["weighting", "resampling"] = "weighting"

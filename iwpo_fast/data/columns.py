@@ -119,7 +119,7 @@ def _as_number(text: Any) -> Any:
 def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: Numbering) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
-    Scores of k reward models, given as lists, make [N, k].
+    Scores of k reward models or annotators, given as lists, make [N, k].
 
     Args:
         numbers: of the rows.
@@ -182,10 +182,10 @@ def _value(name: str, value: object, models: int | None) -> float | list[float]:
     if models is None:
         return number_of(name, value)
     if isinstance(value, list) and len(value) == models:
-        return [number_of(name, element) for element in value]
+        return [float("nan") if element is None else number_of(name, element) for element in value]
     raise ValueError(
         f"has the {name} {reprlib.repr(value)} where other rows have lists of {models}: give every "
-        "row one score per reward model."
+        "row one score per reward model, or null where one gave none."
     )
 
 

@@ -3,7 +3,8 @@
 With r̃ the rewards of a prompt's candidates in log-odds, the importance of candidate j and each draw are
 
     q_j ∝ n_j exp(r̃_j / τ) · (π_ref(y_j) / μ(y_j))^κ              n_j how often j was drawn from μ
-    the preferred sample j ~ q, and an opponent among the others in proportion to n, or to q as well
+    the preferred sample j ~ q, and an opponent among the others in proportion to n, or to q as well; or both in
+    proportion to n, of weight `likelihood_ratio`
     ε = σ(-(r̃_j - r̃_opponent))                                    probability that the opponent is the better one
 
 A response that was compared has evidence of its own: half of the shift of its pair's gap, up or down
@@ -105,7 +106,8 @@ def draw_preferred(
 ) -> Preferred:
     """Draw pairs for each prompt, of the weight that is the reliability of its cluster; those of weight 0 are left out.
 
-    So a reward model that knows nothing adds nothing.
+    So a reward model that knows nothing adds nothing. With `opponent: weighed` the weight is `likelihood_ratio` times
+    that.
 
     Args:
         rewards: of the labelled pairs, with the rewards of all C candidates.
@@ -121,13 +123,50 @@ def draw_preferred(
     reward = posterior_rewards(rewards.candidates.reward, table, label_shift(rewards, variance))
     tau = target_temperature(settings)
     q = candidate_importance(reward, prompt_of, tau=tau, log_ratio=proposal.log_mass)
-    opponents = q if settings.opponent == "importance" else proposal.draws
-    pairs = preferred_pairs(reward, prompt_of, q, opponents, draws, seed=seed)
+    first = proposal.draws if settings.opponent == "weighed" else q
+    second = q if settings.opponent == "importance" else proposal.draws
+    pairs = preferred_pairs(reward, prompt_of, first, second, draws, seed=seed)
     cluster = np.zeros(int(table.prompt_of.max()) + 1, dtype=np.int64)
     cluster[table.prompt] = rewards.cluster
     reliability = rewards.trust if rewards.reliability is None else rewards.reliability
-    drawn = Preferred(pairs, np.ones(len(pairs.chosen)), q, reward, prompt_of, tau)
+    ratio = likelihood_ratio(pairs, prompt_of, q, proposal.draws) if settings.opponent == "weighed" else None
+    drawn = Preferred(pairs, np.ones(len(pairs.chosen)) if ratio is None else ratio, q, reward, prompt_of, tau)
     return drawn.times(reliability[cluster[table.prompt_of[pairs.chosen]]])
+
+
+def likelihood_ratio(pairs: PreferredPairs, prompt_of: Ints, q: Float64s, draws: Float64s) -> Float64s:
+    """How much likelier [D] the two of each pair are, in either order, if drawn by q than in proportion to `draws`.
+
+    Importance sampling: pairs drawn by `draws` and weighed by it stand for pairs drawn by q, as RSO's are (Liu et al.,
+    arXiv 2309.06657). Its mean over the former is 1.
+
+    Args:
+        prompt_of: int64 [C].
+        q: [C], sums to 1 over each prompt.
+        draws: [C], above 0.
+    """
+    share = draws / np.bincount(prompt_of, draws)[prompt_of]
+    wanted, had = (_chance_of_two(pairs, prompt_of, of) for of in (q, share))
+    return wanted / had
+
+
+def _chance_of_two(pairs: PreferredPairs, prompt_of: Ints, share: Float64s) -> Float64s:
+    """[D], that two draws without replacement, by shares [C] of their prompts, are the two of a pair.
+
+    What is left beside the largest share of a prompt is summed, because 1 less a share near 1 has no digits.
+    """
+    beside = 1 - share
+    order = np.lexsort((share, prompt_of))
+    largest = order[np.append(np.diff(prompt_of[order]) > 0, True)]
+    others = share.copy()
+    others[largest] = 0
+    beside[largest] = np.bincount(prompt_of, others)[prompt_of[largest]]
+    one, other = share[pairs.chosen], share[pairs.rejected]
+    after_one, after_other = (
+        np.divide(then, beside[before], out=np.zeros_like(then), where=beside[before] > 0)
+        for then, before in ((other, pairs.chosen), (one, pairs.rejected))
+    )
+    return np.asarray(one * after_one + other * after_other)
 
 
 def has_several(prompt_of: Ints) -> NDArray[np.bool_]:

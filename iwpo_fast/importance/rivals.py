@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from iwpo_fast.config import ExperimentalConfig
+from iwpo_fast.importance.experimental import pair_risk
 from iwpo_fast.importance.types import PairRewards
 
 
@@ -59,7 +60,7 @@ def log_selected(rewards: PairRewards, share: float) -> np.ndarray:
     Args:
         share: of the pairs of a cluster, in (0, 1], rounded up; pairs that tie with the last one are kept too.
     """
-    risk = np.logaddexp(0.0, -rewards.gap)
+    risk = pair_risk(rewards)
     kept = np.zeros(len(rewards), dtype=bool)
     for k in np.unique(rewards.cluster):
         inside = np.flatnonzero(rewards.cluster == k)

@@ -23,11 +23,9 @@ def write_rows(path: Path, rows: Rows, columns: Mapping[str, np.ndarray]) -> Non
     """Write texts, candidates and template arguments of `rows`, and the given columns, [N] or [N, k] each."""
     with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
         for i, record in enumerate(_records(rows)):
-            record |= {name: _plain(values[i]) for name, values in columns.items()}
             # An absent score is NaN, which JSON does not have.
-            absent = [name for name in columns if np.isnan(record[name]).any()]
-            kept = {name: value for name, value in record.items() if name not in absent}
-            file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+            record |= {name: _plain(values[i]) for name, values in columns.items() if not np.isnan(values[i]).all()}
+            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
 def effects_in(path: Path) -> Effects:
@@ -40,7 +38,10 @@ def effects_in(path: Path) -> Effects:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    """As JSON has it; in a list an absent score is null."""
+    if isinstance(value, np.ndarray):
+        return [None if math.isnan(number) else number for number in value.tolist()]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _records(rows: Rows) -> Iterator[dict[str, Any]]:

@@ -11,10 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import logit, softmax
 
 from iwpo_fast.rewards.blocks import Float32s, Float64s, Groups, Ints, float32_blocks
 from iwpo_fast.rewards.stored_heads import StoredHeads
+
+SUREST = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,15 @@ def moments(distribution: Float64s, values: Float64s) -> tuple[Float64s, Float64
 
 
 def wins(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float64s:
-    """Σ_{i>j} p_i q_j + ½ Σ_i p_i q_i [...], of distributions [..., d] over ordered categories."""
+    """Σ_{i>j} p_i q_j + ½ Σ_i p_i q_i [...], of distributions [..., d] over ordered categories.
+
+    Cut to [0, 1], because distributions in float32 sum to a little more than 1 at times.
+    """
     first, second = first.astype(np.float64), second.astype(np.float64)
     below = np.cumsum(second, axis=-1) - second
-    return np.asarray((first * (below + second / 2)).sum(axis=-1))
+    return np.clip((first * (below + second / 2)).sum(axis=-1), 0.0, 1.0)
+
+
+def log_odds(win: Float64s) -> Float64s:
+    """log p/(1 - p), finite: of distributions in float32 nothing is known of what is nearer to 0 or 1 than 2⁻²³."""
+    return np.asarray(logit(np.clip(win, SUREST, 1 - SUREST)))

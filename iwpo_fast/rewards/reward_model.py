@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from iwpo_fast.data.rows import Rows, Text
 from iwpo_fast.paths import expanded
@@ -23,7 +22,7 @@ from iwpo_fast.rewards.blocks import Groups, Ints
 from iwpo_fast.rewards.calibration import Calibration, calibrate
 from iwpo_fast.rewards.clusters import Clusters
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
-from iwpo_fast.rewards.distribution_heads import DistributionHeads
+from iwpo_fast.rewards.distribution_heads import DistributionHeads, log_odds
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.head_kinds import HEADS, Heads
 from iwpo_fast.rewards.pair_table import PairFeatures
@@ -162,7 +161,8 @@ class RewardModel:
         """[n] fp64, log-odds that the first of two completions is preferred to the second; NaN for what is too long.
 
         Heads that compare need no third completion to say so; of others it is the gap of two rewards. The slope is that
-        of the prompt's cluster, and nothing is clipped. Heads that know grades give the log-odds of the higher grade.
+        of the prompt's cluster, nothing is clipped, and pessimism takes nothing off. Heads that know grades give the
+        log-odds of the higher grade.
 
         Args:
             prompts, first, second: n strings each, or n lists of messages each; the others as of `score`.
@@ -253,9 +253,9 @@ class RewardModel:
             fold, new = self._seen(features)
             gap = _finite(self._own(every, fold[table.chosen], new[table.chosen])).astype(np.float64)
         elif isinstance(self.heads, DistributionHeads):
-            every = logit(self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected))
+            win = self.heads.wins(self._groups(features), cluster, table.chosen, table.rejected)
             fold, new = self._seen(features)
-            return _finite(self._own(every, fold[table.chosen], new[table.chosen]))
+            return _finite(self._own(log_odds(win), fold[table.chosen], new[table.chosen]))
         else:
             rewards = self._raw(features, cluster)
             gap = rewards[table.chosen] - rewards[table.rejected]

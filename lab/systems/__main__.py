@@ -31,7 +31,8 @@ def main() -> None:
     record = {"environment": environment, "seconds": round(time.perf_counter() - begun), "short": given.short}
     record |= {"claim": shown.claim, "holds": shown.holds, **shown.numbers}
     given.out.mkdir(parents=True, exist_ok=True)
-    write(given.out / f"systems-{given.name}.json", record, shown.as_text())
+    name = f"systems-{given.name}-short" if given.short else f"systems-{given.name}"
+    write(given.out / f"{name}.json", record, shown.as_text())
     sys.exit(0 if shown.holds else 1)
 
 

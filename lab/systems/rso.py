@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from iwpo_fast.importance.preferred import PreferredPairs, preferred_pairs
+from iwpo_fast.importance.preferred import PreferredPairs, likelihood_ratio, preferred_pairs
 from lab.exact.arms import Build, unweighted
 from lab.exact.candidates import EVEN, VARIANCES, posterior_logistic, seen_twice, with_preferred_samples
 from lab.exact.results import MAIN_BUDGET
@@ -48,14 +48,10 @@ def by_rejection_ranked(reward: Floats, prompt_of: Ints, q: Floats, seed: int) -
 
 
 def weighed(reward: Floats, prompt_of: Ints, q: Floats, seed: int) -> Drawn:
-    """Uniform pairs, each weighed by how much likelier RSO's draw is to be of these two."""
+    """Uniform pairs, each weighed by how much likelier RSO's draw is to be of these two: `opponent: weighed`."""
     even = np.ones_like(q)
     drawn = preferred_pairs(reward, prompt_of, even, even, 1, seed=seed)
-    count = np.bincount(prompt_of)[prompt_of[drawn.chosen]]
-    first, second = q[drawn.chosen], q[drawn.rejected]
-    least = np.finfo(np.float64).tiny
-    both = first * second * (1 / np.maximum(1 - first, least) + 1 / np.maximum(1 - second, least))
-    return drawn, both * count * (count - 1) / 2
+    return drawn, likelihood_ratio(drawn, prompt_of, q, even)
 
 
 POSTERIOR = VARIANCES["ν 1"]

@@ -212,6 +212,21 @@ def test_a_missing_score_is_nan(write) -> None:
     assert np.isnan(read_rows(write([scored]))[0].columns["score_rejected"][0])
 
 
+def test_a_missing_score_in_a_list_is_nan(write) -> None:
+    scored = PAIR | {"score_chosen": [4, None, 5], "score_rejected": [None, None, 2]}
+    columns = read_rows(write([scored]))[0].columns
+    np.testing.assert_array_equal(columns["score_chosen"], [[4, np.nan, 5]])
+    np.testing.assert_array_equal(columns["score_rejected"], [[np.nan, np.nan, 2]])
+
+
+@pytest.mark.parametrize("scores", [[1, 2], 1, [1, 2, 3, 4]])
+def test_lists_of_scores_are_of_one_length_and_what_is_missing_is_null(write, scores) -> None:
+    rows = [PAIR | {"score_chosen": [1, 2, 3], "score_rejected": [1, 2, 3]}]
+    rows.append(PAIR | {"prompt": "r", "score_chosen": scores, "score_rejected": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"row 2 has the score_chosen .* lists of 3: give every row .* or null"):
+        read_rows(write(rows))
+
+
 BAD = {
     "malformed": ('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{"prompt": \n', r"malformed JSON on line 2 \("),
     "not UTF-8": ('{"prompt": "\udc80"}\n', "malformed JSON on line 1"),

@@ -234,7 +234,7 @@ def test_everything_is_finite_for_extreme_rewards() -> None:
     for size in (1e4, 1e-300):
         rewards, table = world(4, size=size)
         for nu in (0.0, 1.0, 1e6):
-            for opponent in ("uniform", "importance"):
+            for opponent in ("uniform", "importance", "weighed"):
                 preferred = made(rewards, table, relative_variance=nu, opponent=opponent)
                 numbers = (preferred.reward, preferred.q, preferred.pairs.label_smoothing, preferred.weight)
                 assert all(np.isfinite(values).all() for values in numbers)

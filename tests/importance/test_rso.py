@@ -11,7 +11,7 @@ from scipy.special import softmax
 from scipy.stats import chisquare
 
 from iwpo_fast.importance.posterior import candidate_importance
-from iwpo_fast.importance.preferred import preferred_pairs
+from iwpo_fast.importance.preferred import PreferredPairs, likelihood_ratio, preferred_pairs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -75,6 +75,35 @@ def test_uniform_pairs_weighed_by_importance_have_the_shares_of_rso_and_mean_one
     both = (np.minimum(first, second), np.maximum(first, second))
     share = [factor[(both[0] == i) & (both[1] == j)].sum() / DRAWS for i, j in pairs]
     np.testing.assert_allclose(share, expected(), atol=0.01)
+
+
+@pytest.mark.parametrize("times", [[1.0, 1.0, 1.0, 1.0], [1.0, 5.0, 2.0, 1.0]])
+def test_the_weight_of_a_pair_is_the_ratio_of_its_chances_under_both_draws(times: list[float]) -> None:
+    """However often candidates were drawn; each two of one prompt, in either order, beside a prompt of two."""
+    q, draws = softmax(REWARD / TAU), np.array(times)
+    two = [(i, j) for i in range(4) for j in range(4) if i != j]
+    first, second = np.array(two).T
+
+    def chance(share: np.ndarray, i: int, j: int) -> float:
+        return float(share[i] * share[j] / (1 - share[i]) + share[j] * share[i] / (1 - share[j]))
+
+    expected = [chance(q, i, j) / chance(draws / draws.sum(), i, j) for i, j in two]
+    prompt = np.array([3, 3, 3, 3, 1, 1])
+    pairs = PreferredPairs(np.append(first, 4), np.append(second, 5), np.zeros(len(two) + 1))
+    found = likelihood_ratio(pairs, prompt, np.append(q, [0.9, 0.1]), np.append(draws, [2.0, 1.0]))
+    np.testing.assert_allclose(found, [*expected, 1.0], rtol=1e-12)
+    had = [chance(draws / draws.sum(), i, j) / 2 for i, j in two]
+    assert found[:-1] @ had == pytest.approx(1.0)
+
+
+def test_the_weight_stays_right_where_one_candidate_has_all_the_importance() -> None:
+    """1 - q has no digits of what is left for the others there."""
+    q = np.array([1.0, 3e-30, 1e-30])
+    pairs = PreferredPairs(np.array([0, 0, 1]), np.array([1, 2, 2]), np.zeros(3))
+    ratio = likelihood_ratio(pairs, np.zeros(3, np.int64), q, np.ones(3))
+    np.testing.assert_allclose(ratio, [3 * 0.75, 3 * 0.25, 0.0], atol=1e-12)
+    alone = likelihood_ratio(pairs, np.zeros(3, np.int64), np.array([1.0, 0.0, 0.0]), np.ones(3))
+    assert np.isfinite(alone).all()
 
 
 def test_two_candidates_leave_nothing_to_draw() -> None:

@@ -22,7 +22,8 @@ def test_a_system_prints_its_claim_and_keeps_its_numbers(
     monkeypatch.setattr("sys.argv", ["lab.systems", name, "--short", "--out", str(tmp_path), "--commit", "none"])
     with pytest.raises(SystemExit) as ended:
         command.main()
-    record = json.loads((tmp_path / f"systems-{name}.json").read_text())
+    record = json.loads((tmp_path / f"systems-{name}-short.json").read_text())
+    assert not (tmp_path / f"systems-{name}.json").exists(), "what is committed stays as it is"
     assert ended.value.code == (0 if record["holds"] else 1)
     assert record["claim"] in capsys.readouterr().out
 

@@ -50,11 +50,13 @@ def test_soft_labels_are_the_probabilities_of_a_higher_grade_and_spreads_know_th
 
 @pytest.mark.slow
 def test_lists_of_scores_are_votes(place) -> None:
-    votes = [{"score_chosen": [4, 5, i % 5], "score_rejected": [1, 2, 2]} for i in range(40)]
+    votes = [{"score_chosen": [4, 5, i % 5], "score_rejected": [1, None, 2]} for i in range(40)]
     rows = [{"prompt": f"say {i}\n", "chosen": "red", "rejected": "blue"} | scores for i, scores in enumerate(votes)]
     write_jsonl(DATA, rows)
     stages_done(toy_config(rewards=GRADED))
     assert load_file(f"{MODEL}/arrays.safetensors")["heads.values"].tolist() == [0, 1, 2, 3, 4, 5]
+    prepared = read_jsonl("run/prepared/train.jsonl")
+    assert {tuple(row["score_rejected"]) for row in prepared} == {(1, None, 2)}, "who gave no vote is not in the way"
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ REFUSED = [
     (["--weights.preferred_pairs", "-1"], "weights.preferred_pairs is -1: it must be 0 or more"),
     (["--weights.opponent", "importance"], "weights.opponent is importance, but no prompt has more than two responses"),
     ([*NONE, "--weights.opponent", "importance"], "weights.opponent is importance and weights.preferred_pairs is 0, w"),
-    ([*M, "--weights.opponent", "best"], "weights.opponent is best: it must be one of uniform, importance."),
+    ([*M, "--weights.opponent", "best"], "weights.opponent is best: it must be one of uniform, importance, weighed."),
     (
         [*NONE, "--weights.proposal_correction", "1"],
         "weights.proposal_correction is 1.0 and weights.preferred_pairs is 0, which draws no pairs: leave",

@@ -52,6 +52,15 @@ def test_a_recipe_runs_in_miniature(recipe: str, place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_pairs_drawn_as_candidates_were_are_weighed_by_importance(place: Path) -> None:
+    write_jsonl(DATA, rows_of_four(120))
+    heads = {"rewards.folds": 2, "rewards.heads": "linear", "rewards.calibration_strength": 0}
+    assert main(["run", *flags("rso", **SMALL, **heads, **{"weights.opponent": "weighed"})]) == 0
+    weight = [row["weight"] for row in read_jsonl("run/weights/train.jsonl") if row["drawn"]]
+    assert len(set(weight)) > 10 and 0 < min(weight) < max(weight) <= 6, "K (K - 1) / 2 at most, for K of 4"
+
+
+@pytest.mark.slow
 def test_the_recipe_without_rewards_trains_in_miniature(place: Path) -> None:
     write_jsonl(DATA, rows_of_four())
     assert main(["train", *flags("mwpo", **SMALL)]) == 0

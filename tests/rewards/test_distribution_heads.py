@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 from reward_worlds import FIXED, World, make_world
+from scipy.special import logit
 
 from iwpo_fast.config import CategoryConfig, ClusterConfig, LoraConfig, RewardConfig, TuningConfig
 from iwpo_fast.config_checks import check_reward_settings
+from iwpo_fast.importance.labels import flipped_by_grades
 from iwpo_fast.rewards import PairFeatures, RewardScores, fit_clusters, report_lines, score_pairs
 from iwpo_fast.rewards import distribution_choice as choice_module
 from iwpo_fast.rewards.categories import graded, smoothed
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.distribution_fit import Distributions, Judged, losses
-from iwpo_fast.rewards.distribution_heads import DistributionHeads, wins
+from iwpo_fast.rewards.distribution_heads import DistributionHeads, log_odds, wins
 from iwpo_fast.rewards.features import RECIPE
 from iwpo_fast.rewards.reward_model import RewardModel
 
@@ -107,6 +109,18 @@ def test_the_probability_of_a_higher_grade_is_the_sum_over_all_two_grades_and_bo
     np.testing.assert_allclose(wins(p, q), expected)
     np.testing.assert_allclose(wins(p, q) + wins(q, p), 1)
     np.testing.assert_allclose(wins(p, p), 0.5)
+
+
+def test_heads_that_are_sure_give_probabilities_and_finite_log_odds() -> None:
+    """Rounded to float32, distributions sum to more than 1, and a sum of products of them to more than 1 as well."""
+    first, second = np.array([[2e-9, 1, 1.5e-8], [1.5e-8, 1, 2e-9]], dtype=np.float32)
+    lower, higher = np.array([1, 1.5e-8, 2e-9], dtype=np.float32), np.array([2e-9, 1, 1.5e-8], dtype=np.float32)
+    win, lose = wins(higher, lower), wins(lower, higher)
+    assert float(higher.astype(np.float64).sum() * lower.astype(np.float64).sum()) > 1
+    assert win == 1.0 and 0 <= lose < 1e-7 and flipped_by_grades(np.array([win]))[0] == 0
+    assert np.isfinite(log_odds(np.array([win, lose, 0.0, 1.0]))).all()
+    assert log_odds(np.array([0.25]))[0] == logit(0.25)
+    assert log_odds(wins(first, second)) == pytest.approx(0, abs=1e-6)
 
 
 def test_rewards_and_variances_are_those_of_the_distribution() -> None:
