@@ -215,6 +215,11 @@ def test_adapters_and_cached_log_probs_of_the_reference_work(models, tokenizer, 
         ({"objective": ObjectiveConfig(name="beta_dpo")}, ROWS, "beta_dpo compares the pairs of a step with those of"),
         ({"objective": ObjectiveConfig(name="d_dpo")}, ROWS, "d_dpo needs the columns score_chosen and score_rejected"),
         (
+            {"objective": ObjectiveConfig(name="d_dpo")},
+            [row | {"score_chosen": 1.0} for row in ROWS],
+            "d_dpo needs the columns score_chosen and score_rejected",
+        ),
+        (
             {"objective": ObjectiveConfig(name="aot")},
             [row | {"label_smoothing": 0.1} for row in ROWS],
             "aot cannot smooth labels",
@@ -270,6 +275,14 @@ def test_a_loss_that_is_named_twice_counts_with_both_weights(models, tokenizer, 
     theirs, _ = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
     ours, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **settings))
     assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_scores_that_the_objective_does_not_read_need_not_be_there(models, tokenizer, tmp_path) -> None:
+    plain, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path))
+    for scores in ([1.0, None, 1.0, 1.0], ["high", "low", "low", "low"]):
+        rows = [row | {"score_chosen": score} for row, score in zip(ROWS, scores, strict=True)]
+        loss, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows))
+        assert loss == plain
 
 
 def test_pairs_that_weigh_nothing_have_a_loss_of_0(models, tokenizer, tmp_path) -> None:

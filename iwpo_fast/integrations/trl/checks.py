@@ -8,6 +8,7 @@ from typing import Any
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from iwpo_fast.data.columns import SCORES
 from iwpo_fast.integrations.trl.collator import WeightedPreferenceCollator, column_of
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
@@ -45,7 +46,7 @@ def check_collator(collator: Any, columns: Mapping[str, str], data: Any) -> None
     if collator is None or type(collator) is DataCollatorForPreference:  # the trainer puts its own in their place
         return
     if isinstance(collator, WeightedPreferenceCollator):
-        if dict(collator.columns) != dict(columns):
+        if any(collator.columns.get(ours) != theirs for ours, theirs in columns.items()):
             raise ValueError(
                 f"data_collator reads the columns {_listed(collator.columns)}, and the trainer {_listed(columns)}: "
                 "give both the same names."
@@ -73,10 +74,10 @@ def check_data(name: str, data: Any, columns: Mapping[str, str], mixture: Mixtur
             raise ValueError(
                 f"{ours}_column is {theirs!r}, which {name} does not have: choose among {', '.join(present)}."
             )
-    found = {
-        ours: column_of(ours, theirs, _values(data, theirs)) for ours, theirs in columns.items() if theirs in present
-    }
-    numbers = {ours: values.numpy() for ours, values in found.items()}
+    there = {ours: theirs for ours, theirs in columns.items() if theirs in present}
+    if not there.keys() >= set(SCORES):  # one without the other is none
+        there = {ours: theirs for ours, theirs in there.items() if ours not in SCORES}
+    numbers = {ours: column_of(ours, theirs, _values(data, theirs)).numpy() for ours, theirs in there.items()}
     mixture.check_columns(numbers, numbers.get("label_smoothing", smoothing), name)
 
 

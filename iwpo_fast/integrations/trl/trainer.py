@@ -14,11 +14,13 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.data.columns import SCORES
 from iwpo_fast.integrations.trl.checks import check_collator, check_data, check_settings
 from iwpo_fast.integrations.trl.collator import NUMBERS, WeightedPreferenceCollator
 from iwpo_fast.integrations.trl.head import fused_head
 from iwpo_fast.integrations.trl_objective import objective_of
 from iwpo_fast.objectives import Mixture, Pair, Side
+from iwpo_fast.objectives.registry import Reads
 from iwpo_kernels.weighted_preference import weighted
 
 
@@ -58,14 +60,13 @@ class WeightedDPOTrainer(DPOTrainer):
         label_smoothing_column: str = "label_smoothing",
         **kwargs: Any,
     ) -> None:
-        self.columns = {name: name for name in NUMBERS} | {
-            "weight": weight_column,
-            "label_smoothing": label_smoothing_column,
-        }
         given = inspect.signature(DPOTrainer).bind_partial(*args, **kwargs).arguments
         config = given.get("args") or DPOConfig()
         self.objective = objective or objective_of(config)
         self.mixture = Mixture.of(self.objective)
+        self.columns = {"weight": weight_column, "label_smoothing": label_smoothing_column}
+        if self.mixture.reads(Reads.SCORES):
+            self.columns |= {name: name for name in SCORES}
         check_settings(self.mixture, config)
         check_collator(given.get("data_collator"), self.columns, given.get("train_dataset"))
         self._check_data("train_dataset", given.get("train_dataset"))
