@@ -161,7 +161,9 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     settings |= _objective(every, notes) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
     settings |= _intervals(every, notes)
     settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
-    if needless := sorted(given.keys() & NEEDLESS):
+    kept_dropout = {"disable_dropout"} if given.get("disable_dropout") is False else set()
+    notes += [f"{name}: false is not kept, because the model's own dropout is always off here" for name in kept_dropout]
+    if needless := sorted(given.keys() & NEEDLESS - kept_dropout):
         notes.append(f"left out, because nothing need be set in their place: {', '.join(needless)}")
     read = READ | OF_KTO.keys() if settings["objective.name"] == "kto" else READ
     unread = sorted(given.keys() - read)

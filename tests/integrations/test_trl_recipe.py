@@ -235,3 +235,10 @@ def test_a_length_of_null_and_a_tracker_that_is_not_here_are_said() -> None:
     notes = translated({"max_length": None, "report_to": ["wandb", "mlflow"]}, processes=2).notes
     assert any(note.startswith("max_length: null cuts nothing in TRL") for note in notes)
     assert "report_to: mlflow has no counterpart here and is left out" in notes
+
+
+def test_dropout_that_is_kept_is_said_to_be_off_here() -> None:
+    (note,) = translated({"disable_dropout": False}, processes=2).notes
+    assert note == "disable_dropout: false is not kept, because the model's own dropout is always off here"
+    (note,) = translated({"disable_dropout": True}, processes=2).notes
+    assert note.startswith("left out, because nothing need be set")
