@@ -68,8 +68,8 @@ class Estimator(NamedTuple):
     clip: float = math.inf
 
 
-def worlds_of(first_seed: int, count: int) -> Worlds:
-    random = torch.Generator().manual_seed(first_seed)
+def worlds_of(seed: int, count: int) -> Worlds:
+    random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=random, dtype=torch.float64)
