@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,6 +119,11 @@ def spoken(folder: Path, steps: int) -> Path:
     draw = np.random.default_rng(1)
     asked = [prompt_of(draw) for _ in range(1200)]
     rows = [{"prompt": p, "chosen": word(draw, t, 1), "rejected": word(draw, t, -1)} for p, t in asked]
+    return spoken_from(rows, folder, steps)
+
+
+def spoken_from(rows: list[dict[str, str]], folder: Path, steps: int) -> Path:
+    """A tiny model that has learnt to say what is chosen and what is rejected in these rows."""
     write(folder / "spoken.jsonl", rows)
     tiny = TinyConfig(vocab_size=400, hidden_size=64, layers=2, heads=2)
     warm_up(
@@ -176,7 +181,7 @@ def word(draw: np.random.Generator, topic: int, warm: int) -> str:
     return str(draw.choice((WARM if warm > 0 else COLD)[topic]))
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> None:
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
