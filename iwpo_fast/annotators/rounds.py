@@ -101,9 +101,10 @@ def _check_folder(folder: TypesFolder) -> None:
 
 def _check_orders(config: TrainConfig, *parts: Rows | None) -> None:
     objective = Mixture.of(config.objective).reading(Reads.CANDIDATES)
-    for part in parts if objective else ():
-        if part is not None:
-            check_orders(part, objective)
+    if objective is None:
+        return
+    for part in filter(None, parts):
+        check_orders(part, objective)
 
 
 def _check_held_out(types: TypesConfig, rows: Rows, held_out: Rows | None) -> None:
