@@ -15,7 +15,7 @@ from iwpo_fast.data.clock import clock_line
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.ranked import with_candidates_between
 from iwpo_fast.models.other_reference import load_reference
-from iwpo_fast.models.reference import with_reference
+from iwpo_fast.models.reference import with_reference, with_reference_of_all
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.job import Job
@@ -58,7 +58,7 @@ def _with_references(job: Job, tokenizer: PreTrainedTokenizerBase) -> Job:
     if not job.loss.mixture.uses_reference:
         return job
     reference = partial(
-        with_reference,
+        with_reference_of_all if job.loss.mixture.uses_reference_of_all else with_reference,
         other or job.policy,
         world=job.world,
         cache_dir=cache_folder(job.config.data),
