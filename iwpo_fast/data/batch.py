@@ -50,6 +50,7 @@ class FlatBatch(TensorDataclass):
         between: int64 [M], place of each completion in rank between those of a pair, in a table [P, most_between] that
             has those of a pair in a row, from the best to the worst; None where there are none.
         ref_between: float32 [M], the reference log-prob of each of those, or None where it is not asked for.
+        scores_between: float32 [M], their scores, or None where they are not asked for.
         tables: what the policy's attention needs beside this, or None where the policy has to make it first.
     """
 
@@ -76,6 +77,7 @@ class FlatBatch(TensorDataclass):
     between: Tensor | None = None
     most_between: int = 0
     ref_between: Tensor | None = None
+    scores_between: Tensor | None = None
     tables: TensorDataclass | None = None
 
     @property
@@ -130,11 +132,12 @@ def _between(pairs: Pairs) -> dict[str, Any]:
         return {}
     counts = pairs.between.counts
     width = max(1, int(counts.max(initial=0)))
-    known = pairs.between.ref_logps
+    known, scores = pairs.between.ref_logps, pairs.between.scores
     return {
         "between": torch.from_numpy(positions_of(width * np.arange(len(pairs)), counts)),
         "most_between": width,
         "ref_between": None if known is None else _float32(known),
+        "scores_between": None if scores is None else _float32(scores),
     }
 
 

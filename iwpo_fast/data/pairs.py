@@ -41,17 +41,19 @@ class CandidateTokens:
 
 @dataclass(frozen=True)
 class Between:
-    """M completions that are trained on beside pairs, in rank between the chosen and the rejected one of each.
+    """M completions that are trained on beside pairs, from the best to the worst of each.
 
     Attributes:
         completions: int32 token ids, M rows, as those of `Pairs`.
-        offsets: int64 [P + 1], those of pair p are rows offsets[p] to offsets[p + 1], from the best to the worst.
+        offsets: int64 [P + 1], those of pair p are rows offsets[p] to offsets[p + 1].
         ref_logps: float32 [M], log-probs under the reference, or None before they are known.
+        scores: float64 [M], or None where the objective reads their order alone.
     """
 
     completions: Ragged
     offsets: np.ndarray
     ref_logps: np.ndarray | None = None
+    scores: np.ndarray | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -68,7 +70,8 @@ class Between:
         counts = self.counts[rows]
         taken = positions_of(self.offsets[rows], counts)
         known = None if self.ref_logps is None else self.ref_logps[taken]
-        return Between(self.completions.take(taken), bounds_of(counts), known)
+        scores = None if self.scores is None else self.scores[taken]
+        return Between(self.completions.take(taken), bounds_of(counts), known, scores)
 
     def as_candidates(self) -> CandidateTokens:
         """The same completions as candidates of their pairs, as which a pass over all responses runs them."""
@@ -195,6 +198,8 @@ class Pairs:
                 digest.update(np.ascontiguousarray(values).tobytes())
         if (between := self.between) is not None:
             digest.update(hash_of(between.offsets, between.completions.offsets, between.completions.values).encode())
+            if between.scores is not None:
+                digest.update(hash_of(between.scores).encode())
         return digest.hexdigest()
 
 

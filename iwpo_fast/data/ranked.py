@@ -1,4 +1,4 @@
-"""All scored candidates of a row in order, for objectives that compare more than two completions at once."""
+"""All scored candidates of a row, for objectives that compare more than two completions at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from iwpo_fast.data.pairs import Between, Pairs
 from iwpo_fast.data.ragged import bounds_of
 from iwpo_fast.data.rows import Rows
 
-OF_PAIRS = {"dpo_ranked": "sigmoid", "spo_best": "spo_pairs", "spo_ranked": "spo_pairs"}
+OF_PAIRS = {"dpo_ranked": "sigmoid", "drpo": "sigmoid", "spo_best": "spo_pairs", "spo_ranked": "spo_pairs"}
 """What each is of two completions."""
 
 
-def with_candidates_between(pairs: Pairs, rows: Rows, objective: str) -> Pairs:
+def with_candidates_between(
+    pairs: Pairs, rows: Rows, objective: str, *, ordered: bool = True, scored: bool = False
+) -> Pairs:
     """The pairs with those of their candidates that have a score, each from the best to the worst; ties as they came.
 
     Candidates go with the pair of their own row, because rows of one prompt may be rankings by several people; where
@@ -23,9 +25,11 @@ def with_candidates_between(pairs: Pairs, rows: Rows, objective: str) -> Pairs:
     Args:
         rows: what the pairs were read as.
         objective: what reads them, for messages.
+        ordered: it reads their order, in which chosen is the first and rejected the last.
+        scored: it reads their scores.
 
     Raises:
-        ValueError: there are none, or one does not lie between chosen and rejected by its score.
+        ValueError: there are none, or one is `ordered` and does not lie between chosen and rejected by its score.
     """
     candidates = pairs.candidates
     if candidates is None or not np.isfinite(candidates.columns.get("score", np.empty(0))).any():
@@ -35,12 +39,14 @@ def with_candidates_between(pairs: Pairs, rows: Rows, objective: str) -> Pairs:
         )
     assert rows.candidates is not None
     scores, of_row = candidates.columns["score"], _pair_of_row(pairs, len(rows))[rows.candidates.row[candidates.source]]
-    scored = np.flatnonzero(np.isfinite(scores) & (of_row >= 0))
-    order = scored[np.lexsort((-scores[scored], of_row[scored]))]
+    known = np.flatnonzero(np.isfinite(scores) & (of_row >= 0))
+    order = known[np.lexsort((-scores[known], of_row[known]))]
     pair = of_row[order]
-    _check_between(pairs, rows, objective, pair, scores[order])
+    if ordered:
+        _check_between(pairs, rows, objective, pair, scores[order])
     offsets = bounds_of(np.bincount(pair, minlength=len(pairs)))
-    return replace(pairs, candidates=None, between=Between(candidates.completions.take(order), offsets))
+    between = Between(candidates.completions.take(order), offsets, scores=scores[order] if scored else None)
+    return replace(pairs, candidates=None, between=between)
 
 
 def _pair_of_row(pairs: Pairs, rows: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from iwpo_fast.objectives import (
     batchwise,
     distillation,
     drdo,
+    drpo,
     margin,
     pointwise,
     rankings,
@@ -19,6 +20,6 @@ from iwpo_fast.objectives.mixture import Mixture
 from iwpo_fast.objectives.pair import Pair, Side
 from iwpo_fast.objectives.registry import OBJECTIVES, Objective, get_objective
 
-FAMILIES = (margin, rankings, pointwise, batchwise, reference_free, distillation, uncertain, drdo, spo, weighed)
+FAMILIES = (margin, rankings, pointwise, batchwise, reference_free, distillation, uncertain, drdo, drpo, spo, weighed)
 
 __all__ = ["FAMILIES", "OBJECTIVES", "Mixture", "Objective", "Pair", "Side", "get_objective"]

@@ -102,6 +102,7 @@ class Between:
         logp: [M], l, with gradient.
         place: int64 [M], where each stands in a table [P, width] with those of a pair in a row, from the best on.
         ref_logp: [M], l_ref, or None for objectives without a reference.
+        rewards: [M], scores, or None.
         divergence: as of `Side`.
     """
 
@@ -109,6 +110,7 @@ class Between:
     place: Tensor
     width: int
     ref_logp: Tensor | None = None
+    rewards: Tensor | None = None
     divergence: Divergence = reverse_kl
 
     @property
@@ -116,6 +118,12 @@ class Between:
         """[M], log-ratio through the divergence's map."""
         assert self.ref_logp is not None, "this objective needs reference log-probs of all candidates"
         return self.divergence(self.logp - self.ref_logp)
+
+    @property
+    def reward(self) -> Tensor:
+        """[M], scores."""
+        assert self.rewards is not None, "this objective needs scores of all candidates"
+        return self.rewards
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,7 @@ class Pair:
         between = self.between and replace(self.between, logp=self.between.logp.detach())
         return replace(self, chosen=self.chosen.detach(), rejected=self.rejected.detach(), between=between)
 
-    def in_order(self, score: Literal["logp", "s"] = "logp") -> tuple[Tensor, Tensor]:
+    def in_order(self, score: Literal["logp", "s", "reward"] = "logp") -> tuple[Tensor, Tensor]:
         """[P, K] each: `score` of the completions of each pair from the best to the worst, and which there are."""
         w, l = (getattr(side, score)[:, None] for side in (self.chosen, self.rejected))  # noqa: E741
         there = torch.ones_like(w, dtype=torch.bool)

@@ -17,7 +17,7 @@ ORDERED = "it reads candidates in an order, in which no pair has a label of its 
     paper="DPO of rankings, Rafailov et al. 2023",
     arxiv="2305.18290",
     source="description",
-    reads=Reads.CANDIDATES,
+    reads=Reads.CANDIDATES | Reads.ORDER,
     one_sided=ORDERED,
     note="minus the log-likelihood of the whole order (Plackett-Luce); `sigmoid` of two; equal scores as they came",
 )

@@ -57,7 +57,7 @@ def spo_pairs(pair: Pair, *, alpha: float = 0.1, mu: float = 0.0) -> Tensor:
     arxiv="2405.00747",
     source="description",
     implicit="logp",
-    reads=Reads.CANDIDATES,
+    reads=Reads.CANDIDATES | Reads.ORDER,
     one_sided=ORDERED,
     note="best of n: only which candidate has the highest score counts",
 )
@@ -74,7 +74,7 @@ def spo_best(pair: Pair, *, alpha: float = 0.1) -> Tensor:
     arxiv="2405.00747",
     source="description",
     implicit="logp",
-    reads=Reads.CANDIDATES,
+    reads=Reads.CANDIDATES | Reads.ORDER,
     one_sided=ORDERED,
     note="the whole order by scores (Plackett-Luce); equal scores as they came",
 )

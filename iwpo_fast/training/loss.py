@@ -188,7 +188,8 @@ class PreferenceLoss:
         if batch.between is None:
             return pair
         known = None if batch.ref_between is None else batch.ref_between.double()
-        between = Between(logps[count:], batch.between, batch.most_between, known, self.mixture.divergence)
+        scores = None if batch.scores_between is None else batch.scores_between.double()
+        between = Between(logps[count:], batch.between, batch.most_between, known, scores, self.mixture.divergence)
         return replace(pair, between=between)
 
     def log_likelihood(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:

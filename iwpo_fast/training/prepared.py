@@ -32,11 +32,12 @@ def tokenised(
 ) -> tuple[Pairs, Ledger]:
     """The pairs of the rows, which have what the objective needs; few objectives read candidates in no pair."""
     with world.main_first():
-        orders = loss.mixture.reading(Reads.CANDIDATES)
-        read = rows if orders else rows.without_candidates()
+        compares = loss.mixture.reading(Reads.CANDIDATES)
+        read = rows if compares else rows.without_candidates()
         pairs, ledger = tokenise(read, tokenizer, config.data, progress=world.is_main)
-    if orders:
-        pairs = with_candidates_between(pairs, rows, orders)
+    if compares:
+        orders, scores = loss.mixture.reading(Reads.ORDER), loss.mixture.reads(Reads.SCORES)
+        pairs = with_candidates_between(pairs, rows, orders or compares, ordered=orders is not None, scored=scores)
     loss.check_data(pairs, rows)
     return pairs, ledger
 

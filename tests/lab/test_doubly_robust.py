@@ -14,6 +14,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from iwpo_fast.objectives import Pair, Side
+from iwpo_fast.objectives.drpo import drpo
+from iwpo_fast.objectives.pair import Between
 from lab.exact.doubly_robust import DoublyRobust, bradley_terry, correction, direct, loss_of, value
 from lab.exact.judges import (
     KL,
@@ -257,3 +260,38 @@ def test_an_arm_of_the_laboratory_learns_what_the_judge_likes(small) -> None:
     assert float(likes[1]) > at_start > float(likes[2])
     alone = train([small], [[plain]], settings, 0)
     torch.testing.assert_close(policies.log_probs(features, ref)[:, :1], alone.log_probs(features, ref))
+
+
+def test_the_objective_of_iwpo_train_is_that_of_the_laboratory_where_candidates_are_all_responses() -> None:
+    logps, rewards = random(3, Y, seed=5).log_softmax(1), random(3, Y, seed=6)
+    uniform = torch.full_like(logps, -math.log(Y))
+    order = torch.tensor([[0, 3], [4, 1], [2, 0]])
+    asked = DoublyRobust(rewards, beta=0.3, clip=1.5)
+    leaf = logps.clone().requires_grad_()
+    expected = loss_of(asked, leaf, uniform, order, rewards)
+    (gradient,) = torch.autograd.grad(expected.sum(), leaf)
+
+    own = logps.clone().requires_grad_()
+    found = drpo(_as_candidates(own, uniform, rewards, order), beta=0.3, clip=1.5)
+    torch.testing.assert_close(found, expected)
+    (of_ours,) = torch.autograd.grad(found.sum(), own)
+    # Ours is of probabilities relative to those of the candidates, whose sum no gradient changes.
+    differences = [g - logps.exp() * g.sum(1, keepdim=True) for g in (of_ours, gradient)]
+    torch.testing.assert_close(*differences)
+
+
+def _as_candidates(logps: Tensor, reference: Tensor, rewards: Tensor, pair: Tensor) -> Pair:
+    """Rows whose candidates are all responses."""
+    others = torch.stack([torch.tensor([k for k in range(Y) if k not in row]) for row in pair.tolist()])
+    sides = [
+        Side(
+            logp=logps.gather(1, which)[:, 0],
+            tokens=torch.ones(len(pair)),
+            ref_logp=reference.gather(1, which)[:, 0],
+            rewards=rewards.gather(1, which),
+        )
+        for which in pair.split(1, dim=1)
+    ]
+    of_others = [values.gather(1, others).reshape(-1) for values in (logps, reference, rewards)]
+    place = torch.arange(others.numel())
+    return Pair(*sides, between=Between(of_others[0], place, Y - 2, of_others[1], of_others[2]))

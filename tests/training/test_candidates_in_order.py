@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -255,7 +256,7 @@ def losses_in(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["spo_ranked", "dpo_ranked", {"spo_best": 1.0, "sigmoid": 0.5, "ld_dpo": 0.5, "wpo": 1.0}], ids=str
+    "name", ["spo_ranked", "dpo_ranked", "drpo", {"spo_best": 1.0, "sigmoid": 0.5, "ld_dpo": 0.5, "wpo": 1.0}], ids=str
 )
 def test_a_run_trains_on_them_however_its_steps_are_cut(data_of, tmp_path, name) -> None:
     data = data_of(candidate_rows(), eval_fraction=0.2)
@@ -288,6 +289,16 @@ BESIDE = PAIR | {"candidates": ["red", "blue", "warm"], "candidate_scores": [0.5
 def test_rows_that_have_no_order_are_one_sentence(data_of, tmp_path, capsys, rows, sentence) -> None:
     assert refused(config_of(data_of(rows), tmp_path / "run"), tmp_path)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_drpo_takes_a_pair_that_scores_would_order_otherwise(data_of, tmp_path) -> None:
+    rows = [BESIDE | {"prompt": f"say: {i}\n"} for i in range(4)]
+    train(config_of(data_of(rows), tmp_path / "run", objective=ObjectiveConfig("drpo")))
+    first = losses_in(tmp_path / "run")[0]
+    # At the reference: candidates count alike, and nothing is corrected.
+    gaps = [score - other for score in (0.5, 0.9, 0.1) for other in (0.5, 0.1)]
+    assert first == pytest.approx(-sum(1 / (1 + math.exp(-gap)) for gap in gaps) / 6, rel=1e-5)
 
 
 def test_reference_log_probs_of_the_pair_alone_are_not_enough(data_of, tmp_path, capsys) -> None:
