@@ -115,7 +115,7 @@ def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.
             new_policy=partial(job.new_policy, rewards.tuning.lora),
             folder=job.folder.tuned,
         )
-    grades = grades_of_responses(job.load_rows(), job.load_pairs()) if rewards.heads == "dprm" else None
+    grades = grades_of_responses(job.load_rows(), job.load_pairs()) if rewards.learns_from_votes else None
     return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune, grades=grades)
 
 
