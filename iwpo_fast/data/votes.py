@@ -95,7 +95,7 @@ class ScoreStore:
 
     def __init__(self) -> None:
         self._values: array[float] = array("d")
-        self._lengths = array("q")
+        self._lengths = array("i")
         self._several = False
 
     def append(self, score: Score) -> None:
@@ -139,7 +139,7 @@ def are_absent(scores: np.ndarray) -> np.ndarray:
 def _grade(name: str, written: str) -> float:
     grade: Any = written
     with suppress(ValueError, RecursionError):
-        grade = json.loads(written)
+        grade = json.loads(str(written))
     return number_of(f"grade in {name}", grade)
 
 
