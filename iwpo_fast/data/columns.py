@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from iwpo_fast.data.annotators import ANNOTATOR
 from iwpo_fast.data.number import number_of
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.row_files import Row
+from iwpo_fast.data.strict_json import loads
 from iwpo_fast.data.votes import Score, of_one_width, refuse_histogram, stored_scores, votes_of
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def with_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 def _as_number(text: Any) -> Any:
     if not isinstance(text, str):
         return text
-    for read in (json.loads, float):  # lists of scores, and numbers such as .5
+    for read in (loads, float):  # lists of scores, and numbers such as .5
         with suppress(ValueError, RecursionError):
             return read(text)
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from array import array
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from iwpo_fast.data.number import number_of
+from iwpo_fast.data.strict_json import loads
 
 Score = float | tuple[float, ...]
 """Of one response: a number, NaN where it is unknown, or several numbers: rewards, all known, or votes."""
@@ -133,13 +133,13 @@ def of_one_width(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def are_absent(scores: np.ndarray) -> np.ndarray:
     """bool [N], of scores [N] or [N, J]: nobody gave one."""
-    return np.isnan(scores).reshape(len(scores), -1).all(axis=1)
+    return np.asarray(np.isnan(scores).all(axis=tuple(range(1, scores.ndim))))
 
 
 def _grade(name: str, written: str) -> float:
     grade: Any = written
     with suppress(ValueError, RecursionError):
-        grade = json.loads(str(written))
+        grade = loads(str(written))
     return number_of(f"grade in {name}", grade)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from iwpo_fast.config import DataConfig, MixedConfig, ObjectiveConfig, RewardConfig
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.data.rows import Rows
-from iwpo_fast.data.votes import MOST_VOTES, all_votes, mean_vote, of_histogram
+from iwpo_fast.data.votes import MOST_VOTES, all_votes, are_absent, mean_vote, of_histogram, of_one_width
 from iwpo_fast.objectives import OBJECTIVES, Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.pipeline.external_scores import grades_of_responses, scores_of_responses_in
@@ -123,6 +123,12 @@ def test_a_pair_takes_the_votes_on_its_answers_from_candidates_where_it_has_none
     assert rows.candidates is not None and as_lists(rows.candidates.scores.reshape(2, -1)) == [[2], [2]]
 
 
+def test_of_no_scores_none_is_absent_and_none_is_wider() -> None:
+    for shape in ((0,), (0, 3)):
+        assert are_absent(np.empty(shape)).shape == (0,)
+    assert [table.shape for table in of_one_width([np.empty(0), np.empty((2, 3))])] == [(0, 3), (2, 3)]
+
+
 def test_data_sets_of_a_mix_may_have_different_numbers_of_votes(write, tmp_path) -> None:
     config = write([scored([4, 5, 3], [1])])
     (tmp_path / "other.jsonl").write_text(json.dumps(scored({"2": 4}, 1)) + "\n" + json.dumps(judged(LISTS)) + "\n")
@@ -155,6 +161,16 @@ def test_what_is_drawn_beside_candidates_with_votes_has_none(write) -> None:
     candidates = with_samples(read(write([judged(LISTS)])), [drawn]).candidates
     assert candidates is not None and list(candidates.texts) == ["fair", "new"]
     assert as_lists(candidates.scores) == [LISTS[2], []]
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("jsonl", "the key '1' twice"), ("csv", "make it a number")])
+def test_a_grade_that_is_counted_twice_is_refused(kind, sentence, write, tmp_path) -> None:
+    line = json.dumps(scored("VOTES", 1)).replace('"VOTES"', '{"1": 2, "1": 3}')
+    config = write(line + "\n")
+    table = ["prompt,chosen,rejected,score_chosen,score_rejected", 'why,so,no,"{""1"": 2, ""1"": 3}",1']
+    (tmp_path / "pairs.csv").write_text("\n".join(table) + "\n")
+    with pytest.raises(ValueError, match=sentence):
+        read(replace(config, path=str(tmp_path / f"pairs.{kind}")))
 
 
 def test_every_vote_is_a_grade_of_its_response(write, tokenizer) -> None:
