@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 
 import torch
 from peft import PeftModel
@@ -83,6 +84,8 @@ def _lines() -> Iterator[str]:
     """What the user says, without empty lines; with a prompt and line editing on a terminal."""
     if sys.stdin is None:  # it was closed before Python began
         return
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # bytes that are no text are no reason to end
     if not sys.stdin.isatty():
         yield from filter(None, map(str.strip, sys.stdin))
         return

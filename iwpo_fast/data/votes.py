@@ -99,10 +99,13 @@ class ScoreStore:
         self._several = False
 
     def append(self, score: Score) -> None:
-        self._several |= isinstance(score, tuple)
-        several = score if isinstance(score, tuple) else (score,)
-        self._values.extend(several)
-        self._lengths.append(len(several))
+        if isinstance(score, tuple):
+            self._several = True
+            self._values.extend(score)
+            self._lengths.append(len(score))
+        else:  # by itself, because most data have one score and many rows
+            self._values.append(score)
+            self._lengths.append(1)
 
     def finish(self) -> np.ndarray:
         """float64 [N], or [N, J] with NaN behind the shorter ones, where any score was several."""

@@ -22,14 +22,28 @@ def smooths(names: Iterable[str]) -> bool:
     return not set(EPSILON).isdisjoint(names)
 
 
+def _weighted(config: Any) -> Iterable[tuple[str, float]]:
+    losses = list(config.loss_type)
+    weights = config.loss_weights or [1.0] * len(losses)
+    if not losses or len(weights) != len(losses):
+        raise ValueError(
+            f"loss_type has {len(losses)} losses and loss_weights {len(weights)} numbers: give one loss or more, and "
+            "as many weights."
+        )
+    return zip(losses, weights, strict=True)
+
+
 def objective_of(config: Any) -> ObjectiveConfig:
     """The objective that a `trl.DPOConfig` describes.
 
     Raises:
-        ValueError: it has a label smoothing that TRL's loss ignores, or that this library's has not.
+        ValueError: it has no loss, more or fewer weights than losses, or a label smoothing that TRL's loss ignores, or
+            that this library's has not.
     """
-    names = list(config.loss_type)
-    weights = dict(zip(names, config.loss_weights or [1.0] * len(names), strict=True))
+    weights: dict[str, float] = {}
+    for name, weight in _weighted(config):
+        weights[name] = weights.get(name, 0.0) + weight  # TRL adds up a loss that is there twice
+    names = list(weights)
     params: dict[str, float | str] = {}
     for name in names:
         before = f"{name}." if len(names) > 1 else ""

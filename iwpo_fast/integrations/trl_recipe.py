@@ -13,6 +13,7 @@ import yaml
 
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.integrations.trl_objective import objective_of, smooths
+from iwpo_fast.integrations.trl_values import read_values
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.training.best import RISE
 
@@ -89,6 +90,7 @@ NEEDLESS = {
 OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_8bit": "adamw_8bit"}
 OPTIMIZERS |= dict.fromkeys(("adamw_bnb_8bit", "paged_adamw_8bit"), "adamw_8bit")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
+TRACKERS = ("tensorboard", "wandb", "trackio")
 TRUNCATIONS = {"keep_start": "truncate_completion", "keep_end": "truncate_prompt_left"}
 
 
@@ -140,9 +142,9 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
         processes: that it is to run on; None takes `WORLD_SIZE`, or 1.
 
     Raises:
-        ValueError: its loss cannot be had here.
+        ValueError: its loss cannot be had here, or a value is none that TRL takes.
     """
-    given = {name: value for name, value in recipe.items() if value is not None}
+    given = read_values(recipe)
     if "activation_checkpointing" in given:
         given.setdefault("gradient_checkpointing", given.pop("activation_checkpointing"))
     if not given.keys().isdisjoint(OF_KTO):
@@ -151,10 +153,17 @@ def translated(recipe: Mapping[str, Any], processes: int | None = None) -> Trans
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     notes: list[str] = []
     settings = {ours: every[theirs] for theirs, ours in SAME.items() if theirs in every and not _is_lora(theirs)}
+    if "max_length" in recipe and "max_length" not in given:
+        notes.append(
+            "max_length: null cuts nothing in TRL, and here a length must be set: data.max_length is "
+            f"{every['max_length']}"
+        )
     settings |= _objective(every, notes) | _steps(every, processes, notes) | _model(every, notes) | _data(every, notes)
     settings |= _intervals(every, notes)
     settings |= _moving(every, notes) | _best(every, settings, notes) | _hub(every, notes)
-    if needless := sorted(given.keys() & NEEDLESS):
+    kept_dropout = {"disable_dropout"} if given.get("disable_dropout") is False else set()
+    notes += [f"{name}: false is not kept, because the model's own dropout is always off here" for name in kept_dropout]
+    if needless := sorted(given.keys() & NEEDLESS - kept_dropout):
         notes.append(f"left out, because nothing need be set in their place: {', '.join(needless)}")
     read = READ | OF_KTO.keys() if settings["objective.name"] == "kto" else READ
     unread = sorted(given.keys() - read)
@@ -215,7 +224,12 @@ def _steps(every: Settings, processes: int, notes: list[str]) -> Settings:
     found["optim.name"] = _one_of(OPTIMIZERS, "optim", {"optim": "adamw_torch"} | every, "adamw", notes)
     trackers = every.get("report_to", "none")
     trackers = [trackers] if isinstance(trackers, str) else trackers
-    found["log.trackers"] = [name for name in trackers if name in ("tensorboard", "wandb", "trackio")]
+    found["log.trackers"] = [name for name in trackers if name in TRACKERS]
+    notes += [
+        f"report_to: {name} has no counterpart here and is left out"
+        for name in trackers
+        if name not in (*TRACKERS, "none")
+    ]
     return found
 
 

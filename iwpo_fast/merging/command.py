@@ -47,6 +47,7 @@ def merge_adapter(config: MergeConfig) -> None:
     check_limits(config)
     source = source_of(config.model, "model", trust_remote_code=config.trust_remote_code)
     if not is_adapter(source):
+        read_tokenizer(source)  # says where there is no model at all
         raise ValueError(f"model {config.model} is no adapter, so there is nothing to merge: take it as it is.")
     output = _check_output(config.output)
     base = _base(config, source)

@@ -35,8 +35,8 @@ def adapter(base: Path) -> Path:
 def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """The answers, as they are printed, to lines of input; greedy, of eight tokens."""
 
-    def of(model: Path, lines: str, *flags: str) -> str:
-        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    def of(model: Path, lines: str | io.TextIOWrapper, *flags: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines) if isinstance(lines, str) else lines)
         assert main(["chat", "--model", str(model), "--temperature", "0", "--max_new_tokens", "8", *flags]) == 0
         return capsys.readouterr().out.partition("\n")[2]
 
@@ -54,6 +54,13 @@ def greedy(model: torch.nn.Module, folder: Path, said: Messages) -> str:
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_bytes_that_are_no_text_are_answered_as_unknown_characters(errors, base, talk) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(b"quick \xff fox\n"), encoding="utf-8", errors=errors)
+    assert talk(base, pipe) == talk(base, "quick \ufffd fox\n")
 
 
 @pytest.mark.slow

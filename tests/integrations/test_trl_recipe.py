@@ -64,6 +64,13 @@ def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out()
     ("theirs", "ours"),
     [
         ({"loss_type": "ipo"}, {"objective.name": "ipo"}),
+        ({"learning_rate": "5e-7"}, {"optim.lr": 5e-7}),
+        ({"warmup_ratio": "1e-1", "max_steps": "10"}, {"optim.warmup_fraction": 0.1, "optim.max_steps": 10}),
+        ({"loss_type": "exo_pair", "label_smoothing": "1e-3"}, {"objective.params": {"epsilon": 1e-3}}),
+        ({"loss_type": ["sft", "ipo"], "loss_weights": ["1e-1", 1]}, {"objective.name": {"sft": 0.1, "ipo": 1.0}}),
+        ({"per_device_train_batch_size": "2", "gradient_accumulation_steps": 4}, {"optim.pairs_per_step": 16}),
+        ({"bf16": "no"}, {"model.precision": "fp32"}),
+        ({"loss_type": ["ipo", "ipo"], "loss_weights": [1.0, 2.0]}, {"objective.name": {"ipo": 3.0}}),
         (
             {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.1]},
             {"objective.name": {"ipo": 1.0, "sft": 0.1}},
@@ -203,3 +210,35 @@ def test_what_is_no_recipe_is_one_sentence(arguments, sentence, tmp_path, capsys
     (tmp_path / "type.yaml").write_text("loss_type: dpoo\n")
     assert main(["train", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ({"truncation_mode": "keep_middle"}, "truncation_mode is keep_middle: choose among keep_start, keep_end"),
+        ({"f_divergence_type": "chi"}, "f_divergence_type is chi: choose among reverse_kl"),
+        ({"gradient_accumulation_steps": "eight"}, "gradient_accumulation_steps is 'eight': give a whole number"),
+        ({"learning_rate": [1]}, r"learning_rate is \[1\]: give a number"),
+        ({"loss_type": {"sigmoid": 1}}, "loss_type is {'sigmoid': 1}: give a word, or a list of words"),
+        ({"loss_type": []}, "loss_type has 0 losses"),
+        ({"loss_type": ["ipo", "sft"], "loss_weights": [1.0]}, "2 losses and loss_weights 1 numbers"),
+        ({"optim": ["adamw_torch"]}, r"optim is \['adamw_torch'\]: give a word"),
+        ({"use_peft": "maybe"}, "use_peft is maybe: choose among true"),
+    ],
+)
+def test_values_that_trl_would_not_take_are_said(recipe, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        translated(recipe)
+
+
+def test_a_length_of_null_and_a_tracker_that_is_not_here_are_said() -> None:
+    notes = translated({"max_length": None, "report_to": ["wandb", "mlflow"]}, processes=2).notes
+    assert any(note.startswith("max_length: null cuts nothing in TRL") for note in notes)
+    assert "report_to: mlflow has no counterpart here and is left out" in notes
+
+
+def test_dropout_that_is_kept_is_said_to_be_off_here() -> None:
+    (note,) = translated({"disable_dropout": False}, processes=2).notes
+    assert note == "disable_dropout: false is not kept, because the model's own dropout is always off here"
+    (note,) = translated({"disable_dropout": True}, processes=2).notes
+    assert note.startswith("left out, because nothing need be set")

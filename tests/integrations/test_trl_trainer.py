@@ -24,9 +24,10 @@ import trl_on_two_ranks
 from forked import HANG
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from iwpo_fast.config import ObjectiveConfig, TinyConfig
-from iwpo_fast.integrations.trl import WeightedDPOTrainer, fused_head
+from iwpo_fast.integrations.trl import WeightedDPOTrainer, WeightedPreferenceCollator, fused_head
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 
 WORDS = ["red", "green", "blue", "warm", "cold and dark"]
@@ -38,6 +39,11 @@ ROWS = [
     {"prompt": f"say {chosen}: ", "chosen": chosen, "rejected": rejected}
     for chosen, rejected in zip(WORDS, [*WORDS[1:], "red red"], strict=True)
 ][:4]
+WEIGHTED = [row | {"weight": 2.0} for row in ROWS]
+
+
+class Unweighted(DataCollatorForPreference):
+    """A collator of somebody else's, which leaves weights out."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,8 @@ def trainer_of(
     rows: Any = ROWS,
     **settings: Any,
 ) -> Any:
-    own = {name: settings.pop(name) for name in ("objective", "weight_column", "peft_config") if name in settings}
+    passed = ("objective", "weight_column", "peft_config", "data_collator", "eval_dataset")
+    own = {name: settings.pop(name) for name in passed if name in settings}
     policy, reference = (copy.deepcopy(model) for model in models)
     given: dict[str, Any] = {
         "per_device_train_batch_size": 4,
@@ -73,7 +80,8 @@ def trainer_of(
     config = trl.DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], save_strategy="no", **(given | settings))
     if "peft_config" not in own:
         own["ref_model"] = reference
-    return kind(policy, args=config, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **own)
+    data = datasets.Dataset.from_list(rows) if isinstance(rows, list) else rows
+    return kind(policy, args=config, train_dataset=data, processing_class=tokenizer, **own)
 
 
 def loss_and_gradients(trainer: Any, denominator: Any = None) -> tuple[float, list[torch.Tensor]]:
@@ -204,6 +212,24 @@ def test_adapters_and_cached_log_probs_of_the_reference_work(models, tokenizer, 
             "spo_best compares all candidates of a row, and TRL has",
         ),
         ({"objective": ObjectiveConfig(name="dpoo")}, ROWS, "dpoo"),
+        ({"objective": ObjectiveConfig(name="beta_dpo")}, ROWS, "beta_dpo compares the pairs of a step with those of"),
+        ({"objective": ObjectiveConfig(name="d_dpo")}, ROWS, "d_dpo needs the columns score_chosen and score_rejected"),
+        (
+            {"objective": ObjectiveConfig(name="d_dpo")},
+            [row | {"score_chosen": 1.0} for row in ROWS],
+            "d_dpo needs the columns score_chosen and score_rejected",
+        ),
+        (
+            {"objective": ObjectiveConfig(name="aot")},
+            [row | {"label_smoothing": 0.1} for row in ROWS],
+            "aot cannot smooth labels",
+        ),
+        ({"data_collator": Unweighted(0)}, WEIGHTED, "data_collator is a Unweighted, whose batches may lack weight"),
+        (
+            {"data_collator": WeightedPreferenceCollator(0, columns={"weight": "importance"})},
+            WEIGHTED,
+            "data_collator reads the columns importance, and the trainer weight",
+        ),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(settings, rows, sentence, models, tokenizer, tmp_path) -> None:
@@ -221,9 +247,53 @@ def test_settings_that_would_be_ignored_are_refused(settings, rows, sentence, mo
 )
 def test_weights_that_are_none_are_refused(weights, sentence, models, tokenizer, tmp_path) -> None:
     rows = [row | {"weight": weight} for row, weight in zip(ROWS, weights, strict=True)]
-    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows)
+    with pytest.raises(ValueError, match=sentence):
+        trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows)
+    stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, stream)
     with pytest.raises(ValueError, match=sentence):
         next(iter(trainer.get_train_dataloader()))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_held_out_set_without_the_named_column_is_refused_at_once(several, models, tokenizer, tmp_path) -> None:
+    rows = [row | {"importance": 2.0} for row in ROWS]
+    held_out = datasets.Dataset.from_list(WEIGHTED)
+    called = r"eval_dataset\['new'\]" if several else "eval_dataset"
+    sentence = f"weight_column is 'importance', which {called} does not have: choose among prompt, chosen"
+    given: Any = {"new": held_out} if several else held_out
+    named = {"weight_column": "importance"}
+    with pytest.raises(ValueError, match=sentence):
+        trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, eval_dataset=given, **named)
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **named)
+    with pytest.raises(ValueError, match=sentence):
+        trainer.evaluate(given)
+
+
+def test_a_loss_that_is_named_twice_counts_with_both_weights(models, tokenizer, tmp_path) -> None:
+    settings = {"loss_type": ["sigmoid", "sigmoid"], "loss_weights": [1.0, 2.0]}
+    theirs, _ = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
+    ours, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **settings))
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_scores_that_the_objective_does_not_read_need_not_be_there(models, tokenizer, tmp_path) -> None:
+    plain, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path))
+    for scores in ([1.0, None, 1.0, 1.0], ["high", "low", "low", "low"]):
+        rows = [row | {"score_chosen": score} for row, score in zip(ROWS, scores, strict=True)]
+        loss, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows))
+        assert loss == plain
+
+
+def test_pairs_that_weigh_nothing_have_a_loss_of_0(models, tokenizer, tmp_path) -> None:
+    rows = [row | {"weight": 0.0} for row in ROWS]
+    by_weights = ObjectiveConfig(normalize="weights")
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, objective=by_weights)
+    (batch,) = trainer.get_train_dataloader()
+    total = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    for denominator in (None, total):
+        loss, gradients = loss_and_gradients(trainer, denominator)
+        assert loss == 0 and all(gradient.count_nonzero() == 0 for gradient in gradients)
 
 
 def test_the_operator_is_in_trls_place_inside_the_context_alone() -> None:

@@ -162,6 +162,7 @@ def test_a_base_that_does_not_fit_is_refused(changes, adapter, tmp_path, capsys)
     ("flags", "sentence"),
     [
         (["--model", "{base}", "--output", "out"], "is no adapter, so there is nothing to merge"),
+        (["--model", "absent", "--output", "out"], "model absent is neither a folder with a tokenizer nor the id"),
         (["--model", "{adapter}", "--output", "{base}"], "exists, and what is in it would be lost: choose another"),
         (["--model", "{adapter}", "--output", "out", "--base", "{adapter}"], "is an adapter itself: merge it first"),
         (["--model", "{adapter}", "--output", "out", "--base", "absent"], "base absent is neither a folder with a"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,17 @@ class WeightedPreferenceCollator(DataCollatorForPreference):
         batch = super().torch_call(examples)
         for ours, theirs in self.columns.items():
             if any(theirs in example for example in examples):
-                batch[ours] = _column(ours, theirs, examples)
+                batch[ours] = column_of(ours, theirs, (example.get(theirs) for example in examples))
         return batch
 
 
-def _column(ours: str, theirs: str, examples: list[dict[str, Any]]) -> Tensor:
-    values = [_checked(ours, theirs, example.get(theirs)) for example in examples]
+def column_of(ours: str, theirs: str, given: Iterable[Any]) -> Tensor:
+    """What pairs bring under the name `theirs`, float32 [P] or [P, k].
+
+    Raises:
+        ValueError: one has none, or one that is out of range, or has as many scores as the others have not.
+    """
+    values = [_checked(ours, theirs, value) for value in given]
     if len({len(value) if isinstance(value, list) else None for value in values}) > 1:
         raise ValueError(f"Pairs have {theirs} of different lengths: give every pair one score per reward model.")
     return torch.tensor(values, dtype=torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -14,6 +14,8 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.data.columns import SCORES
+from iwpo_fast.integrations.trl.checks import check_collator, check_data, check_settings
 from iwpo_fast.integrations.trl.collator import NUMBERS, WeightedPreferenceCollator
 from iwpo_fast.integrations.trl.head import fused_head
 from iwpo_fast.integrations.trl_objective import objective_of
@@ -38,8 +40,9 @@ class WeightedDPOTrainer(DPOTrainer):
             `score_rejected`.
 
     Raises:
-        ValueError: settings that this trainer would ignore are set, the objective does not exist, or a column that is
-            named is not in `train_dataset`.
+        ValueError: settings that this trainer would ignore are set, the objective does not exist, a `data_collator`
+            would leave out what pairs bring, or a data set lacks a column that is named, has numbers that are out of
+            range, or lacks what the objective reads. Of a stream the first row is checked before training.
     """
 
     args: Any
@@ -57,18 +60,34 @@ class WeightedDPOTrainer(DPOTrainer):
         label_smoothing_column: str = "label_smoothing",
         **kwargs: Any,
     ) -> None:
-        self.columns = {name: name for name in NUMBERS} | {
-            "weight": weight_column,
-            "label_smoothing": label_smoothing_column,
-        }
-        _check_columns(inspect.signature(DPOTrainer).bind_partial(*args, **kwargs).arguments, self.columns)
-        super().__init__(*args, **kwargs)
-        self.objective = objective or objective_of(self.args)
+        given = inspect.signature(DPOTrainer).bind_partial(*args, **kwargs).arguments
+        config = given.get("args") or DPOConfig()
+        self.objective = objective or objective_of(config)
         self.mixture = Mixture.of(self.objective)
-        _check(self.mixture, self.args, is_vision=self._is_vision_dataset)
+        self.columns = {"weight": weight_column, "label_smoothing": label_smoothing_column}
+        if self.mixture.reads(Reads.SCORES):
+            self.columns |= {name: name for name in SCORES}
+        check_settings(self.mixture, config)
+        check_collator(given.get("data_collator"), self.columns, given.get("train_dataset"))
+        self._check_data("train_dataset", given.get("train_dataset"))
+        self._check_data("eval_dataset", given.get("eval_dataset"))
+        super().__init__(*args, **kwargs)
+        if self._is_vision_dataset:
+            raise ValueError("WeightedDPOTrainer trains on text alone: take trl.DPOTrainer for images.")
         if type(self.data_collator) is DataCollatorForPreference:
             own = {field.name: getattr(self.data_collator, field.name) for field in fields(self.data_collator)}
             self.data_collator = WeightedPreferenceCollator(**own, columns=self.columns)
+
+    def _check_data(self, name: str, data: Any) -> None:
+        """`check_data` of a data set, or of each in a mapping of several."""
+        for key, one in data.items() if isinstance(data, dict) else [(None, data)]:
+            if one is not None and not isinstance(one, str):
+                called = name if key is None else f"{name}[{key!r}]"
+                check_data(called, one, self.columns, self.mixture, self.objective.label_smoothing)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self._check_data("eval_dataset", eval_dataset)
+        return super().evaluate(eval_dataset, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -78,8 +97,9 @@ class WeightedDPOTrainer(DPOTrainer):
         """D of a step: what the weighted losses of all its micro-batches, on all processes, are divided by."""
         if not batch_samples:
             return None
-        total = sum(self._amount(batch) for batch in batch_samples)
-        return self.accelerator.gather(torch.tensor([float(total)], device=device)).sum()
+        amounts = torch.tensor([sum(self._amount(batch) for batch in batch_samples)], device=device)
+        total = self.accelerator.gather(amounts).sum()
+        return torch.where(total > 0, total, 1.0)  # the losses of pairs that weigh nothing add up to 0
 
     def _amount(self, batch: dict[str, Any]) -> float:
         """Of a micro-batch, what it adds to D."""
@@ -138,7 +158,7 @@ class WeightedDPOTrainer(DPOTrainer):
         self._log_weights(weight)
         total = weighted(losses, weight).sum()
         if denominator is None:
-            return (total / self._amount(inputs | numbers)).float() + self._router_loss(outputs)
+            return (total / (self._amount(inputs | numbers) or 1.0)).float() + self._router_loss(outputs)
         # Wrappers average gradients over processes, and D is of all of them.
         loss = (total * self.accelerator.num_processes / denominator).float()
         return loss + self._router_loss(outputs) / self.current_gradient_accumulation_steps
@@ -186,37 +206,3 @@ class _Recorded:
 
 def _as_tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
-
-
-def _check_columns(given: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """Raise ValueError where a column that is named otherwise than by default is not in the data set."""
-    data = given.get("train_dataset")
-    if data is None:
-        return
-    present: Iterable[str] = data.column_names or next(iter(data), {})  # a stream may know its rows alone
-    for ours, theirs in columns.items():
-        if theirs != ours and theirs not in present:
-            raise ValueError(
-                f"{ours}_column is {theirs!r}, which train_dataset does not have: choose among {', '.join(present)}."
-            )
-
-
-def _check(mixture: Mixture, config: DPOConfig, *, is_vision: bool) -> None:
-    """Raise ValueError where settings, or what an objective reads, would be ignored."""
-    if is_vision:
-        raise ValueError("WeightedDPOTrainer trains on text alone: take trl.DPOTrainer for images.")
-    if config.ld_alpha is not None or config.use_weighting:
-        name = "ld_alpha" if config.ld_alpha is not None else "use_weighting"
-        raise ValueError(f"{name} of the DPOConfig is not read by WeightedDPOTrainer: leave it out.")
-    if (rewarded := mixture.reading(Reads.OWN_REWARD)) is not None:
-        raise ValueError(f"The objective {rewarded} trains a reward head, which TRL's model has not: take iwpo train.")
-    for what in (Reads.ALIGNMENT, Reads.SHARED_TOKENS):
-        reading = mixture.reading(what)
-        if reading is not None:
-            raise ValueError(
-                f"The objective {reading} reads more of each token than TRL's trainer has: train it by iwpo train."
-            )
-    if (ordering := mixture.reading(Reads.CANDIDATES)) is not None:
-        raise ValueError(
-            f"The objective {ordering} compares all candidates of a row, and TRL has pairs: use iwpo train."
-        )
