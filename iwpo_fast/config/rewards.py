@@ -157,3 +157,8 @@ class RewardConfig:
     def members(self) -> int:
         """Heads that score every response."""
         return self.ensemble if self.family is None else self.family.members
+
+    @property
+    def learns_from_votes(self) -> bool:
+        """Several scores of a response are votes of annotators on it, and not rewards of several models."""
+        return self.source == "features" and self.heads == "dprm"
