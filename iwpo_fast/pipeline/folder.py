@@ -37,9 +37,9 @@ class PipelineFolder(OutputFolder):
     rewards = Inside("rewards/rewards.safetensors")
     reward_report = Inside("rewards/report.json")
     reward_model = Inside("rewards/reward_model")
-    """The heads that scored the pairs, to score other texts; absent unless heads on the frozen model did."""
+    """The heads that scored the pairs, to score other texts; absent unless heads on features did."""
     tuned = Inside("rewards/folds")
-    """Rewards of the folds that a fine-tuned model has scored; gone when all folds are done."""
+    """Rewards and adapters of the folds that a fine-tuned model has scored; gone when all folds are done."""
 
     weighted = Inside("weights/train.jsonl")
     """Training pairs with weights, soft labels and scores, and preferred pairs, for training here or elsewhere."""

@@ -151,10 +151,14 @@ class PipelineJob:
         self._kept.pop("policy", None)
         gc.collect()  # because the modules of a sharded model refer to one another
 
+    def with_adapter(self, lora: LoraConfig) -> ModelConfig:
+        """Settings of the model with a new adapter, the one of `rewards.tuning`."""
+        return replace(self.model, lora=lora, neftune_alpha=None)
+
     def new_policy(self, lora: LoraConfig) -> Policy:
         """The whole model with a new adapter, the one of `rewards.tuning`."""
         try:
-            return self._policy(replace(self.model, lora=lora, neftune_alpha=None), None)
+            return self._policy(self.with_adapter(lora), None)
         except ValueError as error:
             raise ValueError(str(error).replace("model.lora", "rewards.tuning.lora", 1)) from error
         except torch.OutOfMemoryError as error:

@@ -122,10 +122,12 @@ class TunedRewards(NamedTuple):
         rewards: [C, members] fp32, of every response.
         scores: [P, members] fp32, of the chosen over the rejected response of every pair, by heads that compare; None
             of others, whose scores are the gaps of the rewards.
+        slope: [folds, members] fp64, of the heads on these features; None where it is as it was.
     """
 
     rewards: Float32s
     scores: Float32s | None = None
+    slope: Float64s | None = None
 
 
 def fit_fold_heads(

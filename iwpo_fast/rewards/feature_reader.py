@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,8 @@ from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.features import pair_features
 from iwpo_fast.rewards.pair_table import PairFeatures
-from iwpo_fast.rewards.reward_model_files import damage
+from iwpo_fast.rewards.reward_model_files import adapters_in, damage
+from iwpo_fast.rewards.tuned_features import TunedFeatures
 from iwpo_fast.world import World
 
 Record = dict[str, Any]
@@ -35,6 +37,7 @@ class FeatureReader:
         data: how texts become tokens, and where features are kept, `cache_dir`.
         tokens_per_batch: tokens that one batch may hold.
         clock: what chat templates see of the clock, as when the reward model was learnt; None for now.
+        adapters: folder of each fold's; empty where the language model was not tuned.
     """
 
     policy: Policy
@@ -43,6 +46,7 @@ class FeatureReader:
     data: DataConfig
     tokens_per_batch: int
     clock: str | None = None
+    adapters: Sequence[Path] = ()
 
     @classmethod
     def load(
@@ -61,11 +65,12 @@ class FeatureReader:
             settings = model_settings(record, language_model, trust_remote_code=trust_remote_code)
             data = data_of(record["tokens"])
             budget, seed = record["tokens_per_batch"], record["seed"]
+            adapters = adapters_in(Path(record["folder"]), record)
         tokenizer = tokenizer_of(record, settings)
         policy = load_policy(settings, tokenizer, world, seed=seed, max_length=data.max_length)
         _check_same(record, policy, settings.path)
         policy.eval()
-        return cls(policy, tokenizer, world, data, budget, record["tokens"].get("clock"))
+        return cls(policy, tokenizer, world, data, budget, record["tokens"].get("clock"), adapters)
 
     def with_options(
         self, tokens_per_batch: int | None, cache_dir: str, on_prefix_mismatch: Any = None, on_text_left_out: Any = None
@@ -95,6 +100,9 @@ class FeatureReader:
             Path(str(self.data.cache_dir)),
             tokens_per_batch=self.tokens_per_batch,
         )
+        if self.adapters:
+            tuned = TunedFeatures(self.policy, pairs, self.world, self.adapters, self.tokens_per_batch)
+            features = replace(features, tuned=tuned)
         return features, np.asarray(pairs.row), fits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ class LearntRewards:
         self._check_width(features)
         table, cluster = features.table, self._clusters(features)[features.table.prompt_of]
         if isinstance(self.heads, PreferenceHeads):
-            every = self.heads.scores(self._groups(features), cluster, table.chosen, table.rejected)
+            every = self._scores(self.heads, features, cluster)
             fold, new = self._seen(features)
             gap = _finite(self._own(every, fold[table.chosen], new[table.chosen])).astype(np.float64)
         elif isinstance(self.heads, DistributionHeads):
@@ -116,6 +117,11 @@ class LearntRewards:
             rewards = self._raw(features, cluster)
             gap = rewards[table.chosen] - rewards[table.rejected]
         return self.calibration.slope[cluster[table.chosen], None] * gap
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the heads of each fold read features of a language model that was tuned under them."""
+        return "adapters" in self.record
 
     @property
     def limit(self) -> float:
@@ -137,9 +143,36 @@ class LearntRewards:
         """[C, members], before calibration."""
         fold, new = self._seen(features)
         raw = np.empty((len(fold), self.heads.members))
-        for place, rewards in self.heads.rewards(self._groups(features), cluster, features.table.prompt_of):
+        for place, rewards in self._rewards(features, cluster):
             raw[place] = self._own(rewards, fold[place], new[place])
         return _finite(raw)
+
+    def _rewards(self, features: PairFeatures, cluster: Ints) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """[b, folds, members] of each block of responses, with its place, by heads on the features of their fold."""
+        prompt = features.table.prompt_of
+        if not self.is_tuned:
+            yield from self.heads.rewards(self._groups(features), cluster, prompt)
+            return
+        every = np.empty((len(prompt), self.heads.folds, self.heads.members), dtype=np.float32)
+        for fold, groups in self._tuned_groups(features):
+            for place, rewards in self.heads.rewards(groups, cluster, prompt):
+                every[place, fold] = rewards[:, fold]
+        yield slice(len(every)), every
+
+    def _scores(self, heads: PreferenceHeads, features: PairFeatures, cluster: Ints) -> NDArray[Any]:
+        """[P, folds, members], of pairs, by heads on the features of their fold."""
+        pairs = cluster, features.table.chosen, features.table.rejected
+        if not self.is_tuned:
+            return heads.scores(self._groups(features), *pairs)
+        of_folds = [heads.scores(groups, *pairs)[:, fold] for fold, groups in self._tuned_groups(features)]
+        return np.stack(of_folds, axis=1)
+
+    def _tuned_groups(self, features: PairFeatures) -> Iterator[tuple[int, Groups]]:
+        """Every fold with the features that its heads read."""
+        assert features.tuned is not None, "a reward model with adapters has its own reader of features"
+        others = self._groups(features)[1:]
+        for fold, response in zip(range(self.heads.folds), features.tuned, strict=True):
+            yield fold, (response, *others)
 
     def _of_graders(self, features: PairFeatures, cluster: Ints) -> Float64s:
         """[C], variance of the grades of a response among graders, in squared log-odds before calibration."""

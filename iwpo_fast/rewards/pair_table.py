@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -76,6 +76,7 @@ class PairFeatures:
             it is not known.
         prompt_keys: M, equal for prompts that share a fold, such as digests of their token ids; None for the rows.
         lengths: [C] int64, tokens of each response that the assistant wrote; None where they are not known.
+        tuned: [C, d], the responses by the model as each fold has tuned it, fold after fold; None where it is frozen.
     """
 
     table: PairTable
@@ -84,3 +85,4 @@ class PairFeatures:
     mean_logps: Floats | None = None
     prompt_keys: Sequence[bytes | str | int] | None = None
     lengths: Ints | None = None
+    tuned: Iterable[Floats] | None = None

@@ -30,8 +30,13 @@ from iwpo_fast.world import World
 
 @dataclass(frozen=True)
 class RewardModel(LearntRewards):
-    """What a run has learnt, with the recipe of the features that it reads and the language model that gives them."""
+    """What a run has learnt, with the recipe of the features that it reads and the language model that gives them.
 
+    Attributes:
+        adapters: folder of each fold's; empty where the language model was not tuned.
+    """
+
+    adapters: Sequence[Path] = ()
     _readers: dict[Any, FeatureReader] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, folder: Path) -> None:
@@ -46,7 +51,7 @@ class RewardModel(LearntRewards):
         if self.pessimism is not None:
             arrays["pessimism"] = self.pessimism.arrays()
             record |= {"pessimism": self.pessimism.record()}
-        files.save(folder, arrays, record, self.report)
+        files.save(folder, arrays, record, self.report, self.adapters)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -66,6 +71,7 @@ class RewardModel(LearntRewards):
                 record=record | {"folder": str(folder.resolve())},
                 report=report,
                 pessimism=Pessimism.of_record(record.get("pessimism"), arrays.get("pessimism", {})),
+                adapters=files.adapters_in(folder, record),
             )
 
     def score(
@@ -78,7 +84,8 @@ class RewardModel(LearntRewards):
         language_model: str | None = None,
         trust_remote_code: bool = False,
     ) -> Scores:
-        """Scores of n completions, each to its prompt; what is there more than once runs once.
+        """Scores of n completions, each to its prompt; what is there more than once runs once, or once for each fold
+        and once more where the language model was tuned.
 
         The language model is loaded at the first call and kept for later ones. A score depends in its last digits on
         which other texts are scored with it, because sums of floats depend on the shapes of batches.

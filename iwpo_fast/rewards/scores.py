@@ -48,7 +48,8 @@ class RewardScores:
         reliability: [G] fp64 in [0, 1], how surely the rewards say anything of the labels: 0 where they do not.
         report: for the user: what `report_rewards` returns, and `penalties`, what `choose_penalties` returns; these are
             None for rewards that no heads made.
-        heads: those of all folds, where the rewards are theirs alone; None for fine-tuned and for external rewards.
+        heads: those of all folds, with the slopes that they have on fine-tuned features, if there are any; None for
+            external rewards.
         win: [P] fp64, with what probability the chosen response would be graded higher than the rejected one, by heads
             that know grades; None for others.
         pessimism: what calibrated rewards were lowered by; None for rewards as they were calibrated.
@@ -126,7 +127,8 @@ def score_pairs(
         family = report_family(settings.family, scores.raw, table, features.lengths)
         scores = replace(scores, report=scores.report | {"family": family})
     scores = _lowered(scores, Pessimism.fit(pairs, ridge), of_folds, groups, table)
-    return replace(scores, heads=of_folds.heads if tune is None else None, win=_win(of_folds, groups, table))
+    heads = of_folds.heads if tuned.slope is None else replace(of_folds.heads, slope=tuned.slope)
+    return replace(scores, heads=heads, win=_win(of_folds, groups, table))
 
 
 def _win(of_folds: FoldHeads, groups: Groups, table: PairTable) -> Float64s | None:

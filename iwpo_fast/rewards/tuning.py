@@ -21,9 +21,11 @@ from iwpo_fast.data.order import step_rows
 from iwpo_fast.files import load_tensors, save_tensors
 from iwpo_fast.finite import backward
 from iwpo_fast.models import Policy
+from iwpo_fast.models.saved_files import is_whole
 from iwpo_fast.optimisation import fit, optimizer_steps, seed_step
 from iwpo_fast.rewards.cross_fit import FoldHeads, TunedRewards, slope_of_heads
 from iwpo_fast.rewards.differentiable_heads import differentiable
+from iwpo_fast.rewards.fold_adapters import adapter_of, save_adapter
 from iwpo_fast.rewards.heads_on_policy import HeadsOnPolicy
 from iwpo_fast.rewards.pair_table import PairFeatures
 from iwpo_fast.rewards.preference_heads import PreferenceHeads
@@ -47,43 +49,56 @@ def tuned_rewards(
         pairs: the P pairs, tokenised, with the candidates that the features are of.
         settings: with `tuning`.
         new_policy: the model with an untrained adapter.
-        folder: where each finished fold is kept, so that a new call can continue a killed one.
+        folder: where each finished fold is kept, with its adapter, so that a new call can continue a killed one.
 
     Raises:
         ValueError: a reward is not finite.
     """
     of_pair, members = heads.fold[features.table.chosen], heads.heads.members
     found = {"rewards": np.empty((len(heads.fold), members), dtype=np.float32)}
+    slope = np.empty((heads.heads.folds, members))
     rows_of = {"rewards": heads.fold, "scores": of_pair}
     if isinstance(heads.heads, PreferenceHeads):
         found["scores"] = np.empty((len(of_pair), members), dtype=np.float32)
     for fold in range(heads.heads.folds):
-        path = folder / f"fold-{fold}.safetensors"
-        of_fold = _kept(path)
+        path, adapter = folder / f"fold-{fold}.safetensors", adapter_of(folder, fold)
+        of_fold = _kept(path, adapter)
         if of_fold is None:
-            every = _tuned_fold(heads, fold, features, pairs, settings, new_policy())._asdict()
-            of_fold = {name: every[name][rows_of[name] == fold] for name in found}
+            every = _tuned_fold(heads, fold, features, pairs, settings, new_policy(), adapter)._asdict()
+            of_fold = {name: every[name][rows_of[name] == fold] for name in found} | {"slope": every["slope"]}
             save_tensors(path, {name: torch.from_numpy(values) for name, values in of_fold.items()})
         for name, values in found.items():
             values[rows_of[name] == fold] = of_fold[name]
-    return TunedRewards(**found)
+        slope[fold] = of_fold["slope"]
+    return TunedRewards(**found, slope=slope)
 
 
-def _kept(path: Path) -> dict[str, np.ndarray] | None:
-    """What a finished fold left; None if it is not finished, or that is damaged."""
+def _kept(path: Path, adapter: Path) -> dict[str, np.ndarray] | None:
+    """What a finished fold left; None if it is not finished, or that or its adapter is damaged or not there."""
     if not path.exists():
         return None
     try:
-        return load_tensors(path)
+        found = load_tensors(path)
     except Damaged:
         logger.warning("The rewards in %s are damaged: tuning this fold again.", path)
         return None
+    if "slope" in found and is_whole(adapter):
+        return found
+    logger.warning("The adapter beside %s is damaged, or none was kept: tuning this fold again.", path)
+    return None
 
 
 def _tuned_fold(
-    heads: FoldHeads, fold: int, features: PairFeatures, pairs: Pairs, settings: RewardConfig, policy: Policy
+    heads: FoldHeads,
+    fold: int,
+    features: PairFeatures,
+    pairs: Pairs,
+    settings: RewardConfig,
+    policy: Policy,
+    adapter: Path,
 ) -> TunedRewards:
-    """Of all responses and pairs, in log-odds of the pairs that the heads of a fold and its adapter learnt from.
+    """Of all responses and pairs, in log-odds of the pairs that the heads of a fold and its adapter learnt from; with
+    the slope [members] of these heads.
 
     The adapter minimises, over the pairs that the heads were shown and as often as they were, the mean of what each
     head was trained by: for one that gives rewards
@@ -92,6 +107,9 @@ def _tuned_fold(
 
     and for one that embeds responses softplus(-s(y_w > y_l)); and, where `language_modelling` says so, that many times
     the negative mean log-prob of the chosen response.
+
+    Args:
+        adapter: folder that keeps what the adapter then is.
     """
     assert settings.tuning is not None
     optim, modelling, weights = settings.tuning.optim, settings.tuning.language_modelling, heads.weights[:, fold]
@@ -119,7 +137,9 @@ def _tuned_fold(
     what, rate = f"reward model {fold + 1}", "rewards.tuning.optim.lr"
     fit(policy.trainable_parameters(), optim, steps, accumulate, what=what, rate=rate)
     policy.eval()
-    return _in_log_odds(on_policy, weights)
+    found = _in_log_odds(on_policy, weights)
+    save_adapter(policy, adapter)
+    return found
 
 
 def _in_log_odds(on_policy: HeadsOnPolicy, weights: np.ndarray) -> TunedRewards:
@@ -128,5 +148,6 @@ def _in_log_odds(on_policy: HeadsOnPolicy, weights: np.ndarray) -> TunedRewards:
     if not np.isfinite(values).all():
         raise ValueError("Some fine-tuned rewards are not finite: lower rewards.tuning.optim.lr.")
     scores = on_policy.scores(values)
-    slope = slope_of_heads(scores, weights).astype(np.float32)
-    return TunedRewards(on_policy.rewards(values) * slope, scores * slope)
+    slope = slope_of_heads(scores, weights)
+    factor = slope.astype(np.float32)
+    return TunedRewards(on_policy.rewards(values) * factor, scores * factor, slope)

@@ -77,7 +77,9 @@ def on_all_ranks(job: PipelineJob) -> tuple[PairFeatures, dict[str, Any]] | None
 
     The device is then free for models that score, or learn to.
     """
-    found = (job.load_features(), describe_model(job)) if job.config.rewards.source == "features" else None
+    found = None
+    if job.config.rewards.source == "features":
+        found = job.load_features(), describe_model(job, job.model, job.load_policy())
     job.free()
     return found
 
@@ -97,7 +99,7 @@ def run(job: PipelineJob, found: tuple[PairFeatures, dict[str, Any]] | None) -> 
     arrays = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
     save_tensors(job.folder.rewards, {name: torch.from_numpy(value) for name, value in arrays.items()})
     save_json(job.folder.reward_report, scores.report)
-    if found is not None and scores.heads is not None:
+    if found is not None:
         save_reward_model(job, scores, *found)
     shutil.rmtree(job.folder.tuned, ignore_errors=True)
     return scores.report
