@@ -10,7 +10,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -34,9 +34,9 @@ from iwpo_fast.demo import run as demo
 from iwpo_fast.demo.generate import read_jsonl
 from iwpo_fast.evaluation import reward_bench
 from iwpo_fast.evaluation.answer_formats import read_instructions, read_questions
-from iwpo_fast.files import load_record, load_tensors, save_record
+from iwpo_fast.files import load_record, load_tensors, save_record, save_tensors
 from iwpo_fast.integrations.trl_recipe import translated_file
-from iwpo_fast.models import load_policy, load_tokenizer
+from iwpo_fast.models import Policy, load_policy, load_tokenizer
 from iwpo_fast.models.pretrained import Source
 from iwpo_fast.models.reward_head import RewardHead
 from iwpo_fast.models.saved_files import check_saved
@@ -51,6 +51,7 @@ from iwpo_fast.recipe import load_recipe
 from iwpo_fast.report import RunFiles
 from iwpo_fast.rewards import Clusters, reward_model_files, store, tuning
 from iwpo_fast.rewards.classifier import classifier_scores
+from iwpo_fast.rewards.fold_adapters import adapter_of, put_adapter
 from iwpo_fast.sampling.store import load_part, load_records
 from iwpo_fast.training.checkpoint import load_checkpoint, load_weights
 from iwpo_fast.training.run_folder import RunFolder
@@ -116,6 +117,12 @@ def run_with(path: Path) -> RunFiles:
     return RunFiles(str(path.parents[1]))
 
 
+def kept_fold(folder: Path) -> Path:
+    """A finished fold, beside whatever adapter there is."""
+    save_tensors(folder / "fold-0.safetensors", {"slope": torch.ones(1)})
+    return folder / "fold-0.safetensors"
+
+
 BATCH = np.arange(3)
 
 FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -128,7 +135,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "tokens": ("tokens.parquet", load_tokens),
     "tokens of candidates": ("tokens.parquet", load_candidates),
     "clusters": ("centroids.safetensors", Clusters.load),
-    "tuned rewards": ("fold-0.safetensors", tuning._kept),
+    "tuned rewards": ("fold-0.safetensors", lambda path: tuning._kept(path, path.parent)),
     "part of features": (
         store._part(Path(), BATCH).as_posix(),
         lambda path: store.names_in_part(path.parents[1], BATCH),
@@ -175,6 +182,14 @@ FOLDERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "features": (("prompt.npy", "response.npy"), store.load),
     "reward head": (("reward_head/reward_head.json", "reward_head/head.safetensors"), RewardHead.load),
     "reward model": (("reward_model.json", "arrays.safetensors", "report.json"), reward_model_files.load),
+    "adapter of a fold": (
+        ("adapter_model.safetensors", "adapter_config.json", "checksums.json"),
+        lambda folder: put_adapter(cast(Policy, None), folder),
+    ),
+    "whether a fold is kept": (
+        ("adapters/fold-0/checksums.json", "adapters/fold-0/adapter_model.safetensors"),
+        lambda folder: tuning._kept(kept_fold(folder), adapter_of(folder, 0)),
+    ),
     "checkpoint to resume": (
         ("step-00000001/state.json", "step-00000001/weights.safetensors", "step-00000001/optimizer.safetensors"),
         resume,

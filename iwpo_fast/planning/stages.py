@@ -12,6 +12,7 @@ from iwpo_fast.data.unique import Responses
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.optimisation import optimizer_steps
+from iwpo_fast.paths import expanded
 from iwpo_fast.planning.counts import (
     alone_work,
     evaluation_work,
@@ -26,6 +27,7 @@ from iwpo_fast.planning.memory import cache_bytes, pass_memory, training_memory
 from iwpo_fast.planning.setting import Setting
 from iwpo_fast.planning.work import Work, total
 from iwpo_fast.rewards.kmeans import MAX_ITERATIONS
+from iwpo_fast.rewards.reward_model_files import adapters_in, load
 from iwpo_kernels.linear_token_logps.saving import SAVED_SHARE_OF_MEMORY
 
 MEASURED_RESPONSES, MEASURED_FEATURES = 120_000, 4096
@@ -59,8 +61,10 @@ def reward(setting: Setting) -> Estimate:
     if rewards.source == "columns":
         return Estimate(note="scores of the data; calibration on the host takes seconds")
     if rewards.source in ("model", "iwpo"):
-        found = _forward(setting, _pass(setting, setting.run_once))
-        return found._replace(note="a pass of the reward model, assumed to be as large as the policy")
+        passes = 1 if rewards.source == "model" else _passes_of_reward_model(str(rewards.model))
+        found = _forward(setting, _pass(setting, setting.run_once).times(passes))
+        of = "a pass" if passes == 1 else f"{passes} passes"
+        return found._replace(note=f"{of} of the reward model, assumed to be as large as the policy")
     pairs = setting.pairs
     responses = len(np.unique(np.concatenate([pairs.chosen, pairs.rejected])))
     share = responses / MEASURED_RESPONSES * setting.policy.head.linear.weight.shape[1] / MEASURED_FEATURES
@@ -68,6 +72,12 @@ def reward(setting: Setting) -> Estimate:
     if rewards.heads in MEASURED_SECONDS:
         note = f"heads: about {MEASURED_SECONDS[rewards.heads] * share / 60:.1f} CPU minutes on the host"
     return Estimate(note=note) if rewards.tuning is None else _tuned(setting)._replace(note=note)
+
+
+def _passes_of_reward_model(path: str) -> int:
+    """How often its language model runs each response: frozen, and as each fold has tuned it."""
+    folder = expanded(path)
+    return 1 + len(adapters_in(folder, load(folder)[1]))
 
 
 def weigh(setting: Setting) -> Estimate:

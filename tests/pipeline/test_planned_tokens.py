@@ -146,6 +146,12 @@ def test_tuned_rewards_are_planned_to_within_what_bootstraps_and_folds_draw(plac
     with computed(monkeypatch) as tokens:
         stages_done(config)
     assert before["reward"] == pytest.approx(tokens["reward"], rel=0.05)
+    of_run = RewardConfig(source="iwpo", model="run/rewards/reward_model")
+    other = toy_config(model=model(**FLAT), rewards=of_run, output_dir="other")
+    before = planned(other, "reward")
+    with computed(monkeypatch) as tokens:
+        stages_done(other)
+    assert before["reward"] == tokens["reward"]
 
 
 def test_an_estimate_leaves_nothing_behind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

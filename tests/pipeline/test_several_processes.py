@@ -30,6 +30,7 @@ from safetensors.numpy import load_file
 from iwpo_fast.config import DataConfig, LoraConfig, OptimConfig, RewardConfig, RunConfig, TuningConfig
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.pipeline import job
+from iwpo_fast.rewards.reward_model import RewardModel
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +158,7 @@ def test_the_first_process_tunes_a_whole_model_while_the_others_wait(shared, pla
     config = toy_config(shard_over="all", rewards=RewardConfig(folds=2, ensemble=1, ridge=0.1, tuning=tuning))
     run_in_two_processes(place, processes, config, only="reward")
     assert not np.array_equal(load_file("run/rewards/rewards.safetensors")["raw"], before)
+    assert np.isfinite(RewardModel.load("run/rewards/reward_model").score(["say\n"], ["red"], device="cpu").score)
 
 
 def test_an_error_of_the_first_process_alone_ends_the_job_with_it(place) -> None:

@@ -25,6 +25,7 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import PairFeatures, RewardScores, preference_choice, report_lines, score_pairs, tuning
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import pair_features
+from iwpo_fast.rewards.fold_adapters import save_adapter
 from iwpo_fast.rewards.tuning import tuned_rewards
 from iwpo_fast.world import World
 
@@ -228,16 +229,17 @@ def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch, heads
     with pytest.raises(KeyboardInterrupt):
         stages_done(config)
     assert sorted(path.name for path in Path("run/rewards/folds").iterdir()) == [
+        "adapters",
         "fold-0.safetensors",
         "fold-1.safetensors",
     ]
     assert stages_done(config) == STAGES[3:]
-    assert len(loaded) == 4
+    assert len(loaded) == 5  # the last for the record of the reward model
     assert not Path("run/rewards/folds").exists()
     after = results(copied)
     assert stages_done(config, only="reward") == ["reward"]
-    assert len(loaded) == 7
-    assert results(copied) == after
+    assert len(loaded) == 9
+    assert results(copied) == after and "rewards/reward_model/adapters/fold-2/adapter_model.safetensors" in after
 
 
 REFUSED = [
@@ -276,11 +278,30 @@ def test_the_calibrated_rewards_are_those_of_the_tuned_model(copied) -> None:
 
 
 def test_a_damaged_fold_is_tuned_again(tmp_path, caplog) -> None:
-    path = tmp_path / "fold-0.safetensors"
-    assert tuning._kept(path) is None
-    save_tensors(path, {"rewards": torch.arange(6.0).reshape(3, 2)})
-    assert tuning._kept(path)["rewards"].tolist() == [[0, 1], [2, 3], [4, 5]] and not caplog.text
+    path, adapter = tmp_path / "fold-0.safetensors", tmp_path / "adapter"
+    assert tuning._kept(path, adapter) is None
+    save_tensors(path, {"rewards": torch.arange(6.0).reshape(3, 2), "slope": torch.ones(2)})
+    save_adapter(new_policy(), adapter)
+    assert tuning._kept(path, adapter)["rewards"].tolist() == [[0, 1], [2, 3], [4, 5]] and not caplog.text
+    flip_a_bit(path)
+    assert tuning._kept(path, adapter) is None and "are damaged: tuning this fold again" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["adapter", "weights", "slope"])
+def test_a_fold_without_its_adapter_is_tuned_again(tmp_path, caplog, lost) -> None:
+    """As an earlier version left it, without slope and adapter, or damaged since."""
+    path, adapter = tmp_path / "fold-0.safetensors", tmp_path / "adapter"
+    kept = {"rewards": torch.ones(3, 2), "slope": torch.ones(2)}
+    save_tensors(path, {name: values for name, values in kept.items() if name != lost})
+    if lost != "adapter":
+        save_adapter(new_policy(), adapter)
+    if lost == "weights":
+        flip_a_bit(adapter / "adapter_model.safetensors")
+    assert tuning._kept(path, adapter) is None
+    assert "is damaged, or none was kept: tuning this fold again" in caplog.text
+
+
+def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    assert tuning._kept(path) is None and "are damaged: tuning this fold again" in caplog.text

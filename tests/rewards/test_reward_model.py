@@ -151,7 +151,7 @@ DAMAGES = {
     "no report": (lambda f: (f / "report.json").unlink(), "is damaged: copy it again"),
     "no JSON": (lambda f: (f / "reward_model.json").write_text("{"), "is damaged: copy it again"),
     "no object": (lambda f: (f / "reward_model.json").write_text("[]"), "is damaged: copy it again"),
-    "format": (lambda f: change(f, format=3), "has the format 3, and this version reads 1 and 2: make it again"),
+    "format": (lambda f: change(f, format=4), "has the format 4, and this version reads 1 to 3: make it again"),
     "heads": (lambda f: change(f, heads="forest"), "is damaged: copy it again"),
     "recipe": (
         lambda f: change(f, features=RECIPE | {"format": "features 2", "likelihood": True}),
