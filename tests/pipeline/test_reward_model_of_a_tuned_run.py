@@ -37,11 +37,11 @@ FOLDER = Path("run/rewards/reward_model")
 WEIGHTED = Path("run/weights/train.jsonl")
 SIDES = ("score_chosen", "score_rejected")
 ATOL = 5e-6
-"""Of log-odds with a standard deviation of up to 0.7, whose largest error was 4e-7: batches have other shapes here."""
+"""Of scores with a standard deviation of up to 0.8, whose largest error was 7e-7: batches have other shapes here."""
 
 
 def rewards(heads: str = "linear", **options: object) -> RewardConfig:
-    optim = OptimConfig(lr=3e-3, max_steps=5, pairs_per_step=8, tokens_per_batch=400)
+    optim = OptimConfig(lr=1e-3, max_steps=5, pairs_per_step=8, tokens_per_batch=400)
     tuning = TuningConfig(lora=LoraConfig(rank=4), optim=optim)
     return RewardConfig(heads=heads, folds=3, ensemble=2, tuning=tuning, **options)  # type: ignore[arg-type]
 
@@ -75,9 +75,8 @@ def columns(rows: list[dict], *names: str) -> list[list]:
 def scored(path: Path, folder: Path = FOLDER, output: str = "scored.jsonl") -> list[dict]:
     """What `iwpo score` makes of the pairs of a file."""
     pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
-    write_jsonl(
-        "texts.jsonl", [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in read_jsonl(path)]
-    )
+    texts = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in read_jsonl(path)]
+    write_jsonl("texts.jsonl", texts)
     flags = ["--reward_model", str(folder), "--data.path", "texts.jsonl", "--output", output, "--device", "cpu"]
     assert main(["score", *flags]) == 0
     return read_jsonl(output)
@@ -86,6 +85,7 @@ def scored(path: Path, folder: Path = FOLDER, output: str = "scored.jsonl") -> l
 def check_as_in_the_run(found: list[dict]) -> None:
     rows = read_jsonl(WEIGHTED)
     assert columns(found, "cluster") == columns(rows, "cluster")
+    assert np.std(columns(rows, *SIDES)) > 0.1
     for name in SIDES:
         np.testing.assert_allclose(*(columns(of, name)[0] for of in (found, rows)), rtol=0, atol=ATOL)
 
@@ -100,9 +100,7 @@ def test_heads_of_every_kind_give_the_pairs_of_the_run_the_scores_of_the_run(cop
     check_as_in_the_run(scored(WEIGHTED))
 
 
-def test_the_pairs_of_the_run_get_its_scores_in_another_place_by_the_adapters(
-    tuned, tmp_path_factory, monkeypatch
-) -> None:
+def test_pairs_of_the_run_get_its_scores_in_another_place_by_adapters(tuned, tmp_path_factory, monkeypatch) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for part in ("rewards/reward_model", "prepared/tiny"):
         shutil.copytree(f"run/{part}", elsewhere / part)
@@ -164,6 +162,7 @@ def test_preferred_are_the_gaps_of_the_run_where_a_prompt_has_two_responses(copi
     alone = [row for row in rows if [other["prompt"] for other in rows].count(row["prompt"]) == 1]
     preferred = RewardModel.load(FOLDER).prefer(*columns(alone, "prompt", "chosen", "rejected"), device="cpu")
     chosen, rejected = columns(alone, *SIDES)
+    assert np.std(chosen) > 0.1
     np.testing.assert_allclose(preferred, np.subtract(chosen, rejected), atol=2 * ATOL)
 
 
@@ -181,13 +180,13 @@ def test_another_run_and_an_evaluation_take_the_same_scores(tuned) -> None:
 
 
 def test_a_model_that_began_from_an_adapter_is_scored_as_in_the_run(copied) -> None:
+    shutil.move("run/prepared/tiny", "base")
+    shutil.rmtree("run")
     config = toy_config(output_dir="began")
-    config.model.path, config.model.lora = "run/prepared/tiny", LoraConfig(rank=2)
+    config.model.path, config.model.lora = "base", LoraConfig(rank=2)
     train(config)
-    config = toy_config(rewards=rewards(), output_dir="run")
-    config.model.path, config.model.adapter = "run/prepared/tiny", "began/model"
-    shutil.move("run", "base")
-    config.model.path = "base/prepared/tiny"
+    config = toy_config(rewards=rewards())
+    config.model.path, config.model.adapter = "base", "began/model"
     for stage in ("prepare", "reference", "cluster", "reward", "weigh"):
         stages_done(config, only=stage)
     check_as_in_the_run(scored(WEIGHTED))
