@@ -117,6 +117,14 @@ def test_and_so_are_mixtures_under_other_divergences(divergence, models, tokeniz
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+def test_a_loss_that_weighs_0_is_left_out_as_in_trl(models, tokenizer, tmp_path) -> None:
+    settings = {"loss_type": ["sigmoid", "hinge"], "loss_weights": [0.0, 2.0]}
+    theirs, _ = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **settings)
+    assert loss_and_gradients(trainer)[0] == pytest.approx(theirs, rel=1e-6)
+    assert trainer.objective.name == {"hinge": 2.0}
+
+
 def test_a_weight_of_0_takes_a_pair_out_and_one_of_2_counts_twice(models, tokenizer, tmp_path) -> None:
     weights = [0.0, 2.0, 1.0, 1.0]
     rows = [row | {"importance": weight} for row, weight in zip(ROWS, weights, strict=True)]
