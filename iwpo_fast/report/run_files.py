@@ -60,7 +60,7 @@ class RunFiles:
         self.folder = PipelineFolder(expanded(path))
         if not self.folder.manifest.exists():
             raise _no_run(path, self.folder.path)
-        self.manifest = Manifest(self.folder.manifest)
+        self.manifest = _manifest(self.folder.manifest)
 
     @property
     def name(self) -> str:
@@ -99,9 +99,9 @@ class RunFiles:
     def margins(self) -> dict[str, np.ndarray]:
         """`margin`, after training, `before` and `cluster`, [P] each; empty if nothing was held out."""
         path = self.folder.margins
+        self.manifest.check_whole(path)
         if not path.exists():
             return {}
-        self.manifest.check_whole(path)
         margins = load_tensors(path)
         if "before" not in margins:
             raise ValueError(f"{path} is of an earlier version, without margins before training: do iwpo run again.")
@@ -126,9 +126,11 @@ class RunFiles:
     def samples(self, most: int) -> list[Row]:
         """A completion drawn before training for each of the first prompts, with its `prompt`; empty without any."""
         path = self.folder.samples
-        if not self.done("sample") or not path.exists():
+        if not self.done("sample"):
             return []
         self.manifest.check_whole(path)
+        if not path.exists():
+            return []
         first: dict[int, Row] = {}
         for row in _rows(path):
             first.setdefault(row["row"], row)
@@ -186,6 +188,16 @@ def _no_run(given: str, path: Path) -> ValueError:
     if path.is_dir():
         return ValueError(f"{given} has no manifest.json: give the output_dir of iwpo run.")
     return ValueError(f"{given} is no folder: give the output_dir of iwpo run.")
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        return Manifest(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged, and says which files of the run are whole: put a copy of it back, or do iwpo run "
+            "again in another folder."
+        ) from error
 
 
 def _picked(path: Path, numbers: Collection[int]) -> dict[int, Row]:
