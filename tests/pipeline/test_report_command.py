@@ -255,6 +255,7 @@ def test_an_absent_file_is_gone_and_the_same_run_makes_it_again(name: str, run: 
     assert said == f"iwpo: error: run/{name} is gone: the same iwpo run makes it again.\n"
 
 
+@pytest.mark.slow
 def test_the_same_run_makes_a_file_that_is_gone_again_and_trains_nothing(run: Path, capsys) -> None:
     model = (run / "train" / "model" / "model.safetensors").stat().st_mtime_ns
     before = (run / "report.html").read_bytes()
