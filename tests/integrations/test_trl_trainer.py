@@ -77,8 +77,9 @@ def trainer_of(
         "logging_steps": 1,
         "gradient_checkpointing": False,
         "bf16": False,
+        "save_strategy": "no",
     }
-    config = trl.DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], save_strategy="no", **(given | settings))
+    config = trl.DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], **(given | settings))
     if "peft_config" not in own:
         own["ref_model"] = reference
     data = datasets.Dataset.from_list(rows) if isinstance(rows, list) else rows
@@ -177,6 +178,30 @@ def test_training_does_not_depend_on_how_a_step_is_split(normalize, models, toke
     for other in finals[1:]:
         for one, two in zip(finals[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_training_that_goes_on_from_a_checkpoint_has_the_losses_and_weights_of_one(
+    adapter, models, tokenizer, tmp_path
+) -> None:
+    peft = pytest.importorskip("peft")
+    rows = [row | {"weight": 0.5 + i} for i, row in enumerate(ROWS)]
+    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 5}
+    settings |= {"learning_rate": 1e-2, "disable_dropout": False, "save_strategy": "steps", "save_steps": 2}
+    if adapter:
+        settings |= {"peft_config": peft.LoraConfig(r=2, lora_dropout=0.2, target_modules="all-linear")}
+    whole = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **settings)
+    whole.train()
+    resumed = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    losses = [
+        [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry]
+        for trainer in (whole, resumed)
+    ]
+    assert losses[1] == losses[0] and len(set(losses[0])) == 5
+    for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.slow
