@@ -14,6 +14,7 @@ import numpy as np
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.data.rows import Text, contents
 from iwpo_fast.files import load_record, load_tensors
+from iwpo_fast.output_folder import last_round
 from iwpo_fast.paths import expanded
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest
@@ -185,6 +186,8 @@ def _no_run(given: str, path: Path) -> ValueError:
             f"{given} is a folder of iwpo train, and iwpo report shows one of iwpo run: what this run has done is in "
             "its summary.json and metrics.jsonl."
         )
+    if (newest := last_round(path)) is not None:
+        return ValueError(f"{given} holds rounds: name the folder of one of them, such as {newest}.")
     if path.is_dir():
         return ValueError(f"{given} has no manifest.json: give the output_dir of iwpo run.")
     return ValueError(f"{given} is no folder: give the output_dir of iwpo run.")
