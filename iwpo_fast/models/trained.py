@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from iwpo_fast.files import load_record
 from iwpo_fast.models.pretrained import Source, model_in, model_location, read_pretrained, reason_of
 from iwpo_fast.models.saved_files import check_saved
-from iwpo_fast.output_folder import last_round
 from iwpo_fast.paths import expanded
 
 ADAPTER = "adapter_config.json"
@@ -41,8 +40,6 @@ def source_of(path: str, setting: str, *, trust_remote_code: bool) -> Source:
             f"{setting} {path} holds the policies of several types of annotators: name the folder of one of them, such "
             f"as {several}."
         )
-    if found is None and (newest := last_round(folder)) is not None:
-        raise ValueError(f"{setting} {path} holds rounds: name the folder of one of them, such as {newest}.")
     if found is None and any((folder / name).exists() for name in RUN_FILES):
         raise ValueError(f"{setting} {path} is a run without a model yet: let it finish, which its command does again.")
     return Source(path if found is None else str(found), setting, trust_remote_code=trust_remote_code)

@@ -33,7 +33,8 @@ def test_each_round_draws_from_and_trains_what_the_one_before_has_trained(tmp_pa
     assert samples[0] != samples[1]
     assert "run/round-1/train/model" in Path("run/round-2/train/config.yaml").read_text()
     assert Path("run/round-2/arms").exists() and not Path("run/round-1/arms").exists()
-    for command in (["report"], ["chat", "--model"], ["merge", "--output", "merged", "--model"]):
+    trained = ["train", "--data.path", DATA, "--output_dir", "further", "--model.path"]
+    for command in (["report"], ["chat", "--model"], ["merge", "--output", "merged", "--model"], trained):
         assert main([*command, "run"]) == 2
         assert "run holds rounds: name the folder of one of them, such as run/round-2." in capsys.readouterr().err
     assert stages_done(config()) == []
