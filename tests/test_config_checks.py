@@ -12,6 +12,7 @@ from iwpo_fast.config import (
     ClusterConfig,
     DataConfig,
     LogConfig,
+    MixedConfig,
     OptimConfig,
     RewardConfig,
     RunConfig,
@@ -25,6 +26,7 @@ NO_CALIBRATION = RewardConfig(calibration=False)
 NO_WEIGHTS = WeightConfig(method="none", soft_labels=0.0)
 CONSTANT = OptimConfig(schedule="constant")
 ONE_CLUSTER = ClusterConfig(count=1)
+GRADED = RewardConfig(heads="dprm")
 MIXTURE = ClusterConfig(method="mixture")
 
 WITHOUT_EFFECT: list[tuple[dict[str, Any], str]] = [
@@ -53,6 +55,19 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], str]] = [
     (
         {"rewards": replace(NO_CALIBRATION, calibration_strength=0.0)},
         "rewards.calibration_strength is 0.0 and rewards.calibration is false, which leaves rewards as they are: leave",
+    ),
+    (
+        {"rewards": GRADED, "data": replace(DATA, pairs_from_candidates="pareto")},
+        "data.pairs_from_candidates is pareto, which takes several scores of a candidate for different rewards, and "
+        "rewards.heads is dprm, which takes them for votes: set it to best_worst or all, or set rewards.heads to auto.",
+    ),
+    (
+        {"rewards": GRADED, "data": replace(DATA, win_rate_temperature=2.0)},
+        "data.win_rate_temperature is 2.0, which makes rates of winning of scores, and rewards.heads is dprm, which",
+    ),
+    (
+        {"rewards": GRADED, "data": replace(DATA, mix=[MixedConfig("b", columns={"candidate_scores": "kind+safe"})])},
+        "data.columns joins kind and safe as different rewards of a candidate, and rewards.heads is dprm, which takes",
     ),
     (
         {"rewards": RewardConfig(source="columns"), "clusters": MIXTURE},

@@ -345,7 +345,7 @@ OF_MODULES = {"json", "np", "yaml", "format"}
 READERS = {
     *("agreement.py", "checksums.py", "files.py", "lifeline.py", "peers.py", "recipe.py", "threads.py"),
     *("recipe_shelf.py", "demo/generate.py", "demo/run.py", "integrations/trl_recipe.py", "report/run_files.py"),
-    *("data/arrow_rows.py", "data/columns.py", "data/marks.py", "data/strict_json.py"),
+    *("data/arrow_rows.py", "data/marks.py", "data/strict_json.py"),
     *("sampling/drawer.py", "sampling/store.py", "evaluation/command/subject.py"),
     *("training/run_folder.py", "training/stored_tensors.py", "training/summary.py", "training/trackers.py"),
     *("pipeline/origin.py", "pipeline/rows_file.py", "rewards/reward_model_files.py", "rewards/store.py"),

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 from transformers import PreTrainedTokenizerBase
 
 from iwpo_fast.data.annotators import ANNOTATOR
@@ -54,10 +53,10 @@ def of_each_type(
 def keep_votes(path: Path, job: Job, which: Literal["held_out", "trained"]) -> None:
     """Write the log-likelihood of every annotator's votes under each type, float64 [A, K], and their numbers, [A].
 
-    Votes count alike, whatever the weights of their pairs. All ranks call it.
+    A vote is a pair, or a ranking. Votes count alike, whatever their weights. All ranks call it.
     """
     job = (job.evaluation if which == "held_out" else None) or job
-    likelihood = logsigmoid(margins_of_types(job)).cpu()
+    likelihood = likelihoods_of_types(job).cpu()
     of_pair = torch.from_numpy(job.pairs.columns[ANNOTATOR]).long()
     total = torch.zeros(int(of_pair.max()) + 1, likelihood.shape[1], dtype=torch.float64)
     total.index_add_(0, of_pair, likelihood)
@@ -67,15 +66,15 @@ def keep_votes(path: Path, job: Job, which: Literal["held_out", "trained"]) -> N
 
 
 @torch.no_grad()
-def margins_of_types(job: Job) -> Tensor:
-    """float64 [P, K] on the device: reward margin of every pair under the policy of each type. All ranks call it."""
+def likelihoods_of_types(job: Job) -> Tensor:
+    """float64 [P, K] on the device: log-likelihood of every vote under the policy of each type. All ranks call it."""
     policy, types = job.policy.eval(), job.policy.types or 1
-    margins = torch.zeros(len(job.pairs), types, dtype=torch.float64, device=job.world.device)
+    found = torch.zeros(len(job.pairs), types, dtype=torch.float64, device=job.world.device)
     for _, batch in in_lockstep(policy, batches_ahead(job, [np.arange(len(job.pairs))])):
         for number in range(types):
             policy.use(number)
-            margins[batch.rows, number] = job.loss.margins(job.loss.token_logps(policy, batch), batch).margin
-    return job.world.sum_(margins)
+            found[batch.rows, number] = job.loss.log_likelihood(job.loss.token_logps(policy, batch), batch)
+    return job.world.sum_(found)
 
 
 def save_each(

@@ -1,9 +1,9 @@
 """The E-step: how far each annotator is of each type, given the votes; and how far EM has come.
 
-    γ_ik ∝ η_k Π_j σ(β D_k(vote j of i))        η_k = mean_i γ_ik
+    γ_ik ∝ η_k Π_j P_k(vote j of i)        η_k = mean_i γ_ik
 
-with D_k the difference of log-ratios of the completions of a vote under the policy of type k (Chidambaram et al., arXiv
-2405.15065; their code).
+P_k is the probability of a vote under the policy of type k: σ(β D_k) of a pair, with D_k the difference of log-ratios
+of its completions (Chidambaram et al., arXiv 2405.15065; their code), and Plackett and Luce's of a ranking.
 """
 
 from __future__ import annotations

@@ -18,11 +18,13 @@ from iwpo_fast.annotators import start
 from iwpo_fast.annotators.folder import TypesFolder
 from iwpo_fast.annotators.mixing import mix
 from iwpo_fast.annotators.posterior import Floats, Round, round_line
-from iwpo_fast.annotators.shares import names_of, with_shares
+from iwpo_fast.annotators.shares import check_orders, names_of, with_shares
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.config import DataConfig, TrainConfig, TypesConfig
 from iwpo_fast.data import Rows
 from iwpo_fast.files import load_record, load_tensors, save_record
+from iwpo_fast.objectives import Mixture
+from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.training.run_folder import settings_of
 from iwpo_fast.training.summary import TrainSummary
 from iwpo_fast.world import World
@@ -51,6 +53,7 @@ def train_types(config: TrainConfig, read: Read, train_round: TrainRound) -> Tra
     rows, held_out = read(config.data)
     check_rows(world, (rows, held_out))
     names = names_of(rows, held_out)
+    _check_orders(config, rows, held_out)
     _check_held_out(config.types, rows, held_out)
     world.say(f"{len(names):,} annotators, {len(rows):,} votes to train on, {len(held_out or ()):,} held out")
     if config.dry_run:
@@ -94,6 +97,14 @@ def _check_folder(folder: TypesFolder) -> None:
     folder.refuse_links()
     if (folder.path / "run.json").exists() or (folder.path / "manifest.json").exists():
         raise ValueError(f"{folder.path} holds a run without types: choose another output_dir.")
+
+
+def _check_orders(config: TrainConfig, *parts: Rows | None) -> None:
+    objective = Mixture.of(config.objective).reading(Reads.CANDIDATES)
+    if objective is None:
+        return
+    for part in filter(None, parts):
+        check_orders(part, objective)
 
 
 def _check_held_out(types: TypesConfig, rows: Rows, held_out: Rows | None) -> None:

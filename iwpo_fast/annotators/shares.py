@@ -25,6 +25,26 @@ def names_of(rows: Rows, held_out: Rows | None) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_orders(rows: Rows, objective: str) -> None:
+    """Raise ValueError where two completions of a row have one score, because no order is between them.
+
+    Args:
+        objective: what reads the orders, for the message.
+    """
+    if rows.candidates is None:
+        return
+    sides = [rows.columns.get(f"score_{side}", np.full(len(rows), np.nan)) for side in ("chosen", "rejected")]
+    row = np.concatenate([np.arange(len(rows)), np.arange(len(rows)), rows.candidates.row])
+    score = np.concatenate([*sides, rows.candidates.scores])
+    order = np.lexsort((score, row))
+    equal = (np.diff(row[order]) == 0) & (np.diff(score[order]) == 0)
+    if equal.any():
+        raise ValueError(
+            f"{rows.where(int(row[order[equal.argmax()]]))} has two completions of one score, and types with "
+            f"{objective} tells annotators by whole orders: leave out one of the two, or its score."
+        )
+
+
 def with_shares(rows: Rows, names: tuple[str, ...], gamma: Floats) -> Rows:
     """The rows with the place of their annotator among the names, and the annotator's share [K] of each type."""
     assert rows.annotators is not None

@@ -70,7 +70,7 @@ class DataConfig:
             best against the worst, `all` that differ in score, or `pareto`, one of the upper front of several rewards
             against one of the lowest (docs/candidates.md).
         win_rate_temperature: Scores of candidates become rates of winning against the others of their prompt, with
-            score gaps divided by it; null does so only where candidates have lists of scores, at 1
+            score gaps divided by it; null does so only where candidates have lists of several rewards, at 1
             (docs/systems/capo.md).
         as_chat: A prompt that is plain text becomes the user's message and its responses the assistant's, for
             a model that was trained with a chat template; a dialogue in Anthropic's HH form becomes its turns. `auto`

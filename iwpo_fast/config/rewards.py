@@ -116,7 +116,7 @@ class RewardConfig:
         residual: Penalty on each cluster's residual; `auto` chooses it by cross-validation, null leaves residuals out.
         heads: `linear`; `mlp` puts a small network on the same features beside each linear head, of a width and decay
             that cross-validation chooses; `auto` does so where held-out labels are predicted better by more than a
-            standard error, and not with `tuning` or `overlap`, which are for linear heads alone; `gpm` embeds responses
+            standard error, and never with `tuning` or `overlap`; `gpm` embeds responses
             so that scores of pairs may be cyclic (docs/systems/gpm.md); `dprm` learns from the scores of the data how
             a response would be graded, as a distribution (docs/systems/dprm.md).
         preference_dimension: Dimensions of the embeddings of `heads: gpm`, an even number; with 2, and one of them the
@@ -157,3 +157,8 @@ class RewardConfig:
     def members(self) -> int:
         """Heads that score every response."""
         return self.ensemble if self.family is None else self.family.members
+
+    @property
+    def learns_from_votes(self) -> bool:
+        """Heads learn how a response would be graded from the votes of annotators on it."""
+        return self.source == "features" and self.heads == "dprm"

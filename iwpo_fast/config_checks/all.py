@@ -22,6 +22,7 @@ from iwpo_fast.config_checks.rewards import check_reward_settings
 from iwpo_fast.config_checks.sampled_kl import check_sampled_kl
 from iwpo_fast.config_checks.training import check_best, check_context, check_log, check_optim
 from iwpo_fast.config_checks.types import check_types
+from iwpo_fast.config_checks.votes import check_votes
 from iwpo_fast.config_checks.weights import check_weight_settings
 from iwpo_fast.data import cache_folder
 from iwpo_fast.files import check_folder
@@ -64,6 +65,7 @@ def _check_all(config: TrainConfig) -> None:
         check_candidates(config)
         check_clusters(config)
         check_reward_settings(config.rewards)
+        check_votes(config)
         check_weight_settings(config.weights)
         check_held_out_losses(config)
         check_soft_labels(config)

@@ -57,6 +57,11 @@ def check_reference(config: TrainConfig) -> None:
                 f"{setting} is {value} and the objective {name} reads no reference: leave {setting} out, or choose "
                 "another objective."
             )
+    if sync is not None and Mixture.of(config.objective).uses_reference_of_all:
+        raise ValueError(
+            f"reference_sync is set and the objective {name} reads the reference of all candidates, and only those of "
+            "pairs are computed again where it moves: leave reference_sync out, or choose another objective."
+        )
     if sync is not None and given is not None:
         raise ValueError(
             f"model.reference is {given} and reference_sync is set, but what moves is the policy as it was at first: "

@@ -42,11 +42,15 @@ def check_reward_settings(rewards: RewardConfig) -> None:
             f"rewards.overlap is {rewards.overlap} and rewards.tuning is set: tuning compares the two responses of a "
             "pair alone, so set rewards.overlap to 0 or leave rewards.tuning out."
         )
-    if rewards.heads in ("mlp", "gpm", "dprm") and (rewards.overlap or tuning is not None):
-        other = "tuning is set" if tuning is not None else f"overlap is {rewards.overlap}"
+    if rewards.heads in ("mlp", "gpm", "dprm") and rewards.overlap:
         raise ValueError(
-            f"rewards.heads is {rewards.heads} and rewards.{other}, which is for linear heads alone: set "
-            "rewards.heads to linear or auto, or leave the other out."
+            f"rewards.heads is {rewards.heads} and rewards.overlap is {rewards.overlap}, which is for linear heads "
+            "alone: set rewards.heads to linear or auto, or rewards.overlap to 0."
+        )
+    if rewards.heads == "dprm" and tuning is not None:
+        raise ValueError(
+            "rewards.heads is dprm, which learns from grades, and rewards.tuning is set, which learns from labels: set "
+            "rewards.heads to another kind, or leave rewards.tuning out."
         )
     if source != "features":
         reason = f"rewards.source is {source}, which learns no heads"

@@ -9,6 +9,8 @@ from iwpo_fast.config_checks.held_out import holds_nothing_out
 from iwpo_fast.config_checks.unread import refuse_unread
 from iwpo_fast.paths import expanded
 
+RANKED = "dpo_ranked"
+
 
 def check_types(config: TrainConfig) -> None:
     types = config.types
@@ -44,14 +46,16 @@ def _check_adapters(config: TrainConfig) -> None:
 
 
 def _check_likelihood(objective: ObjectiveConfig) -> None:
-    """Refuse whatever does not leave σ(reward margin) as the probability of a vote, by which types are told."""
+    """Refuse whatever is not minus the log-likelihood of a vote, pair or ranking, by which types are told."""
     plain = ObjectiveConfig(beta=objective.beta, normalize=objective.normalize)
+    if objective.name == RANKED:
+        plain.name = RANKED
     for setting in vars(plain):
         value, usual = getattr(objective, setting), getattr(plain, setting)
         if value != usual:
             raise ValueError(
                 f"objective.{setting} is {value} and types is set, but annotators are told apart by the likelihood of "
-                f"their votes under plain DPO: leave objective.{setting} out."
+                f"their votes under plain DPO, of pairs or of rankings ({RANKED}): leave objective.{setting} out."
             )
 
 

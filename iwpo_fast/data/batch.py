@@ -49,6 +49,8 @@ class FlatBatch(TensorDataclass):
         present: bool [2P], which completions there are; None where all are.
         between: int64 [M], place of each completion in rank between those of a pair, in a table [P, most_between] that
             has those of a pair in a row, from the best to the worst; None where there are none.
+        ref_between: float32 [M], the reference log-prob of each of those, or None where it is not asked for.
+        scores_between: float32 [M], their scores, or None where they are not asked for.
         tables: what the policy's attention needs beside this, or None where the policy has to make it first.
     """
 
@@ -74,6 +76,8 @@ class FlatBatch(TensorDataclass):
     present: Tensor | None = None
     between: Tensor | None = None
     most_between: int = 0
+    ref_between: Tensor | None = None
+    scores_between: Tensor | None = None
     tables: TensorDataclass | None = None
 
     @property
@@ -128,7 +132,13 @@ def _between(pairs: Pairs) -> dict[str, Any]:
         return {}
     counts = pairs.between.counts
     width = max(1, int(counts.max(initial=0)))
-    return {"between": torch.from_numpy(positions_of(width * np.arange(len(pairs)), counts)), "most_between": width}
+    known, scores = pairs.between.ref_logps, pairs.between.scores
+    return {
+        "between": torch.from_numpy(positions_of(width * np.arange(len(pairs)), counts)),
+        "most_between": width,
+        "ref_between": None if known is None else _float32(known),
+        "scores_between": None if scores is None else _float32(scores),
+    }
 
 
 def _layout_of(pairs: Pairs) -> dict[str, Any]:

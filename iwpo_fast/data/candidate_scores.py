@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iwpo_fast.data.columns import number_of
-
-Score = float | tuple[float, ...]
-"""Of one candidate: a number, NaN where it is unknown, or several rewards, all of them known."""
+from iwpo_fast.data.number import number_of
+from iwpo_fast.data.votes import Score, refuse_histogram, votes_of
 
 SCORES_OF = {"candidates": "scores", "all_generated_responses": "all_rm_scores"}
 
@@ -30,8 +28,11 @@ def scores_of(record: Mapping[str, Any], name: str, *, several: bool) -> Any:
     return scores
 
 
-def checked_scores(scores: Any, count: int) -> list[Score]:
+def checked_scores(scores: Any, count: int, *, votes: bool = False) -> list[Score]:
     """As of `scores_of`, for so many candidates.
+
+    Args:
+        votes: several numbers, or a histogram, are votes on one candidate, and as many as there are of each.
 
     Raises:
         ValueError: they are no scores, or of another number. The message goes on from "row 1".
@@ -42,6 +43,8 @@ def checked_scores(scores: Any, count: int) -> list[Score]:
         raise ValueError(f"has candidate scores of type {type(scores).__name__}: make them a list, one per candidate.")
     if len(scores) != count:
         raise ValueError(f"has {count} candidates and {len(scores)} scores of them: give one score per candidate.")
+    if votes:
+        return [math.nan if score is None else votes_of("candidate score", score) for score in scores]
     known = [_checked(score) for score in scores if score is not None]
     lengths = {len(score) if isinstance(score, tuple) else 0 for score in known}
     if len(lengths) > 1:
@@ -106,6 +109,7 @@ def are_structs(values: Any) -> bool:
 
 
 def _checked(score: Any) -> Score:
+    refuse_histogram("candidate score", score)
     if not isinstance(score, list):
         return number_of("candidate score", score)
     if not score:

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from iwpo_fast.data.candidate_scores import (
-    Score,
     are_structs,
     checked_scores,
     is_unknown,
@@ -42,15 +41,16 @@ from iwpo_fast.data.forms import (
     without_prompt,
 )
 from iwpo_fast.data.rows import Message, Text
+from iwpo_fast.data.votes import Score, all_votes, mean_vote
 
 Texts = tuple[Text, Text, Text]
-Scored = tuple[Text, float]
-"""A response and its score or mean win rate, NaN where it has none."""
+Scored = tuple[Text, Score]
+"""A response and its score, mean win rate or votes, NaN where it has none."""
 
 FORMS = ("all_generated_responses", "completions", "answers")
 """Columns of public data sets that hold candidates."""
 LEFT_OUT = ("in_pairs", "duplicate", "empty")
-UNSCORED = (math.nan, math.nan)
+UNSCORED: tuple[Score, Score] = (math.nan, math.nan)
 
 
 class PairOfRow(NamedTuple):
@@ -61,7 +61,7 @@ class PairOfRow(NamedTuple):
     """
 
     texts: Texts
-    scores: tuple[float, float] = UNSCORED
+    scores: tuple[Score, Score] = UNSCORED
     desirable: bool | None = None
 
 
@@ -85,13 +85,13 @@ def read_row(record: Mapping[str, Any], pairing: Pairing) -> RowOfPairs:
 
     A row with `chosen` and `rejected` is that pair. Without them its candidates are compared by score: the best with
     the worst, all of different score, or one of the upper Pareto front with one of the lowest. Equal responses are one,
-    with the mean of their scores.
+    with the mean of their scores, or all votes on them.
 
     Raises:
         PrefixMismatch: chosen and rejected do not continue the same prompt.
         ValueError: what the row lacks, or has wrong. The message goes on from "row 1".
     """
-    given = _candidates(record, several=pairing.how == "pareto")
+    given = _candidates(record, several=pairing.how == "pareto", votes=pairing.votes)
     if given is None:
         return RowOfPairs([PairOfRow(canonical(record))])
     values, scores = given
@@ -102,22 +102,22 @@ def read_row(record: Mapping[str, Any], pairing: Pairing) -> RowOfPairs:
     row = dict(record) | {"prompt": prompt}
     texts = canonical(row)
     _check_single_scores(scores, pairing)
-    return _beside(texts, answers_beside(row, texts[0], values), scores)
+    return _beside(texts, answers_beside(row, texts[0], values), scores, pairing.votes)
 
 
 def read_written_row(record: Mapping[str, Any]) -> RowOfPairs:
-    """The pair and the candidates of a row that has them in canonical form already.
+    """The pair and the candidates of a row that has them in canonical form already; lists of scores are votes.
 
     Raises:
         ValueError: what the row lacks, or has wrong. The message goes on from "row 1".
     """
-    texts, given = as_written(record), _candidates(record, several=False)
+    texts, given = as_written(record), _candidates(record, several=False, votes=True)
     if given is None:
         return RowOfPairs([PairOfRow(texts)])
     values, scores = given
     if not all(type(value) is type(texts[0]) for value in values):
         raise ValueError("has candidates that are of another kind than its prompt: make both text, or both messages.")
-    return _beside(texts, values, scores)
+    return _beside(texts, values, scores, votes=True)
 
 
 def answers_beside(row: Mapping[str, Any], prompt: Text, values: list[Any]) -> list[Text]:
@@ -160,7 +160,7 @@ def responses_of(record: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
     return name, [_response_of(value) for value in values] if are_structs(values) else values
 
 
-def _candidates(record: Mapping[str, Any], *, several: bool) -> tuple[list[Any], list[Score]] | None:
+def _candidates(record: Mapping[str, Any], *, several: bool, votes: bool) -> tuple[list[Any], list[Score]] | None:
     """Candidates and their scores, of the first form above that the row has; None if it has none."""
     if record.get("candidate_scores") is not None and record.get("candidates") is None:
         raise ValueError("has candidate_scores and no candidates: add them, or leave the scores out.")
@@ -168,7 +168,7 @@ def _candidates(record: Mapping[str, Any], *, several: bool) -> tuple[list[Any],
     if found is None:
         return None
     name, values = found
-    return values, checked_scores(scores_of(record, name, several=several), len(values))
+    return values, checked_scores(scores_of(record, name, several=several), len(values), votes=votes)
 
 
 def _has_form(name: str, values: Any) -> bool:
@@ -192,12 +192,14 @@ def _compared(prompt: Text, values: list[Any], scores: list[Score], pairing: Pai
             "candidate_scores, or chosen and rejected."
         )
     prompt, texts = answers_alone(prompt, values)
-    found, left_out = _merged(texts, scores)
+    found, left_out = _merged(texts, scores, pairing.votes)
     if all(is_unknown(score) for _, score in found):  # of empty responses alone
         return RowOfPairs([], [(text, math.nan) for text, _ in found], left_out | {"in_pairs": 0})
     keys = [f"{key_of(prompt)}\n{key_of(text)}" for text, _ in found]
-    result = compared([score for _, score in found], keys, pairing)
-    scored = [(text, value) for (text, _), value in zip(found, result.values, strict=True)]
+    given = [score for _, score in found]
+    result = compared(list(map(mean_vote, given)) if pairing.votes else given, keys, pairing)
+    known = given if pairing.votes else result.values
+    scored = [(text, score) for (text, _), score in zip(found, known, strict=True)]
     pairs = [PairOfRow((prompt, scored[i][0], scored[j][0]), (scored[i][1], scored[j][1])) for i, j in result.couples]
     used = {k for couple in result.couples for k in couple}
     others = [one for k, one in enumerate(scored) if k not in used]
@@ -251,7 +253,7 @@ def _completion(prompt: Text, value: Any, cut: Text | None) -> Text:
     return without_prompt(prompt, as_messages(value, "candidates"))
 
 
-def _merged(texts: list[Text], scores: list[Score]) -> tuple[list[tuple[Text, Score]], dict[str, int]]:
+def _merged(texts: list[Text], scores: list[Score], votes: bool) -> tuple[list[Scored], dict[str, int]]:
     """Each response once, in order of first appearance, without empty ones; and how many were left out."""
     check_encodable(texts)
     scores_by: dict[str, list[Score]] = {}
@@ -262,7 +264,8 @@ def _merged(texts: list[Text], scores: list[Score]) -> tuple[list[tuple[Text, Sc
             scores_by.setdefault(key_of(text), []).append(score)
     empty = sum(map(is_empty, texts))
     left_out = {"duplicate": len(texts) - empty - len(first), "empty": empty}
-    return [(text, mean_score(scores_by[key])) for key, text in first.items()], left_out
+    together = all_votes if votes else mean_score
+    return [(text, together(scores_by[key])) for key, text in first.items()], left_out
 
 
 def key_of(text: Text) -> str:
@@ -272,6 +275,8 @@ def key_of(text: Text) -> str:
 
 def _check_single_scores(scores: list[Score], pairing: Pairing) -> None:
     """Raise ValueError for scores beside a pair that the row names, where they would be rates of winning elsewhere."""
+    if pairing.votes:
+        return
     calibrated = pairing.how == "pareto" or pairing.temperature is not None
     if any(isinstance(score, tuple) or (calibrated and not is_unknown(score)) for score in scores):
         raise ValueError(
@@ -280,10 +285,9 @@ def _check_single_scores(scores: list[Score], pairing: Pairing) -> None:
         )
 
 
-def _beside(texts: Texts, candidates: list[Text], scores: list[Score]) -> RowOfPairs:
+def _beside(texts: Texts, candidates: list[Text], scores: list[Score], votes: bool) -> RowOfPairs:
     """A pair that the row names, with the scores that its candidates have for the two."""
-    merged, left_out = _merged(candidates, scores)
-    found = [(text, score) for text, score in merged if isinstance(score, float)]
+    found, left_out = _merged(candidates, scores, votes)
     score_of = {key_of(text): score for text, score in found}
     chosen, rejected = (key_of(text) for text in texts[1:])
     others = [(text, score) for text, score in found if key_of(text) not in (chosen, rejected)]

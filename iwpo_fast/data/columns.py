@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from iwpo_fast.data.annotators import ANNOTATOR
+from iwpo_fast.data.number import number_of
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.row_files import Row
+from iwpo_fast.data.strict_json import loads
+from iwpo_fast.data.votes import Score, of_one_width, refuse_histogram, stored_scores, votes_of
+
+T = TypeVar("T")
 
 TEXTS = ("prompt", "chosen", "rejected")
 WEIGHTS = ("weight", "label_smoothing")
@@ -36,7 +41,6 @@ PUBLIC = (
     *(*LABELS[1:], "instruction"),
 )
 """Columns of public data sets and of other trainers; in a shape that is not theirs they are ignored."""
-LARGEST = float(np.finfo(np.float32).max)
 CANDIDATES = ("candidates", "candidate_scores")
 IN_TABLES = frozenset((*NUMBERS, "candidate_scores", "scores", "all_rm_scores"))
 """Columns that are numbers, or lists of them, although a file holds nothing but text."""
@@ -110,13 +114,15 @@ def with_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 def _as_number(text: Any) -> Any:
     if not isinstance(text, str):
         return text
-    for read in (json.loads, float):  # lists of scores, and numbers such as .5
+    for read in (loads, float):  # lists of scores, and numbers such as .5
         with suppress(ValueError, RecursionError):
             return read(text)
     return text
 
 
-def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: Numbering) -> dict[str, np.ndarray]:
+def numeric_columns(
+    numbers: Sequence[int], records: Sequence[Row], numbering: Numbering, *, votes: bool = False
+) -> dict[str, np.ndarray]:
     """float64 [N] arrays of the numeric columns that any row has; a score may be absent, as NaN.
 
     Scores of k reward models or annotators, given as lists, make [N, k].
@@ -124,6 +130,7 @@ def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: N
     Args:
         numbers: of the rows.
         records: their numeric columns at least.
+        votes: scores are votes, of as many annotators as each row has, and may be histograms of them.
 
     Raises:
         ValueError: a number is absent, not finite in float32, or out of its range, one of a couple of columns is
@@ -139,14 +146,25 @@ def numeric_columns(numbers: Sequence[int], records: Sequence[Row], numbering: N
     if {*SCORES, *SCORES_OF_SIDES} <= names:
         raise ValueError(f"{numbering.title} has both {SCORES[0]} and {SCORES_OF_SIDES[0]}: leave one of them out.")
     scores = SCORES_OF_SIDES if SCORES_OF_SIDES[0] in names else SCORES
-    models = _reward_models(numbers, records, numbering, scores) if scores[0] in present else None
+    is_scored = scores[0] in present
+    models = _reward_models(numbers, records, numbering, scores) if is_scored and not votes else None
+
+    def each(name: str, value_of: Callable[[str, Any], T]) -> Iterator[T]:
+        for number, record in zip(numbers, records, strict=True):
+            try:
+                yield value_of(name, record.get(name))
+            except ValueError as error:
+                raise ValueError(f"{numbering.where(number)} {error}") from None
+
     found = {name: _empty(len(records), models if name in scores else None) for name in present}
     for name, values in found.items():
-        for i, record in enumerate(records):
-            try:
-                values[i] = _value(name, record.get(name), models if name in scores else None)
-            except ValueError as error:
-                raise ValueError(f"{numbering.where(numbers[i])} {error}") from None
+        if name in scores and votes:
+            found[name] = stored_scores(each(name, _votes))
+            continue
+        for i, value in enumerate(each(name, partial(_value, models if name in scores else None))):
+            values[i] = value
+    if is_scored and votes:
+        found |= zip(scores, of_one_width([found[name] for name in scores]), strict=True)
     return found
 
 
@@ -173,12 +191,18 @@ def _reward_models(
     return None if first is None else len(first)
 
 
-def _value(name: str, value: object, models: int | None) -> float | list[float]:
+def _votes(name: str, value: Any) -> Score:
+    return float("nan") if value is None else votes_of(name, value)
+
+
+def _value(models: int | None, name: str, value: object) -> float | list[float]:
     """Raises ValueError with a message that goes on from "row 1"."""
     if value is None:
         if name not in (*SCORES, *SCORES_OF_SIDES):
             raise ValueError(f"has no {name} although other rows have one: give every row a {name}.")
         return float("nan")
+    if name in (*SCORES, *SCORES_OF_SIDES):
+        refuse_histogram(name, value)
     if models is None:
         return number_of(name, value)
     if isinstance(value, list) and len(value) == models:
@@ -187,20 +211,3 @@ def _value(name: str, value: object, models: int | None) -> float | list[float]:
         f"has the {name} {reprlib.repr(value)} where other rows have lists of {models}: give every "
         "row one score per reward model, or null where one gave none."
     )
-
-
-def number_of(name: str, value: object) -> float:
-    """The value of a column as a float.
-
-    Raises:
-        ValueError: it is no number of float32, or out of the range of its column. The message goes on from "row 1".
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise ValueError(f"has the {name} {reprlib.repr(value)}: make it a number.")
-    if not -LARGEST <= value <= LARGEST:
-        raise ValueError(f"has the {name} {reprlib.repr(value)}: make it a finite number of float32.")
-    if name == "weight" and value < 0:
-        raise ValueError(f"has the negative weight {value}: make it 0 or more.")
-    if name == "label_smoothing" and not 0 <= value < 1:
-        raise ValueError(f"has the label_smoothing {value}: make it 0 or more and less than 1.")
-    return float(value)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from iwpo_fast.config import PairsFromCandidates
-from iwpo_fast.data.candidate_scores import Score, is_unknown
+from iwpo_fast.data.candidate_scores import is_unknown
 from iwpo_fast.data.fronts import fronts
+from iwpo_fast.data.votes import Score
 from iwpo_fast.data.win_rates import mean_win_rates
 
 Couple = tuple[int, int]
@@ -24,10 +25,12 @@ class Pairing(NamedTuple):
     Attributes:
         how: `DataConfig.pairs_from_candidates`.
         temperature: `DataConfig.win_rate_temperature`.
+        votes: several scores of a candidate are votes on it, and not rewards.
     """
 
     how: PairsFromCandidates = "best_worst"
     temperature: float | None = None
+    votes: bool = False
 
 
 class Compared(NamedTuple):

@@ -15,13 +15,17 @@ from iwpo_fast.data.candidates import LEFT_OUT, PairOfRow, RowOfPairs
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.rows import Candidates, Rows, Text, some_absent
+from iwpo_fast.data.votes import ScoreStore, are_absent, of_one_width
 
-INTEGER, FLOAT, BYTE = "q", "d", "b"
-"""Kinds of `array`, of eight bytes each except the last."""
+INTEGER, BYTE = "q", "b"
+"""Kinds of `array`, of eight bytes and of one."""
 
 
 class GatheredRows:
     """The pairs of rows, and what else these hold.
+
+    Args:
+        votes: several scores of a response are votes on it, of whichever annotators.
 
     Attributes:
         prompt_ids: the `prompt_id` of every pair, or None.
@@ -29,12 +33,13 @@ class GatheredRows:
         unpaired: rows without a pair.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, votes: bool = False) -> None:
+        self._votes = votes
         self.prompt_ids: RareStore[Any] = RareStore(None)
         self.annotators = AnnotatorStore()
         self.unpaired = 0
         self._numbers, self._places = array(INTEGER), array(INTEGER)
-        self._scores: array[float] = array(FLOAT)
+        self._scores = ScoreStore(), ScoreStore()
         self._present = array(BYTE)
         self._texts: tuple[Store[Text], ...] = (Store(), Store(), Store())
         self._template: RareStore[dict[str, Any]] = RareStore({})
@@ -64,7 +69,8 @@ class GatheredRows:
         for pair in row.pairs:
             self._numbers.append(number)
             self._places.append(place)
-            self._scores.extend(pair.scores)
+            for scores, score in zip(self._scores, pair.scores, strict=True):
+                scores.append(score)
             self._present.extend((pair.desirable is not False, pair.desirable is not True))
             self._add_texts(pair)
             self._template.append(arguments)
@@ -100,14 +106,20 @@ class GatheredRows:
 
     def _with_scores(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The columns, with the scores that candidates bring of chosen and rejected, where the columns have none."""
-        scores = np.array(self._scores).reshape(-1, 2)
-        if np.isnan(scores).all() or any(columns.get(name, scores[:, 0]).ndim > 1 for name in SCORES):
+        scores = [store.finish() for store in self._scores]
+        given = [columns.get(name, np.full(len(self), np.nan)) for name in SCORES]
+        by_models = not self._votes and any(values.ndim > 1 for values in given)
+        if by_models or all(are_absent(values).all() for values in scores):
             return columns
-        given = {name: columns.get(name, np.full(len(self), np.nan)) for name in SCORES}
-        return columns | {
-            name: np.where(np.isnan(values), scores[:, side], values)
-            for side, (name, values) in enumerate(given.items())
-        }
+        *given, chosen, rejected = of_one_width([*given, *scores])
+        found = [_filled(*both) for both in zip(given, (chosen, rejected), strict=True)]
+        return columns | dict(zip(SCORES, found, strict=True))
+
+
+def _filled(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Scores [N] or [N, J], with others where nobody gave one."""
+    absent = are_absent(scores).reshape(-1, *[1] * (scores.ndim - 1))
+    return np.where(absent, others, scores)
 
 
 class _GatheredCandidates:
@@ -116,7 +128,7 @@ class _GatheredCandidates:
     def __init__(self) -> None:
         self._texts: Store[Text] = Store()
         self._row, self._first = array(INTEGER), array(INTEGER)
-        self._score: array[float] = array(FLOAT)
+        self._score = ScoreStore()
         self._left_out: Sequence[array[int]] = [array(INTEGER) for _ in LEFT_OUT]
         self._are_there = False
 
@@ -145,6 +157,6 @@ class _GatheredCandidates:
         return Candidates(
             texts=self._texts.finish(),
             row=np.array(self._row),
-            columns={"score": np.array(self._score)},
+            columns={"score": self._score.finish()},
             left_out=left_out,
         )

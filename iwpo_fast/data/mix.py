@@ -15,6 +15,7 @@ from iwpo_fast.data.arrow_rows import Store, stored
 from iwpo_fast.data.columns import SCORES
 from iwpo_fast.data.numbering import Numbering
 from iwpo_fast.data.rows import Candidates, Rows, Text, some_absent
+from iwpo_fast.data.votes import of_one_width
 
 
 def sources_of(config: DataConfig) -> list[tuple[DataConfig, float]]:
@@ -24,11 +25,14 @@ def sources_of(config: DataConfig) -> list[tuple[DataConfig, float]]:
     return [(alone, 1.0), *((replace(alone, **own), weight) for own in others for weight in [own.pop("weight")])]
 
 
-def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
+def together(parts: Sequence[Rows], weights: Sequence[float], *, votes: bool = False) -> Rows:
     """The rows of all parts, in their order.
 
     A pair's weight is multiplied by that of its data set. Scores may be absent; every other column that one part has
     the others need too.
+
+    Args:
+        votes: scores are votes, of as many annotators as each part has.
 
     Raises:
         ValueError: a part lacks a column, or has another number of scores.
@@ -49,7 +53,7 @@ def together(parts: Sequence[Rows], weights: Sequence[float]) -> Rows:
         prompt=stored(chain.from_iterable(part.prompt for part in parts)),
         chosen=stored(chain.from_iterable(part.chosen for part in parts)),
         rejected=stored(chain.from_iterable(part.rejected for part in parts)),
-        columns=_columns(parts, weights),
+        columns=_columns(parts, weights, votes),
         template=stored(template) if any(part.template for part in parts) else None,
         mismatches=sum(part.mismatches for part in parts),
         candidates=_candidates(parts),
@@ -71,19 +75,19 @@ def _arguments(part: Rows) -> Iterable[dict[str, Any]]:
     return part.template or repeat({}, len(part))
 
 
-def _columns(parts: Sequence[Rows], weights: Sequence[float]) -> dict[str, np.ndarray]:
+def _columns(parts: Sequence[Rows], weights: Sequence[float], votes: bool) -> dict[str, np.ndarray]:
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
-    found = {name: _column(name, parts) for name in names if name != "weight"}
+    found = {name: _column(name, parts, votes and name in SCORES) for name in names if name != "weight"}
     if "weight" in names or any(weight != 1 for weight in weights):
         own = [part.columns.get("weight", np.ones(len(part))) for part in parts]
         found["weight"] = np.concatenate([weight * values for weight, values in zip(weights, own, strict=True)])
     return found
 
 
-def _column(name: str, parts: Sequence[Rows]) -> np.ndarray:
+def _column(name: str, parts: Sequence[Rows], votes: bool) -> np.ndarray:
     having = [part for part in parts if name in part.columns]
     shapes = {part.columns[name].shape[1:] for part in having}
-    if len(shapes) > 1:
+    if len(shapes) > 1 and not votes:
         raise ValueError(f"The data sets of data.mix have {name} by different numbers of models: make them alike.")
     shape = shapes.pop()
     for part in parts:
@@ -92,7 +96,7 @@ def _column(name: str, parts: Sequence[Rows]) -> np.ndarray:
                 f"{part.source} has no {name} and {having[0].source} has one: give it to both, or to none."
             )
     values = [part.columns.get(name, np.full((len(part), *shape), np.nan)) for part in parts]
-    return np.concatenate(values)
+    return np.concatenate(of_one_width(values) if votes else values)
 
 
 def _candidates(parts: Sequence[Rows]) -> Candidates | None:
@@ -113,7 +117,7 @@ def _candidates(parts: Sequence[Rows]) -> Candidates | None:
     return Candidates(
         texts.finish(),
         np.concatenate(row),
-        {"score": np.concatenate(score)},
+        {"score": np.concatenate(of_one_width(score))},
         {name: np.concatenate(counts) for name, counts in left_out.items()},
     )
 

@@ -19,7 +19,7 @@ class CandidateTokens:
 
     Attributes:
         completions: int32 token ids, K rows, as those of `Pairs`.
-        pair: int64 [K], the first pair with the prompt that each of them answers.
+        pair: int64 [K], a pair with the prompt that each of them answers, the first of these where they were tokenised.
         source: int64 [K], which of the candidates of the rows each was read as.
         columns: float64 [K] each, as of `Candidates`.
         ref_logps: float32 [K], log-probs under the reference, or None before they are known.
@@ -41,15 +41,19 @@ class CandidateTokens:
 
 @dataclass(frozen=True)
 class Between:
-    """M completions that are trained on beside pairs, in rank between the chosen and the rejected one of each.
+    """M completions that are trained on beside pairs, from the best to the worst of each.
 
     Attributes:
         completions: int32 token ids, M rows, as those of `Pairs`.
-        offsets: int64 [P + 1], those of pair p are rows offsets[p] to offsets[p + 1], from the best to the worst.
+        offsets: int64 [P + 1], those of pair p are rows offsets[p] to offsets[p + 1].
+        ref_logps: float32 [M], log-probs under the reference, or None before they are known.
+        scores: float64 [M], or None where the objective reads their order alone.
     """
 
     completions: Ragged
     offsets: np.ndarray
+    ref_logps: np.ndarray | None = None
+    scores: np.ndarray | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -64,7 +68,15 @@ class Between:
     def take(self, rows: np.ndarray) -> Between:
         """Those of the given pairs, in the given order."""
         counts = self.counts[rows]
-        return Between(self.completions.take(positions_of(self.offsets[rows], counts)), bounds_of(counts))
+        taken = positions_of(self.offsets[rows], counts)
+        known = None if self.ref_logps is None else self.ref_logps[taken]
+        scores = None if self.scores is None else self.scores[taken]
+        return Between(self.completions.take(taken), bounds_of(counts), known, scores)
+
+    def as_candidates(self) -> CandidateTokens:
+        """The same completions as candidates of their pairs, as which a pass over all responses runs them."""
+        pair = np.repeat(np.arange(len(self.counts)), self.counts)
+        return CandidateTokens(self.completions, pair=pair, source=np.arange(len(pair)))
 
 
 @dataclass(frozen=True)
@@ -186,6 +198,8 @@ class Pairs:
                 digest.update(np.ascontiguousarray(values).tobytes())
         if (between := self.between) is not None:
             digest.update(hash_of(between.offsets, between.completions.offsets, between.completions.values).encode())
+            if between.scores is not None:
+                digest.update(hash_of(between.scores).encode())
         return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,11 +54,19 @@ TIE = RowOfPairs([])
 """What a row holds whose two answers are equally good."""
 
 
-def read_rows(config: DataConfig, *, written: bool = False) -> tuple[Rows, Rows | None]:
+class How(NamedTuple):
+    """`written` and `votes` of `read_rows`."""
+
+    written: bool
+    votes: bool
+
+
+def read_rows(config: DataConfig, *, written: bool = False, votes: bool = False) -> tuple[Rows, Rows | None]:
     """Read preference pairs, recognise their form, check them, and hold out the evaluation rows.
 
     Args:
         written: the library wrote the rows, in the form that this makes of others, and they are taken as they stand.
+        votes: several scores of a response are votes on it, as `rewards.heads: dprm` learns from them, and not rewards.
 
     Returns:
         Rows to train on, and rows held out from training, if any; the `source` of these says so.
@@ -68,11 +76,12 @@ def read_rows(config: DataConfig, *, written: bool = False) -> tuple[Rows, Rows 
     """
     check_limits(config, "data")
     sources = sources_of(config)
-    parts, ids = zip(*(_read_source(source, written) for source, _ in sources), strict=True)
-    rows = of_one_kind(together(parts, [weight for _, weight in sources]), config.as_chat)
+    how = How(written, votes)
+    parts, ids = zip(*(_read_source(source, how) for source, _ in sources), strict=True)
+    rows = of_one_kind(together(parts, [weight for _, weight in sources], votes=votes), config.as_chat)
     _check_pairs_are_made(rows, config)
     if config.eval_path is not None or config.eval_split is not None:
-        return rows, _evaluation_rows(config, rows, written)
+        return rows, _evaluation_rows(config, rows, how)
     prompt_ids = chain.from_iterable(
         repeat(None, len(part)) if i is None else i for part, i in zip(parts, ids, strict=True)
     )
@@ -107,10 +116,10 @@ def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
             )
 
 
-def _read_source(config: DataConfig, written: bool) -> tuple[Rows, Stored[Any] | None]:
+def _read_source(config: DataConfig, how: How) -> tuple[Rows, Stored[Any] | None]:
     """The rows of `data.path`, or of one data set of a mix, and the `prompt_id` of each, or None."""
     place = Place(config.path, config.split, config.name)
-    read = _read(place, config, config.limit, written)
+    read = _read(place, config, config.limit, how)
     columns = read.source.columns
     check_mapping(config.columns, columns, place.title)
     check_is_text(columns, place.title)
@@ -122,13 +131,13 @@ def _read_source(config: DataConfig, written: bool) -> tuple[Rows, Stored[Any] |
     return read.rows()
 
 
-def _evaluation_rows(config: DataConfig, training: Rows, written: bool) -> Rows:
+def _evaluation_rows(config: DataConfig, training: Rows, how: How) -> Rows:
     """The rows of `eval_path` or `eval_split`, which are text or conversations as those for training are."""
     place = Place(config.path, config.eval_split, config.name)
     if config.eval_path is not None:
         place = Place(config.eval_path, config.eval_split, setting="data.eval_path")
     # Evaluation data often lack weights and scores.
-    read = _read(place, config, limit=None, written=written)
+    read = _read(place, config, limit=None, how=how)
     texts = {ours: theirs for ours, theirs in config.columns.items() if ours in (*TEXTS, *TURNS, *PREFERRED)}
     check_mapping(texts, read.source.columns, place.title)
     check_is_text(read.source.columns, place.title)
@@ -148,9 +157,9 @@ def _named_held_out(rows: Rows) -> Rows:
     return replace(rows, source=rows.source + HELD_OUT)
 
 
-def _read(place: Place, config: DataConfig, limit: int | None, written: bool) -> _Read:
+def _read(place: Place, config: DataConfig, limit: int | None, how: How) -> _Read:
     """Everything at a place."""
-    return decided(config.json_columns, lambda json_text: _read_once(place, limit, _Read(config, json_text, written)))
+    return decided(config.json_columns, lambda json_text: _read_once(place, limit, _Read(config, json_text, how)))
 
 
 def _read_once(place: Place, limit: int | None, read: _Read) -> _Read:
@@ -174,14 +183,14 @@ class _Read:
 
     source: Source
 
-    def __init__(self, config: DataConfig, json_text: JsonText, written: bool) -> None:
+    def __init__(self, config: DataConfig, json_text: JsonText, how: How) -> None:
         self.config = config
-        self._written = written
+        self._how = how
         self._recognise = Recogniser(config.columns, config.preferred, json_text)
         self._numbers = array("q")
         self._numbers_unread = UnreadNumbers(config.columns)
         self._columns: RareStore[Row] = RareStore({})
-        self._gathered = GatheredRows()
+        self._gathered = GatheredRows(votes=how.votes)
         self._recognised = self._going_on = 0
         self._rewards: int | None = None
         self._error: tuple[int, ValueError] | None = None
@@ -216,7 +225,7 @@ class _Read:
     def _add_texts(self, number: int, record: Row, others: Row) -> None:
         found = self._recognise(record, others)
         try:
-            row = TIE if found is None else _read_one(found, self.config, self._written)
+            row = TIE if found is None else _read_one(found, self.config, self._how)
         except AnswerMissing as missing:
             raise missing.among([*record, *others]) from None
         self._numbers_unread(others)
@@ -241,7 +250,7 @@ class _Read:
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
         found, going_on = self._recognise, {GOES_ON: self._going_on} if self._going_on else {}
-        notes = found.json.counts | going_on | self._numbers_unread.notes
+        notes = found.json.counts | going_on | self._numbers_unread.notes(columns)
         rows = replace(rows, mismatches=len(self._mismatches), unread=found.unread, notes=notes)
         return rows, self._gathered.prompt_ids.finish()
 
@@ -249,7 +258,7 @@ class _Read:
         records = self._columns.finish()
         if records is None:
             return {}
-        columns = numeric_columns(self._numbers, records, numbering)
+        columns = numeric_columns(self._numbers, records, numbering, votes=self._how.votes)
         if SCORES_OF_SIDES[0] not in columns:
             return columns
         if not all("preferred" in record for record in records):
@@ -282,13 +291,13 @@ class _Read:
             )
 
 
-def _read_one(row: Row, config: DataConfig, written: bool) -> RowOfPairs:
-    if written:
+def _read_one(row: Row, config: DataConfig, how: How) -> RowOfPairs:
+    if how.written:
         pairs = read_written_row(row)
     elif DESIRABLE in row:
         pairs = read_single(row)
     else:
-        pairing = Pairing(config.pairs_from_candidates, config.win_rate_temperature)
+        pairing = Pairing(config.pairs_from_candidates, config.win_rate_temperature, how.votes)
         pairs = read_row(with_messages(row, TEXTS), pairing)
     check_answers(pairs, config.train_on)
     return pairs

@@ -23,9 +23,9 @@ class Candidates:
     Attributes:
         texts: K texts, of the kind of the rows', in a list or stored.
         row: int64 [K], the row whose prompt each of them answers.
-        columns: float64 [K] each, NaN where unknown: `score`; of sampled ones `draws`, how often each was drawn,
-            `ended`, 1 if it ended by itself, `log_mu` and `log_model`, its log-prob in nats under the sampler and under
-            the model itself.
+        columns: float64 [K] each, NaN where unknown: `score`, [K, J] where it is votes; of sampled ones `draws`, how
+            often each was drawn, `ended`, 1 if it ended by itself, `log_mu` and `log_model`, its log-prob in nats under
+            the sampler and under the model itself.
         left_out: int64 [N] each, by row, what was read beside these: `in_pairs`, those that the row's pairs were made
             of, `duplicate`, which equal another response of the row, and `empty`.
     """
@@ -40,7 +40,7 @@ class Candidates:
 
     @property
     def scores(self) -> np.ndarray:
-        """float64 [K], NaN for a candidate without a score."""
+        """float64 [K], NaN for a candidate without a score; [K, J] where scores are votes."""
         return self.columns.get("score", np.full(len(self), np.nan))
 
     @property

@@ -67,6 +67,23 @@ def with_reference(
     return replace(pairs, ref_logps=sums.astype(np.float32), ref_token_logps=tokens, candidates=candidates)
 
 
+def with_reference_of_all(
+    policy: Policy,
+    pairs: Pairs,
+    world: World,
+    cache_dir: Path,
+    *,
+    tokens_per_batch: int,
+    workers: Workers = "auto",
+) -> Pairs:
+    """As `with_reference`, with the log-probs of the completions between those of the pairs too."""
+    assert pairs.between is not None and pairs.candidates is None
+    asked = replace(pairs, candidates=pairs.between.as_candidates())
+    known = with_reference(policy, asked, world, cache_dir, tokens_per_batch=tokens_per_batch, workers=workers)
+    assert known.candidates is not None
+    return replace(known, candidates=None, between=replace(pairs.between, ref_logps=known.candidates.ref_logps))
+
+
 def logps_as_it_is(
     policy: Policy, pairs: Pairs, world: World, *, tokens_per_batch: int, workers: Workers = "auto"
 ) -> tuple[np.ndarray, tuple[Ragged, Ragged]]:

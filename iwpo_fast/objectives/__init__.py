@@ -7,8 +7,10 @@ from iwpo_fast.objectives import (
     batchwise,
     distillation,
     drdo,
+    drpo,
     margin,
     pointwise,
+    rankings,
     reference_free,
     spo,
     uncertain,
@@ -18,6 +20,6 @@ from iwpo_fast.objectives.mixture import Mixture
 from iwpo_fast.objectives.pair import Pair, Side
 from iwpo_fast.objectives.registry import OBJECTIVES, Objective, get_objective
 
-FAMILIES = (margin, pointwise, batchwise, reference_free, distillation, uncertain, drdo, spo, weighed)
+FAMILIES = (margin, rankings, pointwise, batchwise, reference_free, distillation, uncertain, drdo, drpo, spo, weighed)
 
 __all__ = ["FAMILIES", "OBJECTIVES", "Mixture", "Objective", "Pair", "Side", "get_objective"]

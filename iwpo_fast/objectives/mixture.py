@@ -93,6 +93,11 @@ class Mixture:
         return any(objective.uses_reference for objective in self.objectives)
 
     @property
+    def uses_reference_of_all(self) -> bool:
+        """Whether an objective reads the reference's log-probs of all candidates, and not of pairs alone."""
+        return any(objective.uses_reference and Reads.CANDIDATES in objective.reads for objective in self.objectives)
+
+    @property
     def reports_log_ratios(self) -> bool:
         """Reported rewards are relative to the reference, and so 0 while the policy is the reference."""
         return self._reporting.uses_reference
@@ -228,6 +233,11 @@ class Mixture:
                 raise ValueError(
                     f"The objective {name} needs the reference's log-prob of every token, and {source} brings only "
                     f"their sums: leave the columns {' and '.join(REFERENCE)} out."
+                )
+            if Reads.CANDIDATES in objective.reads and objective.uses_reference and REFERENCE[0] in columns:
+                raise ValueError(
+                    f"The objective {name} needs the reference's log-prob of every candidate, and {source} brings "
+                    f"those of chosen and rejected alone: leave the columns {' and '.join(REFERENCE)} out."
                 )
             if Reads.SCORES in objective.reads and not scored_later:
                 _check_scores(objective, columns, source, numbers)

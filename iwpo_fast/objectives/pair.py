@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -100,11 +101,29 @@ class Between:
     Attributes:
         logp: [M], l, with gradient.
         place: int64 [M], where each stands in a table [P, width] with those of a pair in a row, from the best on.
+        ref_logp: [M], l_ref, or None for objectives without a reference.
+        rewards: [M], scores, or None.
+        divergence: as of `Side`.
     """
 
     logp: Tensor
     place: Tensor
     width: int
+    ref_logp: Tensor | None = None
+    rewards: Tensor | None = None
+    divergence: Divergence = reverse_kl
+
+    @property
+    def s(self) -> Tensor:
+        """[M], log-ratio through the divergence's map."""
+        assert self.ref_logp is not None, "this objective needs reference log-probs of all candidates"
+        return self.divergence(self.logp - self.ref_logp)
+
+    @property
+    def reward(self) -> Tensor:
+        """[M], scores."""
+        assert self.rewards is not None, "this objective needs scores of all candidates"
+        return self.rewards
 
 
 @dataclass(frozen=True)
@@ -175,14 +194,14 @@ class Pair:
         between = self.between and replace(self.between, logp=self.between.logp.detach())
         return replace(self, chosen=self.chosen.detach(), rejected=self.rejected.detach(), between=between)
 
-    def in_order(self) -> tuple[Tensor, Tensor]:
-        """[P, K] each: log-probs of the completions of each pair from the best to the worst, and which there are."""
-        w, l = self.chosen.logp[:, None], self.rejected.logp[:, None]  # noqa: E741
+    def in_order(self, score: Literal["logp", "s", "reward"] = "logp") -> tuple[Tensor, Tensor]:
+        """[P, K] each: `score` of the completions of each pair from the best to the worst, and which there are."""
+        w, l = (getattr(side, score)[:, None] for side in (self.chosen, self.rejected))  # noqa: E741
         there = torch.ones_like(w, dtype=torch.bool)
         if self.between is None:
             return torch.cat([w, l], 1), there.repeat(1, 2)
         size, place = len(self) * self.between.width, self.between.place
-        others = w.new_zeros(size).index_put((place,), self.between.logp).view(len(self), -1)
+        others = w.new_zeros(size).index_put((place,), getattr(self.between, score)).view(len(self), -1)
         filled = torch.zeros_like(others, dtype=torch.bool).view(-1).index_fill(0, place, True).view_as(others)
         return torch.cat([w, others, l], 1), torch.cat([there, filled, there], 1)
 

@@ -37,7 +37,7 @@ class Reads(Flag):
     POSITIVE_GAP and FAMILY say more about SCORES: the chosen one is larger, and there are several reward models.
     ALIGNMENT is the distribution of each token (WPO), SHARED_TOKENS the reference's log-prob of each token (LD-DPO),
     OWN_REWARD the reward of a head that is trained with the policy (DRDO), CANDIDATES all scored candidates of a row,
-    in order (SPO's ranked form).
+    ORDER their order, in which chosen is the first and rejected the last (rankings).
     """
 
     NOTHING = 0
@@ -48,6 +48,7 @@ class Reads(Flag):
     SHARED_TOKENS = auto()
     OWN_REWARD = auto()
     CANDIDATES = auto()
+    ORDER = auto()
 
 
 Constants = dict[str, Tensor]

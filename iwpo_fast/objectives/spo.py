@@ -8,6 +8,7 @@ from torch import Tensor
 
 from iwpo_fast.limits import NOT_NEGATIVE, POSITIVE
 from iwpo_fast.objectives.pair import Pair
+from iwpo_fast.objectives.rankings import ORDERED, plackett_luce, without_absent
 from iwpo_fast.objectives.registry import Reads, objective
 
 LIMITS = {"alpha": POSITIVE, "mu": NOT_NEGATIVE}
@@ -48,9 +49,6 @@ def spo_pairs(pair: Pair, *, alpha: float = 0.1, mu: float = 0.0) -> Tensor:
     return soft_preference(pair, alpha, mu)
 
 
-ORDERED = "it reads candidates in an order, in which no pair has a label of its own to flip"
-
-
 @objective(
     "spo_best",
     limits={"alpha": POSITIVE},
@@ -59,7 +57,7 @@ ORDERED = "it reads candidates in an order, in which no pair has a label of its 
     arxiv="2405.00747",
     source="description",
     implicit="logp",
-    reads=Reads.CANDIDATES,
+    reads=Reads.CANDIDATES | Reads.ORDER,
     one_sided=ORDERED,
     note="best of n: only which candidate has the highest score counts",
 )
@@ -76,7 +74,7 @@ def spo_best(pair: Pair, *, alpha: float = 0.1) -> Tensor:
     arxiv="2405.00747",
     source="description",
     implicit="logp",
-    reads=Reads.CANDIDATES,
+    reads=Reads.CANDIDATES | Reads.ORDER,
     one_sided=ORDERED,
     note="the whole order by scores (Plackett-Luce); equal scores as they came",
 )
@@ -105,7 +103,7 @@ def best_of(logps: Tensor, best: Tensor, alpha: float, there: Tensor | None = No
         best: int64 [P], which one.
         there: bool [P, K], which completions there are, the best among them; None where all are.
     """
-    scaled = _scaled(logps, alpha, there)
+    scaled = without_absent(alpha * logps, there)
     return (scaled.logsumexp(-1) - scaled.gather(-1, best[:, None])[:, 0]) / alpha
 
 
@@ -118,13 +116,4 @@ def ranked(logps: Tensor, alpha: float, there: Tensor | None = None) -> Tensor:
         logps: [P, K], l, from the best to the worst.
         there: bool [P, K], which completions there are; None where all are.
     """
-    scaled = _scaled(logps, alpha, there)
-    left = scaled.flip(-1).logcumsumexp(-1).flip(-1)
-    of_choices = left - scaled
-    return (of_choices if there is None else of_choices.where(there, 0)).sum(-1) / alpha
-
-
-def _scaled(logps: Tensor, alpha: float, there: Tensor | None) -> Tensor:
-    """α l, and for absent completions so little that no sum sees it, but a number, because infinity has no gradient."""
-    scaled = alpha * logps
-    return scaled if there is None else scaled.masked_fill(~there, torch.finfo(logps.dtype).min / 4)
+    return plackett_luce(alpha * logps, there) / alpha

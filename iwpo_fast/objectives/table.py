@@ -21,8 +21,9 @@ READS = {
     Reads.SHARED_TOKENS: "log-probs of tokens",
     Reads.OWN_REWARD: "own reward",
     Reads.CANDIDATES: "all candidates",
+    Reads.ORDER: "in order",
 }
-TITLES = {"uncertain": "Uncertainty", "drdo": "DRDO", "spo": "SPO"}
+TITLES = {"uncertain": "Uncertainty", "drdo": "DRDO", "drpo": "DRPO", "spo": "SPO"}
 HEADER = ("name", "loss", "paper", "reads", "parameters", "labels", "at hand", "fused", "note")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.data import Pairs, Rows
 from iwpo_fast.data.unique import Responses
+from iwpo_fast.data.votes import are_absent, of_one_width
 from iwpo_fast.rewards.checks import check_has_scores
 
 
@@ -18,15 +19,14 @@ def grades_of_responses(rows: Rows, pairs: Pairs) -> np.ndarray:
     """
     responses, columns = Responses.of(pairs), pairs.columns
     response = np.concatenate([responses.chosen, responses.rejected])
-    score = np.concatenate([columns["score_chosen"], columns["score_rejected"]]).reshape(len(response), -1)
+    score = np.concatenate([columns["score_chosen"], columns["score_rejected"]])
     row = np.tile(pairs.row, 2)
     if (candidates := pairs.candidates) is not None and len(candidates) and "score" in candidates.columns:
-        of_candidates = np.full((len(candidates), score.shape[1]), np.nan)
-        of_candidates[:, 0] = candidates.columns["score"]
         response = np.concatenate([response, responses.candidates])
-        score, row = np.concatenate([score, of_candidates]), np.concatenate([row, pairs.row[candidates.pair]])
-    graded = ~np.isnan(score).all(axis=1)
-    response, score, row = response[graded], score[graded], row[graded]
+        score = np.concatenate(of_one_width([score, candidates.columns["score"]]))
+        row = np.concatenate([row, pairs.row[candidates.pair]])
+    graded = ~are_absent(score)
+    response, score, row = response[graded], score.reshape(len(score), -1)[graded], row[graded]
     _check_one_score(rows, row, response, score)
     found = np.full((len(responses), score.shape[1]), np.nan)
     found[response] = score

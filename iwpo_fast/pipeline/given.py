@@ -61,7 +61,7 @@ def _check_rewards(config: RunConfig, rows: Rows, pairs: Pairs) -> None:
     rewards = config.rewards
     if rewards.source == "columns":
         scores_of_responses_in(rows, pairs, rewards)
-    if rewards.source == "features" and rewards.heads == "dprm":
+    if rewards.learns_from_votes:
         graded(grades_of_responses(rows, pairs), rewards.categories)
     if rewards.source == "features":
         responses, folds = Responses.of(pairs), fold_count(rewards)

@@ -13,6 +13,7 @@ import numpy as np
 
 from iwpo_fast.data.arrow_rows import taken
 from iwpo_fast.data.rows import Rows, Text
+from iwpo_fast.data.votes import are_absent
 from iwpo_fast.files import written_aside
 from iwpo_fast.importance.effects import Effects, effects_of
 
@@ -71,6 +72,6 @@ def _candidates(rows: Rows) -> Iterator[dict[str, Any]]:
     order = np.argsort(candidates.row, kind="stable")
     bounds = np.searchsorted(candidates.row[order], np.arange(len(rows) + 1))
     for first, last in pairwise(bounds):
-        texts, scores = taken(candidates.texts, order[first:last]), candidates.scores[order[first:last]].tolist()
-        known = [None if math.isnan(score) else score for score in scores]
+        texts, scores = taken(candidates.texts, order[first:last]), candidates.scores[order[first:last]]
+        known = [None if absent else _plain(score) for absent, score in zip(are_absent(scores), scores, strict=True)]
         yield {"candidates": list(texts), "candidate_scores": known} if known else {}

@@ -52,12 +52,12 @@ def lengths_of(config: TrainConfig, *, with_candidates: bool) -> Lengths:
     shape, path = config.plan.data, config.data.path
     is_local = bool(local_files(path))
     if shape is None:
-        return _counted(config, read_rows(config.data), with_candidates)
+        return _counted(config, read_rows(config.data, votes=config.scores_are_votes), with_candidates)
     if not is_local and not is_offline_mode():
         why = f"{path} is a hub id, and a plan downloads nothing; plan.data null counts them"
         return _assumed(config, shape, why, with_candidates)
     try:
-        rows = read_rows(config.data)
+        rows = read_rows(config.data, votes=config.scores_are_votes)
     except ValueError:
         if is_local:
             raise

@@ -6,9 +6,9 @@ import numpy as np
 
 from iwpo_fast.rewards.blocks import Ints
 from iwpo_fast.rewards.calibration import Calibration, Float64s
+from iwpo_fast.rewards.learnt_rewards import Scores
 from iwpo_fast.rewards.pair_table import PairTable
 from iwpo_fast.rewards.report import report_rewards
-from iwpo_fast.rewards.reward_model import Scores
 from iwpo_fast.rewards.scores import RewardScores
 
 

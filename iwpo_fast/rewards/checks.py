@@ -18,7 +18,7 @@ def uses_likelihood(settings: RewardConfig) -> bool:
 
 def reads_scores(settings: RewardConfig) -> bool:
     """Whether rewards are made of scores of the data."""
-    return settings.source == "columns" or (settings.source == "features" and settings.heads == "dprm")
+    return settings.source == "columns" or settings.learns_from_votes
 
 
 def check_has_scores(columns: Mapping[str, np.ndarray], settings: RewardConfig) -> None:

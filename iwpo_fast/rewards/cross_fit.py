@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,19 @@ class FoldHeads:
         for place, all_folds in self.heads.rewards(groups, self.cluster, self.prompt):
             rewards[place] = all_folds[np.arange(len(all_folds)), self.fold[place]]
         return rewards
+
+
+class TunedRewards(NamedTuple):
+    """What the heads of folds say of responses on features that have been tuned for them, in log-odds.
+
+    Attributes:
+        rewards: [C, members] fp32, of every response.
+        scores: [P, members] fp32, of the chosen over the rejected response of every pair, by heads that compare; None
+            of others, whose scores are the gaps of the rewards.
+    """
+
+    rewards: Float32s
+    scores: Float32s | None = None
 
 
 def fit_fold_heads(

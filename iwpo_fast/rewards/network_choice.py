@@ -29,8 +29,8 @@ Float64s = NDArray[np.float64]
 
 
 def may_have_networks(settings: RewardConfig) -> bool:
-    """Whether networks are tried: never with fine-tuning or the overlap term, which are for linear heads alone."""
-    return settings.heads in ("mlp", "auto") and settings.tuning is None and not settings.overlap
+    """Whether networks are tried: where they are asked for, and by `auto` without fine-tuning and the overlap term."""
+    return settings.heads == "mlp" or (settings.heads == "auto" and settings.tuning is None and not settings.overlap)
 
 
 def with_networks(

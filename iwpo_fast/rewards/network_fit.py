@@ -54,8 +54,8 @@ class Networks(NamedTuple):
         return cls(*(part.contiguous().requires_grad_() for part in parts))
 
     def rewards(self, inputs: Tensor, cluster: Tensor) -> Tensor:
-        """What the networks add, [b, m], to responses with projected features [b, p]."""
-        hidden = (inputs @ self.hidden.flatten(1)).unflatten(1, self.output.shape) + self.bias[cluster]
+        """What the networks add, [..., b, m], to responses with projected features [..., b, p]."""
+        hidden = (inputs @ self.hidden.flatten(1)).unflatten(-1, self.output.shape) + self.bias[cluster]
         return (hidden.relu_() * self.output).sum(-1)
 
     def gaps(self, examples: Examples) -> Float32s:

@@ -58,8 +58,8 @@ class Embeddings(NamedTuple):
         return cls(*(part.contiguous().requires_grad_() for part in parts))
 
     def of(self, inputs: Tensor, cluster: Tensor, linear: Tensor) -> Tensor:
-        """v [b, m, 2k], of responses with projected features [b, p] and linear rewards [b, m]."""
-        found = (inputs @ self.vectors.flatten(1)).unflatten(1, self.bias.shape[1:]) + self.bias[cluster]
+        """v [..., b, m, 2k], of responses with projected features [..., b, p] and linear rewards [..., b, m]."""
+        found = (inputs @ self.vectors.flatten(1)).unflatten(-1, self.bias.shape[1:]) + self.bias[cluster]
         first = torch.nn.functional.pad((self.share * linear)[..., None], (0, found.shape[-1] - 1))
         return found + first
 
@@ -69,7 +69,11 @@ class Embeddings(NamedTuple):
         cluster = torch.from_numpy(compared.cluster[both])
         parts = torch.from_numpy(compared.inputs[both]), cluster, torch.from_numpy(compared.linear[both])
         left, right = self.of(*parts).unflatten(0, (2, -1))
-        stretch = (self.gate.shape[-1] * self.gate.softmax(-1)).square()[cluster[: len(rows)]]
+        return self.compare(left, right, cluster[: len(rows)])
+
+    def compare(self, left: Tensor, right: Tensor, cluster: Tensor) -> Tensor:
+        """[b, m], scores of embeddings [b, m, 2k] over others, of prompts in clusters [b]."""
+        stretch = (self.gate.shape[-1] * self.gate.softmax(-1)).square()[cluster]
         turned = left[..., ::2] * right[..., 1::2] - left[..., 1::2] * right[..., ::2]
         return (stretch * turned).sum(-1)
 

@@ -1,8 +1,7 @@
 """Heads that say which of two responses is preferred, though no reward of each alone could: preference embeddings.
 
-GPM, Zhang et al., arXiv 2410.02197. The embedding here is affine in frozen features and begins as the reward of a
-linear head, and its eigenvalues depend on the cluster of a prompt, which is all that heads know of it; the paper's
-reads a fine-tuned model.
+GPM, Zhang et al., arXiv 2410.02197. The embedding here is affine in features and begins as the reward of a linear head,
+and its eigenvalues depend on the cluster of a prompt, which is all that heads know of it.
 """
 
 from __future__ import annotations
@@ -61,7 +60,11 @@ class PreferenceHeads(HeadsBesideLinear):
             cluster, prompt: [C] int64.
         """
         own = self._embeddings(groups, cluster)
-        yield slice(0, len(own)), self._scores(own, mean_of_prompt(own, prompt)[prompt], cluster)
+        yield slice(0, len(own)), self.mean_scores(own, cluster, prompt)
+
+    def mean_scores(self, embeddings: Float32s, cluster: Ints, prompt: Ints) -> Float32s:
+        """[C, folds, members], of the embeddings [C, folds · members, 2k] of all responses to the prompts [C]."""
+        return self._scores(embeddings, mean_of_prompt(embeddings, prompt)[prompt], cluster)
 
     def scores(self, groups: Groups, cluster: Ints, first: Ints, second: Ints) -> Float32s:
         """Scores [P, folds, members] of pairs of rows of the features [C, d], above 0 where the first is preferred.

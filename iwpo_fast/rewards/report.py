@@ -109,11 +109,13 @@ def _preference_lines(preferences: dict[str, Any] | None) -> Iterator[str]:
     """How preference embeddings were trained and how good their scores of pairs are; nothing where there are none."""
     if preferences is None:
         return
+    tuned = preferences.get("tuned_pair_accuracy")
+    after = "" if tuned is None else f", after tuning in {tuned:.1%}"
     yield (
         f"preference embeddings of {preferences['dimension']} dimensions, decay {preferences['decay']}, "
-        f"{preferences['rounds']} rounds: scores of pairs are right in {preferences['pair_accuracy']:.1%}, held-out "
-        f"log-likelihood {preferences['held_out_gain']:+.4f} nats per pair beside linear heads, standard error "
-        f"{preferences['standard_error']:.4f}"
+        f"{preferences['rounds']} rounds: scores of pairs are right in {preferences['pair_accuracy']:.1%}{after}, "
+        f"held-out log-likelihood {preferences['held_out_gain']:+.4f} nats per pair beside linear heads, standard "
+        f"error {preferences['standard_error']:.4f}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from iwpo_fast.config import RewardConfig
 from iwpo_fast.config_checks import check_reward_settings
-from iwpo_fast.rewards.blocks import Float32s, Float64s, Floats, Groups, Ints
+from iwpo_fast.rewards.blocks import Float64s, Floats, Groups, Ints
 from iwpo_fast.rewards.calibration import Calibration, calibrate, fit_calibration, units_of_unknown_scale
 from iwpo_fast.rewards.checks import (
     check_clusters,
@@ -19,7 +19,7 @@ from iwpo_fast.rewards.checks import (
     check_prompt_keys,
     uses_likelihood,
 )
-from iwpo_fast.rewards.cross_fit import FoldHeads, choose_penalties, fit_fold_heads, fold_of_prompts
+from iwpo_fast.rewards.cross_fit import FoldHeads, TunedRewards, choose_penalties, fit_fold_heads, fold_of_prompts
 from iwpo_fast.rewards.distribution_choice import with_distributions
 from iwpo_fast.rewards.distribution_heads import DistributionHeads
 from iwpo_fast.rewards.family import report_family
@@ -29,7 +29,7 @@ from iwpo_fast.rewards.network_choice import may_have_networks, with_networks
 from iwpo_fast.rewards.pair_table import PairFeatures, PairTable
 from iwpo_fast.rewards.pessimism import Pessimism
 from iwpo_fast.rewards.preference_choice import with_preferences
-from iwpo_fast.rewards.report import report_pessimism, report_rewards
+from iwpo_fast.rewards.report import pair_accuracy, report_pessimism, report_rewards
 
 CROSS_VALIDATION_FOLDS = 4
 
@@ -77,7 +77,7 @@ def score_pairs(
     settings: RewardConfig,
     *,
     seed: int,
-    tune: Callable[[FoldHeads], Float32s] | None = None,
+    tune: Callable[[FoldHeads], TunedRewards] | None = None,
     grades: Float64s | None = None,
 ) -> RewardScores:
     """Cross-fitted, calibrated rewards of all responses, by an ensemble of heads on their features.
@@ -88,7 +88,7 @@ def score_pairs(
         prompt_cluster: [M] int64, cluster of every prompt.
         seed: of folds, bootstrap and the partners of the overlap term.
         grades: [C, J] by J annotators, NaN where there is none, for `rewards.heads: dprm`, which alone reads them.
-        tune: gives the rewards [C, members] of the heads on features that have been tuned for them.
+        tune: gives what the heads say on features that have been tuned for them.
 
     Raises:
         ValueError: shapes do not fit, features are not finite, a setting cannot be, or folds lack pairs.
@@ -116,9 +116,12 @@ def score_pairs(
         assert grades is not None, "whoever asks for distributions has grades"
         of_folds, report = with_distributions(of_folds, pairs, groups, grades, table, prompt_fold)
         penalties = penalties | {"distributions": report}
-    raw = of_folds.rewards(groups) if tune is None else tune(of_folds)
+    tuned = TunedRewards(of_folds.rewards(groups)) if tune is None else tune(of_folds)
+    if tuned.scores is not None:
+        right = pair_accuracy(tuned.scores.mean(axis=1, dtype=np.float64))
+        penalties = penalties | {"preferences": penalties["preferences"] | {"tuned_pair_accuracy": right}}
     unit = np.ones(len(pairs.cells))
-    scores = _calibrated(raw.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
+    scores = _calibrated(tuned.rewards.astype(np.float64), table, prompt_cluster, unit, settings, penalties)
     if settings.family is not None:
         family = report_family(settings.family, scores.raw, table, features.lengths)
         scores = replace(scores, report=scores.report | {"family": family})

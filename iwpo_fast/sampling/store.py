@@ -77,7 +77,7 @@ def with_samples(rows: Rows, records: Sequence[Record]) -> Rows:
     own = rows.candidates or Candidates([], np.empty(0, dtype=np.int64))
     texts: list[Text] = [*own.texts, *(record["completion"] for record in records)]
     row = np.concatenate([own.row, np.array([record["row"] for record in records], dtype=np.int64)])
-    unknown = np.full(len(records), np.nan)
+    unknown = np.full((len(records), *own.scores.shape[1:]), np.nan)
     columns = {"score": np.concatenate([own.scores, unknown])}
     for name in NUMBERS:
         drawn = np.array([_number(record[name]) for record in records], dtype=np.float64)

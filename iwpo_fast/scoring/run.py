@@ -21,8 +21,9 @@ from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.models.reward_head import has_reward_head
 from iwpo_fast.paths import expanded
 from iwpo_fast.rewards.feature_reader import FeatureReader
+from iwpo_fast.rewards.learnt_rewards import Scores
 from iwpo_fast.rewards.own_reward import TOKENS_PER_BATCH, OwnReward
-from iwpo_fast.rewards.reward_model import RewardModel, Scores
+from iwpo_fast.rewards.reward_model import RewardModel
 from iwpo_fast.scoring.output import check_output, write
 from iwpo_fast.scoring.texts import LISTS, Texts, texts_of
 from iwpo_fast.terminal import escaped

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from iwpo_fast.config import DataConfig, ModelConfig, ObjectiveConfig
 from iwpo_fast.data import Pairs, Rows
@@ -186,7 +187,19 @@ class PreferenceLoss:
         )
         if batch.between is None:
             return pair
-        return replace(pair, between=Between(logps[count:], batch.between, batch.most_between))
+        known = None if batch.ref_between is None else batch.ref_between.double()
+        scores = None if batch.scores_between is None else batch.scores_between.double()
+        between = Between(logps[count:], batch.between, batch.most_between, known, scores, self.mixture.divergence)
+        return replace(pair, between=between)
+
+    def log_likelihood(self, tokens: TokenScores, batch: FlatBatch) -> Tensor:
+        """float64 [P], without gradient, of what was preferred by implicit rewards r.
+
+        log σ(r_w - r_l) of a pair; of the order of more, where the objective reads one, Plackett and Luce's.
+        """
+        if self.mixture.reads(Reads.CANDIDATES):
+            return -self.mixture(self._pair(tokens, batch).detach(), {})
+        return logsigmoid(self.margins(tokens, batch).margin)
 
     def margins(self, tokens: TokenScores, batch: FlatBatch) -> Margins:
         """Implicit reward of each chosen minus that of the rejected completion, and the sizes of both."""

@@ -15,7 +15,7 @@ from iwpo_fast.data.clock import clock_line
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.ranked import with_candidates_between
 from iwpo_fast.models.other_reference import load_reference
-from iwpo_fast.models.reference import with_reference
+from iwpo_fast.models.reference import with_reference, with_reference_of_all
 from iwpo_fast.objectives.registry import Reads
 from iwpo_fast.preview import look_at, preview_lines, typical
 from iwpo_fast.training.job import Job
@@ -32,11 +32,12 @@ def tokenised(
 ) -> tuple[Pairs, Ledger]:
     """The pairs of the rows, which have what the objective needs; few objectives read candidates in no pair."""
     with world.main_first():
-        orders = loss.mixture.reading(Reads.CANDIDATES)
-        read = rows if orders else rows.without_candidates()
+        compares = loss.mixture.reading(Reads.CANDIDATES)
+        read = rows if compares else rows.without_candidates()
         pairs, ledger = tokenise(read, tokenizer, config.data, progress=world.is_main)
-    if orders:
-        pairs = with_candidates_between(pairs, rows, orders)
+    if compares:
+        orders, scores = loss.mixture.reading(Reads.ORDER), loss.mixture.reads(Reads.SCORES)
+        pairs = with_candidates_between(pairs, rows, orders or compares, ordered=orders is not None, scored=scores)
     loss.check_data(pairs, rows)
     return pairs, ledger
 
@@ -58,7 +59,7 @@ def _with_references(job: Job, tokenizer: PreTrainedTokenizerBase) -> Job:
     if not job.loss.mixture.uses_reference:
         return job
     reference = partial(
-        with_reference,
+        with_reference_of_all if job.loss.mixture.uses_reference_of_all else with_reference,
         other or job.policy,
         world=job.world,
         cache_dir=cache_folder(job.config.data),

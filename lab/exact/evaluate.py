@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ BUDGETS = (0.25, 1.0, 2.0)  # nats of KL(pi || pi_ref)
 LARGEST_FACTOR = 1e4
 BISECTIONS = 40
 MEASURES = ("kl", "gold", "scaled_gold", "win_rate")  # of `expectations`
+
+
+class Referred(Protocol):
+    """What has log-probs of a reference, [P, Y] or, for each arm its own, [A, P, Y]."""
+
+    @property
+    def ref_logps(self) -> Tensor: ...
 
 
 @torch.no_grad()
@@ -30,17 +38,17 @@ def evaluate(policies: Policies, worlds: Sequence[World]) -> Mapping[str, Tensor
     return {name: torch.stack(of_worlds) for name, of_worlds in values.items()}
 
 
-def log_policy(scores: Tensor, prompts: Prompts, factor: Tensor) -> Tensor:
+def log_policy(scores: Tensor, prompts: Referred, factor: Tensor) -> Tensor:
     """log softmax(log pi_ref + factor * f): [A, P, 32] of scores f [A, P, 32] and factors [A]."""
     return (prompts.ref_logps + factor[:, None, None] * scores).log_softmax(2)
 
 
-def kl_of(logps: Tensor, prompts: Prompts) -> Tensor:
+def kl_of(logps: Tensor, prompts: Referred) -> Tensor:
     """KL(pi || pi_ref), mean over prompts, [A]."""
     return (logps.exp() * (logps - prompts.ref_logps)).sum(2).mean(1)
 
 
-def factor_for(scores: Tensor, prompts: Prompts, budget: float) -> Tensor:
+def factor_for(scores: Tensor, prompts: Referred, budget: float) -> Tensor:
     """The factor [A] at which the KL is the budget; KL grows with it. `LARGEST_FACTOR` where no factor is enough."""
     low, high = torch.full((len(scores),), 1e-4), torch.full((len(scores),), LARGEST_FACTOR)
     for _ in range(BISECTIONS):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iwpo_fast.objectives import Pair, Side
+from lab.exact.doubly_robust import DoublyRobust, loss_of
 from lab.exact.worlds import FEATURES, World
 
 TOKENS = 256
@@ -63,6 +64,7 @@ class ArmData:
             sees log-probs without the normaliser of a prompt, and so may read their differences alone.
         counts_tokens: the objective sees `TOKENS` exp(length / 2) tokens of a completion, and not one.
         scores: [n, 2], or [n, 2, k] by k reward models, of chosen and rejected completions, for `objective`.
+        doubly_robust: DRPO in the place of DPO, at a beta of its own.
         prompts, completions: [n] and [n, 2], the pairs; None for those of the world, one for each prompt.
     """
 
@@ -75,6 +77,7 @@ class ArmData:
     objective: Callable[[Pair, float], Tensor] | None = None
     counts_tokens: bool = False
     scores: Tensor | None = None
+    doubly_robust: DoublyRobust | None = None
     prompts: Tensor | None = None
     completions: Tensor | None = None
 
@@ -169,6 +172,9 @@ class _Columns:
             for columns in (self.ref_logps, [w.train.length for w in worlds])
         )  # [W, n, 2]
         self.pair_tokens = tokens_of(lengths)
+        self.doubly_robust = {i: kind.doubly_robust for i, kind in enumerate(kinds) if kind.doubly_robust is not None}
+        of_arms = ([a.doubly_robust for a in of_arm if a.doubly_robust] for of_arm in zip(*arms, strict=True))
+        self.judged = {i: torch.stack([one.rewards for one in of]) for i, of in enumerate(of_arms) if of}  # [W, n, 32]
         self.self_weighted = [i for i, kind in enumerate(kinds) if kind.wpo]
 
     def loss(self, policies: Policies, batch: Tensor, settings: TrainSettings) -> Tensor:
@@ -186,6 +192,8 @@ class _Columns:
         for arm in self.objectives:
             own = self._own_losses(arm, scores[:, arm], batch, settings.beta)
             total = total.index_copy(1, torch.tensor([arm]), (weights[:, arm] * own)[:, None])
+        for arm in self.doubly_robust:
+            total = total.index_copy(1, torch.tensor([arm]), self._doubly_robust(policies, arm, batch)[:, None])
         loss = total.mean(2).sum()
         few = batch[: settings.penalty_prompts]
         for arm, factor in self.penalised.items():
@@ -212,6 +220,13 @@ class _Columns:
             return Side(logp, count, of_ref, reward)
 
         return self.objectives[arm](Pair(side(0), side(1)), beta).unflatten(0, scores.shape[:2])
+
+    def _doubly_robust(self, policies: Policies, arm: int, batch: Tensor) -> Tensor:
+        """[W, B], of an arm that reads its policy of all completions."""
+        ref_logps = self._of(self.ref_logps, batch)
+        logps = policies.log_probs(self._of(self.features, batch), ref_logps, slice(arm, arm + 1))[:, 0]
+        asked, rewards = self.doubly_robust[arm], self.judged[arm][:, batch]
+        return loss_of(asked, logps, ref_logps, self.pair[:, batch], rewards)
 
     @torch.no_grad()
     def _own_weights(self, policies: Policies, arm: int, batch: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from iwpo_fast.rewards import Clusters, PairFeatures, PairTable, RewardScores, c
 from iwpo_fast.rewards.checks import uses_likelihood
 from iwpo_fast.rewards.reward_model import RewardModel
 from lab.exact.policy import tokens_of
-from lab.exact.worlds import World, longer_is_chosen
+from lab.exact.worlds import COMPLETIONS, World, longer_is_chosen
 
 CLUSTERS = ClusterConfig(backend="sklearn")
 ONE_CLUSTER = replace(CLUSTERS, count=1)
@@ -25,6 +25,7 @@ LINEAR = RewardConfig(heads="linear")
 SINGLE = replace(LINEAR, ensemble=1)
 PLAIN = replace(LINEAR, ensemble=1, folds=1, residual=None, calibration=False)
 BIAS_LEVELS = (0.2, 0.4, 0.6, 0.8)
+ALL = "all"
 Floats = NDArray[np.float64]
 
 REWARD_MODELS: Mapping[str, tuple[RewardConfig, ClusterConfig]] = {
@@ -73,10 +74,13 @@ class PairScores:
 def scores_by_model(world: World, models: Iterable[str], seed: int) -> dict[str, PairScores]:
     """As `score` gives them; a model is fitted once, and what it says of sampled completions is cut to their number."""
     samples: dict[str, list[int]] = {}
+    found = {}
     for model in dict.fromkeys(models):
         name, _, count = model.partition("+")
-        samples.setdefault(name, []).append(int(count or 0))
-    found = {}
+        if count == ALL:
+            found[model] = score(world, model, seed)
+        else:
+            samples.setdefault(name, []).append(int(count or 0))
     for name, counts in samples.items():
         whole = score(world, f"{name}+{max(counts)}" if max(counts) else name, seed)
         found |= {f"{name}+{count}" if count else name: whole.with_samples(count) for count in counts}
@@ -86,7 +90,8 @@ def scores_by_model(world: World, models: Iterable[str], seed: int) -> dict[str,
 def score(world: World, model: str, seed: int) -> PairScores:
     """Rewards of the pairs of a world: one of `REWARD_MODELS`, `oracle`, or the `biased_family` of e-DPO.
 
-    With `+K` behind the name of a model, it also scores K completions that are sampled from the reference policy.
+    With `+K` behind the name of a model, it also scores K completions that are sampled from the reference policy, with
+    `+all` all that there are.
     """
     if model == "oracle":
         gold = world.train.gold.gather(1, world.candidates).double().numpy()
@@ -96,7 +101,9 @@ def score(world: World, model: str, seed: int) -> PairScores:
     model, _, samples = model.partition("+")
     settings, cluster_settings = REWARD_MODELS[model]
     completions = world.candidates
-    if samples:
+    if samples == ALL:
+        completions = torch.cat([completions[:, :2], torch.arange(COMPLETIONS).expand(len(completions), -1)], 1)
+    elif samples:
         completions = torch.cat([completions[:, :2], sampled(world, int(samples), seed)], 1)
     return _score_rows(world, settings, cluster_settings, np.arange(len(completions)), seed, completions)
 

@@ -22,7 +22,7 @@ from lab.exact.worlds import make_world
 
 WORLDS_AT_ONCE = 10
 LIBRARY = Path(iwpo_fast.__file__).parent
-LABORATORY = ("worlds.py", "policy.py", "rewards.py", "arms.py", "candidates.py", "evaluate.py", "simulate.py")
+SOURCES = ("worlds", "policy", "doubly_robust", "rewards", "arms", "candidates", "evaluate", "simulate")
 
 
 def outcomes(regime: Regime, worlds: int, parts: Path, sources: str) -> Outcomes:
@@ -39,7 +39,7 @@ def outcomes(regime: Regime, worlds: int, parts: Path, sources: str) -> Outcomes
 
 def source_digest() -> str:
     """Of the code behind the numbers, with the defaults of the library."""
-    files = [Path(__file__).with_name(name) for name in LABORATORY]
+    files = [Path(__file__).with_name(f"{name}.py") for name in SOURCES]
     files += [
         file for folder in ("config", "rewards", "importance") for file in sorted((LIBRARY / folder).glob("*.py"))
     ]

@@ -35,12 +35,20 @@ def regimes_of(
     return [replace(regime, arms=tuple(arms), catalogue=arms, first_seed=first_seed) for regime in chosen]
 
 
-def compared(regimes: Sequence[Regime], ours: str, worlds: int, parts: Path) -> dict[str, Any]:
-    """JSON-ready, by method: changes of DPO's gain of gold reward in per cent, and how far they go beyond `ours`."""
-    found = [outcomes(regime, worlds, parts, source_digest()) for regime in regimes]
+def compared(
+    regimes: Sequence[Regime], ours: str, worlds: int, parts: Path, beside: Sequence[Regime] = ()
+) -> dict[str, Any]:
+    """JSON-ready, by method: changes of DPO's gain of gold reward in per cent, and how far they go beyond `ours`.
+
+    Args:
+        beside: the same regimes with further methods, which are trained by themselves.
+    """
+    found = [dict(outcomes(regime, worlds, parts, source_digest())) for regime in regimes]
+    for of_regime, more in zip(found, beside, strict=bool(beside)):
+        of_regime |= outcomes(more, worlds, parts, source_digest())
     gold = {
         name: [(at(MAIN_BUDGET, "gold", o[name]), at(MAIN_BUDGET, "gold", o["dpo"])) for o in found]
-        for name in regimes[0].arms
+        for name in found[0]
         if name != "dpo"
     }
     return {name: _judged(pairs, gold[ours], [regime.name for regime in regimes]) for name, pairs in gold.items()}

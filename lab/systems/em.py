@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,7 +54,8 @@ TASTE = np.array([1, 1, -1])
 RIGHT = 0.9
 NUMBERS = 200
 """Different prompts of a topic."""
-ALL, SEEDS, FIRST_SEED = 600, 3, 0
+ALL, SEEDS, FIRST_SEED = 600, 3, 10
+"""Votes and seeds; those below 10 were looked at before, with three rounds, in which EM had not come to its end."""
 WAYS: Mapping[str, tuple[int, str]] = {
     "20 votes each, told by held-out ones": (20, "held_out"),
     "20 votes each, told by those trained on": (20, "trained"),
@@ -63,7 +64,7 @@ WAYS: Mapping[str, tuple[int, str]] = {
 
 
 def show(*, short: bool) -> Shown:
-    votes, seeds, steps, rounds = (120, 1, 30, 1) if short else (ALL, SEEDS, 400, 3)
+    votes, seeds, steps, rounds = (120, 1, 30, 1) if short else (ALL, SEEDS, 400, TypesConfig().rounds)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     rewards: list[dict[str, list[float]]] = []
     mixtures: list[dict[str, Any]] = []
@@ -94,8 +95,9 @@ def show(*, short: bool) -> Shown:
     rows.append(("**nats that the worse off regrets**", *("" for _ in regret)))
     rows += [(WHO[who], *(f"{of[who]:.2f}" for of in regret)) for who in regret[0]]
     note = (
-        f"{votes} votes in all ways; of 20 about half are held out, by their prompts. Reward is 1 for an answer that a "
-        f"type wants, -1 for one that it does not, and 0 for any other text, mean over {SAMPLED} sampled answers."
+        f"{votes} votes in all ways, {rounds} rounds of EM; of 20 about half are held out, by their prompts. Reward is "
+        "1 for an answer that a type wants, -1 for one that it does not, and 0 for any other text, mean over "
+        f"{SAMPLED} sampled answers."
     )
     numbers = {"found": found, "rewards": rewards, "rounds": reports, "votes": votes}
     numbers["mixtures"] = [{name: of[name] for name in ("weights", "gains", "regrets")} for of in mixtures]
@@ -117,6 +119,11 @@ def spoken(folder: Path, steps: int) -> Path:
     draw = np.random.default_rng(1)
     asked = [prompt_of(draw) for _ in range(1200)]
     rows = [{"prompt": p, "chosen": word(draw, t, 1), "rejected": word(draw, t, -1)} for p, t in asked]
+    return spoken_from(rows, folder, steps)
+
+
+def spoken_from(rows: list[dict[str, str]], folder: Path, steps: int) -> Path:
+    """A tiny model that has learnt to say what is chosen and what is rejected in these rows."""
     write(folder / "spoken.jsonl", rows)
     tiny = TinyConfig(vocab_size=400, hidden_size=64, layers=2, heads=2)
     warm_up(
@@ -174,7 +181,7 @@ def word(draw: np.random.Generator, topic: int, warm: int) -> str:
     return str(draw.choice((WARM if warm > 0 else COLD)[topic]))
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> None:
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -1,10 +1,11 @@
-"""The newest rivals that weigh pairs, beside the library's labels: MADPO, Uni-DPO, MWPO, SelectiveDPO, and d-DPO.
+"""The newest rivals that weigh pairs, beside the library's labels: MADPO, Uni-DPO, MWPO, SelectiveDPO, DRPO, and d-DPO.
 
 All read the same rewards, of the library's default heads; policies are compared at equal KL, in worlds whose seeds no
 other experiment uses. The settings of the rivals are those of their authors' code, except that Uni-DPO's η is 1, as
 rewards are in log-odds here, and its likelihood term is left out: it needs the log-prob itself, and here only
 differences are known. MADPO's weights are not normalised, as in its author's code. Lengths of the laboratory have no
-unit: MWPO is shown 256 exp(length / 2) tokens, and stands there without its length weight too.
+unit: MWPO is shown 256 exp(length / 2) tokens, and stands there without its length weight too. DRPO reads what no other
+arm does: rewards of all completions of each prompt, and the policy's probabilities of them in the place of draws.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from iwpo_fast.config import ExperimentalConfig, WeightConfig
 from iwpo_fast.objectives import Pair, get_objective
 from lab.exact.arms import Build, arm_data, unweighted, weighted
 from lab.exact.candidates import EVEN, VARIANCES, d_dpo, madpo, posterior_logistic
+from lab.exact.doubly_robust import DoublyRobust
 from lab.exact.policy import ArmData
 from lab.exact.results import MAIN_BUDGET
 from lab.exact.rewards import PairScores
+from lab.exact.worlds import COMPLETIONS
 from lab.systems.comparison import compared, regimes_of, rows_of, values_of
 from lab.systems.shown import Shown
 
@@ -60,6 +63,18 @@ def by_objective(name: str, *, counts_tokens: bool = False, **parameters: float)
     return build
 
 
+def doubly_robust(**settings: Any) -> Build:
+    """DRPO, whose judge are the rewards of all completions."""
+
+    def build(scores: PairScores, seed: int) -> ArmData:
+        assert scores.candidates is not None, "its model scores all completions"
+        count = len(scores.candidates)
+        rewards = torch.as_tensor(scores.candidates[:, 2:], dtype=torch.float32)
+        return arm_data(np.ones(count), np.zeros(count), doubly_robust=DoublyRobust(rewards, **settings))
+
+    return build
+
+
 BUILDS: Mapping[str, Build] = {
     "dpo": unweighted(),
     OURS: posterior_logistic(VARIANCES["ν 1"], EVEN),
@@ -72,14 +87,24 @@ BUILDS: Mapping[str, Build] = {
     "SelectiveDPO, 50 %": weighted(SELECTIVE),
 }
 
+OF_ALL_COMPLETIONS: Mapping[str, Build] = {
+    "DRPO": doubly_robust(),
+    "DRPO's direct method alone": doubly_robust(corrects=False),
+}
+
 
 def show(*, short: bool) -> Shown:
     names, pairs, worlds = (REGIMES[:1], 200, 2) if short else (REGIMES, None, WORLDS)
     regimes = regimes_of(names, BUILDS, "auto", first_seed=FIRST_SEED, pairs=pairs)
+    beside = regimes_of(names, OF_ALL_COMPLETIONS, "auto+all", first_seed=FIRST_SEED, pairs=pairs)
     with TemporaryDirectory() as parts:
-        changes = compared(regimes, OURS, worlds, Path(parts))
+        changes = compared(regimes, OURS, worlds, Path(parts), beside)
     means = values_of(changes)
     holds = max(means.values()) <= means[OURS]
     numbers = {"worlds": worlds, "first_seed": FIRST_SEED, "main_budget": MAIN_BUDGET, "changes": changes}
     rows, note = rows_of(changes, OURS, worlds, FIRST_SEED)
+    note += (
+        " DRPO and its direct method were added when the others had been measured. They alone read rewards of all "
+        f"{COMPLETIONS} completions of each prompt, where the others read those of the pair."
+    )
     return Shown(CLAIM, holds, rows, numbers, note)

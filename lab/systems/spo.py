@@ -258,8 +258,7 @@ def note_of(sizes: Sizes, distance: Mapping[str, float]) -> str:
         f"whole vocabulary at each token, on {sizes.answered} fresh completions of held-out prompts; accuracy is how "
         "often the preferred one of a held-out pair is more probable; quality is that of the gold reward, from 0 to 1; "
         "log-prob is that of both completions of a held-out pair. Sizes, rates and factor were chosen in another seed; "
-        "an earlier claim, of a tenth in the place of a quarter, did not hold in seeds 300 to 302 (0.09 to 0.15 with "
-        "prompts of the pairs). "
+        "an earlier claim, of a tenth in the place of a quarter, did not hold in seeds 300 to 302. "
         f"Largest distance in probability of a minimiser from softmax(r/α): {minima}."
     )
 

@@ -48,6 +48,7 @@ class Form(NamedTuple):
         settings: of `data`.
         note: what else there is to say.
         scores: of chosen and rejected, where candidates bring them.
+        votes: of chosen and rejected, where scores are read as votes, as with `rewards.heads: dprm`.
         label: of a row of one completion, whether it is desirable; the page names it so.
         unread: columns whose text is left out, as the run says.
     """
@@ -60,6 +61,7 @@ class Form(NamedTuple):
     scores: tuple[float, float] | None = None
     unread: tuple[str, ...] = ()
     label: bool | None = None
+    votes: tuple[list[float], list[float]] | None = None
 
 
 FORMS = [
@@ -114,6 +116,33 @@ FORMS = [
         PLAIN,
         note="More on these in [candidates](candidates.md).",
         scores=(2.0, -1.0),
+    ),
+    Form(
+        "Votes on candidates",
+        {"prompt": "Is it?", "candidates": ["No.", "Yes.", "Hm."], "candidate_scores": [[2, 1], [4, None, 5], [3]]},
+        PLAIN,
+        note=(
+            "For [distributions over grades](systems/dprm.md): lists of the grades that annotators gave, of any "
+            "length. Candidates are compared by their mean. With other heads such lists are [several "
+            "rewards](systems/capo.md)."
+        ),
+        votes=([4, 5], [2, 1]),
+    ),
+    Form(
+        "Votes counted by grade",
+        {
+            "prompt": "Is it?",
+            "chosen": "Yes.",
+            "rejected": "No.",
+            "score_chosen": {"3": 1, "4": 2},
+            "score_rejected": {"1": 3},
+        },
+        PLAIN,
+        note=(
+            "The same as the lists `[3, 4, 4]` and `[1, 1, 1]`, in scores of pairs and of candidates. Other heads, "
+            "objectives and commands refuse it."
+        ),
+        votes=([3, 4, 4], [1, 1, 1]),
     ),
     Form(
         "Candidates without scores, beside a pair",
@@ -533,6 +562,7 @@ SCHEMAS = [
 def _lines(form: Form) -> list[str]:
     """A section of the page: the row, the settings, and what it becomes."""
     settings = [f"data: {_flow(form.settings)}"] if form.settings else []
+    settings += ["rewards: {heads: dprm}"] if form.votes else []
     if isinstance(form.texts, str):
         result = [f"refused: {form.texts}"]
     else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from documented_forms import FORMS, SCHEMAS, Form, with_parts
 
 from iwpo_fast.config import MixedConfig
 from iwpo_fast.data import read_rows
-from iwpo_fast.data.columns import COLUMNS
+from iwpo_fast.data.columns import COLUMNS, SCORES
 from iwpo_fast.limits import hints_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
@@ -26,14 +27,16 @@ def test_each_row_of_the_page_is_read_as_it_says(title, write) -> None:
             read_rows(config)
         assert str(raised.value).startswith("In pairs.jsonl, row 1 has ")
         return
-    rows = read_rows(config)[0]
+    rows = read_rows(config, votes=form.votes is not None)[0]
     assert (rows.prompt[0], rows.chosen[0], rows.rejected[0]) == form.texts
     assert tuple(rows.unread) == form.unread
     sides = None if form.label is None else [[form.label, not form.label]] * 2
     assert (None if rows.present is None else rows.present.tolist()) == sides
+    first = [rows.columns[name][0] for name in SCORES if name in rows.columns]
     if form.scores is not None:
-        columns = (rows.columns["score_chosen"], rows.columns["score_rejected"])
-        assert tuple(values[0].item() for values in columns) == form.scores
+        assert tuple(score.item() for score in first) == form.scores
+    if form.votes is not None:
+        assert tuple(votes[~np.isnan(votes)].tolist() for votes in first) == form.votes
 
 
 def test_the_page_is_what_the_tests_generate() -> None:

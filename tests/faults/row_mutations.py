@@ -64,6 +64,7 @@ STRANGE: tuple[Any, ...] = (
     *([["a"], ["b", "c"]], [["a", 1]], [[["a"]]], {"chat_template": "x"}, {"tools": 1}, {"messages": []}),
     *({"tokenize": True}, {"documents": []}, {"language": "\ud800"}, {1: 2}, _deep(60), {"a": _deep(40)}),
     *([0.5, 1.5], [0.5, "x"], [math.nan], [[0.5]], "[0.5, 1.5]", ["Yes."] * 40),
+    *({"1": 2, "3": 1}, {"1": -1}, {"2": 1.5}, {"good": 1}, {"nan": 1}, {"9" * 500: 1}, {"1": 10**400}, '{"1": 2}'),
     *(b"bytes", datetime(2024, 1, 1), Decimal("1.5")),
 )
 """What may stand in the place of anything."""
@@ -94,12 +95,14 @@ class Spoilt(NamedTuple):
         bad: the same with one of them spoilt; equal to `good` where none is.
         where: which, from 0; None where none is.
         settings: of `data`.
+        votes: scores are read as votes.
     """
 
     good: list[Row]
     bad: list[Row]
     where: int | None
     settings: dict[str, Any]
+    votes: bool
 
 
 @st.composite
@@ -115,7 +118,7 @@ def spoilt_rows(draw: st.DrawFn) -> Spoilt:
     for _ in range(changes):
         assert where is not None
         bad[where] = _changed(draw, bad[where])
-    return Spoilt(good, bad, where, settings)
+    return Spoilt(good, bad, where, settings, form.votes is not None or draw(st.booleans()))
 
 
 def _changed(draw: st.DrawFn, value: Any) -> Any:

@@ -39,12 +39,12 @@ def refused(error: BaseException, path: Path) -> None:
     assert path.name in str(error) or "data." in str(error), str(error)
 
 
-def attempt(path: Path, settings: dict[str, Any]) -> tuple[Rows, Rows | None] | None:
+def attempt(path: Path, settings: dict[str, Any], *, votes: bool = False) -> tuple[Rows, Rows | None] | None:
     """What is read from a file; None where one sentence refuses it. The file is as before."""
     before = path.read_bytes()
     try:
         with in_time():
-            return read_rows(DataConfig(path=str(path), **settings))
+            return read_rows(DataConfig(path=str(path), **settings), votes=votes)
     except Exception as error:
         refused(error, path)
         return None
@@ -79,9 +79,9 @@ def test_one_spoilt_row_changes_no_other(spoilt: Spoilt, kind: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         healthy = write(Path(name), kind, spoilt.good)
         assert healthy is not None
-        expected = attempt(healthy, spoilt.settings)
+        expected = attempt(healthy, spoilt.settings, votes=spoilt.votes)
         path = write(Path(name), kind, spoilt.bad, "spoilt")
-        found = None if path is None else attempt(path, spoilt.settings)
+        found = None if path is None else attempt(path, spoilt.settings, votes=spoilt.votes)
         if found is None or path is None:
             return
         if expected is not None and spoilt.where is not None and _leaves_others_alone(spoilt, kind):
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(title: str, kind: str, 
         assert path is not None
         data = path.read_bytes()
         path.write_bytes(DAMAGES[damage](data, chance.randrange(len(data)), chance.randrange(2**16)))
-        found = attempt(path, form.settings)
+        found = attempt(path, form.settings, votes=form.votes is not None)
         if found is not None:
             as_tokens(found[0], form.settings, path)
 
@@ -125,6 +125,6 @@ def test_without_damage_every_form_is_read_as_it_is_documented(kind: str, tmp_pa
     for number, form in enumerate(READ.values()):
         path = write(tmp_path, kind, [form.row, form.row], str(number))
         assert path is not None
-        found = attempt(path, form.settings)
+        found = attempt(path, form.settings, votes=form.votes is not None)
         assert found is not None, form.title
         assert texts_of(found) == {1: [form.texts], 2: [form.texts]}

@@ -19,6 +19,7 @@ BETA = 0.3
 LOG2 = math.log(2)
 AT_REFERENCE = {
     "sigmoid": LOG2,
+    "dpo_ranked": LOG2,
     "cdpo": LOG2,
     "robust": LOG2,
     "hinge": 1.0,

@@ -257,7 +257,7 @@ def test_uncertainty_needs_several_reward_models(name: str) -> None:
 
 
 def test_objectives_that_sort_and_offsets_are_those_without_another_side() -> None:
-    assert ONE_SIDED == ["aot", "aot_unpaired", "odpo", "spo_best", "spo_ranked"]
+    assert ONE_SIDED == ["aot", "aot_unpaired", "dpo_ranked", "odpo", "spo_best", "spo_ranked"]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -26,8 +26,8 @@ from iwpo_fast.objectives import OBJECTIVES, Mixture, Pair
 
 # Its value is half of what its gradient is of, as each sorted difference belongs to two completions: test_batchwise.
 SHARED_DIFFERENCES = {"aot_unpaired"}
-# Its weight reads the margin without gradient: test_weighed.
-DETACHED = {"mwpo"}
+# Their weights read log-probs without gradient: test_weighed, test_drpo.
+DETACHED = {"mwpo", "drpo"}
 DIVERGENCES = [("forward_kl", None), ("js", None), ("alpha", None), ("alpha", 1.5), ("alpha", 1.0)]
 
 

@@ -34,8 +34,9 @@ from iwpo_fast.later_settings import without_later
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.recipe_shelf import SHELF
-from iwpo_fast.rewards import score_pairs, tuning
+from iwpo_fast.rewards import heads_on_policy, score_pairs, tuning
 from iwpo_fast.rewards.features import pair_features, response_states
+from iwpo_fast.rewards.heads_on_policy import HeadsOnPolicy
 from iwpo_fast.rewards.own_reward import OwnReward
 from iwpo_fast.rewards.tuning import tuned_rewards
 from iwpo_fast.world import World
@@ -86,7 +87,7 @@ def tuned(pairs: Pairs, folder: Path, factor: float) -> np.ndarray:
 def test_states_and_likelihoods_are_those_of_two_passes(pairs, share) -> None:
     policy = new_policy(share).eval()
     batch = flat_batch(pairs, np.array([3, 2, 7]))
-    states, likelihood = tuning._states_and_likelihood(policy, batch, tokens=int(batch.segments[3]))
+    states, likelihood = heads_on_policy._states_and_likelihood(policy, batch, tokens=int(batch.segments[3]))
     torch.testing.assert_close(states, response_states(policy.hidden_states(batch), batch))
     logps = policy(batch).split(batch.segments.diff().tolist())
     torch.testing.assert_close(likelihood, torch.stack([of_one.mean() for of_one in logps[:3]]))
@@ -102,13 +103,12 @@ def test_language_modelling_moves_the_oracle_and_the_more_the_more_there_is_of_i
 def test_an_oracle_with_language_modelling_finds_chosen_responses_likelier(pairs, tmp_path, monkeypatch) -> None:
     found = {}
 
-    def kept(policy: Policy, *args, factor: float, **kwargs) -> tuple:
+    def kept(policy: Policy, *args, factor: float, **kwargs) -> HeadsOnPolicy:
         found.setdefault(factor, []).append(policy)
-        return heads_on(policy, *args, **kwargs)
+        return HeadsOnPolicy(policy, *args, **kwargs)
 
-    heads_on = tuning._heads_on
     for factor in (0.0, 10.0):
-        monkeypatch.setattr(tuning, "_heads_on", partial(kept, factor=factor))
+        monkeypatch.setattr(tuning, "HeadsOnPolicy", partial(kept, factor=factor))
         tuned(pairs, tmp_path / str(factor), factor)
     batch, likelihood = flat_batch(pairs, np.arange(len(pairs))), {}
     for factor, policies in found.items():

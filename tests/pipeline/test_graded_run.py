@@ -6,7 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_cases import DATA, STAGES, read_jsonl, rows_of_four, stages_done, toy_config, write_jsonl, write_toy_data
+from pipeline_cases import (
+    DATA,
+    STAGES,
+    Row,
+    read_jsonl,
+    rows_of_four,
+    stages_done,
+    toy_config,
+    write_jsonl,
+    write_toy_data,
+)
 from safetensors.numpy import load_file
 
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
@@ -57,6 +67,46 @@ def test_lists_of_scores_are_votes(place) -> None:
     assert load_file(f"{MODEL}/arrays.safetensors")["heads.values"].tolist() == [0, 1, 2, 3, 4, 5]
     prepared = read_jsonl("run/prepared/train.jsonl")
     assert {tuple(row["score_rejected"]) for row in prepared} == {(1, None, 2)}, "who gave no vote is not in the way"
+
+
+def by_three(row: Row) -> Row:
+    """The row with three votes on each candidate, in lists."""
+    return row | {"candidate_scores": [[score, score, score + 1] for score in row["candidate_scores"]]}
+
+
+def counted(row: Row) -> Row:
+    """The same votes by grade."""
+    return row | {
+        "candidate_scores": [{f"{vote:g}": votes.count(vote) for vote in votes} for votes in row["candidate_scores"]]
+    }
+
+
+@pytest.mark.slow
+def test_votes_on_candidates_teach_their_grades_and_the_same_when_they_are_counted(place) -> None:
+    lists = list(map(by_three, rows_of_four()))
+    data = DataConfig(path=DATA, eval_fraction=0.2, max_length=96)
+    weights = WeightConfig(soft_labels="grades", preferred_pairs=1)
+    config = toy_config(data=data, rewards=GRADED, weights=weights)
+    write_jsonl(DATA, lists)
+    assert stages_done(config) == STAGES
+    found = load_file(f"{MODEL}/arrays.safetensors")["heads.values"].tolist()
+    assert found == [0, 1, 2, 3, 4, 5], "grades, and no rates of winning"
+    prepared = read_jsonl("run/prepared/train.jsonl")
+    assert {tuple(row["score_chosen"]) for row in prepared} == {(4, 4, 5)}
+    assert {tuple(votes) for row in prepared for votes in row["candidate_scores"]} == {(1, 1, 2), (2, 2, 3)}
+    write_jsonl(DATA, list(map(counted, lists)))
+    assert stages_done(config) == ["prepare"], "what was read is the same, byte by byte"
+    write_jsonl(DATA, lists)
+    stages_done(toy_config(data=data), only="prepare")
+    assert all(0 < row["score_chosen"] < 1 for row in read_jsonl("run/prepared/train.jsonl")), "rewards for other heads"
+
+
+@pytest.mark.slow
+def test_a_plan_counts_tokens_of_data_with_counted_votes(place, capsys) -> None:
+    write_jsonl(DATA, [counted(by_three(row)) for row in rows_of_four()])
+    settings = SMALL | {"rewards.heads": "dprm", "rewards.folds": 2, "dry_run": "true", "plan.on": "h100"}
+    assert main(["run", *flags(settings | {"plan.data": "null"})]) == 0
+    assert "counted in pairs.jsonl" in capsys.readouterr().out
 
 
 @pytest.mark.slow

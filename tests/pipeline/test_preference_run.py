@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def test_another_run_scores_pairs_and_candidates_together(place) -> None:
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-4)
 
 
-@pytest.mark.slow
-def test_the_recipe_runs_in_miniature(place) -> None:
+def in_miniature(**more: Any) -> int:
+    """The recipe of GPO, on four candidates to each prompt."""
     write_jsonl(DATA, rows_of_four())
     settings = {
         **{"data.path": DATA, "data.max_length": 96, "data.as_chat": "false", "data.eval_fraction": 0.2},
@@ -80,7 +81,27 @@ def test_the_recipe_runs_in_miniature(place) -> None:
         **{"model.tiny.vocab_size": 320, "model.tiny.hidden_size": 32, "model.tiny.layers": 1, "model.tiny.heads": 2},
         **{"rewards.folds": 2, "optim.max_steps": 2, "optim.pairs_per_step": 8, "output_dir": "run"},
     }
-    flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    assert main(["run", "--config", str(SHELF / "gpo_ultrafeedback.yaml"), *flags]) == 0
+    flags = [text for name, value in (settings | more).items() for text in (f"--{name}", str(value))]
+    return main(["run", "--config", str(SHELF / "gpo_ultrafeedback.yaml"), *flags])
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_in_miniature(place) -> None:
+    assert in_miniature() == 0
     assert load_file(f"{MODEL}/arrays.safetensors")["heads.gate"].shape[-1] == 4
     assert Path("run/train/model/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_on_a_tuned_model_whose_rewards_are_mean_scores_too(place, capsys) -> None:
+    assert in_miniature(**{"rewards.tuning.optim.lr": 1e-3, "rewards.tuning.optim.max_steps": 3}) == 0
+    assert re.search(r"scores of pairs are right in \d+\.\d%, after tuning in \d+\.\d%", capsys.readouterr().out)
+    raw = load_file(REWARDS)["raw"]
+    table = load_file("run/reference/pairs.safetensors")
+    totals = np.zeros((int(table["prompt_of"].max()) + 1, raw.shape[1]))
+    np.add.at(totals, table["prompt_of"], raw)
+    assert np.abs(raw).max() > 0.01
+    np.testing.assert_allclose(totals, 0, atol=1e-4)
+    assert Path("run/train/model/model.safetensors").exists()
+    assert not Path(MODEL).exists()
+    assert score(DATA, "scored.jsonl") == 2 and "holds no reward model" in capsys.readouterr().err

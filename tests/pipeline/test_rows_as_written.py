@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from iwpo_fast.config import DataConfig
@@ -71,6 +72,21 @@ def test_a_row_is_read_again_as_it_was_written(tmp_path, row, settings) -> None:
     ]
     assert (again.template, again.columns.keys()) == (rows.template, rows.columns.keys())
     assert (again.candidates and list(again.candidates.texts)) == (rows.candidates and list(rows.candidates.texts))
+
+
+def test_votes_are_read_again_as_they_were_written(tmp_path) -> None:
+    votes = {"candidates": ["x", "y", "z"], "candidate_scores": [[3, None, 2], {"5": 1}, [1, 1]]}
+    more = {"chosen": "x", "rejected": "y", "score_chosen": 3, "score_rejected": [1, 2, 2, 4]}
+    rows = [{"prompt": "a"} | votes, {"prompt": "b"} | more | votes]
+    given, kept = tmp_path / "given.jsonl", tmp_path / "kept.jsonl"
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found, _ = read_rows(DataConfig(path=str(given), eval_fraction=0.0), votes=True)
+    write_rows(kept, found, found.columns)
+    again, _ = read_written(DataConfig(path=str(kept), eval_fraction=0.0, as_chat=False, json_columns=[]))
+    for name, values in found.columns.items():
+        np.testing.assert_array_equal(again.columns[name], values, strict=True)
+    assert found.candidates is not None and again.candidates is not None
+    np.testing.assert_array_equal(again.candidates.scores, found.candidates.scores)
 
 
 def test_rows_that_this_library_cannot_have_written_are_refused_in_a_sentence(tmp_path) -> None:

@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 
 from iwpo_fast.cli import main
 from iwpo_fast.config import ClusterConfig, LoraConfig, ModelConfig, OptimConfig, RewardConfig, TuningConfig
-from iwpo_fast.data.pairs import Pairs
+from iwpo_fast.data.pairs import CandidateTokens, Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.files import save_tensors
 from iwpo_fast.models import Policy, load_policy
 from iwpo_fast.models.tiny import train_tokenizer
 from iwpo_fast.pipeline.job import PipelineJob
-from iwpo_fast.rewards import PairFeatures, RewardScores, score_pairs, tuning
+from iwpo_fast.rewards import PairFeatures, RewardScores, preference_choice, report_lines, score_pairs, tuning
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import pair_features
 from iwpo_fast.rewards.tuning import tuned_rewards
@@ -55,6 +55,27 @@ def swapped(pairs: Pairs, where: np.ndarray) -> Pairs:
     return dataclasses.replace(pairs, **sides)
 
 
+def with_candidates(pairs: Pairs) -> Pairs:
+    """With a third response to every other prompt, which is in no pair."""
+    draw = np.random.default_rng(1)
+    of = np.arange(0, len(pairs), 2)
+    texts = Ragged.from_rows([draw.integers(4, 260, draw.integers(2, 9)) for _ in of])
+    return dataclasses.replace(pairs, candidates=CandidateTokens(texts, of, np.zeros(len(of), dtype=np.int64)))
+
+
+def cycles(prompts: int = 40) -> Pairs:
+    """Three responses of random tokens to each prompt, of which each is preferred to the next."""
+    draw = np.random.default_rng(0)
+    texts = [[draw.integers(4, 260, draw.integers(3, 9)) for _ in range(3)] for _ in range(prompts)]
+    asked = [draw.integers(4, 260, 5) for _ in range(prompts)]
+    return Pairs(
+        prompt=Ragged.from_rows([asked[i] for i in range(prompts) for _ in range(3)]),
+        chosen=Ragged.from_rows([texts[i][j] for i in range(prompts) for j in range(3)]),
+        rejected=Ragged.from_rows([texts[i][(j + 1) % 3] for i in range(prompts) for j in range(3)]),
+        weight=np.ones(3 * prompts),
+    )
+
+
 def features_of(pairs: Pairs, folder: Path) -> PairFeatures:
     policy = new_policy()
     world = World(0, 1, CPU)
@@ -63,35 +84,44 @@ def features_of(pairs: Pairs, folder: Path) -> PairFeatures:
 
 
 def score(
-    pairs: Pairs, folder: Path, *, tuned: bool = True, likelihood: bool = False, **options
+    pairs: Pairs, folder: Path, rewards: RewardConfig = SETTINGS, *, tuned: bool = True, **options
 ) -> tuple[RewardScores, PairFeatures]:
     """In three clusters, by the tuned model unless told otherwise; options change the optimiser."""
     features = features_of(pairs, folder)
     tuning = TuningConfig(optim=dataclasses.replace(OPTIM, **options)) if tuned else None
-    settings = dataclasses.replace(SETTINGS, likelihood=likelihood, tuning=tuning)
+    settings = dataclasses.replace(rewards, tuning=tuning)
     tune = partial(
         tuned_rewards, features=features, pairs=pairs, settings=settings, new_policy=new_policy, folder=folder / "folds"
     )
-    cluster = np.arange(len(pairs)) % 3
+    cluster = np.arange(len(features.prompt)) % 3
     scores = score_pairs(features, cluster, settings, seed=0, tune=tune if tuned else None)
     return scores, features
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", [False, True])
-def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(pairs, tmp_path, likelihood) -> None:
-    frozen = score(pairs, tmp_path / "frozen", tuned=False, likelihood=likelihood)[0].raw
-    still = score(pairs, tmp_path / "still", lr=1e-12, likelihood=likelihood)[0].raw
-    moved = score(pairs, tmp_path / "moved", likelihood=likelihood)[0].raw
+@pytest.mark.parametrize("heads", ["linear", "mlp", "gpm"])
+def test_an_adapter_that_learns_nothing_gives_the_rewards_of_the_frozen_model(
+    pairs, tmp_path, heads, likelihood
+) -> None:
+    rewards = dataclasses.replace(SETTINGS, heads=heads, likelihood=likelihood)
+    given = with_candidates(pairs)
+    frozen = score(given, tmp_path / "frozen", rewards, tuned=False)[0].raw
+    still = score(given, tmp_path / "still", rewards, lr=1e-12)[0].raw
+    moved = score(given, tmp_path / "moved", rewards)[0].raw
     np.testing.assert_allclose(still, frozen, atol=2e-3 * frozen.std())  # features of the frozen model are float16
     assert np.abs(moved - frozen).max() > 0.1 * frozen.std()
 
 
 @pytest.mark.slow
-def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path) -> None:
-    before, features = score(pairs, tmp_path / "before")
+@pytest.mark.parametrize("heads", ["linear", "gpm"])
+def test_no_prompt_is_scored_by_a_model_that_saw_its_labels(pairs, tmp_path, monkeypatch, heads) -> None:
+    monkeypatch.setattr(preference_choice, "DECAYS", (1.0,))  # the choice of decay and rounds depends on all labels
+    monkeypatch.setattr(preference_choice, "MOST_ROUNDS", 1)
+    rewards = dataclasses.replace(SETTINGS, heads=heads)
+    before, features = score(pairs, tmp_path / "before", rewards)
     fold = fold_of_prompts(features.prompt_keys, 2, seed=0)
-    after, other = score(swapped(pairs, fold == 1), tmp_path / "after")
+    after, other = score(swapped(pairs, fold == 1), tmp_path / "after", rewards)
     chosen = before.raw[features.table.chosen]
     same_texts = np.where((fold == 1)[:, None], after.raw[other.table.rejected], after.raw[other.table.chosen])
     np.testing.assert_allclose(same_texts[fold == 1], chosen[fold == 1], rtol=1e-3, atol=1e-4)
@@ -143,8 +173,48 @@ def test_tuning_learns_what_heads_on_frozen_features_do_not(place) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch) -> None:
-    config = toy_config(rewards=RewardConfig(folds=3, ensemble=2, tuning=TuningConfig(optim=OPTIM)))
+def test_tuning_lowers_the_loss_of_cycles_below_what_any_reward_reaches(tmp_path) -> None:
+    rewards = RewardConfig(heads="gpm", folds=1, ensemble=1, ridge=1e-3, residual=None, likelihood=False)
+    losses = []
+    for name, lr in (("still", 1e-12), ("moved", 1e-3)):
+        found, _ = score(cycles(), tmp_path / name, rewards, max_steps=None, epochs=6, lr=lr)
+        scores = load_file(tmp_path / name / "folds/fold-0.safetensors")["scores"][:, 0]
+        losses.append(np.logaddexp(0, -scores).mean())
+        share = found.report["penalties"]["preferences"]["tuned_pair_accuracy"]
+        assert share == (scores > 0).mean()
+        assert any(f"after tuning in {share:.1%}" in line for line in report_lines(found.report))
+    assert losses[1] < losses[0] - 0.05
+    assert losses[1] < np.log(2) - 0.2  # gaps of rewards sum to 0 on a cycle, so that their losses have a mean of log 2
+
+
+def cycles_by_first_word(prompts: int) -> list[dict[str, str]]:
+    """Three kinds of completions, of which each is preferred to the next; the first word says which kind one is."""
+    draw = random.Random(0)
+    rows = []
+    for i in range(prompts):
+        kinds = [[draw.choice(WORDS[3 * kind : 3 * kind + 3]), *draw.choices(WORDS, k=3)] for kind in range(3)]
+        texts = [" ".join(words) for words in kinds]
+        rows += [{"prompt": f"say {i}\n", "chosen": texts[j], "rejected": texts[(j + 1) % 3]} for j in range(3)]
+    return rows
+
+
+@pytest.mark.slow
+def test_tuned_embeddings_are_right_in_held_out_cycles_where_frozen_ones_are_less_often(place) -> None:
+    write_jsonl(DATA, cycles_by_first_word(80))
+    tuning = TuningConfig(optim=OptimConfig(lr=3e-3, epochs=10, pairs_per_step=16))
+    rewards = RewardConfig(heads="gpm", folds=2, ensemble=1, tuning=tuning)
+    config = toy_config(rewards=rewards, clusters=ClusterConfig(count=1, backend="sklearn"))
+    for stage in STAGES[:4]:
+        stages_done(config, only=stage)
+    found = json.loads(Path("run/rewards/report.json").read_text())["penalties"]["preferences"]
+    assert found["tuned_pair_accuracy"] > found["pair_accuracy"] + 0.1
+    assert held_out_accuracy() < 0.67  # of rewards, which no response has alone in a circle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", ["linear", "gpm"])
+def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch, heads) -> None:
+    config = toy_config(rewards=RewardConfig(heads=heads, folds=3, ensemble=2, tuning=TuningConfig(optim=OPTIM)))
     loaded: list[int] = []
     new_policy = PipelineJob.new_policy
 
@@ -173,6 +243,10 @@ def test_a_killed_tuning_goes_on_behind_its_last_fold(copied, monkeypatch) -> No
 REFUSED = [
     (["--rewards.source", "columns", "--rewards.tuning.lora.rank", "4"], "it goes with the source features"),
     (["--rewards.overlap", "0.1", "--rewards.tuning.lora.rank", "4"], "set rewards.overlap to 0 or leave"),
+    (
+        ["--rewards.heads", "dprm", "--rewards.tuning.lora.rank", "4"],
+        "rewards.heads is dprm, which learns from grades",
+    ),
     (["--rewards.tuning.lora.rank", "0"], "rewards.tuning.lora.rank is 0: it must be positive."),
     (["--rewards.tuning.optim.lr", "0"], "rewards.tuning.optim.lr is 0.0: it must be positive and finite."),
 ]
@@ -205,7 +279,7 @@ def test_a_damaged_fold_is_tuned_again(tmp_path, caplog) -> None:
     path = tmp_path / "fold-0.safetensors"
     assert tuning._kept(path) is None
     save_tensors(path, {"rewards": torch.arange(6.0).reshape(3, 2)})
-    assert tuning._kept(path).tolist() == [[0, 1], [2, 3], [4, 5]] and not caplog.text
+    assert tuning._kept(path)["rewards"].tolist() == [[0, 1], [2, 3], [4, 5]] and not caplog.text
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)

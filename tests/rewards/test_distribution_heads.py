@@ -225,7 +225,7 @@ def test_a_folder_gives_the_training_pairs_bitwise_the_scores_of_the_run(world, 
         ({"heads": "dprm", "overlap": 0.1}, "rewards.heads is dprm and rewards.overlap is 0.1, which is for linear"),
         (
             {"heads": "dprm", "tuning": TuningConfig(lora=LoraConfig())},
-            "rewards.heads is dprm and rewards.tuning is set, which is for linear heads alone",
+            "rewards.heads is dprm, which learns from grades, and rewards.tuning is set, which learns from labels",
         ),
         (
             {"categories": CategoryConfig(count=3)},

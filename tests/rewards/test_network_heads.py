@@ -9,7 +9,7 @@ import pytest
 import torch
 from reward_worlds import FIXED, World, make_world, score
 
-from iwpo_fast.config import LoraConfig, RewardConfig, TuningConfig
+from iwpo_fast.config import RewardConfig
 from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards import PairTable, report_lines
 from iwpo_fast.rewards import network_choice as choice_module
@@ -168,10 +168,6 @@ def test_auto_is_linear_with_the_overlap_term() -> None:
     ("settings", "sentence"),
     [
         ({"heads": "mlp", "overlap": 0.1}, "rewards.heads is mlp and rewards.overlap is 0.1, which is for linear"),
-        (
-            {"heads": "mlp", "tuning": TuningConfig(lora=LoraConfig())},
-            "rewards.heads is mlp and rewards.tuning is set, which is for linear heads alone",
-        ),
         ({"heads": "mlp", "source": "columns"}, "rewards.heads is mlp and rewards.source is columns, which learns no"),
         ({"heads": "tree"}, "rewards.heads is tree: it must be one of linear, mlp, auto, gpm, dprm"),
     ],

@@ -10,7 +10,7 @@ import torch
 from reward_worlds import FIXED, World, make_world, score
 from scipy.special import softmax
 
-from iwpo_fast.config import ClusterConfig, LoraConfig, RewardConfig, TuningConfig
+from iwpo_fast.config import ClusterConfig, RewardConfig
 from iwpo_fast.config_checks import check_reward_settings
 from iwpo_fast.rewards import PairFeatures, PairTable, fit_clusters, report_lines, score_pairs
 from iwpo_fast.rewards import preference_choice as choice_module
@@ -275,10 +275,6 @@ def test_a_response_alone_with_its_prompt_is_refused(learnt) -> None:
         (
             {"heads": "gpm", "overlap": 0.1},
             "rewards.heads is gpm and rewards.overlap is 0.1, which is for linear heads",
-        ),
-        (
-            {"heads": "gpm", "tuning": TuningConfig(lora=LoraConfig())},
-            "rewards.heads is gpm and rewards.tuning is set, which is for linear heads alone",
         ),
         (
             {"heads": "gpm", "preference_dimension": 5},

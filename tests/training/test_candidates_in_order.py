@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,24 @@ import yaml
 from toy_pairs import WORDS
 
 from iwpo_fast.cli import main
-from iwpo_fast.config import DataConfig, LogConfig, ModelConfig, ObjectiveConfig, OptimConfig, TinyConfig, TrainConfig
+from iwpo_fast.config import (
+    DataConfig,
+    LogConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    ReferenceSyncConfig,
+    TinyConfig,
+    TrainConfig,
+)
 from iwpo_fast.data import read_rows, tokenise
 from iwpo_fast.data.batch import flat_batch
 from iwpo_fast.data.pairs import Pairs
 from iwpo_fast.data.ragged import Ragged
 from iwpo_fast.data.ranked import with_candidates_between
 from iwpo_fast.models import Policy, load_policy, load_tokenizer
+from iwpo_fast.models.reference import with_reference, with_reference_of_all
+from iwpo_fast.objectives.rankings import plackett_luce
 from iwpo_fast.objectives.spo import best_of, ranked
 from iwpo_fast.training import train
 from iwpo_fast.training.loss import PreferenceLoss
@@ -151,6 +163,80 @@ def test_a_pair_of_weight_0_gives_its_candidates_no_gradient(known) -> None:
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in policy.parameters())
 
 
+def test_the_reference_of_all_is_that_of_each_completion_alone(known, tmp_path) -> None:
+    policy, pairs, _ = known
+    settings = {"tokens_per_batch": 200, "workers": 0}
+    found = with_reference_of_all(policy, pairs, ALONE, tmp_path, **settings)
+    assert found.candidates is None and found.between.offsets is pairs.between.offsets
+    for pair in (0, 4, 9):
+        begin, end = pairs.between.offsets[pair : pair + 2]
+        given = [found.ref_logps[pair, 0], *found.between.ref_logps[begin:end], found.ref_logps[pair, 1]]
+        np.testing.assert_allclose(given, log_probs(policy, pairs, pair).detach(), rtol=1e-5)
+    alone = with_reference(policy, dataclasses.replace(pairs, between=None), ALONE, tmp_path, **settings)
+    assert np.array_equal(alone.ref_logps, found.ref_logps)
+    again = with_reference_of_all(policy, pairs, ALONE, tmp_path, **settings)
+    assert np.array_equal(again.between.ref_logps, found.between.ref_logps)
+    taken = found.take(np.array([9, 4]))
+    assert np.array_equal(taken.between.ref_logps[: taken.between.counts[0]], found.between.ref_logps[begin:end])
+
+
+@pytest.mark.parametrize("layout", ["shared", "padded"])
+def test_dpo_of_rankings_is_plackett_luce_of_log_ratios(known, tmp_path, layout) -> None:
+    policy, pairs, _ = known
+    policy.eval()
+    pairs = with_reference_of_all(policy, pairs, ALONE, tmp_path, tokens_per_batch=4000)
+    rows = np.array([3, 0, 9, 12])
+    reference = [log_probs(policy, pairs, int(row)).detach() for row in rows]
+    weight = policy.causal_lm.model.layers[0].self_attn.q_proj.weight
+    weight.data.mul_(3)
+    if layout == "padded":
+        policy.run_padded("for this test")
+    loss = PreferenceLoss(ObjectiveConfig("dpo_ranked", beta=0.3))
+    batch = flat_batch(pairs, rows)
+    tokens = loss.token_logps(policy, batch)
+    output = loss(tokens, batch, 4.0, {})
+    (found,) = torch.autograd.grad(output.loss, [weight], retain_graph=True)
+    ratios = [log_probs(policy, pairs, int(row)) - of for row, of in zip(rows, reference, strict=True)]
+    losses = torch.stack([plackett_luce(0.3 * one[None])[0] for one in ratios])
+    expected = (losses * torch.from_numpy(pairs.weight[rows])).sum() / 4
+    (gradient,) = torch.autograd.grad(expected, [weight])
+    assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(loss.log_likelihood(tokens, batch), -losses.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_likelihood_of_an_order_of_two_is_that_of_the_pair(known, tmp_path) -> None:
+    policy, pairs, _ = known
+    policy.eval()
+    pairs = with_reference_of_all(policy, pairs, ALONE, tmp_path, tokens_per_batch=4000)
+    policy.causal_lm.model.layers[0].self_attn.q_proj.weight.data.mul_(3)
+    batch = flat_batch(pairs, np.flatnonzero(pairs.between.counts == 0))
+    ranking, pair = (PreferenceLoss(ObjectiveConfig(name, beta=0.3)) for name in ("dpo_ranked", "sigmoid"))
+    tokens = pair.token_logps(policy, batch)
+    found, expected = (loss.log_likelihood(tokens, batch) for loss in (ranking, pair))
+    assert len(found) and expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(expected, torch.nn.functional.logsigmoid(pair.margins(tokens, batch).margin))
+
+
+def test_a_prompt_that_several_rank_is_compared_within_each_row(data_of) -> None:
+    words = ["red", "blue", "warm", "cold"]
+    rows = [
+        {"prompt": "say: a\n", "ranked": words},
+        {"prompt": "say: b\n", "ranked": words[::-1]},
+        {"prompt": "say: a\n", "ranked": words[::-1]},
+        {"prompt": "say: a\n", "candidates": words, "candidate_scores": [0.1, 0.3, None, 0.2]},
+    ]
+    data, model = data_of(rows), ModelConfig(tiny=TINY)
+    read, _ = read_rows(data)
+    tokenizer = load_tokenizer(model, read.texts())
+    pairs = with_candidates_between(tokenise(read, tokenizer, data)[0], read, "dpo_ranked")
+    orders = [["blue", "warm"], ["warm", "blue"], ["warm", "blue"], ["cold"]]
+    assert pairs.between.counts.tolist() == [2, 2, 2, 1]
+    found = [tokenizer.decode(row, skip_special_tokens=True) for row in pairs.between.completions]
+    assert found == [word for order in orders for word in order]
+
+
 def config_of(data: DataConfig, folder: Path, **parts: object) -> TrainConfig:
     given: dict[str, object] = {
         "model": ModelConfig(tiny=TINY),
@@ -169,7 +255,9 @@ def losses_in(folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["spo_ranked", {"spo_best": 1.0, "sigmoid": 0.5, "ld_dpo": 0.5, "wpo": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "name", ["spo_ranked", "dpo_ranked", "drpo", {"spo_best": 1.0, "sigmoid": 0.5, "ld_dpo": 0.5, "wpo": 1.0}], ids=str
+)
 def test_a_run_trains_on_them_however_its_steps_are_cut(data_of, tmp_path, name) -> None:
     data = data_of(candidate_rows(), eval_fraction=0.2)
     runs = []
@@ -189,7 +277,6 @@ def refused(config: TrainConfig, folder: Path, command: str = "train", *flags: s
 
 PAIR = {"prompt": "say: red\n", "chosen": "red", "rejected": "blue"}
 BESIDE = PAIR | {"candidates": ["red", "blue", "warm"], "candidate_scores": [0.5, 0.1, 0.9]}
-TWICE = [{"prompt": "say: red\n", "candidates": [f"{k} {word}" for k in range(3)]} for word in ("a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -197,12 +284,36 @@ TWICE = [{"prompt": "say: red\n", "candidates": [f"{k} {word}" for k in range(3)
     [
         ([PAIR, PAIR | {"prompt": "say: warm\n"}], "no row of candidates.jsonl has more than two: give rows of"),
         ([BESIDE], "row 1 has a candidate whose score is not between those of chosen and rejected"),
-        ([row | {"candidate_scores": [1, 2, 3]} for row in TWICE], "row 2 has the prompt of a row before it"),
     ],
 )
 def test_rows_that_have_no_order_are_one_sentence(data_of, tmp_path, capsys, rows, sentence) -> None:
     assert refused(config_of(data_of(rows), tmp_path / "run"), tmp_path)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_drpo_takes_a_pair_that_scores_would_order_otherwise(data_of, tmp_path) -> None:
+    rows = [BESIDE | {"prompt": f"say: {i}\n"} for i in range(4)]
+    train(config_of(data_of(rows), tmp_path / "run", objective=ObjectiveConfig("drpo")))
+    first = losses_in(tmp_path / "run")[0]
+    # At the reference: candidates count alike, and nothing is corrected.
+    gaps = [score - other for score in (0.5, 0.9, 0.1) for other in (0.5, 0.1)]
+    assert first == pytest.approx(-sum(1 / (1 + math.exp(-gap)) for gap in gaps) / 6, rel=1e-5)
+
+
+def test_reference_log_probs_of_the_pair_alone_are_not_enough(data_of, tmp_path, capsys) -> None:
+    beside = PAIR | {"candidates": ["red", "blue", "warm"], "candidate_scores": [0.9, 0.1, 0.5]}
+    rows = [beside | {"ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0}]
+    objective = ObjectiveConfig("dpo_ranked")
+    assert refused(config_of(data_of(rows), tmp_path / "run", objective=objective), tmp_path)
+    said = capsys.readouterr().err
+    assert "dpo_ranked needs the reference's log-prob of every candidate" in said and "leave the columns" in said
+
+
+def test_a_reference_that_moves_is_not_that_of_candidates(data_of, tmp_path, capsys) -> None:
+    parts = {"objective": ObjectiveConfig("dpo_ranked"), "reference_sync": ReferenceSyncConfig(steps=2, alpha=1.0)}
+    assert refused(config_of(data_of(candidate_rows()), tmp_path / "run", **parts), tmp_path)
+    assert "reference_sync is set and the objective dpo_ranked reads the reference of all" in capsys.readouterr().err
 
 
 def test_an_order_has_no_labels_to_smooth(data_of, tmp_path, capsys) -> None:

@@ -84,11 +84,15 @@ def make_pairs(pairs: int = 6, *, between: bool = False) -> Pairs:
         rejected=rejected,
         weight=np.array([1.0, 2.0, 0.5, 0.0, 1.0, 1.0])[:pairs],
         label_smoothing=None,
-        between=Between(rows(), np.array([0, 2, 2, 3, 3, 5, 6])) if between else None,
+        between=make_between(rows()) if between else None,
         columns={"score_chosen": scores + 5.0, "score_rejected": scores},
         ref_logps=rng.normal(size=(pairs, 2)).astype(np.float32),
         ref_token_logps=(tokens[0], tokens[1]),
     )
+
+
+def make_between(completions: Ragged) -> Between:
+    return Between(completions, np.array([0, 2, 2, 3, 3, 5, 6]), np.full(len(completions), -3.0, np.float32))
 
 
 def make_policy(device: torch.device, dtype: torch.dtype, backend: str, *, shared: bool) -> Policy:

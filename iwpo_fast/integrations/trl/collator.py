@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from iwpo_fast.data.columns import SCORES, WEIGHTS, number_of
+from iwpo_fast.data.columns import SCORES, WEIGHTS
+from iwpo_fast.data.number import number_of
 
 NUMBERS = (*WEIGHTS, *SCORES)
 """What a pair may bring: `weight`, `label_smoothing`, `score_chosen` and `score_rejected`."""

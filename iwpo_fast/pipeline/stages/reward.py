@@ -39,7 +39,8 @@ from iwpo_fast.rewards.calibrated_elsewhere import calibrated_elsewhere
 from iwpo_fast.rewards.classifier import WHAT as WHAT_CLASSIFIES
 from iwpo_fast.rewards.classifier import check_label, classifier_scores, source_of
 from iwpo_fast.rewards.feature_reader import FeatureReader, model_settings, tokenizer_of
-from iwpo_fast.rewards.reward_model import RewardModel, Scores
+from iwpo_fast.rewards.learnt_rewards import Scores
+from iwpo_fast.rewards.reward_model import RewardModel
 from iwpo_fast.rewards.tuning import tuned_rewards
 
 WHAT = "rewards whose levels can be compared"
@@ -115,7 +116,7 @@ def _from_features(job: PipelineJob, features: PairFeatures, prompt_cluster: np.
             new_policy=partial(job.new_policy, rewards.tuning.lora),
             folder=job.folder.tuned,
         )
-    grades = grades_of_responses(job.load_rows(), job.load_pairs()) if rewards.heads == "dprm" else None
+    grades = grades_of_responses(job.load_rows(), job.load_pairs()) if rewards.learns_from_votes else None
     return score_pairs(features, prompt_cluster, rewards, seed=job.config.seed, tune=tune, grades=grades)
 
 
