@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from iwpo_fast.data.columns import LARGEST
+from iwpo_fast.data.number import LARGEST
 from iwpo_fast.integrations.trl.collator import column_of
 
 
