@@ -113,19 +113,20 @@ def make_optimizer(
 
 
 def _adamw_8bit(parameters: Sequence[Parameter]) -> Any:
-    if not any(isinstance(p, DTensor) for p in parameters):
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit
-    if not any(rows_are_blocks(p) and p.numel() >= SMALLEST_8BIT for p in parameters):
+    sharded = any(isinstance(p, DTensor) for p in parameters)
+    if not any(p.numel() >= SMALLEST_8BIT and (rows_are_blocks(p) or not sharded) for p in parameters):
+        on_shards = f" in rows of a multiple of {BLOCK_8BIT}, which parts of 8 bits need" if sharded else ""
         raise ValueError(
-            "optim.name is adamw_8bit and the model is sharded, but none of what is trained has at least "
-            f"{SMALLEST_8BIT} entries in rows of a multiple of {BLOCK_8BIT}, which parts of 8 bits need: set "
-            "optim.name to adamw."
+            f"optim.name is adamw_8bit{' and the model is sharded' if sharded else ''}, but none of what is trained "
+            f"has at least {SMALLEST_8BIT} entries{on_shards}: set optim.name to adamw."
         )
-    from iwpo_fast.eight_bits import ShardedAdamW8bit
+    if sharded:
+        from iwpo_fast.eight_bits import ShardedAdamW8bit
 
-    return ShardedAdamW8bit
+        return ShardedAdamW8bit
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit
 
 
 def clip_gradients(parameters: Iterable[Parameter], max_norm: float | None) -> Tensor:

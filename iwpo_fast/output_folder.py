@@ -11,6 +11,9 @@ from typing import ClassVar
 from iwpo_fast.files import remove_leftovers
 
 LOCK = "run.lock"
+ROUND = "round-"
+"""How the folders of rounds begin, which go on with their numbers from 1."""
+
 _held: set[Path] = set()
 
 
@@ -84,6 +87,13 @@ def hold_folder(folder: Path) -> None:
             f"another process is running in {folder}: wait for it, or choose another output_dir."
         ) from None
     _held.add(path)
+
+
+def last_round(folder: Path) -> Path | None:
+    """The folder of the last round in the folder of a run with rounds; None for any other."""
+    numbers = [path.name.removeprefix(ROUND) for path in folder.glob(f"{ROUND}*") if (path / "manifest.json").exists()]
+    rounds = [int(number) for number in numbers if number.isdecimal()]
+    return folder / f"{ROUND}{max(rounds)}" if rounds else None
 
 
 def not_ours(folder: Path, what: str) -> ValueError:

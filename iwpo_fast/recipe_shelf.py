@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import groupby, takewhile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,6 +23,10 @@ from iwpo_fast.terminal import escaped
 SHELF = Path(__file__).parent / "recipes"
 OF_PIPELINE = {"weights", "candidates", "rewards", "clusters", "arms"}
 """Settings of `iwpo run` that `iwpo train` does not have."""
+
+GLUE = "\0"
+"""Stands between a setting and its value while lines are broken."""
+WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def show_or_copy(config: RecipesConfig) -> None:
@@ -33,8 +43,9 @@ def show_or_copy(config: RecipesConfig) -> None:
         raise ValueError(f"to is {config.to} but no recipe is to be copied: name one with --copy.")
     for name, path in recipes().items():
         print(f"{name}, for iwpo {command_of(path)}")
-        print("".join(f"  {line}\n" for line in _says(path)))
-    print("iwpo recipes --copy NAME puts one into this folder, to be changed and given as --config.")
+        print("".join(f"  {line}\n" for line in _fitted(_says(path))))
+    says = "iwpo recipes --copy NAME puts one into this folder, to be changed and given as --config."
+    print("\n".join(_fitted([says])))
 
 
 def recipes() -> dict[str, Path]:
@@ -52,6 +63,30 @@ def _says(recipe: Path) -> list[str]:
     lines = recipe.read_text(encoding="utf-8").splitlines()
     comment = takewhile(lambda line: line.startswith("#"), lines)
     return [line.removeprefix("# ").replace("recipes/", "") for line in comment]
+
+
+def _fitted(lines: list[str]) -> list[str]:
+    """Lines that fit a terminal behind two spaces; elsewhere as they are, because a file has no width."""
+    if not sys.stdout.isatty():
+        return lines
+    width = max(40, shutil.get_terminal_size().columns) - 2
+    fitted: list[str] = []
+    for is_prose, some in groupby(lines, key=lambda line: not line.startswith(" ")):
+        passage = list(some)
+        fitted += textwrap.wrap(" ".join(passage), width) if is_prose else _example(passage, width)
+    return fitted
+
+
+def _example(lines: list[str], width: int) -> Iterator[str]:
+    """Lines that are to be copied: a command breaks between settings, behind a backslash."""
+    for line in re.sub(r" \\\n *", " ", "\n".join(lines)).split("\n"):
+        goes_on = " \\" if line.split()[0] in ("iwpo", "torchrun") else ""
+        within = width - len(goes_on) if len(line) > width else width
+        settings = re.sub(r"(--\S+) (?!-)", rf"\1{GLUE}", line)
+        broken = textwrap.wrap(settings, within, subsequent_indent="    ", **WHOLE_WORDS)
+        *others, last = (one.replace(GLUE, " ") for one in broken)
+        yield from (f"{other}{goes_on}" for other in others)
+        yield last
 
 
 def _copy(name: str, to: str | None) -> None:

@@ -19,6 +19,19 @@ def test_every_recipe_is_listed_with_its_command_and_what_it_says(capsys) -> Non
     assert "iwpo train --config hh_tiny.yaml" in said and "recipes/" not in said
 
 
+def test_on_a_terminal_all_lines_fit_it_and_say_the_same(capsys, monkeypatch) -> None:
+    assert main(["recipes"]) == 0
+    piped = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, piped.splitlines())) > 100 and max(map(len, shown.splitlines())) <= 80
+    assert shown.replace("\\\n", " ").split() == piped.replace("\\\n", " ").split()
+    broken = [line for line in shown.splitlines() if line.endswith(" \\")]
+    assert broken and not any(line.split()[-2].startswith("--") for line in broken), "a setting is torn from its value"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipes())
 def test_a_copy_is_the_recipe_and_its_command_takes_it(name, tmp_path, monkeypatch, capsys) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iwpo_fast.output_folder import Inside, OutputFolder
+from iwpo_fast.output_folder import ROUND, Inside, OutputFolder
 from iwpo_fast.training.run_folder import RunFolder
 
 
@@ -17,4 +17,4 @@ class TypesFolder(OutputFolder):
 
     def round(self, number: int) -> RunFolder:
         """The folder of a round, counted from 1, which is a run as any other."""
-        return RunFolder(self.path / f"round-{number}")
+        return RunFolder(self.path / f"{ROUND}{number}")

@@ -160,5 +160,5 @@ class RewardConfig:
 
     @property
     def learns_from_votes(self) -> bool:
-        """Several scores of a response are votes of annotators on it, and not rewards of several models."""
+        """Heads learn how a response would be graded from the votes of annotators on it."""
         return self.source == "features" and self.heads == "dprm"

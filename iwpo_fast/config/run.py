@@ -76,6 +76,11 @@ class TrainConfig:
     push_to_hub: str | None = None
     plan: PlanConfig = field(default_factory=PlanConfig)
 
+    @property
+    def scores_are_votes(self) -> bool:
+        """Several scores of a response are votes of annotators on it, and not rewards of several models."""
+        return False
+
 
 @dataclass
 class RunConfig(TrainConfig):
@@ -105,6 +110,10 @@ class RunConfig(TrainConfig):
     arms: list[Arm] = field(default_factory=list)
     rounds: Annotated[int, POSITIVE] = 1
     output_dir: str = "runs/iwpo"
+
+    @property
+    def scores_are_votes(self) -> bool:
+        return self.rewards.learns_from_votes
 
 
 def dataclass_from(config: type[T], settings: object) -> T:

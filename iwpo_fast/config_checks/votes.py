@@ -7,7 +7,7 @@ from iwpo_fast.data.columns import joined_columns
 
 
 def check_votes(config: RunConfig) -> None:
-    if not config.rewards.learns_from_votes:
+    if not config.scores_are_votes:
         return
     data, instead = config.data, "or set rewards.heads to auto"
     if data.pairs_from_candidates == "pareto":

@@ -250,7 +250,7 @@ class _Read:
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
         found, going_on = self._recognise, {GOES_ON: self._going_on} if self._going_on else {}
-        notes = found.json.counts | going_on | self._numbers_unread.notes
+        notes = found.json.counts | going_on | self._numbers_unread.notes(columns)
         rows = replace(rows, mismatches=len(self._mismatches), unread=found.unread, notes=notes)
         return rows, self._gathered.prompt_ids.finish()
 

@@ -22,6 +22,7 @@ from iwpo_fast.data.token_cache import load_tokens, save_tokens, tokens_path
 from iwpo_fast.data.tokenise_candidates import candidate_counts, candidate_tokens
 from iwpo_fast.data.truncate import cut, cut_candidates, fitted, too_long
 from iwpo_fast.data.unpaired import SIDES
+from iwpo_fast.data.votes import are_absent
 from iwpo_fast.limits import check_limits
 from iwpo_fast.paths import expanded
 
@@ -242,8 +243,9 @@ def _check_reference(rows: Rows, encoded: Pairs, pairs: Pairs, config: DataConfi
 def _equal_scores(columns: dict[str, np.ndarray]) -> int:
     if "score_chosen" not in columns or not len(columns["score_chosen"]):
         return 0
-    equal = columns["score_chosen"] == columns["score_rejected"]
-    return int(equal.reshape(len(equal), -1).all(1).sum())
+    chosen, rejected = columns["score_chosen"], columns["score_rejected"]
+    equal = (chosen == rejected) | (np.isnan(chosen) & np.isnan(rejected))  # votes are as many in a row, or absent
+    return int((equal.reshape(len(equal), -1).all(1) & ~are_absent(chosen)).sum())
 
 
 def _template(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from iwpo_fast.data.columns import NUMBERS
@@ -36,10 +36,13 @@ class UnreadNumbers:
             if name not in self._used and (is_number or self._meant_by(name)) and value is not None:
                 self._counts[name] = self._counts.get(name, 0) + 1
 
-    @property
-    def notes(self) -> dict[str, int]:
-        """As in `Rows.notes`: a line for each name that is near to one of ours, and one line for all others."""
-        near = {name: meant for name in self._counts if (meant := self._meant_by(name))}
+    def notes(self, read: Container[str] = ()) -> dict[str, int]:
+        """As in `Rows.notes`: a line for each name that is near to one of ours, and one line for all others.
+
+        Args:
+            read: those of ours that the rows have, which no other name was meant for.
+        """
+        near = {name: meant for name in self._counts if (meant := self._meant_by(name)) and meant not in read}
         found = {
             f"{name} is not read, did you mean {meant}? (--data.columns '{{{meant}: {name}}}')": self._counts[name]
             for name, meant in near.items()

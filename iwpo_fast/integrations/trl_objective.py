@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -22,7 +23,13 @@ def smooths(names: Iterable[str]) -> bool:
     return not set(EPSILON).isdisjoint(names)
 
 
-def _weighted(config: Any) -> Iterable[tuple[str, float]]:
+def losses_of(config: Any) -> dict[str, float]:
+    """The losses of a `trl.DPOConfig` with their weights, except those that weigh nothing.
+
+    Raises:
+        ValueError: it has no loss, more or fewer weights than losses, a weight that is negative or not finite, or none
+            above 0.
+    """
     losses = list(config.loss_type)
     weights = config.loss_weights or [1.0] * len(losses)
     if not losses or len(weights) != len(losses):
@@ -30,19 +37,29 @@ def _weighted(config: Any) -> Iterable[tuple[str, float]]:
             f"loss_type has {len(losses)} losses and loss_weights {len(weights)} numbers: give one loss or more, and "
             "as many weights."
         )
-    return zip(losses, weights, strict=True)
+    for name, weight in zip(losses, weights, strict=True):
+        if not 0 <= weight < math.inf:
+            raise ValueError(
+                f"loss_weights has {weight} for {name}, which is no weight of a loss that is to fall: give a positive "
+                "number, or 0, which leaves it out."
+            )
+    found: dict[str, float] = {}
+    for name, weight in zip(losses, weights, strict=True):
+        if weight:
+            found[name] = found.get(name, 0.0) + weight  # TRL adds up a loss that is there twice
+    if not found:
+        raise ValueError("loss_weights has nothing but 0, which leaves no loss: give one of them a positive number.")
+    return found
 
 
 def objective_of(config: Any) -> ObjectiveConfig:
     """The objective that a `trl.DPOConfig` describes.
 
     Raises:
-        ValueError: it has no loss, more or fewer weights than losses, or a label smoothing that TRL's loss ignores, or
-            that this library's has not.
+        ValueError: as of `losses_of`, or it has a label smoothing that TRL's loss ignores, or that this library's has
+            not.
     """
-    weights: dict[str, float] = {}
-    for name, weight in _weighted(config):
-        weights[name] = weights.get(name, 0.0) + weight  # TRL adds up a loss that is there twice
+    weights = losses_of(config)
     names = list(weights)
     params: dict[str, float | str] = {}
     for name in names:

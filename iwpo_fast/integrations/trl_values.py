@@ -19,7 +19,15 @@ NUMBERS = {
 SWITCHES = {
     *("bf16", "fp16", "gradient_checkpointing", "activation_checkpointing", "activation_offloading", "load_in_4bit"),
     *("use_peft", "use_dora", "use_rslora", "sync_ref_model", "load_best_model_at_end", "greater_is_better"),
-    *("disable_dropout", "push_to_hub", "hub_private_repo", "trust_remote_code", "torch_compile"),
+    *(
+        "disable_dropout",
+        "do_train",
+        "eval_on_start",
+        "push_to_hub",
+        "hub_private_repo",
+        "trust_remote_code",
+        "torch_compile",
+    ),
 }
 CHOICES = {
     "truncation_mode": ("keep_start", "keep_end"),

@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from iwpo_fast.config import ModelConfig
 from iwpo_fast.models.saved_files import check_saved, pickled_weights
+from iwpo_fast.output_folder import last_round
 from iwpo_fast.paths import expanded, looks_local
 
 LONGEST_REASON = 400
@@ -44,10 +45,15 @@ class Source(NamedTuple):
         return cls(model.path, "model.path", model.revision, model.trust_remote_code)
 
     def check_there(self) -> None:
-        """Raise ValueError if the path can only be one of this machine, and nothing is there."""
-        if looks_local(self.path) and not expanded(self.path).exists():
+        """Raise ValueError if the path can only be one of this machine and nothing is there, or if rounds are there."""
+        folder = expanded(self.path)
+        if looks_local(self.path) and not folder.exists():
             raise ValueError(
                 f"{self.setting} {self.path} does not exist: check the path, or give the id of a model of the hub."
+            )
+        if model_in(folder) is None and (newest := last_round(folder)) is not None:
+            raise ValueError(
+                f"{self.setting} {self.path} holds rounds: name the folder of one of them, such as {newest}."
             )
 
 

@@ -88,7 +88,7 @@ class PipelineJob:
 
         def load() -> tuple[Rows, Rows | None]:
             data = self.config.data
-            rows, held_out = read_rows(data, votes=self.config.rewards.learns_from_votes)
+            rows, held_out = read_rows(data, votes=self.config.scores_are_votes)
             for some in (rows, held_out):
                 refuse_unpaired(some, "iwpo run")
             if data.as_chat != "auto":

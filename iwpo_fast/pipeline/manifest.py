@@ -82,10 +82,13 @@ class Manifest:
         return {name: entry[name] for name in ("settings", "versions") if name in entry}
 
     def check_whole(self, path: Path) -> None:
-        """Raise Damaged if a file of a finished stage is not what the stage wrote."""
+        """Raise ValueError if a file of a finished stage is gone, and Damaged if it is not what the stage wrote."""
         digest = _files(self._entries.values()).get(str(path.relative_to(self._path.parent)))
-        if digest is not None and digest != _hash(path):
-            raise Damaged(path)
+        if digest is None or digest == (found := _hash(path)):
+            return
+        if found is None:
+            raise ValueError(f"{path} is gone: the same iwpo run makes it again.")
+        raise Damaged(path)
 
     def is_current(self, stage: str, key: str) -> bool:
         """The stage is finished, its settings and inputs are the same, and its files are still as it wrote them."""

@@ -28,7 +28,7 @@ def check_preferred(config: RunConfig) -> None:
     """
     if _asked(config.weights) is None:
         return
-    rows, _ = read_rows(config.data, votes=config.rewards.learns_from_votes)
+    rows, _ = read_rows(config.data, votes=config.scores_are_votes)
     responses: defaultdict[str, set[str]] = defaultdict(set)
     for prompt, *completions in zip(rows.prompt, rows.chosen, rows.rejected, strict=True):
         responses[key_of(prompt)].update(map(key_of, completions))

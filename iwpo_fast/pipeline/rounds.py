@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from iwpo_fast.config import ModelConfig, RunConfig
+from iwpo_fast.output_folder import ROUND
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.world import World
 
@@ -50,7 +51,7 @@ def round_of(config: RunConfig, number: int) -> RunConfig:
 
 
 def folder_of(config: RunConfig, number: int) -> PipelineFolder:
-    return PipelineFolder(Path(config.output_dir) / f"round-{number}")
+    return PipelineFolder(Path(config.output_dir) / f"{ROUND}{number}")
 
 
 def _trained_by(model: ModelConfig, before: PipelineFolder) -> ModelConfig:

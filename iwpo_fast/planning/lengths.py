@@ -52,12 +52,12 @@ def lengths_of(config: TrainConfig, *, with_candidates: bool) -> Lengths:
     shape, path = config.plan.data, config.data.path
     is_local = bool(local_files(path))
     if shape is None:
-        return _counted(config, _read(config), with_candidates)
+        return _counted(config, read_rows(config.data, votes=config.scores_are_votes), with_candidates)
     if not is_local and not is_offline_mode():
         why = f"{path} is a hub id, and a plan downloads nothing; plan.data null counts them"
         return _assumed(config, shape, why, with_candidates)
     try:
-        rows = _read(config)
+        rows = read_rows(config.data, votes=config.scores_are_votes)
     except ValueError:
         if is_local:
             raise
@@ -79,11 +79,6 @@ def with_drawn(responses: Responses, drawn: CandidateConfig, tokens: int) -> Res
 
 class _NoTokenizer(ValueError):
     """The data are here, and what turns them into tokens is not."""
-
-
-def _read(config: TrainConfig) -> tuple[Rows, Rows | None]:
-    votes = isinstance(config, RunConfig) and config.rewards.learns_from_votes
-    return read_rows(config.data, votes=votes)
 
 
 def _counted(config: TrainConfig, rows: tuple[Rows, Rows | None], with_candidates: bool) -> Lengths:

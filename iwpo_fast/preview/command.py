@@ -29,7 +29,7 @@ def preview(config: TrainConfig, *, rows: str | None = None, full: bool = False)
     """
     check_config(config)
     numbers = None if rows is None else _numbers(rows)
-    training, held_out = read_rows(config.data)
+    training, held_out = read_rows(config.data, votes=config.scores_are_votes)
     parts = [training] if held_out is None else [training, held_out]
     tokenizer = load_tokenizer(config.model, training.texts())
     smoothing = config.objective.label_smoothing

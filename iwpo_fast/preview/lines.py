@@ -105,7 +105,7 @@ def _tokens(part: Part) -> str:
 def _number(value: np.ndarray) -> str:
     value = value + 0.0  # no -0
     if value.ndim:
-        return "[" + ", ".join(f"{entry:.4g}" for entry in value) + "]"
+        return "[" + ", ".join("null" if np.isnan(entry) else f"{entry:.4g}" for entry in value) + "]"
     return f"{value:.4g}"
 
 

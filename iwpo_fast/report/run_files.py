@@ -14,6 +14,7 @@ import numpy as np
 from iwpo_fast.checksums import Damaged
 from iwpo_fast.data.rows import Text, contents
 from iwpo_fast.files import load_record, load_tensors
+from iwpo_fast.output_folder import last_round
 from iwpo_fast.paths import expanded
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.manifest import Manifest
@@ -60,7 +61,7 @@ class RunFiles:
         self.folder = PipelineFolder(expanded(path))
         if not self.folder.manifest.exists():
             raise _no_run(path, self.folder.path)
-        self.manifest = Manifest(self.folder.manifest)
+        self.manifest = _manifest(self.folder.manifest)
 
     @property
     def name(self) -> str:
@@ -99,9 +100,9 @@ class RunFiles:
     def margins(self) -> dict[str, np.ndarray]:
         """`margin`, after training, `before` and `cluster`, [P] each; empty if nothing was held out."""
         path = self.folder.margins
+        self.manifest.check_whole(path)
         if not path.exists():
             return {}
-        self.manifest.check_whole(path)
         margins = load_tensors(path)
         if "before" not in margins:
             raise ValueError(f"{path} is of an earlier version, without margins before training: do iwpo run again.")
@@ -126,9 +127,11 @@ class RunFiles:
     def samples(self, most: int) -> list[Row]:
         """A completion drawn before training for each of the first prompts, with its `prompt`; empty without any."""
         path = self.folder.samples
-        if not self.done("sample") or not path.exists():
+        if not self.done("sample"):
             return []
         self.manifest.check_whole(path)
+        if not path.exists():
+            return []
         first: dict[int, Row] = {}
         for row in _rows(path):
             first.setdefault(row["row"], row)
@@ -183,9 +186,21 @@ def _no_run(given: str, path: Path) -> ValueError:
             f"{given} is a folder of iwpo train, and iwpo report shows one of iwpo run: what this run has done is in "
             "its summary.json and metrics.jsonl."
         )
+    if (newest := last_round(path)) is not None:
+        return ValueError(f"{given} holds rounds: name the folder of one of them, such as {newest}.")
     if path.is_dir():
         return ValueError(f"{given} has no manifest.json: give the output_dir of iwpo run.")
     return ValueError(f"{given} is no folder: give the output_dir of iwpo run.")
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        return Manifest(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged, and says which files of the run are whole: put a copy of it back, or do iwpo run "
+            "again in another folder."
+        ) from error
 
 
 def _picked(path: Path, numbers: Collection[int]) -> dict[int, Row]:

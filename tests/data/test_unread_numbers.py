@@ -26,7 +26,7 @@ def test_a_name_near_to_one_of_ours_is_a_question(name, meant) -> None:
     unread({name: "0.5"})
     unread({name: None})
     line = f"{name} is not read, did you mean {meant}? (--data.columns '{{{meant}: {name}}}')"
-    assert unread.notes == {line: 2}
+    assert unread.notes() == {line: 2}
 
 
 def test_other_numbers_are_one_line_without_what_numbers_rows() -> None:
@@ -43,20 +43,25 @@ def test_other_numbers_are_one_line_without_what_numbers_rows() -> None:
         }
     )
     unread({"importance": 2})
-    assert unread.notes == {"numbers that are not read, in importance, length, is_valid": 2}
+    assert unread.notes() == {"numbers that are not read, in importance, length, is_valid": 2}
 
 
 def test_what_data_columns_name_or_leave_out_needs_no_word() -> None:
     for columns in ({"weight": None}, {"weight": "weights"}):
         unread = UnreadNumbers(columns)
         unread({"weights": "0.5"})
-        assert unread.notes == {}
+        assert unread.notes() == {}
 
 
 def test_the_notes_of_a_file_say_them(write) -> None:
     config: DataConfig = write([PAIR | {"weights": 0.5}, PAIR | {"weights": 0.5}])
     [(line, count)] = read_rows(config)[0].notes.items()
     assert line.startswith("weights is not read, did you mean weight?") and count == 2
+
+
+def test_no_name_was_meant_for_a_column_that_rows_have(write) -> None:
+    config: DataConfig = write([PAIR | {"weight": 2.0, "weights": [0.5, 1.5], "raw_weight": 1.0}] * 2)
+    assert read_rows(config)[0].notes == {"numbers that are not read, in weights, raw_weight": 2}
 
 
 def test_a_row_without_an_answer_is_shown_the_columns_it_has(write) -> None:

@@ -136,6 +136,12 @@ def test_data_sets_of_a_mix_may_have_different_numbers_of_votes(write, tmp_path)
     assert as_lists(rows.columns["score_chosen"]) == [[4, 5, 3], [2, 2, 2, 2], LISTS[1]]
 
 
+def test_pairs_of_the_same_votes_are_counted_and_those_without_any_are_not(write, tokenizer) -> None:
+    rows = [scored({"4": 2}, [4, 4]), scored([4, 4, 4], [4, 4]), scored([4, None], [4, None]), scored(None, [None])]
+    config = write(rows)
+    assert tokenise(read(config), tokenizer, config)[1].equal_scores == 2
+
+
 def test_votes_go_with_the_better_of_two_answers(write) -> None:
     row = {"prompt": "why\n", "first": "no", "second": "so", "preferred": 2, "score_first": {"1": 2}, "score_second": 4}
     rows = read(write([row], preferred={"first": 1, "second": 2}))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from iwpo_fast.cli import main
-from iwpo_fast.integrations import trl_recipe
+from iwpo_fast.integrations import trl_names
 from iwpo_fast.integrations.trl_recipe import translated
 
 RECIPE = {
@@ -71,6 +71,8 @@ def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out()
         ({"per_device_train_batch_size": "2", "gradient_accumulation_steps": 4}, {"optim.pairs_per_step": 16}),
         ({"bf16": "no"}, {"model.precision": "fp32"}),
         ({"loss_type": ["ipo", "ipo"], "loss_weights": [1.0, 2.0]}, {"objective.name": {"ipo": 3.0}}),
+        ({"loss_type": ["ipo", "sft"], "loss_weights": [2.0, 0]}, {"objective.name": {"ipo": 2.0}}),
+        ({"loss_type": ["robust", "ipo"], "loss_weights": [0.0, 1], "beta": 0.3}, {"objective.name": "ipo"}),
         (
             {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.1]},
             {"objective.name": {"ipo": 1.0, "sft": 0.1}},
@@ -82,6 +84,7 @@ def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out()
         ({"lr_scheduler_type": "constant"}, {"optim.schedule": "constant", "optim.warmup_fraction": 0.0}),
         ({"optim": "paged_adamw_8bit"}, {"optim.name": "adamw_8bit"}),
         ({"save_strategy": "no"}, {"checkpoint.every": None}),
+        ({"save_steps": 0}, {"checkpoint.every": None}),
         ({"eval_strategy": "steps", "eval_steps": 7}, {"log.eval_every": 7, "data.eval_split": "test"}),
         ({"eval_strategy": "steps"}, {"log.eval_every": 10, "log.every": 10, "checkpoint.every": 500}),
         ({"eval_strategy": "steps", "logging_steps": 25.0}, {"log.eval_every": 25, "log.every": 25}),
@@ -171,11 +174,11 @@ def test_the_defaults_and_the_names_are_those_of_trl() -> None:
     kinds = (trl.DPOConfig, trl.ModelConfig, ScriptArguments)
     of_trl = {field.name: field for kind in kinds for field in dataclasses.fields(kind)}
     config = trl.DPOConfig(output_dir="x", use_cpu=True, bf16=False)
-    for name, value in trl_recipe.DEFAULTS.items():
+    for name, value in trl_names.DEFAULTS.items():
         theirs = getattr(config, name)
         assert getattr(theirs, "value", theirs) == value, name
     gone = {"torch_dtype", "warmup_ratio", "group_by_length", "overwrite_output_dir"}  # names of earlier releases
-    assert trl_recipe.READ - of_trl.keys() <= gone
+    assert trl_names.READ - of_trl.keys() <= gone
 
 
 @pytest.mark.slow
@@ -222,6 +225,8 @@ def test_what_is_no_recipe_is_one_sentence(arguments, sentence, tmp_path, capsys
         ({"loss_type": {"sigmoid": 1}}, "loss_type is {'sigmoid': 1}: give a word, or a list of words"),
         ({"loss_type": []}, "loss_type has 0 losses"),
         ({"loss_type": ["ipo", "sft"], "loss_weights": [1.0]}, "2 losses and loss_weights 1 numbers"),
+        ({"loss_type": ["ipo", "sft"], "loss_weights": [1, -0.5]}, "loss_weights has -0.5 for sft, which is no weight"),
+        ({"loss_type": ["ipo"], "loss_weights": [0]}, "loss_weights has nothing but 0"),
         ({"optim": ["adamw_torch"]}, r"optim is \['adamw_torch'\]: give a word"),
         ({"use_peft": "maybe"}, "use_peft is maybe: choose among true"),
     ],
@@ -237,8 +242,39 @@ def test_a_length_of_null_and_a_tracker_that_is_not_here_are_said() -> None:
     assert "report_to: mlflow has no counterpart here and is left out" in notes
 
 
-def test_dropout_that_is_kept_is_said_to_be_off_here() -> None:
-    (note,) = translated({"disable_dropout": False}, processes=2).notes
-    assert note == "disable_dropout: false is not kept, because the model's own dropout is always off here"
-    (note,) = translated({"disable_dropout": True}, processes=2).notes
-    assert note.startswith("left out, because nothing need be set")
+EVALUATED = {"eval_strategy": "steps", "eval_on_start": False}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (
+            {"disable_dropout": False},
+            "disable_dropout: false is not kept, because the model's own dropout is always off here",
+        ),
+        ({"dtype": "float16"}, "dtype: float16 is not kept, because weights that are trained are float32 here"),
+        ({"torch_dtype": "auto"}, "torch_dtype: auto is not kept, because weights that are trained are float32 here"),
+        ({"do_train": "false"}, "do_train: false keeps neither trl dpo nor iwpo train from training"),
+        (EVALUATED, "eval_on_start: false is not kept, because held-out pairs are always evaluated before"),
+    ],
+    ids=str,
+)
+def test_what_needs_no_setting_and_differs_all_the_same_is_said(theirs, said) -> None:
+    (note,) = translated(theirs, processes=2).notes
+    assert note.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"disable_dropout": True},
+        {"dtype": "float32"},
+        {"do_train": True},
+        {"eval_on_start": True, "eval_strategy": "steps"},
+        {"eval_on_start": False},
+    ],
+    ids=str,
+)
+def test_what_needs_no_setting_and_is_the_same_is_named_alone(theirs) -> None:
+    (note,) = translated(theirs, processes=2).notes
+    assert note == f"left out, because nothing need be set in their place: {next(iter(theirs))}"

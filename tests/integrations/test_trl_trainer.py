@@ -28,6 +28,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from iwpo_fast.config import ObjectiveConfig, TinyConfig
 from iwpo_fast.integrations.trl import WeightedDPOTrainer, WeightedPreferenceCollator, fused_head
+from iwpo_fast.integrations.trl.columns import checked_columns
 from iwpo_fast.models.tiny import tiny_model, train_tokenizer
 
 WORDS = ["red", "green", "blue", "warm", "cold and dark"]
@@ -76,8 +77,9 @@ def trainer_of(
         "logging_steps": 1,
         "gradient_checkpointing": False,
         "bf16": False,
+        "save_strategy": "no",
     }
-    config = trl.DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], save_strategy="no", **(given | settings))
+    config = trl.DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], **(given | settings))
     if "peft_config" not in own:
         own["ref_model"] = reference
     data = datasets.Dataset.from_list(rows) if isinstance(rows, list) else rows
@@ -115,6 +117,14 @@ def test_and_so_are_mixtures_under_other_divergences(divergence, models, tokeniz
     theirs, _ = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
     ours, _ = loss_and_gradients(trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **settings))
     assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_loss_that_weighs_0_is_left_out_as_in_trl(models, tokenizer, tmp_path) -> None:
+    settings = {"loss_type": ["sigmoid", "hinge"], "loss_weights": [0.0, 2.0]}
+    theirs, _ = loss_and_gradients(trainer_of(trl.DPOTrainer, models, tokenizer, tmp_path, **settings))
+    trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **settings)
+    assert loss_and_gradients(trainer)[0] == pytest.approx(theirs, rel=1e-6)
+    assert trainer.objective.name == {"hinge": 2.0}
 
 
 def test_a_weight_of_0_takes_a_pair_out_and_one_of_2_counts_twice(models, tokenizer, tmp_path) -> None:
@@ -168,6 +178,30 @@ def test_training_does_not_depend_on_how_a_step_is_split(normalize, models, toke
     for other in finals[1:]:
         for one, two in zip(finals[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_training_that_goes_on_from_a_checkpoint_has_the_losses_and_weights_of_one(
+    adapter, models, tokenizer, tmp_path
+) -> None:
+    peft = pytest.importorskip("peft")
+    rows = [row | {"weight": 0.5 + i} for i, row in enumerate(ROWS)]
+    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 5}
+    settings |= {"learning_rate": 1e-2, "disable_dropout": False, "save_strategy": "steps", "save_steps": 2}
+    if adapter:
+        settings |= {"peft_config": peft.LoraConfig(r=2, lora_dropout=0.2, target_modules="all-linear")}
+    whole = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **settings)
+    whole.train()
+    resumed = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    losses = [
+        [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry]
+        for trainer in (whole, resumed)
+    ]
+    assert losses[1] == losses[0] and len(set(losses[0])) == 5
+    for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.slow
@@ -253,6 +287,55 @@ def test_weights_that_are_none_are_refused(weights, sentence, models, tokenizer,
     trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, stream)
     with pytest.raises(ValueError, match=sentence):
         next(iter(trainer.get_train_dataloader()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data,
+        lambda data: data.shuffle(seed=1),
+        lambda data: datasets.concatenate_datasets([data, data]),
+        lambda data: data.with_format("torch"),
+        lambda data: data.with_transform(lambda rows: rows),
+        lambda data: data.cast_column("weight", datasets.Value("float32")),
+        lambda data: data.cast_column("score_chosen", datasets.LargeList(datasets.Value("float64"))),
+    ],
+)
+def test_columns_are_read_as_their_rows_are(change) -> None:
+    rows = [{"weight": 0.5 * i, "label_smoothing": i / 10, "score_chosen": [i, -i]} for i in range(5)]
+    data = change(datasets.Dataset.from_list(rows))
+    names = {name: name for name in rows[0]}
+    found = checked_columns(data, names)
+    for name in names:
+        expected = torch.tensor(data.with_format(None)[name][:], dtype=torch.float32)
+        torch.testing.assert_close(torch.from_numpy(found[name]), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "wrong", "sentence"),
+    [
+        ("weight", [1, 2, -1], 2, "A pair has the negative weight -1: make it 0 or more"),
+        ("weight", [1.0, 1e300, 1.0], 1, r"weight 1e\+300: make it a finite number of float32"),
+        ("label_smoothing", [0.0, 0.5, 1.0], 2, "A pair has the label_smoothing 1.0: make it 0 or more and less"),
+        ("label_smoothing", [0.0, float("nan"), 0.5], 1, "A pair has no label_smoothing although others have one"),
+        ("score_chosen", [[1.0], [1.0, 2.0], [1.0]], 1, "Pairs have score_chosen of different lengths"),
+        ("score_chosen", [[1.0], None, [1.0]], 1, "A pair has no score_chosen although others have one"),
+        ("score_chosen", [[None], [1.0], [1.0]], 0, "A pair has the score_chosen None: make it a number"),
+    ],
+)
+def test_a_number_that_is_wrong_is_said_unless_its_row_is_left_out(name, values, wrong, sentence) -> None:
+    data = datasets.Dataset.from_dict({name: values})
+    with pytest.raises(ValueError, match=sentence):
+        checked_columns(data, {name: name})
+    rest = [row for row in (2, 1, 0) if row != wrong]
+    found = checked_columns(data.select(rest), {name: name})[name]
+    assert found.tolist() == [values[row] for row in rest]
+
+
+@pytest.mark.parametrize("values", [["1", "2"], [True, False]])
+def test_a_column_of_what_is_no_number_is_refused(values) -> None:
+    with pytest.raises(ValueError, match=f"A pair has the weight {values[0]!r}: make it a number"):
+        checked_columns(datasets.Dataset.from_dict({"weight": values}), {"weight": "weight"})
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -226,7 +226,7 @@ def test_what_was_left_out_and_cut_is_counted(copied: Path) -> None:
         ("evaluation/margins.safetensors", "margins.safetensors is damaged"),
         ("evaluation/arms.json", "arms.json is damaged"),
         ("train/metrics.jsonl", "metrics.jsonl is damaged"),
-        ("manifest.json", "manifest.json is damaged"),
+        ("manifest.json", "manifest.json is damaged, and says which files of the run are whole: put a copy of it back"),
     ],
 )
 def test_a_damaged_file_is_named_in_a_sentence_and_the_page_stays(name: str, sentence: str, run: Path, capsys) -> None:
@@ -243,6 +243,32 @@ def test_a_damaged_file_is_named_in_a_sentence_and_the_page_stays(name: str, sen
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
     assert (run / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["weights/train.jsonl", "weights/report.json", "rewards/report.json", "evaluation/margins.safetensors"]
+)
+def test_an_absent_file_is_gone_and_the_same_run_makes_it_again(name: str, run: Path, capsys) -> None:
+    (run / name).unlink()
+    assert main(["report", "run"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"iwpo: error: run/{name} is gone: the same iwpo run makes it again.\n"
+
+
+@pytest.mark.slow
+def test_the_same_run_makes_a_file_that_is_gone_again_and_trains_nothing(run: Path, capsys) -> None:
+    model = (run / "train" / "model" / "model.safetensors").stat().st_mtime_ns
+    before = (run / "report.html").read_bytes()
+    (run / "weights" / "train.jsonl").unlink()
+    assert main(["run", *FLAGS, "--baseline"]) == 0
+    assert (run / "train" / "model" / "model.safetensors").stat().st_mtime_ns == model
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_a_page_without_metrics_says_that_they_are_gone(run: Path) -> None:
+    (run / "train" / "metrics.jsonl").unlink()
+    assert main(["report", "run"]) == 0
+    assert "train/metrics.jsonl of this run is gone or empty" in said_of(run / "report.html")
 
 
 @pytest.mark.parametrize(

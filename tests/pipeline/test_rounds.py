@@ -10,6 +10,7 @@ import torch
 from pipeline_cases import DATA, refused_in_a_sentence, stages_done, toy_config, toy_rows, write_jsonl
 from safetensors.torch import load_file
 
+from iwpo_fast.cli import main
 from iwpo_fast.config import CandidateConfig, LoraConfig, ModelConfig, OptimConfig, RunConfig
 from iwpo_fast.pipeline.rounds import round_of
 
@@ -21,7 +22,7 @@ def config(**parts: Any) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_each_round_draws_from_and_trains_what_the_one_before_has_trained(tmp_path, monkeypatch) -> None:
+def test_each_round_draws_from_and_trains_what_the_one_before_has_trained(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     write_jsonl(DATA, toy_rows(30))
     done = stages_done(config())
@@ -32,6 +33,10 @@ def test_each_round_draws_from_and_trains_what_the_one_before_has_trained(tmp_pa
     assert samples[0] != samples[1]
     assert "run/round-1/train/model" in Path("run/round-2/train/config.yaml").read_text()
     assert Path("run/round-2/arms").exists() and not Path("run/round-1/arms").exists()
+    trained = ["train", "--data.path", DATA, "--output_dir", "further", "--model.path"]
+    for command in (["report"], ["chat", "--model"], ["merge", "--output", "merged", "--model"], trained):
+        assert main([*command, "run"]) == 2
+        assert "run holds rounds: name the folder of one of them, such as run/round-2." in capsys.readouterr().err
     assert stages_done(config()) == []
     assert stages_done(round_of(config(), 2)) == []
 

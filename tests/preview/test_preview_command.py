@@ -90,6 +90,17 @@ def _prompts(said: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_votes_are_shown_where_the_recipe_learns_from_them(data, capsys) -> None:
+    sides = {"prompt": "say:\n", "chosen": "yes", "rejected": "no"}
+    rows = [sides | {"score_chosen": {"5": 1, "4": 2}, "score_rejected": [1, None]}] * 20
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert preview("--rewards.heads", "dprm", "--rows", "3") == 0
+    said = capsys.readouterr().out
+    assert "score_chosen [4, 4, 5]" in said and "[1, null, null]" in said
+    assert preview("--rows", "3") == 2
+    assert "which counts votes: learn from them by iwpo run with rewards.heads dprm" in capsys.readouterr().err
+
+
 def test_full_shows_texts_whole(data, capsys) -> None:
     assert preview("--rows", "61", "--data.max_length", "4096") == 0
     assert "tokens …]" in capsys.readouterr().out

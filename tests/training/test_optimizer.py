@@ -36,9 +36,17 @@ def test_small_parameters_keep_moments_of_32_bits() -> None:
     pytest.importorskip("bitsandbytes")
     config = OptimConfig(lr=0.1, name="adamw_8bit")
     weight = torch.nn.Parameter(torch.ones(63, 65))
-    optimizer = make_optimizer({"weight": weight}, config)
+    large = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = make_optimizer({"weight": weight, "large": large}, config)
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     state = optimizer.state[weight]
     assert state["state1"].dtype == torch.float32
     assert state["state1"].nbytes + state["state2"].nbytes == moments_bytes(weight, config, is_sharded=False)
+
+
+def test_8_bits_that_no_parameter_would_have_are_refused() -> None:
+    pytest.importorskip("bitsandbytes")
+    sentence = "adamw_8bit, but none of what is trained has at least 4096 entries: set optim.name to adamw"
+    with pytest.raises(ValueError, match=sentence):
+        make_optimizer({"weight": torch.nn.Parameter(torch.ones(63, 65))}, OptimConfig(name="adamw_8bit"))

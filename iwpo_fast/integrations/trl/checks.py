@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from iwpo_fast.data.columns import SCORES
-from iwpo_fast.integrations.trl.collator import WeightedPreferenceCollator, column_of
+from iwpo_fast.integrations.trl.collator import WeightedPreferenceCollator
+from iwpo_fast.integrations.trl.columns import checked_columns
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
 
@@ -77,18 +78,12 @@ def check_data(name: str, data: Any, columns: Mapping[str, str], mixture: Mixtur
     there = {ours: theirs for ours, theirs in columns.items() if theirs in present}
     if not there.keys() >= set(SCORES):  # one without the other is none
         there = {ours: theirs for ours, theirs in there.items() if ours not in SCORES}
-    numbers = {ours: column_of(ours, theirs, _values(data, theirs)).numpy() for ours, theirs in there.items()}
+    numbers = checked_columns(data, there)
     mixture.check_columns(numbers, numbers.get("label_smoothing", smoothing), name)
 
 
 def _names(data: Any) -> list[str]:
     return list(data.column_names or next(iter(data), {}))  # a stream may know its rows alone
-
-
-def _values(data: Any, name: str) -> Iterable[Any]:
-    if hasattr(data, "__len__"):
-        return data[name]
-    return [row[name] for row in data.take(1)]
 
 
 def _listed(columns: Mapping[str, str]) -> str:

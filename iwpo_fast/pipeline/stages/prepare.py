@@ -36,7 +36,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     paths = (config.data.path, config.data.eval_path, *(source.path for source in config.data.mix))
     places = [place for path in paths if path for place in _places(path)]
     made = sections(config, "model", "seed") if config.model.path == "tiny" else {}
-    votes = {"votes": True} if config.rewards.learns_from_votes else {}
+    votes = {"votes": True} if config.scores_are_votes else {}
     return {"data": data, "content": [content_of(place) for place in places]} | votes | made
 
 

@@ -37,7 +37,8 @@ def body(run: RunFiles) -> Html:
     lines = run.metrics()
     charts = list(_charts(lines))
     if not charts:
-        return note("The training has logged nothing yet.")
+        gone = "The file train/metrics.jsonl of this run is gone or empty, so there are no curves."
+        return note(gone if run.done("train") else "The training has logged nothing yet.")
     at_work = (
         [] if run.done("train") else [note(f"The training is not finished: {count(lines[-1]['step'])} steps so far.")]
     )
