@@ -14,6 +14,7 @@ import torch
 from pipeline_cases import DATA, STAGES, TINY, WORDS, results, stages_done, toy_config, write_jsonl
 from safetensors.numpy import load_file
 
+from iwpo_fast.checksums import Damaged
 from iwpo_fast.cli import main
 from iwpo_fast.config import ClusterConfig, LoraConfig, ModelConfig, OptimConfig, RewardConfig, TuningConfig
 from iwpo_fast.data.pairs import CandidateTokens, Pairs
@@ -25,7 +26,7 @@ from iwpo_fast.pipeline.job import PipelineJob
 from iwpo_fast.rewards import PairFeatures, RewardScores, preference_choice, report_lines, score_pairs, tuning
 from iwpo_fast.rewards.cross_fit import fold_of_prompts
 from iwpo_fast.rewards.features import pair_features
-from iwpo_fast.rewards.fold_adapters import save_adapter
+from iwpo_fast.rewards.fold_adapters import put_adapter, save_adapter
 from iwpo_fast.rewards.tuning import tuned_rewards
 from iwpo_fast.world import World
 
@@ -285,6 +286,26 @@ def test_a_damaged_fold_is_tuned_again(tmp_path, caplog) -> None:
     assert tuning._kept(path, adapter)["rewards"].tolist() == [[0, 1], [2, 3], [4, 5]] and not caplog.text
     flip_a_bit(path)
     assert tuning._kept(path, adapter) is None and "are damaged: tuning this fold again" in caplog.text
+
+
+def test_an_adapter_comes_back_and_one_of_another_shape_does_not(tmp_path) -> None:
+    policy = new_policy()
+    with torch.no_grad():
+        for values in policy.trainable_parameters().values():
+            values.normal_()
+    kept = {name: values.clone() for name, values in policy.trainable_parameters().items()}
+    save_adapter(policy, tmp_path / "one")
+    save_adapter(policy, tmp_path / "same")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "same").iterdir()
+    }
+    other = new_policy()
+    put_adapter(other, tmp_path / "one")
+    assert all(torch.equal(values, kept[name]) for name, values in other.trainable_parameters().items())
+    few = dict(list(load_file(tmp_path / "one/adapter_model.safetensors").items())[:-1])
+    save_tensors(tmp_path / "few/adapter_model.safetensors", {n: torch.from_numpy(v) for n, v in few.items()})
+    with pytest.raises(Damaged):
+        put_adapter(other, tmp_path / "few")
 
 
 @pytest.mark.parametrize("lost", ["adapter", "weights", "slope"])

@@ -257,6 +257,20 @@ def test_preferences_of_seen_prompts_are_those_of_their_fold_and_of_new_ones_the
     np.testing.assert_allclose(new.prefer_features(features).mean(axis=1), every.mean(axis=(1, 2)), atol=1e-4)
 
 
+def test_the_heads_of_each_fold_compare_by_the_tuned_features_that_are_its_own(learnt) -> None:
+    model, features, _ = learnt
+    tuned = dataclasses.replace(model, record=model.record | {"adapters": [{}] * 4})
+    moved = [features.response + np.float32(step) for step in (0.1, 0.2, 0.3, 0.4)]
+    given = dataclasses.replace(features, tuned=moved)
+    preferred, raw = tuned.prefer_features(given), tuned.score_features(given).raw
+    fold = fold_of_prompts(KEYS, 4, 5)
+    for number, response in enumerate(moved):
+        own = dataclasses.replace(features, response=response)
+        pairs, responses = fold[features.table.prompt] == number, fold[features.table.prompt_of] == number
+        assert np.array_equal(preferred[pairs], model.prefer_features(own)[pairs])
+        assert np.array_equal(raw[responses], model.score_features(own).raw[responses])
+
+
 def test_a_response_alone_with_its_prompt_is_refused(learnt) -> None:
     model, features, _ = learnt
     table = PairTable(np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), np.zeros(1, int))

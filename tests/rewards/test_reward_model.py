@@ -112,6 +112,23 @@ def test_new_prompts_are_scored_by_all_folds_with_the_spread_of_one(world) -> No
     assert np.abs(found.raw[~seen] - scores.raw[~seen]).max() > 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", ["linear", "mlp"])
+def test_the_heads_of_each_fold_score_by_the_tuned_features_that_are_its_own(world, heads) -> None:
+    model, features, scores = learnt(world, heads=heads, folds=3)
+    tuned = dataclasses.replace(model, record=model.record | {"adapters": [{}] * 3})
+    as_frozen = dataclasses.replace(features, tuned=[features.response] * 3)
+    assert np.array_equal(tuned.score_features(as_frozen).raw, scores.raw)
+    moved = [features.response + np.float32(step) for step in (0.1, 0.2, 0.3)]
+    found = tuned.score_features(dataclasses.replace(features, tuned=moved))
+    fold = fold_of_prompts(KEYS, 3, 5)[features.table.prompt_of]
+    for number, response in enumerate(moved):
+        own = model.score_features(dataclasses.replace(features, response=response))
+        assert np.array_equal(found.raw[fold == number], own.raw[fold == number])
+    assert np.array_equal(found.cluster, model.score_features(features).cluster)
+    assert np.abs(found.raw - scores.raw).max() > 0.01
+
+
 def test_a_folder_gives_back_what_was_saved_and_the_same_bytes(world, tmp_path) -> None:
     model, *_ = learnt(world)
     model.save(tmp_path / "a")
