@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from iwpo_fast.data.columns import NUMBERS
@@ -54,11 +54,14 @@ class UnreadNumbers:
 
     def _meant_by(self, name: str) -> str | None:
         if name not in self._meant:
-            free = [ours for ours in NUMBERS if ours not in self._left_out]
-            turned = {tuple(sorted(ours.split("_"))): ours for ours in free}
-            words = tuple(sorted(name.lower().split("_")))
-            self._meant[name] = turned.get(words) or nearest(name, free)  # chosen_score is score_chosen
+            self._meant[name] = meant_by(name, [ours for ours in NUMBERS if ours not in self._left_out])
         return self._meant[name]
+
+
+def meant_by(name: str, columns: Sequence[str]) -> str | None:
+    """The one of these columns that a name is near to, if one is; `chosen_score` is `score_chosen`."""
+    turned = {tuple(sorted(ours.split("_"))): ours for ours in columns}
+    return turned.get(tuple(sorted(name.lower().split("_")))) or nearest(name, columns)
 
 
 def _counts_rows(name: str) -> bool:

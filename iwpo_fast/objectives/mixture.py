@@ -214,6 +214,7 @@ class Mixture:
         numbers: np.ndarray | None = None,
         *,
         scored_later: bool = False,
+        naming: str = "name yours in data.columns",
     ) -> None:
         """Raise ValueError if the data lack what an objective needs, or flip labels that it cannot flip.
 
@@ -221,6 +222,7 @@ class Mixture:
             columns: [P] each.
             numbers: int64 [P], the rows of the source that a sentence can name.
             scored_later: scores are not of the data, so they are not asked of them.
+            naming: what to do with scores of another name, in the words of whoever reads the data.
         """
         for objective in self.objectives:
             name, reason = objective.name, objective.one_sided
@@ -240,7 +242,7 @@ class Mixture:
                     f"those of chosen and rejected alone: leave the columns {' and '.join(REFERENCE)} out."
                 )
             if Reads.SCORES in objective.reads and not scored_later:
-                _check_scores(objective, columns, source, numbers)
+                _check_scores(objective, columns, source, numbers, naming)
 
 
 def _settings_by_objective(
@@ -329,13 +331,13 @@ def _check_transforms(divergence: DivergenceName, objectives: tuple[Objective, .
 
 
 def _check_scores(
-    objective: Objective, columns: Mapping[str, np.ndarray], source: str, numbers: np.ndarray | None
+    objective: Objective, columns: Mapping[str, np.ndarray], source: str, numbers: np.ndarray | None, naming: str
 ) -> None:
     name = objective.name
     if "score_chosen" not in columns:
         raise ValueError(
             f"The objective {name} needs the columns score_chosen and score_rejected, which {source} lacks: add them, "
-            "or name yours in data.columns."
+            f"or {naming}."
         )
     # In the type that training reads them in.
     chosen, rejected = (columns[side].astype(np.float32) for side in SCORES)

@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -272,20 +273,49 @@ def test_settings_that_would_be_ignored_are_refused(settings, rows, sentence, mo
 
 
 @pytest.mark.parametrize(
+    ("theirs", "ours", "sentence"),
+    [
+        ({"beta": 1.5}, {"beta": 1.5}, "beta of the DPOConfig is 1.5, which would not be read"),
+        ({"loss_type": ["ipo"]}, {"name": "ipo"}, r"loss_type of the DPOConfig is \['ipo'\], which would not be read"),
+    ],
+)
+def test_a_loss_in_two_places_is_refused_unless_they_say_the_same(
+    theirs, ours, sentence, models, tokenizer, tmp_path
+) -> None:
+    def trainer(**objective: Any) -> WeightedDPOTrainer:
+        given = theirs | {"objective": ObjectiveConfig(normalize="weights", **objective)}
+        return trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, **given)
+
+    with pytest.raises(ValueError, match=sentence):
+        trainer()
+    assert trainer(**ours).mixture.beta == ours.get("beta", 0.1)
+
+
+def test_a_column_that_was_meant_is_asked_after(models, tokenizer, tmp_path, caplog) -> None:
+    rows = [row | {"weights": 2.0} for row in ROWS]
+    trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows)
+    (said,) = [record.getMessage() for record in caplog.records if "is not read" in record.getMessage()]
+    assert said == "train_dataset: weights is not read, did you mean weight? (weight_column='weights')"
+    caplog.clear()
+    trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows, weight_column="weights")
+    assert "is not read" not in caplog.text
+
+
+@pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ([1.0, -1.0, 1.0, 1.0], "A pair has the negative weight -1.0"),
-        ([1.0, None, 1.0, 1.0], "A pair has no weight although others have one"),
-        ([1.0, float("inf"), 1.0, 1.0], "A pair has the weight inf"),
+        ([1.0, -1.0, 1.0, 1.0], "has the negative weight -1.0"),
+        ([1.0, None, 1.0, 1.0], "has no weight although others have one"),
+        ([1.0, float("inf"), 1.0, 1.0], "has the weight inf"),
     ],
 )
 def test_weights_that_are_none_are_refused(weights, sentence, models, tokenizer, tmp_path) -> None:
     rows = [row | {"weight": weight} for row, weight in zip(ROWS, weights, strict=True)]
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=rf"train_dataset\[1\] {sentence}"):
         trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, rows)
     stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
     trainer = trainer_of(WeightedDPOTrainer, models, tokenizer, tmp_path, stream)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=f"A pair {sentence}"):
         next(iter(trainer.get_train_dataloader()))
 
 
@@ -305,7 +335,7 @@ def test_columns_are_read_as_their_rows_are(change) -> None:
     rows = [{"weight": 0.5 * i, "label_smoothing": i / 10, "score_chosen": [i, -i]} for i in range(5)]
     data = change(datasets.Dataset.from_list(rows))
     names = {name: name for name in rows[0]}
-    found = checked_columns(data, names)
+    found = checked_columns(data, names, "data")
     for name in names:
         expected = torch.tensor(data.with_format(None)[name][:], dtype=torch.float32)
         torch.testing.assert_close(torch.from_numpy(found[name]), expected, rtol=0, atol=0)
@@ -314,28 +344,28 @@ def test_columns_are_read_as_their_rows_are(change) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "wrong", "sentence"),
     [
-        ("weight", [1, 2, -1], 2, "A pair has the negative weight -1: make it 0 or more"),
-        ("weight", [1.0, 1e300, 1.0], 1, r"weight 1e\+300: make it a finite number of float32"),
-        ("label_smoothing", [0.0, 0.5, 1.0], 2, "A pair has the label_smoothing 1.0: make it 0 or more and less"),
-        ("label_smoothing", [0.0, float("nan"), 0.5], 1, "A pair has no label_smoothing although others have one"),
+        ("weight", [1, 2, -1], 2, "data[2] has the negative weight -1: make it 0 or more"),
+        ("weight", [1.0, 1e300, 1.0], 1, "data[1] has the weight 1e+300: make it a finite number of float32"),
+        ("label_smoothing", [0.0, 0.5, 1.0], 2, "data[2] has the label_smoothing 1.0: make it 0 or more and less"),
+        ("label_smoothing", [0.0, float("nan"), 0.5], 1, "data[1] has no label_smoothing although others have one"),
         ("score_chosen", [[1.0], [1.0, 2.0], [1.0]], 1, "Pairs have score_chosen of different lengths"),
-        ("score_chosen", [[1.0], None, [1.0]], 1, "A pair has no score_chosen although others have one"),
-        ("score_chosen", [[None], [1.0], [1.0]], 0, "A pair has the score_chosen None: make it a number"),
+        ("score_chosen", [[1.0], None, [1.0]], 1, "data[1] has no score_chosen although others have one"),
+        ("score_chosen", [[None], [1.0], [1.0]], 0, "data[0] has the score_chosen None: make it a number"),
     ],
 )
 def test_a_number_that_is_wrong_is_said_unless_its_row_is_left_out(name, values, wrong, sentence) -> None:
     data = datasets.Dataset.from_dict({name: values})
-    with pytest.raises(ValueError, match=sentence):
-        checked_columns(data, {name: name})
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        checked_columns(data, {name: name}, "data")
     rest = [row for row in (2, 1, 0) if row != wrong]
-    found = checked_columns(data.select(rest), {name: name})[name]
+    found = checked_columns(data.select(rest), {name: name}, "data")[name]
     assert found.tolist() == [values[row] for row in rest]
 
 
 @pytest.mark.parametrize("values", [["1", "2"], [True, False]])
 def test_a_column_of_what_is_no_number_is_refused(values) -> None:
-    with pytest.raises(ValueError, match=f"A pair has the weight {values[0]!r}: make it a number"):
-        checked_columns(datasets.Dataset.from_dict({"weight": values}), {"weight": "weight"})
+    with pytest.raises(ValueError, match=re.escape(f"data[0] has the weight {values[0]!r}: make it a number")):
+        checked_columns(datasets.Dataset.from_dict({"weight": values}), {"weight": "weight"}, "data")
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from iwpo_fast.data.columns import SCORES
+from iwpo_fast.config import ObjectiveConfig
+from iwpo_fast.data.columns import SCORES, WEIGHTS
+from iwpo_fast.data.unread_numbers import meant_by
 from iwpo_fast.integrations.trl.collator import WeightedPreferenceCollator
 from iwpo_fast.integrations.trl.columns import checked_columns
 from iwpo_fast.objectives import Mixture
 from iwpo_fast.objectives.registry import Reads
+
+logger = logging.getLogger(__name__)
+
+OF_LOSS = (
+    *("loss_type", "loss_weights", "beta", "label_smoothing"),
+    *("f_divergence_type", "f_alpha_divergence_coef", "discopop_tau"),
+)
+"""Settings of a `DPOConfig` that say what the loss is."""
 
 REMEMBERS = "beta_dpo"
 """The objective that needs running means over steps and samples among the pairs of a whole step."""
@@ -40,6 +52,19 @@ def check_settings(mixture: Mixture, config: DPOConfig) -> None:
         raise ValueError(
             f"The objective {ordering} compares all candidates of a row, and TRL has pairs: use iwpo train."
         )
+
+
+def check_loss_is_given_once(objective: ObjectiveConfig, config: DPOConfig) -> None:
+    """Raise ValueError where the `DPOConfig` asks for another loss than `objective`, because only that is read."""
+    same = {"loss_type": [objective.name], "beta": objective.beta, "label_smoothing": objective.label_smoothing}
+    for field in fields(DPOConfig):
+        value = getattr(config, field.name)
+        usual = field.default if field.default_factory is MISSING else field.default_factory()
+        if field.name in OF_LOSS and value != usual and value != same.get(field.name, usual):
+            raise ValueError(
+                f"objective is given, and {field.name} of the DPOConfig is {value}, which would not be read: say it in "
+                "the ObjectiveConfig, and leave it out of the DPOConfig."
+            )
 
 
 def check_collator(collator: Any, columns: Mapping[str, str], data: Any) -> None:
@@ -78,8 +103,13 @@ def check_data(name: str, data: Any, columns: Mapping[str, str], mixture: Mixtur
     there = {ours: theirs for ours, theirs in columns.items() if theirs in present}
     if not there.keys() >= set(SCORES):  # one without the other is none
         there = {ours: theirs for ours, theirs in there.items() if ours not in SCORES}
-    numbers = checked_columns(data, there)
-    mixture.check_columns(numbers, numbers.get("label_smoothing", smoothing), name)
+    for unread in present:
+        near = None if unread in columns.values() else meant_by(unread, [ours for ours in columns if ours not in there])
+        if near is not None:
+            renamed = f"{near}_column={unread!r}" if near in WEIGHTS else f"a column named {near}"
+            logger.warning("%s: %s is not read, did you mean %s? (%s)", name, unread, near, renamed)
+    numbers = checked_columns(data, there, name)
+    mixture.check_columns(numbers, numbers.get("label_smoothing", smoothing), name, naming="rename yours so")
 
 
 def _names(data: Any) -> list[str]:

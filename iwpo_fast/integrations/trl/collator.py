@@ -41,22 +41,27 @@ class WeightedPreferenceCollator(DataCollatorForPreference):
         return batch
 
 
-def column_of(ours: str, theirs: str, given: Iterable[Any]) -> Tensor:
+def column_of(ours: str, theirs: str, given: Iterable[Any], source: str | None = None) -> Tensor:
     """What pairs bring under the name `theirs`, float32 [P] or [P, k].
+
+    Args:
+        source: what sentences call the data set that all of them are from, in order.
 
     Raises:
         ValueError: one has none, or one that is out of range, or has as many scores as the others have not.
     """
-    values = [_checked(ours, theirs, value) for value in given]
+    values = [
+        _checked(ours, theirs, value, "A pair" if source is None else f"{source}[{i}]") for i, value in enumerate(given)
+    ]
     if len({len(value) if isinstance(value, list) else None for value in values}) > 1:
         raise ValueError(f"Pairs have {theirs} of different lengths: give every pair one score per reward model.")
     return torch.tensor(values, dtype=torch.float32)
 
 
-def _checked(ours: str, theirs: str, value: Any) -> float | list[float]:
+def _checked(ours: str, theirs: str, value: Any, where: str) -> float | list[float]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise ValueError(f"A pair has no {theirs} although others have one: give every pair one, or none.")
+        raise ValueError(f"{where} has no {theirs} although others have one: give every pair one, or none.")
     try:
         return [number_of(ours, one) for one in value] if isinstance(value, list) else number_of(ours, value)
     except ValueError as error:
-        raise ValueError(f"A pair {error}") from None
+        raise ValueError(f"{where} {error}") from None

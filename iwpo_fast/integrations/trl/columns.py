@@ -13,18 +13,20 @@ from iwpo_fast.data.number import LARGEST
 from iwpo_fast.integrations.trl.collator import column_of
 
 
-def checked_columns(data: Any, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
+def checked_columns(data: Any, columns: Mapping[str, str], source: str) -> dict[str, np.ndarray]:
     """float32 [P] or [P, k] each, under our names; of a stream those of the first row.
 
     Args:
         columns: our names to those of the data, which has them.
+        source: what sentences call the data.
 
     Raises:
         ValueError: as of `column_of`.
     """
     if not isinstance(data, Dataset) or data.format["type"] == "custom":  # a function makes what is read
-        return {ours: column_of(ours, theirs, _values(data, theirs)).numpy() for ours, theirs in columns.items()}
-    return {ours: _checked(ours, theirs, _column(data, theirs)) for ours, theirs in columns.items()}
+        made = {ours: column_of(ours, theirs, _values(data, theirs), source) for ours, theirs in columns.items()}
+        return {ours: values.numpy() for ours, values in made.items()}
+    return {ours: _checked(ours, theirs, _column(data, theirs), source) for ours, theirs in columns.items()}
 
 
 def _column(data: Dataset, name: str) -> pa.Array:
@@ -34,10 +36,10 @@ def _column(data: Dataset, name: str) -> pa.Array:
     return column.combine_chunks()
 
 
-def _checked(ours: str, theirs: str, column: pa.Array) -> np.ndarray:
+def _checked(ours: str, theirs: str, column: pa.Array, source: str) -> np.ndarray:
     numbers = _numbers(column)
     if numbers is None or not _in_range(ours, numbers):
-        return column_of(ours, theirs, (value.as_py() for value in column)).numpy()  # which says which is none
+        return column_of(ours, theirs, (value.as_py() for value in column), source).numpy()  # which says which is none
     return numbers.astype(np.float32)
 
 

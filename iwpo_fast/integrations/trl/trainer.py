@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from iwpo_fast.config import ObjectiveConfig
 from iwpo_fast.data.columns import SCORES
-from iwpo_fast.integrations.trl.checks import check_collator, check_data, check_settings
+from iwpo_fast.integrations.trl.checks import check_collator, check_data, check_loss_is_given_once, check_settings
 from iwpo_fast.integrations.trl.collator import NUMBERS, WeightedPreferenceCollator
 from iwpo_fast.integrations.trl.head import fused_head
 from iwpo_fast.integrations.trl_objective import objective_of
@@ -35,7 +35,7 @@ class WeightedDPOTrainer(DPOTrainer):
 
     Args:
         objective: of this library (docs/objectives.md); None takes `loss_type`, `loss_weights`, `beta`,
-            `f_divergence_type` and what belongs to them from the `DPOConfig`.
+            `f_divergence_type` and what belongs to them from the `DPOConfig`, which says nothing else otherwise.
         weight_column, label_smoothing_column: their names in the data sets; scores are `score_chosen` and
             `score_rejected`.
 
@@ -62,6 +62,8 @@ class WeightedDPOTrainer(DPOTrainer):
     ) -> None:
         given = inspect.signature(DPOTrainer).bind_partial(*args, **kwargs).arguments
         config = given.get("args") or DPOConfig()
+        if objective is not None:
+            check_loss_is_given_once(objective, config)
         self.objective = objective or objective_of(config)
         self.mixture = Mixture.of(self.objective)
         self.columns = {"weight": weight_column, "label_smoothing": label_smoothing_column}
