@@ -43,7 +43,8 @@ def direct(share: Tensor, rewards: Tensor) -> Tensor:
         share: [P, K], of each completion under the policy; the chosen one is the first, the rejected one the last.
         rewards: [P, K], log-odds.
     """
-    judged = torch.sigmoid(rewards[:, :, None] - rewards[:, None, [0, -1]])
+    of_pair = torch.stack([rewards[:, 0], rewards[:, -1]], 1)
+    judged = torch.sigmoid(rewards[:, :, None] - of_pair[:, None, :])
     return (share[:, :, None] * judged).sum(1).mean(-1)
 
 

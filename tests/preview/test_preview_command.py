@@ -95,7 +95,7 @@ def test_votes_are_shown_where_the_recipe_learns_from_them(data, capsys) -> None
     rows = [sides | {"score_chosen": {"5": 1, "4": 2}, "score_rejected": [1, None]}] * 20
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert preview("--rewards.heads", "dprm", "--rows", "3") == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "score_chosen [4, 4, 5]" in said and "[1, null, null]" in said
     assert preview("--rows", "3") == 2
     assert "which counts votes: learn from them by iwpo run with rewards.heads dprm" in capsys.readouterr().err

@@ -92,7 +92,8 @@ def make_pairs(pairs: int = 6, *, between: bool = False) -> Pairs:
 
 
 def make_between(completions: Ragged) -> Between:
-    return Between(completions, np.array([0, 2, 2, 3, 3, 5, 6]), np.full(len(completions), -3.0, np.float32))
+    known, scores = np.full(len(completions), -3.0, np.float32), np.linspace(-1, 1, len(completions))
+    return Between(completions, np.array([0, 2, 2, 3, 3, 5, 6]), known, scores)
 
 
 def make_policy(device: torch.device, dtype: torch.dtype, backend: str, *, shared: bool) -> Policy:
