@@ -23,6 +23,7 @@ from iwpo_fast.files import written_aside
 from iwpo_fast.hub import push_if_asked
 from iwpo_fast.models import load_policy, load_tokenizer, reward_head
 from iwpo_fast.models.load import check_on_device
+from iwpo_fast.models.pretrained import model_line
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.saved_files import CARD
 from iwpo_fast.models.sharding import shard_mesh
@@ -90,6 +91,7 @@ def train(
     if config.plan.on is not None:
         World.start("cpu").say(*estimate_lines(config), *cost_lines(config.types))
         return None
+    World.start(config.device).say(model_line(config.model))
     if config.types is not None:
         return train_types(config, read, lambda of_round, rows: _train_once(of_round, rows, callbacks, about))
     return _train_once(config, read, callbacks, about)
