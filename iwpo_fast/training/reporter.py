@@ -18,7 +18,7 @@ from iwpo_fast.training.metrics import PreferenceMetrics, memory_metrics, step_m
 from iwpo_fast.training.trackers import Tracker
 
 LARGE, SMALL = 1e5, 0.01
-"""Losses from which on, and margins below which, a line shows the first digits and a power of ten."""
+"""Losses from which on, and margins below which, a line shows the first digits."""
 
 
 class Reported(NamedTuple):
@@ -137,14 +137,14 @@ def _loss(loss: float) -> str:
 
 def _margin(margin: float) -> str:
     """With a small beta margins are small; they begin at what rounding leaves of 0."""
-    return f"{margin:+.1e}" if 0 < abs(margin) < SMALL else f"{margin:+.3f}"
+    return f"{margin:+.2g}" if 0 < abs(margin) < SMALL else f"{margin:+.3f}"
 
 
 def _compared(metrics: Mapping[str, float], prefix: str = "", *, with_margin: bool) -> Sequence[str]:
     """What a line says of the two completions of pairs, or of the two kinds of single ones."""
     rewards = {name: metrics.get(f"{prefix}rewards/{name}") for name in ("accuracies", "margins", "chosen", "rejected")}
     if rewards["accuracies"] is not None:
-        margin = [f"margin {_margin(rewards['margins'])}"] if with_margin else []
+        margin = [f"margin {_margin(metrics[f'{prefix}rewards/margins'])}"] if with_margin else []
         return [f"accuracy {rewards['accuracies']:.3f}", *margin]
     sides = {"desirable": rewards["chosen"], "undesirable": rewards["rejected"]}
     return [f"{side} {reward:+.3f}" for side, reward in sides.items() if reward is not None]

@@ -58,6 +58,7 @@ def test_the_line_of_a_step_fits_80_columns_and_shows_the_unweighted_loss_beside
     wide = step_line(metrics | gpo, 1_200, 2_500, 7500.0)
     assert wide == "step 1200/2500  loss 2.934e+07  accuracy 0.500  margin -5.9e-06  2 h 05 min left"
     assert len(wide) <= 80
+    assert "margin +0.0019  " in step_line(metrics | gpo | {"rewards/margins": 0.00193}, 1_200, 2_500, 7500.0)
     unmoved = step_line(metrics | gpo | {"rewards/margins": 0.0}, 1_200, 2_500, 7500.0)
     assert "margin +0.000" in unmoved
 
