@@ -91,7 +91,6 @@ def train(
     if config.plan.on is not None:
         World.start("cpu").say(*estimate_lines(config), *cost_lines(config.types))
         return None
-    World.start(config.device).say(model_line(config.model))
     if config.types is not None:
         return train_types(config, read, lambda of_round, rows: _train_once(of_round, rows, callbacks, about))
     return _train_once(config, read, callbacks, about)
@@ -125,6 +124,7 @@ def _train(
     check_rows(world, (rows, held_out_rows))
     for some in (rows, held_out_rows):
         loss.check_rows(some)
+    world.say(model_line(config.model))
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
     pairs, ledgers[folder.ledger] = tokenised(rows, tokenizer, loss, config, world)
