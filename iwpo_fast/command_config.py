@@ -54,7 +54,8 @@ class ScoreConfig:
 
     Args:
         data: Rows with chosen and rejected, completion, messages or candidates.
-        reward_model: Folder of the reward model, or of a policy that was trained with a reward head, or of its run.
+        reward_model: Folder of the reward model, or of a policy that was trained with a reward head, or of the run of
+            either; a run that has both scores by the policy.
         output: File to write, .jsonl or .parquet.
         language_model: Folder or hub id of the language model that the reward model reads, if it has been moved.
         trust_remote_code: Run code that this language model brings, as `model.trust_remote_code` of the run that made

@@ -80,6 +80,12 @@ def nearest(name: str, names: Collection[str]) -> str | None:
     return nearest(like[0], names) if like else None
 
 
+def begun(name: str, names: Collection[str]) -> str | None:
+    """The one of `names` that begins with the words of `name`; None if none does, or several do."""
+    found = [each for each in names if each.startswith(f"{name.replace('-', '_').lower()}_")]
+    return found[0] if len(found) == 1 else None
+
+
 def _first_like(name: str, names: Collection[str]) -> str | None:
     return next(iter(get_close_matches(name, names, n=1, cutoff=LEAST_LIKENESS)), None)
 

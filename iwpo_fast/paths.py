@@ -17,6 +17,13 @@ def looks_local(path: str) -> bool:
     return path.count("/") > 1 or path.startswith((".", "/", "~"))
 
 
+def reward_model_folder(path: str | Path) -> Path:
+    """Where the reward model of `iwpo run` is: the folder itself, or that inside it if it is of a run."""
+    folder = expanded(path)
+    of_run = folder / "rewards" / "reward_model"
+    return of_run if of_run.is_dir() else folder
+
+
 def expanded(path: str | Path) -> Path:
     """The path with the home of a user in the place of its ~; where there is no such user, the path as it stands."""
     return Path(os.path.expanduser(path))

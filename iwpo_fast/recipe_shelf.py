@@ -16,7 +16,7 @@ import yaml
 from iwpo_fast.command_config import RecipesConfig
 from iwpo_fast.files import check_folder, written_aside
 from iwpo_fast.limits import check_limits
-from iwpo_fast.nearest import nearest
+from iwpo_fast.nearest import begun, nearest
 from iwpo_fast.paths import expanded
 from iwpo_fast.terminal import escaped
 
@@ -93,7 +93,7 @@ def _copy(name: str, to: str | None) -> None:
     shelf = recipes()
     name = name.removesuffix(".yaml")
     if name not in shelf:
-        meant = nearest(name, shelf)
+        meant = begun(name, shelf) or nearest(name, shelf)
         question = f" did you mean {meant}?" if meant else ""
         raise ValueError(f"there is no recipe {name}:{question} choose one of {', '.join(shelf)}.")
     path = expanded(to or f"{name}.yaml")

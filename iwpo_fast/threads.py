@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from iwpo_fast.paths import expanded
+from iwpo_fast.paths import expanded, reward_model_folder
 
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -84,7 +84,7 @@ def hidden_size(path: str) -> int | None:
 def hidden_size_of_reward_model(path: str) -> int | None:
     """Hidden size of the model that a reward model reads; None if the folder does not say."""
     try:
-        record = json.loads((expanded(path) / "reward_model.json").read_text(encoding="utf-8"))
+        record = json.loads((reward_model_folder(path) / "reward_model.json").read_text(encoding="utf-8"))
         return int(record["language_model"]["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -57,6 +57,7 @@ def test_a_copy_goes_where_it_is_told(tmp_path) -> None:
     ("flags", "sentence"),
     [
         (["--copy", "hh_tny"], "there is no recipe hh_tny: did you mean hh_tiny? choose one of "),
+        (["--copy", "gpo"], "there is no recipe gpo: did you mean gpo_ultrafeedback? choose one of "),
         (["--copy", "demo", "--to", "mine.yaml"], "mine.yaml exists, and what is in it would be lost"),
         (["--to", "other.yaml"], "to is other.yaml but no recipe is to be copied: name one with --copy."),
     ],

@@ -177,6 +177,9 @@ def test_the_hidden_size_that_a_reward_model_reads_is_found_in_its_record(tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "reward_model.json").write_text(content)
     assert hidden_size_of_reward_model(str(tmp_path / "good")) == 64
+    (tmp_path / "run" / "rewards").mkdir(parents=True)
+    (tmp_path / "good").rename(tmp_path / "run" / "rewards" / "reward_model")
+    assert hidden_size_of_reward_model(str(tmp_path / "run")) == 64, "it may be named by its run"
     assert [hidden_size_of_reward_model(str(tmp_path / name)) for name in ("odd", "bad", "none", "absent")] == [
         None
     ] * 4

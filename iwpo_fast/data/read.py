@@ -108,11 +108,12 @@ def _check_pairs_are_made(rows: Rows, config: DataConfig) -> None:
     candidates = rows.candidates
     if candidates is not None and candidates.left_out["in_pairs"].any():
         return
-    for name in ("pairs_from_candidates", "win_rate_temperature"):
+    for name, default in (("pairs_from_candidates", "best_worst"), ("win_rate_temperature", None)):
         value = getattr(config, name)
-        if value not in ("best_worst", None):
+        if value != default:
             raise ValueError(
-                f"data.{name} is {value}, but every row of {rows.source} has its chosen and rejected: leave it out."
+                f"data.{name} is {value}, but every row of {rows.source} has its chosen and rejected: set data.{name} "
+                f"to {default or 'null'}, or leave it out."
             )
 
 
@@ -250,7 +251,8 @@ class _Read:
         self._check(numbering)
         rows = self._gathered.finish(columns, numbering)
         found, going_on = self._recognise, {GOES_ON: self._going_on} if self._going_on else {}
-        notes = found.json.counts | going_on | self._numbers_unread.notes(columns)
+        unread = {} if self._how.written else self._numbers_unread.notes(columns)  # of what we wrote, nothing is news
+        notes = found.json.counts | going_on | unread
         rows = replace(rows, mismatches=len(self._mismatches), unread=found.unread, notes=notes)
         return rows, self._gathered.prompt_ids.finish()
 

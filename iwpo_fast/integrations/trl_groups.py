@@ -38,10 +38,25 @@ def _not_smoothed(names: Sequence[str], smoothing: float, found: ObjectiveConfig
     return f"{note}: set objective.label_smoothing to {smoothing} if it is meant as that"
 
 
+def _with_sft(names: Sequence[str], every: Settings, notes: list[str]) -> Settings:
+    """Losses and weights, among them what TRL before 0.29 called `rpo_alpha`, which it says is `sft` of this weight."""
+    alpha, weights = every.get("rpo_alpha"), every["loss_weights"]
+    if not alpha:
+        return {"loss_type": names, "loss_weights": weights}
+    if alpha < 0:
+        raise ValueError(f"rpo_alpha is {alpha}, which is no weight of a loss that is to fall: give a positive number.")
+    notes.append(
+        f"rpo_alpha: {alpha} becomes the loss sft with this weight; its mean is over the chosen tokens of a step, and "
+        "in TRL over those of each process and micro-batch. The first versions of TRL that had it multiplied the other "
+        "loss by it"
+    )
+    return {"loss_type": [*names, "sft"], "loss_weights": [*(weights or [1.0] * len(names)), alpha]}
+
+
 def objective(every: Settings, notes: list[str]) -> Settings:
     names = every["loss_type"]
     names = [UNPAIRED.get(name, name) for name in ([names] if isinstance(names, str) else names)]
-    config = SimpleNamespace(**(every | {"loss_type": names}))
+    config = SimpleNamespace(**(every | _with_sft(names, every, notes)))
     names = list(losses_of(config))
     config.label_smoothing = smoothing = every["label_smoothing"] if smooths(names) else 0.0
     found = objective_of(config)

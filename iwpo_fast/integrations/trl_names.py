@@ -92,7 +92,7 @@ READ: set[str] = {
     *NEEDLESS,
     *BESIDE,
     *("max_steps", "optim", "eval_steps", "report_to", "fp16", "activation_offloading", "load_in_4bit"),
-    "dataset_test_split",
+    *("dataset_test_split", "rpo_alpha"),
     *("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
     *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token"),

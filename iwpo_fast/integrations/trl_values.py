@@ -14,7 +14,7 @@ NUMBERS = {
     *("learning_rate", "num_train_epochs", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("beta", "label_smoothing", "discopop_tau", "f_alpha_divergence_coef", "warmup_steps", "warmup_ratio"),
     *("logging_steps", "save_steps", "eval_steps", "lora_dropout", "neftune_noise_alpha", "ref_model_mixup_alpha"),
-    *("desirable_weight", "undesirable_weight"),
+    *("desirable_weight", "undesirable_weight", "rpo_alpha"),
 }
 SWITCHES = {
     *("bf16", "fp16", "gradient_checkpointing", "activation_checkpointing", "activation_offloading", "load_in_4bit"),

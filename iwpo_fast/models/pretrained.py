@@ -133,6 +133,13 @@ def model_in(folder: Path) -> Path | None:
     return next((place for place in places if any((place / name).exists() for name in MODEL_FILES)), None)
 
 
+def model_line(model: ModelConfig) -> str:
+    """Which model is trained, because a run without `model.path` trains one that is good for trials alone."""
+    if model.path == "tiny":
+        return "model: tiny, which has random weights and is for trials: set model.path for yours"
+    return f"model: {model.path}" + ("" if model.revision is None else f", revision {model.revision}")
+
+
 def trust_line(model: ModelConfig) -> str | None:
     """That code of others runs, where it may; for the plan of a run."""
     if not model.trust_remote_code:

@@ -6,7 +6,7 @@ from iwpo_fast.config import FORMS, RunConfig, WeightConfig
 from iwpo_fast.config_checks import check_config
 from iwpo_fast.data.clock import clock_at
 from iwpo_fast.hub import push_if_asked
-from iwpo_fast.models.pretrained import trust_line
+from iwpo_fast.models.pretrained import model_line, trust_line
 from iwpo_fast.pipeline.arms import run_arms
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
@@ -17,6 +17,11 @@ from iwpo_fast.pipeline.walk import go_through, join, settings_and_key
 from iwpo_fast.planning import estimate_lines
 from iwpo_fast.training.reproducible import threads_of_run
 from iwpo_fast.world import World
+
+ALL_ONE = (
+    "  all weights are 1, because weights between pairs added nothing to soft labels: weights.form strong has them"
+)
+"""Of the form `cautious`; docs/iwpo.md has the numbers."""
 
 
 def run(config: RunConfig, *, start: str | None = None, only: str | None = None, force: bool = False) -> None:
@@ -41,7 +46,7 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     stages = tuple(stages_of(config))
     names, again = _choose(stages, start, only, force, config.push_to_hub)
     if config.plan.on is not None:
-        World.start("cpu").say(weights_line(config.weights), *estimate_lines(config, names))
+        World.start("cpu").say(*weights_lines(config.weights), *estimate_lines(config, names))
         if config.rounds > 1:
             World.start("cpu").say(f"each of the {config.rounds} rounds takes so much")
         return
@@ -50,7 +55,8 @@ def run(config: RunConfig, *, start: str | None = None, only: str | None = None,
     if only is not None:
         _check_before(only, config, job.folder, manifest)
     with clock_at(manifest.clock), threads_of_run(manifest.threads) as other_threads:
-        job.world.say(*filter(None, [other_threads, trust_line(config.model), weights_line(config.weights)]))
+        job.world.say(*filter(None, [model_line(config.model), other_threads, trust_line(config.model)]))
+        job.world.say(*weights_lines(config.weights))
         go_through(names, again, job, manifest)
         if only is None:
             run_arms(job, manifest, again)
@@ -129,8 +135,8 @@ def _check_before(only: str, config: RunConfig, folder: PipelineFolder, manifest
             )
 
 
-def weights_line(weights: WeightConfig) -> str:
-    """What the form of the weights sets, or a setting in its place, as far as something reads it."""
+def weights_lines(weights: WeightConfig) -> list[str]:
+    """What the form of the weights sets, or a setting in its place, as far as something reads it; why none weighs."""
     settings = weights.resolved()
     values = {name: getattr(settings, name) for name in FORMS[weights.form]} | {"method": settings.formula}
     if settings.formula != "irpss":
@@ -139,4 +145,6 @@ def weights_line(weights: WeightConfig) -> str:
             del values["tau"]
     if settings.soft_labels == "posterior" or settings.preferred_pairs:
         values["relative_variance"] = settings.relative_variance
-    return f"weights, form {weights.form}: " + ", ".join(f"{name} {value}" for name, value in values.items())
+    said = f"weights, form {weights.form}: " + ", ".join(f"{name} {value}" for name, value in values.items())
+    by_form = weights.form == "cautious" and weights.method == "auto" and settings.formula == "none"
+    return [said, *([ALL_ONE] if by_form else [])]

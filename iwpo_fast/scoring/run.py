@@ -19,7 +19,7 @@ from iwpo_fast.data.records import Records, Source, read_all
 from iwpo_fast.limits import check_limits
 from iwpo_fast.models.pretrained import model_location
 from iwpo_fast.models.reward_head import has_reward_head
-from iwpo_fast.paths import expanded
+from iwpo_fast.paths import expanded, reward_model_folder
 from iwpo_fast.rewards.feature_reader import FeatureReader
 from iwpo_fast.rewards.learnt_rewards import Scores
 from iwpo_fast.rewards.own_reward import TOKENS_PER_BATCH, OwnReward
@@ -52,7 +52,8 @@ def score_file(config: ScoreConfig) -> None:
     world = World.start(config.device)
     if world.size > 1:
         raise ValueError("iwpo score runs in one process: start it without torchrun, with a part of the data each.")
-    score = _by_policy(config, world) if _is_policy(config.reward_model) else _by_reward_model(config, world)
+    is_policy = _is_policy(config.reward_model)
+    score = _by_policy(config, world) if is_policy else _by_reward_model(config, world)
     place = Place(config.data.path, config.data.split, config.data.name)
     records, source = read_all(place, limit=config.data.limit)
     texts = _texts(records, source, config)
@@ -61,6 +62,8 @@ def score_file(config: ScoreConfig) -> None:
     scores = score(texts)
     added = _added(texts, scores)
     _say(records, texts, scores, added)
+    if not is_policy:
+        print("scores are log-odds: compare them within a prompt")
     write(output, [record | columns for record, columns in zip(records.values(), added, strict=True)])
     print(f"{len(records):,} rows are in {escaped(str(output))}")
 
@@ -71,7 +74,7 @@ def _is_policy(reward_model: str) -> bool:
 
 
 def _by_reward_model(config: ScoreConfig, world: World) -> Callable[[Texts], Scores]:
-    model, data = RewardModel.load(config.reward_model), config.data
+    model, data = RewardModel.load(reward_model_folder(config.reward_model)), config.data
 
     def score(texts: Texts) -> Scores:
         trusted = config.trust_remote_code

@@ -23,6 +23,7 @@ from iwpo_fast.files import written_aside
 from iwpo_fast.hub import push_if_asked
 from iwpo_fast.models import load_policy, load_tokenizer, reward_head
 from iwpo_fast.models.load import check_on_device
+from iwpo_fast.models.pretrained import model_line
 from iwpo_fast.models.router import RouterLoss
 from iwpo_fast.models.saved_files import CARD
 from iwpo_fast.models.sharding import shard_mesh
@@ -123,6 +124,7 @@ def _train(
     check_rows(world, (rows, held_out_rows))
     for some in (rows, held_out_rows):
         loss.check_rows(some)
+    world.say(model_line(config.model))
     tokenizer = load_tokenizer(config.model, rows.texts())
     ledgers: dict[Path, Ledger] = {}
     pairs, ledgers[folder.ledger] = tokenised(rows, tokenizer, loss, config, world)

@@ -17,6 +17,9 @@ from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import PreferenceMetrics, memory_metrics, step_metrics
 from iwpo_fast.training.trackers import Tracker
 
+LARGE, SMALL = 1e5, 0.01
+"""Losses from which on, and margins below which, a line shows the first digits."""
+
 
 class Reported(NamedTuple):
     """The metrics of a step's line, empty where none is due; the first bad step since the last, counted from 1."""
@@ -96,7 +99,7 @@ class Reporter:
     def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         self._log(metrics, state)
         compared = "  ".join(_compared(metrics, "eval_", with_margin=True))
-        self.say(f"step {state.step}/{self._job.steps} held out  loss {metrics['eval_loss']:.4f}  {compared}")
+        self.say(f"step {state.step}/{self._job.steps} held out  loss {_loss(metrics['eval_loss'])}  {compared}")
 
     def close(self) -> None:
         self._bar.close()
@@ -122,16 +125,26 @@ def step_line(metrics: Mapping[str, float], step: int, steps: int, left: float) 
         left: seconds that the other steps will take.
     """
     weighted = metrics["weights/ess_frac"] < 1 - 1e-9 or metrics["weights/max"] != 1
-    second = f", {metrics['loss/unweighted']:.4f} unweighted" if weighted else ""
+    second = f", {_loss(metrics['loss/unweighted'])} unweighted" if weighted else ""
     compared = "  ".join(_compared(metrics, with_margin=not weighted))
-    return f"step {step}/{steps}  loss {metrics['loss']:.4f}{second}  {compared}  {span(left)} left"
+    return f"step {step}/{steps}  loss {_loss(metrics['loss'])}{second}  {compared}  {span(left)} left"
+
+
+def _loss(loss: float) -> str:
+    """Losses with targets over beta, such as `gpo`, are as large as millions."""
+    return f"{loss:.4f}" if abs(loss) < LARGE else f"{loss:.3e}"
+
+
+def _margin(margin: float) -> str:
+    """With a small beta margins are small; they begin at what rounding leaves of 0."""
+    return f"{margin:+.2g}" if 0 < abs(margin) < SMALL else f"{margin:+.3f}"
 
 
 def _compared(metrics: Mapping[str, float], prefix: str = "", *, with_margin: bool) -> Sequence[str]:
     """What a line says of the two completions of pairs, or of the two kinds of single ones."""
     rewards = {name: metrics.get(f"{prefix}rewards/{name}") for name in ("accuracies", "margins", "chosen", "rejected")}
     if rewards["accuracies"] is not None:
-        margin = [f"margin {rewards['margins']:+.3f}"] if with_margin else []
+        margin = [f"margin {_margin(metrics[f'{prefix}rewards/margins'])}"] if with_margin else []
         return [f"accuracy {rewards['accuracies']:.3f}", *margin]
     sides = {"desirable": rewards["chosen"], "undesirable": rewards["rejected"]}
     return [f"{side} {reward:+.3f}" for side, reward in sides.items() if reward is not None]

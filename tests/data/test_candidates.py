@@ -270,6 +270,9 @@ def test_what_candidates_cannot_be_is_one_sentence_that_names_the_row(write, row
 def test_a_choice_of_pairs_that_has_nothing_to_choose_from_is_refused(write) -> None:
     with pytest.raises(ValueError, match=r"data\.pairs_from_candidates is all, but every row of pairs\.jsonl has its"):
         read(write([PAIR | {"candidates": FOUR}], pairs_from_candidates="all"))
+    with pytest.raises(ValueError, match=r"set data\.pairs_from_candidates to best_worst, or leave it out\.$"):
+        read(write([PAIR | {"candidates": FOUR}], pairs_from_candidates="all"))
+    read(write([PAIR | {"candidates": FOUR}], pairs_from_candidates="best_worst"))
 
 
 def test_candidates_are_responses_of_no_pair_behind_those_of_pairs_which_stay_as_they_were(write, tokenizer) -> None:

@@ -284,7 +284,7 @@ def test_columns_of_scores_that_do_not_fit_are_refused(columns, sentence, write)
 
 
 def test_a_temperature_that_nothing_reads_is_refused_and_so_is_one_of_zero(write) -> None:
-    with pytest.raises(ValueError, match=r"data\.win_rate_temperature is 2\.0, but every row of pairs\.jsonl has its"):
+    with pytest.raises(ValueError, match=r"is 2\.0, but every row .* set data\.win_rate_temperature to null, or"):
         read(write([{"prompt": "p"} | SIDES], win_rate_temperature=2.0))
     with pytest.raises(ValueError, match=r"data\.win_rate_temperature is 0\.0"):
         read(write([ROW], win_rate_temperature=0.0))

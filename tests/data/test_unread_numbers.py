@@ -57,6 +57,7 @@ def test_the_notes_of_a_file_say_them(write) -> None:
     config: DataConfig = write([PAIR | {"weights": 0.5}, PAIR | {"weights": 0.5}])
     [(line, count)] = read_rows(config)[0].notes.items()
     assert line.startswith("weights is not read, did you mean weight?") and count == 2
+    assert read_rows(config, written=True)[0].notes == {}, "what the library wrote itself is no news"
 
 
 def test_no_name_was_meant_for_a_column_that_rows_have(write) -> None:

@@ -36,6 +36,19 @@ def test_a_recipe_of_trl_kto_keeps_its_loss_and_what_it_weighs_by() -> None:
     assert "desirable_weight: 1.5 has no counterpart here and is left out" in apo.notes
 
 
+def test_rpo_alpha_is_sft_beside_the_loss_as_trl_says_and_of_its_weight() -> None:
+    rpo = translated({"rpo_alpha": "1.0"}, processes=2)
+    assert rpo.settings["objective.name"] == {"sigmoid": 1.0, "sft": 1.0}
+    [note] = [note for note in rpo.notes if "rpo_alpha" in note]
+    assert note.startswith("rpo_alpha: 1.0 becomes the loss sft with this weight; its mean is over the chosen tokens")
+    same = translated({"loss_type": ["ipo", "sft"], "loss_weights": [0.5, 0.2]}, processes=2)
+    mixed = translated({"loss_type": "ipo", "loss_weights": [0.5], "rpo_alpha": 0.2}, processes=2)
+    assert mixed.settings == same.settings
+    assert translated({"rpo_alpha": 0}, processes=2).settings["objective.name"] == "sigmoid"
+    with pytest.raises(ValueError, match=r"rpo_alpha is -1"):
+        translated({"rpo_alpha": -1}, processes=2)
+
+
 def test_what_means_the_same_keeps_its_value_and_trls_defaults_are_written_out() -> None:
     found = translated(RECIPE, processes=4)
     expected = {
@@ -177,7 +190,13 @@ def test_the_defaults_and_the_names_are_those_of_trl() -> None:
     for name, value in trl_names.DEFAULTS.items():
         theirs = getattr(config, name)
         assert getattr(theirs, "value", theirs) == value, name
-    gone = {"torch_dtype", "warmup_ratio", "group_by_length", "overwrite_output_dir"}  # names of earlier releases
+    gone = {
+        "torch_dtype",
+        "warmup_ratio",
+        "group_by_length",
+        "overwrite_output_dir",
+        "rpo_alpha",
+    }  # names of earlier releases
     assert trl_names.READ - of_trl.keys() <= gone
 
 

@@ -258,6 +258,13 @@ def test_general_preference_optimisation_with_scores_of_one_half_is_hard_sppo() 
     assert_same(("gpo", {}), ("sppo_hard", {}), with_rewards(random_pair(), half, -half))
 
 
+@pytest.mark.parametrize(("reward", "begins"), [(1.0, 2e6), (5.0, 50e6)])
+def test_general_preference_optimisation_begins_at_the_squares_of_its_targets(reward, begins) -> None:
+    same = torch.full_like(random_pair().chosen.rewards, reward)
+    found = losses(mixture_of("gpo", 1e-3), at_reference(with_rewards(random_pair(), same, -same)))
+    torch.testing.assert_close(found, torch.full_like(found, begins))  # as docs/systems/gpm.md has it
+
+
 def test_length_normalised_general_preference_optimisation_of_single_tokens_is_the_plain_one() -> None:
     pair = random_pair()
     one = torch.ones_like(pair.chosen.tokens)

@@ -17,7 +17,7 @@ from iwpo_fast.config import ClusterConfig, LoraConfig, OptimConfig, RewardConfi
 from iwpo_fast.pipeline import job as job_module
 from iwpo_fast.pipeline.folder import PipelineFolder
 from iwpo_fast.pipeline.job import PipelineJob
-from iwpo_fast.pipeline.run import weights_line
+from iwpo_fast.pipeline.run import ALL_ONE, weights_lines
 from iwpo_fast.world import World
 
 REFUSED = [
@@ -139,7 +139,13 @@ DOUBT = "relative_variance 1.0"
     ],
 )
 def test_what_the_form_of_the_weights_sets_is_said_and_nothing_that_is_not_read(weights, said) -> None:
-    assert weights_line(weights) == f"weights, {said}"
+    assert weights_lines(weights)[0] == f"weights, {said}"
+
+
+def test_why_no_pair_weighs_more_is_said_where_the_form_has_decided_it_alone() -> None:
+    assert weights_lines(WeightConfig())[1:] == [ALL_ONE]
+    others = (WeightConfig(tau=2.0), WeightConfig(method="none"), WeightConfig(form="off"), WeightConfig(form="strong"))
+    assert [len(weights_lines(weights)) for weights in others] == [1] * 4
 
 
 def test_a_stage_alone_sends_nothing_and_says_so(place, monkeypatch) -> None:

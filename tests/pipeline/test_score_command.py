@@ -38,7 +38,12 @@ def test_pairs_keep_their_columns_and_get_bitwise_the_scores_of_the_run(copied, 
     spreads = [np.std(row["scores_chosen"]) for row in weighted]
     np.testing.assert_allclose([row["spread_chosen"] for row in scored], spreads)
     assert {p.name for p in Path("out").iterdir()} == {"scored.jsonl"}
-    assert f"{len(weighted):,} rows are in out/scored.jsonl" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(weighted):,} rows are in out/scored.jsonl" in said
+    assert said.count("scores are log-odds: compare them within a prompt\n") == 1
+    flags = ["--data.path", "pairs.jsonl", "--output", "of_run.jsonl", "--device", "cpu"]
+    assert main(["score", "--reward_model", "run", *flags]) == 0
+    assert Path("of_run.jsonl").read_bytes() == Path("out/scored.jsonl").read_bytes()
 
 
 @pytest.mark.slow

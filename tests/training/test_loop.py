@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from toy_pairs import write_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from iwpo_fast.config import DataConfig, LogConfig, ObjectiveConfig, OptimConfig
+from iwpo_fast.config import DataConfig, LogConfig, ModelConfig, ObjectiveConfig, OptimConfig
 from iwpo_fast.data import Pairs
+from iwpo_fast.models.pretrained import model_line
 from iwpo_fast.training import loop, prepared, train
 from iwpo_fast.training.reporter import step_line
 
@@ -52,6 +54,24 @@ def test_the_line_of_a_step_fits_80_columns_and_shows_the_unweighted_loss_beside
     weighted = step_line(metrics | {"weights/ess_frac": 0.8, "weights/max": 2.0}, 1_200, 2_500, 7500.0)
     assert weighted == "step 1200/2500  loss 0.6931, 0.7041 unweighted  accuracy 0.500  2 h 05 min left"
     assert max(len(plain), len(weighted)) <= 80
+    gpo = {"loss": 29335038.6159, "rewards/margins": -5.88e-6, "weights/ess_frac": 1.0, "weights/max": 1.0}
+    wide = step_line(metrics | gpo, 1_200, 2_500, 7500.0)
+    assert wide == "step 1200/2500  loss 2.934e+07  accuracy 0.500  margin -5.9e-06  2 h 05 min left"
+    assert len(wide) <= 80
+    assert "margin +0.0019  " in step_line(metrics | gpo | {"rewards/margins": 0.00193}, 1_200, 2_500, 7500.0)
+    unmoved = step_line(metrics | gpo | {"rewards/margins": 0.0}, 1_200, 2_500, 7500.0)
+    assert "margin +0.000" in unmoved
+
+
+def test_a_run_without_a_model_says_that_its_own_is_for_trials_before_anything_else(config, capsys) -> None:
+    settings = config(optim=OptimConfig(pairs_per_step=8, max_steps=1), dry_run=True)
+    assert settings.model.path == "tiny"
+    train(settings)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "model: tiny, which has random weights and is for trials: set model.path for yours"
+    given = ModelConfig(path="./my-model", revision="main")
+    assert model_line(given) == "model: ./my-model, revision main"
+    assert model_line(replace(given, revision=None)) == "model: ./my-model"
 
 
 @pytest.mark.slow
