@@ -15,6 +15,7 @@ from iwpo_fast.training.checkpoint import TrainState
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.metrics import as_json, from_json
 from iwpo_fast.training.run_folder import RunFolder
+from iwpo_fast.words import several
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class TrainSummary:
         save_record(path, self.as_json())
 
     def lines(self) -> list[str]:
-        lines = [f"done: {self.steps} steps; model, metrics and checkpoints are in {self.output_dir}"]
+        lines = [f"done: {several(self.steps, 'step')}; model, metrics and checkpoints are in {self.output_dir}"]
         if self.after:
             before = f"{self.before['eval_loss']:.4f} before and " if self.before else ""
             lines.append(f"held-out {self._compared()}, loss {before}{self.after['eval_loss']:.4f} after")
@@ -68,7 +69,7 @@ class TrainSummary:
             area = "" if "eval_rewards/auc" not in self.after else f", AUC {self.after['eval_rewards/auc']:.3f}"
             return f"rewards {rewards_of_kinds(self.after)}{area} ({self.eval_pairs} rows)"
         _, low, high = preference_accuracy(accuracy * self.eval_pairs, self.eval_pairs)
-        return f"accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.eval_pairs} pairs)"
+        return f"accuracy {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, {several(self.eval_pairs, 'pair')})"
 
 
 def rewards_of_kinds(metrics: Mapping[str, float]) -> str:
