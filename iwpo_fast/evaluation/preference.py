@@ -55,6 +55,32 @@ def preference_accuracy(correct: float, total: int) -> tuple[float, float, float
     return rate, max(0.0, centre - half), min(1.0, centre + half)
 
 
+def accuracy_of_prompts(right: np.ndarray, prompt: np.ndarray) -> tuple[float, float, float]:
+    """Fraction of pairs ordered rightly, with Wilson's interval of as many pairs as there are prompts.
+
+    Pairs of one prompt share it and often an answer. How much they have in common is not known, so that they count as
+    one: the interval is too wide rather than too narrow, and as `preference_accuracy` has it where each prompt has one.
+
+    Args:
+        right: float64 [n], 1 where a pair is right, 1/2 for a tie.
+        prompt: int64 [n], which prompt each is of.
+
+    Returns:
+        Accuracy and the ends of its 95 % interval, which are NaN where several pairs are of one prompt.
+    """
+    prompts = len(np.unique(prompt))
+    if prompts == len(right):
+        return preference_accuracy(float(right.sum()), len(right))
+    share = float(right.mean())
+    return (share, math.nan, math.nan) if prompts < 2 else preference_accuracy(share * prompts, prompts)
+
+
+def means_by(prompt: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float64 [prompts], the mean of the values [n] of each prompt, and the values where each prompt has one."""
+    _, place, sizes = np.unique(prompt, return_inverse=True, return_counts=True)
+    return values if len(sizes) == len(values) else np.bincount(place, values) / sizes
+
+
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """Difference of two accuracies on the same pairs, with a 95 % interval of Agresti and Min (2005).
 
