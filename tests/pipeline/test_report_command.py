@@ -169,7 +169,7 @@ def test_the_arm_that_baseline_asks_for_is_beside_the_run(made: Path) -> None:
 def test_the_command_writes_the_page_of_the_run_again_to_the_byte(run: Path, capsys) -> None:
     assert main(["report", "--run", "run", "--output", "elsewhere.html"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("The trained model prefers the better answer in ")
+    assert said.startswith("After training the better answer is preferred in ")
     assert said.endswith("the report is in elsewhere.html\n")
     assert Path("elsewhere.html").read_bytes() == (run / "report.html").read_bytes()
 
@@ -336,7 +336,7 @@ def test_a_browser_draws_every_picture_and_has_nothing_to_say(width: int, scheme
         wide, title = tab.evaluate("[document.documentElement.scrollWidth, document.title]")
         paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         chromium.close()
-    assert said == [] and len(asked) == 1 and title == "iwpo: run"
+    assert said == [] and len(asked) == 1 and title == "What the run run has done"
     assert len(boxes) == 14 and min(boxes) > 10_000
     assert wide == width, "it scrolls sideways"
     assert paper == ("rgb(20, 23, 26)" if scheme == "dark" else "rgb(251, 250, 247)")
