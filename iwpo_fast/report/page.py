@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from importlib.resources import files
 
@@ -75,7 +76,8 @@ def _figures(run: RunFiles) -> Iterator[tuple[str, str]]:
     """The numbers that one looks for first."""
     if run.done("evaluate") and (found := preferences(run)):
         first = found[0]
-        yield percent(first.after), f"held-out accuracy, {interval(first.low, first.high)}"
+        known = "" if math.isnan(first.low) else f", {interval(first.low, first.high)}"
+        yield percent(first.after), f"held-out accuracy{known}"
         yield percent(first.before), "before training"
     if run.done("reference"):
         pairs = run.manifest.result("reference")["pairs"]

@@ -73,6 +73,14 @@ def _preference(
     share, low, high = accuracy_of_prompts(right, prompt)
     gain = paired_difference(means_by(prompt, right), means_by(prompt, was))
     return Preference(
-        *(cluster, len(after), len(np.unique(prompt))),
-        *(float(was.mean()), share, low, high, gain, float(after.mean()), is_chance),
+        cluster,
+        pairs=len(after),
+        prompts=len(np.unique(prompt)),
+        before=float(was.mean()),
+        after=share,
+        low=low,
+        high=high,
+        gain=gain,
+        margin=float(after.mean()),
+        is_chance=is_chance,
     )
