@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iwpo_fast.evaluation.preference import accuracy_of_prompts, means_by, paired_difference, wins
+from iwpo_fast.evaluation.preference import accuracy_of_prompts, paired_difference, parts_by, wins
 from iwpo_fast.words import several
 
 FIRST = "dpo"
@@ -57,7 +57,7 @@ def compared(margins: Mapping[str, np.ndarray], prompt: np.ndarray | None = None
             "margin": float(margin.mean()),
         }
         if name != FIRST:
-            row["difference"] = list(paired_difference(*(means_by(prompt, right[arm]) for arm in (name, FIRST))))
+            row["difference"] = list(paired_difference(*(parts_by(prompt, right[arm]) for arm in (name, FIRST))))
         rows[name] = row
     return rows
 

@@ -75,10 +75,11 @@ def accuracy_of_prompts(right: np.ndarray, prompt: np.ndarray) -> tuple[float, f
     return (share, math.nan, math.nan) if prompts < 2 else preference_accuracy(share * prompts, prompts)
 
 
-def means_by(prompt: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float64 [prompts], the mean of the values [n] of each prompt, and the values where each prompt has one."""
+def parts_by(prompt: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float64 [prompts], what the values [n] of each prompt add to their mean, which is the mean of these parts too."""
     _, place, sizes = np.unique(prompt, return_inverse=True, return_counts=True)
-    return values if len(sizes) == len(values) else np.bincount(place, values) / sizes
+    prompts = len(sizes)
+    return values if prompts == len(values) else np.bincount(place, values) * (prompts / len(values))
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:

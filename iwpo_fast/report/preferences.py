@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iwpo_fast.evaluation.preference import accuracy_of_prompts, means_by, paired_difference, wins
+from iwpo_fast.evaluation.preference import accuracy_of_prompts, paired_difference, parts_by, wins
 from iwpo_fast.report.run_files import RunFiles
 
 
@@ -71,7 +71,7 @@ def _preference(
 ) -> Preference:
     was, right = wins(before), wins(after)
     share, low, high = accuracy_of_prompts(right, prompt)
-    gain = paired_difference(means_by(prompt, right), means_by(prompt, was))
+    gain = paired_difference(parts_by(prompt, right), parts_by(prompt, was))
     return Preference(
         cluster,
         pairs=len(after),
