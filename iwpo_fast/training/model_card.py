@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import yaml
 
 from iwpo_fast.config import DataConfig, TrainConfig
-from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.evaluation.preference import ends_by_prompts, preference_accuracy
 from iwpo_fast.models.trained import type_name
 from iwpo_fast.objectives.words import objective_words
 from iwpo_fast.paths import expanded
@@ -107,7 +108,7 @@ def _results(summary: TrainSummary) -> list[str]:
     rows, compares = [], "eval_rewards/accuracies" in summary.after
     for when, metrics in (("before", summary.before), ("after", summary.after)):
         if metrics:
-            cell = _accuracy(metrics, summary.eval_pairs) if compares else rewards_of_kinds(metrics)
+            cell = _accuracy(metrics, summary) if compares else rewards_of_kinds(metrics)
             rows.append(f"| {when} | {metrics['eval_loss']:.4f} | {cell} |")
     what = "held-out pairs, with 95 % intervals" if compares else "held-out rows"
     return [
@@ -120,10 +121,11 @@ def _results(summary: TrainSummary) -> list[str]:
     ]
 
 
-def _accuracy(metrics: Mapping[str, float], pairs: int) -> str:
+def _accuracy(metrics: Mapping[str, float], summary: TrainSummary) -> str:
     accuracy = metrics["eval_rewards/accuracies"]
-    _, low, high = preference_accuracy(accuracy * pairs, pairs)
-    return f"{accuracy:.3f} ({low:.3f} to {high:.3f})"
+    _, *ends = preference_accuracy(accuracy * summary.eval_pairs, summary.eval_pairs)
+    low, high = ends_by_prompts(accuracy, summary.eval_prompts) if summary.eval_prompts else ends
+    return f"{accuracy:.3f}" if math.isnan(low) else f"{accuracy:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _table(facts: Iterable[tuple[str, str]]) -> list[str]:

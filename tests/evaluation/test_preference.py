@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from iwpo_fast.evaluation.preference import (
     accuracy_of_prompts,
+    accuracy_words,
     mean_with_interval,
     paired_difference,
     parts_by,
@@ -130,3 +131,12 @@ def test_parts_of_prompts_have_the_mean_of_their_values() -> None:
     parts = parts_by(prompt, values)
     assert len(parts) == 3 and parts.mean() == pytest.approx(values.mean())
     assert parts_by(np.arange(5), values) is values
+
+
+def test_words_on_an_accuracy_count_prompts_where_they_are_fewer() -> None:
+    assert accuracy_words(5 / 6, 6) == "95 % interval 0.436 to 0.970, 6 pairs"
+    assert accuracy_words(5 / 6, 6, 1) == "6 pairs of 1 prompt"
+    assert accuracy_words(0.5, 8, 2) == "95 % interval {:.3f} to {:.3f}, 8 pairs of 2 prompts".format(
+        *preference_accuracy(1, 2)[1:]
+    )
+    assert accuracy_words(1.0, 1).endswith(", 1 pair")

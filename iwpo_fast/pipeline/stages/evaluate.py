@@ -11,7 +11,7 @@ import torch
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.evaluation.preference import accuracy_of_prompts, wins
+from iwpo_fast.evaluation.preference import accuracy_of_prompts, accuracy_words, wins
 from iwpo_fast.files import save_json, save_tensors, written_aside
 from iwpo_fast.importance.effects import Effects, effect_lines
 from iwpo_fast.models.sharding import in_lockstep
@@ -27,7 +27,6 @@ from iwpo_fast.training.job import Job, batches_ahead
 from iwpo_fast.training.loss import PreferenceLoss
 from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.summary import TrainSummary
-from iwpo_fast.words import several
 
 WHAT = "accuracy on held-out pairs"
 NEEDS = ("prepare", "cluster", "train")
@@ -72,7 +71,9 @@ def run(job: PipelineJob, measured: Measured | None) -> Result:
     save_json(job.folder.evaluation, table)
     with written_aside(job.folder.report) as aside:
         aside.write_text(_markdown(table, effects_in(job.folder.weighted)), encoding="utf-8")
-    print(f"held-out {_overall(**table['all'])}; by cluster in {job.folder.report}")
+    overall = table["all"]
+    of = accuracy_words(overall["accuracy"], overall["pairs"], overall.get("prompts", 0))
+    print(f"held-out accuracy {overall['accuracy']:.3f} ({of}); by cluster in {job.folder.report}")
     return table
 
 
@@ -139,14 +140,6 @@ def _row(margins: np.ndarray, prompt: np.ndarray) -> Row:
     if (prompts := len(np.unique(prompt))) < len(margins):
         row["prompts"] = prompts
     return row | ({"low": None, "high": None} if math.isnan(low) else {"low": low, "high": high})
-
-
-def _overall(
-    *, accuracy: float, low: float | None, high: float | None, pairs: int, prompts: int = 0, **_: float
-) -> str:
-    of = several(pairs, "pair") + (f" of {several(prompts, 'prompt')}" if prompts else "")
-    interval = "" if low is None else f"95 % interval {low:.3f} to {high:.3f}, "
-    return f"accuracy {accuracy:.3f} ({interval}{of})"
 
 
 def _interval(*, low: float | None, high: float | None, **_: float | None) -> str:

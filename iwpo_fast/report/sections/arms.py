@@ -9,13 +9,13 @@ from iwpo_fast.report.html import Html, joined, note, paragraph, table, tag, ter
 from iwpo_fast.report.numbers import count, interval, percent, points_of, signed
 from iwpo_fast.report.run_files import RunFiles
 
-TITLE = "Beside plain DPO"
+TITLE = "Beside DPO"
 NEEDS = "evaluate"
 
 HOW = (
     "Nothing was trained beside this run. The same command with ",
     tag("code", "--baseline true"),
-    " goes on from what is there and adds one training of plain DPO on the same pairs; ",
+    " goes on from what is there and adds one training on the pairs as your data have them; ",
     tag("code", "--arms '[dpo, weights, labels, both]'"),
     " takes the method apart.",
 )

@@ -69,7 +69,7 @@ def _heads(penalties: dict[str, Any] | None) -> Iterator[str]:
         return
     if networks := penalties.get("networks"):
         taken = "taken" if networks["taken"] else "not taken"
-        yield f"Small networks were tried and {taken}: they {_gain(networks)}."
+        yield f"Small networks were tried and {taken}: {_gain(networks)}."
     if preferences := penalties.get("preferences"):
         tuned = preferences.get("tuned_pair_accuracy")
         after = "" if tuned is None else f", and in {percent(tuned)} after tuning"
