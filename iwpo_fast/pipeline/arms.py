@@ -101,7 +101,7 @@ def _weighted(job: PipelineJob, manifest: Manifest) -> str:
 def _report(folder: PipelineFolder, arms: list[Arm], same: dict[str, str]) -> None:
     names = [FIRST, *(name for name in arms if name != FIRST), OWN]
     margins = {name: load_tensors(folder_of(folder, same.get(name, name)).margins)["margin"] for name in names}
-    rows: dict[str, Row] = compared(margins)
+    rows: dict[str, Row] = compared(margins, load_tensors(folder.margins).get("prompt"))
     for name, row in rows.items():
         row["effects"] = effects_in(folder_of(folder, name).weighted)
         if name in same:

@@ -14,19 +14,19 @@ def percent(share: float, digits: int = 1) -> str:
 
 def interval(low: float, high: float) -> str:
     """The ends of an interval of shares."""
-    return f"{100 * low:.1f} to {percent(high)}"
+    return "–" if math.isnan(low) else f"{100 * low:.1f} to {percent(high)}"
 
 
 def points(difference: Sequence[float]) -> str:
     """A difference of two shares and its 95 % interval, in points of a hundred."""
     mean, low, high = (100 * value for value in difference)
-    return _typeset(f"{mean:+.1f} points (95{NBSP}% interval {low:+.1f} to {high:+.1f})")
+    return _typeset(f"{mean:+z.1f} points (95{NBSP}% interval {low:+.1f} to {high:+.1f})")
 
 
 def points_of(difference: Sequence[float]) -> str:
     """The same for a table."""
     mean, low, high = (100 * value for value in difference)
-    return _typeset(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
+    return _typeset(f"{mean:+z.1f} ({low:+.1f} to {high:+.1f})")
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
@@ -34,7 +34,7 @@ def decimal(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    return "–" if not math.isfinite(value) else _typeset(f"{value:+.{digits}f}")
+    return "–" if not math.isfinite(value) else _typeset(f"{value:+z.{digits}f}")
 
 
 def _typeset(number: str) -> str:

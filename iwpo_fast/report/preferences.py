@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iwpo_fast.evaluation.preference import paired_difference, preference_accuracy, wins
+from iwpo_fast.evaluation.preference import accuracy_of_prompts, paired_difference, parts_by, wins
 from iwpo_fast.report.run_files import RunFiles
 
 
@@ -16,7 +16,9 @@ class Preference(NamedTuple):
 
     Attributes:
         cluster: None for all pairs.
-        before, after: share of the pairs, with `low` and `high` of the latter's 95 % interval.
+        prompts: of the pairs; as many as pairs where nothing says which prompt each is of.
+        before, after: share of the pairs, with `low` and `high` of the latter's 95 % interval, which are NaN
+            where several pairs are all of one prompt.
         gain: difference, with its interval.
         margin: mean, after training.
         is_chance: before training the model was its own reference, so that every margin was 0.
@@ -24,6 +26,7 @@ class Preference(NamedTuple):
 
     cluster: int | None
     pairs: int
+    prompts: int
     before: float
     after: float
     low: float
@@ -52,15 +55,32 @@ def preferences(run: RunFiles) -> list[Preference]:
 
 
 def of_margins(margins: Mapping[str, np.ndarray]) -> list[Preference]:
-    """The same from `margin`, `before` and `cluster`, [P] each."""
+    """The same from `margin`, `before`, `cluster` and `prompt`, [P] each; earlier versions kept no prompts."""
     after, before, cluster = (margins[name] for name in ("margin", "before", "cluster"))
+    prompt = margins.get("prompt", np.arange(len(after)))
     groups = {None: np.ones(len(after), dtype=bool)} | {k: cluster == k for k in np.unique(cluster).tolist()}
     is_chance = not before.any()
-    return [_preference(k, before[inside], after[inside], is_chance=is_chance) for k, inside in groups.items()]
+    return [
+        _preference(k, before[inside], after[inside], prompt[inside], is_chance=is_chance)
+        for k, inside in groups.items()
+    ]
 
 
-def _preference(cluster: int | None, before: np.ndarray, after: np.ndarray, *, is_chance: bool) -> Preference:
+def _preference(
+    cluster: int | None, before: np.ndarray, after: np.ndarray, prompt: np.ndarray, *, is_chance: bool
+) -> Preference:
     was, right = wins(before), wins(after)
-    share, low, high = preference_accuracy(float(right.sum()), len(after))
-    gain = paired_difference(right, was)
-    return Preference(cluster, len(after), float(was.mean()), share, low, high, gain, float(after.mean()), is_chance)
+    share, low, high = accuracy_of_prompts(right, prompt)
+    gain = paired_difference(parts_by(prompt, right), parts_by(prompt, was))
+    return Preference(
+        cluster,
+        pairs=len(after),
+        prompts=len(np.unique(prompt)),
+        before=float(was.mean()),
+        after=share,
+        low=low,
+        high=high,
+        gain=gain,
+        margin=float(after.mean()),
+        is_chance=is_chance,
+    )

@@ -67,6 +67,15 @@ class RunFiles:
     def name(self) -> str:
         return self.folder.path.resolve().name
 
+    @cached_property
+    def weight_column(self) -> str | None:
+        """The column of weights that the data bring, as it is called there; None where they bring none."""
+        path = self.folder.prepared
+        self.manifest.check_whole(path)
+        if "weight" not in next(_rows(path), {}):
+            return None
+        return self.manifest.about("prepare")["settings"]["data"]["columns"].get("weight") or "weight"
+
     def done(self, stage: str) -> bool:
         """The stage is finished, and those before it: what follows one that is at work again is of before that."""
         return stage in self.stages and stage not in self.unfinished

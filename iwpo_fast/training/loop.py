@@ -29,6 +29,7 @@ from iwpo_fast.models.saved_files import CARD
 from iwpo_fast.models.sharding import shard_mesh
 from iwpo_fast.optimisation import make_optimizer, seed_step, set_learning_rate
 from iwpo_fast.planning import estimate_lines
+from iwpo_fast.training.about import About
 from iwpo_fast.training.answer_ends import end_lines, ends_of
 from iwpo_fast.training.best import best_lines, check_evaluated, note_evaluation
 from iwpo_fast.training.callbacks import Callback, Run
@@ -69,17 +70,18 @@ from iwpo_fast.training.trackers import has_evaluation, open_trackers
 from iwpo_fast.world import World
 
 Read = Callable[[DataConfig], tuple[Rows, Rows | None]]
+NOTHING = About()
 
 
 def train(
-    config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = (), about: str = ""
+    config: TrainConfig, *, read: Read = read_rows, callbacks: Sequence[Callback] = (), about: About = NOTHING
 ) -> TrainSummary | None:
     """Run or resume the training that `config` describes.
 
     Args:
         read: gives the rows to train on and those held out, under the numbers that messages call them by.
         callbacks: functions of your own, called while it goes on.
-        about: a paragraph for the card of the model, on how the rows were made.
+        about: what made the rows says of them, for the plan and for the card of the model.
 
     Returns:
         The summary, or None after a dry run.
@@ -96,7 +98,7 @@ def train(
     return _train_once(config, read, callbacks, about)
 
 
-def _train_once(config: TrainConfig, read: Read, callbacks: Sequence[Callback], about: str) -> TrainSummary | None:
+def _train_once(config: TrainConfig, read: Read, callbacks: Sequence[Callback], about: About) -> TrainSummary | None:
     """One training, in the circumstances that it began in."""
     folder = RunFolder(Path(config.output_dir))
     with (
@@ -108,7 +110,7 @@ def _train_once(config: TrainConfig, read: Read, callbacks: Sequence[Callback], 
 
 
 def _train(
-    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback], about: str
+    config: TrainConfig, other_threads: str | None, read: Read, callbacks: Sequence[Callback], about: About
 ) -> TrainSummary | None:
     world = World.start(config.device)
     _check_agreement(config, world)
@@ -142,7 +144,7 @@ def _train(
     for ledger in ledgers.values():
         world.say(*ledger.lines())
     ends = ends_of(pairs, tokenizer)
-    world.say(*end_lines(policy, ends, tokenizer), *preview_of(job, rows, tokenizer), *plan_lines(job))
+    world.say(*end_lines(policy, ends, tokenizer), *preview_of(job, rows, tokenizer), *plan_lines(job, about.held_out))
     world.say(*clock_lines(rows, tokenizer))
     if config.dry_run:
         return None

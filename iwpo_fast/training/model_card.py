@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +12,17 @@ import numpy as np
 import yaml
 
 from iwpo_fast.config import DataConfig, TrainConfig
-from iwpo_fast.evaluation.preference import preference_accuracy
+from iwpo_fast.evaluation.preference import ends_by_prompts, preference_accuracy
 from iwpo_fast.models.trained import type_name
+from iwpo_fast.objectives.words import objective_words
 from iwpo_fast.paths import expanded
+from iwpo_fast.training.about import About
 from iwpo_fast.training.job import Job
 from iwpo_fast.training.run_folder import settings_of
 from iwpo_fast.training.summary import TrainSummary, rewards_of_kinds
 from iwpo_fast.versions import version_of
 
+NOTHING = About()
 LOADERS = {True: ("peft", "AutoPeftModelForCausalLM"), False: ("transformers", "AutoModelForCausalLM")}
 """Library and class that load what was saved, by whether it is an adapter."""
 
@@ -26,12 +30,12 @@ PLACES = ("data.path", "model.path")
 """Settings that have a place of their own in the card."""
 
 
-def model_card(job: Job, summary: TrainSummary, source: str, about: str = "") -> str:
+def model_card(job: Job, summary: TrainSummary, source: str, about: About = NOTHING) -> str:
     """The text of `README.md`; the same run writes the same bytes.
 
     Args:
         source: what the training rows were read from.
-        about: a paragraph on how they were made, where this library made them.
+        about: on how they were made, where this library made them.
     """
     config, adapter = job.config, job.policy.saves_adapter
     base, data = _public(config.model.path), _named(source)
@@ -48,8 +52,8 @@ def model_card(job: Job, summary: TrainSummary, source: str, about: str = "") ->
         *("---", *yaml.safe_dump(_metadata(config, library), sort_keys=False).splitlines(), "---", ""),
         *(f"# {Path(config.output_dir).name}", ""),
         *(f"{what}, by preference pairs of `{data}`, with iwpo-fast.", ""),
-        *((about, "") if about else ()),
-        *(*_table(_facts(job, summary, data)), ""),
+        *((about.rows, "") if about.rows else ()),
+        *(*_table(_facts(job, summary, data, about.held_out)), ""),
         *_results(summary),
         *("```python", *load, "```", ""),
         *("## Settings", "", "Those that are not the defaults:", "", "```yaml", *unusual, "```", ""),
@@ -72,17 +76,14 @@ def _metadata(config: TrainConfig, library: str) -> dict[str, Any]:
     return about
 
 
-def _facts(job: Job, summary: TrainSummary, data: str) -> list[tuple[str, str]]:
+def _facts(job: Job, summary: TrainSummary, data: str, none_held_out: str) -> list[tuple[str, str]]:
     config, pairs, weight = job.config, job.pairs, job.pairs.weight
-    name, optim = config.objective.name, config.optim
-    objective = name if isinstance(name, str) else " + ".join(f"{factor:g} {part}" for part, factor in name.items())
-    if job.loss.mixture.uses_reference:
-        beta = config.objective.beta
-        objective += f", beta {'of its own' if beta is None else f'{beta:g}'}"
+    objective, optim = objective_words(config.objective), config.optim
+    held_out = f"{summary.eval_pairs:,} held out" if summary.eval_pairs else none_held_out
     if config.sampled_kl is not None:
         objective += f", and {config.sampled_kl.coefficient:g} KL on completions of the policy's own"
     facts = [
-        ("pairs", f"{len(pairs):,} of {data}, {pairs.tokens.sum():,} tokens; {summary.eval_pairs:,} held out"),
+        ("pairs", f"{len(pairs):,} of {data}, {pairs.tokens.sum():,} tokens; {held_out}"),
         ("objective", objective),
         ("steps", f"{summary.steps:,} of {optim.pairs_per_step} pairs, learning rate {optim.lr:g} ({optim.schedule})"),
     ]
@@ -107,7 +108,7 @@ def _results(summary: TrainSummary) -> list[str]:
     rows, compares = [], "eval_rewards/accuracies" in summary.after
     for when, metrics in (("before", summary.before), ("after", summary.after)):
         if metrics:
-            cell = _accuracy(metrics, summary.eval_pairs) if compares else rewards_of_kinds(metrics)
+            cell = _accuracy(metrics, summary) if compares else rewards_of_kinds(metrics)
             rows.append(f"| {when} | {metrics['eval_loss']:.4f} | {cell} |")
     what = "held-out pairs, with 95 % intervals" if compares else "held-out rows"
     return [
@@ -120,10 +121,11 @@ def _results(summary: TrainSummary) -> list[str]:
     ]
 
 
-def _accuracy(metrics: Mapping[str, float], pairs: int) -> str:
+def _accuracy(metrics: Mapping[str, float], summary: TrainSummary) -> str:
     accuracy = metrics["eval_rewards/accuracies"]
-    _, low, high = preference_accuracy(accuracy * pairs, pairs)
-    return f"{accuracy:.3f} ({low:.3f} to {high:.3f})"
+    _, *ends = preference_accuracy(accuracy * summary.eval_pairs, summary.eval_pairs)
+    low, high = ends_by_prompts(accuracy, summary.eval_prompts) if summary.eval_prompts else ends
+    return f"{accuracy:.3f}" if math.isnan(low) else f"{accuracy:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _table(facts: Iterable[tuple[str, str]]) -> list[str]:

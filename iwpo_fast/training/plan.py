@@ -15,7 +15,9 @@ from iwpo_fast.models.other_reference import stands_beside
 from iwpo_fast.models.policy import Layout
 from iwpo_fast.models.pretrained import trust_line
 from iwpo_fast.planning.memory import step_memory
+from iwpo_fast.training.about import About
 from iwpo_fast.training.job import Job
+from iwpo_fast.words import several
 
 LAYOUTS: dict[Layout, str] = {
     "shared": "flat batches with each prompt once",
@@ -27,8 +29,12 @@ EXACT = {"default", "llama3"}
 """Kinds of rotary positions of which `max_position_embeddings` counts all; others are stretched beyond it."""
 
 
-def plan_lines(job: Job) -> list[str]:
-    """What the run will do, and the memory it is expected to take on one device."""
+def plan_lines(job: Job, none_held_out: str = About().held_out) -> list[str]:
+    """What the run will do, and the memory it is expected to take on one device.
+
+    Args:
+        none_held_out: what is said where no pair is held out.
+    """
     config, policy, world = job.config, job.policy, job.world
     tokens = policy.tokens(job.pairs)
     batches = micro_batches(
@@ -45,7 +51,7 @@ def plan_lines(job: Job) -> list[str]:
     memory = step_memory(config, policy, int(tokens[largest].sum()), head_tokens)
     parts = ", ".join(f"{name} {_size(bytes_)}" for name, bytes_ in memory.items())
     trainable = sum(p.numel() for p in policy.trainable_parameters().values())
-    held_out = 0 if job.held_out is None else len(job.held_out)
+    held_out = none_held_out if job.held_out is None else f"{len(job.held_out):,} held out"
     saved = policy.saved_dtype(config.checkpoint.dtype)
     sharding = "" if config.shard_over == 1 else f"sharded over {config.shard_over}, "
     if world.context is not None:
@@ -67,10 +73,9 @@ def plan_lines(job: Job) -> list[str]:
     extra += beyond_positions(policy.causal_lm.config.get_text_config(), tokens_of_longest(job))
     why = f" ({policy.attention_reason})" if policy.attention_reason else ""
     return [
-        f"plan: {len(job.pairs):,} training {job.pairs.noun} ({job.pairs.tokens.sum():,} tokens an epoch), "
-        f"{held_out:,} held out",
-        f"      {job.steps:,} steps ({job.steps_per_epoch:,} an epoch{_fewer(job)}), "
-        f"{len(batches)} micro-batches a step and rank",
+        f"plan: {len(job.pairs):,} training {job.pairs.noun} ({job.pairs.tokens.sum():,} tokens an epoch), " + held_out,
+        f"      {several(job.steps, 'step')} ({job.steps_per_epoch:,} an epoch{_fewer(job)}), "
+        f"{several(len(batches), 'micro-batch', 'es')} a step and rank",
         f"      {trainable:,} of {sum(four_bits.entries(p) for p in policy.parameters()):,} parameters train; "
         f"the {'adapter' if policy.saves_adapter else 'model'} is saved in {_name(saved)}",
         f"      {world.size} x {world.device.type}, {_threads()}, "

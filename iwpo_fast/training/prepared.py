@@ -24,6 +24,7 @@ from iwpo_fast.training.reference_columns import reference_lines, refuse_columns
 from iwpo_fast.training.run_folder import RunFolder
 from iwpo_fast.training.sampled_kl import SampledKL
 from iwpo_fast.training.self_test import Place, check_policy_is_reference, measure, rounding
+from iwpo_fast.words import several
 from iwpo_fast.world import World
 
 
@@ -90,7 +91,7 @@ def tested(job: Job, rows: Rows, held_out: Rows | None, tokenizer: PreTrainedTok
         difference, pairs = check_policy_is_reference(job, measured, tokenizer, place)
         job.world.say(
             f"self-test: policy and reference agree to {difference:.1e} nats on {pairs} {job.pairs.noun} in "
-            f"{len(measured.rows)} micro-batches{rounding(job.policy.compute_dtype)}"
+            f"{several(len(measured.rows), 'micro-batch', 'es')}{rounding(job.policy.compute_dtype)}"
         )
     return job
 

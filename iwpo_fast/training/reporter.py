@@ -144,7 +144,7 @@ def _compared(metrics: Mapping[str, float], prefix: str = "", *, with_margin: bo
     """What a line says of the two completions of pairs, or of the two kinds of single ones."""
     rewards = {name: metrics.get(f"{prefix}rewards/{name}") for name in ("accuracies", "margins", "chosen", "rejected")}
     if rewards["accuracies"] is not None:
-        margin = [f"margin {_margin(metrics[f'{prefix}rewards/margins'])}"] if with_margin else []
+        margin = [f"margin {_margin(rewards['margins'])}"] if with_margin else []
         return [f"accuracy {rewards['accuracies']:.3f}", *margin]
     sides = {"desirable": rewards["chosen"], "undesirable": rewards["rejected"]}
-    return [f"{side} {reward:+.3f}" for side, reward in sides.items() if reward is not None]
+    return [f"{side} {reward:+z.3f}" for side, reward in sides.items() if reward is not None]

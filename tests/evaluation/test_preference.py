@@ -8,8 +8,11 @@ import torch
 from scipy.stats import binomtest
 
 from iwpo_fast.evaluation.preference import (
+    accuracy_of_prompts,
+    accuracy_words,
     mean_with_interval,
     paired_difference,
+    parts_by,
     preference_accuracy,
     stratified_mean,
     wins,
@@ -111,3 +114,29 @@ def test_a_difference_that_may_be_rounding_is_a_tie_as_in_training() -> None:
     found = wins(without_rounding(differences, sizes))
     in_training = right(torch.tensor(differences), TIE * torch.tensor(sizes))
     assert found.tolist() == in_training.tolist() == [0, 0.5, 0.5, 1, 0.5]
+
+
+def test_pairs_of_one_prompt_widen_the_interval_and_leave_the_accuracy() -> None:
+    right = np.repeat([1.0, 0.0, 1.0], [30, 10, 20])
+    alone = accuracy_of_prompts(right, np.arange(60))
+    assert alone == preference_accuracy(50, 60)
+    share, low, high = accuracy_of_prompts(right, np.arange(60) // 5)
+    assert share == alone[0] and low < alone[1] and high > alone[2]
+    assert (low, high) == preference_accuracy(share * 12, 12)[1:]
+    assert np.isnan(accuracy_of_prompts(right, np.zeros(60))[1:]).all()
+
+
+def test_parts_of_prompts_have_the_mean_of_their_values() -> None:
+    values, prompt = np.array([1.0, 0.0, 1.0, 1.0, 0.5]), np.array([4, 4, 4, 2, 9])
+    parts = parts_by(prompt, values)
+    assert len(parts) == 3 and parts.mean() == pytest.approx(values.mean())
+    assert parts_by(np.arange(5), values) is values
+
+
+def test_words_on_an_accuracy_count_prompts_where_they_are_fewer() -> None:
+    assert accuracy_words(5 / 6, 6) == "95 % interval 0.436 to 0.970, 6 pairs"
+    assert accuracy_words(5 / 6, 6, 1) == "6 pairs of 1 prompt"
+    assert accuracy_words(0.5, 8, 2) == "95 % interval {:.3f} to {:.3f}, 8 pairs of 2 prompts".format(
+        *preference_accuracy(1, 2)[1:]
+    )
+    assert accuracy_words(1.0, 1).endswith(", 1 pair")

@@ -30,7 +30,7 @@ from safetensors.numpy import load_file
 from iwpo_fast import hub
 from iwpo_fast.cli import main
 from iwpo_fast.config import Arm, PlanConfig, RunConfig, WeightConfig
-from iwpo_fast.evaluation.preference import paired_difference, wins
+from iwpo_fast.evaluation.preference import paired_difference, parts_by, wins
 from iwpo_fast.files import load_record
 from iwpo_fast.importance.arms import arm_weights
 from iwpo_fast.pipeline import run
@@ -140,14 +140,19 @@ def test_arms_of_a_run_that_is_dpo_itself_are_compared_with_it(place, capsys) ->
 def test_the_table_has_the_held_out_margins_of_every_arm_and_paired_differences(copied) -> None:
     folders = {"run": "run", "labels": "run"} | {name: f"run/arms/{name}" for name in ("dpo", "weights", "both")}
     assert list(table()) == sorted([*ARMS, "run"])
+    prompt = load_file("run/evaluation/margins.safetensors")["prompt"]
+    assert 1 < len(np.unique(prompt)) < len(prompt)
     for name, row in table().items():
         of_arm = margins(folders[name])
         assert row["margin"] == pytest.approx(of_arm.mean())
         assert row["accuracy"] == pytest.approx((of_arm > 0).mean())
         assert row["effects"]["labelled"] == len(read_jsonl("run/weights/train.jsonl"))
         if name != "dpo":
-            expected = paired_difference(wins(of_arm), wins(margins(folders["dpo"])))
-            assert row["difference"] == pytest.approx(expected)
+            right, first = (wins(values) for values in (of_arm, margins(folders["dpo"])))
+            assert row["difference"][0] == pytest.approx(right.mean() - first.mean())
+            assert row["difference"] == pytest.approx(
+                paired_difference(parts_by(prompt, right), parts_by(prompt, first))
+            )
     page = Path("run/evaluation/arms.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in (*ARMS, "run")]

@@ -143,6 +143,6 @@ def test_the_card_says_which_clusters_rewards_and_weights_the_model_was_trained_
     card = (run / "train/model/README.md").read_text(encoding="utf-8")
     clusters = len(load_file(run / "clusters/centroids.safetensors")["centroids"])
     agreement = json.loads((run / "rewards/report.json").read_text())["total"]["accuracy"]
-    assert f"Clusters: {clusters}, of prompts, by kmeans. Rewards: heads (linear) on features of the model, " in card
+    assert f"Clusters: {clusters}, of prompts, by kmeans. Rewards: linear heads on features of the model, " in card
     assert f"agree with {agreement:.1%} of the labels. Form of the weights: `strong`; weights: unequal, " in card
     assert str(finished) not in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pipeline_cases import DATA, STAGES, read_jsonl, rows_of_four, stages_done, toy_config, write_jsonl, write_toy_data
+from report_page import Page
 from safetensors.numpy import load_file
 
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
@@ -86,8 +88,21 @@ def in_miniature(**more: Any) -> int:
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_in_miniature(place) -> None:
+def test_the_recipe_runs_in_miniature_and_says_what_read_rewards(place, capsys) -> None:
     assert in_miniature() == 0
+    terminal = capsys.readouterr().out
+    later = "24 held out, evaluated after the training, because gpo reads rewards, which are made for training pairs"
+    assert f"tokens an epoch), {later} alone\n" in terminal and "24 pairs of 4 prompts); by cluster" in terminal
+    card = Path("run/train/model/README.md").read_text(encoding="utf-8")
+    assert later in card and "| objective | gpo (β = 0.001) |" in card
+    assert "Rewards: gpm heads on features of the model, " in card
+    assert "are read by the objective gpo. Pairs are not weighed by rewards; weights: all alike; " in card
+    text = "".join(Page(Path("run/report.html").read_text(encoding="utf-8")).text).replace("\u00a0", " ")
+    assert "model tiny · objective gpo (β = 0.001) · learning rate 5e-07 · 2 steps of 8 pairs" in text
+    assert "rows read40100.0 %pairs that they make240100.0 %held out, for evaluation alone2410.0 %" in text
+    assert "% of 24 held-out pairs of 4 prompts (95 % interval " in text
+    right = json.loads(Path("run/rewards/report.json").read_text())["penalties"]["preferences"]["pair_accuracy"]
+    assert f"on held-out pairs these scores are right in {right:.1%}".replace("%", " %") in text
     assert load_file(f"{MODEL}/arrays.safetensors")["heads.gate"].shape[-1] == 4
     assert Path("run/train/model/model.safetensors").exists()
 

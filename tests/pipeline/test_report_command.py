@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pipeline_cases import DATA, read_jsonl, refused_in_a_sentence, stages_done, toy_config, toy_rows, write_jsonl
+from report_page import Page, said_of
 from safetensors.numpy import load_file
 
 pytest.importorskip("jsonargparse", reason="the command iwpo needs it")
@@ -36,36 +36,6 @@ FLAGS = [
     ),
     *("--rewards.heads", "linear", "--weights.form", "strong", "--output_dir", "run"),
 ]
-VOID = {"meta"}
-
-
-class Page(HTMLParser):
-    """Elements of a page, which must close in their order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def values(self, *names: str) -> list[str]:
-        return [value or "" for _, found in self.elements for name, value in found.items() if name in names]
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +62,6 @@ def run(made: Path, place: Path) -> Path:
 @pytest.fixture(scope="module")
 def page(made: Path) -> Page:
     return Page((made / "run" / "report.html").read_text(encoding="utf-8"))
-
-
-def said_of(path: Path) -> str:
-    return "".join(Page(path.read_text(encoding="utf-8")).text).replace("\u00a0", " ")
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page: Page) -> None:
@@ -169,7 +135,7 @@ def test_the_arm_that_baseline_asks_for_is_beside_the_run(made: Path) -> None:
 def test_the_command_writes_the_page_of_the_run_again_to_the_byte(run: Path, capsys) -> None:
     assert main(["report", "--run", "run", "--output", "elsewhere.html"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("The trained model prefers the better answer in ")
+    assert said.startswith("After training the better answer is preferred in ")
     assert said.endswith("the report is in elsewhere.html\n")
     assert Path("elsewhere.html").read_bytes() == (run / "report.html").read_bytes()
 
@@ -336,7 +302,39 @@ def test_a_browser_draws_every_picture_and_has_nothing_to_say(width: int, scheme
         wide, title = tab.evaluate("[document.documentElement.scrollWidth, document.title]")
         paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         chromium.close()
-    assert said == [] and len(asked) == 1 and title == "iwpo: run"
+    assert said == [] and len(asked) == 1 and title == "What the run run has done"
     assert len(boxes) == 14 and min(boxes) > 10_000
     assert wide == width, "it scrolls sideways"
     assert paper == ("rgb(20, 23, 26)" if scheme == "dark" else "rgb(251, 250, 247)")
+
+
+@pytest.mark.slow
+def test_weights_of_the_data_are_told_from_those_of_the_method(place: Path, capsys) -> None:
+    rows = [row | {"heavy": 0.5 + number % 5} for number, row in enumerate(toy_rows(40))]
+    write_jsonl(DATA, rows)
+    assert main(["run", *FLAGS, "--data.columns.weight", "heavy", "--baseline"]) == 0
+    text = said_of(Path("run/report.html"))
+    method = Manifest(Path("run/manifest.json")).result("weigh")["ess"]
+    weights = np.array([row["weight"] for row in read_jsonl("run/weights/train.jsonl") if not row.get("drawn")])
+    both = weights.sum() ** 2 / (weights**2).sum() / len(weights)
+    assert both < method
+    assert (
+        f"{method:.1%}effective sample size of the weights of the method{both:.1%}times your column heavy".replace(
+            "%", " %"
+        )
+        in text
+    )
+    assert "dpo: DPO with the weights of your data" in text and "plain DPO it" not in text
+    assert "Weights here are those of the method times your column heavy." in text and "the mean is 1" not in text
+    assert "| dpo | DPO with the weights of your data |" in Path("run/evaluation/arms.md").read_text()
+
+
+@pytest.mark.slow
+def test_held_out_pairs_keep_the_weights_of_the_data_in_their_loss(place: Path) -> None:
+    write_jsonl(DATA, [row | {"weight": 0.5 + number % 5} for number, row in enumerate(toy_rows(40))])
+    assert main(["run", *FLAGS]) == 0
+    held_out = np.array([row["weight"] for row in read_jsonl("run/prepared/held_out.jsonl")])
+    (first,) = [row for row in read_jsonl("run/train/metrics.jsonl") if row["step"] == 0]
+    assert np.ptp(held_out) > 0
+    assert first["eval_loss"] == pytest.approx(np.log(2) * held_out.mean(), rel=1e-5)
+    assert "Held-out pairs keep the weights and labels of your data" in said_of(Path("run/report.html"))

@@ -17,6 +17,7 @@ from iwpo_fast.rewards import PairFeatures, cluster_prompts
 from iwpo_fast.rewards.checks import uses_likelihood
 from iwpo_fast.rewards.kmeans import choose_backend
 from iwpo_fast.rewards.report import mixture_lines
+from iwpo_fast.words import several
 
 WHAT = "groups of prompts"
 NEEDS = ("reference",)
@@ -49,7 +50,8 @@ def run(job: PipelineJob, features: PairFeatures) -> Result:
     sizes = np.bincount(assigned[job.read_table().prompt], minlength=clusters.count).tolist()
     for line in mixture_lines(report):
         print(line)
-    print(f"{clusters.count} clusters of {', '.join(f'{size:,}' for size in sizes)} pairs", end="")
+    counts = ", ".join(f"{size:,}" for size in sizes)
+    print(f"{several(clusters.count, 'cluster')} of {counts} {'pair' if counts == '1' else 'pairs'}", end="")
     print(_merged_words(len(clusters.merged), clusters.count, config.clusters.min_pairs))
     return {"clusters": clusters.count, "pairs_per_cluster": sizes} | ({"mixture": report} if report else {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 
 from iwpo_fast.config import RunConfig
 from iwpo_fast.data import Pairs
-from iwpo_fast.evaluation.preference import preference_accuracy, wins
+from iwpo_fast.evaluation.preference import accuracy_of_prompts, accuracy_words, wins
 from iwpo_fast.files import save_json, save_tensors, written_aside
 from iwpo_fast.importance.effects import Effects, effect_lines
 from iwpo_fast.models.sharding import in_lockstep
@@ -40,34 +41,39 @@ def outputs(folder: PipelineFolder) -> list[Path]:
     return [folder.evaluation, folder.report, folder.margins, folder.arms_table, folder.arms_report]
 
 
-def on_all_ranks(job: PipelineJob) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The margin [P] before training and after, and the cluster [P], of the held-out pairs; None if there are none."""
+Row = dict[str, Any]
+"""`pairs`, `accuracy` with its interval `low` and `high`, which are None where there is none, and `margin`; `prompts`
+where there are fewer of them than pairs."""
+Measured = dict[str, np.ndarray]
+"""Of the held-out pairs `margin`, after training, and `before`, float64 [P]; `cluster` and `prompt`, int64 [P]."""
+
+
+def on_all_ranks(job: PipelineJob) -> Measured | None:
+    """What the policy says of the held-out pairs; None if there are none."""
     held_out = job.load_held_out()
     if held_out is None:
         return None
     features = job.features(held_out)
-    cluster = Clusters.load(job.folder.clusters).assign(features.prompt)[features.table.prompt]
-    return *_margins(job, held_out), cluster
+    prompt = features.table.prompt
+    cluster = Clusters.load(job.folder.clusters).assign(features.prompt)[prompt]
+    before, after = _margins(job, held_out)
+    return {"margin": after, "before": before, "cluster": cluster, "prompt": prompt}
 
 
-def run(job: PipelineJob, measured: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> Result:
+def run(job: PipelineJob, measured: Measured | None) -> Result:
     if measured is None:
         print("no pairs are held out, so there is nothing to evaluate on")
         return {}
-    before, margins, cluster = measured
-    correct = wins(margins)
+    margins, cluster = measured["margin"], measured["cluster"]
     groups = {"all": np.ones(len(margins), dtype=bool)} | {str(k): cluster == k for k in np.unique(cluster)}
-    table = {name: _row(correct[inside], margins[inside]) for name, inside in groups.items()}
-    kept = {"margin": margins, "before": before, "cluster": cluster}
-    save_tensors(job.folder.margins, {name: torch.from_numpy(values) for name, values in kept.items()})
+    table = {name: _row(margins[inside], measured["prompt"][inside]) for name, inside in groups.items()}
+    save_tensors(job.folder.margins, {name: torch.from_numpy(values) for name, values in measured.items()})
     save_json(job.folder.evaluation, table)
     with written_aside(job.folder.report) as aside:
         aside.write_text(_markdown(table, effects_in(job.folder.weighted)), encoding="utf-8")
     overall = table["all"]
-    print(
-        f"held-out accuracy {overall['accuracy']:.3f} (95 % interval {overall['low']:.3f} to "
-        f"{overall['high']:.3f}, {overall['pairs']} pairs); by cluster in {job.folder.report}"
-    )
+    of = accuracy_words(overall["accuracy"], overall["pairs"], overall.get("prompts", 0))
+    print(f"held-out accuracy {overall['accuracy']:.3f} ({of}); by cluster in {job.folder.report}")
     return table
 
 
@@ -128,14 +134,21 @@ def _pass(job: PipelineJob, loss: PreferenceLoss, pairs: Pairs) -> np.ndarray:
     return Margins(*map(world.sum_, margins)).settled()
 
 
-def _row(correct: np.ndarray, margins: np.ndarray) -> dict[str, float]:
-    accuracy, low, high = preference_accuracy(float(correct.sum()), len(correct))
-    return {"pairs": len(correct), "accuracy": accuracy, "low": low, "high": high, "margin": float(margins.mean())}
+def _row(margins: np.ndarray, prompt: np.ndarray) -> Row:
+    accuracy, low, high = accuracy_of_prompts(wins(margins), prompt)
+    row: Row = {"pairs": len(margins), "accuracy": accuracy, "margin": float(margins.mean())}
+    if (prompts := len(np.unique(prompt))) < len(margins):
+        row["prompts"] = prompts
+    return row | ({"low": None, "high": None} if math.isnan(low) else {"low": low, "high": high})
 
 
-def _markdown(table: dict[str, dict[str, float]], effects: Effects) -> str:
-    row = "| {} | {pairs:,} | {accuracy:.3f} | {low:.3f} to {high:.3f} | {margin:+.3f} |"
+def _interval(*, low: float | None, high: float | None, **_: float | None) -> str:
+    return "" if low is None else f"{low:.3f} to {high:.3f}"
+
+
+def _markdown(table: dict[str, Row], effects: Effects) -> str:
+    row = "| {} | {pairs:,} | {accuracy:.3f} | {interval} | {margin:+z.3f} |"
     lines = ["| cluster | pairs | accuracy | 95 % interval | margin |", "| --- | ---: | ---: | ---: | ---: |"]
-    lines += [row.format(name, **numbers) for name, numbers in table.items()]
+    lines += [row.format(name, interval=_interval(**numbers), **numbers) for name, numbers in table.items()]
     done = ["", "# What was done to the training pairs", "", *(f"- {line}" for line in effect_lines(effects))]
     return "\n".join(["# Held-out pairs", "", *lines, *done]) + "\n"

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from iwpo_fast.config import LATER_SETTINGS, DataConfig, RunConfig
@@ -40,6 +41,11 @@ def settings(config: RunConfig) -> dict[str, Any]:
     return {"data": data, "content": [content_of(place) for place in places]} | votes | made
 
 
+def _given_rows(rows: Rows | None) -> int:
+    """Rows of the data that these pairs are of: a row of several candidates makes several."""
+    return 0 if rows is None else len(np.unique(rows.numbers))
+
+
 def _places(path: str | list[str]) -> list[str]:
     """Every file and folder that a path means; a hub id as it is."""
     return [str(file) for file in local_files(path)] or [str(path)]
@@ -69,6 +75,9 @@ def run(job: PipelineJob) -> Result:
     result: Result = {"training_rows": len(rows), "held_out_rows": 0 if held_out is None else len(held_out)}
     lost = {"without_one_prompt": rows.mismatches, "without_a_better_answer": rows.unpaired, "unread": rows.unread}
     result |= {name: count for name, count in lost.items() if count}
+    given = sum(map(_given_rows, (rows, held_out)))
+    if given < result["training_rows"] + result["held_out_rows"]:
+        result["rows_with_pairs"] = given
     if rows.candidates is None:
         return result
     counts = rows.candidates.counts

@@ -19,6 +19,7 @@ from iwpo_fast.pipeline.manifest import Result, content_of, sections
 from iwpo_fast.pipeline.origin import read_written
 from iwpo_fast.pipeline.stages import reference
 from iwpo_fast.training import train
+from iwpo_fast.training.about import About
 from iwpo_fast.training.summary import TrainSummary
 
 WHAT = "optimise the policy"
@@ -54,13 +55,29 @@ def resumes(folder: PipelineFolder) -> Path:
 def on_all_ranks(job: PipelineJob) -> TrainSummary:
     _keep_logps(job)
     job.free()
-    summary = train(_train_config(job), read=read_written, about=card_paragraph(job))
+    summary = train(_train_config(job), read=read_written, about=About(card_paragraph(job), _held_out(job)))
     assert summary is not None
     return summary
 
 
 def run(job: PipelineJob, summary: TrainSummary) -> Result:
     return summary.as_json() | {"output_dir": job.folder.training.name}
+
+
+def _reading_scores(job: PipelineJob) -> str | None:
+    """The objective that reads scores of training pairs, if one does."""
+    return Mixture.of(job.config.objective).reading(Reads.SCORES)
+
+
+def _held_out(job: PipelineJob) -> str:
+    """What the plan and the card say of held-out pairs that the training itself is not given."""
+    reader, held_out = _reading_scores(job), job.load_held_out()
+    if reader is None or held_out is None:
+        return About().held_out
+    return (
+        f"{len(held_out):,} held out, evaluated after the training, because {reader} reads rewards, which are made for "
+        "training pairs alone"
+    )
 
 
 def _keep_logps(job: PipelineJob) -> None:
@@ -74,8 +91,7 @@ def _keep_logps(job: PipelineJob) -> None:
 def _train_config(job: PipelineJob) -> TrainConfig:
     """The pipeline's training settings, applied to its files."""
     # Rewards are made for training pairs only, so an objective that reads them has no loss on held-out pairs.
-    reads_scores = Mixture.of(job.config.objective).reads(Reads.SCORES)
-    held_out = None if reads_scores or not job.folder.held_out.exists() else str(job.folder.held_out)
+    held_out = None if _reading_scores(job) or not job.folder.held_out.exists() else str(job.folder.held_out)
     columns: dict[str, str | None] = {"score_chosen": "scores_chosen", "score_rejected": "scores_rejected"}
     return replace(
         dataclass_from(TrainConfig, job.config),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iwpo_fast.report.charts.frame import FIRST, MUTED, SECOND, chart, height_of, in_percent, named_lines
 from iwpo_fast.report.html import Html
-from iwpo_fast.report.numbers import count, percent
+from iwpo_fast.report.numbers import count, interval, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ MOST = 24
 
 
 class Line(NamedTuple):
-    """A share, its 95 % interval, of how many pairs it is, and what it was before, if that is to be shown."""
+    """A share, its 95 % interval or NaN twice, of how many pairs it is, and what it was before, if that is shown."""
 
     name: str
     share: float
@@ -47,7 +47,5 @@ def interval_chart(name: str, title: str, lines: Sequence[Line], *, named: str) 
         named_lines(axes, names)
         in_percent(axes.xaxis)
 
-    says = "; ".join(
-        f"{line.name}: {percent(line.share)}, {percent(line.low)} to {percent(line.high)}" for line in lines
-    )
+    says = "; ".join(f"{line.name}: {percent(line.share)}, {interval(line.low, line.high)}" for line in lines)
     return chart(name, title, says, draw, height=height_of(names), names=names)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from iwpo_fast.evaluation.arms import FIRST, NOTE, WHAT, Row
+from iwpo_fast.evaluation.arms import FIRST, NOTE, Row, what_of
 from iwpo_fast.evaluation.arms import verdict as verdict_on
 from iwpo_fast.report.charts.intervals import Line, interval_chart
 from iwpo_fast.report.html import Html, joined, note, paragraph, table, tag, terms
 from iwpo_fast.report.numbers import count, interval, percent, points_of, signed
 from iwpo_fast.report.run_files import RunFiles
 
-TITLE = "Beside plain DPO"
+TITLE = "Beside DPO"
 NEEDS = "evaluate"
 
 HOW = (
     "Nothing was trained beside this run. The same command with ",
     tag("code", "--baseline true"),
-    " goes on from what is there and adds one training of plain DPO on the same pairs; ",
+    " goes on from what is there and adds one training on the pairs as your data have them; ",
     tag("code", "--arms '[dpo, weights, labels, both]'"),
     " takes the method apart.",
 )
@@ -40,16 +40,16 @@ def body(run: RunFiles) -> Html:
         [
             tag("ul", *(tag("li", line) for line in said)),
             tag("div", interval_chart("arms", title, lines, named="accuracy on held-out pairs"), class_="charts"),
-            table(header, (_cells(name, row) for name, row in rows.items())),
+            table(header, (_cells(name, what_of(name, rows), row) for name, row in rows.items())),
             terms(TERMS),
             paragraph(NOTE),
         ]
     )
 
 
-def _cells(name: str, row: Row) -> list[str]:
+def _cells(name: str, what: str, row: Row) -> list[str]:
     return [
-        *(f"{name}: {WHAT.get(name, '')}", count(row["pairs"]), percent(row["accuracy"])),
+        *(f"{name}: {what}", count(row["pairs"]), percent(row["accuracy"])),
         *(interval(row["low"], row["high"]), signed(row.get("margin", float("nan")))),
         points_of(row["difference"]) if "difference" in row else "–",
     ]

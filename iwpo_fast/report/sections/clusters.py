@@ -12,6 +12,7 @@ from iwpo_fast.report.html import Html, beside, folded, joined, table, tag, term
 from iwpo_fast.report.numbers import count, decimal, percent
 from iwpo_fast.report.passages import passage
 from iwpo_fast.report.run_files import RunFiles, text_of
+from iwpo_fast.words import several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def _sizes(rows: list[dict[str, Any]]) -> Html:
         axes.set(xlabel="pairs")
         named_lines(axes, names)
 
-    says = "; ".join(f"cluster {row['cluster']}: {count(row['pairs'])} pairs" for row in rows)
+    says = "; ".join(f"cluster {row['cluster']}: {several(row['pairs'], 'pair')}" for row in rows)
     title = "Training pairs of each cluster."
     return chart("cluster-sizes", title, says, draw, height=height_of(names), names=names)
 

@@ -9,6 +9,7 @@ from iwpo_fast.data.ledger import counted
 from iwpo_fast.report.html import Html, beside, paragraph, table, tag, terms
 from iwpo_fast.report.numbers import count, percent
 from iwpo_fast.report.run_files import RunFiles
+from iwpo_fast.words import several
 
 TITLE = "What was read, and what was cut"
 NEEDS = "prepare"
@@ -47,10 +48,15 @@ def body(run: RunFiles) -> Html:
 def _of_rows(result: dict[str, Any]) -> Iterator[Line]:
     lost = {what: result[name] for name, what in LOST.items() if result.get(name)}
     training, held_out = result["training_rows"], result["held_out_rows"]
-    whole = training + held_out + sum(lost.values())
-    yield "rows read", whole, whole
+    pairs = training + held_out
+    rows = result.get("rows_with_pairs", pairs) + sum(lost.values())
+    yield "rows read", rows, rows
     for what, number in lost.items():
-        yield what, number, whole
+        yield what, number, rows
+    whole = rows
+    if "rows_with_pairs" in result:
+        yield "pairs that they make", pairs, pairs
+        whole = pairs
     yield "held out, for evaluation alone", held_out, whole
     yield "for training", training, whole
 
@@ -74,7 +80,7 @@ def _more(run: RunFiles) -> Iterator[Html]:
     result = run.manifest.result("reference") if run.done("reference") else {}
     if "prompts" in result:
         yield paragraph(
-            f"{count(result['prompts'])} different prompts, {count(result['responses'])} different answers."
+            f"{several(result['prompts'], 'different prompt')}, {several(result['responses'], 'different answer')}."
         )
     if result.get("candidates"):
         yield paragraph(f"Candidates beside the pairs: {counted(result['candidates'])}.")

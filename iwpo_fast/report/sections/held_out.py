@@ -20,7 +20,7 @@ TERMS = {
     "accuracy": "Share of the pairs whose better answer has the larger implicit reward; a tie counts half.",
     "margin": "Implicit reward of the better answer minus that of the other, in log-odds. For DPO the implicit reward "
     "is β times the log-ratio of model and reference.",
-    "95 % interval": "Wilson's, over pairs taken as independent, of this one training: another seed adds to it.",
+    "95 % interval": "Wilson's, of this one training: another seed adds to it. Pairs of one prompt count as one.",
 }
 CHANCE = "Before training the model was its own reference, so every margin was 0 and accuracy one half."
 

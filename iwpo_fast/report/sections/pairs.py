@@ -29,7 +29,9 @@ def body(run: RunFiles) -> Html:
     rows = run.weighted_rows([number for numbers in groups.values() for number in numbers])
     even = [] if "heaviest" in groups else [note(EVEN)]
     parts = (part for name, numbers in groups.items() for part in _group(name, numbers, pairs, rows))
-    return joined([*even, terms(TERMS), *parts, *_beaten(run)])
+    column = run.weight_column
+    times = [] if column is None else [note(f"Weights here are those of the method times your column {column}.")]
+    return joined([*even, *times, terms(TERMS), *parts, *_beaten(run)])
 
 
 def _groups(pairs: Weighted) -> Iterator[tuple[str, list[int]]]:

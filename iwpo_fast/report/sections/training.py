@@ -9,8 +9,8 @@ import numpy as np
 
 from iwpo_fast.report.charts.curve import Curve, curve_chart
 from iwpo_fast.report.html import Html, joined, note, paragraph, tag, terms
-from iwpo_fast.report.numbers import count
 from iwpo_fast.report.run_files import RunFiles
+from iwpo_fast.words import several
 
 TITLE = "Learning curves"
 NEEDS = "weigh"
@@ -28,8 +28,8 @@ CURVES = {
 """Title, axis and a value that means something, of what is logged."""
 TERMS = {
     "thin and thick": "Thin is what was logged, thick its running mean; points are held-out pairs.",
-    "loss, held out": "Held-out pairs have weight 1 and their labels as they are, so their loss is on another scale "
-    "than that of weighted and smoothed training pairs.",
+    "loss, held out": "Held-out pairs keep the weights and labels of your data, and have none of the method's, so "
+    "their loss is on another scale than that of training pairs that the method has weighed and smoothed.",
 }
 
 
@@ -40,9 +40,11 @@ def body(run: RunFiles) -> Html:
         gone = "The file train/metrics.jsonl of this run is gone or empty, so there are no curves."
         return note(gone if run.done("train") else "The training has logged nothing yet.")
     at_work = (
-        [] if run.done("train") else [note(f"The training is not finished: {count(lines[-1]['step'])} steps so far.")]
+        []
+        if run.done("train")
+        else [note(f"The training is not finished: {several(lines[-1]['step'], 'step')} so far.")]
     )
-    done = f"{count(max(line['step'] for line in lines))} steps."
+    done = f"{several(max(line['step'] for line in lines), 'step')}."
     return joined([*at_work, paragraph(done), tag("div", *charts, class_="charts"), terms(TERMS)])
 
 
