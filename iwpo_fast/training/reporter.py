@@ -20,6 +20,9 @@ from iwpo_fast.training.trackers import Tracker
 LARGE, SMALL = 1e5, 0.01
 """Losses from which on, and margins below which, a line shows the first digits."""
 
+ROUNDING = 2e-6
+"""Margins up to this are 0 in a line."""
+
 
 class Reported(NamedTuple):
     """The metrics of a step's line, empty where none is due; the first bad step since the last, counted from 1."""
@@ -136,15 +139,15 @@ def _loss(loss: float) -> str:
 
 
 def _margin(margin: float) -> str:
-    """With a small beta margins are small; they begin at what rounding leaves of 0."""
-    return f"{margin:+.2g}" if 0 < abs(margin) < SMALL else f"{margin:+.3f}"
+    """With a small beta margins are small, but not as small as what rounding leaves of 0."""
+    return f"{margin:+.2g}" if ROUNDING < abs(margin) < SMALL else f"{margin:+z.3f}"
 
 
 def _compared(metrics: Mapping[str, float], prefix: str = "", *, with_margin: bool) -> Sequence[str]:
     """What a line says of the two completions of pairs, or of the two kinds of single ones."""
     rewards = {name: metrics.get(f"{prefix}rewards/{name}") for name in ("accuracies", "margins", "chosen", "rejected")}
     if rewards["accuracies"] is not None:
-        margin = [f"margin {_margin(rewards['margins'])}"] if with_margin else []
+        margin = [f"margin {_margin(metrics[f'{prefix}rewards/margins'])}"] if with_margin else []
         return [f"accuracy {rewards['accuracies']:.3f}", *margin]
     sides = {"desirable": rewards["chosen"], "undesirable": rewards["rejected"]}
     return [f"{side} {reward:+z.3f}" for side, reward in sides.items() if reward is not None]
