@@ -29,7 +29,7 @@ format: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m iwpo_fast.objectives.table docs/objectives.md
-	$(BIN)/python tests/data/documented_forms.py docs/data.md
+	$(BIN)/python tests/data/documented_page.py docs/data.md
 
 # The pages of docs/ as a site in build/site.
 site: $(VENV)/.installed

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from documented_forms import FORMS, SCHEMAS, Form, with_parts
+from documented_forms import FORMS, Form
+from documented_page import with_parts
+from documented_schemas import SCHEMAS
 
 from iwpo_fast.config import MixedConfig
 from iwpo_fast.data import read_rows

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from documented_forms import FORMS, SCHEMAS, Form
+from documented_forms import FORMS, Form
+from documented_schemas import SCHEMAS
 from hypothesis import strategies as st
 
 from iwpo_fast.data.columns import COLUMNS, PUBLIC

@@ -10,7 +10,9 @@ import yaml
 
 from iwpo_fast.cli import main
 from iwpo_fast.integrations import trl_names
+from iwpo_fast.integrations.trl_names import SAME
 from iwpo_fast.integrations.trl_recipe import translated
+from iwpo_fast.nearest import ELSEWHERE
 
 RECIPE = {
     "model_name_or_path": "m",
@@ -297,3 +299,8 @@ def test_what_needs_no_setting_and_differs_all_the_same_is_said(theirs, said) ->
 def test_what_needs_no_setting_and_is_the_same_is_named_alone(theirs) -> None:
     (note,) = translated(theirs, processes=2).notes
     assert note == f"left out, because nothing need be set in their place: {next(iter(theirs))}"
+
+
+def test_a_setting_of_trl_is_translated_to_what_its_name_is_answered_with() -> None:
+    shared = SAME.keys() & ELSEWHERE.keys()
+    assert len(shared) > 10 and {name: SAME[name] for name in shared} == {name: ELSEWHERE[name] for name in shared}

@@ -18,7 +18,8 @@ from iwpo_fast.scoring.texts import texts_of as texts_by_config
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 
-from documented_forms import FORMS, SCHEMAS
+from documented_forms import FORMS
+from documented_schemas import SCHEMAS
 
 SYSTEM = [{"role": "system", "content": "s"}]
 ASK = [{"role": "user", "content": "ask"}]
